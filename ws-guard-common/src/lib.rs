@@ -1,0 +1,23 @@
+//! What ws-guard's kernel programs, daemon, capture inspector and companion server share.
+//!
+//! Everything here is pure: no allocation, no system call, no clock. The kernel programs compile it
+//! for BPF, user space compiles it with the `user` feature, tests and fuzz targets run it on the
+//! host. Read the modules in this order to know the product:
+//!
+//! 1. [`frame`] decodes one WebSocket frame header and names what can be wrong with it.
+//! 2. [`tracker`] follows frames through a TCP byte stream by sequence number.
+//! 3. [`flow`] adds what the guard knows of one connection: what the server acknowledged, what is
+//!    provisional, how often it pinged.
+//! 4. [`window`] decides whether a ping is one too many.
+//! 5. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
+//! 6. [`maps`] is the layout of everything that crosses between kernel and user space.
+#![cfg_attr(not(any(test, feature = "user")), no_std)]
+
+pub mod flow;
+pub mod frame;
+pub mod handshake;
+pub mod maps;
+pub mod seq;
+pub mod source;
+pub mod tracker;
+pub mod window;

@@ -1,0 +1,327 @@
+//! The stream tracker: where, in a TCP byte stream, does the next frame header start?
+//!
+//! A [`Tracker`] is the answer for one direction of one connection, a plain value of 24 bytes. A
+//! [`Walk`] takes it through one segment, header by header; payload bytes cost nothing, because a
+//! frame's length says where the next header is. Sequence numbers are host byte order and wrap.
+//!
+//! The caller decides which segments to walk ([`crate::flow`] in the guard) and drives the loop:
+//! `bpf_loop` in the kernel, `while` elsewhere. Both run the same [`Walk::step`].
+
+use crate::frame::{self, Expect, Header, Violation, Violations, opcode};
+
+/// Frames longer than this are crossed in strides, because sequence numbers only compare within
+/// 2³¹ bytes while a frame may have 2⁶³.
+const STRIDE: u64 = 1 << 30;
+
+/// The frames come from the client, and so are masked.
+pub const FROM_CLIENT: u8 = 1 << 0;
+/// permessage-deflate was agreed, RSV1 has a meaning.
+pub const RSV1_AGREED: u8 = 1 << 1;
+/// A fragmented message is open.
+pub const IN_MESSAGE: u8 = 1 << 2;
+
+/// Where a direction of a stream stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tracker {
+    /// Bytes of the frame that lie beyond `next`, for frames longer than a stride.
+    pub beyond: u64,
+    /// Sequence number of the next header's first byte (or of the next stride).
+    pub next: u32,
+    /// How many bytes of that header are already here, in `carry`: 0 unless a segment cut it.
+    pub carried: u8,
+    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`].
+    pub flags: u8,
+    /// The cut header's first bytes, as they stood on the wire.
+    pub carry: [u8; frame::MAX_HEADER],
+}
+
+const _: () = assert!(size_of::<Tracker>() == 24);
+
+impl Tracker {
+    /// A stream whose next header starts at `next`.
+    #[inline(always)]
+    pub const fn new(next: u32, flags: u8) -> Tracker {
+        Tracker { beyond: 0, next, carried: 0, flags, carry: [0; frame::MAX_HEADER] }
+    }
+
+    /// Sequence number of the first byte that the tracker has yet to see.
+    #[inline(always)]
+    pub const fn resume(&self) -> u32 {
+        self.next.wrapping_add(self.carried as u32)
+    }
+
+    const fn expect(&self) -> Expect {
+        Expect {
+            from_client: self.flags & FROM_CLIENT != 0,
+            rsv1_agreed: self.flags & RSV1_AGREED != 0,
+            in_message: self.flags & IN_MESSAGE != 0,
+        }
+    }
+}
+
+/// The payload of one TCP segment, and what is to be done with what the walk finds in it.
+///
+/// Offsets count from the first payload byte.
+pub trait Segment {
+    /// Two bytes at `at`, in network byte order; `None` past the end.
+    fn u16_at(&self, at: u32) -> Option<u16>;
+    /// Eight bytes at `at`, in network byte order; `None` past the end.
+    fn u64_at(&self, at: u32) -> Option<u64>;
+    /// Copy `len` bytes from `at` to `carry[to..]`, where `to + len` is at most 10 and the bytes
+    /// are there. `false` when they could not be read; the walk then stops.
+    fn copy(&self, at: u32, carry: &mut [u8; frame::MAX_HEADER], to: u32, len: u32) -> bool;
+    /// The PING whose first byte is at `at` is over the budget: take its harm away.
+    fn defuse(&mut self, at: u32);
+    /// A header is complete. Nothing to do where nobody wants to know.
+    #[inline(always)]
+    fn header(&mut self, _seq: u32, _header: Header, _violations: Violations) {}
+}
+
+/// What a [`Walk::step`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Call again.
+    More,
+    /// The segment is walked to its end.
+    Done,
+    /// A ping is next, and [`Walk::budget`] is still [`Walk::ASK`]: set it and call again.
+    Ask,
+    /// The segment could not be read where it should have been readable.
+    Unreadable,
+}
+
+/// A walk through one segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk {
+    /// Where the stream stands so far.
+    pub tracker: Tracker,
+    /// Sequence number of the segment's first payload byte.
+    base: u32,
+    /// Length of its payload in bytes.
+    len: u32,
+    /// Headers that begin before this sequence number were counted when they came first...
+    fresh_begin: u32,
+    /// ...and those that begin before this one were also complete.
+    fresh_complete: u32,
+    /// Pings among those already counted that pass again; the others are defused again.
+    pub old_budget: u32,
+    /// New pings that may pass; the others are defused. [`Walk::ASK`] until somebody knows.
+    pub budget: u32,
+    /// The walk came to where the flow's own tracker stands: what came before was the same.
+    pub joined: bool,
+    /// Pings already counted when they came first.
+    pub old_pings: u32,
+    /// Frames that begin here for the first time, by their first byte.
+    pub frames: u32,
+    /// PING frames among them.
+    pub pings: u32,
+    /// PONG frames among them.
+    pub pongs: u32,
+    /// Frames whose header violates something.
+    pub violations: u32,
+    /// The same by kind.
+    pub by_kind: [u16; Violation::COUNT],
+}
+
+impl Walk {
+    /// No budget is known yet: [`Walk::step`] stops at the first new ping.
+    pub const ASK: u32 = u32::MAX;
+    /// Every ping passes.
+    pub const UNLIMITED: u32 = u32::MAX - 1;
+
+    /// A walk through the segment of `len` payload bytes at `base`, where `tracker` stands at or
+    /// behind `base` and `known` is as far as the stream has been followed already: `tracker`
+    /// itself, unless this is a retransmission.
+    #[inline(always)]
+    pub const fn new(tracker: Tracker, known: &Tracker, base: u32, len: u32) -> Walk {
+        Walk {
+            tracker,
+            base,
+            len,
+            fresh_begin: known.next.wrapping_add((known.carried != 0) as u32),
+            fresh_complete: known.next,
+            old_budget: 0,
+            budget: Self::ASK,
+            joined: false,
+            old_pings: 0,
+            frames: 0,
+            pings: 0,
+            pongs: 0,
+            violations: 0,
+            by_kind: [0; Violation::COUNT],
+        }
+    }
+
+    /// Sequence number behind the segment's last byte.
+    #[inline(always)]
+    pub const fn end(&self) -> u32 {
+        self.base.wrapping_add(self.len)
+    }
+
+    /// Offset of the next byte to look at; at or past `len` when there is none in this segment.
+    #[inline(always)]
+    pub const fn at(&self) -> u32 {
+        self.tracker.resume().wrapping_sub(self.base)
+    }
+
+    /// The segment ends inside a frame: after its header began, before its last payload byte.
+    #[inline(always)]
+    pub const fn splits_frame(&self) -> bool {
+        self.at() > self.len || self.tracker.carried != 0 || self.tracker.beyond != 0
+    }
+
+    /// Go on to the next header.
+    #[inline(always)]
+    pub fn step<S: Segment>(&mut self, segment: &mut S) -> Step {
+        let at = self.at();
+        if self.tracker.carried == 0 {
+            self.joined |= self.tracker.next == self.fresh_complete;
+        }
+        if at >= self.len {
+            return Step::Done;
+        }
+        if self.tracker.beyond != 0 {
+            let stride = if self.tracker.beyond < STRIDE { self.tracker.beyond } else { STRIDE };
+            self.tracker.beyond -= stride;
+            self.tracker.next = self.tracker.next.wrapping_add(stride as u32);
+            return Step::More;
+        }
+        if self.tracker.carried != 0 {
+            return self.carry_on(segment, at);
+        }
+        let Some(word) = segment.u16_at(at) else {
+            return self.cut(segment, at);
+        };
+        let (first, second) = ((word >> 8) as u8, word as u8);
+        let payload_len = match second & frame::LEN7 {
+            126 => segment.u16_at(at + 2).map(u64::from),
+            127 => segment.u64_at(at + 2),
+            len => Some(u64::from(len)),
+        };
+        let Some(payload_len) = payload_len else {
+            return self.cut(segment, at);
+        };
+        if !self.begin(segment, at, first) {
+            return Step::Ask;
+        }
+        self.complete(segment, Header { first, second, payload_len });
+        Step::More
+    }
+
+    /// Walk to the end of the segment, or to a ping without a budget.
+    pub fn run<S: Segment>(&mut self, segment: &mut S) -> Step {
+        loop {
+            match self.step(segment) {
+                Step::More => {}
+                end => return end,
+            }
+        }
+    }
+
+    /// The header begins here: count the frame, and judge it if it is a PING. `false` to ask.
+    #[inline(always)]
+    fn begin<S: Segment>(&mut self, segment: &mut S, at: u32, first: u8) -> bool {
+        let fresh = !crate::seq::before(self.tracker.next, self.fresh_begin);
+        let opcode = first & frame::OPCODE;
+        if opcode == opcode::PING {
+            if fresh {
+                if self.budget == Self::ASK {
+                    return false;
+                }
+                self.pings += 1;
+                if self.pings > self.budget {
+                    segment.defuse(at);
+                }
+            } else {
+                self.old_pings += 1;
+                if self.old_pings > self.old_budget {
+                    segment.defuse(at);
+                }
+            }
+        }
+        self.frames += fresh as u32;
+        self.pongs += (fresh & (opcode == opcode::PONG)) as u32;
+        true
+    }
+
+    /// The header is whole: check it, and move to where its frame ends.
+    #[inline(always)]
+    fn complete<S: Segment>(&mut self, segment: &mut S, header: Header) {
+        let violations = header.violations(self.tracker.expect());
+        if !crate::seq::before(self.tracker.next, self.fresh_complete) {
+            if !violations.is_empty() {
+                self.violations += 1;
+                let mut kind = 0;
+                while kind < Violation::COUNT {
+                    self.by_kind[kind] += violations.0 >> kind & 1;
+                    kind += 1;
+                }
+            }
+            segment.header(self.tracker.next, header, violations);
+        }
+        let in_message = header.in_message_after(self.tracker.flags & IN_MESSAGE != 0);
+        self.tracker.flags =
+            self.tracker.flags & !IN_MESSAGE | if in_message { IN_MESSAGE } else { 0 };
+        // The top bit of a length has no meaning: without it the sum cannot overflow either.
+        let total = (header.payload_len & !(1 << 63)) + header.len() as u64;
+        let stride = if total < STRIDE { total } else { STRIDE };
+        self.tracker.beyond = total - stride;
+        self.tracker.next = self.tracker.next.wrapping_add(stride as u32);
+        self.tracker.carried = 0;
+    }
+
+    /// The segment ends inside this header: carry over what is there.
+    ///
+    /// Out of line in spirit: only headers that a segment border cuts come here.
+    #[inline(always)]
+    fn cut<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
+        let here = self.len.wrapping_sub(at);
+        let mut carry = [0; frame::MAX_HEADER];
+        // A cut header has at most 9 bytes, or it would be whole.
+        if here >= frame::MAX_HEADER as u32 || !segment.copy(at, &mut carry, 0, here) {
+            return Step::Unreadable;
+        }
+        if !self.begin(segment, at, carry[0]) {
+            return Step::Ask;
+        }
+        self.tracker.carry = carry;
+        self.tracker.carried = here as u8;
+        Step::More
+    }
+
+    /// More of a header that began in an earlier segment.
+    #[inline(always)]
+    fn carry_on<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
+        let mut carry = self.tracker.carry;
+        let had = self.tracker.carried as u32;
+        let here = self.len.wrapping_sub(at);
+        let missing = (frame::MAX_HEADER as u32).wrapping_sub(had);
+        let take = if here < missing { here } else { missing };
+        if had >= frame::MAX_HEADER as u32
+            || take > frame::MAX_HEADER as u32 - had
+            || !segment.copy(at, &mut carry, had, take)
+        {
+            return Step::Unreadable;
+        }
+        let have = had + take;
+        self.tracker.carry = carry;
+        let needed = if have < 2 { 2 } else { frame::header_len(carry[1]) as u32 };
+        if have < needed {
+            self.tracker.carried = have as u8;
+            return Step::More;
+        }
+        let mut extended = 0u64;
+        let mut i = 2;
+        while i < frame::MAX_HEADER {
+            if (i as u32) < needed {
+                extended = extended << 8 | carry[i] as u64;
+            }
+            i += 1;
+        }
+        let (first, second) = (carry[0], carry[1]);
+        let payload_len = if needed == 2 { u64::from(second & frame::LEN7) } else { extended };
+        self.complete(segment, Header { first, second, payload_len });
+        Step::More
+    }
+}

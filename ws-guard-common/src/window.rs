@@ -1,0 +1,288 @@
+//! The rate window: at most N pings in *any* W milliseconds.
+//!
+//! A log of the latest ping times, not a counter that resets: a client that keeps to the limit is
+//! never over it, one that breaks it always is, wherever the window is laid.
+//!
+//! Up to [`SLOTS`] pings a window each ping has a slot of its own, and the answer is exact. Above
+//! that, a slot stands for a group of 2^shift pings (see [`Rate::new`]) and holds the time of the
+//! group's first. A group on the edge of the window counts as outside, so that the error is always
+//! in the client's favour: up to 2^shift - 1 pings more than the limit may pass in a window, never
+//! fewer.
+
+/// Slots in the log: limits up to this many pings a window are exact.
+pub const SLOTS: usize = 64;
+const SLOT_MASK: u32 = SLOTS as u32 - 1;
+
+/// A limit and its window, which change together. All zero: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rate {
+    /// Pings allowed in any window. 0 means unlimited.
+    pub limit: u32,
+    /// Length of the window in milliseconds, less the resolution of the clock that stamps pings,
+    /// so that two pings a whole window apart never fall into one.
+    pub window_ms: u32,
+    /// A slot of the log stands for 2^shift pings.
+    pub shift: u32,
+}
+
+/// Why a limit and a window cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateError {
+    /// More pings than [`Rate::MAX_LIMIT`].
+    LimitTooLarge,
+    /// A window of zero, or one over [`Rate::MAX_WINDOW_MS`].
+    WindowOutOfRange,
+}
+
+impl Rate {
+    /// Largest limit that can be set.
+    pub const MAX_LIMIT: u32 = 1 << 20;
+    /// Longest window: one hour. Ping times are 32 bit milliseconds and must not wrap in the log.
+    pub const MAX_WINDOW_MS: u32 = 3_600_000;
+
+    /// A limit of `limit` pings in any `window_ms`, stamped by a clock that advances in steps of
+    /// `clock_step_ms`.
+    pub const fn new(limit: u32, window_ms: u32, clock_step_ms: u32) -> Result<Rate, RateError> {
+        if limit > Self::MAX_LIMIT {
+            return Err(RateError::LimitTooLarge);
+        }
+        if window_ms == 0 || window_ms > Self::MAX_WINDOW_MS {
+            return Err(RateError::WindowOutOfRange);
+        }
+        let mut shift = 0;
+        // With groups one slot more is in use: the group that is being filled.
+        while limit > (SLOTS as u32 - (shift > 0) as u32) << shift {
+            shift += 1;
+        }
+        let stepped = window_ms.saturating_sub(clock_step_ms);
+        let window_ms = if stepped == 0 { 1 } else { stepped };
+        Ok(Rate { limit, window_ms, shift })
+    }
+
+    /// Largest number of pings over the limit that may pass in a window: 0 up to [`SLOTS`].
+    pub const fn max_error(&self) -> u32 {
+        (1 << self.shift) - 1
+    }
+}
+
+/// The log of one source or one connection. All zero: nothing logged.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RateWindow {
+    /// Times of the groups' first pings, in milliseconds, modulo 2³².
+    stamps: [u32; SLOTS],
+    /// Groups begun since the log was empty; `stamps[(head - 1) % SLOTS]` is the latest.
+    head: u32,
+    /// Pings in the group that is being filled; 0 when the next ping begins one.
+    partial: u32,
+    /// Time of the latest ping.
+    last_ms: u32,
+    /// Grouping that `stamps` was written with.
+    shift: u32,
+}
+
+impl Default for RateWindow {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RateWindow {
+    /// An empty log.
+    pub const fn new() -> Self {
+        Self { stamps: [0; SLOTS], head: 0, partial: 0, last_ms: 0, shift: 0 }
+    }
+
+    /// Log `pings` pings that came at `now_ms`, and return how many of them keep to the limit: the
+    /// first so many; the others are over it.
+    ///
+    /// Pings over the limit are logged too: who goes on stays over.
+    #[inline(always)]
+    pub fn charge(&mut self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
+        let now_ms = self.not_before_last(now_ms);
+        self.forget_old(now_ms, rate);
+        self.last_ms = now_ms;
+        let group = 1u32 << (rate.shift & 31);
+        let mut left = pings;
+        let mut kept = 0;
+        let mut within = true;
+        // Each turn fills one group; more than a full log of them says nothing more.
+        let mut turn = 0;
+        while turn < SLOTS as u32 + 2 {
+            if left == 0 {
+                break;
+            }
+            within = within && !self.full(now_ms, rate);
+            let room = group - self.partial;
+            let take = if left < room { left } else { room };
+            if self.partial == 0 {
+                self.stamps[(self.head & SLOT_MASK) as usize] = now_ms;
+                self.head = self.head.wrapping_add(1);
+            }
+            self.partial = (self.partial + take) & (group - 1);
+            left -= take;
+            kept += if within { take } else { 0 };
+            turn += 1;
+        }
+        kept + if rate.limit == 0 { left } else { 0 }
+    }
+
+    /// How many of the logged pings are inside the window that ends at `now_ms`: exact without
+    /// grouping, else up to one group too low.
+    pub fn count(&self, now_ms: u32, rate: Rate) -> u32 {
+        let mut seen = *self;
+        let now_ms = seen.not_before_last(now_ms);
+        seen.forget_old(now_ms, rate);
+        let begun = seen.head.min(SLOTS as u32);
+        let mut inside = 0;
+        for back in 1..=begun {
+            let stamp = seen.stamps[(seen.head.wrapping_sub(back) & SLOT_MASK) as usize];
+            if now_ms.wrapping_sub(stamp) >= rate.window_ms {
+                break;
+            }
+            let partial = back == 1 && seen.partial != 0;
+            inside += if partial { seen.partial } else { 1 << rate.shift };
+        }
+        inside
+    }
+
+    /// How many more pings keep to a small limit (at most 8, ungrouped) at `now_ms`.
+    #[inline(always)]
+    pub fn room(&self, now_ms: u32, limit: u32, window_ms: u32) -> u32 {
+        let now_ms = self.not_before_last(now_ms);
+        let mut room = 0;
+        let mut back = 8u32;
+        while back > 0 {
+            // The `back`-th ping from now has left the window, or there never was one: then
+            // `limit - back + 1` pings fit.
+            if back <= limit {
+                let stamp = self.stamps[(self.head.wrapping_sub(back) & SLOT_MASK) as usize];
+                let outside = self.head < back || now_ms.wrapping_sub(stamp) >= window_ms;
+                room += outside as u32;
+            }
+            back -= 1;
+        }
+        room
+    }
+
+    /// The log already holds `limit` pings inside the window.
+    #[inline(always)]
+    fn full(&self, now_ms: u32, rate: Rate) -> bool {
+        if rate.limit == 0 {
+            return false;
+        }
+        let group = 1u32 << (rate.shift & 31);
+        if self.partial >= rate.limit {
+            return true;
+        }
+        // Complete groups that, with the partial one, make up the limit.
+        let groups = (rate.limit - self.partial + group - 1) >> (rate.shift & 31);
+        let complete = self.head.wrapping_sub((self.partial != 0) as u32);
+        let stamp = self.stamps[(complete.wrapping_sub(groups) & SLOT_MASK) as usize];
+        complete >= groups && now_ms.wrapping_sub(stamp) < rate.window_ms
+    }
+
+    /// Two CPUs may read the clock in one order and get the lock in the other: a time a little
+    /// before the latest ping is taken for that ping's. (A difference of more than ten seconds is
+    /// the 32 bit clock having gone round, after weeks without a ping.)
+    #[inline(always)]
+    fn not_before_last(&self, now_ms: u32) -> u32 {
+        let behind = self.last_ms.wrapping_sub(now_ms);
+        if behind < 10_000 { self.last_ms } else { now_ms }
+    }
+
+    /// Begin afresh when every logged ping has left the window, or the grouping has changed.
+    #[inline(always)]
+    fn forget_old(&mut self, now_ms: u32, rate: Rate) {
+        if now_ms.wrapping_sub(self.last_ms) >= rate.window_ms || self.shift != rate.shift {
+            self.head = 0;
+            self.partial = 0;
+            self.shift = rate.shift;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(limit: u32) -> Rate {
+        Rate::new(limit, 10_000, 0).unwrap()
+    }
+
+    #[test]
+    fn thirty_keep_to_the_limit_the_next_does_not() {
+        let mut window = RateWindow::new();
+        for i in 0..30 {
+            assert_eq!(window.charge(1_000 + i * 300, rate(30), 1), 1, "ping {i}");
+        }
+        assert_eq!(window.charge(10_999, rate(30), 1), 0);
+        // The first ping left at 11,000, but the one over the limit took its place.
+        assert_eq!(window.charge(11_000, rate(30), 1), 0);
+        assert_eq!(window.charge(30_000, rate(30), 1), 1);
+    }
+
+    #[test]
+    fn the_window_slides_and_is_not_reset() {
+        let mut window = RateWindow::new();
+        assert_eq!(window.charge(9_900, rate(30), 15), 15);
+        assert_eq!(window.charge(10_100, rate(30), 15), 15);
+        // A window reset at 10,000 or 20,000 would let 30 more pass here.
+        assert_eq!(window.charge(19_899, rate(30), 1), 0);
+    }
+
+    #[test]
+    fn a_burst_in_one_segment_is_cut_at_the_limit() {
+        let mut window = RateWindow::new();
+        assert_eq!(window.charge(5, rate(30), 240), 30);
+        assert_eq!(window.count(5, rate(30)), 64);
+        assert_eq!(window.charge(6, rate(30), 1), 0);
+    }
+
+    #[test]
+    fn no_limit_keeps_all() {
+        let mut window = RateWindow::new();
+        assert_eq!(window.charge(5, rate(0), 10_000), 10_000);
+    }
+
+    #[test]
+    fn a_limit_above_the_slots_errs_by_less_than_a_group_and_never_against_the_client() {
+        for limit in [65, 100, 128, 1000, 100_000] {
+            let rate = rate(limit);
+            let mut window = RateWindow::new();
+            let mut kept = 0;
+            for _ in 0..limit + 2 * rate.max_error() + 2 {
+                kept += window.charge(77, rate, 1);
+            }
+            assert!(kept >= limit, "limit {limit}: {kept} passed");
+            assert!(kept <= limit + rate.max_error(), "limit {limit}: {kept} passed");
+        }
+    }
+
+    #[test]
+    fn room_counts_down_and_comes_back() {
+        let mut window = RateWindow::new();
+        assert_eq!(window.room(0, 2, 10_000), 2);
+        window.charge(100, rate(0), 1);
+        assert_eq!(window.room(100, 2, 10_000), 1);
+        window.charge(200, rate(0), 1);
+        assert_eq!(window.room(200, 2, 10_000), 0);
+        assert_eq!(window.room(10_100, 2, 10_000), 1);
+        assert_eq!(window.room(10_200, 2, 10_000), 2);
+    }
+
+    #[test]
+    fn a_clock_read_late_does_not_empty_the_log() {
+        let mut window = RateWindow::new();
+        assert_eq!(window.charge(1_004, rate(30), 30), 30);
+        assert_eq!(window.charge(1_000, rate(30), 1), 0);
+    }
+
+    #[test]
+    fn limits_out_of_range_are_refused() {
+        assert_eq!(Rate::new(1 << 21, 1_000, 0), Err(RateError::LimitTooLarge));
+        assert_eq!(Rate::new(30, 0, 0), Err(RateError::WindowOutOfRange));
+        assert_eq!(Rate::new(30, 3_600_001, 0), Err(RateError::WindowOutOfRange));
+    }
+}

@@ -1,0 +1,2 @@
+//! The ws-guard daemon and command line.
+pub mod guard;
