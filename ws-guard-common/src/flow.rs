@@ -22,9 +22,9 @@
 //! [`state::UNSYNCED`] until its stream has proved where frames start.
 
 use crate::{
-    maps::SpinLock,
+    maps::{Pending, SpinLock},
     seq::{after, before, later},
-    tracker::{FROM_CLIENT, RSV1_AGREED, Tracker, Walk},
+    tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Tracker, Walk},
     window::{Rate, RateWindow},
 };
 
@@ -291,6 +291,36 @@ impl Flow {
         }
     }
 
+    /// Take over the frames that came before the server's answer, which acknowledges up to `ack`.
+    #[inline(always)]
+    pub fn adopt_early(&mut self, pending: &Pending, ack: u32) {
+        let start = self.client;
+        self.client = pending.early;
+        self.client.flags |= start.flags;
+        self.high = pending.next;
+        self.frames_in = pending.frames as u64;
+        self.pings_in = pending.pings as u64;
+        self.defused = pending.pings.wrapping_sub(pending.passed) as u64;
+        self.violations = pending.violations as u64;
+        if after(pending.next, pending.request_end) {
+            self.checkpoints[0] = Checkpoint {
+                start,
+                end: pending.next,
+                pings: pending.pings as u16,
+                passed: pending.passed as u16,
+            };
+            self.kept = 1;
+        }
+        self.acknowledge(ack);
+    }
+
+    /// Checkpoint `i`, counted from the oldest, stands at `start`.
+    #[inline(always)]
+    pub fn starts_at(&self, i: u8, start: &Tracker) -> bool {
+        i < self.kept
+            && self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize].start == *start
+    }
+
     /// Forget what came from checkpoint `first` on: other bytes take its place.
     #[inline(always)]
     pub fn rewind(&mut self, first: u8) {
@@ -314,10 +344,9 @@ impl Flow {
         self.pongs_in += walk.pongs as u64;
         self.defused += walk.pings.wrapping_sub(passed) as u64;
         self.violations += walk.violations as u64;
-        self.coalesced_segments += (walk.frames > 1) as u64;
-        let new_header = before_walk.carried == 0 || walk.tracker.next != before_walk.next;
-        self.split_headers += (walk.tracker.carried != 0 && new_header) as u64;
-        self.split_frames += (walk.frames > 0 && walk.splits_frame()) as u64;
+        self.coalesced_segments += walk.coalesces() as u64;
+        self.split_headers += walk.splits_header(before_walk) as u64;
+        self.split_frames += walk.splits_frame() as u64;
         self.keep(before_walk, walk, passed);
     }
 
@@ -397,7 +426,8 @@ impl Flow {
         if self.proof > 0 && reaches {
             self.client
         } else {
-            Tracker::new(later(seq, self.acked), self.client.flags & !crate::tracker::IN_MESSAGE)
+            let flags = self.client.flags & !IN_MESSAGE | MESSAGE_UNKNOWN;
+            Tracker::new(later(seq, self.acked), flags)
         }
     }
 
@@ -405,10 +435,7 @@ impl Flow {
     #[inline(always)]
     pub fn probed(&mut self, start: &Tracker, walk: &Walk) -> bool {
         let continued = self.proof > 0 && *start == self.client;
-        // Whether a message is open is not known at first: do not hold that against the stream.
-        let forgiven =
-            walk.by_kind[crate::frame::Violation::UnexpectedContinuation as usize] as u32;
-        if walk.violations > forgiven {
+        if walk.violations > 0 {
             self.proof = 0;
             return false;
         }
