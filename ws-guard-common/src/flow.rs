@@ -171,10 +171,8 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub action: Action,
-    /// For a rewalk: the checkpoint, counted from the oldest.
+    /// For a rewalk: the checkpoint to start from, counted from the oldest.
     pub checkpoint: u8,
-    /// Where the walk starts.
-    pub start: Tracker,
 }
 
 /// What an acknowledgement came to.
@@ -226,10 +224,9 @@ impl Flow {
     /// What to do with the client's segment of `len` payload bytes at `seq`. Changes nothing.
     #[inline(always)]
     pub fn plan(&self, seq: u32, len: u32) -> Plan {
-        let start = self.client;
-        let cursor = start.resume();
+        let cursor = self.client.resume();
         let end = seq.wrapping_add(len);
-        let plan = |action| Plan { action, checkpoint: 0, start };
+        let plan = |action| Plan { action, checkpoint: 0 };
         if self.state == state::UNSYNCED {
             let inside_frame = self.proof > 0 && !after(end, cursor);
             return plan(if inside_frame { Action::Pass } else { Action::Probe });
@@ -247,7 +244,7 @@ impl Flow {
     #[inline(always)]
     fn plan_rewalk(&self, seq: u32, end: u32) -> Plan {
         let from = later(seq, self.acked);
-        let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0, start: self.client };
+        let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0 };
         // Bytes before `covered` may hold headers of checkpoints passed over.
         let mut covered = self.acked;
         let mut i = 0u8;
@@ -258,7 +255,6 @@ impl Flow {
             }
             let resume = checkpoint.start.resume();
             if !before(resume, from) && !after(covered, from) {
-                plan.start = checkpoint.start;
                 plan.checkpoint = i;
                 plan.action = if before(resume, end) { Action::Rewalk } else { Action::Pass };
             }
@@ -314,11 +310,18 @@ impl Flow {
         self.acknowledge(ack);
     }
 
+    /// Where the stream stood at checkpoint `i`, counted from the oldest.
+    #[inline(always)]
+    pub fn checkpoint(&self, i: u8) -> Option<Tracker> {
+        let at = self.oldest.wrapping_add(i) & SLOT;
+        if i < self.kept { Some(self.checkpoints[at as usize].start) } else { None }
+    }
+
     /// Checkpoint `i`, counted from the oldest, stands at `start`.
     #[inline(always)]
     pub fn starts_at(&self, i: u8, start: &Tracker) -> bool {
-        i < self.kept
-            && self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize].start == *start
+        let at = self.oldest.wrapping_add(i) & SLOT;
+        i < self.kept && self.checkpoints[at as usize].start == *start
     }
 
     /// Forget what came from checkpoint `first` on: other bytes take its place.

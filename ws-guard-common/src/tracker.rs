@@ -287,8 +287,10 @@ impl Walk {
 
     /// The segment ends inside this header: carry over what is there.
     ///
-    /// Out of line in spirit: only headers that a segment border cuts come here.
-    #[inline(always)]
+    /// A function of its own, as is `carry_on`: few headers are cut, and the kernel programs' stack
+    /// is small.
+    #[cold]
+    #[inline(never)]
     fn cut<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
         let here = self.len.wrapping_sub(at);
         let mut carry = [0; frame::MAX_HEADER];
@@ -304,7 +306,8 @@ impl Walk {
     }
 
     /// More of a header that began in an earlier segment.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     fn carry_on<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
         let mut carry = self.tracker.carry;
         let had = self.tracker.carried as u32;

@@ -7,14 +7,14 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{Acknowledged, Flow, state},
-    maps::{Counter, EventKind, FlowKey, Policy},
+    maps::{Counter, EventKind, FlowKey},
     seq::after,
     tracker::{Step, Tracker, Walk},
 };
 
 use crate::{
     handshake,
-    ingress::Verdict,
+    ingress::{Scene, Verdict},
     maps::{self, FLOWS},
     packet::{ACK, Parsed, RST, SYN, Segment},
     report::{self, Side},
@@ -52,6 +52,7 @@ fn follow(ctx: &TcContext, segment: &Segment) -> Verdict {
     };
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let scene = Scene { key: &key, segment, policy, now };
     if let Some(flow) = FLOWS.get_ptr_mut(&key) {
         if segment.flags & (SYN | ACK) == SYN | ACK {
             // The server begins a new connection with these end points: the old one is gone.
@@ -60,31 +61,24 @@ fn follow(ctx: &TcContext, segment: &Segment) -> Verdict {
         }
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is
         // compared with what stands there under it before anything is changed.
-        tracked(ctx, &key, segment, unsafe { &mut *flow }, now);
+        tracked(ctx, &scene, unsafe { &mut *flow });
         return Verdict::Pass;
     }
     if segment.len == 0 {
         return Verdict::Pass;
     }
-    unknown(ctx, &key, segment, policy, now)
+    unknown(ctx, &scene)
 }
 
 /// Payload without a flow: it may be the 101 that opens one, with the server's first frames behind
 /// it.
 #[inline(always)]
-fn unknown(
-    ctx: &TcContext,
-    key: &FlowKey,
-    segment: &Segment,
-    policy: &Policy,
-    now: u64,
-) -> Verdict {
-    let payload = SkbPayload::new(ctx, segment, Side::Server);
-    let verdict = handshake::answer(key, segment, payload, policy, now);
+fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
+    let verdict = handshake::answer(scene, SkbPayload::new(ctx, scene.segment, Side::Server));
     if verdict == Verdict::Pass {
-        if let Some(flow) = FLOWS.get_ptr_mut(key) {
+        if let Some(flow) = FLOWS.get_ptr_mut(scene.key) {
             // SAFETY: as in `follow`.
-            frames(ctx, key, segment, unsafe { &mut *flow }, now);
+            frames(ctx, scene, unsafe { &mut *flow });
         }
     }
     verdict
@@ -92,7 +86,8 @@ fn unknown(
 
 /// A packet of the server on a flow.
 #[inline(always)]
-fn tracked(ctx: &TcContext, key: &FlowKey, segment: &Segment, flow: &mut Flow, now: u64) {
+fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
+    let segment = scene.segment;
     report::count(Counter::EgressTracked);
     if flow.state == state::CLOSED {
         return;
@@ -104,47 +99,48 @@ fn tracked(ctx: &TcContext, key: &FlowKey, segment: &Segment, flow: &mut Flow, n
             flow.state = state::CLOSED;
             bpf_spin_unlock((&raw mut flow.lock).cast());
         }
-        closed(key, flow, now);
+        closed(scene, flow);
         return;
     }
     if after(segment.ack, flow.acked) {
-        acknowledge(key, segment, flow, now);
+        acknowledge(scene, flow);
     }
     if segment.len > 0 {
-        frames(ctx, key, segment, flow, now);
+        frames(ctx, scene, flow);
     }
 }
 
 /// The server acknowledges more of the client's bytes.
-#[inline(always)]
-fn acknowledge(key: &FlowKey, segment: &Segment, flow: &mut Flow, now: u64) {
+#[inline(never)]
+fn acknowledge(scene: &Scene, flow: &mut Flow) {
     // SAFETY: the lock guards the flow; nothing but plain code runs under it.
     let outcome = unsafe {
         bpf_spin_lock((&raw mut flow.lock).cast());
-        let outcome = flow.acknowledge(segment.ack);
+        let outcome = flow.acknowledge(scene.segment.ack);
         bpf_spin_unlock((&raw mut flow.lock).cast());
         outcome
     };
     match outcome {
         Acknowledged::Fine => {}
-        Acknowledged::Closed => closed(key, flow, now),
+        Acknowledged::Closed => closed(scene, flow),
         Acknowledged::Unsynced => {
             report::count(Counter::FlowsUnsynced);
-            let unseen = segment.ack.wrapping_sub(flow.client.resume());
-            report::flow_event(EventKind::Unsynced, key, now, unseen as u64);
+            let unseen = scene.segment.ack.wrapping_sub(flow.client.resume());
+            report::flow_event(EventKind::Unsynced, scene.key, scene.now, unseen as u64);
         }
     }
 }
 
 #[inline(always)]
-fn closed(key: &FlowKey, flow: &Flow, now: u64) {
+fn closed(scene: &Scene, flow: &Flow) {
     report::count(Counter::FlowsClosed);
-    report::flow_event(EventKind::FlowClosed, key, now, flow.frames_in);
+    report::flow_event(EventKind::FlowClosed, scene.key, scene.now, flow.frames_in);
 }
 
 /// Follow the server's frames.
-#[inline(always)]
-fn frames(ctx: &TcContext, key: &FlowKey, segment: &Segment, flow: &mut Flow, now: u64) {
+#[inline(never)]
+fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
+    let segment = scene.segment;
     let start = flow.server;
     let end = segment.seq.wrapping_add(segment.len);
     if !after(end, start.resume()) {
@@ -186,5 +182,5 @@ fn frames(ctx: &TcContext, key: &FlowKey, segment: &Segment, flow: &mut Flow, no
     }
     report::add(Counter::FramesOut, walk.frames as u64);
     report::add(Counter::PongsOut, walk.pongs as u64);
-    report::violation_event(Side::Server, key, walk, now);
+    report::violation_event(Side::Server, scene.key, walk, scene.now);
 }

@@ -11,7 +11,7 @@ use ws_guard_common::{
     handshake::{
         END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
     },
-    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, Pending, Policy},
+    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, Pending},
     seq::{after, before},
     tracker::{FROM_CLIENT, Step, Tracker, Walk},
 };
@@ -70,7 +70,8 @@ fn begins<P: Packet, const N: usize>(packet: &P, text: &[u8; N]) -> bool {
 
 /// Payload of a client without a flow: it may be a request that asks for an upgrade, or what
 /// follows one.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 pub fn request<P: Packet>(scene: &Scene, packet: P) -> Verdict {
     let segment = scene.segment;
     let known = PENDING.get_ptr_mut(scene.key);
@@ -143,7 +144,8 @@ fn out_of_order(scene: &Scene, pending: &Pending) -> Verdict {
 
 /// Frames that a client sends before the server's answer (which RFC 6455, 4.1 forbids): follow
 /// them, and let no more pings pass than a connection's share.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 fn early<P: Packet>(scene: &Scene, pending: &mut Pending, packet: P) -> Verdict {
     let segment = scene.segment;
     let end = segment.seq.wrapping_add(segment.len);
@@ -176,14 +178,10 @@ fn early<P: Packet>(scene: &Scene, pending: &mut Pending, packet: P) -> Verdict 
 }
 
 /// Payload of the server without a flow. [`Verdict::Drop`] refuses the connection.
-#[inline(always)]
-pub fn answer<P: Packet>(
-    key: &FlowKey,
-    segment: &Segment,
-    packet: P,
-    policy: &Policy,
-    now: u64,
-) -> Verdict {
+#[cold]
+#[inline(never)]
+pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
+    let (key, segment) = (scene.key, scene.segment);
     let known = PENDING.get_ptr_mut(key);
     let mut length = 0;
     let scanner = if begins(&packet, SWITCHING) {
@@ -215,7 +213,7 @@ pub fn answer<P: Packet>(
     }
     let deflate = reader.scanner.found & PERMESSAGE_DEFLATE != 0;
     let server_next = segment.seq.wrapping_add(reader.at);
-    open(key, segment, server_next, deflate, policy, now)
+    open(scene, server_next, deflate)
 }
 
 /// The head of a 101 goes on in the next segment.
@@ -242,15 +240,10 @@ fn remember(key: &FlowKey, segment: &Segment, scanner: &HeadScanner, length: u32
 }
 
 /// The server has answered: from here on the connection is followed.
-#[inline(always)]
-fn open(
-    key: &FlowKey,
-    segment: &Segment,
-    server_next: u32,
-    deflate: bool,
-    policy: &Policy,
-    now: u64,
-) -> Verdict {
+#[cold]
+#[inline(never)]
+fn open(scene: &Scene, server_next: u32, deflate: bool) -> Verdict {
+    let Scene { key, segment, policy, now } = *scene;
     let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
         return Verdict::Pass;
     };

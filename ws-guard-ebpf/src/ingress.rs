@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
-    flow::{self, Action, Flow, Plan, Rewalk, state},
+    flow::{self, Action, Flow, Rewalk, state},
     maps::{Counter, EventKind, FlowKey, Policy, action},
     seq::later,
     source::millis,
@@ -153,7 +153,8 @@ fn guard<P: Packet>(segment: &Segment, payload: impl FnOnce() -> P) -> Verdict {
 }
 
 /// A RST or a FIN of the client.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 fn ending(scene: &Scene, flow: &mut Flow) {
     let segment = scene.segment;
     let mut closed = false;
@@ -175,6 +176,9 @@ fn ending(scene: &Scene, flow: &mut Flow) {
 }
 
 /// A segment with payload on a tracked flow.
+///
+/// Each way to go on is a function of its own: a program's stack is 512 bytes for all that is
+/// called from it, and only one of these is on it at a time.
 #[inline(always)]
 fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
     let segment = scene.segment;
@@ -186,11 +190,8 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
             flow.last_ns = scene.now;
             Verdict::Pass
         }
-        Action::Walk => {
-            let walk = Walk::new(plan.start, &plan.start, segment.seq, segment.len);
-            fresh(scene, flow, &plan, Walker::new(walk, payload))
-        }
-        Action::Rewalk => again(scene, flow, &plan, payload),
+        Action::Walk => first(scene, flow, payload),
+        Action::Rewalk => again(scene, flow, plan.checkpoint, payload),
         Action::Gap => {
             report::count(Counter::Gaps);
             flow.gaps += 1;
@@ -203,112 +204,128 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
 }
 
 /// Bytes that come for the first time.
+#[inline(never)]
+fn first<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
+    let start = flow.client;
+    let walk = Walk::new(start, &start, scene.segment.seq, scene.segment.len);
+    let mut walker = Walker::new(walk, payload);
+    let step = walker.run();
+    fresh(scene, flow, &start, &mut walker, step)
+}
+
+/// A walk from `start`, where the flow stands, came to `step`: take it to its end, let the flow take
+/// it over, charge the source.
 #[inline(always)]
-fn fresh<P: Packet>(scene: &Scene, flow: &mut Flow, plan: &Plan, mut walker: Walker<P>) -> Verdict {
-    let mut step = walker.run();
-    let mut share = 0;
+fn fresh<P: Packet>(
+    scene: &Scene,
+    flow: &mut Flow,
+    start: &Tracker,
+    walker: &mut Walker<P>,
+    mut step: Step,
+) -> Verdict {
     if matches!(step, Step::Ask) {
-        (walker.walk.budget, share) = budget(scene, flow);
-        step = walker.run_on();
+        walker.share =
+            flow.window.room(millis(scene.now), scene.policy.share, scene.policy.rate.window_ms);
+        walker.walk.budget = if throttled(scene) { walker.share } else { Walk::UNLIMITED };
+        step = walker.run();
     }
     if !matches!(step, Step::Done) {
         return scene.drop(Counter::DroppedUnreadable);
     }
-    let committed = commit(scene, flow, plan, &walker.walk);
-    let Some(passed) = committed else {
+    if !commit(scene, flow, start, walker) {
         return scene.drop(Counter::DroppedUnreadable);
-    };
-    settle(scene, flow, &plan.start, walker, passed, share)
+    }
+    count_walk(scene, start, &walker.walk);
+    if walker.walk.pings > 0 && !settle(scene, flow, start, walker) {
+        return scene.drop(Counter::DroppedThrottled);
+    }
+    finish(scene, &mut walker.packet);
+    Verdict::Pass
 }
 
-/// How many pings of this segment may pass, as far as can be told before they are counted; and how
-/// many of them keep to the connection's share.
+/// The segment's source is throttled, and something may be done about it.
 #[inline(always)]
-fn budget(scene: &Scene, flow: &Flow) -> (u32, u32) {
-    if !scene.enforces() {
-        return (Walk::UNLIMITED, 0);
+fn throttled(scene: &Scene) -> bool {
+    if !scene.enforces() || !sources::any_throttled(scene.now) {
+        return false;
     }
-    let policy = scene.policy;
-    let share = flow.window.room(millis(scene.now), policy.share, policy.rate.window_ms);
-    if !sources::any_throttled(scene.now) {
-        return (Walk::UNLIMITED, share);
-    }
-    let key = sources::of(&scene.segment.source, policy);
-    match sources::find(&key) {
-        Some(source) if sources::is_throttled(source, &scene.segment.source, policy, scene.now) => {
-            (share, share)
-        }
-        _ => (Walk::UNLIMITED, share),
+    let address = &scene.segment.source;
+    match sources::find(&sources::of(address, scene.policy)) {
+        Some(source) => sources::is_throttled(source, address, scene.policy, scene.now),
+        None => false,
     }
 }
 
-/// Take the walk's result into the flow, if the flow is still what the walk started from. Returns
-/// how many pings the connection's own limit and the budget let pass.
+/// Let the flow take over the walk's result, if it still stands where the walk started; and see how
+/// many pings the budget and the connection's own limit let pass.
 #[inline(always)]
-fn commit(scene: &Scene, flow: &mut Flow, plan: &Plan, walk: &Walk) -> Option<u32> {
+fn commit<P>(scene: &Scene, flow: &mut Flow, start: &Tracker, walker: &mut Walker<P>) -> bool {
+    let walk = &walker.walk;
     let pings = walk.pings;
     let mut passed = if pings < walk.budget { pings } else { walk.budget };
     let mut committed = false;
-    // SAFETY: no arguments, no effects.
-    let precise = if passed > 0 && flow.ping_ns == 0 { unsafe { bpf_ktime_get_ns() } } else { 0 };
+    let enforces = scene.enforces();
     let now_ms = millis(scene.now);
+    let precise = if passed > 0 && flow.ping_ns == 0 {
+        // SAFETY: no arguments, no effects.
+        unsafe { bpf_ktime_get_ns() }
+    } else {
+        flow.ping_ns
+    };
     // SAFETY: the lock guards the flow; nothing but plain code runs under it.
     unsafe {
         bpf_spin_lock((&raw mut flow.lock).cast());
-        if flow.client == plan.start && flow.state == state::OPEN {
+        if flow.client == *start && flow.state == state::OPEN {
             if pings > 0 {
                 let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
-                let enforced = scene.policy.action != action::OBSERVE;
-                passed = if enforced && kept < passed { kept } else { passed };
-                flow.ping_ns = if precise != 0 { precise } else { flow.ping_ns };
+                passed = if enforces && kept < passed { kept } else { passed };
+                flow.ping_ns = precise;
             }
-            flow.commit(&plan.start, walk, passed);
+            flow.commit(start, walk, passed);
             flow.last_ns = scene.now;
             committed = true;
         }
         bpf_spin_unlock((&raw mut flow.lock).cast());
     }
-    if committed { Some(passed) } else { None }
+    walker.passed = passed;
+    committed
 }
 
-/// The flow has taken the segment: charge the source for its pings, count, and let it go.
-#[inline(always)]
+/// The flow has taken the segment: charge the source for its pings. `false` to drop the segment.
+#[inline(never)]
 fn settle<P: Packet>(
     scene: &Scene,
     flow: &mut Flow,
     start: &Tracker,
-    mut walker: Walker<P>,
-    passed: u32,
-    share: u32,
-) -> Verdict {
-    let pings = walker.walk.pings;
-    count_walk(scene, start, &walker.walk);
-    if pings == 0 {
-        finish(scene, &mut walker.packet);
-        return Verdict::Pass;
+    walker: &mut Walker<P>,
+) -> bool {
+    let (pings, passed) = (walker.walk.pings, walker.passed);
+    let charged =
+        sources::charge(&scene.segment.source, scene.policy, scene.now, pings, walker.share);
+    if !scene.enforces() {
+        return true;
     }
-    let first = if pings < walker.walk.budget { pings } else { walker.walk.budget };
-    let charged = sources::charge(&scene.segment.source, scene.policy, scene.now, pings, share);
-    let kept = if charged.passed < passed { charged.passed } else { passed };
-    let kept = if scene.enforces() { kept } else { pings };
+    let kept = if charged < passed { charged } else { passed };
     if kept < passed {
         take_back(flow, passed - kept);
     }
-    if kept < pings {
-        report::add(Counter::Defused, (pings - kept) as u64);
-        if scene.policy.action == action::DROP && charged.passed < pings {
-            return scene.drop(Counter::DroppedThrottled);
-        }
+    if kept == pings {
+        return true;
     }
-    if kept < first {
-        // The walk let more pass than the charge does: go again with what is now known.
-        let mut walk = Walk::new(*start, start, scene.segment.seq, scene.segment.len);
-        walk.budget = kept;
+    report::add(Counter::Defused, (pings - kept) as u64);
+    if scene.policy.action == action::DROP && charged < pings {
+        return false;
+    }
+    if kept < walker.walk.budget {
+        // The walk let more pass than the charge does: go again, now that it is known how many.
+        let mut walk =
+            Walk::new(*start, &walker.walk.tracker, scene.segment.seq, scene.segment.len);
+        walk.old_budget = kept;
+        walk.budget = 0;
         walker.walk = walk;
         walker.run_on();
     }
-    finish(scene, &mut walker.packet);
-    Verdict::Pass
+    true
 }
 
 /// Fewer pings pass than the flow was told.
@@ -348,64 +365,59 @@ fn count_walk(scene: &Scene, start: &Tracker, walk: &Walk) {
 }
 
 /// A retransmission of bytes that the server has not acknowledged.
-#[inline(always)]
-fn again<P: Packet>(scene: &Scene, flow: &mut Flow, plan: &Plan, payload: P) -> Verdict {
+#[cold]
+#[inline(never)]
+fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, payload: P) -> Verdict {
     let segment = scene.segment;
+    let Some(from) = flow.checkpoint(checkpoint) else {
+        return scene.drop(Counter::DroppedNoCheckpoint);
+    };
     report::count(Counter::Rewalked);
     let known = flow.client;
     // First only look: nothing is rewritten as long as nobody knows what may pass.
-    let mut dry = Walk::new(plan.start, &known, segment.seq, segment.len);
-    dry.old_budget = Walk::UNLIMITED;
+    let mut dry = Walk::new(from, &known, segment.seq, segment.len);
     dry.budget = Walk::UNLIMITED;
     let mut walker = Walker::new(dry, payload);
+    walker.packet.only_look(true);
     if !matches!(walker.run_on(), Step::Done) {
         return scene.drop(Counter::DroppedUnreadable);
     }
-    match flow.rewalk_budget(plan.checkpoint, &walker.walk) {
-        Rewalk::Refuse => scene.drop(Counter::DroppedChanged),
+    walker.packet.only_look(false);
+    let mut start = known;
+    let mut joined = true;
+    let mut old_budget = 0;
+    match flow.rewalk_budget(checkpoint, &walker.walk) {
+        Rewalk::Refuse => return scene.drop(Counter::DroppedChanged),
         Rewalk::New => {
-            if !rewind(flow, &known, plan) {
+            if !rewind(flow, &known, checkpoint, &from) {
                 return scene.drop(Counter::DroppedUnreadable);
             }
-            walker.walk = Walk::new(plan.start, &plan.start, segment.seq, segment.len);
-            fresh(scene, flow, plan, walker)
+            start = from;
         }
-        Rewalk::Same(old) => {
-            let mut walk = Walk::new(plan.start, &known, segment.seq, segment.len);
-            let joined = walker.walk.joined;
-            walk.old_budget = if scene.enforces() { old } else { Walk::UNLIMITED };
-            walker.walk = walk;
-            let mut step = walker.run_on();
-            let mut share = 0;
-            if matches!(step, Step::Ask) {
-                (walker.walk.budget, share) = budget(scene, flow);
-                step = walker.run_on();
-            }
-            if !matches!(step, Step::Done) {
-                return scene.drop(Counter::DroppedUnreadable);
-            }
-            if !joined {
-                finish(scene, &mut walker.packet);
-                return Verdict::Pass;
-            }
-            let plan = Plan { start: known, ..*plan };
-            match commit(scene, flow, &plan, &walker.walk) {
-                Some(passed) => settle(scene, flow, &known, walker, passed, share),
-                None => scene.drop(Counter::DroppedUnreadable),
-            }
+        Rewalk::Same(passed) => {
+            joined = walker.walk.joined;
+            old_budget = passed;
         }
     }
+    walker.walk = Walk::new(from, &start, segment.seq, segment.len);
+    walker.walk.old_budget = if scene.enforces() { old_budget } else { Walk::UNLIMITED };
+    let step = walker.run_on();
+    if joined {
+        return fresh(scene, flow, &start, &mut walker, step);
+    }
+    finish(scene, &mut walker.packet);
+    Verdict::Pass
 }
 
-/// Other bytes take the place of those from the plan's checkpoint on.
+/// Other bytes take the place of those from a checkpoint on.
 #[inline(always)]
-fn rewind(flow: &mut Flow, known: &Tracker, plan: &Plan) -> bool {
+fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
     // SAFETY: the lock guards the flow; nothing but plain code runs under it.
     unsafe {
         bpf_spin_lock((&raw mut flow.lock).cast());
-        let unchanged = flow.client == *known && flow.starts_at(plan.checkpoint, &plan.start);
+        let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
         if unchanged {
-            flow.rewind(plan.checkpoint);
+            flow.rewind(checkpoint);
         }
         bpf_spin_unlock((&raw mut flow.lock).cast());
         unchanged
@@ -413,22 +425,19 @@ fn rewind(flow: &mut Flow, known: &Tracker, plan: &Plan) -> bool {
 }
 
 /// The flow lost step: look whether headers start in this segment.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 fn probe<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
     let segment = scene.segment;
-    if scene.enforces() && sources::any_throttled(scene.now) {
-        let key = sources::of(&segment.source, scene.policy);
-        if let Some(source) = sources::find(&key) {
-            if sources::is_throttled(source, &segment.source, scene.policy, scene.now) {
-                // What cannot be followed cannot be defused either.
-                return scene.drop(Counter::DroppedUnsynced);
-            }
-        }
+    if throttled(scene) {
+        // What cannot be followed cannot be defused either.
+        return scene.drop(Counter::DroppedUnsynced);
     }
     let start = flow.probe_start(segment.seq, segment.len);
     let mut walk = Walk::new(start, &start, segment.seq, segment.len);
     walk.budget = Walk::UNLIMITED;
     let mut walker = Walker::new(walk, payload);
+    walker.packet.only_look(true);
     if !matches!(walker.run_on(), Step::Done) {
         return Verdict::Pass;
     }

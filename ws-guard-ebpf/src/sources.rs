@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     maps::{Address, Counter, EventKind, Policy, Rule, SOURCES_FAIL_CLOSED},
-    source::{ALLOWED, Charged, Source},
+    source::{ALLOWED, Source},
 };
 
 use crate::{
@@ -61,14 +61,14 @@ pub fn dropped(source: *mut Source) {
     }
 }
 
-/// Charge the source of `address` with pings on one connection; see [`Source::charge`].
+/// Charge the source of `address` with pings on one connection, see [`Source::charge`]; returns how
+/// many of them pass.
 #[inline(always)]
-pub fn charge(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> Charged {
+pub fn charge(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> u32 {
     let key = of(address, policy);
     let Some(source) = find_or_insert(&key, policy, now) else {
         let closed = policy.flags & SOURCES_FAIL_CLOSED != 0;
-        let passed = if closed { 0 } else { pings };
-        return Charged { passed, throttled: false, released: false };
+        return if closed { 0 } else { pings };
     };
     refresh(source, address, policy);
     // SAFETY: the lock guards the value; nothing but plain code runs under it.
@@ -90,7 +90,7 @@ pub fn charge(address: &Address, policy: &Policy, now: u64, pings: u32, share: u
         report::count(Counter::Throttled);
         report::source_event(EventKind::Throttled, &key, now, pings as u64);
     }
-    charged
+    charged.passed
 }
 
 /// The source's entry; made if there is none.
@@ -99,18 +99,22 @@ pub fn find_or_insert(key: &Address, policy: &Policy, now: u64) -> Option<*mut S
     if let Some(source) = find(key) {
         return Some(source);
     }
-    if !insert(key) {
-        if !tables::reclaim_sources(now, policy.rate.window_ms) || !insert(key) {
-            // Another CPU may have inserted it meanwhile.
-            let found = find(key);
-            if found.is_none() {
-                report::count(Counter::SourcesRefused);
-                report::source_event(EventKind::TableFull, key, now, 1 << 32);
-            }
-            return found;
-        }
-    }
+    make_room_and_insert(key, policy.rate.window_ms, now);
     find(key)
+}
+
+/// Add an entry, making room for it if there is none.
+#[cold]
+#[inline(never)]
+fn make_room_and_insert(key: &Address, window_ms: u32, now: u64) {
+    if insert(key) || (tables::reclaim_sources(now, window_ms) && insert(key)) {
+        return;
+    }
+    // Another CPU may have inserted it meanwhile.
+    if find(key).is_none() {
+        report::count(Counter::SourcesRefused);
+        report::source_event(EventKind::TableFull, key, now, 1 << 32);
+    }
 }
 
 /// Add an empty entry. `false` when there is no room, or when there is one already.

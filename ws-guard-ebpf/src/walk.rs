@@ -16,12 +16,16 @@ pub struct Walker<P> {
     pub walk: Walk,
     pub packet: P,
     step: Step,
+    /// How many of the new pings keep to the connection's share.
+    pub share: u32,
+    /// How many of them are let pass so far.
+    pub passed: u32,
 }
 
 impl<P: Packet> Walker<P> {
     #[inline(always)]
     pub fn new(walk: Walk, packet: P) -> Self {
-        Self { walk, packet, step: Step::More }
+        Self { walk, packet, step: Step::More, share: 0, passed: 0 }
     }
 
     /// Walk to the end of the segment, or to the first ping without a budget.

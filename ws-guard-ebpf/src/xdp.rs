@@ -1,7 +1,11 @@
 //! A segment's payload in XDP: direct packet access.
 
 use aya_ebpf::{EbpfContext, bindings::xdp_md, programs::XdpContext};
-use ws_guard_common::{frame::PING_TO_PONG, maps::Address, tracker::Segment as Payload};
+use ws_guard_common::{
+    frame::{Header, PING_TO_PONG, Violations},
+    maps::Address,
+    tracker::Segment as Payload,
+};
 
 use crate::{
     packet::{self, Packet, Segment},
