@@ -145,11 +145,7 @@ impl Client {
         Client::upgrade(stream, early, options)
     }
 
-    fn upgrade(
-        mut stream: TcpStream,
-        early: &[Frame],
-        options: ConnectOptions,
-    ) -> Result<Client> {
+    fn upgrade(mut stream: TcpStream, early: &[Frame], options: ConnectOptions) -> Result<Client> {
         let key = generate_key();
         let mut request = format!(
             "GET / HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -315,7 +311,10 @@ fn read_answer(stream: &mut TcpStream, key: &str) -> Result<Vec<u8>> {
             name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == accept
         })
     });
-    ensure!(head.starts_with("HTTP/1.1 101 ") && accepted, "the server refused to upgrade:\n{head}");
+    ensure!(
+        head.starts_with("HTTP/1.1 101 ") && accepted,
+        "the server refused to upgrade:\n{head}"
+    );
     Ok(answer.split_off(end))
 }
 
@@ -382,7 +381,8 @@ mod tests {
     #[test]
     fn cuts_lose_nothing() {
         let bytes: Vec<u8> = (0..10).collect();
-        for cut in [Cut::Whole, Cut::Every(1), Cut::Every(3), Cut::At(vec![2, 2, 7]), Cut::At(vec![10])]
+        for cut in
+            [Cut::Whole, Cut::Every(1), Cut::Every(3), Cut::At(vec![2, 2, 7]), Cut::At(vec![10])]
         {
             let parts = cut.parts(&bytes);
             assert_eq!(parts.concat(), bytes, "{cut:?}");

@@ -41,8 +41,10 @@ impl Frame {
 
     /// A message cut into frames of at most `size` bytes of payload, `size` from 1.
     pub fn fragments(opcode: u8, payload: &[u8], size: usize) -> Vec<Frame> {
-        let mut frames: Vec<Frame> =
-            payload.chunks(size.max(1)).map(|part| Frame::new(opcode::CONTINUATION, part)).collect();
+        let mut frames: Vec<Frame> = payload
+            .chunks(size.max(1))
+            .map(|part| Frame::new(opcode::CONTINUATION, part))
+            .collect();
         let count = frames.len();
         for (n, frame) in frames.iter_mut().enumerate() {
             frame.opcode = if n == 0 { opcode } else { opcode::CONTINUATION };

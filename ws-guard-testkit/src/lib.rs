@@ -34,6 +34,8 @@ pub mod usage;
 pub fn skip_reason() -> Option<String> {
     let user = nix::unistd::geteuid();
     (!user.is_root()).then(|| {
-        format!("needs root for namespaces and BPF, runs as uid {user}: try `sudo -E cargo xtask test`")
+        format!(
+            "needs root for namespaces and BPF, runs as uid {user}: try `sudo -E cargo xtask test`"
+        )
     })
 }

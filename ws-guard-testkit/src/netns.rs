@@ -214,9 +214,9 @@ impl Pair {
         let pair = Pair { client: Namespace::new("client")?, server: Namespace::new("server")? };
         pair.connect(options.mtu)?;
         for family in Family::BOTH {
-            pair.server.add_address(family.server())?;
+            pair.server.add_address(family.server(), true)?;
             for n in 0..options.clients {
-                pair.client.add_address(family.client(n))?;
+                pair.client.add_address(family.client(n), n == 0)?;
             }
         }
         for namespace in [&pair.client, &pair.server] {
@@ -239,11 +239,17 @@ impl Pair {
 }
 
 impl Namespace {
-    fn add_address(&self, address: IpAddr) -> Result<()> {
+    /// Who does not bind connects from the one `preferred` address.
+    fn add_address(&self, address: IpAddr, preferred: bool) -> Result<()> {
+        // Among IPv4 addresses the first one is; an IPv6 address must be deprecated not to be
+        // (RFC 6724, 5, rule 3).
+        let lifetime = if preferred { "" } else { "preferred_lft 0" };
         match address {
             IpAddr::V4(v4) => self.ip(&format!("addr add {v4}/16 dev {INTERFACE}")),
             // Without duplicate address detection, or the address is not usable for a second.
-            IpAddr::V6(v6) => self.ip(&format!("addr add {v6}/48 dev {INTERFACE} nodad")),
+            IpAddr::V6(v6) => {
+                self.ip(&format!("addr add {v6}/48 dev {INTERFACE} nodad {lifetime}"))
+            }
         }
     }
 }

@@ -77,17 +77,17 @@ impl Process {
             seen = output.lines.len();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || output.closed == 2 {
-                let why = if left.is_zero() { "did not say in time" } else { "ended before it said" };
+                let why =
+                    if left.is_zero() { "did not say in time" } else { "ended before it said" };
                 let from = seen.saturating_sub(10);
                 let last = output.lines[from..].join("\n");
-                return Err(anyhow!("{} {why} what was waited for; its last lines:\n{last}", self.name));
+                return Err(anyhow!(
+                    "{} {why} what was waited for; its last lines:\n{last}",
+                    self.name
+                ));
             }
-            output = self
-                .output
-                .1
-                .wait_timeout(output, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            output =
+                self.output.1.wait_timeout(output, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -82,14 +82,10 @@ impl Sender {
 
     /// Send `count` segments of random sources, ports and sequence numbers to `destination`: every
     /// other one a SYN, the rest data with `payload`.
-    pub fn spoofed_flood(
-        &self,
-        destination: SocketAddr,
-        count: u32,
-        payload: &[u8],
-    ) -> Result<()> {
+    pub fn spoofed_flood(&self, destination: SocketAddr, count: u32, payload: &[u8]) -> Result<()> {
         for n in 0..count {
-            let (flags, payload) = if n % 2 == 0 { (Flags::Syn, &[][..]) } else { (Flags::Ack, payload) };
+            let (flags, payload) =
+                if n % 2 == 0 { (Flags::Syn, &[][..]) } else { (Flags::Ack, payload) };
             self.send(&Segment {
                 source: random_source(destination),
                 destination,

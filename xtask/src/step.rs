@@ -34,7 +34,11 @@ pub fn run(what: &str, command: Command) -> Result<()> {
     }
     progress.failed();
     let from = outcome.lines.len().saturating_sub(LAST_LINES);
-    bail!("{what}: {described} ended with {}:\n{}", outcome.status, outcome.lines[from..].join("\n"))
+    bail!(
+        "{what}: {described} ended with {}:\n{}",
+        outcome.status,
+        outcome.lines[from..].join("\n")
+    )
 }
 
 /// Run `command`, give each line of its output to `each` as it comes, and keep all of them.
@@ -81,7 +85,9 @@ impl Progress {
     fn new(what: &str) -> Progress {
         let terminal = std::io::stderr().is_terminal();
         let spinner = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} ({elapsed}) {wide_msg:.dim}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {prefix} ({elapsed}) {wide_msg:.dim}")
+        {
             spinner.set_style(style);
         }
         spinner.set_prefix(what.to_owned());

@@ -30,7 +30,15 @@ impl super::Component for Component {
     fn install(&self) -> Result<()> {
         let prefix = system::llvm_prefix().context("LLVM is not installed")?;
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo.args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force", "--root"]);
+        cargo.args([
+            "install",
+            "bpf-linker",
+            "--version",
+            VERSION,
+            "--locked",
+            "--force",
+            "--root",
+        ]);
         cargo.arg(tools::root().join("bpf-linker"));
         cargo.args(["--no-default-features", "--features", &format!("llvm-{LLVM}")]);
         cargo.env("LLVM_PREFIX", prefix);

@@ -82,7 +82,10 @@ fn install(components: impl IntoIterator<Item = Box<dyn Component>>) -> Result<u
         eprintln!("{} is missing, installing it:", component.name());
         component.install().with_context(|| format!("installing {}", component.name()))?;
         let version = component.present().with_context(|| {
-            format!("{} was installed but is not found; see `cargo xtask setup --check`", component.name())
+            format!(
+                "{} was installed but is not found; see `cargo xtask setup --check`",
+                component.name()
+            )
         })?;
         eprintln!("{}: {version}", component.name());
         installed += 1;

@@ -112,7 +112,9 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
     if packages.iter().any(|package| !known(package)) {
         step::run("fetching the package lists", apt(&["update", "-q"])?)?;
         if let Some(package) = packages.iter().find(|package| !known(package)) {
-            bail!("no package source of this system has {package}: Debian 12 has it in its security suite");
+            bail!(
+                "no package source of this system has {package}: Debian 12 has it in its security suite"
+            );
         }
     }
     let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"])?;

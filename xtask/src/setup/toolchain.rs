@@ -111,7 +111,9 @@ impl super::Component for Component {
         match rustup() {
             Ok(()) => Ok(()),
             Err(error) => {
-                eprintln!("  {error:#}\n  rustup cannot fetch {NIGHTLY}: taking Debian's toolchain");
+                eprintln!(
+                    "  {error:#}\n  rustup cannot fetch {NIGHTLY}: taking Debian's toolchain"
+                );
                 debian()
             }
         }
