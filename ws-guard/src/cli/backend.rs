@@ -13,7 +13,7 @@ use crate::{
         source::{SourceState, SourceView},
         status::Status,
     },
-    guard::{self, GuardError, Maps},
+    guard::{self, Maps},
 };
 
 /// A guard to read.
@@ -89,13 +89,12 @@ pub async fn daemon(global: &Global) -> anyhow::Result<Client> {
     let client = Client::new(&global.control_socket);
     let info = client.info().await?;
     if global.pin_dir_named && info.pin_dir != global.pin_dir {
-        let elsewhere = GuardError::Other(format!(
+        anyhow::bail!(
             "the daemon on {} guards {}, not {}: name the other daemon's --control-socket",
             client.socket().display(),
             info.pin_dir.display(),
             global.pin_dir.display()
-        ));
-        return Err(elsewhere.into());
+        );
     }
     Ok(client)
 }

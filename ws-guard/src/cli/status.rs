@@ -10,7 +10,6 @@ use super::{
     output::{Listing, show, span},
 };
 use crate::{
-    daemon::mode_name,
     domain::status::{ConfigStatus, Status},
     guard::Mode,
 };
@@ -34,7 +33,7 @@ fn text(status: &Status, wide: bool) -> String {
     lines.push(("daemon", daemon(status)));
     lines.push(("pins", status.pin_dir.clone()));
     for interface in &status.interfaces {
-        let mode = |mode: Option<Mode>| mode.map_or("waiting", mode_name);
+        let mode = |mode: Option<Mode>| mode.map_or("waiting", Mode::name);
         let text =
             format!("ingress {}, egress {}", mode(interface.ingress), mode(interface.egress));
         lines.push(("interface", format!("{}: {text}", interface.name)));

@@ -10,7 +10,7 @@ use crate::{
         policy::PolicySettings,
         setting::{Setting, store, whole, word},
     },
-    guard::{AttachMode, TableSizes},
+    guard::{AttachMode, TableSizes, interfaces::check_name},
 };
 
 /// Handshakes that may wait for their answer; the oldest give way to newer ones.
@@ -99,17 +99,9 @@ fn name_of<V: PartialEq>(words: &[(&str, V)], value: &V) -> Vec<String> {
     words.iter().filter(|(_, v)| v == value).map(|(name, _)| name.to_string()).collect()
 }
 
-/// The kernel's rules for a name (IFNAMSIZ, dev_valid_name).
 fn interface(text: &str) -> Result<String, String> {
-    let name = text.trim();
-    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
-        return Err(format!(
-            "{} cannot be an interface: give a name of 1 to 15 bytes, as `ip link` prints it",
-            Quoted(text)
-        ));
-    }
-    Ok(name.to_string())
+    check_name(text).map_err(|error| error.to_string())?;
+    Ok(text.to_string())
 }
 
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {

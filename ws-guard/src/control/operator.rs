@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use ipnet::IpNet;
 use serde_json::Value;
 use ws_guard_common::{
-    maps::{Address, Operation, Policy, Request, Rule, answer},
+    maps::{Address, Operation, Request, Rule, answer},
     source::UNTIL_RELEASED,
     window::RateError,
 };
@@ -25,7 +25,7 @@ use crate::{
         setting::{Setting, closest},
         source::SourceState,
     },
-    guard::{GuardError, Maps},
+    guard::{GuardError, Maps, NetworkRule},
 };
 
 /// [`Rule::flags`]: the configuration made the rule. The kernel looks at [`Rule::ALLOW`] alone.
@@ -60,19 +60,21 @@ impl Operator {
     }
 
     /// Make the configured part of the allowlist what it should be.
-    pub fn configure_allowlist(&self, networks: &[IpNet]) -> Result<(), ApiError> {
+    fn configure_allowlist(&self, networks: &[IpNet]) -> Result<(), ApiError> {
         let _writing = self.lock();
-        for (address, length, rule) in self.maps.rules()? {
-            let wanted = networks.iter().any(|n| n.addr() == address && n.prefix_len() == length);
-            if rule.flags & CONFIGURED != 0 && !wanted {
-                self.maps.remove_rule(address, length)?;
+        let configured = |network: &IpNet| {
+            let rule = Rule { flags: Rule::ALLOW | CONFIGURED };
+            (network.addr(), network.prefix_len(), rule)
+        };
+        let mut rules: Vec<NetworkRule> = networks.iter().map(configured).collect();
+        let theirs =
+            self.maps.rules()?.into_iter().filter(|(_, _, rule)| rule.flags & CONFIGURED == 0);
+        for (address, length, rule) in theirs {
+            if !rules.iter().any(|(a, l, _)| (*a, *l) == (address, length)) {
+                rules.push((address, length, rule));
             }
         }
-        for network in networks {
-            let rule = Rule { flags: Rule::ALLOW | CONFIGURED };
-            self.maps.set_rule(network.addr(), network.prefix_len(), rule)?;
-        }
-        self.rules_changed()
+        Ok(self.maps.set_rules(&rules)?)
     }
 
     /// Take over what a configuration changed, and keep what operators changed meanwhile.
@@ -112,21 +114,11 @@ impl Operator {
     }
 
     fn write_policy(&self, policy: &PolicySettings) -> Result<(), ApiError> {
-        let old = self.maps.policy()?;
-        let rules = self.maps.rules()?.len() as u32;
         let new = policy
-            .to_kernel(rules, old.rules_generation, step_ms())
+            .to_kernel(step_ms())
             .map_err(|error| ApiError::bad(rate_error(error), "choose another limit or window"))?;
         self.maps.set_ports(&policy.ports)?;
         Ok(self.maps.set_policy(&new)?)
-    }
-
-    /// Let every source look its rule up again.
-    fn rules_changed(&self) -> Result<(), ApiError> {
-        let old = self.maps.policy()?;
-        let rules = self.maps.rules()?.len() as u32;
-        let rules_generation = old.rules_generation.wrapping_add(1);
-        Ok(self.maps.set_policy(&Policy { rules, rules_generation, ..old })?)
     }
 
     /// Add a network to the allowlist; returns it as it is kept.
@@ -140,7 +132,6 @@ impl Operator {
         });
         let flags = Rule::ALLOW | if configured { CONFIGURED } else { 0 };
         self.maps.set_rule(network.addr(), network.prefix_len(), Rule { flags })?;
-        self.rules_changed()?;
         Ok(network)
     }
 
@@ -161,7 +152,6 @@ impl Operator {
                 "list it with `ws-guard allow`",
             ));
         }
-        self.rules_changed()?;
         Ok(network)
     }
 

@@ -8,10 +8,10 @@ use tokio::sync::watch;
 use super::state::State;
 use crate::{
     domain::event::EventView,
-    guard::{AttachMode, Attachment, Guard, GuardError},
+    guard::{AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Mode},
 };
 
-/// How soon an interface that appeared is noticed.
+/// How often to look without being told: for attaches that failed, and the daemon's own figures.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait after an attach that failed.
 const RETRY: Duration = Duration::from_secs(5);
@@ -39,6 +39,7 @@ pub struct Supervisor {
     state: State,
     mode: AttachMode,
     wanted: Vec<Wanted>,
+    watcher: InterfaceWatcher,
 }
 
 impl Supervisor {
@@ -50,8 +51,10 @@ impl Supervisor {
         mode: AttachMode,
         interfaces: &[String],
     ) -> Result<Supervisor, GuardError> {
+        // Older than the first look, so that nothing falls between the two.
+        let watcher = InterfaceWatcher::new()?;
         let wanted = interfaces.iter().map(|name| Wanted::new(name)).collect();
-        let mut supervisor = Supervisor { guard, state, mode, wanted };
+        let mut supervisor = Supervisor { guard, state, mode, wanted, watcher };
         for i in 0..supervisor.wanted.len() {
             match index_of(&supervisor.wanted[i].name) {
                 Some(index) => supervisor.attach(i, index)?,
@@ -70,12 +73,15 @@ impl Supervisor {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
+                // Only wakes us: what there is, `look` sees itself.
+                Ok(_) = self.watcher.next() => {}
                 Ok(()) = interfaces.changed() => {
                     let wanted = interfaces.borrow_and_update().clone();
                     self.want(&wanted);
                 }
             }
             self.look();
+            self.state.set_events_dropped(self.guard.events_dropped());
         }
     }
 
@@ -110,7 +116,7 @@ impl Supervisor {
         wanted.index = Some(index);
         wanted.retry = None;
         let Attachment { name, ingress, egress } = &wanted.attachment;
-        let mode = |mode: &Option<crate::guard::Mode>| mode.map_or("none", mode_name);
+        let mode = |mode: &Option<Mode>| mode.map_or("none", Mode::name);
         let message =
             format!("{name} attached, ingress {}, egress {}", mode(ingress), mode(egress));
         self.state.events.record(EventView::message("interface", message));
@@ -156,15 +162,4 @@ impl Supervisor {
 /// The interface's index in this network namespace, which /sys may not be the view of.
 fn index_of(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
-}
-
-/// The name in JSON, labels and logs.
-pub const fn mode_name(mode: crate::guard::Mode) -> &'static str {
-    use crate::guard::Mode;
-    match mode {
-        Mode::XdpNative => "xdp-native",
-        Mode::XdpGeneric => "xdp-generic",
-        Mode::Tcx => "tcx",
-        Mode::Clsact => "clsact",
-    }
 }

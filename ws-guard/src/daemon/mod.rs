@@ -5,7 +5,6 @@ mod feed;
 mod housekeeping;
 mod interfaces;
 mod notify;
-pub mod privileges;
 mod releases;
 mod reload;
 pub mod state;
@@ -20,13 +19,12 @@ use tokio::{
     task::JoinSet,
 };
 
-pub use self::interfaces::mode_name;
 use self::{interfaces::Supervisor, reload::Reloader, state::State};
 use crate::{
     config::{Inputs, Settings, watch::Watch},
     control::{routes, socket::Socket},
     domain::policy::PolicySettings,
-    guard::{Guard, LoadOptions},
+    guard::{self, Guard, GuardError, LoadOptions},
     metrics,
 };
 
@@ -44,7 +42,7 @@ pub struct RunOptions {
 /// Protect until SIGTERM or SIGINT. In this order: claim sockets, load, policy, attach, serve; so
 /// that what can fail does so before anything changes, and no program is attached without a policy.
 pub async fn run(options: RunOptions) -> anyhow::Result<()> {
-    privileges::check()?;
+    check_privileges()?;
     let settings = options.settings.clone();
     let mut socket = Socket::claim(&options.control_socket)?;
     let metrics_listener = match settings.run.metrics_listen {
@@ -73,6 +71,19 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     }
     announce(&state, &options.control_socket);
     until_signal(tasks).await
+}
+
+/// Before anything else asks for them, and fails with less to say.
+fn check_privileges() -> Result<(), GuardError> {
+    let missing = guard::missing_capabilities();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Err(GuardError::Privileges(format!(
+        "{}; run as root, or give them with `setcap` or the service's AmbientCapabilities",
+        list.join(", ")
+    )))
 }
 
 fn load(options: &RunOptions) -> anyhow::Result<Guard> {

@@ -39,6 +39,7 @@ struct Inner {
     attachments: Mutex<Vec<Attachment>>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
+    events_dropped: AtomicU64,
 }
 
 /// The configuration in force, and how its latest reload went.
@@ -65,6 +66,7 @@ impl State {
                 attachments: Mutex::default(),
                 reloads_ok: AtomicU64::new(0),
                 reloads_failed: AtomicU64::new(0),
+                events_dropped: AtomicU64::new(0),
             }),
         }
     }
@@ -110,6 +112,15 @@ impl State {
     pub fn reloads(&self) -> (u64, u64) {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (load(&self.inner.reloads_ok), load(&self.inner.reloads_failed))
+    }
+
+    /// Events that the daemon took too slowly from the kernel's reader, in all.
+    pub fn set_events_dropped(&self, count: u64) {
+        self.inner.events_dropped.store(count, Ordering::Relaxed);
+    }
+
+    pub fn events_dropped(&self) -> u64 {
+        self.inner.events_dropped.load(Ordering::Relaxed)
     }
 
     pub fn started_at(&self) -> SystemTime {

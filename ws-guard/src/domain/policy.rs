@@ -116,21 +116,16 @@ impl Default for PolicySettings {
 }
 
 impl PolicySettings {
-    /// The kernel's form. `rules` and `rules_generation` are those of the rules in force.
-    pub fn to_kernel(
-        &self,
-        rules: u32,
-        rules_generation: u32,
-        clock_step_ms: u32,
-    ) -> Result<Policy, RateError> {
+    /// The kernel's form, but for the rules, which the maps keep count of themselves.
+    pub fn to_kernel(&self, clock_step_ms: u32) -> Result<Policy, RateError> {
         let window_ms = self.window_seconds.saturating_mul(1000);
         let rate = |limit| Rate::new(limit, window_ms, clock_step_ms);
         Ok(Policy {
             rate: rate(self.max_ping_rate)?,
             connection_rate: rate(self.max_ping_rate_per_connection)?,
             share: self.neighbour_share,
-            rules_generation,
-            rules,
+            rules_generation: 0,
+            rules: 0,
             action: self.action.to_kernel(),
             flags: self.on_full_flows.flag(maps::FLOWS_FAIL_CLOSED)
                 | self.on_full_sources.flag(maps::SOURCES_FAIL_CLOSED),
@@ -319,8 +314,7 @@ mod tests {
     #[test]
     fn the_kernel_form_reads_back_as_what_was_set() {
         for (settings, step) in [(settings(), 4), (PolicySettings::default(), 10)] {
-            let kernel = settings.to_kernel(3, 7, step).unwrap();
-            assert_eq!((kernel.rules, kernel.rules_generation), (3, 7));
+            let kernel = settings.to_kernel(step).unwrap();
             assert_eq!(PolicySettings::from_kernel(&kernel, settings.ports.clone()), settings);
         }
     }
@@ -373,7 +367,7 @@ mod tests {
                 setting.copy(&from, &mut to);
             }
             prop_assert_eq!(&to, &from);
-            let kernel = from.to_kernel(0, 0, step).unwrap();
+            let kernel = from.to_kernel(step).unwrap();
             prop_assert_eq!(PolicySettings::from_kernel(&kernel, from.ports.clone()), from);
         }
     }

@@ -124,7 +124,7 @@ mod tests {
             (address.parse().unwrap(), *length, Rule { flags: *flags })
         };
         SourceViews {
-            policy: PolicySettings::default().to_kernel(0, 0, 4).unwrap(),
+            policy: PolicySettings::default().to_kernel(4).unwrap(),
             allowlist: Allowlist::new(rules.iter().map(rule)),
             clock: Clock {
                 now_ns: NOW,

@@ -16,7 +16,7 @@ use super::{
     families::{Labels, counters, gauges, histogram},
 };
 use crate::{
-    daemon::{mode_name, state::State},
+    daemon::state::State,
     domain::status::{Status, counter},
     guard::GuardError,
 };
@@ -65,8 +65,11 @@ impl GuardCollector {
             ),
             counters(
                 "events_missed_total",
-                "Events that followers of the API lost because they read too slowly.",
-                &[(&[], self.state.events.missed())],
+                "Events that left the kernel and were not seen: the daemon, or a follower of the API, read too slowly.",
+                &[
+                    (&[("reader", "daemon")], self.state.events_dropped()),
+                    (&[("reader", "follower")], self.state.events.missed()),
+                ],
             ),
             gauges(
                 "start_time_seconds",
@@ -216,11 +219,7 @@ fn attached(status: &Status) -> Vec<MetricFamily> {
         for (direction, mode) in [("ingress", attachment.ingress), ("egress", attachment.egress)] {
             let name = attachment.name.as_str();
             if let Some(mode) = mode {
-                info.push([
-                    ("direction", direction),
-                    ("interface", name),
-                    ("mode", mode_name(mode)),
-                ]);
+                info.push([("direction", direction), ("interface", name), ("mode", mode.name())]);
             }
             missing.push(([("direction", direction), ("interface", name)], mode.is_some()));
         }
