@@ -1,6 +1,6 @@
 //! `ws-guard run`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -71,7 +71,11 @@ fn log(settings: &Settings) {
         // The kernel programs log through the `log` crate, at debug level.
         EnvFilter::new(if settings.run.kernel_debug { "debug" } else { "info" })
     });
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
     match settings.run.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -15,6 +15,7 @@ use crate::domain::{
     policy::POLICY,
     setting::{Setting, closest},
 };
+use crate::guard::OBJECT_VARIABLE;
 
 /// What was given on the command line: by setting, the flag's values.
 pub type Arguments = BTreeMap<String, Vec<String>>;
@@ -131,8 +132,8 @@ impl Inputs {
 
     /// Variables that look like ours and are not, with what may have been meant.
     pub fn unknown_variables(&self) -> Vec<String> {
-        const ELSEWHERE: [&str; 3] =
-            ["WS_GUARD_CONTROL_SOCKET", "WS_GUARD_PIN_DIR", "WS_GUARD_CONFIG"];
+        const ELSEWHERE: [&str; 4] =
+            ["WS_GUARD_CONTROL_SOCKET", "WS_GUARD_PIN_DIR", "WS_GUARD_CONFIG", OBJECT_VARIABLE];
         let ours = POLICY.iter().map(Setting::variable).chain(RUN.iter().map(Setting::variable));
         let known: Vec<String> = ours.chain(ELSEWHERE.map(String::from)).collect();
         let names: Vec<&str> = known.iter().map(String::as_str).collect();
