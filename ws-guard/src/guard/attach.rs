@@ -11,6 +11,7 @@ use super::{
     interfaces::Interface,
     links::{self, HookError, Takeover},
     pins::{self, Pinned, Pins},
+    sys,
 };
 
 impl AttachMode {
@@ -279,14 +280,18 @@ impl Attacher<'_> {
 
 /// Remove what is attached; whether there was anything. The clsact qdisc stays.
 pub fn remove(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
-    if pinned.mode == Mode::Clsact
-        && let Ok(interface) = Interface::find(&pinned.interface)
-    {
+    let path = pins.attachment(pinned);
+    if pinned.mode != Mode::Clsact {
+        if let Err(error) = sys::detach_link(&path) {
+            // Severed, or gone: removing the pin is all there is to do.
+            tracing::debug!(path = %path.display(), %error, "the link was not detached");
+        }
+    } else if let Ok(interface) = Interface::find(&pinned.interface) {
         for filter in clsact::ours(pins, &interface, pinned.direction)? {
             clsact::remove(&interface, pinned.direction, filter)?;
         }
     }
-    pins::remove(&pins.attachment(pinned))
+    pins::remove(&path)
 }
 
 fn describe(refusals: &[Refusal]) -> String {

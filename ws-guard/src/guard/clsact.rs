@@ -137,7 +137,7 @@ pub fn remove(
     message.header.handle = filter.handle.into();
     message.header.info = (u32::from(filter.priority) << 16) | ALL_PROTOCOLS;
     match netlink::request(RouteNetlinkMessage::DelTrafficFilter(message)) {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+        Err(error) if !is_absent(&error) => {
             Err(GuardError::netlink(format!("filters of {}", interface.name))(error))
         }
         _ => Ok(()),
@@ -159,9 +159,7 @@ pub fn remove_qdisc(pins: &Pins, interface: &Interface) -> Result<bool, GuardErr
     message.header.handle = tc::TcHandle { major: tc::TcHandle::CLSACT.major, minor: 0 };
     match netlink::request(RouteNetlinkMessage::DelQueueDiscipline(message)) {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
-            Ok(false)
-        }
+        Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(GuardError::netlink(format!("qdiscs of {}", interface.name))(error)),
     }
 }
@@ -171,10 +169,8 @@ fn filters(interface: &Interface, direction: Direction) -> Result<Vec<(Filter, u
     let mut question = TcMessage::with_index(interface.index as i32);
     question.header.parent = direction.parent();
     let answers = match netlink::dump(RouteNetlinkMessage::GetTrafficFilter(question)) {
-        // No qdisc, no filters.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {
-            return Ok(Vec::new());
-        }
+        // No qdisc or no interface, no filters.
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         answers => {
             answers.map_err(GuardError::netlink(format!("filters of {}", interface.name)))?
         }
@@ -192,6 +188,11 @@ fn filters(interface: &Interface, direction: Direction) -> Result<Vec<(Filter, u
             (Filter { priority, handle: filter.header.handle.into() }, program_id(&filter))
         })
         .collect())
+}
+
+/// What the kernel answers when interface, qdisc or filter are not there.
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT))
 }
 
 fn program_id(filter: &TcMessage) -> u32 {
