@@ -215,7 +215,8 @@ impl Maps {
         let mut writer = self.0.policy.writer();
         let present = self.0.rules.entries()?;
         let changed = self.replace_rules(&present, &wanted);
-        if !matches!(changed, Ok(false)) {
+        // The count differs when a daemon died between a rule and its announcement.
+        if !matches!(changed, Ok(false)) || self.policy()?.rules as usize != present.len() {
             self.rules_changed(&mut writer)?;
         }
         changed.map(drop)

@@ -2,9 +2,11 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 use caps::{CapSet, Capability};
-use ws_guard::guard::{GuardError, Maps, missing_capabilities};
+use ws_guard::guard::{
+    AttachMode, GuardError, Maps, missing_capabilities, pinned_attachments, unload,
+};
 
-use crate::PinDir;
+use crate::{PinDir, veth};
 
 /// Run `f` on a thread that lacks these capabilities.
 fn without<T: Send>(
@@ -58,23 +60,24 @@ fn the_capabilities_that_are_asked_for_suffice() -> Result<()> {
     needs_root!();
     // Makes bpffs, which is what CAP_SYS_ADMIN is for.
     drop(PinDir::new().load()?);
-    let keep = [
-        Capability::CAP_BPF,
-        Capability::CAP_NET_ADMIN,
-        Capability::CAP_PERFMON,
-        Capability::CAP_DAC_OVERRIDE,
-    ];
+    let keep = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
     let dropped: Vec<Capability> =
         caps::all().into_iter().filter(|capability| !keep.contains(capability)).collect();
-    let namespace = crate::veth("caps", 1500)?;
-    let pins = PinDir::new();
-    namespace.run(|| {
-        for capability in &dropped {
-            caps::drop(None, CapSet::Effective, *capability)?;
-        }
-        ensure!(missing_capabilities() == []);
-        pins.load()?.attach("v0", ws_guard::guard::AttachMode::Auto)?;
-        ws_guard::guard::unload(&pins.0)?;
-        Ok(())
-    })?
+    let namespace = veth("caps", 1500)?;
+    for mode in [AttachMode::Auto, AttachMode::Tcx, AttachMode::Clsact] {
+        let pins = PinDir::new();
+        namespace.run(|| {
+            for capability in &dropped {
+                caps::drop(None, CapSet::Effective, *capability)?;
+            }
+            ensure!(missing_capabilities() == []);
+            let attachment = pins.load()?.attach("v0", mode)?;
+            // Taking over, showing and unloading ask for no more.
+            ensure!(pins.load()?.attach("v0", mode)? == attachment);
+            ensure!(pinned_attachments(&pins.0)? == [attachment]);
+            unload(&pins.0)?;
+            Ok(())
+        })??;
+    }
+    Ok(())
 }

@@ -1,11 +1,14 @@
 use std::{
+    env,
     net::{SocketAddr, TcpStream},
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use ws_guard::guard::{AttachMode, GuardError, Maps, Mode, unload};
 use ws_guard_common::maps::{Counter, Policy};
 use ws_guard_testkit::netns::{Family, INTERFACE, Namespace, Pair, PairOptions};
@@ -124,4 +127,75 @@ fn no_packet_is_unguarded_while_the_mode_changes() -> Result<()> {
         AttachMode::Clsact,
         AttachMode::XdpNative,
     ])
+}
+
+/// The pin directory and the mode of the daemon that [`killed_daemon`] is.
+const DAEMON: [&str; 2] = ["WSG_TEST_PIN_DIR", "WSG_TEST_ATTACH"];
+
+/// Not a test but the process that the next one starts and kills: takes over again and again.
+#[test]
+#[ignore = "started by a_daemon_may_die_at_any_moment"]
+fn killed_daemon() -> Result<()> {
+    let [pin_dir, attach] = DAEMON.map(env::var);
+    let mode = AttachMode::from_str(&attach?, true).map_err(anyhow::Error::msg)?;
+    let pins = PinDir(pin_dir?.into());
+    loop {
+        pins.load()?.attach(INTERFACE, mode)?;
+    }
+}
+
+/// SIGKILL at a moment that differs from round to round: the next daemon takes over what is there,
+/// and no packet goes uncounted.
+fn killed_at_any_moment(mode: AttachMode) -> Result<()> {
+    let pair = Pair::new(PairOptions::default())?;
+    let pins = PinDir::new();
+    let maps = pair.server.run(|| {
+        let mut guard = pins.load()?;
+        guard.maps().set_ports(&[PORT])?;
+        guard.attach(INTERFACE, mode)?;
+        Ok::<_, GuardError>(guard.maps())
+    })??;
+    let name = mode.to_possible_value().context("every mode has a name")?.get_name().to_owned();
+    let round = |round: u64| -> Result<()> {
+        let mut daemon = pair
+            .server
+            .command(env::current_exe()?)
+            .args(["--exact", "takeover::killed_daemon", "--ignored"])
+            .env(DAEMON[0], &pins.0)
+            .env(DAEMON[1], &name)
+            .stdout(Stdio::null())
+            .spawn()?;
+        thread::sleep(Duration::from_millis(60 + 17 * round));
+        let running = daemon.try_wait()?.is_none();
+        daemon.kill()?;
+        daemon.wait()?;
+        ensure!(running, "the daemon of round {round} ended by itself");
+        Ok(())
+    };
+    let stop = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let sender = scope.spawn(|| connect_until(&pair.client, &stop));
+        let result = (0..15).try_for_each(round);
+        stop.store(true, Relaxed);
+        let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        result.and(sent)
+    })?;
+    let counted = counter(&maps, Counter::Protected)?;
+    println!("{mode:?}: {sent} SYNs over 15 killed daemons, {counted} counted");
+    assert!(sent > 100, "only {sent} connections were tried");
+    assert_eq!(counted, sent);
+    pair.server.run(|| -> Result<()> {
+        pins.load()?.attach(INTERFACE, mode)?;
+        unload(&pins.0)?;
+        ensure!(!pins.0.exists());
+        Ok(())
+    })?
+}
+
+#[test]
+fn a_daemon_may_die_at_any_moment() -> Result<()> {
+    needs_root!();
+    [AttachMode::Auto, AttachMode::Tcx, AttachMode::Clsact]
+        .into_iter()
+        .try_for_each(killed_at_any_moment)
 }
