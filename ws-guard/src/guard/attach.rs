@@ -11,6 +11,7 @@ use super::{
     interfaces::Interface,
     links::{self, HookError, Takeover},
     pins::{self, Pinned, Pins},
+    sys,
 };
 
 impl AttachMode {
@@ -173,18 +174,12 @@ impl Attacher<'_> {
             Mode::Clsact => {
                 let interface = self.interface.clone();
                 let pins = self.pins;
-                clsact::attach(pins, self.classifier(direction)?, &interface, direction)?;
-                return pins::make_note(&pin)
-                    .map_err(|error| HookError::Refused(error.to_string()));
+                return clsact::attach(pins, self.classifier(direction)?, &interface, direction);
             }
         };
         // Before Linux 5.9 aya falls back to netlink, which would replace whatever is there.
-        match self.interface.xdp_program() {
-            Ok(None) => {}
-            Ok(Some(program)) => {
-                return Err(HookError::Refused(format!("the XDP slot is taken by {program}")));
-            }
-            Err(error) => return Err(HookError::Refused(error.to_string())),
+        if let Some(program) = self.interface.xdp_program()? {
+            return Err(HookError::Taken(program));
         }
         let interface = self.interface.clone();
         links::attach_xdp(self.xdp()?, &interface, xdp_mode, &pin)
@@ -199,11 +194,8 @@ impl Attacher<'_> {
             }
             Mode::Tcx => links::take_over_tcx(self.classifier(direction)?, &interface, &pin),
             Mode::Clsact => {
-                let filters = clsact::ours(self.pins, &interface, direction)
-                    .map_err(|error| HookError::Refused(error.to_string()))?;
-                let Some(filter) = filters.first() else { return Ok(Takeover::Gone) };
-                clsact::replace(self.classifier(direction)?, &interface, direction, *filter)?;
-                Ok(Takeover::Swapped)
+                let pins = self.pins;
+                clsact::take_over(pins, self.classifier(direction)?, &interface, direction)
             }
         }
     }
@@ -279,14 +271,15 @@ impl Attacher<'_> {
 
 /// Remove what is attached; whether there was anything. The clsact qdisc stays.
 pub fn remove(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
-    if pinned.mode == Mode::Clsact
-        && let Ok(interface) = Interface::find(&pinned.interface)
-    {
-        for filter in clsact::ours(pins, &interface, pinned.direction)? {
-            clsact::remove(&interface, pinned.direction, filter)?;
-        }
+    if pinned.mode == Mode::Clsact {
+        return clsact::remove(pins, &pinned.interface, pinned.direction);
     }
-    pins::remove(&pins.attachment(pinned))
+    let path = pins.attachment(pinned);
+    if let Err(error) = sys::detach_link(&path) {
+        // Severed, or gone: removing the pin is all there is to do.
+        tracing::debug!(path = %path.display(), %error, "the link was not detached");
+    }
+    pins::remove(&path)
 }
 
 fn describe(refusals: &[Refusal]) -> String {

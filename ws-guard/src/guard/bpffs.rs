@@ -1,7 +1,11 @@
 //! The BPF file system, which keeps pins alive.
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 use nix::{
+    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sys::statfs::{FsType, statfs},
 };
@@ -10,6 +14,8 @@ use super::error::GuardError;
 
 /// Where the BPF file system belongs (Linux: Documentation/bpf).
 pub const MOUNT_POINT: &str = "/sys/fs/bpf";
+/// Its parent, which exists where mounting is possible at all.
+const LOCKED: &str = "/sys/fs";
 /// BPF_FS_MAGIC of linux/magic.h.
 const MAGIC: FsType = FsType(0xCAFE_4A11);
 
@@ -33,6 +39,13 @@ pub fn ensure(pin_dir: &Path) -> Result<(), GuardError> {
     let no_bpffs = |reason: String| GuardError::NoBpffs { path: pin_dir.into(), reason };
     if !pin_dir.starts_with(MOUNT_POINT) {
         return Err(no_bpffs(format!("only {MOUNT_POINT} is mounted without being asked")));
+    }
+    // Two daemons that start at once must not mount one file system over the other.
+    let lock = File::open(LOCKED).map_err(|error| no_bpffs(format!("{LOCKED}: {error}")))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, error)| no_bpffs(format!("locking {LOCKED}: {error}")))?;
+    if is_bpffs(pin_dir) {
+        return Ok(());
     }
     mount(Some("bpf"), MOUNT_POINT, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .map_err(|error| no_bpffs(format!("mounting {MOUNT_POINT}: {error}")))?;

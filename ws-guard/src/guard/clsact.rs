@@ -1,26 +1,25 @@
 //! Netlink filters on the clsact qdisc, for kernels without TCX (before 6.6).
 //!
-//! They cannot be pinned and need no pin: they stay until they are removed. What is ours is known
-//! by the program's name and by the maps it uses, so that two guards on one interface keep apart.
-use std::mem;
+//! They cannot be pinned and need no pin: they stay until they are removed. The programs in them are
+//! pinned, which tells our filters from those of others, other guards' included.
+use std::{fs, mem, path::PathBuf};
 
-use aya::{
-    maps::MapInfo,
-    programs::{
-        ProgramError, SchedClassifier, TcAttachType, loaded_programs,
-        tc::{
-            NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-        },
-    },
+use aya::programs::{
+    ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{self, TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
 };
-use ws_guard_common::maps::name;
 
 use super::{
-    Direction, error::GuardError, interfaces::Interface, links::HookError, netlink, pins::Pins,
+    Direction, Mode,
+    error::GuardError,
+    interfaces::Interface,
+    links::{HookError, Takeover},
+    netlink,
+    pins::{self, Pinned, Pins},
 };
 
 /// Before all other filters.
@@ -30,9 +29,9 @@ const ALL_PROTOCOLS: u32 = 0x0003_u16.to_be() as u32;
 
 /// One filter of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filter {
-    pub priority: u16,
-    pub handle: u32,
+struct Filter {
+    priority: u16,
+    handle: u32,
 }
 
 impl Direction {
@@ -52,31 +51,6 @@ impl Direction {
     }
 }
 
-/// Our filters in one direction of an interface.
-///
-/// # Errors
-/// [`GuardError::Netlink`]. An interface without the qdisc has none.
-pub fn ours(
-    pins: &Pins,
-    interface: &Interface,
-    direction: Direction,
-) -> Result<Vec<Filter>, GuardError> {
-    let Ok(flows) = MapInfo::from_pin(pins.map(name::FLOWS)) else { return Ok(Vec::new()) };
-    let guards: Vec<u32> = loaded_programs()
-        .flatten()
-        .filter(|program| {
-            program.map_ids().ok().flatten().is_some_and(|maps| maps.contains(&flows.id()))
-        })
-        .map(|program| program.id())
-        .collect();
-    let filters = filters(interface, direction)?;
-    Ok(filters
-        .into_iter()
-        .filter(|(_, program)| guards.contains(program))
-        .map(|(filter, _)| filter)
-        .collect())
-}
-
 /// Attach a program, making the qdisc where there is none.
 pub fn attach(
     pins: &Pins,
@@ -84,50 +58,132 @@ pub fn attach(
     interface: &Interface,
     direction: Direction,
 ) -> Result<(), HookError> {
-    match qdisc_add_clsact(&interface.name) {
-        Ok(()) => {
-            let note = pins.qdisc(&interface.name, interface.index);
-            if let Err(error) = super::pins::make_note(&note) {
-                tracing::warn!(%error, "the clsact qdisc will not be removed on unload");
-            }
-        }
-        Err(TcError::AlreadyAttached) => {}
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(error) => return Err(ProgramError::from(error).into()),
-    }
+    add_qdisc(pins, interface)?;
+    let pin = Pin::new(pins, interface, direction);
+    pin.prepare(program)?;
     let options = NlOptions { priority: PRIORITY, ..NlOptions::default() };
-    let link = program.attach_with_options(
+    let attached = program.attach_with_options(
         &interface.name,
         direction.tc(),
         TcAttachOptions::Netlink(options),
-    )?;
-    // Dropping the link would detach the filter, and it has to outlive this process.
-    mem::forget(program.take_link(link)?);
-    Ok(())
+    );
+    match attached.and_then(|link| program.take_link(link)) {
+        // Dropping the link would detach the filter, and it has to outlive this process.
+        Ok(link) => mem::forget(link),
+        Err(error) => {
+            pin.remove()?;
+            return Err(error.into());
+        }
+    }
+    pin.commit()
 }
 
-/// Put the program in place of the one in `filter`; the kernel does it between two packets.
-pub fn replace(
+/// Put the program in place of the one in our filter; the kernel does it between two packets.
+pub fn take_over(
+    pins: &Pins,
     program: &mut SchedClassifier,
     interface: &Interface,
     direction: Direction,
-    filter: Filter,
-) -> Result<(), HookError> {
-    let handle = TcHandle::from(filter.handle);
+) -> Result<Takeover, HookError> {
+    let filters = ours(pins, interface, direction)?;
+    let Some(filter) = filters.first() else { return Ok(Takeover::Gone) };
+    let pin = Pin::new(pins, interface, direction);
+    pin.prepare(program)?;
     let old = SchedClassifierLink::attached(
         &interface.name,
         direction.tc(),
         filter.priority,
-        handle,
+        TcHandle::from(filter.handle),
         None,
     )?;
     let link = program.attach_to_link(old)?;
     mem::forget(program.take_link(link)?);
-    Ok(())
+    pin.commit()?;
+    Ok(Takeover::Swapped)
+}
+
+/// Remove our filters in one direction, and the pins that say which are ours; whether there were
+/// such pins. The qdisc stays: see [`remove_qdisc`].
+pub fn remove(pins: &Pins, name: &str, direction: Direction) -> Result<bool, GuardError> {
+    if let Ok(interface) = Interface::find(name) {
+        for filter in ours(pins, &interface, direction)? {
+            remove_filter(&interface, direction, filter)?;
+        }
+    }
+    let pin = Pin::of(pins, name, direction);
+    pin.remove()
+}
+
+/// The pin of the program in a filter: it says which filter is ours.
+///
+/// The new program is pinned beside the old one before the filter changes and takes its place
+/// after, so that a daemon that dies between the two can still be followed by another.
+struct Pin {
+    path: PathBuf,
+    next: PathBuf,
+}
+
+impl Pin {
+    fn new(pins: &Pins, interface: &Interface, direction: Direction) -> Self {
+        Pin::of(pins, &interface.name, direction)
+    }
+
+    fn of(pins: &Pins, interface: &str, direction: Direction) -> Self {
+        let pinned = Pinned { interface: interface.into(), direction, mode: Mode::Clsact };
+        let path = pins.attachment(&pinned);
+        let mut next = path.clone().into_os_string();
+        next.push(pins::NEXT);
+        Pin { path, next: next.into() }
+    }
+
+    fn prepare(&self, program: &mut SchedClassifier) -> Result<(), HookError> {
+        pins::remove(&self.next)?;
+        Ok(program.pin(&self.next)?)
+    }
+
+    fn commit(&self) -> Result<(), HookError> {
+        Ok(fs::rename(&self.next, &self.path)?)
+    }
+
+    fn remove(&self) -> Result<bool, GuardError> {
+        let next = pins::remove(&self.next)?;
+        Ok(pins::remove(&self.path)? || next)
+    }
+
+    /// Ids of the programs. (Asking the kernel for all its programs would need CAP_SYS_ADMIN.)
+    fn programs(&self) -> Vec<u32> {
+        let pins = [&self.path, &self.next];
+        pins.into_iter()
+            .flat_map(|path| ProgramInfo::from_pin(path).map(|info| info.id()))
+            .collect()
+    }
+}
+
+/// Our filters in one direction of an interface.
+fn ours(
+    pins: &Pins,
+    interface: &Interface,
+    direction: Direction,
+) -> Result<Vec<Filter>, GuardError> {
+    let programs = Pin::new(pins, interface, direction).programs();
+    let filters = filters(interface, direction)?.into_iter();
+    Ok(filters
+        .filter(|(_, program)| programs.contains(program))
+        .map(|(filter, _)| filter)
+        .collect())
+}
+
+fn add_qdisc(pins: &Pins, interface: &Interface) -> Result<(), HookError> {
+    match qdisc_add_clsact(&interface.name) {
+        Ok(()) => Ok(pins::make_note(&pins.qdisc(&interface.name, interface.index))?),
+        Err(TcError::AlreadyAttached) => Ok(()),
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        Err(error) => Err(ProgramError::from(error).into()),
+    }
 }
 
 /// Remove a filter; one that is gone already is removed.
-pub fn remove(
+fn remove_filter(
     interface: &Interface,
     direction: Direction,
     filter: Filter,
@@ -137,7 +193,7 @@ pub fn remove(
     message.header.handle = filter.handle.into();
     message.header.info = (u32::from(filter.priority) << 16) | ALL_PROTOCOLS;
     match netlink::request(RouteNetlinkMessage::DelTrafficFilter(message)) {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+        Err(error) if !is_absent(&error) => {
             Err(GuardError::netlink(format!("filters of {}", interface.name))(error))
         }
         _ => Ok(()),
@@ -146,7 +202,7 @@ pub fn remove(
 
 /// Remove the clsact qdisc when we made it and nobody else uses it; whether it was removed.
 pub fn remove_qdisc(pins: &Pins, interface: &Interface) -> Result<bool, GuardError> {
-    if !super::pins::remove(&pins.qdisc(&interface.name, interface.index))? {
+    if !pins::remove(&pins.qdisc(&interface.name, interface.index))? {
         return Ok(false);
     }
     for direction in Direction::ALL {
@@ -159,9 +215,7 @@ pub fn remove_qdisc(pins: &Pins, interface: &Interface) -> Result<bool, GuardErr
     message.header.handle = tc::TcHandle { major: tc::TcHandle::CLSACT.major, minor: 0 };
     match netlink::request(RouteNetlinkMessage::DelQueueDiscipline(message)) {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
-            Ok(false)
-        }
+        Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(GuardError::netlink(format!("qdiscs of {}", interface.name))(error)),
     }
 }
@@ -171,10 +225,8 @@ fn filters(interface: &Interface, direction: Direction) -> Result<Vec<(Filter, u
     let mut question = TcMessage::with_index(interface.index as i32);
     question.header.parent = direction.parent();
     let answers = match netlink::dump(RouteNetlinkMessage::GetTrafficFilter(question)) {
-        // No qdisc, no filters.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {
-            return Ok(Vec::new());
-        }
+        // No qdisc or no interface, no filters.
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         answers => {
             answers.map_err(GuardError::netlink(format!("filters of {}", interface.name)))?
         }
@@ -192,6 +244,11 @@ fn filters(interface: &Interface, direction: Direction) -> Result<Vec<(Filter, u
             (Filter { priority, handle: filter.header.handle.into() }, program_id(&filter))
         })
         .collect())
+}
+
+/// What the kernel answers when interface, qdisc or filter are not there.
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT))
 }
 
 fn program_id(filter: &TcMessage) -> u32 {

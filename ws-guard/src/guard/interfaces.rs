@@ -52,9 +52,10 @@ impl Interface {
             _ => None,
         });
         Ok(program.map(|id| {
+            // Only CAP_SYS_ADMIN may ask for other people's programs.
             let info = loaded_programs().flatten().find(|program| program.id() == id);
             let name = info.and_then(|info| info.name_as_str().map(str::to_owned));
-            format!("{} (id {id})", name.unwrap_or_else(|| "an unnamed program".into()))
+            name.map_or_else(|| format!("program {id}"), |name| format!("program {id}, {name}"))
         }))
     }
 }

@@ -11,7 +11,7 @@ use aya::{
     },
 };
 
-use super::{Direction, interfaces::Interface, sys};
+use super::{Direction, error::GuardError, interfaces::Interface, sys};
 
 /// What became of an attempt to take over a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +114,10 @@ pub enum HookError {
     Pin(#[from] PinError),
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("{0}")]
-    Refused(String),
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    #[error("the XDP slot is taken by {0}")]
+    Taken(String),
 }
 
 impl HookError {

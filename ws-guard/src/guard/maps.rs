@@ -106,12 +106,12 @@ impl Maps {
     /// Entries in use. The kernel cannot tell without reading them: a millisecond for each few
     /// thousand.
     pub fn flow_count(&self) -> Result<u32, GuardError> {
-        self.0.flows.len()
+        self.0.flows.count()
     }
 
     /// Entries in use; costs what [`Maps::flow_count`] costs.
     pub fn source_count(&self) -> Result<u32, GuardError> {
-        self.0.sources.len()
+        self.0.sources.count()
     }
 
     /// The sizes that the pinned tables have.
@@ -215,7 +215,8 @@ impl Maps {
         let mut writer = self.0.policy.writer();
         let present = self.0.rules.entries()?;
         let changed = self.replace_rules(&present, &wanted);
-        if !matches!(changed, Ok(false)) {
+        // The count differs when a daemon died between a rule and its announcement.
+        if !matches!(changed, Ok(false)) || self.policy()?.rules as usize != present.len() {
             self.rules_changed(&mut writer)?;
         }
         changed.map(drop)
@@ -243,7 +244,7 @@ impl Maps {
     }
 
     fn rules_changed(&self, writer: &mut PolicyWriter<'_>) -> Result<(), GuardError> {
-        let rules = self.0.rules.len()?;
+        let rules = self.0.rules.count()?;
         writer.change(|policy| {
             policy.rules = rules;
             policy.rules_generation = policy.rules_generation.wrapping_add(1);

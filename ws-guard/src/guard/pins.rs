@@ -6,7 +6,7 @@
 //!   FLOWS SOURCES POLICY …        the maps
 //!   programs/ws_guard_control     so that requests work without the daemon
 //!   links/eth0-in-xdp-native      a link each: interface, direction, mode
-//!   filters/eth0-out-clsact/      netlink filters cannot be pinned: a note that there is one
+//!   filters/eth0-out-clsact       netlink filters cannot be pinned: the program in one
 //!   filters/eth0-qdisc-4/         the clsact qdisc of interface number 4 was made by us
 //! /sys/fs/bpf/ws_throttle_map     SOURCES once more, with the default directory
 //! ```
@@ -32,6 +32,9 @@ use super::{
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/ws-guard";
 /// The throttled sources, by the name that the article's guard gave its map.
 pub const THROTTLE_MAP: &str = "/sys/fs/bpf/ws_throttle_map";
+
+/// Behind the name of a pin that is about to take the place of another.
+pub const NEXT: &str = "-next";
 
 const SCHEMA: &str = "schema-";
 
@@ -74,7 +77,7 @@ impl Pins {
         self.dir.join("filters")
     }
 
-    /// The pin of a link, or the note of a filter.
+    /// The pin of a link, or of the program in a filter.
     pub fn attachment(&self, pinned: &Pinned) -> PathBuf {
         let dir = if pinned.mode == Mode::Clsact { self.filters() } else { self.links() };
         dir.join(pinned.file_name())
@@ -171,13 +174,14 @@ impl Pins {
         }
     }
 
-    /// What is attached, as far as pins and notes tell, in order.
+    /// What is attached, as far as pins tell, in order.
     pub fn attachments(&self) -> Result<Vec<Pinned>, GuardError> {
         let mut pinned = Vec::new();
         for dir in [self.links(), self.filters()] {
             pinned.extend(names(&dir)?.iter().filter_map(|name| Pinned::parse(name)));
         }
         pinned.sort();
+        pinned.dedup();
         Ok(pinned)
     }
 
@@ -193,6 +197,7 @@ impl Pinned {
     }
 
     fn parse(file_name: &str) -> Option<Pinned> {
+        let file_name = file_name.strip_suffix(NEXT).unwrap_or(file_name);
         Mode::ALL.into_iter().find_map(|mode| {
             let rest = file_name.strip_suffix(mode.name())?.strip_suffix('-')?;
             Direction::ALL.into_iter().find_map(|direction| {
@@ -270,6 +275,7 @@ mod tests {
                     let pinned = Pinned { interface: interface.into(), direction, mode };
                     let name = pinned.file_name();
                     assert!(!name.contains('.'), "{name}");
+                    assert_eq!(Pinned::parse(&format!("{name}{NEXT}")).as_ref(), Some(&pinned));
                     assert_eq!(Pinned::parse(&name), Some(pinned));
                 }
             }

@@ -165,18 +165,33 @@ pub struct LinkInfo {
     pub interface: u32,
 }
 
-/// BPF_OBJ_GET, then BPF_OBJ_GET_INFO_BY_FD of an XDP or TCX link.
-///
-/// # Errors
-/// Those of the commands, and `InvalidData` for a link of another kind.
-pub fn pinned_link(path: &Path) -> io::Result<LinkInfo> {
+/// BPF_OBJ_GET.
+fn pinned_object(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = zeroed();
     attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     // SAFETY: the path is a C string that outlives the call.
     let fd = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes) }?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// BPF_LINK_DETACH (Linux 5.9): the hook is free when this returns, whoever else holds the link.
+/// Removing the pin alone frees it some time later.
+pub fn detach_link(path: &Path) -> io::Result<()> {
+    let link = pinned_object(path)?;
+    let mut attributes = zeroed();
+    attributes.link_detach.link_fd = link.as_raw_fd() as u32;
+    // SAFETY: the command takes nothing but the descriptor, which outlives the call.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes) }.map(drop)
+}
+
+/// BPF_OBJ_GET_INFO_BY_FD of a pinned XDP or TCX link.
+///
+/// # Errors
+/// Those of the commands, and `InvalidData` for a link of another kind.
+pub fn pinned_link(path: &Path) -> io::Result<LinkInfo> {
+    let fd = pinned_object(path)?;
     // SAFETY: plain integers; zero is valid.
     let mut info: bpf_link_info = unsafe { mem::zeroed() };
     let mut attributes = zeroed();

@@ -84,7 +84,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// How many entries there are. The kernel keeps no such number, so they are read, without the
     /// locks and without keeping any.
-    pub fn len(&self) -> Result<u32, GuardError> {
+    pub fn count(&self) -> Result<u32, GuardError> {
         let mut count = 0;
         self.each_batch(0, |keys, _| count += keys.len())?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))

@@ -20,6 +20,10 @@ pub fn unload(pins: &Pins) -> Result<Vec<String>, GuardError> {
     if !pins.exist() {
         return Err(GuardError::NotLoaded(pins.dir().into()));
     }
+    remove_all(pins)
+}
+
+fn remove_all(pins: &Pins) -> Result<Vec<String>, GuardError> {
     let mut removed = Vec::new();
     for pinned in pins.attachments()? {
         if attach::remove(pins, &pinned)? {
@@ -47,7 +51,7 @@ pub fn unload(pins: &Pins) -> Result<Vec<String>, GuardError> {
 
 /// Remove what a first load left that failed half-way; nothing is attached yet.
 pub fn discard(pins: &Pins) {
-    if let Err(error) = unload(pins) {
+    if let Err(error) = remove_all(pins) {
         tracing::warn!(%error, "what the failed load has pinned could not all be removed");
     }
 }
