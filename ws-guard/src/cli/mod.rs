@@ -40,7 +40,7 @@ Exit codes:
   64  the configuration has errors; all of them are listed
   69  no daemon answers on the control socket
   77  privileges are missing; the message says which
-  78  the pinned maps are of another version, or of other sizes";
+  78  the pinned maps are of another version";
 
 /// eBPF guard for WebSocket services: counts pings per source in the kernel and takes the harm out
 /// of ping floods, without touching the service.

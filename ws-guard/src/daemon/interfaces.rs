@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::state::State;
 use crate::{
     domain::event::EventView,
-    guard::{AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Mode},
+    guard::{self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Mode},
 };
 
 /// How often to look without being told: for attaches that failed, and the daemon's own figures.
@@ -64,8 +64,35 @@ impl Supervisor {
                 ),
             }
         }
+        supervisor.drop_unwanted();
         supervisor.publish();
         Ok(supervisor)
+    }
+
+    /// Detach from interfaces that an earlier daemon left attached and the configuration does not
+    /// name: nobody would look after the old programs there.
+    fn drop_unwanted(&mut self) {
+        let pinned = match guard::pinned_attachments(&self.state.info().pin_dir) {
+            Ok(pinned) => pinned,
+            Err(error) => {
+                tracing::warn!("what earlier daemons left attached cannot be listed: {error}");
+                return;
+            }
+        };
+        for attachment in pinned {
+            if !self.wanted.iter().any(|wanted| wanted.name == attachment.name) {
+                self.release(&attachment.name);
+            }
+        }
+    }
+
+    /// Detach from an interface that is wanted no more.
+    fn release(&mut self, name: &str) {
+        if let Err(error) = self.guard.detach(name) {
+            tracing::error!(interface = name, "cannot be detached from: {error}");
+        }
+        let message = format!("{name} is wanted no more, and not protected");
+        self.state.events.record(EventView::message("interface", message));
     }
 
     /// Runs until it is dropped; `interfaces` brings the wanted ones anew when they change.
@@ -140,11 +167,7 @@ impl Supervisor {
             self.wanted.drain(..).partition(|wanted| interfaces.contains(&wanted.name));
         self.wanted = kept;
         for wanted in dropped.iter().filter(|wanted| wanted.index.is_some()) {
-            if let Err(error) = self.guard.detach(&wanted.name) {
-                tracing::error!(interface = wanted.name, "cannot be detached from: {error}");
-            }
-            let message = format!("{} is wanted no more, and not protected", wanted.name);
-            self.state.events.record(EventView::message("interface", message));
+            self.release(&wanted.name);
         }
         for name in interfaces {
             if !self.wanted.iter().any(|wanted| wanted.name == *name) {
