@@ -109,14 +109,8 @@ impl Report {
         for column in table.column_iter_mut().skip(2).take(4) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        println!("\n{table}\n");
-        println!(
-            "{} passed, {} failed, {} skipped in {:.0} s",
-            sum.passed,
-            sum.failed,
-            sum.skipped,
-            time.as_secs_f64()
-        );
+        println!("\n{table}\n\n{} steps in {:.0} s", self.rows.len(), time.as_secs_f64());
+        println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
         sum
     }
 }
