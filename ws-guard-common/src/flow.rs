@@ -22,9 +22,9 @@
 //! [`state::UNSYNCED`] until its stream has proved where frames start.
 
 use crate::{
-    maps::SpinLock,
+    maps::{Pending, SpinLock},
     seq::{after, before, later},
-    tracker::{FROM_CLIENT, RSV1_AGREED, Tracker, Walk},
+    tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Tracker, Walk},
     window::{Rate, RateWindow},
 };
 
@@ -171,10 +171,8 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub action: Action,
-    /// For a rewalk: the checkpoint, counted from the oldest.
+    /// For a rewalk: the checkpoint to start from, counted from the oldest.
     pub checkpoint: u8,
-    /// Where the walk starts.
-    pub start: Tracker,
 }
 
 /// What an acknowledgement came to.
@@ -226,10 +224,9 @@ impl Flow {
     /// What to do with the client's segment of `len` payload bytes at `seq`. Changes nothing.
     #[inline(always)]
     pub fn plan(&self, seq: u32, len: u32) -> Plan {
-        let start = self.client;
-        let cursor = start.resume();
+        let cursor = self.client.resume();
         let end = seq.wrapping_add(len);
-        let plan = |action| Plan { action, checkpoint: 0, start };
+        let plan = |action| Plan { action, checkpoint: 0 };
         if self.state == state::UNSYNCED {
             let inside_frame = self.proof > 0 && !after(end, cursor);
             return plan(if inside_frame { Action::Pass } else { Action::Probe });
@@ -247,7 +244,7 @@ impl Flow {
     #[inline(always)]
     fn plan_rewalk(&self, seq: u32, end: u32) -> Plan {
         let from = later(seq, self.acked);
-        let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0, start: self.client };
+        let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0 };
         // Bytes before `covered` may hold headers of checkpoints passed over.
         let mut covered = self.acked;
         let mut i = 0u8;
@@ -258,7 +255,6 @@ impl Flow {
             }
             let resume = checkpoint.start.resume();
             if !before(resume, from) && !after(covered, from) {
-                plan.start = checkpoint.start;
                 plan.checkpoint = i;
                 plan.action = if before(resume, end) { Action::Rewalk } else { Action::Pass };
             }
@@ -291,6 +287,43 @@ impl Flow {
         }
     }
 
+    /// Take over the frames that came before the server's answer, which acknowledges up to `ack`.
+    #[inline(always)]
+    pub fn adopt_early(&mut self, pending: &Pending, ack: u32) {
+        let start = self.client;
+        self.client = pending.early;
+        self.client.flags |= start.flags;
+        self.high = pending.next;
+        self.frames_in = pending.frames as u64;
+        self.pings_in = pending.pings as u64;
+        self.defused = pending.pings.wrapping_sub(pending.passed) as u64;
+        self.violations = pending.violations as u64;
+        if after(pending.next, pending.request_end) {
+            self.checkpoints[0] = Checkpoint {
+                start,
+                end: pending.next,
+                pings: pending.pings as u16,
+                passed: pending.passed as u16,
+            };
+            self.kept = 1;
+        }
+        self.acknowledge(ack);
+    }
+
+    /// Where the stream stood at checkpoint `i`, counted from the oldest.
+    #[inline(always)]
+    pub fn checkpoint(&self, i: u8) -> Option<Tracker> {
+        let at = self.oldest.wrapping_add(i) & SLOT;
+        if i < self.kept { Some(self.checkpoints[at as usize].start) } else { None }
+    }
+
+    /// Checkpoint `i`, counted from the oldest, stands at `start`.
+    #[inline(always)]
+    pub fn starts_at(&self, i: u8, start: &Tracker) -> bool {
+        let at = self.oldest.wrapping_add(i) & SLOT;
+        i < self.kept && self.checkpoints[at as usize].start == *start
+    }
+
     /// Forget what came from checkpoint `first` on: other bytes take its place.
     #[inline(always)]
     pub fn rewind(&mut self, first: u8) {
@@ -314,10 +347,9 @@ impl Flow {
         self.pongs_in += walk.pongs as u64;
         self.defused += walk.pings.wrapping_sub(passed) as u64;
         self.violations += walk.violations as u64;
-        self.coalesced_segments += (walk.frames > 1) as u64;
-        let new_header = before_walk.carried == 0 || walk.tracker.next != before_walk.next;
-        self.split_headers += (walk.tracker.carried != 0 && new_header) as u64;
-        self.split_frames += (walk.frames > 0 && walk.splits_frame()) as u64;
+        self.coalesced_segments += walk.coalesces() as u64;
+        self.split_headers += walk.splits_header(before_walk) as u64;
+        self.split_frames += walk.splits_frame() as u64;
         self.keep(before_walk, walk, passed);
     }
 
@@ -397,7 +429,8 @@ impl Flow {
         if self.proof > 0 && reaches {
             self.client
         } else {
-            Tracker::new(later(seq, self.acked), self.client.flags & !crate::tracker::IN_MESSAGE)
+            let flags = self.client.flags & !IN_MESSAGE | MESSAGE_UNKNOWN;
+            Tracker::new(later(seq, self.acked), flags)
         }
     }
 
@@ -405,10 +438,7 @@ impl Flow {
     #[inline(always)]
     pub fn probed(&mut self, start: &Tracker, walk: &Walk) -> bool {
         let continued = self.proof > 0 && *start == self.client;
-        // Whether a message is open is not known at first: do not hold that against the stream.
-        let forgiven =
-            walk.by_kind[crate::frame::Violation::UnexpectedContinuation as usize] as u32;
-        if walk.violations > forgiven {
+        if walk.violations > 0 {
             self.proof = 0;
             return false;
         }

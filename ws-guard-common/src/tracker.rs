@@ -19,6 +19,9 @@ pub const FROM_CLIENT: u8 = 1 << 0;
 pub const RSV1_AGREED: u8 = 1 << 1;
 /// A fragmented message is open.
 pub const IN_MESSAGE: u8 = 1 << 2;
+/// The stream was joined in the middle: until its first data frame nobody knows whether a message
+/// is open.
+pub const MESSAGE_UNKNOWN: u8 = 1 << 3;
 
 /// Where a direction of a stream stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub struct Tracker {
     pub next: u32,
     /// How many bytes of that header are already here, in `carry`: 0 unless a segment cut it.
     pub carried: u8,
-    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`].
+    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`], [`MESSAGE_UNKNOWN`].
     pub flags: u8,
     /// The cut header's first bytes, as they stood on the wire.
     pub carry: [u8; frame::MAX_HEADER],
@@ -68,9 +71,8 @@ pub trait Segment {
     fn u16_at(&self, at: u32) -> Option<u16>;
     /// Eight bytes at `at`, in network byte order; `None` past the end.
     fn u64_at(&self, at: u32) -> Option<u64>;
-    /// Copy `len` bytes from `at` to `carry[to..]`, where `to + len` is at most 10 and the bytes
-    /// are there. `false` when they could not be read; the walk then stops.
-    fn copy(&self, at: u32, carry: &mut [u8; frame::MAX_HEADER], to: u32, len: u32) -> bool;
+    /// One byte at `at`; `None` past the end.
+    fn u8_at(&self, at: u32) -> Option<u8>;
     /// The PING whose first byte is at `at` is over the budget: take its harm away.
     fn defuse(&mut self, at: u32);
     /// A header is complete. Nothing to do where nobody wants to know.
@@ -120,8 +122,8 @@ pub struct Walk {
     pub pongs: u32,
     /// Frames whose header violates something.
     pub violations: u32,
-    /// The same by kind.
-    pub by_kind: [u16; Violation::COUNT],
+    /// The kinds among them.
+    pub kinds: Violations,
 }
 
 impl Walk {
@@ -149,7 +151,7 @@ impl Walk {
             pings: 0,
             pongs: 0,
             violations: 0,
-            by_kind: [0; Violation::COUNT],
+            kinds: Violations(0),
         }
     }
 
@@ -165,10 +167,24 @@ impl Walk {
         self.tracker.resume().wrapping_sub(self.base)
     }
 
-    /// The segment ends inside a frame: after its header began, before its last payload byte.
+    /// The segment's end cuts a frame that begins in it: behind its first byte, before its last.
     #[inline(always)]
     pub const fn splits_frame(&self) -> bool {
-        self.at() > self.len || self.tracker.carried != 0 || self.tracker.beyond != 0
+        let cuts = self.at() > self.len || self.tracker.carried != 0 || self.tracker.beyond != 0;
+        self.frames > 0 && cuts
+    }
+
+    /// More than one frame begins in the segment.
+    #[inline(always)]
+    pub const fn coalesces(&self) -> bool {
+        self.frames > 1
+    }
+
+    /// The segment's end cuts a header that no earlier segment had cut; the walk started at
+    /// `start`.
+    #[inline(always)]
+    pub const fn splits_header(&self, start: &Tracker) -> bool {
+        self.tracker.carried != 0 && (start.carried == 0 || self.tracker.next != start.next)
     }
 
     /// Go on to the next header.
@@ -248,21 +264,19 @@ impl Walk {
     /// The header is whole: check it, and move to where its frame ends.
     #[inline(always)]
     fn complete<S: Segment>(&mut self, segment: &mut S, header: Header) {
-        let violations = header.violations(self.tracker.expect());
+        let mut violations = header.violations(self.tracker.expect());
+        if self.tracker.flags & MESSAGE_UNKNOWN != 0 {
+            violations = violations.without(Violation::UnexpectedContinuation);
+        }
         if !crate::seq::before(self.tracker.next, self.fresh_complete) {
-            if !violations.is_empty() {
-                self.violations += 1;
-                let mut kind = 0;
-                while kind < Violation::COUNT {
-                    self.by_kind[kind] += violations.0 >> kind & 1;
-                    kind += 1;
-                }
-            }
+            self.violations += !violations.is_empty() as u32;
+            self.kinds.0 |= violations.0;
             segment.header(self.tracker.next, header, violations);
         }
         let in_message = header.in_message_after(self.tracker.flags & IN_MESSAGE != 0);
+        let known = if opcode::is_control(header.opcode()) { 0 } else { MESSAGE_UNKNOWN };
         self.tracker.flags =
-            self.tracker.flags & !IN_MESSAGE | if in_message { IN_MESSAGE } else { 0 };
+            self.tracker.flags & !(IN_MESSAGE | known) | if in_message { IN_MESSAGE } else { 0 };
         // The top bit of a length has no meaning: without it the sum cannot overflow either.
         let total = (header.payload_len & !(1 << 63)) + header.len() as u64;
         let stride = if total < STRIDE { total } else { STRIDE };
@@ -273,13 +287,14 @@ impl Walk {
 
     /// The segment ends inside this header: carry over what is there.
     ///
-    /// Out of line in spirit: only headers that a segment border cuts come here.
-    #[inline(always)]
+    /// A function of its own, as is `carry_on`: few headers are cut, and the kernel programs' stack
+    /// is small.
+    #[cold]
+    #[inline(never)]
     fn cut<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
         let here = self.len.wrapping_sub(at);
         let mut carry = [0; frame::MAX_HEADER];
-        // A cut header has at most 9 bytes, or it would be whole.
-        if here >= frame::MAX_HEADER as u32 || !segment.copy(at, &mut carry, 0, here) {
+        if !fill(segment, &mut carry, 0, at, here) {
             return Step::Unreadable;
         }
         if !self.begin(segment, at, carry[0]) {
@@ -291,17 +306,15 @@ impl Walk {
     }
 
     /// More of a header that began in an earlier segment.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     fn carry_on<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
         let mut carry = self.tracker.carry;
         let had = self.tracker.carried as u32;
         let here = self.len.wrapping_sub(at);
         let missing = (frame::MAX_HEADER as u32).wrapping_sub(had);
         let take = if here < missing { here } else { missing };
-        if had >= frame::MAX_HEADER as u32
-            || take > frame::MAX_HEADER as u32 - had
-            || !segment.copy(at, &mut carry, had, take)
-        {
+        if !fill(segment, &mut carry, had, at, take) {
             return Step::Unreadable;
         }
         let have = had + take;
@@ -324,4 +337,33 @@ impl Walk {
         self.complete(segment, Header { first, second, payload_len });
         Step::More
     }
+}
+
+/// Copy `len` bytes of the segment from `at` to `carry[from..]`. `false` when they do not fit (a
+/// cut header has at most 9 bytes, or it would be whole) or cannot be read.
+///
+/// The index into `carry` is the loop's own counter: the verifier does not follow another.
+#[inline(always)]
+fn fill<S: Segment>(
+    segment: &S,
+    carry: &mut [u8; frame::MAX_HEADER],
+    from: u32,
+    at: u32,
+    len: u32,
+) -> bool {
+    let to = from.wrapping_add(len);
+    if from >= frame::MAX_HEADER as u32 || to > frame::MAX_HEADER as u32 {
+        return false;
+    }
+    let mut i = 0u32;
+    while i < frame::MAX_HEADER as u32 {
+        if i >= from && i < to {
+            let Some(byte) = segment.u8_at(at.wrapping_add(i - from)) else {
+                return false;
+            };
+            carry[i as usize] = byte;
+        }
+        i += 1;
+    }
+    true
 }

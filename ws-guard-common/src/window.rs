@@ -94,6 +94,13 @@ impl RateWindow {
         Self { stamps: [0; SLOTS], head: 0, partial: 0, last_ms: 0, shift: 0 }
     }
 
+    /// Forget everything.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.head = 0;
+        self.partial = 0;
+    }
+
     /// Log `pings` pings that came at `now_ms`, and return how many of them keep to the limit: the
     /// first so many; the others are over it.
     ///
