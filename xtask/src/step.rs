@@ -38,7 +38,7 @@ pub fn run(what: &str, command: Command) -> Result<()> {
     progress.failed();
     let from = outcome.lines.len().saturating_sub(LAST_LINES);
     bail!(
-        "{what}: {described} ended with {}:\n{}",
+        "{what}: `{described}` ended with {}:\n{}",
         outcome.status,
         outcome.lines[from..].join("\n")
     )
