@@ -82,6 +82,7 @@ pub trait Segment {
 
 /// What a [`Walk::step`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Step {
     /// Call again.
     More,

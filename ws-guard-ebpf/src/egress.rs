@@ -16,10 +16,10 @@ use crate::{
     handshake,
     ingress::{Scene, Verdict},
     maps::{self, FLOWS},
-    packet::{ACK, Parsed, RST, SYN, Segment},
+    packet::{self, ACK, Parsed, RST, SYN},
     report::{self, Side},
     skb::{SkbPayload, parse_skb},
-    walk::Walker,
+    walk::{self, Walker},
 };
 
 /// The TC program.
@@ -27,7 +27,7 @@ use crate::{
 pub fn tc(ctx: &TcContext) -> i32 {
     report::count(Counter::EgressSeen);
     let verdict = match parse_skb(ctx) {
-        Parsed::Tcp(segment) => follow(ctx, &segment),
+        Parsed::Tcp => follow(ctx),
         _ => Verdict::Pass,
     };
     match verdict {
@@ -37,7 +37,10 @@ pub fn tc(ctx: &TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn follow(ctx: &TcContext, segment: &Segment) -> Verdict {
+fn follow(ctx: &TcContext) -> Verdict {
+    let Some(segment) = packet::segment() else {
+        return Verdict::Pass;
+    };
     if !maps::is_protected(segment.source_port) {
         return Verdict::Pass;
     }
@@ -153,13 +156,16 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
     } else {
         start
     };
-    let mut walk = Walk::new(start, &start, segment.seq, segment.len);
-    walk.budget = Walk::UNLIMITED;
-    let mut walker = Walker::new(walk, SkbPayload::new(ctx, segment, Side::Server));
+    let Some(state) = walk::state() else {
+        return;
+    };
+    state.walk = Walk::new(start, &start, segment.seq, segment.len);
+    state.walk.budget = Walk::UNLIMITED;
+    let mut walker = Walker { state, packet: SkbPayload::new(ctx, segment, Side::Server) };
     if !matches!(walker.run(), Step::Done) {
         return;
     }
-    let walk = &walker.walk;
+    let walk = &walker.state.walk;
     let mut asked = 0;
     // SAFETY: no arguments, no effects.
     let precise = if walk.pongs > 0 { unsafe { bpf_ktime_get_ns() } } else { 0 };

@@ -21,37 +21,30 @@ use crate::{
     maps::{FLOWS, NEW_FLOW, NEW_PENDING, PENDING},
     packet::{Packet, Segment},
     report, sources, tables,
-    walk::Walker,
+    walk::{self, Walker},
 };
 
-/// Reads a head; what the loop's callback works on.
-struct Reader<P> {
-    packet: P,
-    scanner: HeadScanner,
-    /// Offset in the payload of the next byte.
-    at: u32,
-}
-
-impl<P: Packet> Reader<P> {
-    /// Read to the end of the head or of the segment, whichever comes first.
-    #[inline(always)]
-    fn run(&mut self) {
-        let turn: unsafe extern "C" fn(u32, *mut Self) -> c_long = read_byte::<P>;
-        // SAFETY: the callback gets `self` back, which outlives the loop.
-        unsafe {
-            bpf_loop(MAX_HEAD, turn as *mut c_void, core::ptr::from_mut(self).cast(), 0);
-        }
+/// Read a head from the segment's start, to its end or the segment's, whichever comes first. The
+/// result is in the state: `head`, and in `at` how many bytes were read.
+#[inline(always)]
+fn read_head<P: Packet>(walker: &mut Walker<P>, head: HeadScanner) {
+    walker.state.head = head;
+    walker.state.at = 0;
+    let turn: unsafe extern "C" fn(u32, *mut Walker<P>) -> c_long = read_byte::<P>;
+    // SAFETY: the callback gets the walker back, which outlives the loop.
+    unsafe {
+        bpf_loop(MAX_HEAD, turn as *mut c_void, core::ptr::from_mut(walker).cast(), 0);
     }
 }
 
-unsafe extern "C" fn read_byte<P: Packet>(_index: u32, reader: *mut Reader<P>) -> c_long {
-    // SAFETY: `run` passed it, and nobody else uses it during the loop.
-    let reader = unsafe { &mut *reader };
-    let Some(byte) = reader.packet.u8_at(reader.at) else {
+unsafe extern "C" fn read_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
+    // SAFETY: `read_head` passed it, and nobody else uses it during the loop.
+    let walker = unsafe { &mut *walker };
+    let Some(byte) = walker.packet.u8_at(walker.state.at) else {
         return 1;
     };
-    reader.at += 1;
-    reader.scanner.push(byte) as c_long
+    walker.state.at += 1;
+    walker.state.head.push(byte) as c_long
 }
 
 /// The payload begins with these bytes.
@@ -92,25 +85,29 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Verdict {
         }
         (pending.head, pending.length)
     };
-    let mut reader = Reader { packet, scanner, at: 0 };
-    reader.run();
-    let length = length + reader.at;
-    let done = reader.scanner.found & END != 0;
-    let upgrade = reader.scanner.found & UPGRADE_WEBSOCKET != 0;
+    let Some(state) = walk::state() else {
+        return Verdict::Pass;
+    };
+    let mut walker = Walker { state, packet };
+    read_head(&mut walker, scanner);
+    let (head, read) = (walker.state.head, walker.state.at);
+    let length = length + read;
+    let done = head.found & END != 0;
+    let upgrade = head.found & UPGRADE_WEBSOCKET != 0;
     if (done && !upgrade) || length > MAX_HEAD {
         if known.is_some() {
             let _ = PENDING.remove(scene.key);
         }
         return Verdict::Pass;
     }
-    let read_to = segment.seq.wrapping_add(reader.at);
+    let read_to = segment.seq.wrapping_add(read);
     let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
         return Verdict::Pass;
     };
     // SAFETY: this CPU's scratch value.
     let new = unsafe { &mut *new };
     *new = Pending {
-        head: reader.scanner,
+        head,
         length,
         next: read_to,
         request_end: read_to,
@@ -120,12 +117,12 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Verdict {
     if PENDING.insert(scene.key, &*new, BPF_ANY.into()).is_err() || !done {
         return Verdict::Pass;
     }
-    if reader.at >= segment.len {
+    if read >= segment.len {
         return Verdict::Pass;
     }
     match PENDING.get_ptr_mut(scene.key) {
         // SAFETY: as above.
-        Some(pending) => early(scene, unsafe { &mut *pending }, reader.packet),
+        Some(pending) => early(scene, unsafe { &mut *pending }, walker.packet),
         None => Verdict::Pass,
     }
 }
@@ -157,15 +154,18 @@ fn early<P: Packet>(scene: &Scene, pending: &mut Pending, packet: P) -> Verdict 
     if before(segment.seq, pending.next) && pending.frames > 0 {
         return out_of_order(scene, pending);
     }
-    let mut walk = Walk::new(pending.early, &pending.early, segment.seq, segment.len);
+    let Some(state) = walk::state() else {
+        return Verdict::Pass;
+    };
+    state.walk = Walk::new(pending.early, &pending.early, segment.seq, segment.len);
     let share = scene.policy.share;
     let room = if share > pending.pings { share - pending.pings } else { 0 };
-    walk.budget = if scene.enforces() { room } else { Walk::UNLIMITED };
-    let mut walker = Walker::new(walk, packet);
+    state.walk.budget = if scene.enforces() { room } else { Walk::UNLIMITED };
+    let mut walker = Walker { state, packet };
     if !matches!(walker.run_on(), Step::Done) {
         return Verdict::Drop;
     }
-    let walk = &walker.walk;
+    let walk = &walker.state.walk;
     let passed = if walk.pings < walk.budget { walk.pings } else { walk.budget };
     pending.early = walk.tracker;
     pending.next = end;
@@ -173,7 +173,11 @@ fn early<P: Packet>(scene: &Scene, pending: &mut Pending, packet: P) -> Verdict 
     pending.pings += walk.pings;
     pending.passed += passed;
     pending.violations += walk.violations;
-    walker.packet.seal(segment);
+    let (even, odd) = (walker.state.even, walker.state.odd);
+    if even + odd > 0 {
+        walker.packet.seal(segment, even, odd);
+        report::add(Counter::Rewritten, (even + odd) as u64);
+    }
     Verdict::Pass
 }
 
@@ -200,19 +204,23 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
         length = pending.answer_length;
         pending.answer
     };
-    let mut reader = Reader { packet, scanner, at: 0 };
-    reader.run();
-    length += reader.at;
-    if reader.scanner.found & END == 0 {
-        remember(key, segment, &reader.scanner, length, reader.at);
+    let Some(state) = walk::state() else {
+        return Verdict::Pass;
+    };
+    let mut walker = Walker { state, packet };
+    read_head(&mut walker, scanner);
+    let (head, read) = (walker.state.head, walker.state.at);
+    length += read;
+    if head.found & END == 0 {
+        remember(key, segment, &head, length, read);
         return Verdict::Pass;
     }
-    if reader.scanner.found & UPGRADE_WEBSOCKET == 0 {
+    if head.found & UPGRADE_WEBSOCKET == 0 {
         let _ = PENDING.remove(key);
         return Verdict::Pass;
     }
-    let deflate = reader.scanner.found & PERMESSAGE_DEFLATE != 0;
-    let server_next = segment.seq.wrapping_add(reader.at);
+    let deflate = head.found & PERMESSAGE_DEFLATE != 0;
+    let server_next = segment.seq.wrapping_add(read);
     open(scene, server_next, deflate)
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
-    flow::{self, Action, Flow, Rewalk, state},
+    flow::{self, Action, Flow, Rewalk},
     maps::{Counter, EventKind, FlowKey, Policy, action},
     seq::later,
     source::millis,
@@ -20,11 +20,11 @@ use ws_guard_common::{
 use crate::{
     handshake,
     maps::{self, FLOWS},
-    packet::{ACK, FIN, Packet, Parsed, RST, Segment, parse},
+    packet::{self, ACK, FIN, Packet, Parsed, RST, Segment, parse},
     report::{self, Side},
     skb::{SkbPayload, parse_skb},
     sources,
-    walk::Walker,
+    walk::{self, State, Walker},
     xdp::XdpPayload,
 };
 
@@ -66,7 +66,7 @@ impl Scene<'_> {
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext) -> u32 {
     let verdict = match parse(ctx.data(), ctx.data_end()) {
-        Parsed::Tcp(segment) => guard(&segment, || XdpPayload::new(ctx, &segment)),
+        Parsed::Tcp => guard(|segment| XdpPayload::new(ctx, segment)),
         other => unreadable(other),
     };
     match verdict {
@@ -79,7 +79,7 @@ pub fn xdp(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 pub fn tc(ctx: &TcContext) -> i32 {
     let verdict = match parse_skb(ctx) {
-        Parsed::Tcp(segment) => guard(&segment, || SkbPayload::new(ctx, &segment, Side::Client)),
+        Parsed::Tcp => guard(|segment| SkbPayload::new(ctx, segment, Side::Client)),
         other => unreadable(other),
     };
     match verdict {
@@ -100,8 +100,8 @@ fn unreadable(parsed: Parsed) -> Verdict {
 
 /// Any TCP segment.
 #[inline(always)]
-fn guard<P: Packet>(segment: &Segment, payload: impl FnOnce() -> P) -> Verdict {
-    let Some(counters) = report::counters() else {
+fn guard<P: Packet>(payload: impl FnOnce(&Segment) -> P) -> Verdict {
+    let (Some(counters), Some(segment)) = (report::counters(), packet::segment()) else {
         return Verdict::Pass;
     };
     counters.events[Counter::Seen as usize] += 1;
@@ -134,12 +134,12 @@ fn guard<P: Packet>(segment: &Segment, payload: impl FnOnce() -> P) -> Verdict {
         if segment.len == 0 {
             return Verdict::Pass;
         }
-        return handshake::request(&scene, payload());
+        return handshake::request(&scene, payload(segment));
     };
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
     let flow = unsafe { &mut *flow };
-    if flow.state == state::CLOSED {
+    if flow.state == flow::state::CLOSED {
         return Verdict::Pass;
     }
     if segment.flags & (RST | FIN) != 0 {
@@ -149,7 +149,7 @@ fn guard<P: Packet>(segment: &Segment, payload: impl FnOnce() -> P) -> Verdict {
         return Verdict::Pass;
     }
     counters.events[Counter::Tracked as usize] += 1;
-    data(&scene, flow, payload())
+    data(&scene, flow, payload(segment))
 }
 
 /// A RST or a FIN of the client.
@@ -205,41 +205,41 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
 
 /// Bytes that come for the first time.
 #[inline(never)]
-fn first<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
-    let start = flow.client;
-    let walk = Walk::new(start, &start, scene.segment.seq, scene.segment.len);
-    let mut walker = Walker::new(walk, payload);
+fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
+    let Some(state) = walk::state() else {
+        return Verdict::Pass;
+    };
+    state.start = flow.client;
+    state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
+    let mut walker = Walker { state, packet };
     let step = walker.run();
-    fresh(scene, flow, &start, &mut walker, step)
+    fresh(scene, flow, &mut walker, step)
 }
 
-/// A walk from `start`, where the flow stands, came to `step`: take it to its end, let the flow take
-/// it over, charge the source.
+/// A walk from where the flow stands came to `step`: take it to its end, let the flow take it over,
+/// charge the source.
 #[inline(always)]
 fn fresh<P: Packet>(
     scene: &Scene,
     flow: &mut Flow,
-    start: &Tracker,
     walker: &mut Walker<P>,
     mut step: Step,
 ) -> Verdict {
     if matches!(step, Step::Ask) {
-        walker.share =
-            flow.window.room(millis(scene.now), scene.policy.share, scene.policy.rate.window_ms);
-        walker.walk.budget = if throttled(scene) { walker.share } else { Walk::UNLIMITED };
+        let window_ms = scene.policy.rate.window_ms;
+        let share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
+        walker.state.share = share;
+        walker.state.walk.budget = if throttled(scene) { share } else { Walk::UNLIMITED };
         step = walker.run();
     }
-    if !matches!(step, Step::Done) {
+    if !matches!(step, Step::Done) || !commit(scene, flow, walker.state) {
         return scene.drop(Counter::DroppedUnreadable);
     }
-    if !commit(scene, flow, start, walker) {
-        return scene.drop(Counter::DroppedUnreadable);
-    }
-    count_walk(scene, start, &walker.walk);
-    if walker.walk.pings > 0 && !settle(scene, flow, start, walker) {
+    count_walk(scene, walker.state);
+    if walker.state.walk.pings > 0 && !settle(scene, flow, walker) {
         return scene.drop(Counter::DroppedThrottled);
     }
-    finish(scene, &mut walker.packet);
+    finish(scene, walker);
     Verdict::Pass
 }
 
@@ -259,8 +259,8 @@ fn throttled(scene: &Scene) -> bool {
 /// Let the flow take over the walk's result, if it still stands where the walk started; and see how
 /// many pings the budget and the connection's own limit let pass.
 #[inline(always)]
-fn commit<P>(scene: &Scene, flow: &mut Flow, start: &Tracker, walker: &mut Walker<P>) -> bool {
-    let walk = &walker.walk;
+fn commit(scene: &Scene, flow: &mut Flow, state: &mut State) -> bool {
+    let walk = &state.walk;
     let pings = walk.pings;
     let mut passed = if pings < walk.budget { pings } else { walk.budget };
     let mut committed = false;
@@ -275,33 +275,28 @@ fn commit<P>(scene: &Scene, flow: &mut Flow, start: &Tracker, walker: &mut Walke
     // SAFETY: the lock guards the flow; nothing but plain code runs under it.
     unsafe {
         bpf_spin_lock((&raw mut flow.lock).cast());
-        if flow.client == *start && flow.state == state::OPEN {
+        if flow.client == state.start && flow.state == flow::state::OPEN {
             if pings > 0 {
                 let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
                 passed = if enforces && kept < passed { kept } else { passed };
                 flow.ping_ns = precise;
             }
-            flow.commit(start, walk, passed);
+            flow.commit(&state.start, walk, passed);
             flow.last_ns = scene.now;
             committed = true;
         }
         bpf_spin_unlock((&raw mut flow.lock).cast());
     }
-    walker.passed = passed;
+    state.passed = passed;
     committed
 }
 
 /// The flow has taken the segment: charge the source for its pings. `false` to drop the segment.
 #[inline(never)]
-fn settle<P: Packet>(
-    scene: &Scene,
-    flow: &mut Flow,
-    start: &Tracker,
-    walker: &mut Walker<P>,
-) -> bool {
-    let (pings, passed) = (walker.walk.pings, walker.passed);
-    let charged =
-        sources::charge(&scene.segment.source, scene.policy, scene.now, pings, walker.share);
+fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
+    let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
+    let segment = scene.segment;
+    let charged = sources::charge(&segment.source, scene.policy, scene.now, pings, share);
     if !scene.enforces() {
         return true;
     }
@@ -316,13 +311,13 @@ fn settle<P: Packet>(
     if scene.policy.action == action::DROP && charged < pings {
         return false;
     }
-    if kept < walker.walk.budget {
+    let state = &mut *walker.state;
+    if kept < state.walk.budget {
         // The walk let more pass than the charge does: go again, now that it is known how many.
-        let mut walk =
-            Walk::new(*start, &walker.walk.tracker, scene.segment.seq, scene.segment.len);
-        walk.old_budget = kept;
-        walk.budget = 0;
-        walker.walk = walk;
+        let known = state.walk.tracker;
+        state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
+        state.walk.old_budget = kept;
+        state.walk.budget = 0;
         walker.run_on();
     }
     true
@@ -341,25 +336,27 @@ fn take_back(flow: &mut Flow, pings: u32) {
 
 /// Put the checksum right.
 #[inline(always)]
-fn finish<P: Packet>(scene: &Scene, packet: &mut P) {
-    let rewritten = packet.seal(scene.segment);
-    if rewritten > 0 {
-        report::add(Counter::Rewritten, rewritten as u64);
+fn finish<P: Packet>(scene: &Scene, walker: &mut Walker<P>) {
+    let (even, odd) = (walker.state.even, walker.state.odd);
+    if even + odd > 0 {
+        walker.packet.seal(scene.segment, even, odd);
+        report::add(Counter::Rewritten, (even + odd) as u64);
     }
 }
 
 /// Count what a walk found.
 #[inline(always)]
-fn count_walk(scene: &Scene, start: &Tracker, walk: &Walk) {
+fn count_walk(scene: &Scene, state: &State) {
     let Some(counters) = report::counters() else {
         return;
     };
+    let walk = &state.walk;
     let events = &mut counters.events;
     events[Counter::Frames as usize] += walk.frames as u64;
     events[Counter::Pings as usize] += walk.pings as u64;
     events[Counter::Pongs as usize] += walk.pongs as u64;
     events[Counter::Coalesced as usize] += walk.coalesces() as u64;
-    events[Counter::SplitHeaders as usize] += walk.splits_header(start) as u64;
+    events[Counter::SplitHeaders as usize] += walk.splits_header(&state.start) as u64;
     events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
     report::violation_event(Side::Client, scene.key, walk, scene.now);
 }
@@ -367,45 +364,45 @@ fn count_walk(scene: &Scene, start: &Tracker, walk: &Walk) {
 /// A retransmission of bytes that the server has not acknowledged.
 #[cold]
 #[inline(never)]
-fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, payload: P) -> Verdict {
+fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, packet: P) -> Verdict {
     let segment = scene.segment;
-    let Some(from) = flow.checkpoint(checkpoint) else {
+    report::count(Counter::Rewalked);
+    let (Some(state), Some(from)) = (walk::state(), flow.checkpoint(checkpoint)) else {
         return scene.drop(Counter::DroppedNoCheckpoint);
     };
-    report::count(Counter::Rewalked);
-    let known = flow.client;
     // First only look: nothing is rewritten as long as nobody knows what may pass.
-    let mut dry = Walk::new(from, &known, segment.seq, segment.len);
-    dry.budget = Walk::UNLIMITED;
-    let mut walker = Walker::new(dry, payload);
+    state.start = flow.client;
+    state.walk = Walk::new(from, &state.start, segment.seq, segment.len);
+    state.walk.budget = Walk::UNLIMITED;
+    let mut walker = Walker { state, packet };
     walker.packet.only_look(true);
     if !matches!(walker.run_on(), Step::Done) {
         return scene.drop(Counter::DroppedUnreadable);
     }
     walker.packet.only_look(false);
-    let mut start = known;
     let mut joined = true;
     let mut old_budget = 0;
-    match flow.rewalk_budget(checkpoint, &walker.walk) {
+    match flow.rewalk_budget(checkpoint, &walker.state.walk) {
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged),
         Rewalk::New => {
-            if !rewind(flow, &known, checkpoint, &from) {
+            if !rewind(flow, &walker.state.start, checkpoint, &from) {
                 return scene.drop(Counter::DroppedUnreadable);
             }
-            start = from;
+            walker.state.start = from;
         }
         Rewalk::Same(passed) => {
-            joined = walker.walk.joined;
-            old_budget = passed;
+            joined = walker.state.walk.joined;
+            old_budget = if scene.enforces() { passed } else { Walk::UNLIMITED };
         }
     }
-    walker.walk = Walk::new(from, &start, segment.seq, segment.len);
-    walker.walk.old_budget = if scene.enforces() { old_budget } else { Walk::UNLIMITED };
+    let state = &mut *walker.state;
+    state.walk = Walk::new(from, &state.start, segment.seq, segment.len);
+    state.walk.old_budget = old_budget;
     let step = walker.run_on();
     if joined {
-        return fresh(scene, flow, &start, &mut walker, step);
+        return fresh(scene, flow, &mut walker, step);
     }
-    finish(scene, &mut walker.packet);
+    finish(scene, &mut walker);
     Verdict::Pass
 }
 
@@ -427,16 +424,19 @@ fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> b
 /// The flow lost step: look whether headers start in this segment.
 #[cold]
 #[inline(never)]
-fn probe<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
+fn probe<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
     let segment = scene.segment;
     if throttled(scene) {
         // What cannot be followed cannot be defused either.
         return scene.drop(Counter::DroppedUnsynced);
     }
-    let start = flow.probe_start(segment.seq, segment.len);
-    let mut walk = Walk::new(start, &start, segment.seq, segment.len);
-    walk.budget = Walk::UNLIMITED;
-    let mut walker = Walker::new(walk, payload);
+    let Some(state) = walk::state() else {
+        return Verdict::Pass;
+    };
+    state.start = flow.probe_start(segment.seq, segment.len);
+    state.walk = Walk::new(state.start, &state.start, segment.seq, segment.len);
+    state.walk.budget = Walk::UNLIMITED;
+    let mut walker = Walker { state, packet };
     walker.packet.only_look(true);
     if !matches!(walker.run_on(), Step::Done) {
         return Verdict::Pass;
@@ -445,8 +445,8 @@ fn probe<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
     // SAFETY: the lock guards the flow; nothing but plain code runs under it.
     unsafe {
         bpf_spin_lock((&raw mut flow.lock).cast());
-        if flow.state == state::UNSYNCED {
-            resynced = flow.probed(&start, &walker.walk);
+        if flow.state == flow::state::UNSYNCED {
+            resynced = flow.probed(&walker.state.start, &walker.state.walk);
             flow.last_ns = scene.now;
         }
         bpf_spin_unlock((&raw mut flow.lock).cast());

@@ -2,6 +2,7 @@
 
 use core::hint::black_box;
 
+use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use ws_guard_common::{maps::Address, tracker};
 
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
@@ -31,14 +32,15 @@ const IPV6_FRAGMENT: u16 = 0xFFF9_u16.to_be();
 /// Largest offset that a program may read at: the verifier wants offset and size to fit 16 bits.
 pub const MAX_OFFSET: usize = 0xFFF0;
 
-pub const FIN: u8 = 0x01;
-pub const SYN: u8 = 0x02;
-pub const RST: u8 = 0x04;
-pub const ACK: u8 = 0x10;
+pub const FIN: u32 = 0x01;
+pub const SYN: u32 = 0x02;
+pub const RST: u32 = 0x04;
+pub const ACK: u32 = 0x10;
 
 /// The TCP segment of a packet. Addresses and ports in network byte order, the rest in the
 /// machine's.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Segment {
     pub source: Address,
     pub destination: Address,
@@ -46,7 +48,7 @@ pub struct Segment {
     pub destination_port: u16,
     pub seq: u32,
     pub ack: u32,
-    pub flags: u8,
+    pub flags: u32,
     /// Offset of the TCP header in the packet.
     pub tcp: u32,
     /// Offset of the payload in the packet.
@@ -64,12 +66,27 @@ impl Segment {
 }
 
 /// What a packet holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
-    Tcp(Segment),
+    /// A TCP segment, now in [`SEGMENT`].
+    Tcp,
     /// Not TCP over IP.
     Other,
     /// TCP, but where it is cannot be told: a fragment, unknown extension headers, cut short.
     Unreadable,
+}
+
+/// The segment of the packet at hand.
+///
+/// Not on the stack, which is small; and the verifier forgets which way through the headers led to
+/// it, or it would walk all that follows once for each.
+#[btf_map]
+static SEGMENT: PerCpuArray<Segment, 1> = PerCpuArray::new();
+
+/// The segment that [`parse`] found.
+#[inline(always)]
+pub fn segment() -> Option<&'static Segment> {
+    SEGMENT.get(0)
 }
 
 /// The payload of a segment, at either hook.
@@ -78,20 +95,29 @@ pub trait Packet: tracker::Segment {
     fn bytes(&self) -> u32;
     /// From here on only look (or no longer so): count and change nothing.
     fn only_look(&mut self, dry: bool);
-    /// Put the TCP checksum right for the headers that were rewritten since the last call, and
-    /// return how many there were.
-    fn seal(&mut self, segment: &Segment) -> u32;
+    /// Put the TCP checksum right for so many headers rewritten at even and at odd offsets.
+    fn seal(&mut self, segment: &Segment, even: u32, odd: u32);
 }
 
-/// A reference to a `T` at `offset`, if the packet holds it.
+/// A pointer to a `T` at `offset`, if the packet holds it. Not for single bytes: see [`byte_at`].
 #[inline(always)]
 pub fn at<T>(data: usize, end: usize, offset: usize) -> Option<*const T> {
-    // `black_box` keeps LLVM from turning `start + 1 > end` into `start >= end`, which the verifier
-    // does not take for a bounds check.
-    if offset > MAX_OFFSET || data + offset + size_of::<T>() > black_box(end) {
+    if offset > MAX_OFFSET || data + offset + size_of::<T>() > end {
         return None;
     }
     Some((data + offset) as *const T)
+}
+
+/// A pointer to the byte at `offset`, if the packet holds it; `offset` is not 0.
+///
+/// Checked together with the byte before it: LLVM turns `start + 1 > end` into `start >= end`, which
+/// the verifier does not take for a bounds check. And behind `black_box`, because LLVM would leave
+/// out a check that an earlier one implies, which the verifier does not see.
+#[inline(always)]
+pub fn byte_at(data: usize, end: usize, offset: usize) -> Option<*const u8> {
+    let pair = at::<[u8; 2]>(data, black_box(end), offset.wrapping_sub(1))?;
+    // SAFETY: inside the pair.
+    Some(unsafe { pair.cast::<u8>().add(1) })
 }
 
 /// Read a `T`, which must be valid for any bytes and need no alignment.
@@ -143,7 +169,7 @@ struct Tcp {
     _window: u16,
 }
 
-/// Find the TCP segment in the Ethernet packet at `data..end`.
+/// Find the TCP segment in the Ethernet packet at `data..end`, for [`segment`] to give.
 #[inline(always)]
 pub fn parse(data: usize, end: usize) -> Parsed {
     let Some(kind) = at::<u16>(data, end, 12) else {
@@ -248,16 +274,22 @@ fn parse_tcp(
     if header_len < TCP_HEADER || l4_len < header_len || l4_len > 0xFFFF {
         return Parsed::Unreadable;
     }
-    Parsed::Tcp(Segment {
+    let Some(segment) = SEGMENT.get_ptr_mut(0) else {
+        return Parsed::Unreadable;
+    };
+    let found = Segment {
         source,
         destination,
         source_port: header.source,
         destination_port: header.destination,
         seq: u32::from_be(header.seq),
         ack: u32::from_be(header.ack),
-        flags: header.flags,
+        flags: header.flags.into(),
         tcp: tcp as u32,
         payload: (tcp + header_len) as u32,
         len: (l4_len - header_len) as u32,
-    })
+    };
+    // SAFETY: this CPU's scratch value.
+    unsafe { *segment = found };
+    Parsed::Tcp
 }

@@ -14,6 +14,7 @@ use ws_guard_common::{
 use crate::{
     packet::{Packet, Parsed, Segment, parse},
     report::{self, Side},
+    walk,
 };
 
 /// Longest headers that are parsed, in bytes: Ethernet with two tags, IPv6 with some extensions, TCP
@@ -42,8 +43,6 @@ pub struct SkbPayload {
     payload: u32,
     len: u32,
     tcp: u32,
-    even: u32,
-    odd: u32,
     /// Whose frames these are: where violations are counted.
     side: Side,
     /// Only look: count and change nothing.
@@ -58,8 +57,6 @@ impl SkbPayload {
             payload: segment.payload,
             len: segment.len,
             tcp: segment.tcp,
-            even: 0,
-            odd: 0,
             side,
             dry: false,
         }
@@ -122,9 +119,7 @@ impl tracker::Segment for SkbPayload {
             bpf_skb_store_bytes(self.skb, self.payload + at, (&raw const byte).cast(), 1, 0)
         };
         if result == 0 {
-            let odd = (self.payload + at - self.tcp) & 1;
-            self.odd += odd;
-            self.even += 1 - odd;
+            walk::rewritten(self.payload + at - self.tcp);
         }
     }
 }
@@ -141,20 +136,13 @@ impl Packet for SkbPayload {
     }
 
     #[inline(always)]
-    fn seal(&mut self, segment: &Segment) -> u32 {
-        let rewritten = self.even + self.odd;
-        if rewritten == 0 {
-            return 0;
-        }
+    fn seal(&mut self, segment: &Segment, even: u32, odd: u32) {
         // Each rewrite adds one to its byte. The helper leaves a field alone that holds only the
         // pseudo header's sum (CHECKSUM_PARTIAL); with a size of 0 it adds a difference.
-        let difference = ((self.even << 8) + self.odd).to_be();
+        let difference = ((even << 8) + odd).to_be();
         // SAFETY: the helper checks the packet's bounds.
         unsafe {
             bpf_l4_csum_replace(self.skb, segment.tcp + TCP_CHECK, 0, difference.into(), 0);
         }
-        self.even = 0;
-        self.odd = 0;
-        rewritten
     }
 }

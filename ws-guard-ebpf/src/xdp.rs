@@ -10,6 +10,7 @@ use ws_guard_common::{
 use crate::{
     packet::{self, Packet, Segment},
     report::{self, Side},
+    walk,
 };
 
 /// The payload of one segment.
@@ -19,9 +20,6 @@ pub struct XdpPayload {
     len: u32,
     /// Offset of the TCP header: tells even bytes from odd ones.
     tcp: u32,
-    /// Rewritten bytes at even and at odd offsets.
-    even: u32,
-    odd: u32,
     /// Whose frames these are: where violations are counted.
     side: Side,
     /// Only look: count and change nothing.
@@ -36,8 +34,6 @@ impl XdpPayload {
             payload: segment.payload,
             len: segment.len,
             tcp: segment.tcp,
-            even: 0,
-            odd: 0,
             side: Side::Client,
             dry: false,
         }
@@ -54,13 +50,25 @@ impl XdpPayload {
         let offset = (self.payload + at) as usize;
         packet::at::<T>(data, end, offset).map(<*const T>::cast_mut)
     }
+
+    /// The byte at payload offset `at`.
+    #[inline(always)]
+    fn byte(&self, at: u32) -> Option<*mut u8> {
+        if at >= self.len {
+            return None;
+        }
+        // SAFETY: the context outlives the program's run.
+        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
+        let offset = (self.payload + at) as usize;
+        packet::byte_at(data, end, offset).map(<*const u8>::cast_mut)
+    }
 }
 
 impl Payload for XdpPayload {
     #[inline(always)]
     fn u8_at(&self, at: u32) -> Option<u8> {
-        // SAFETY: `pointer` checked the bounds.
-        self.pointer::<u8>(at).map(|pointer| unsafe { *pointer })
+        // SAFETY: `byte` checked the bounds.
+        self.byte(at).map(|pointer| unsafe { *pointer })
     }
 
     #[inline(always)]
@@ -87,12 +95,10 @@ impl Payload for XdpPayload {
         if self.dry {
             return;
         }
-        if let Some(pointer) = self.pointer::<u8>(at) {
-            // SAFETY: `pointer` checked the bounds.
+        if let Some(pointer) = self.byte(at) {
+            // SAFETY: `byte` checked the bounds.
             unsafe { *pointer ^= PING_TO_PONG };
-            let odd = (self.payload + at - self.tcp) & 1;
-            self.odd += odd;
-            self.even += 1 - odd;
+            walk::rewritten(self.payload + at - self.tcp);
         }
     }
 }
@@ -109,11 +115,7 @@ impl Packet for XdpPayload {
     }
 
     #[inline(always)]
-    fn seal(&mut self, segment: &Segment) -> u32 {
-        let rewritten = self.even + self.odd;
-        if rewritten == 0 {
-            return 0;
-        }
+    fn seal(&mut self, segment: &Segment, even: u32, odd: u32) {
         // SAFETY: the context outlives the program's run.
         let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
         let check = segment.tcp as usize + 16;
@@ -124,15 +126,12 @@ impl Packet for XdpPayload {
             // A field with only the pseudo header's sum is one that somebody after us completes.
             if old != pseudo_sum(segment) {
                 // Each rewrite adds one to its byte: 0x9 becomes 0xA. RFC 1624, equation 3.
-                let sum = u32::from(!old) + (self.even << 8) + self.odd;
+                let sum = u32::from(!old) + (even << 8) + odd;
                 let new = !fold(sum);
                 // SAFETY: as above.
                 unsafe { pointer.write_unaligned(new.to_be()) };
             }
         }
-        self.even = 0;
-        self.odd = 0;
-        rewritten
     }
 }
 
