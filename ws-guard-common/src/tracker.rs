@@ -286,85 +286,46 @@ impl Walk {
         self.tracker.carried = 0;
     }
 
-    /// The segment ends inside this header: carry over what is there.
-    ///
-    /// A function of its own, as is `carry_on`: few headers are cut, and the kernel programs' stack
-    /// is small.
-    #[cold]
-    #[inline(never)]
+    /// The segment ends inside this header: carry over its first byte, the others follow one by
+    /// one.
+    #[inline(always)]
     fn cut<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
-        let here = self.len.wrapping_sub(at);
-        let mut carry = [0; frame::MAX_HEADER];
-        if !fill(segment, &mut carry, 0, at, here) {
+        let Some(first) = segment.u8_at(at) else {
             return Step::Unreadable;
-        }
-        if !self.begin(segment, at, carry[0]) {
+        };
+        if !self.begin(segment, at, first) {
             return Step::Ask;
         }
-        self.tracker.carry = carry;
-        self.tracker.carried = here as u8;
+        self.tracker.carry[0] = first;
+        self.tracker.carried = 1;
         Step::More
     }
 
-    /// More of a header that began in an earlier segment.
-    #[cold]
-    #[inline(never)]
+    /// One more byte of a header that a segment border cuts.
+    ///
+    /// A step takes one byte and no more: few headers are cut, and a loop inside the loop over
+    /// headers is what the kernel's verifier can least bear.
+    #[inline(always)]
     fn carry_on<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
-        let mut carry = self.tracker.carry;
-        let had = self.tracker.carried as u32;
-        let here = self.len.wrapping_sub(at);
-        let missing = (frame::MAX_HEADER as u32).wrapping_sub(had);
-        let take = if here < missing { here } else { missing };
-        if !fill(segment, &mut carry, had, at, take) {
+        let have = self.tracker.carried as usize;
+        let (Some(byte), true) = (segment.u8_at(at), have < frame::MAX_HEADER) else {
             return Step::Unreadable;
-        }
-        let have = had + take;
-        self.tracker.carry = carry;
-        let needed = if have < 2 { 2 } else { frame::header_len(carry[1]) as u32 };
-        if have < needed {
-            self.tracker.carried = have as u8;
+        };
+        self.tracker.carry[have] = byte;
+        self.tracker.carried += 1;
+        let carry = &self.tracker.carry;
+        let (first, second) = (carry[0], carry[1]);
+        if have == 0 || have + 1 < frame::header_len(second) {
             return Step::More;
         }
-        let mut extended = 0u64;
-        let mut i = 2;
-        while i < frame::MAX_HEADER {
-            if (i as u32) < needed {
-                extended = extended << 8 | carry[i] as u64;
-            }
-            i += 1;
-        }
-        let (first, second) = (carry[0], carry[1]);
-        let payload_len = if needed == 2 { u64::from(second & frame::LEN7) } else { extended };
+        let payload_len = match second & frame::LEN7 {
+            126 => u64::from(u16::from_be_bytes([carry[2], carry[3]])),
+            127 => u64::from_be_bytes([
+                carry[2], carry[3], carry[4], carry[5], carry[6], carry[7], carry[8], carry[9],
+            ]),
+            len => u64::from(len),
+        };
         self.complete(segment, Header { first, second, payload_len });
         Step::More
     }
-}
-
-/// Copy `len` bytes of the segment from `at` to `carry[from..]`. `false` when they do not fit (a
-/// cut header has at most 9 bytes, or it would be whole) or cannot be read.
-///
-/// The index into `carry` is the loop's own counter: the verifier does not follow another.
-#[inline(always)]
-fn fill<S: Segment>(
-    segment: &S,
-    carry: &mut [u8; frame::MAX_HEADER],
-    from: u32,
-    at: u32,
-    len: u32,
-) -> bool {
-    let to = from.wrapping_add(len);
-    if from >= frame::MAX_HEADER as u32 || to > frame::MAX_HEADER as u32 {
-        return false;
-    }
-    let mut i = 0u32;
-    while i < frame::MAX_HEADER as u32 {
-        if i >= from && i < to {
-            let Some(byte) = segment.u8_at(at.wrapping_add(i - from)) else {
-                return false;
-            };
-            carry[i as usize] = byte;
-        }
-        i += 1;
-    }
-    true
 }

@@ -10,8 +10,9 @@ use ws_guard_common::{
 
 use crate::packet::Packet;
 
-/// Steps a walk may take. A step covers at least two bytes (the shortest header) but for one cut at
-/// each end, and a packet has less than 64 KiB: no packet that the kernel can hold reaches it.
+/// Steps a walk may take. A step covers at least two bytes, the shortest header; only of the two
+/// headers that a segment can cut, ten bytes each, one a step. And a packet has less than 64 KiB: no
+/// packet that the kernel can hold reaches the bound.
 pub const MAX_STEPS: u32 = 32_800;
 
 /// What changes in the course of a loop.
