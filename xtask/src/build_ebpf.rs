@@ -181,7 +181,7 @@ fn quietly(mut command: Command) -> Result<()> {
 
 /// A target directory of its own: other flags would rebuild everything each time.
 fn target() -> PathBuf {
-    tools::workspace().join("target/ebpf")
+    tools::target().join("ebpf")
 }
 
 fn object_path(name: &Path) -> PathBuf {
