@@ -27,6 +27,9 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
+    if let Some(error) = error.downcast_ref::<clap::Error>() {
+        return usage(error);
+    }
     eprintln!("ws-guard: {error:#}");
     ExitCode::from(code(error))
 }

@@ -1,6 +1,6 @@
 //! `ws-guard policy get` and `ws-guard policy set`.
 
-use clap::Subcommand;
+use clap::{Subcommand, error::ErrorKind};
 use hyper::Method;
 use serde_json::{Map, Value};
 
@@ -31,7 +31,7 @@ pub enum PolicyCommand {
     /// Show the policy in force
     Get(Listing),
     /// Change the policy in force
-    #[command(after_help = SET_HELP, arg_required_else_help = true)]
+    #[command(after_help = SET_HELP)]
     Set {
         #[command(flatten)]
         flags: PolicyFlags,
@@ -55,7 +55,12 @@ impl PolicyCommand {
 
 async fn set(flags: &PolicyFlags, output: Format, global: &Global) -> anyhow::Result<()> {
     let fields = fields(flags)?;
-    anyhow::ensure!(!fields.is_empty(), "nothing to set: name a setting, see `policy set --help`");
+    if fields.is_empty() {
+        let what = "nothing to set: name a setting, see `ws-guard policy set --help`";
+        return Err(
+            clap::Error::raw(ErrorKind::MissingRequiredArgument, format!("{what}\n")).into()
+        );
+    }
     let client = daemon(global).await?;
     let policy: PolicySettings = client.send(Method::PATCH, "/v1/policy", &fields).await?;
     print(&match output {

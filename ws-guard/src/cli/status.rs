@@ -84,6 +84,7 @@ fn daemon(status: &Status) -> String {
     match (status.pid, status.uptime_seconds) {
         (Some(pid), Some(seconds)) => format!("pid {pid}, up {}", up(seconds)),
         (Some(pid), None) => format!("pid {pid}"),
+        (None, _) if status.interfaces.is_empty() => "down; nothing is attached".into(),
         (None, _) => "down; read from the pins, protection is in force".into(),
     }
 }

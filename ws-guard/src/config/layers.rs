@@ -189,10 +189,8 @@ impl Inputs {
             let texts: Vec<&str> = values.iter().map(|given| given.text.as_str()).collect();
             for (index, message) in setting.replace(target, &texts) {
                 let place = values[index].place.clone();
-                problems.push(Problem {
-                    message: message + service_link(&texts[index], &place),
-                    place,
-                });
+                problems
+                    .push(Problem { message: message + service_link(texts[index], &place), place });
             }
             winner = values;
         }

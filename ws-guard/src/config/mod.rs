@@ -4,6 +4,8 @@
 mod file;
 mod layers;
 mod settings;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 pub use layers::{Arguments, ConfigError, Inputs, Place, Problem};

@@ -1,7 +1,6 @@
 //! Writes what an operator, or the configuration, decides.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -224,7 +223,7 @@ impl Operator {
 
     /// Run the control program, which takes the source's lock.
     fn request(&self, operation: Operation, source: &IpNet, until: u64) -> Result<(), ApiError> {
-        let key: Address = IpAddr::from(source.addr()).into();
+        let key: Address = source.addr().into();
         let request = Request { operation: operation as u32, pings: 0, until, source: key };
         let name = network_text(source);
         match self.maps.request(&request)? {

@@ -112,6 +112,7 @@ fn log(event: &EventView) {
         "throttled" | "table_full" | "unsynced" | "violation" => {
             tracing::warn!(kind, seq, "{event}");
         }
+        "config_error" => tracing::error!(kind, seq, "configuration {event}"),
         _ => tracing::info!(kind, seq, "{event}"),
     }
 }

@@ -66,8 +66,7 @@ impl Reloader {
         self.state.count_reload(applied.is_ok());
         if let Err(errors) = applied {
             let message = format!("refused, the old one stays in force: {}", errors.join("; "));
-            tracing::error!("configuration {message}");
-            self.state.events.record(EventView::message("config", message));
+            self.state.events.record(EventView::message("config_error", message));
             self.state.config().errors = Some(errors);
         }
     }

@@ -20,7 +20,8 @@ pub struct EventView {
     pub seq: u64,
     pub time: Timestamp,
     /// `throttled`, `released`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
-    /// `table_full`, or one of the daemon's own: `missed`, `interface`, `policy`, `config`.
+    /// `table_full`, or one of the daemon's own: `missed`, `interface`, `policy`, `config`,
+    /// `config_error`.
     pub kind: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
