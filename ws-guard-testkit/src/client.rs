@@ -24,9 +24,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 16 * 1024;
 
 nix::ioctl_read_bad!(
-    /// Bytes in the socket's queue that were not sent yet (Linux, linux/sockios.h).
+    /// SIOCOUTQNSD: bytes in the socket's queue that were not sent yet (linux/sockios.h).
     unsent_bytes,
     0x894B,
+    i32
+);
+nix::ioctl_read_bad!(
+    /// SIOCOUTQ: bytes in the socket's queue that were not acknowledged yet (tcp(7)).
+    unacknowledged_bytes,
+    nix::libc::TIOCOUTQ,
     i32
 );
 
@@ -213,6 +219,23 @@ impl Client {
             Ok(n) => Ok(n),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error).with_context(|| format!("{} sending", self.local)),
+        }
+    }
+
+    /// Wait until the server has acknowledged all that was written, or the time is up: `false`.
+    pub fn drain(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let mut bytes = 0;
+            // SAFETY: the descriptor is open as long as `self.stream`; the request writes one int.
+            let asked = unsafe { unacknowledged_bytes(self.stream.as_raw_fd(), &mut bytes) };
+            if asked.is_ok() && bytes == 0 {
+                return true;
+            }
+            if asked.is_err() || Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -153,20 +153,13 @@ fn installed(path: &Path, library: Library) -> Result<()> {
     Ok(())
 }
 
-/// The program of this crate with the server on tokio-tungstenite, beside the program that asks.
-/// Cargo builds it there on the way to the tests of this crate alone, so others have it built.
+/// The program of this crate with the server on tokio-tungstenite. Optimised always, as its users
+/// run it; built here when nobody has yet.
 fn tungstenite_echo() -> Result<PathBuf> {
-    const NAME: &str = "ws-guard-tungstenite-echo";
-    let here = std::env::current_exe().context("finding this program")?;
-    // Tests are in `deps`, one below.
-    let folder = here.ancestors().skip(1).find(|folder| !folder.ends_with("deps"));
-    let folder = folder.context("this program is in no folder")?;
-    let path = folder.join(NAME);
+    let path = tools::tungstenite_echo();
     if !path.exists() {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo.args(["build", "--quiet", "--package", "ws-guard-testkit", "--bin", NAME]);
-        cargo.args(folder.ends_with("release").then_some("--release"));
-        let status = cargo.current_dir(tools::workspace()).status().context("running cargo")?;
+        let mut cargo = tools::build_tungstenite_echo();
+        let status = cargo.status().context("running cargo")?;
         ensure!(status.success() && path.exists(), "{cargo:?} did not make {}", path.display());
     }
     Ok(path)

@@ -18,8 +18,13 @@ const TARGET: &str = "bpfel-unknown-none";
 const PRODUCT: &str = "ws-guard";
 /// Flags that decide what the object looks like. `bpf_target_arch` is what aya-ebpf asks for the
 /// layout of `pt_regs`, which none of our programs looks at.
-pub const RUSTFLAGS: [&str; 3] =
-    ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+/// Version 3 of the instruction set (Linux 5.12) has 32 bit arithmetic, which sequence numbers want.
+pub const RUSTFLAGS: [&str; 4] = [
+    "--cfg=bpf_target_arch=\"x86_64\"",
+    "-Ctarget-cpu=v3",
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -181,7 +186,7 @@ fn quietly(mut command: Command) -> Result<()> {
 
 /// A target directory of its own: other flags would rebuild everything each time.
 fn target() -> PathBuf {
-    tools::workspace().join("target/ebpf")
+    tools::target().join("ebpf")
 }
 
 fn object_path(name: &Path) -> PathBuf {

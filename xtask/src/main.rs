@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, build, demonstration, tests and benchmarks of ws-guard.
 mod build_ebpf;
+mod demo;
 mod setup;
 mod sources;
 mod step;
@@ -22,6 +23,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the kernel programs and renew the committed object
     BuildEbpf(build_ebpf::Args),
+    /// Attack a server that somebody else wrote, without and with ws-guard, and compare
+    Demo(demo::Args),
     /// Run every check and test: formatting, lints, host tests, kernel tests
     Test(test::Args),
 }
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(args) => setup::main(args),
         Command::BuildEbpf(args) => build_ebpf::main(args),
+        Command::Demo(args) => demo::main(args),
         Command::Test(args) => test::main(args),
     };
     match result {

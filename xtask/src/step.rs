@@ -26,7 +26,10 @@ pub struct Outcome {
 pub fn run(what: &str, command: Command) -> Result<()> {
     let start = Instant::now();
     let progress = Progress::new(what);
-    let described = format!("{command:?}");
+    // Without its environment, which Debug would print too.
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let described = words.join(" ");
     let outcome = stream(command, |line| progress.line(line))?;
     if outcome.status.success() {
         progress.done(start.elapsed());
@@ -35,7 +38,7 @@ pub fn run(what: &str, command: Command) -> Result<()> {
     progress.failed();
     let from = outcome.lines.len().saturating_sub(LAST_LINES);
     bail!(
-        "{what}: {described} ended with {}:\n{}",
+        "{what}: `{described}` ended with {}:\n{}",
         outcome.status,
         outcome.lines[from..].join("\n")
     )

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
+use ws_guard_testkit::servers::Library;
 
 pub use toolchain::Toolchain;
 
@@ -35,14 +36,33 @@ fn for_ebpf() -> Vec<Box<dyn Component>> {
     vec![Box::new(toolchain::Component), Box::new(system::LLVM), Box::new(linker::Component)]
 }
 
-/// What tests and demonstration need beside that.
+/// What the demonstration needs beside cargo, with the server on `library`.
+fn for_demo(library: Library) -> Vec<Box<dyn Component>> {
+    let mut components: Vec<Box<dyn Component>> = vec![Box::new(system::NETWORK)];
+    match library {
+        Library::TokioTungstenite => {}
+        Library::Python => {
+            components.extend([Box::new(system::PYTHON) as _, Box::new(foreign::Python) as _]);
+        }
+        Library::Ws => components.extend([Box::new(system::NODE) as _, Box::new(foreign::Ws) as _]),
+        Library::Gorilla => {
+            components.extend([Box::new(system::GO) as _, Box::new(foreign::Gorilla) as _]);
+        }
+    }
+    components
+}
+
+/// What the tests need beside the eBPF toolchain.
 fn for_tests() -> Vec<Box<dyn Component>> {
-    vec![
-        Box::new(system::PROGRAMS),
-        Box::new(foreign::Python),
-        Box::new(foreign::Ws),
-        Box::new(foreign::Gorilla),
-    ]
+    let mut components: Vec<Box<dyn Component>> = Vec::new();
+    for library in Library::ALL {
+        for component in for_demo(library) {
+            if components.iter().all(|other| other.name() != component.name()) {
+                components.push(component);
+            }
+        }
+    }
+    components
 }
 
 pub fn main(args: Args) -> Result<()> {
@@ -66,7 +86,12 @@ pub fn ebpf() -> Result<Toolchain> {
     toolchain::find().context("the eBPF toolchain is gone again after its installation")
 }
 
-/// Make sure that tests and demonstration can run; kernel programs included.
+/// Make sure that the demonstration can run.
+pub fn demo(library: Library) -> Result<()> {
+    install(for_demo(library)).map(drop)
+}
+
+/// Make sure that everything can be built and tested.
 pub fn all() -> Result<Toolchain> {
     install(for_tests())?;
     ebpf()

@@ -49,17 +49,31 @@ pub const LLVM: Packages = Packages {
     ],
 };
 
-/// What tests and demonstration call, and what the foreign servers need.
-pub const PROGRAMS: Packages = Packages {
-    name: "programs for tests",
+/// What namespaces are made with.
+pub const NETWORK: Packages = Packages {
+    name: "network programs",
     needed: &[
         (Probe::Program("ip"), "iproute2"),
         (Probe::Program("ethtool"), "ethtool"),
         (Probe::Program("nsenter"), "util-linux"),
+    ],
+};
+
+/// What the servers in Python, JavaScript and Go are installed with.
+pub const PYTHON: Packages = Packages {
+    name: "Python",
+    needed: &[
         (Probe::Program("python3"), "python3"),
         (Probe::File("/usr/share/doc/python3-venv"), "python3-venv"),
-        (Probe::Program("node"), "nodejs"),
-        (Probe::Program("npm"), "npm"),
+    ],
+};
+pub const NODE: Packages = Packages {
+    name: "Node.js",
+    needed: &[(Probe::Program("node"), "nodejs"), (Probe::Program("npm"), "npm")],
+};
+pub const GO: Packages = Packages {
+    name: "Go",
+    needed: &[
         (Probe::Program("go"), "golang-go"),
         (
             Probe::File("/usr/share/gocode/src/github.com/gorilla/websocket/conn.go"),
@@ -85,8 +99,8 @@ impl super::Component for Packages {
         if self.name == LLVM.name && std::env::var_os("LLVM_PREFIX").is_some() {
             return llvm_prefix().map(|prefix| prefix.display().to_string());
         }
-        let count = self.needed.len();
-        self.missing().is_empty().then(|| format!("{count} packages"))
+        let packages: Vec<&str> = self.needed.iter().map(|(_, package)| *package).collect();
+        self.missing().is_empty().then(|| packages.join(" "))
     }
 
     fn install(&self) -> Result<()> {
