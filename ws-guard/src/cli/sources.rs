@@ -82,7 +82,7 @@ fn row(view: &SourceView) -> Vec<String> {
         view.dropped_total.to_string(),
         ago(view.last_ping),
         if throttled && view.throttled_until.is_none() {
-            "released".into()
+            "on release".into()
         } else {
             ahead(view.throttled_until)
         },
