@@ -11,12 +11,17 @@
 //! 4. [`window`] decides whether a ping is one too many.
 //! 5. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
 //! 6. [`maps`] is the layout of everything that crosses between kernel and user space.
+//!
+//! With the `user` feature, `replay` drives a flow over byte slices as the kernel programs do over
+//! packets.
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod flow;
 pub mod frame;
 pub mod handshake;
 pub mod maps;
+#[cfg(feature = "user")]
+pub mod replay;
 pub mod seq;
 pub mod source;
 pub mod tracker;
