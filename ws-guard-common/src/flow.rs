@@ -316,7 +316,8 @@ impl Flow {
         self.violations += walk.violations as u64;
         self.coalesced_segments += (walk.frames > 1) as u64;
         let new_header = before_walk.carried == 0 || walk.tracker.next != before_walk.next;
-        self.split_headers += (walk.tracker.carried != 0 && new_header) as u64;
+        let cut = walk.cuts_key | (walk.tracker.carried != 0 && new_header);
+        self.split_headers += cut as u64;
         self.split_frames += (walk.frames > 0 && walk.splits_frame()) as u64;
         self.keep(before_walk, walk, passed);
     }

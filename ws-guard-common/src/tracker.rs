@@ -110,6 +110,8 @@ pub struct Walk {
     pub budget: u32,
     /// The walk came to where the flow's own tracker stands: what came before was the same.
     pub joined: bool,
+    /// The segment ends inside the masking key of a header that is otherwise whole and new.
+    pub cuts_key: bool,
     /// Pings already counted when they came first.
     pub old_pings: u32,
     /// Frames that begin here for the first time, by their first byte.
@@ -144,6 +146,7 @@ impl Walk {
             old_budget: 0,
             budget: Self::ASK,
             joined: false,
+            cuts_key: false,
             old_pings: 0,
             frames: 0,
             pings: 0,
@@ -205,7 +208,10 @@ impl Walk {
         if !self.begin(segment, at, first) {
             return Step::Ask;
         }
-        self.complete(segment, Header { first, second, payload_len });
+        let header = Header { first, second, payload_len };
+        let fresh = !crate::seq::before(self.tracker.next, self.fresh_begin);
+        self.cuts_key = fresh & (self.len - at < header.len() as u32);
+        self.complete(segment, header);
         Step::More
     }
 
