@@ -1,6 +1,8 @@
 //! What the property tests share: the loop over cases, and streams to run them on.
 #![allow(dead_code)] // Each test program uses a part of it.
 
+pub mod tcp;
+
 use fastrand::Rng;
 use ws_guard_common::replay::Budget;
 
