@@ -67,6 +67,10 @@ const SLOT: u8 = CHECKPOINTS as u8 - 1;
 /// valid client header once in about 43 times.
 pub const PROOF: u8 = 4;
 
+/// So long after the latest segment that was let through, the server has acknowledged all that it
+/// holds in order, nanoseconds. (Linux delays acknowledgements by at most 200 ms.)
+pub const SETTLED_NS: u64 = 1_000_000_000;
+
 /// Where the stream stood before a segment that is not yet acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -79,6 +83,8 @@ pub struct Checkpoint {
     pub pings: u16,
     /// How many of them, the first ones, passed; the others were defused.
     pub passed: u16,
+    /// 1 when it stands for several segments, and where the stream stood between them is not kept.
+    pub merged: u32,
 }
 
 /// The value of the flow table.
@@ -193,20 +199,22 @@ pub enum Acknowledged {
 pub enum Rewalk {
     /// The same frames as before: so many pings pass.
     Same(u32),
-    /// Other bytes than before, and the server cannot hold any that came after them: they count
-    /// as new.
+    /// Other bytes than before, in place of all that the server has not acknowledged, long after it
+    /// would have: they count as new.
     New,
-    /// Other bytes than before, and the server may hold what came after the first ones.
+    /// Other bytes than before, and the server may hold some of those.
     Refuse,
 }
 
 impl Flow {
     /// A flow that the server's 101 opened: client frames start at `client_next`, server frames at
-    /// `server_next`. `flags` is [`DEFLATE`] and [`REQUEST_UNSEEN`] or neither.
+    /// `server_next`. `flags` is [`DEFLATE`] and [`REQUEST_UNSEEN`] or neither. Set
+    /// [`Flow::generation`] first: it is the secret that the client's [`Tracker::mark`] starts from.
     #[inline(always)]
     pub fn open(&mut self, client_next: u32, server_next: u32, flags: u8, now_ns: u64) {
         let rsv1 = if flags & DEFLATE != 0 { RSV1_AGREED } else { 0 };
         self.client = Tracker::new(client_next, FROM_CLIENT | rsv1);
+        self.client.mark = self.generation;
         self.server = Tracker::new(server_next, rsv1);
         self.acked = client_next;
         self.high = client_next;
@@ -269,26 +277,82 @@ impl Flow {
     }
 
     /// What a rewalk from checkpoint `first` may let pass, after a dry walk of the same segment.
+    ///
+    /// The server may hold any of the provisional segments. Its stream stays the one that was
+    /// followed if, at every border between two of them, what comes next starts from the same
+    /// state. So a rewalk has to end where the stream stood at a known border, by the same way; or
+    /// inside one single segment, of which the server holds all or nothing, and there it leaves a
+    /// border of its own ([`Flow::rewalked`]).
+    ///
+    /// `settled`: no segment was let through for [`SETTLED_NS`].
     #[inline(always)]
-    pub fn rewalk_budget(&self, first: u8, dry: &Walk) -> Rewalk {
+    pub fn rewalk_budget(&self, first: u8, dry: &Walk, settled: bool) -> Rewalk {
         let mut passed = 0;
+        let mut all = true;
         let mut same = false;
         let mut i = 0u8;
         while i < CHECKPOINTS as u8 {
             let checkpoint = &self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize];
             if i >= first && i < self.kept && !same {
                 same = i > first && checkpoint.start == dry.tracker;
-                passed += if same { 0 } else { checkpoint.passed as u32 };
+                // Pings that passed behind one that did not are defused this time.
+                passed += if all & !same { checkpoint.passed as u32 } else { 0 };
+                all &= checkpoint.passed == checkpoint.pings;
             }
             i += 1;
         }
+        let from = &self.checkpoints[(self.oldest.wrapping_add(first) & SLOT) as usize];
         if same || dry.joined || dry.tracker == self.client {
             Rewalk::Same(passed)
-        } else if after(self.high, dry.end()) {
-            Rewalk::Refuse
-        } else {
+        } else if self.may_split(from, dry) {
+            Rewalk::Same(from.passed as u32)
+        } else if settled && first == 0 && !after(self.high, dry.end()) {
             Rewalk::New
+        } else {
+            Rewalk::Refuse
         }
+    }
+
+    /// The walk ends inside the one segment that left `checkpoint`, and there is room for a border.
+    #[inline(always)]
+    fn may_split(&self, checkpoint: &Checkpoint, walk: &Walk) -> bool {
+        let inside = before(walk.end(), checkpoint.end) && after(walk.end(), self.acked);
+        inside && checkpoint.merged == 0 && self.kept < CHECKPOINTS as u8
+    }
+
+    /// A rewalk from checkpoint `first` was walked as [`Flow::rewalk_budget`] said and is let
+    /// through; `known` is [`Flow::client`] as it was, `passed` counts new pings only.
+    #[inline(always)]
+    pub fn rewalked(&mut self, first: u8, known: &Tracker, walk: &Walk, passed: u32) {
+        if walk.joined {
+            self.commit(known, walk, passed);
+            return;
+        }
+        let at = (self.oldest.wrapping_add(first) & SLOT) as usize;
+        let whole = self.checkpoints[at];
+        if walk.tracker == whole.start || !self.may_split(&whole, walk) {
+            return;
+        }
+        let (pings, passed) = (walk.old_pings as u16, whole.passed);
+        let passed_here = if passed < pings { passed } else { pings };
+        let mut rest = whole;
+        rest.start = walk.tracker;
+        rest.pings = whole.pings.saturating_sub(pings);
+        rest.passed = whole.passed - passed_here;
+        let part = &mut self.checkpoints[at];
+        part.end = walk.end();
+        part.pings = pings;
+        part.passed = passed_here;
+        // Move what follows up by one, and put the rest in its place.
+        let mut i = 0u8;
+        while i < CHECKPOINTS as u8 {
+            if i > first && i <= self.kept {
+                let slot = &mut self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize];
+                core::mem::swap(slot, &mut rest);
+            }
+            i += 1;
+        }
+        self.kept += 1;
     }
 
     /// Forget what came from checkpoint `first` on: other bytes take its place.
@@ -304,8 +368,8 @@ impl Flow {
     pub fn commit(&mut self, before_walk: &Tracker, walk: &Walk, passed: u32) {
         self.high = later(self.high, walk.end());
         self.flags &= !GAP;
-        let touched = walk.tracker != *before_walk;
-        if !touched {
+        // A retransmission may end earlier in a cut header than what came before.
+        if !after(walk.tracker.resume(), before_walk.resume()) {
             return;
         }
         self.client = walk.tracker;
@@ -331,9 +395,13 @@ impl Flow {
         let at = self.oldest.wrapping_add(self.kept).wrapping_sub(full as u8) & SLOT;
         let checkpoint = &mut self.checkpoints[at as usize];
         if full {
+            let all = checkpoint.passed == checkpoint.pings;
+            let passed = if all { passed } else { 0 };
             checkpoint.pings = checkpoint.pings.saturating_add(pings);
             checkpoint.passed = checkpoint.passed.saturating_add(passed);
+            checkpoint.merged = 1;
         } else {
+            checkpoint.merged = 0;
             checkpoint.start = *start;
             checkpoint.pings = pings;
             checkpoint.passed = passed;

@@ -75,6 +75,8 @@ pub struct SeenHeader {
 pub struct Replay {
     pub flow: Flow,
     pub mode: Mode,
+    /// No segment was let through for [`flow::SETTLED_NS`]; the caller has the clock.
+    pub settled: bool,
     /// The client's violations by kind; a frame may count under several.
     pub by_kind: [u64; Violation::COUNT],
     /// The client's headers since the caller last took them, each once.
@@ -85,9 +87,9 @@ impl Replay {
     /// A connection whose client frames start at sequence number `client_next` and whose server
     /// frames start at `server_next`. `flags`: [`flow::DEFLATE`] or 0.
     pub fn open(client_next: u32, server_next: u32, flags: u8, mode: Mode) -> Replay {
-        let mut flow = Flow::default();
+        let mut flow = Flow { generation: client_next ^ server_next, ..Flow::default() };
         flow.open(client_next, server_next, flags, 0);
-        Replay { flow, mode, by_kind: [0; Violation::COUNT], headers: Vec::new() }
+        Replay { flow, mode, settled: false, by_kind: [0; Violation::COUNT], headers: Vec::new() }
     }
 
     /// A segment of the client. Pings over the budget are rewritten in `payload`, unless the
@@ -153,19 +155,21 @@ impl Replay {
         let known = self.flow.client;
         let mut dry = Walk::new(plan.start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
-        if dry.run(&mut Payload { bytes: payload, rewrite: false, headers: None }) != Step::Done {
+        let mut segment = Payload { bytes: payload, rewrite: false, headers: None };
+        if dry.run(&mut segment) != Step::Done {
             return Verdict::Drop(Reason::Unreadable);
         }
-        match self.flow.rewalk_budget(plan.checkpoint, &dry) {
+        if !dry.agrees(&segment, &known) {
+            return self.unless_observing(Reason::Changed, seq, payload);
+        }
+        match self.flow.rewalk_budget(plan.checkpoint, &dry, self.settled) {
             Rewalk::Same(passed) => {
                 let mut walk = Walk::new(plan.start, &known, seq, payload.len() as u32);
                 walk.old_budget = passed;
                 let Some(passed) = self.run(&mut walk, payload, budget) else {
                     return Verdict::Drop(Reason::Unreadable);
                 };
-                if walk.joined {
-                    self.flow.commit(&known, &walk, passed);
-                }
+                self.flow.rewalked(plan.checkpoint, &known, &walk, passed);
                 self.let_through(seq, payload)
             }
             Rewalk::New => {

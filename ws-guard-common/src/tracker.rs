@@ -9,9 +9,10 @@
 
 use crate::frame::{self, Expect, Header, Violation, Violations, opcode};
 
-/// Frames longer than this are crossed in strides, because sequence numbers only compare within
-/// 2³¹ bytes while a frame may have 2⁶³.
-const STRIDE: u64 = 1 << 30;
+/// Frames longer than this are crossed in strides of so many bytes, because sequence numbers only
+/// compare within 2³¹ bytes while a frame may have 2⁶³.
+const STRIDE: u32 = 1 << STRIDE_BITS;
+const STRIDE_BITS: u32 = 30;
 
 /// The frames come from the client, and so are masked.
 pub const FROM_CLIENT: u8 = 1 << 0;
@@ -24,8 +25,12 @@ pub const IN_MESSAGE: u8 = 1 << 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tracker {
-    /// Bytes of the frame that lie beyond `next`, for frames longer than a stride.
-    pub beyond: u64,
+    /// Strides of the frame that lie beyond `next`, for frames longer than one. Saturates: a frame
+    /// of 2⁶² bytes does not end.
+    pub beyond: u32,
+    /// A hash of all headers so far, their positions included, over a secret start: two trackers
+    /// of one connection with the same mark came the same way.
+    pub mark: u32,
     /// Sequence number of the next header's first byte (or of the next stride).
     pub next: u32,
     /// How many bytes of that header are already here, in `carry`: 0 unless a segment cut it.
@@ -42,7 +47,7 @@ impl Tracker {
     /// A stream whose next header starts at `next`.
     #[inline(always)]
     pub const fn new(next: u32, flags: u8) -> Tracker {
-        Tracker { beyond: 0, next, carried: 0, flags, carry: [0; frame::MAX_HEADER] }
+        Tracker { beyond: 0, mark: 0, next, carried: 0, flags, carry: [0; frame::MAX_HEADER] }
     }
 
     /// Sequence number of the first byte that the tracker has yet to see.
@@ -104,6 +109,8 @@ pub struct Walk {
     fresh_begin: u32,
     /// ...and those that begin before this one were also complete.
     fresh_complete: u32,
+    /// The mark that the stream had there.
+    fresh_mark: u32,
     /// Pings among those already counted that pass again; the others are defused again.
     pub old_budget: u32,
     /// New pings that may pass; the others are defused. [`Walk::ASK`] until somebody knows.
@@ -143,6 +150,7 @@ impl Walk {
             len,
             fresh_begin: known.next.wrapping_add((known.carried != 0) as u32),
             fresh_complete: known.next,
+            fresh_mark: known.mark,
             old_budget: 0,
             budget: Self::ASK,
             joined: false,
@@ -179,15 +187,15 @@ impl Walk {
     pub fn step<S: Segment>(&mut self, segment: &mut S) -> Step {
         let at = self.at();
         if self.tracker.carried == 0 {
-            self.joined |= self.tracker.next == self.fresh_complete;
+            self.joined |=
+                (self.tracker.next == self.fresh_complete) & (self.tracker.mark == self.fresh_mark);
         }
         if at >= self.len {
             return Step::Done;
         }
         if self.tracker.beyond != 0 {
-            let stride = if self.tracker.beyond < STRIDE { self.tracker.beyond } else { STRIDE };
-            self.tracker.beyond -= stride;
-            self.tracker.next = self.tracker.next.wrapping_add(stride as u32);
+            self.tracker.beyond -= 1;
+            self.tracker.next = self.tracker.next.wrapping_add(STRIDE);
             return Step::More;
         }
         if self.tracker.carried != 0 {
@@ -213,6 +221,26 @@ impl Walk {
         self.cuts_key = fresh & (self.len - at < header.len() as u32);
         self.complete(segment, header);
         Step::More
+    }
+
+    /// This walk, which joined `known`, has the same bytes there as the header that was cut then.
+    #[inline(always)]
+    pub fn agrees<S: Segment>(&self, segment: &S, known: &Tracker) -> bool {
+        let mut carry = [0; frame::MAX_HEADER];
+        let at = known.next.wrapping_sub(self.base);
+        let here = self.len.wrapping_sub(at);
+        let carried = known.carried as u32;
+        let common = if here < carried { here } else { carried };
+        if !self.joined || at >= self.len || common == 0 || common >= frame::MAX_HEADER as u32 {
+            return true;
+        }
+        let mut same = segment.copy(at, &mut carry, 0, common);
+        let mut i = 0;
+        while i < frame::MAX_HEADER {
+            same &= i as u32 >= common || carry[i] == known.carry[i];
+            i += 1;
+        }
+        same
     }
 
     /// Walk to the end of the segment, or to a ping without a budget.
@@ -271,9 +299,10 @@ impl Walk {
             self.tracker.flags & !IN_MESSAGE | if in_message { IN_MESSAGE } else { 0 };
         // The top bit of a length has no meaning: without it the sum cannot overflow either.
         let total = (header.payload_len & !(1 << 63)) + header.len() as u64;
-        let stride = if total < STRIDE { total } else { STRIDE };
-        self.tracker.beyond = total - stride;
-        self.tracker.next = self.tracker.next.wrapping_add(stride as u32);
+        let strides = total >> STRIDE_BITS;
+        self.tracker.mark = mark(self.tracker.mark, self.tracker.next, &header);
+        self.tracker.beyond = if strides > u32::MAX as u64 { u32::MAX } else { strides as u32 };
+        self.tracker.next = self.tracker.next.wrapping_add(total as u32 & (STRIDE - 1));
         self.tracker.carried = 0;
     }
 
@@ -330,4 +359,13 @@ impl Walk {
         self.complete(segment, Header { first, second, payload_len });
         Step::More
     }
+}
+
+/// The mark after a header whose first byte is at sequence number `at`.
+#[inline(always)]
+const fn mark(before: u32, at: u32, header: &Header) -> u32 {
+    let word = (header.first as u64) << 8 | header.second as u64;
+    let mixed = word << 32 | (before ^ at) as u64;
+    // The high half of the product depends on every bit.
+    (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }

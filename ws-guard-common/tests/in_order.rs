@@ -52,7 +52,13 @@ fn counts_are_the_oracles_and_pings_past_the_budget_are_defused() {
             }
         }
         let expected = oracle::count(&sent, side, &borders);
-        assert_eq!(counted(&replay), expected, "{} bytes in {} segments", sent.len(), borders.len());
+        assert_eq!(
+            counted(&replay),
+            expected,
+            "{} bytes in {} segments",
+            sent.len(),
+            borders.len()
+        );
         assert_eq!(replay.flow.state, state::OPEN);
         assert_eq!(allowance.charged, expected.pings);
         assert_eq!(replay.flow.defused, expected.pings.saturating_sub(u64::from(allowed)));

@@ -1,5 +1,6 @@
 //! One fixture for each error that the property tests found.
 
+mod oracle;
 mod support;
 
 use support::Allowance;
