@@ -58,6 +58,8 @@ pub const GAP: u8 = 1 << 1;
 pub const DEFLATE: u8 = 1 << 2;
 /// The request was not seen: the stream was joined where the server's 101 acknowledged it.
 pub const REQUEST_UNSEEN: u8 = 1 << 3;
+/// Payload was skipped before [`Flow::hole`], and the server has yet to acknowledge it.
+pub const HOLE: u8 = 1 << 4;
 
 /// How many segments with headers a flow may have unacknowledged with a checkpoint each.
 pub const CHECKPOINTS: usize = 8;
@@ -103,6 +105,8 @@ pub struct Flow {
     pub acked: u32,
     /// The client's bytes up to here were let through.
     pub high: u32,
+    /// Where the latest segment began that skipped payload, when [`HOLE`].
+    pub hole: u32,
     /// Sequence number of the client's FIN, when [`FIN_SEEN`].
     pub fin: u32,
     /// Index of the oldest checkpoint.
@@ -111,7 +115,7 @@ pub struct Flow {
     pub kept: u8,
     /// One of [`state`].
     pub state: u8,
-    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`].
+    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`].
     pub flags: u8,
     /// While unsynced: valid headers found in a row.
     pub proof: u8,
@@ -248,7 +252,12 @@ impl Flow {
         if self.kept > 0 && before(seq, self.provisional_end()) && after(end, self.acked) {
             return self.plan_rewalk(seq, end);
         }
-        if after(end, cursor) { plan(Action::Walk) } else { plan(Action::Pass) }
+        if !after(end, cursor) {
+            return plan(Action::Pass);
+        }
+        // What fills a hole must not come to lie inside a merged checkpoint.
+        let full = self.kept >= CHECKPOINTS as u8 && self.flags & HOLE != 0;
+        plan(if full { Action::NoCheckpoint } else { Action::Walk })
     }
 
     /// The segment overlaps others with headers that the server has not acknowledged.
@@ -363,10 +372,20 @@ impl Flow {
         self.kept = first;
     }
 
+    /// The segment of `len` payload bytes at `seq` is let through.
+    #[inline(always)]
+    pub fn let_through(&mut self, seq: u32, len: u32) {
+        if after(seq, self.high) {
+            self.hole = seq;
+            self.flags |= HOLE;
+        }
+        self.high = later(self.high, seq.wrapping_add(len));
+    }
+
     /// A segment was walked to its end and is let through: `passed` of its new pings as they are.
     #[inline(always)]
     pub fn commit(&mut self, before_walk: &Tracker, walk: &Walk, passed: u32) {
-        self.high = later(self.high, walk.end());
+        self.let_through(walk.end().wrapping_sub(walk.len()), walk.len());
         self.flags &= !GAP;
         // A retransmission may end earlier in a cut header than what came before.
         if !after(walk.tracker.resume(), before_walk.resume()) {
@@ -426,6 +445,9 @@ impl Flow {
             return Acknowledged::Fine;
         }
         self.acked = ack;
+        if !before(ack, self.hole) {
+            self.flags &= !HOLE;
+        }
         let mut i = 0u8;
         while i < CHECKPOINTS as u8 {
             let oldest = &self.checkpoints[(self.oldest & SLOT) as usize];

@@ -7,7 +7,6 @@
 use crate::{
     flow::{self, Action, Flow, Plan, Rewalk},
     frame::{Header, MAX_HEADER, PING_TO_PONG, Violation, Violations},
-    seq::later,
     tracker::{Segment, Step, Tracker, Walk},
 };
 
@@ -116,7 +115,7 @@ impl Replay {
     }
 
     fn let_through(&mut self, seq: u32, payload: &[u8]) -> Verdict {
-        self.flow.high = later(self.flow.high, seq.wrapping_add(payload.len() as u32));
+        self.flow.let_through(seq, payload.len() as u32);
         Verdict::Pass
     }
 

@@ -164,6 +164,13 @@ impl Walk {
         }
     }
 
+    /// Length of the segment's payload in bytes.
+    #[inline(always)]
+    #[allow(clippy::len_without_is_empty)] // A walk is no collection.
+    pub const fn len(&self) -> u32 {
+        self.len
+    }
+
     /// Sequence number behind the segment's last byte.
     #[inline(always)]
     pub const fn end(&self) -> u32 {

@@ -30,7 +30,6 @@ fn path(rng: &mut Rng) -> Path {
 #[test]
 fn a_guarded_stream_arrives_and_counts_exactly() {
     let mut stuck = BTreeMap::new();
-    let mut unsynced = BTreeMap::new();
     let mut total = BTreeMap::new();
     cases(10_000, |rng| {
         let frames = rng.usize(1..40);
@@ -42,17 +41,15 @@ fn a_guarded_stream_arrives_and_counts_exactly() {
         let arrived = link.run(rng);
         *total.entry((path.resend, path.lost_behind > 0)).or_insert(0) += 1;
         if !arrived {
+            // Known limit: what the receiver threw away behind the guard lies in a checkpoint that
+            // stands for several segments, or in pieces for which the ring has no room.
+            assert!(path.lost_behind > 0, "stuck: {path:?}, dropped {:?}", link.dropped);
             *stuck.entry((path.resend, path.lost_behind > 0)).or_insert(0) += 1;
             return;
         }
         let flow = &link.replay.flow;
         let all = oracle::frames(&sent, Side::CLIENT);
-        if flow.unsynced_total > 0 {
-            assert!(flow.frames_in <= all.len() as u64);
-            *unsynced.entry((path.resend, path.lost_behind > 0)).or_insert(0) += 1;
-            return;
-        }
-        assert_eq!(flow.state, state::OPEN);
+        assert_eq!((flow.state, flow.unsynced_total), (state::OPEN, 0));
         let expected = oracle::count(&sent, Side::CLIENT, &[]);
         let figures = (flow.frames_in, flow.pings_in, flow.pongs_in, flow.violations);
         assert_eq!(
@@ -69,5 +66,5 @@ fn a_guarded_stream_arrives_and_counts_exactly() {
         }
         assert!(link.receiver.stream == expected_bytes, "the stream was changed elsewhere");
     });
-    println!("of {total:?}: stuck {stuck:?}, lost step {unsynced:?}");
+    println!("of {total:?}: stuck {stuck:?}");
 }
