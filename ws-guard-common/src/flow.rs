@@ -79,15 +79,23 @@ pub const SETTLED_NS: u64 = 1_000_000_000;
 pub struct Checkpoint {
     /// The tracker before the segment.
     pub start: Tracker,
-    /// Sequence number behind the segment's last byte.
+    /// Sequence number of the first byte of the segment, or of the latest one that passed again.
+    pub begin: u32,
+    /// Sequence number behind its last byte.
     pub end: u32,
     /// Pings that began in the segment.
     pub pings: u16,
     /// How many of them, the first ones, passed; the others were defused.
     pub passed: u16,
-    /// 1 when it stands for several segments, and where the stream stood between them is not kept.
-    pub merged: u32,
+    /// [`MERGED`], [`UNPROVEN`].
+    pub flags: u32,
 }
+
+/// The checkpoint stands for several segments, and where the stream stood between them is not kept.
+pub const MERGED: u32 = 1 << 0;
+/// Its start is where a shorter retransmission ended, inside a segment that came before. Whether
+/// both were the same, a walk from here will show; until then nothing may reach across.
+pub const UNPROVEN: u32 = 1 << 1;
 
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -299,22 +307,32 @@ impl Flow {
         let mut passed = 0;
         let mut all = true;
         let mut same = false;
+        let mut across = false;
+        let from = later(dry.base(), self.acked);
+        let (mut begin, mut border) = (from, from);
         let mut i = 0u8;
         while i < CHECKPOINTS as u8 {
             let checkpoint = &self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize];
             if i >= first && i < self.kept && !same {
                 same = i > first && checkpoint.start == dry.tracker;
+                // To an unproven border, only from inside the segment that it divides; across it, not
+                // at all.
+                let to = same && !before(from, begin) || !same && !after(dry.end(), border);
+                across |= i > first && checkpoint.flags & UNPROVEN != 0 && !to;
                 // Pings that passed behind one that did not are defused this time.
                 passed += if all & !same { checkpoint.passed as u32 } else { 0 };
                 all &= checkpoint.passed == checkpoint.pings;
+                (begin, border) = (checkpoint.begin, checkpoint.end);
             }
             i += 1;
         }
-        let from = &self.checkpoints[(self.oldest.wrapping_add(first) & SLOT) as usize];
-        if same || dry.joined || dry.tracker == self.client {
+        let divided = &self.checkpoints[(self.oldest.wrapping_add(first) & SLOT) as usize];
+        if across {
+            Rewalk::Refuse
+        } else if same || dry.joined || dry.tracker == self.client {
             Rewalk::Same(passed)
-        } else if self.may_split(from, dry) {
-            Rewalk::Same(from.passed as u32)
+        } else if self.may_split(divided, dry) {
+            Rewalk::Same(divided.passed as u32)
         } else if settled && first == 0 && !after(self.high, dry.end()) {
             Rewalk::New
         } else {
@@ -323,21 +341,35 @@ impl Flow {
     }
 
     /// The walk ends inside the one segment that left `checkpoint`, and there is room for a border.
+    ///
+    /// It has to be the segment that the server waits for: of any other it may hold the last bytes,
+    /// and take the first ones of what overlaps.
     #[inline(always)]
     fn may_split(&self, checkpoint: &Checkpoint, walk: &Walk) -> bool {
-        let inside = before(walk.end(), checkpoint.end) && after(walk.end(), self.acked);
-        inside && checkpoint.merged == 0 && self.kept < CHECKPOINTS as u8
+        // With no header to begin in the rest, it would have ended where the stream stood.
+        let awaited = !after(checkpoint.begin, self.acked) && !after(walk.base(), self.acked);
+        let inside = awaited
+            && before(walk.tracker.resume(), checkpoint.end)
+            && before(walk.end(), checkpoint.end)
+            && after(walk.end(), self.acked);
+        inside && checkpoint.flags & MERGED == 0 && self.kept < CHECKPOINTS as u8
     }
 
     /// A rewalk from checkpoint `first` was walked as [`Flow::rewalk_budget`] said and is let
     /// through; `known` is [`Flow::client`] as it was, `passed` counts new pings only.
     #[inline(always)]
     pub fn rewalked(&mut self, first: u8, known: &Tracker, walk: &Walk, passed: u32) {
+        let at = (self.oldest.wrapping_add(first) & SLOT) as usize;
+        let begin = later(walk.base(), self.acked);
+        self.checkpoints[at].begin = later(self.checkpoints[at].begin, begin);
+        if walk.joined || !before(walk.end(), self.checkpoints[at].end) {
+            // It came the way that the first one came.
+            self.checkpoints[at].flags &= !UNPROVEN;
+        }
         if walk.joined {
             self.commit(known, walk, passed);
             return;
         }
-        let at = (self.oldest.wrapping_add(first) & SLOT) as usize;
         let whole = self.checkpoints[at];
         if walk.tracker == whole.start || !self.may_split(&whole, walk) {
             return;
@@ -346,6 +378,8 @@ impl Flow {
         let passed_here = if passed < pings { passed } else { pings };
         let mut rest = whole;
         rest.start = walk.tracker;
+        rest.begin = walk.end();
+        rest.flags = UNPROVEN;
         rest.pings = whole.pings.saturating_sub(pings);
         rest.passed = whole.passed - passed_here;
         let part = &mut self.checkpoints[at];
@@ -385,7 +419,7 @@ impl Flow {
     /// A segment was walked to its end and is let through: `passed` of its new pings as they are.
     #[inline(always)]
     pub fn commit(&mut self, before_walk: &Tracker, walk: &Walk, passed: u32) {
-        self.let_through(walk.end().wrapping_sub(walk.len()), walk.len());
+        self.let_through(walk.base(), walk.len());
         self.flags &= !GAP;
         // A retransmission may end earlier in a cut header than what came before.
         if !after(walk.tracker.resume(), before_walk.resume()) {
@@ -418,10 +452,11 @@ impl Flow {
             let passed = if all { passed } else { 0 };
             checkpoint.pings = checkpoint.pings.saturating_add(pings);
             checkpoint.passed = checkpoint.passed.saturating_add(passed);
-            checkpoint.merged = 1;
+            checkpoint.flags |= MERGED;
         } else {
-            checkpoint.merged = 0;
+            checkpoint.flags = 0;
             checkpoint.start = *start;
+            checkpoint.begin = walk.base();
             checkpoint.pings = pings;
             checkpoint.passed = passed;
             self.kept += 1;

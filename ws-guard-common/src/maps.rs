@@ -440,7 +440,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 4);
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<Policy>() == 72);
-    assert!(size_of::<Flow>() == 760);
+    assert!(size_of::<Flow>() == 792);
     assert!(size_of::<Source>() == 608);
     assert!(size_of::<Event>() == 56);
     assert!(size_of::<Request>() == 32);

@@ -164,6 +164,12 @@ impl Walk {
         }
     }
 
+    /// Sequence number of the segment's first byte.
+    #[inline(always)]
+    pub const fn base(&self) -> u32 {
+        self.base
+    }
+
     /// Length of the segment's payload in bytes.
     #[inline(always)]
     #[allow(clippy::len_without_is_empty)] // A walk is no collection.

@@ -5,9 +5,9 @@
 //!
 //! Up to [`SLOTS`] pings a window each ping has a slot of its own, and the answer is exact. Above
 //! that, a slot stands for a group of 2^shift pings (see [`Rate::new`]) and holds the time of the
-//! group's first. A group on the edge of the window counts as outside, so that the error is always
-//! in the client's favour: up to 2^shift - 1 pings more than the limit may pass in a window, never
-//! fewer.
+//! group's first. A group on the edge of the window counts as outside, and what comes at once and
+//! fills a group keeps to the limit as a whole, so that the error is always in the client's favour:
+//! up to 2 × (2^shift - 1) pings more than the limit may pass in a window, never fewer.
 
 /// Slots in the log: limits up to this many pings a window are exact.
 pub const SLOTS: usize = 64;
@@ -62,7 +62,7 @@ impl Rate {
 
     /// Largest number of pings over the limit that may pass in a window: 0 up to [`SLOTS`].
     pub const fn max_error(&self) -> u32 {
-        (1 << self.shift) - 1
+        2 * ((1 << self.shift) - 1)
     }
 }
 
@@ -189,7 +189,7 @@ impl RateWindow {
     #[inline(always)]
     fn not_before_last(&self, now_ms: u32) -> u32 {
         let behind = self.last_ms.wrapping_sub(now_ms);
-        if behind < 10_000 { self.last_ms } else { now_ms }
+        if self.head != 0 && behind < 10_000 { self.last_ms } else { now_ms }
     }
 
     /// Begin afresh when every logged ping has left the window, or the grouping has changed.
