@@ -355,6 +355,25 @@ impl Flow {
         inside && checkpoint.flags & MERGED == 0 && self.kept < CHECKPOINTS as u8
     }
 
+    /// A rewalk that ended where one of the segments from `first` on had ended, but earlier, shows
+    /// that only payload lies between: what comes next may start there.
+    #[inline(always)]
+    fn shorten(&mut self, first: u8, known: &Tracker, walk: &Walk) {
+        let mut next = *known;
+        let mut i = CHECKPOINTS as u8;
+        while i > 0 {
+            i -= 1;
+            let at = (self.oldest.wrapping_add(i) & SLOT) as usize;
+            if i >= first && i < self.kept {
+                let checkpoint = &mut self.checkpoints[at];
+                if next == walk.tracker && before(walk.end(), checkpoint.end) {
+                    checkpoint.end = walk.end();
+                }
+                next = checkpoint.start;
+            }
+        }
+    }
+
     /// A rewalk from checkpoint `first` was walked as [`Flow::rewalk_budget`] said and is let
     /// through; `known` is [`Flow::client`] as it was, `passed` counts new pings only.
     #[inline(always)]
@@ -366,6 +385,7 @@ impl Flow {
             // It came the way that the first one came.
             self.checkpoints[at].flags &= !UNPROVEN;
         }
+        self.shorten(first, known, walk);
         if walk.joined {
             self.commit(known, walk, passed);
             return;
