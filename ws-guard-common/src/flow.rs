@@ -309,12 +309,13 @@ impl Flow {
         let mut same = false;
         let mut across = false;
         let from = later(dry.base(), self.acked);
-        let (mut begin, mut border) = (from, from);
+        let (mut begin, mut border, mut older) = (from, from, from);
         let mut i = 0u8;
         while i < CHECKPOINTS as u8 {
             let checkpoint = &self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize];
             if i >= first && i < self.kept && !same {
-                same = i > first && checkpoint.start == dry.tracker;
+                // Nothing before the border of that segment can stand where it ended.
+                same = i > first && checkpoint.start == dry.tracker && after(dry.end(), older);
                 // To an unproven border, only from inside the segment that it divides; across it, not
                 // at all.
                 let to = same && !before(from, begin) || !same && !after(dry.end(), border);
@@ -322,14 +323,14 @@ impl Flow {
                 // Pings that passed behind one that did not are defused this time.
                 passed += if all & !same { checkpoint.passed as u32 } else { 0 };
                 all &= checkpoint.passed == checkpoint.pings;
-                (begin, border) = (checkpoint.begin, checkpoint.end);
+                (begin, border, older) = (checkpoint.begin, checkpoint.end, border);
             }
             i += 1;
         }
         let divided = &self.checkpoints[(self.oldest.wrapping_add(first) & SLOT) as usize];
         if across {
             Rewalk::Refuse
-        } else if same || dry.joined || dry.tracker == self.client {
+        } else if same || (dry.joined || dry.tracker == self.client) && after(dry.end(), older) {
             Rewalk::Same(passed)
         } else if self.may_split(divided, dry) {
             Rewalk::Same(divided.passed as u32)
