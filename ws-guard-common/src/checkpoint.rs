@@ -75,7 +75,7 @@ impl Flow {
     #[inline(always)]
     pub(crate) fn plan_rewalk(&self, seq: u32, end: u32) -> Plan {
         let from = later(seq, self.acked);
-        let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0, start: self.client };
+        let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0 };
         // Bytes before `covered` may hold headers of checkpoints passed over.
         let mut covered = self.acked;
         let mut i = 0u8;
@@ -86,7 +86,6 @@ impl Flow {
             }
             let resume = checkpoint.start.resume();
             if !before(resume, from) && !after(covered, from) {
-                plan.start = checkpoint.start;
                 plan.checkpoint = i;
                 plan.action = if before(resume, end) { Action::Rewalk } else { Action::Pass };
             }
@@ -220,6 +219,20 @@ impl Flow {
             i += 1;
         }
         self.kept += 1;
+    }
+
+    /// Where the stream stood at checkpoint `i`, counted from the oldest.
+    #[inline(always)]
+    pub fn checkpoint(&self, i: u8) -> Option<Tracker> {
+        let at = self.oldest.wrapping_add(i) & SLOT;
+        if i < self.kept { Some(self.checkpoints[at as usize].start) } else { None }
+    }
+
+    /// Checkpoint `i`, counted from the oldest, stands at `start`.
+    #[inline(always)]
+    pub fn starts_at(&self, i: u8, start: &Tracker) -> bool {
+        let at = self.oldest.wrapping_add(i) & SLOT;
+        i < self.kept && self.checkpoints[at as usize].start == *start
     }
 
     /// Forget what came from checkpoint `first` on: other bytes take its place.

@@ -22,11 +22,11 @@
 //! acknowledge frames that nobody has seen. If that happens all the same, the flow is
 //! [`state::UNSYNCED`] until its stream has proved where frames start.
 
-pub use crate::checkpoint::{CHECKPOINTS, Checkpoint, Rewalk, SETTLED_NS};
+pub use crate::checkpoint::{CHECKPOINTS, Checkpoint, MERGED, Rewalk, SETTLED_NS, UNPROVEN};
 use crate::{
-    maps::SpinLock,
+    maps::{Pending, SpinLock},
     seq::{after, before, later},
-    tracker::{FROM_CLIENT, RSV1_AGREED, Tracker, Walk},
+    tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Tracker, Walk},
     window::{Rate, RateWindow},
 };
 
@@ -159,10 +159,8 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub action: Action,
-    /// For a rewalk: the checkpoint, counted from the oldest.
+    /// For a rewalk: the checkpoint to start from, counted from the oldest.
     pub checkpoint: u8,
-    /// Where the walk starts.
-    pub start: Tracker,
 }
 
 /// What an acknowledgement came to.
@@ -197,10 +195,9 @@ impl Flow {
     /// What to do with the client's segment of `len` payload bytes at `seq`. Changes nothing.
     #[inline(always)]
     pub fn plan(&self, seq: u32, len: u32) -> Plan {
-        let start = self.client;
-        let cursor = start.resume();
+        let cursor = self.client.resume();
         let end = seq.wrapping_add(len);
-        let plan = |action| Plan { action, checkpoint: 0, start };
+        let plan = |action| Plan { action, checkpoint: 0 };
         if self.state == state::UNSYNCED {
             let inside_frame = self.proof > 0 && !after(end, cursor);
             return plan(if inside_frame { Action::Pass } else { Action::Probe });
@@ -244,12 +241,35 @@ impl Flow {
         self.pongs_in += walk.pongs as u64;
         self.defused += walk.pings.wrapping_sub(passed) as u64;
         self.violations += walk.violations as u64;
-        self.coalesced_segments += (walk.frames > 1) as u64;
-        let new_header = before_walk.carried == 0 || walk.tracker.next != before_walk.next;
-        let cut = walk.cuts_key | (walk.tracker.carried != 0 && new_header);
-        self.split_headers += cut as u64;
-        self.split_frames += (walk.frames > 0 && walk.splits_frame()) as u64;
+        self.coalesced_segments += walk.coalesces() as u64;
+        self.split_headers += walk.splits_header(before_walk) as u64;
+        self.split_frames += walk.splits_frame() as u64;
         self.keep(before_walk, walk, passed);
+    }
+
+    /// Take over the frames that came before the server's answer, which acknowledges up to `ack`.
+    #[inline(always)]
+    pub fn adopt_early(&mut self, pending: &Pending, ack: u32) {
+        let start = Tracker { mark: pending.mark, ..self.client };
+        self.client = pending.early;
+        self.client.flags |= start.flags;
+        self.high = pending.next;
+        self.frames_in = pending.frames as u64;
+        self.pings_in = pending.pings as u64;
+        self.defused = pending.pings.wrapping_sub(pending.passed) as u64;
+        self.violations = pending.violations as u64;
+        if after(pending.next, pending.request_end) {
+            self.checkpoints[0] = Checkpoint {
+                start,
+                begin: pending.request_end,
+                end: pending.next,
+                pings: pending.pings as u16,
+                passed: pending.passed as u16,
+                flags: MERGED,
+            };
+            self.kept = 1;
+        }
+        self.acknowledge(ack);
     }
 
     /// The server acknowledged the client's bytes up to `ack`.
@@ -293,7 +313,8 @@ impl Flow {
         if self.proof > 0 && reaches {
             self.client
         } else {
-            Tracker::new(later(seq, self.acked), self.client.flags & !crate::tracker::IN_MESSAGE)
+            let flags = self.client.flags & !IN_MESSAGE | MESSAGE_UNKNOWN;
+            Tracker::new(later(seq, self.acked), flags)
         }
     }
 
@@ -301,10 +322,7 @@ impl Flow {
     #[inline(always)]
     pub fn probed(&mut self, start: &Tracker, walk: &Walk) -> bool {
         let continued = self.proof > 0 && *start == self.client;
-        // Whether a message is open is not known at first: do not hold that against the stream.
-        let forgiven =
-            walk.by_kind[crate::frame::Violation::UnexpectedContinuation as usize] as u32;
-        if walk.violations > forgiven {
+        if walk.violations > 0 {
             self.proof = 0;
             return false;
         }

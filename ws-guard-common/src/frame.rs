@@ -137,6 +137,12 @@ impl Violations {
         self.0 & kind.bit() != 0
     }
 
+    /// The set without one kind.
+    #[inline(always)]
+    pub const fn without(self, kind: Violation) -> Violations {
+        Violations(self.0 & !kind.bit())
+    }
+
     /// The kinds in the set, in the order of their numbers.
     pub fn iter(self) -> impl Iterator<Item = Violation> {
         Violation::ALL.into_iter().filter(move |kind| self.contains(*kind))

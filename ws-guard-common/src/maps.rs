@@ -206,6 +206,8 @@ pub struct Shared {
 pub struct Pending {
     /// How far the request's head was read.
     pub head: crate::handshake::HeadScanner,
+    /// How far the head of a 101 was read that one segment does not hold.
+    pub answer: crate::handshake::HeadScanner,
     /// Frames behind the head, which came before the server's answer.
     pub early: crate::tracker::Tracker,
     /// Sequence number of the next byte to read.
@@ -216,10 +218,15 @@ pub struct Pending {
     pub pings: u32,
     /// How many of the pings passed.
     pub passed: u32,
-    pub _pad: u32,
+    /// The [`mark`](crate::tracker::Tracker::mark) that `early` started from: a secret.
+    pub mark: u32,
     /// Sequence number of the first byte behind the head.
     pub request_end: u32,
     pub violations: u32,
+    /// Bytes of the 101's head so far; 0 when there is no unfinished one.
+    pub answer_length: u32,
+    /// Sequence number of its next byte.
+    pub answer_next: u32,
 }
 
 /// Everything that can happen to a packet or a frame; index into [`Counters::events`].
@@ -444,7 +451,7 @@ const _: () = {
     assert!(size_of::<Source>() == 608);
     assert!(size_of::<Event>() == 56);
     assert!(size_of::<Request>() == 32);
-    assert!(size_of::<Pending>() == 72);
+    assert!(size_of::<Pending>() == 96);
     assert!(size_of::<Ports>() == 8192);
 };
 

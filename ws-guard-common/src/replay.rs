@@ -6,7 +6,7 @@
 
 use crate::{
     flow::{self, Action, Flow, Plan, Rewalk},
-    frame::{Header, MAX_HEADER, PING_TO_PONG, Violation, Violations},
+    frame::{Header, PING_TO_PONG, Violation, Violations},
     tracker::{Segment, Step, Tracker, Walk},
 };
 
@@ -97,7 +97,7 @@ impl Replay {
         let plan = self.flow.plan(seq, payload.len() as u32);
         match plan.action {
             Action::Pass => self.let_through(seq, payload),
-            Action::Walk => self.walk(plan.start, seq, payload, budget),
+            Action::Walk => self.walk(self.flow.client, seq, payload, budget),
             Action::Rewalk => self.rewalk(plan, seq, payload, budget),
             Action::Gap => {
                 self.flow.gaps += 1;
@@ -152,7 +152,10 @@ impl Replay {
         budget: &mut impl Budget,
     ) -> Verdict {
         let known = self.flow.client;
-        let mut dry = Walk::new(plan.start, &known, seq, payload.len() as u32);
+        let Some(start) = self.flow.checkpoint(plan.checkpoint) else {
+            return self.unless_observing(Reason::NoCheckpoint, seq, payload);
+        };
+        let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
         let mut segment = Payload { bytes: payload, rewrite: false, headers: None };
         if dry.run(&mut segment) != Step::Done {
@@ -163,7 +166,7 @@ impl Replay {
         }
         match self.flow.rewalk_budget(plan.checkpoint, &dry, self.settled) {
             Rewalk::Same(passed) => {
-                let mut walk = Walk::new(plan.start, &known, seq, payload.len() as u32);
+                let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
                 walk.old_budget = passed;
                 let Some(passed) = self.run(&mut walk, payload, budget) else {
                     return Verdict::Drop(Reason::Unreadable);
@@ -173,7 +176,7 @@ impl Replay {
             }
             Rewalk::New => {
                 self.flow.rewind(plan.checkpoint);
-                self.walk(plan.start, seq, payload, budget)
+                self.walk(start, seq, payload, budget)
             }
             Rewalk::Refuse => self.unless_observing(Reason::Changed, seq, payload),
         }
@@ -187,6 +190,7 @@ impl Replay {
         budget: &mut impl Budget,
     ) -> Option<u32> {
         let rewrite = self.mode == Mode::Guard;
+        let first = self.headers.len();
         let mut segment = Payload { bytes: payload, rewrite, headers: Some(&mut self.headers) };
         loop {
             match walk.run(&mut segment) {
@@ -196,8 +200,8 @@ impl Replay {
                 Step::Unreadable => return None,
             }
         }
-        for (total, here) in self.by_kind.iter_mut().zip(walk.by_kind) {
-            *total += u64::from(here);
+        for kind in self.headers[first..].iter().flat_map(|seen| seen.violations.iter()) {
+            self.by_kind[kind as usize] += 1;
         }
         let passed = if rewrite { walk.pings.min(walk.budget) } else { walk.pings };
         if walk.pings > 0 {
@@ -233,23 +237,16 @@ impl Payload<'_> {
 }
 
 impl Segment for Payload<'_> {
+    fn u8_at(&self, at: u32) -> Option<u8> {
+        self.bytes.get(at as usize).copied()
+    }
+
     fn u16_at(&self, at: u32) -> Option<u16> {
         self.array(at).map(u16::from_be_bytes)
     }
 
     fn u64_at(&self, at: u32) -> Option<u64> {
         self.array(at).map(u64::from_be_bytes)
-    }
-
-    fn copy(&self, at: u32, carry: &mut [u8; MAX_HEADER], to: u32, len: u32) -> bool {
-        let (at, to, len) = (at as usize, to as usize, len as usize);
-        match (carry.get_mut(to..to + len), self.bytes.get(at..at + len)) {
-            (Some(carry), Some(bytes)) => {
-                carry.copy_from_slice(bytes);
-                true
-            }
-            _ => false,
-        }
     }
 
     fn defuse(&mut self, at: u32) {

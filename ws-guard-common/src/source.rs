@@ -119,8 +119,8 @@ impl Source {
         self.throttled_since = 0;
         self.throttled_until = 0;
         self.flags &= !MANUAL;
-        self.window = RateWindow::new();
-        self.spared = RateWindow::new();
+        self.window.clear();
+        self.spared.clear();
     }
 }
 

@@ -20,6 +20,9 @@ pub const FROM_CLIENT: u8 = 1 << 0;
 pub const RSV1_AGREED: u8 = 1 << 1;
 /// A fragmented message is open.
 pub const IN_MESSAGE: u8 = 1 << 2;
+/// The stream was joined in the middle: until its first data frame nobody knows whether a message
+/// is open.
+pub const MESSAGE_UNKNOWN: u8 = 1 << 3;
 
 /// Where a direction of a stream stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub struct Tracker {
     pub next: u32,
     /// How many bytes of that header are already here, in `carry`: 0 unless a segment cut it.
     pub carried: u8,
-    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`].
+    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`], [`MESSAGE_UNKNOWN`].
     pub flags: u8,
     /// The cut header's first bytes, as they stood on the wire.
     pub carry: [u8; frame::MAX_HEADER],
@@ -73,9 +76,8 @@ pub trait Segment {
     fn u16_at(&self, at: u32) -> Option<u16>;
     /// Eight bytes at `at`, in network byte order; `None` past the end.
     fn u64_at(&self, at: u32) -> Option<u64>;
-    /// Copy `len` bytes from `at` to `carry[to..]`, where `to + len` is at most 10 and the bytes
-    /// are there. `false` when they could not be read; the walk then stops.
-    fn copy(&self, at: u32, carry: &mut [u8; frame::MAX_HEADER], to: u32, len: u32) -> bool;
+    /// One byte at `at`; `None` past the end.
+    fn u8_at(&self, at: u32) -> Option<u8>;
     /// The PING whose first byte is at `at` is over the budget: take its harm away.
     fn defuse(&mut self, at: u32);
     /// A header is complete. Nothing to do where nobody wants to know.
@@ -85,6 +87,7 @@ pub trait Segment {
 
 /// What a [`Walk::step`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Step {
     /// Call again.
     More,
@@ -129,8 +132,8 @@ pub struct Walk {
     pub pongs: u32,
     /// Frames whose header violates something.
     pub violations: u32,
-    /// The same by kind.
-    pub by_kind: [u16; Violation::COUNT],
+    /// The kinds among them.
+    pub kinds: Violations,
 }
 
 impl Walk {
@@ -160,7 +163,7 @@ impl Walk {
             pings: 0,
             pongs: 0,
             violations: 0,
-            by_kind: [0; Violation::COUNT],
+            kinds: Violations(0),
         }
     }
 
@@ -189,10 +192,26 @@ impl Walk {
         self.tracker.resume().wrapping_sub(self.base)
     }
 
-    /// The segment ends inside a frame: after its header began, before its last payload byte.
+    /// The segment's end cuts a frame that begins in it: behind its first byte, before its last.
     #[inline(always)]
     pub const fn splits_frame(&self) -> bool {
-        self.at() > self.len || self.tracker.carried != 0 || self.tracker.beyond != 0
+        let cuts = self.at() > self.len || self.tracker.carried != 0 || self.tracker.beyond != 0;
+        self.frames > 0 && cuts
+    }
+
+    /// More than one frame begins in the segment.
+    #[inline(always)]
+    pub const fn coalesces(&self) -> bool {
+        self.frames > 1
+    }
+
+    /// The segment's end cuts a header that no earlier segment had cut; the walk started at
+    /// `start`.
+    #[inline(always)]
+    pub const fn splits_header(&self, start: &Tracker) -> bool {
+        let carried =
+            self.tracker.carried != 0 && (start.carried == 0 || self.tracker.next != start.next);
+        carried | self.cuts_key
     }
 
     /// Go on to the next header.
@@ -239,21 +258,15 @@ impl Walk {
     /// This walk, which joined `known`, has the same bytes there as the header that was cut then.
     #[inline(always)]
     pub fn agrees<S: Segment>(&self, segment: &S, known: &Tracker) -> bool {
-        let mut carry = [0; frame::MAX_HEADER];
         let at = known.next.wrapping_sub(self.base);
-        let here = self.len.wrapping_sub(at);
-        let carried = known.carried as u32;
-        let common = if here < carried { here } else { carried };
-        if !self.joined || at >= self.len || common == 0 || common >= frame::MAX_HEADER as u32 {
-            return true;
-        }
-        let mut same = segment.copy(at, &mut carry, 0, common);
-        let mut i = 0;
-        while i < frame::MAX_HEADER {
-            same &= i as u32 >= common || carry[i] == known.carry[i];
+        let mut same = true;
+        let mut i = 0u32;
+        while i < frame::MAX_HEADER as u32 {
+            let both = i < known.carried as u32 && at < self.len && i < self.len - at;
+            same &= !both || segment.u8_at(at + i) == Some(known.carry[i as usize]);
             i += 1;
         }
-        same
+        same || !self.joined
     }
 
     /// Walk to the end of the segment, or to a ping without a budget.
@@ -295,21 +308,19 @@ impl Walk {
     /// The header is whole: check it, and move to where its frame ends.
     #[inline(always)]
     fn complete<S: Segment>(&mut self, segment: &mut S, header: Header) {
-        let violations = header.violations(self.tracker.expect());
+        let mut violations = header.violations(self.tracker.expect());
+        if self.tracker.flags & MESSAGE_UNKNOWN != 0 {
+            violations = violations.without(Violation::UnexpectedContinuation);
+        }
         if !crate::seq::before(self.tracker.next, self.fresh_complete) {
-            if !violations.is_empty() {
-                self.violations += 1;
-                let mut kind = 0;
-                while kind < Violation::COUNT {
-                    self.by_kind[kind] += violations.0 >> kind & 1;
-                    kind += 1;
-                }
-            }
+            self.violations += !violations.is_empty() as u32;
+            self.kinds.0 |= violations.0;
             segment.header(self.tracker.next, header, violations);
         }
         let in_message = header.in_message_after(self.tracker.flags & IN_MESSAGE != 0);
+        let known = if opcode::is_control(header.opcode()) { 0 } else { MESSAGE_UNKNOWN };
         self.tracker.flags =
-            self.tracker.flags & !IN_MESSAGE | if in_message { IN_MESSAGE } else { 0 };
+            self.tracker.flags & !(IN_MESSAGE | known) | if in_message { IN_MESSAGE } else { 0 };
         // The top bit of a length has no meaning: without it the sum cannot overflow either.
         let total = (header.payload_len & !(1 << 63)) + header.len() as u64;
         let strides = total >> STRIDE_BITS;
@@ -319,57 +330,48 @@ impl Walk {
         self.tracker.carried = 0;
     }
 
-    /// The segment ends inside this header: carry over what is there.
-    ///
-    /// Out of line in spirit: only headers that a segment border cuts come here.
+    /// The segment ends inside this header: carry over its first byte, the others follow one by
+    /// one.
     #[inline(always)]
     fn cut<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
-        let here = self.len.wrapping_sub(at);
-        let mut carry = [0; frame::MAX_HEADER];
-        // A cut header has at most 9 bytes, or it would be whole.
-        if here >= frame::MAX_HEADER as u32 || !segment.copy(at, &mut carry, 0, here) {
+        let Some(first) = segment.u8_at(at) else {
             return Step::Unreadable;
-        }
-        if !self.begin(segment, at, carry[0]) {
+        };
+        if !self.begin(segment, at, first) {
             return Step::Ask;
         }
-        self.tracker.carry = carry;
-        self.tracker.carried = here as u8;
+        self.tracker.carry[0] = first;
+        self.tracker.carried = 1;
         Step::More
     }
 
-    /// More of a header that began in an earlier segment.
+    /// One more byte of a header that a segment border cuts.
+    ///
+    /// A step takes one byte and no more: few headers are cut, and a loop inside the loop over
+    /// headers is what the kernel's verifier can least bear.
     #[inline(always)]
     fn carry_on<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
-        let mut carry = self.tracker.carry;
-        let had = self.tracker.carried as u32;
-        let here = self.len.wrapping_sub(at);
-        let missing = (frame::MAX_HEADER as u32).wrapping_sub(had);
-        let take = if here < missing { here } else { missing };
-        if had >= frame::MAX_HEADER as u32
-            || take > frame::MAX_HEADER as u32 - had
-            || !segment.copy(at, &mut carry, had, take)
-        {
+        let have = self.tracker.carried as usize;
+        let (Some(byte), true) = (segment.u8_at(at), have < frame::MAX_HEADER) else {
             return Step::Unreadable;
-        }
-        let have = had + take;
-        self.tracker.carry = carry;
-        let needed = if have < 2 { 2 } else { frame::header_len(carry[1]) as u32 };
-        if have < needed {
-            self.tracker.carried = have as u8;
+        };
+        self.tracker.carry[have] = byte;
+        self.tracker.carried += 1;
+        let carry = &self.tracker.carry;
+        let (first, second) = (carry[0], carry[1]);
+        if have == 0 || have + 1 < frame::header_len(second) {
             return Step::More;
         }
-        let mut extended = 0u64;
-        let mut i = 2;
-        while i < frame::MAX_HEADER {
-            if (i as u32) < needed {
-                extended = extended << 8 | carry[i] as u64;
-            }
-            i += 1;
-        }
-        let (first, second) = (carry[0], carry[1]);
-        let payload_len = if needed == 2 { u64::from(second & frame::LEN7) } else { extended };
+        let payload_len = match second & frame::LEN7 {
+            126 => u64::from(u16::from_be_bytes([carry[2], carry[3]])),
+            127 => u64::from_be_bytes([
+                carry[2], carry[3], carry[4], carry[5], carry[6], carry[7], carry[8], carry[9],
+            ]),
+            len => u64::from(len),
+        };
         self.complete(segment, Header { first, second, payload_len });
+        // Two trackers in the same place are equal, however their headers were cut.
+        self.tracker.carry = [0; frame::MAX_HEADER];
         Step::More
     }
 }

@@ -5,9 +5,9 @@
 //!
 //! Up to [`SLOTS`] pings a window each ping has a slot of its own, and the answer is exact. Above
 //! that, a slot stands for a group of 2^shift pings (see [`Rate::new`]) and holds the time of the
-//! group's first. A group on the edge of the window counts as outside, and what comes at once and
-//! fills a group keeps to the limit as a whole, so that the error is always in the client's favour:
-//! up to 2 × (2^shift - 1) pings more than the limit may pass in a window, never fewer.
+//! group's first. A group on the edge of the window counts as outside, so that the error is always
+//! in the client's favour: up to 2^shift - 1 pings more than the limit may pass in a window, never
+//! fewer.
 
 /// Slots in the log: limits up to this many pings a window are exact.
 pub const SLOTS: usize = 64;
@@ -62,24 +62,26 @@ impl Rate {
 
     /// Largest number of pings over the limit that may pass in a window: 0 up to [`SLOTS`].
     pub const fn max_error(&self) -> u32 {
-        2 * ((1 << self.shift) - 1)
+        (1 << self.shift) - 1
     }
 }
 
 /// The log of one source or one connection. All zero: nothing logged.
+///
+/// Ping number `n` since the log was empty belongs to group `n >> shift`, whose first ping's time
+/// stands in slot `group % SLOTS`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RateWindow {
     /// Times of the groups' first pings, in milliseconds, modulo 2³².
     stamps: [u32; SLOTS],
-    /// Groups begun since the log was empty; `stamps[(head - 1) % SLOTS]` is the latest.
-    head: u32,
-    /// Pings in the group that is being filled; 0 when the next ping begins one.
-    partial: u32,
+    /// Pings logged since the log was empty; kept below 2³¹, see [`RateWindow::record`].
+    total: u32,
     /// Time of the latest ping.
     last_ms: u32,
     /// Grouping that `stamps` was written with.
     shift: u32,
+    _pad: u32,
 }
 
 impl Default for RateWindow {
@@ -91,7 +93,13 @@ impl Default for RateWindow {
 impl RateWindow {
     /// An empty log.
     pub const fn new() -> Self {
-        Self { stamps: [0; SLOTS], head: 0, partial: 0, last_ms: 0, shift: 0 }
+        Self { stamps: [0; SLOTS], total: 0, last_ms: 0, shift: 0, _pad: 0 }
+    }
+
+    /// Forget everything.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.total = 0;
     }
 
     /// Log `pings` pings that came at `now_ms`, and return how many of them keep to the limit: the
@@ -102,85 +110,112 @@ impl RateWindow {
     pub fn charge(&mut self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
         let now_ms = self.not_before_last(now_ms);
         self.forget_old(now_ms, rate);
-        self.last_ms = now_ms;
-        let group = 1u32 << (rate.shift & 31);
-        let mut left = pings;
-        let mut kept = 0;
-        let mut within = true;
-        // Each turn fills one group; more than a full log of them says nothing more.
-        let mut turn = 0;
-        while turn < SLOTS as u32 + 2 {
-            if left == 0 {
-                break;
-            }
-            within = within && !self.full(now_ms, rate);
-            let room = group - self.partial;
-            let take = if left < room { left } else { room };
-            if self.partial == 0 {
-                self.stamps[(self.head & SLOT_MASK) as usize] = now_ms;
-                self.head = self.head.wrapping_add(1);
-            }
-            self.partial = (self.partial + take) & (group - 1);
-            left -= take;
-            kept += if within { take } else { 0 };
-            turn += 1;
-        }
-        kept + if rate.limit == 0 { left } else { 0 }
+        let kept = self.within(now_ms, rate, pings);
+        self.record(now_ms, rate, pings);
+        kept
     }
 
     /// How many of the logged pings are inside the window that ends at `now_ms`: exact without
-    /// grouping, else up to one group too low.
+    /// grouping, else up to one group too low. At most what the log holds.
     pub fn count(&self, now_ms: u32, rate: Rate) -> u32 {
         let mut seen = *self;
         let now_ms = seen.not_before_last(now_ms);
         seen.forget_old(now_ms, rate);
-        let begun = seen.head.min(SLOTS as u32);
+        let groups = (seen.total + (1 << rate.shift) - 1) >> rate.shift;
         let mut inside = 0;
-        for back in 1..=begun {
-            let stamp = seen.stamps[(seen.head.wrapping_sub(back) & SLOT_MASK) as usize];
+        for group in (groups.saturating_sub(SLOTS as u32)..groups).rev() {
+            let stamp = seen.stamps[(group & SLOT_MASK) as usize];
             if now_ms.wrapping_sub(stamp) >= rate.window_ms {
                 break;
             }
-            let partial = back == 1 && seen.partial != 0;
-            inside += if partial { seen.partial } else { 1 << rate.shift };
+            inside += (1 << rate.shift).min(seen.total - (group << rate.shift));
         }
         inside
     }
 
-    /// How many more pings keep to a small limit (at most 8, ungrouped) at `now_ms`.
+    /// How many more pings keep to a small limit (at most 8) at `now_ms`.
     #[inline(always)]
     pub fn room(&self, now_ms: u32, limit: u32, window_ms: u32) -> u32 {
-        let now_ms = self.not_before_last(now_ms);
-        let mut room = 0;
-        let mut back = 8u32;
-        while back > 0 {
-            // The `back`-th ping from now has left the window, or there never was one: then
-            // `limit - back + 1` pings fit.
-            if back <= limit {
-                let stamp = self.stamps[(self.head.wrapping_sub(back) & SLOT_MASK) as usize];
-                let outside = self.head < back || now_ms.wrapping_sub(stamp) >= window_ms;
-                room += outside as u32;
-            }
-            back -= 1;
+        let limit = if limit < 8 { limit } else { 8 };
+        let rate = Rate { limit, window_ms, shift: self.shift };
+        if limit == 0 {
+            return 0;
         }
-        room
+        self.within(self.not_before_last(now_ms), rate, limit)
     }
 
-    /// The log already holds `limit` pings inside the window.
+    /// How many of the next `pings` keep to the limit when they all come at `now_ms`: those before
+    /// the first that is over it.
     #[inline(always)]
-    fn full(&self, now_ms: u32, rate: Rate) -> bool {
+    fn within(&self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
         if rate.limit == 0 {
-            return false;
+            return pings;
         }
-        let group = 1u32 << (rate.shift & 31);
-        if self.partial >= rate.limit {
-            return true;
+        // Pings past the limit in one batch are over it whatever came before.
+        let most = if pings < rate.limit { pings } else { rate.limit };
+        if most == 0 || self.over(0, now_ms, rate) {
+            return 0;
         }
-        // Complete groups that, with the partial one, make up the limit.
-        let groups = (rate.limit - self.partial + group - 1) >> (rate.shift & 31);
-        let complete = self.head.wrapping_sub((self.partial != 0) as u32);
-        let stamp = self.stamps[(complete.wrapping_sub(groups) & SLOT_MASK) as usize];
-        complete >= groups && now_ms.wrapping_sub(stamp) < rate.window_ms
+        if !self.over(most.wrapping_sub(1), now_ms, rate) {
+            return most;
+        }
+        self.first_over(now_ms, rate)
+    }
+
+    /// The first ping from now that would be over the limit, when there is one and it is not the
+    /// very next. Rare: once a throttling.
+    ///
+    /// All pings of a group are judged alike, so that the search is one over groups.
+    #[inline(always)]
+    fn first_over(&self, now_ms: u32, rate: Rate) -> u32 {
+        let shift = rate.shift & 31;
+        let free = rate.limit.saturating_sub(self.total);
+        let mut group = self.total.wrapping_add(free).wrapping_sub(rate.limit) >> shift;
+        let mut i = 0u32;
+        while i <= SLOTS as u32 {
+            let stamp = self.stamps[(group & SLOT_MASK) as usize];
+            if now_ms.wrapping_sub(stamp) < rate.window_ms {
+                break;
+            }
+            group = group.wrapping_add(1);
+            i += 1;
+        }
+        let first = (group << shift).wrapping_add(rate.limit).wrapping_sub(self.total);
+        if first > free && first <= rate.limit { first } else { free }
+    }
+
+    /// The `next`-th ping from now (the very next is 0) would be over the limit: the one a whole
+    /// limit before it is still inside the window.
+    #[inline(always)]
+    fn over(&self, next: u32, now_ms: u32, rate: Rate) -> bool {
+        let number = self.total.wrapping_add(next);
+        let group = number.wrapping_sub(rate.limit) >> (rate.shift & 31);
+        let stamp = self.stamps[(group & SLOT_MASK) as usize];
+        number >= rate.limit && now_ms.wrapping_sub(stamp) < rate.window_ms
+    }
+
+    /// Log `pings` pings.
+    #[inline(always)]
+    fn record(&mut self, now_ms: u32, rate: Rate, pings: u32) {
+        let shift = rate.shift & 31;
+        let group = 1u32 << shift;
+        let first = self.total.wrapping_add(group - 1) >> shift;
+        self.total = self.total.wrapping_add(pings);
+        let end = self.total.wrapping_add(group - 1) >> shift;
+        let begun = end.wrapping_sub(first);
+        let mut i = 0u32;
+        while i < SLOTS as u32 {
+            if i >= begun {
+                break;
+            }
+            self.stamps[(first.wrapping_add(i) & SLOT_MASK) as usize] = now_ms;
+            i += 1;
+        }
+        // Keep the count far from wrapping; a whole number of rounds leaves every slot in place.
+        if self.total >= 1 << 31 {
+            self.total -= 1 << 30;
+        }
+        self.last_ms = now_ms;
     }
 
     /// Two CPUs may read the clock in one order and get the lock in the other: a time a little
@@ -189,15 +224,14 @@ impl RateWindow {
     #[inline(always)]
     fn not_before_last(&self, now_ms: u32) -> u32 {
         let behind = self.last_ms.wrapping_sub(now_ms);
-        if self.head != 0 && behind < 10_000 { self.last_ms } else { now_ms }
+        if self.total != 0 && behind < 10_000 { self.last_ms } else { now_ms }
     }
 
     /// Begin afresh when every logged ping has left the window, or the grouping has changed.
     #[inline(always)]
     fn forget_old(&mut self, now_ms: u32, rate: Rate) {
         if now_ms.wrapping_sub(self.last_ms) >= rate.window_ms || self.shift != rate.shift {
-            self.head = 0;
-            self.partial = 0;
+            self.total = 0;
             self.shift = rate.shift;
         }
     }

@@ -119,3 +119,12 @@ fn a_new_log_takes_the_last_seconds_before_the_clock_wraps_as_they_are() {
     assert_eq!(log.charge(u32::MAX - 9000, rate, 1), 1);
     assert_eq!(log.charge(u32::MAX - 4000, rate, 1), 1, "five windows later");
 }
+
+#[test]
+fn no_ping_is_no_ping_when_the_log_is_over_the_limit() {
+    let rate = Rate::new(2, 1000, 0).expect("in range");
+    let mut log = RateWindow::new();
+    assert_eq!(log.charge(0, rate, 1), 1);
+    assert_eq!(log.charge(900, rate, 3), 1);
+    assert_eq!(log.charge(1500, rate, 0), 0);
+}

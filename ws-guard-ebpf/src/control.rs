@@ -1,0 +1,55 @@
+//! The daemon's hand on a source: what changes one has to take its lock, which user space cannot.
+
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_ns, bpf_spin_lock, bpf_spin_unlock},
+    programs::TcContext,
+};
+use ws_guard_common::maps::{Operation, Request, answer};
+
+use crate::{maps, sources};
+
+/// A request stands behind the Ethernet header that the kernel asks of every test packet.
+const REQUEST: usize = 14;
+
+/// Carry out the request in the packet; the answer is one of [`answer`].
+#[inline(always)]
+pub fn run(ctx: &TcContext) -> u32 {
+    let Ok(request) = ctx.load::<Request>(REQUEST) else {
+        return answer::BAD_REQUEST;
+    };
+    let Some(policy) = maps::policy() else {
+        return answer::BAD_REQUEST;
+    };
+    // SAFETY: no arguments, no effects.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if request.operation == Operation::Release as u32 {
+        let Some(source) = sources::find(&request.source) else {
+            return answer::NOT_FOUND;
+        };
+        // SAFETY: the lock guards the value; nothing but plain code runs under it.
+        unsafe {
+            bpf_spin_lock((&raw mut (*source).lock).cast());
+            (*source).release();
+            bpf_spin_unlock((&raw mut (*source).lock).cast());
+        }
+        return answer::DONE;
+    }
+    if request.operation == Operation::Report as u32 {
+        sources::charge(&request.source, policy, now, request.pings, 0);
+        return answer::DONE;
+    }
+    if request.operation != Operation::Throttle as u32 {
+        return answer::BAD_REQUEST;
+    }
+    let Some(source) = sources::find_or_insert(&request.source, policy, now) else {
+        return answer::TABLE_FULL;
+    };
+    // SAFETY: as above.
+    unsafe {
+        bpf_spin_lock((&raw mut (*source).lock).cast());
+        (*source).throttle(now, request.until);
+        bpf_spin_unlock((&raw mut (*source).lock).cast());
+    }
+    sources::raise(request.until);
+    answer::DONE
+}

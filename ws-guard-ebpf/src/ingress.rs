@@ -1,0 +1,458 @@
+//! The client's side: what becomes of a segment.
+//!
+//! Plan, walk, commit, charge: the flow says how to look at the segment, the tracker walks it
+//! without a lock, the flow takes the result under its lock if nothing changed meanwhile, and only
+//! then is the source charged, so that no ping is charged twice.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_spin_lock, bpf_spin_unlock},
+    programs::{TcContext, XdpContext},
+};
+use ws_guard_common::{
+    flow::{self, Action, Flow, Rewalk},
+    maps::{Counter, EventKind, FlowKey, Policy, action},
+    seq::later,
+    source::millis,
+    tracker::{Step, Tracker, Walk},
+};
+
+use crate::{
+    handshake,
+    maps::{self, FLOWS},
+    packet::{self, ACK, FIN, Packet, Parsed, RST, Segment, parse},
+    report::{self, Side},
+    skb::{SkbPayload, parse_skb},
+    sources,
+    walk::{self, State, Walker},
+    xdp::XdpPayload,
+};
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    Drop,
+}
+
+/// What a program knows when it looks at a segment of a flow.
+pub struct Scene<'a> {
+    pub key: &'a FlowKey,
+    pub segment: &'a Segment,
+    pub policy: &'a Policy,
+    /// Nanoseconds of the coarse clock.
+    pub now: u64,
+}
+
+impl Scene<'_> {
+    /// Under `observe` nothing is ever dropped or changed.
+    #[inline(always)]
+    pub fn enforces(&self) -> bool {
+        self.policy.action != action::OBSERVE
+    }
+
+    /// Drop for a reason, unless the policy only observes.
+    #[inline(always)]
+    fn drop(&self, reason: Counter) -> Verdict {
+        if !self.enforces() {
+            return Verdict::Pass;
+        }
+        report::count(reason);
+        Verdict::Drop
+    }
+}
+
+/// The XDP program.
+#[inline(always)]
+pub fn xdp(ctx: &XdpContext) -> u32 {
+    let verdict = match parse(ctx.data(), ctx.data_end()) {
+        Parsed::Tcp => guard(|segment| XdpPayload::new(ctx, segment)),
+        other => unreadable(other),
+    };
+    match verdict {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
+    }
+}
+
+/// The TC program.
+#[inline(always)]
+pub fn tc(ctx: &TcContext) -> i32 {
+    let verdict = match parse_skb(ctx) {
+        Parsed::Tcp => guard(|segment| SkbPayload::new(ctx, segment, Side::Client)),
+        other => unreadable(other),
+    };
+    match verdict {
+        // To pass is to let the next program decide: TC_ACT_OK would end the chain.
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Drop => TC_ACT_SHOT as i32,
+    }
+}
+
+#[inline(always)]
+fn unreadable(parsed: Parsed) -> Verdict {
+    report::count(Counter::Seen);
+    if matches!(parsed, Parsed::Unreadable) {
+        report::count(Counter::Unparsed);
+    }
+    Verdict::Pass
+}
+
+/// Any TCP segment.
+#[inline(always)]
+fn guard<P: Packet>(payload: impl FnOnce(&Segment) -> P) -> Verdict {
+    let (Some(counters), Some(segment)) = (report::counters(), packet::segment()) else {
+        return Verdict::Pass;
+    };
+    counters.events[Counter::Seen as usize] += 1;
+    if !maps::is_protected(segment.destination_port) {
+        return Verdict::Pass;
+    }
+    counters.events[Counter::Protected as usize] += 1;
+    let Some(policy) = maps::policy() else {
+        return Verdict::Pass;
+    };
+    // SAFETY: no arguments, no effects.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if policy.action == action::DROP && sources::any_throttled(now) {
+        let key = sources::of(&segment.source, policy);
+        if let Some(source) = sources::find(&key) {
+            if sources::is_throttled(source, &segment.source, policy, now) {
+                sources::dropped(source);
+                return Verdict::Drop;
+            }
+        }
+    }
+    let key = FlowKey {
+        client: segment.source,
+        server: segment.destination,
+        client_port: segment.source_port,
+        server_port: segment.destination_port,
+    };
+    let scene = Scene { key: &key, segment, policy, now };
+    let Some(flow) = FLOWS.get_ptr_mut(&key) else {
+        if segment.len == 0 {
+            return Verdict::Pass;
+        }
+        return handshake::request(&scene, payload(segment));
+    };
+    // SAFETY: map values stay mapped while a program runs. What is read without the lock is
+    // compared with what stands there under it before anything is changed.
+    let flow = unsafe { &mut *flow };
+    if flow.state == flow::state::CLOSED {
+        return Verdict::Pass;
+    }
+    if segment.flags & (RST | FIN) != 0 {
+        ending(&scene, flow);
+    }
+    if segment.len == 0 {
+        return Verdict::Pass;
+    }
+    counters.events[Counter::Tracked as usize] += 1;
+    data(&scene, flow, payload(segment))
+}
+
+/// A RST or a FIN of the client.
+#[cold]
+#[inline(never)]
+fn ending(scene: &Scene, flow: &mut Flow) {
+    let segment = scene.segment;
+    let mut closed = false;
+    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
+    unsafe {
+        bpf_spin_lock((&raw mut flow.lock).cast());
+        if segment.flags & RST != 0 {
+            closed = flow.client_reset(segment.seq);
+        } else if segment.flags & ACK != 0 {
+            flow.fin = segment.seq.wrapping_add(segment.len);
+            flow.flags |= flow::FIN_SEEN;
+        }
+        bpf_spin_unlock((&raw mut flow.lock).cast());
+    }
+    if closed {
+        report::count(Counter::FlowsClosed);
+        report::flow_event(EventKind::FlowClosed, scene.key, scene.now, flow.frames_in);
+    }
+}
+
+/// A segment with payload on a tracked flow.
+///
+/// Each way to go on is a function of its own: a program's stack is 512 bytes for all that is
+/// called from it, and only one of these is on it at a time.
+#[inline(always)]
+fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
+    let segment = scene.segment;
+    let plan = flow.plan(segment.seq, segment.len);
+    match plan.action {
+        Action::Pass => {
+            // Only this side writes these two, and they only say how far things got.
+            flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
+            flow.last_ns = scene.now;
+            Verdict::Pass
+        }
+        Action::Walk => first(scene, flow, payload),
+        Action::Rewalk => again(scene, flow, plan.checkpoint, payload),
+        Action::Gap => {
+            report::count(Counter::Gaps);
+            flow.gaps += 1;
+            flow.flags |= flow::GAP;
+            scene.drop(Counter::DroppedGap)
+        }
+        Action::NoCheckpoint => scene.drop(Counter::DroppedNoCheckpoint),
+        Action::Probe => probe(scene, flow, payload),
+    }
+}
+
+/// Bytes that come for the first time.
+#[inline(never)]
+fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
+    let Some(state) = walk::state() else {
+        return Verdict::Pass;
+    };
+    state.start = flow.client;
+    state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
+    let mut walker = Walker { state, packet };
+    let step = walker.run();
+    fresh(scene, flow, &mut walker, step)
+}
+
+/// A walk from where the flow stands came to `step`: take it to its end, let the flow take it over,
+/// charge the source.
+#[inline(always)]
+fn fresh<P: Packet>(
+    scene: &Scene,
+    flow: &mut Flow,
+    walker: &mut Walker<P>,
+    mut step: Step,
+) -> Verdict {
+    if matches!(step, Step::Ask) {
+        let window_ms = scene.policy.rate.window_ms;
+        let share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
+        walker.state.share = share;
+        walker.state.walk.budget = if throttled(scene) { share } else { Walk::UNLIMITED };
+        step = walker.run();
+    }
+    if !matches!(step, Step::Done) || !commit(scene, flow, walker.state) {
+        return scene.drop(Counter::DroppedUnreadable);
+    }
+    count_walk(scene, walker.state);
+    if walker.state.walk.pings > 0 && !settle(scene, flow, walker) {
+        return scene.drop(Counter::DroppedThrottled);
+    }
+    finish(scene, walker);
+    Verdict::Pass
+}
+
+/// The segment's source is throttled, and something may be done about it.
+#[inline(always)]
+fn throttled(scene: &Scene) -> bool {
+    if !scene.enforces() || !sources::any_throttled(scene.now) {
+        return false;
+    }
+    let address = &scene.segment.source;
+    match sources::find(&sources::of(address, scene.policy)) {
+        Some(source) => sources::is_throttled(source, address, scene.policy, scene.now),
+        None => false,
+    }
+}
+
+/// Let the flow take over the walk's result, if it still stands where the walk started; and see how
+/// many pings the budget and the connection's own limit let pass.
+#[inline(always)]
+fn commit(scene: &Scene, flow: &mut Flow, state: &mut State) -> bool {
+    let walk = &state.walk;
+    let pings = walk.pings;
+    let mut passed = if pings < walk.budget { pings } else { walk.budget };
+    let mut committed = false;
+    let enforces = scene.enforces();
+    let now_ms = millis(scene.now);
+    let precise = if passed > 0 && flow.ping_ns == 0 {
+        // SAFETY: no arguments, no effects.
+        unsafe { bpf_ktime_get_ns() }
+    } else {
+        flow.ping_ns
+    };
+    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
+    unsafe {
+        bpf_spin_lock((&raw mut flow.lock).cast());
+        if flow.client == state.start && flow.state == flow::state::OPEN {
+            if pings > 0 {
+                let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
+                passed = if enforces && kept < passed { kept } else { passed };
+                flow.ping_ns = precise;
+            }
+            flow.commit(&state.start, walk, passed);
+            flow.last_ns = scene.now;
+            committed = true;
+        }
+        bpf_spin_unlock((&raw mut flow.lock).cast());
+    }
+    state.passed = passed;
+    committed
+}
+
+/// The flow has taken the segment: charge the source for its pings. `false` to drop the segment.
+#[inline(never)]
+fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
+    let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
+    let segment = scene.segment;
+    let charged = sources::charge(&segment.source, scene.policy, scene.now, pings, share);
+    if !scene.enforces() {
+        return true;
+    }
+    let kept = if charged < passed { charged } else { passed };
+    if kept < passed {
+        take_back(flow, passed - kept);
+    }
+    if kept == pings {
+        return true;
+    }
+    report::add(Counter::Defused, (pings - kept) as u64);
+    if scene.policy.action == action::DROP && charged < pings {
+        return false;
+    }
+    let state = &mut *walker.state;
+    if kept < state.walk.budget {
+        // The walk let more pass than the charge does: go again, now that it is known how many.
+        let known = state.walk.tracker;
+        state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
+        state.walk.old_budget = kept;
+        state.walk.budget = 0;
+        walker.run_on();
+    }
+    true
+}
+
+/// Fewer pings pass than the flow was told.
+#[inline(always)]
+fn take_back(flow: &mut Flow, pings: u32) {
+    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
+    unsafe {
+        bpf_spin_lock((&raw mut flow.lock).cast());
+        flow.take_back(pings);
+        bpf_spin_unlock((&raw mut flow.lock).cast());
+    }
+}
+
+/// Put the checksum right.
+#[inline(always)]
+fn finish<P: Packet>(scene: &Scene, walker: &mut Walker<P>) {
+    let (even, odd) = (walker.state.even, walker.state.odd);
+    if even + odd > 0 {
+        walker.packet.seal(scene.segment, even, odd);
+        report::add(Counter::Rewritten, (even + odd) as u64);
+    }
+}
+
+/// Count what a walk found.
+#[inline(always)]
+fn count_walk(scene: &Scene, state: &State) {
+    let Some(counters) = report::counters() else {
+        return;
+    };
+    let walk = &state.walk;
+    let events = &mut counters.events;
+    events[Counter::Frames as usize] += walk.frames as u64;
+    events[Counter::Pings as usize] += walk.pings as u64;
+    events[Counter::Pongs as usize] += walk.pongs as u64;
+    events[Counter::Coalesced as usize] += walk.coalesces() as u64;
+    events[Counter::SplitHeaders as usize] += walk.splits_header(&state.start) as u64;
+    events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
+    report::violation_event(Side::Client, scene.key, walk, scene.now);
+}
+
+/// A retransmission of bytes that the server has not acknowledged.
+#[cold]
+#[inline(never)]
+fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, packet: P) -> Verdict {
+    let segment = scene.segment;
+    report::count(Counter::Rewalked);
+    let (Some(state), Some(from)) = (walk::state(), flow.checkpoint(checkpoint)) else {
+        return scene.drop(Counter::DroppedNoCheckpoint);
+    };
+    // First only look: nothing is rewritten as long as nobody knows what may pass.
+    state.start = flow.client;
+    state.walk = Walk::new(from, &state.start, segment.seq, segment.len);
+    state.walk.budget = Walk::UNLIMITED;
+    let mut walker = Walker { state, packet };
+    walker.packet.only_look(true);
+    if !matches!(walker.run_on(), Step::Done) {
+        return scene.drop(Counter::DroppedUnreadable);
+    }
+    walker.packet.only_look(false);
+    let mut joined = true;
+    let mut old_budget = 0;
+    match flow.rewalk_budget(checkpoint, &walker.state.walk) {
+        Rewalk::Refuse => return scene.drop(Counter::DroppedChanged),
+        Rewalk::New => {
+            if !rewind(flow, &walker.state.start, checkpoint, &from) {
+                return scene.drop(Counter::DroppedUnreadable);
+            }
+            walker.state.start = from;
+        }
+        Rewalk::Same(passed) => {
+            joined = walker.state.walk.joined;
+            old_budget = if scene.enforces() { passed } else { Walk::UNLIMITED };
+        }
+    }
+    let state = &mut *walker.state;
+    state.walk = Walk::new(from, &state.start, segment.seq, segment.len);
+    state.walk.old_budget = old_budget;
+    let step = walker.run_on();
+    if joined {
+        return fresh(scene, flow, &mut walker, step);
+    }
+    finish(scene, &mut walker);
+    Verdict::Pass
+}
+
+/// Other bytes take the place of those from a checkpoint on.
+#[inline(always)]
+fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
+    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
+    unsafe {
+        bpf_spin_lock((&raw mut flow.lock).cast());
+        let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
+        if unchanged {
+            flow.rewind(checkpoint);
+        }
+        bpf_spin_unlock((&raw mut flow.lock).cast());
+        unchanged
+    }
+}
+
+/// The flow lost step: look whether headers start in this segment.
+#[cold]
+#[inline(never)]
+fn probe<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
+    let segment = scene.segment;
+    if throttled(scene) {
+        // What cannot be followed cannot be defused either.
+        return scene.drop(Counter::DroppedUnsynced);
+    }
+    let Some(state) = walk::state() else {
+        return Verdict::Pass;
+    };
+    state.start = flow.probe_start(segment.seq, segment.len);
+    state.walk = Walk::new(state.start, &state.start, segment.seq, segment.len);
+    state.walk.budget = Walk::UNLIMITED;
+    let mut walker = Walker { state, packet };
+    walker.packet.only_look(true);
+    if !matches!(walker.run_on(), Step::Done) {
+        return Verdict::Pass;
+    }
+    let mut resynced = false;
+    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
+    unsafe {
+        bpf_spin_lock((&raw mut flow.lock).cast());
+        if flow.state == flow::state::UNSYNCED {
+            resynced = flow.probed(&walker.state.start, &walker.state.walk);
+            flow.last_ns = scene.now;
+        }
+        bpf_spin_unlock((&raw mut flow.lock).cast());
+    }
+    if resynced {
+        report::count(Counter::FlowsResynced);
+    }
+    Verdict::Pass
+}

@@ -1,0 +1,28 @@
+//! The kernel programs: parse the packet, call the tracker, apply the verdict.
+//!
+//! What a frame is and what becomes of it is decided in `ws-guard-common`, which the host tests.
+//! Here is only what needs the kernel:
+//!
+//! - [`packet`] finds TCP in a packet, [`xdp`] and [`skb`] read and change its payload;
+//! - [`ingress`] takes a client's segment through plan, walk, commit and charge;
+//! - [`handshake`] reads requests and answers, and opens flows;
+//! - [`egress`] takes the server's acknowledgements and frames;
+//! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
+//! - [`control`] is the daemon's hand on a source;
+//! - [`report`] counts and sends events.
+#![no_std]
+#![allow(internal_features, reason = "the BPF target has no stable atomic add")]
+#![feature(core_intrinsics)]
+
+pub mod control;
+pub mod egress;
+pub mod handshake;
+pub mod ingress;
+pub mod maps;
+pub mod packet;
+pub mod report;
+pub mod skb;
+pub mod sources;
+pub mod tables;
+pub mod walk;
+pub mod xdp;

@@ -1,0 +1,136 @@
+//! Room in full tables.
+//!
+//! Entries are reclaimed only under pressure, and only such that protect nothing any more: flows
+//! that ended or were silent for long, sources with nothing left in their window. Idling must not
+//! be a way to be forgotten.
+
+use core::ffi::{c_long, c_void};
+
+use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem};
+use ws_guard_common::{
+    flow::{Flow, state},
+    maps::{Address, Counter, FlowKey},
+    source::Source,
+};
+
+use crate::{
+    maps::{FLOWS, SHARED, SOURCES},
+    report,
+};
+
+/// A full table is searched at most this often, in nanoseconds: a search touches every entry.
+const SWEEP_INTERVAL: u64 = 1_000_000_000;
+/// Flows silent for this long may make room for others, in nanoseconds.
+const IDLE_FLOW: u64 = 300_000_000_000;
+/// Sources silent for this long have nothing left in any window (which lasts an hour at most).
+const IDLE_SOURCE: u64 = 3_600_000_000_000;
+
+/// What a sweep's callback works on. It holds nothing that changes from one element to the next:
+/// the verifier follows a callback until it comes to a state that it knows.
+struct Sweep {
+    now: u64,
+    /// Sources that last pinged before `now - window` have an empty log.
+    window: u64,
+}
+
+/// It is time for a sweep, and this call is the one to make it.
+#[inline(always)]
+fn may_sweep(now: u64) -> bool {
+    let Some(shared) = SHARED.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: an array element. Two CPUs may both find that it is time: then both sweep, no harm.
+    unsafe {
+        let due = now.wrapping_sub((*shared).swept) >= SWEEP_INTERVAL;
+        if due {
+            (*shared).swept = now;
+        }
+        due
+    }
+}
+
+/// Look for room in the flow table. `false` when it is too early to look again.
+#[inline(always)]
+pub fn reclaim_flows(now: u64) -> bool {
+    if !may_sweep(now) {
+        return false;
+    }
+    let mut sweep = Sweep { now, window: 0 };
+    let visit: unsafe extern "C" fn(
+        *mut c_void,
+        *const FlowKey,
+        *const Flow,
+        *mut Sweep,
+    ) -> c_long = visit_flow;
+    // SAFETY: the callback has the signature that the helper asks for; `sweep` outlives the call.
+    unsafe {
+        bpf_for_each_map_elem(
+            (&raw const FLOWS).cast_mut().cast(),
+            visit as *mut c_void,
+            (&raw mut sweep).cast(),
+            0,
+        );
+    }
+    true
+}
+
+unsafe extern "C" fn visit_flow(
+    map: *mut c_void,
+    key: *const FlowKey,
+    flow: *const Flow,
+    sweep: *mut Sweep,
+) -> c_long {
+    // SAFETY: the helper passes a live element and our own context.
+    unsafe {
+        let idle = (*sweep).now.saturating_sub((*flow).last_ns) > IDLE_FLOW;
+        if (*flow).state == state::CLOSED || idle {
+            bpf_map_delete_elem(map, key.cast_mut().cast());
+            report::count(Counter::FlowsReclaimed);
+        }
+    }
+    0
+}
+
+/// Look for room in the source table. `false` when it is too early to look again.
+#[inline(always)]
+pub fn reclaim_sources(now: u64, window_ms: u32) -> bool {
+    if !may_sweep(now) {
+        return false;
+    }
+    let window = window_ms as u64 * 2_000_000;
+    let window = if window < IDLE_SOURCE { window } else { IDLE_SOURCE };
+    let mut sweep = Sweep { now, window };
+    let visit: unsafe extern "C" fn(
+        *mut c_void,
+        *const Address,
+        *const Source,
+        *mut Sweep,
+    ) -> c_long = visit_source;
+    // SAFETY: as in `reclaim_flows`.
+    unsafe {
+        bpf_for_each_map_elem(
+            (&raw const SOURCES).cast_mut().cast(),
+            visit as *mut c_void,
+            (&raw mut sweep).cast(),
+            0,
+        );
+    }
+    true
+}
+
+unsafe extern "C" fn visit_source(
+    map: *mut c_void,
+    key: *const Address,
+    source: *const Source,
+    sweep: *mut Sweep,
+) -> c_long {
+    // SAFETY: the helper passes a live element and our own context.
+    unsafe {
+        let idle = (*sweep).now.saturating_sub((*source).last_ping) > (*sweep).window;
+        if idle && (*source).throttled_until <= (*sweep).now {
+            bpf_map_delete_elem(map, key.cast_mut().cast());
+            report::count(Counter::SourcesReclaimed);
+        }
+    }
+    0
+}

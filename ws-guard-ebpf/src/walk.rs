@@ -1,0 +1,118 @@
+//! Driving a walk with `bpf_loop`: the verifier checks one step, however many there are.
+
+use core::ffi::{c_long, c_void};
+
+use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
+use ws_guard_common::{
+    handshake::HeadScanner,
+    tracker::{Step, Tracker, Walk},
+};
+
+use crate::packet::Packet;
+
+/// Steps a walk may take. A step covers at least two bytes, the shortest header; only of the two
+/// headers that a segment can cut, ten bytes each, one a step. And a packet has less than 64 KiB: no
+/// packet that the kernel can hold reaches the bound.
+pub const MAX_STEPS: u32 = 32_800;
+
+/// What changes in the course of a loop.
+///
+/// Not on the stack: there the verifier would follow every value that a counter takes, and never
+/// come to an end.
+#[repr(C)]
+pub struct State {
+    pub walk: Walk,
+    /// Where the flow stood when the walk began.
+    pub start: Tracker,
+    /// For a head: what was read of it, and the offset of its next byte.
+    pub head: HeadScanner,
+    pub at: u32,
+    /// How many of the new pings keep to the connection's share.
+    pub share: u32,
+    /// How many of them are let pass so far.
+    pub passed: u32,
+    /// Bytes rewritten at even and at odd offsets of the segment.
+    pub even: u32,
+    pub odd: u32,
+    step: u32,
+}
+
+#[btf_map]
+static STATE: PerCpuArray<State, 1> = PerCpuArray::new();
+
+/// This CPU's state, ready for a new packet.
+#[inline(always)]
+pub fn state() -> Option<&'static mut State> {
+    // SAFETY: the element is this CPU's alone, lives as long as the map, and is taken once a packet.
+    let state = unsafe { &mut *STATE.get_ptr_mut(0)? };
+    state.even = 0;
+    state.odd = 0;
+    state.share = 0;
+    state.passed = 0;
+    Some(state)
+}
+
+/// Note a rewritten byte, `offset` bytes behind the start of the TCP header.
+#[inline(always)]
+pub fn rewritten(offset: u32) {
+    if let Some(state) = STATE.get_ptr_mut(0) {
+        // SAFETY: this CPU's element; plain additions.
+        unsafe {
+            (*state).odd += offset & 1;
+            (*state).even += !offset & 1;
+        }
+    }
+}
+
+/// A walk through a payload; what the loop's callback works on.
+pub struct Walker<P> {
+    pub state: &'static mut State,
+    pub packet: P,
+}
+
+impl<P: Packet> Walker<P> {
+    /// Walk to the end of the segment, or to the first ping without a budget.
+    ///
+    /// [`Step::More`] when the bound was reached: the segment must not pass half-walked.
+    #[inline(always)]
+    pub fn run(&mut self) -> Step {
+        // Most segments have one header: that one goes without a call.
+        let step = self.state.walk.step(&mut self.packet);
+        if !matches!(step, Step::More) {
+            return step;
+        }
+        if self.state.walk.at() >= self.packet.bytes() {
+            return Step::Done;
+        }
+        self.run_on()
+    }
+
+    /// The same without the first step in line: for what is rare.
+    #[inline(always)]
+    pub fn run_on(&mut self) -> Step {
+        let turn: unsafe extern "C" fn(u32, *mut Self) -> c_long = turn::<P>;
+        // SAFETY: the callback gets `self` back, which outlives the loop.
+        unsafe {
+            bpf_loop(MAX_STEPS, turn as *mut c_void, core::ptr::from_mut(self).cast(), 0);
+        }
+        match self.state.step {
+            DONE => Step::Done,
+            ASK => Step::Ask,
+            MORE => Step::More,
+            _ => Step::Unreadable,
+        }
+    }
+}
+
+const MORE: u32 = Step::More as u32;
+const DONE: u32 = Step::Done as u32;
+const ASK: u32 = Step::Ask as u32;
+
+/// One step; 1 ends the loop.
+unsafe extern "C" fn turn<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
+    // SAFETY: `run_on` passed it, and nobody else uses it during the loop.
+    let walker = unsafe { &mut *walker };
+    let step = walker.state.walk.step(&mut walker.packet);
+    walker.state.step = step as u32;
+    !matches!(step, Step::More) as c_long
+}
