@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
             let (header_end, end) = known.expect("the length is there");
             assert_eq!(header.opcode(), frame.opcode);
             assert_eq!(header.len() as u128, header_end);
-            assert_eq!(u128::from(header.payload_len), end - header_end);
+            assert_eq!(u128::from(header.payload_len % (1 << 63)), end - header_end);
             assert!(header.violations(expect).iter().eq(frame.violations));
         }
     }

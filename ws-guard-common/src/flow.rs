@@ -212,7 +212,8 @@ impl Flow {
             return plan(Action::Pass);
         }
         // What fills a hole must not come to lie inside a merged checkpoint.
-        let full = self.kept >= CHECKPOINTS as u8 && self.flags & HOLE != 0;
+        let hole = self.flags & HOLE != 0 || after(seq, self.high);
+        let full = hole && self.kept >= CHECKPOINTS as u8;
         plan(if full { Action::NoCheckpoint } else { Action::Walk })
     }
 

@@ -128,3 +128,31 @@ fn no_ping_is_no_ping_when_the_log_is_over_the_limit() {
     assert_eq!(log.charge(900, rate, 3), 1);
     assert_eq!(log.charge(1500, rate, 0), 0);
 }
+
+#[test]
+fn a_header_that_was_cut_may_come_again_whole() {
+    let mut replay = guarded();
+    pass(&mut replay, 0, &[0x82]);
+    pass(&mut replay, 1, &[0x82, 0, 0, 0, 0, 1, 1]);
+    pass(&mut replay, 8, &[0x89, 0x80, 0, 0, 0, 0]);
+    pass(&mut replay, 0, &[0x82, 0x82, 0, 0, 0, 0, 1, 1]);
+    assert_eq!(replay.flow.frames_in, 2);
+}
+
+#[test]
+fn a_hole_and_a_full_ring_may_come_with_one_segment() {
+    let mut replay = guarded();
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    for number in 0..CHECKPOINTS as u32 - 1 {
+        pass(&mut replay, number * 6, &ping);
+    }
+    pass(&mut replay, 42, &message(192)[..100]);
+    // 142 to 192 is lost on the way to the guard.
+    let mut next = vec![0; 50];
+    next.extend(ping);
+    let verdict = replay.client(192, &mut next, &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::NoCheckpoint));
+    replay.acknowledge(142);
+    pass(&mut replay, 142, &[0; 50]);
+    pass(&mut replay, 192, &next);
+}

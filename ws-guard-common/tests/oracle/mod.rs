@@ -85,7 +85,9 @@ fn frame_at(stream: &[u8], at: usize, side: Side, message_open: bool) -> Frame {
     };
     let header_end = at as u128 + 2 + length_bytes + if masked { 4 } else { 0 };
     frame.header_end = Some(header_end);
-    frame.end = Some(header_end + u128::from(length));
+    // A set top bit is a violation, and RFC 6455 does not say what then: as in the tracker, the
+    // other bits are the length.
+    frame.end = Some(header_end + u128::from(length % (1 << 63)));
     frame.violations =
         violations(bytes[0], masked, length_bytes as u64, length, side, message_open);
     frame

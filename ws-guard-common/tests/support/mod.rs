@@ -61,8 +61,9 @@ pub fn frame(rng: &mut Rng, from_client: bool, wild: bool, message_open: &mut bo
     let mask = u8::from(masked) << 7;
     match length {
         _ if wild && one_in(rng, 6) => {
+            let top = u64::from(one_in(rng, 4)) << 63;
             bytes.push(mask | 127);
-            bytes.extend((length as u64).to_be_bytes());
+            bytes.extend((length as u64 | top).to_be_bytes());
         }
         126..=0xFFFF => {
             bytes.push(mask | 126);
