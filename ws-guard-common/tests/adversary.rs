@@ -68,6 +68,8 @@ fn attack(rng: &mut Rng, overlap: Overlap) {
     let mut places = vec![0usize];
     let segments = rng.usize(2..40);
     for _ in 0..segments {
+        // Time passes, and pings leave the window.
+        allowance.left += if one_in(rng, 6) { rng.u32(..3) } else { 0 };
         let stream = &streams[rng.usize(..streams.len())];
         // Mostly where something interesting lies: a segment's border, the cursor, the high mark.
         let flow = &replay.flow;
