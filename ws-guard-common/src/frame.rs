@@ -12,6 +12,8 @@
 
 /// Frame opcodes, RFC 6455, 11.8. All others are reserved.
 pub mod opcode {
+    use super::OPCODE;
+
     pub const CONTINUATION: u8 = 0x0;
     pub const TEXT: u8 = 0x1;
     pub const BINARY: u8 = 0x2;
@@ -20,13 +22,15 @@ pub mod opcode {
     pub const PONG: u8 = 0xA;
 
     /// One bit an opcode that RFC 6455 defines.
-    const KNOWN: u16 =
+    pub(super) const KNOWN: u32 =
         1 << CONTINUATION | 1 << TEXT | 1 << BINARY | 1 << CLOSE | 1 << PING | 1 << PONG;
+    /// One bit an opcode that begins a message.
+    pub(super) const BEGINS: u32 = 1 << TEXT | 1 << BINARY;
 
     /// The opcode is one that RFC 6455 reserves for later.
     #[inline(always)]
     pub const fn is_reserved(opcode: u8) -> bool {
-        KNOWN >> (opcode & 0xF) & 1 == 0
+        KNOWN >> (opcode & OPCODE) & 1 == 0
     }
 
     /// Close, ping, pong and the reserved 0xB to 0xF (RFC 6455, 5.5).
@@ -222,36 +226,43 @@ impl Header {
 
     /// Everything in which this header violates RFC 6455.
     ///
-    /// Written without branches, because the kernel programs run it on every frame and the
-    /// verifier walks every path.
+    /// Shifts and masks instead of comparisons: the kernel's verifier follows both outcomes of each
+    /// comparison, and ten of them in a row are a thousand ways to walk. Every variable here is 0
+    /// or 1 but for `opcode`, `len7`, `rsv` and `payload`.
     #[inline(always)]
     pub const fn violations(&self, expect: Expect) -> Violations {
-        const fn flag(kind: Violation, violated: bool) -> u16 {
-            (violated as u16) << kind as u8
-        }
-        let opcode = self.opcode();
-        let control = opcode::is_control(opcode);
-        let reserved = opcode::is_reserved(opcode);
-        let data = !control & !reserved;
-        let continuation = opcode == opcode::CONTINUATION;
+        let (first, second) = (self.first as u32, self.second as u32);
+        let opcode = first & OPCODE as u32;
+        let (fin, masked) = (first >> 7, second >> 7);
+        let len7 = second & LEN7 as u32;
+        let known = opcode::KNOWN >> opcode & 1;
+        let begins = opcode::BEGINS >> opcode & 1;
+        let control = opcode >> 3;
+        let continuation = known & !control & !begins;
         // RFC 7692, 6: RSV1 is set on the first fragment of a message only.
-        let rsv1_allowed = expect.rsv1_agreed & data & !continuation;
-        let rsv = self.first & RSV & !(if rsv1_allowed { RSV1 } else { 0 });
-        let len7 = self.second & LEN7;
-        let wide = len7 == 126 && self.payload_len < 126;
-        let wider = len7 == 127 && self.payload_len <= 0xFFFF;
-        Violations(
-            flag(Violation::ReservedOpcode, reserved)
-                | flag(Violation::ReservedBits, rsv != 0)
-                | flag(Violation::Unmasked, expect.from_client & !self.masked())
-                | flag(Violation::Masked, !expect.from_client & self.masked())
-                | flag(Violation::ControlTooLong, control & (len7 as u64 > MAX_CONTROL_PAYLOAD))
-                | flag(Violation::ControlFragmented, control & !self.fin())
-                | flag(Violation::NonMinimalLength, wide | wider)
-                | flag(Violation::LengthTopBit, len7 == 127 && self.payload_len >> 63 != 0)
-                | flag(Violation::UnexpectedContinuation, continuation & !expect.in_message)
-                | flag(Violation::InterleavedData, data & !continuation & expect.in_message),
-        )
+        let rsv1_allowed = begins & expect.rsv1_agreed as u32;
+        let rsv = (first >> 4 & 7) & !(rsv1_allowed << 2);
+        // 126 and 127 mean an extended length, 127 the longer one.
+        let extended = (len7 + 2) >> 7;
+        let longer = extended & len7 & 1;
+        let payload = self.payload_len;
+        let top_bit = (payload >> 63) as u32 & longer;
+        let fits_7 = (payload.wrapping_sub(126) >> 63) as u32;
+        let fits_16 = (payload.wrapping_sub(0x1_0000) >> 63) as u32 & !top_bit;
+        let non_minimal = extended & (fits_7 & !longer | fits_16 & longer);
+        let from_client = expect.from_client as u32;
+        let in_message = expect.in_message as u32;
+        let bits = (known ^ 1) << Violation::ReservedOpcode as u8
+            | ((rsv | rsv >> 1 | rsv >> 2) & 1) << Violation::ReservedBits as u8
+            | (from_client & !masked & 1) << Violation::Unmasked as u8
+            | (masked & !from_client & 1) << Violation::Masked as u8
+            | (control & extended) << Violation::ControlTooLong as u8
+            | (control & !fin & 1) << Violation::ControlFragmented as u8
+            | (non_minimal & 1) << Violation::NonMinimalLength as u8
+            | top_bit << Violation::LengthTopBit as u8
+            | (continuation & !in_message & 1) << Violation::UnexpectedContinuation as u8
+            | (begins & in_message) << Violation::InterleavedData as u8;
+        Violations(bits as u16)
     }
 
     /// Whether a fragmented message is open after this frame.

@@ -63,30 +63,50 @@ fn begins<P: Packet, const N: usize>(packet: &P, text: &[u8; N]) -> bool {
 
 /// Payload of a client without a flow: it may be a request that asks for an upgrade, or what
 /// follows one.
+#[inline(always)]
+pub fn request<P: Packet>(scene: &Scene, packet: impl Fn() -> P) -> Verdict {
+    match head(scene, packet()) {
+        Head::Passes => Verdict::Pass,
+        Head::OutOfOrder => out_of_order(scene),
+        // Not called from there: two such functions on top of each other are too much stack.
+        Head::Early => early(scene, packet()),
+    }
+}
+
+/// What [`head`] makes of a segment.
+enum Head {
+    Passes,
+    /// It does not continue the request that it belongs to.
+    OutOfOrder,
+    /// There may be frames in it, behind the head or after it.
+    Early,
+}
+
+/// Read the head of a request.
 #[cold]
 #[inline(never)]
-pub fn request<P: Packet>(scene: &Scene, packet: P) -> Verdict {
+fn head<P: Packet>(scene: &Scene, packet: P) -> Head {
     let segment = scene.segment;
     let known = PENDING.get_ptr_mut(scene.key);
     let (scanner, length) = if begins(&packet, GET) {
         (HeadScanner::default(), 0)
     } else {
         let Some(pending) = known else {
-            return Verdict::Pass;
+            return Head::Passes;
         };
         // SAFETY: an LRU entry may be used again for another key meanwhile; then the sequence
         // numbers do not fit, and nothing worse than a missed request follows.
         let pending = unsafe { &mut *pending };
         if pending.head.found & END != 0 {
-            return early(scene, pending, packet);
+            return Head::Early;
         }
         if segment.seq != pending.next {
-            return out_of_order(scene, pending);
+            return Head::OutOfOrder;
         }
         (pending.head, pending.length)
     };
     let Some(state) = walk::state() else {
-        return Verdict::Pass;
+        return Head::Passes;
     };
     let mut walker = Walker { state, packet };
     read_head(&mut walker, scanner);
@@ -98,11 +118,11 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Verdict {
         if known.is_some() {
             let _ = PENDING.remove(scene.key);
         }
-        return Verdict::Pass;
+        return Head::Passes;
     }
     let read_to = segment.seq.wrapping_add(read);
     let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
-        return Verdict::Pass;
+        return Head::Passes;
     };
     // SAFETY: this CPU's scratch value.
     let new = unsafe { &mut *new };
@@ -115,22 +135,20 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Verdict {
         ..Pending::default()
     };
     if PENDING.insert(scene.key, &*new, BPF_ANY.into()).is_err() || !done {
-        return Verdict::Pass;
+        return Head::Passes;
     }
-    if read >= segment.len {
-        return Verdict::Pass;
-    }
-    match PENDING.get_ptr_mut(scene.key) {
-        // SAFETY: as above.
-        Some(pending) => early(scene, unsafe { &mut *pending }, walker.packet),
-        None => Verdict::Pass,
-    }
+    if read >= segment.len { Head::Passes } else { Head::Early }
 }
 
 /// A segment that does not continue a pending request: old bytes pass, a gap has to be filled
 /// first.
 #[inline(always)]
-fn out_of_order(scene: &Scene, pending: &Pending) -> Verdict {
+fn out_of_order(scene: &Scene) -> Verdict {
+    let Some(pending) = PENDING.get_ptr_mut(scene.key) else {
+        return Verdict::Pass;
+    };
+    // SAFETY: as in `head`.
+    let pending = unsafe { &*pending };
     let end = scene.segment.seq.wrapping_add(scene.segment.len);
     if !after(end, pending.next) || !scene.enforces() {
         return Verdict::Pass;
@@ -143,16 +161,21 @@ fn out_of_order(scene: &Scene, pending: &Pending) -> Verdict {
 /// them, and let no more pings pass than a connection's share.
 #[cold]
 #[inline(never)]
-fn early<P: Packet>(scene: &Scene, pending: &mut Pending, packet: P) -> Verdict {
+fn early<P: Packet>(scene: &Scene, packet: P) -> Verdict {
+    let Some(pending) = PENDING.get_ptr_mut(scene.key) else {
+        return Verdict::Pass;
+    };
+    // SAFETY: as in `head`.
+    let pending = unsafe { &mut *pending };
     let segment = scene.segment;
     let end = segment.seq.wrapping_add(segment.len);
     if after(segment.seq, pending.next) || !after(end, pending.next) {
-        return out_of_order(scene, pending);
+        return out_of_order(scene);
     }
     // A retransmitted request with frames behind it that differ from the first ones' would have to
     // be walked again: it is not, the bytes before `next` are taken for what they were.
     if before(segment.seq, pending.next) && pending.frames > 0 {
-        return out_of_order(scene, pending);
+        return out_of_order(scene);
     }
     let Some(state) = walk::state() else {
         return Verdict::Pass;
@@ -182,9 +205,16 @@ fn early<P: Packet>(scene: &Scene, pending: &mut Pending, packet: P) -> Verdict 
 }
 
 /// Payload of the server without a flow. [`Verdict::Drop`] refuses the connection.
+#[inline(always)]
+pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
+    if switches(scene, packet) { open(scene) } else { Verdict::Pass }
+}
+
+/// The segment ends the head of a 101 that switches to WebSocket. What was read of the head is then
+/// in this CPU's state.
 #[cold]
 #[inline(never)]
-pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
+fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
     let (key, segment) = (scene.key, scene.segment);
     let known = PENDING.get_ptr_mut(key);
     let mut length = 0;
@@ -192,20 +222,20 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
         HeadScanner::default()
     } else {
         let Some(pending) = known else {
-            return Verdict::Pass;
+            return false;
         };
-        // SAFETY: as in `request`.
+        // SAFETY: as in `head`.
         let pending = unsafe { &*pending };
         if pending.answer_length == 0 || pending.answer_next != segment.seq {
             // Any other answer: no upgrade.
             let _ = PENDING.remove(key);
-            return Verdict::Pass;
+            return false;
         }
         length = pending.answer_length;
         pending.answer
     };
     let Some(state) = walk::state() else {
-        return Verdict::Pass;
+        return false;
     };
     let mut walker = Walker { state, packet };
     read_head(&mut walker, scanner);
@@ -213,15 +243,13 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
     length += read;
     if head.found & END == 0 {
         remember(key, segment, &head, length, read);
-        return Verdict::Pass;
+        return false;
     }
     if head.found & UPGRADE_WEBSOCKET == 0 {
         let _ = PENDING.remove(key);
-        return Verdict::Pass;
+        return false;
     }
-    let deflate = head.found & PERMESSAGE_DEFLATE != 0;
-    let server_next = segment.seq.wrapping_add(read);
-    open(scene, server_next, deflate)
+    true
 }
 
 /// The head of a 101 goes on in the next segment.
@@ -237,7 +265,7 @@ fn remember(key: &FlowKey, segment: &Segment, scanner: &HeadScanner, length: u32
     // SAFETY: this CPU's scratch value.
     let new = unsafe { &mut *new };
     *new = match PENDING.get_ptr_mut(key) {
-        // SAFETY: as in `request`.
+        // SAFETY: as in `head`.
         Some(pending) => unsafe { *pending },
         None => Pending::default(),
     };
@@ -250,8 +278,13 @@ fn remember(key: &FlowKey, segment: &Segment, scanner: &HeadScanner, length: u32
 /// The server has answered: from here on the connection is followed.
 #[cold]
 #[inline(never)]
-fn open(scene: &Scene, server_next: u32, deflate: bool) -> Verdict {
+fn open(scene: &Scene) -> Verdict {
     let Scene { key, segment, policy, now } = *scene;
+    let Some(state) = walk::resume() else {
+        return Verdict::Pass;
+    };
+    let server_next = segment.seq.wrapping_add(state.at);
+    let deflate = state.head.found & PERMESSAGE_DEFLATE != 0;
     let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
         return Verdict::Pass;
     };
@@ -265,12 +298,12 @@ fn open(scene: &Scene, server_next: u32, deflate: bool) -> Verdict {
     let flags = if deflate { flow::DEFLATE } else { 0 };
     let mut early_pings = 0;
     match PENDING.get_ptr_mut(key) {
-        // SAFETY: as in `request`.
+        // SAFETY: as in `head`.
         Some(pending) if unsafe { (*pending).head.found } & END != 0 => {
-            // SAFETY: as in `request`.
-            let pending = unsafe { *pending };
+            // SAFETY: as in `head`.
+            let pending = unsafe { &*pending };
             flow.open(pending.request_end, server_next, flags, now);
-            flow.adopt_early(&pending, segment.ack);
+            flow.adopt_early(pending, segment.ack);
             early_pings = pending.pings;
         }
         _ => {
@@ -283,7 +316,7 @@ fn open(scene: &Scene, server_next: u32, deflate: bool) -> Verdict {
         || (tables::reclaim_flows(now) && FLOWS.insert(key, &*flow, BPF_NOEXIST.into()).is_ok());
     if !inserted {
         report::count(Counter::FlowsRefused);
-        report::source_event(EventKind::TableFull, &key.client, now, 0);
+        report::source_event(EventKind::TableFull, &key.client, now, 0, 0);
         return if policy.flags & FLOWS_FAIL_CLOSED != 0 { Verdict::Drop } else { Verdict::Pass };
     }
     report::count(Counter::FlowsOpened);

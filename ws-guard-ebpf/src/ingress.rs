@@ -100,7 +100,7 @@ fn unreadable(parsed: Parsed) -> Verdict {
 
 /// Any TCP segment.
 #[inline(always)]
-fn guard<P: Packet>(payload: impl FnOnce(&Segment) -> P) -> Verdict {
+fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     let (Some(counters), Some(segment)) = (report::counters(), packet::segment()) else {
         return Verdict::Pass;
     };
@@ -134,7 +134,7 @@ fn guard<P: Packet>(payload: impl FnOnce(&Segment) -> P) -> Verdict {
         if segment.len == 0 {
             return Verdict::Pass;
         }
-        return handshake::request(&scene, payload(segment));
+        return handshake::request(&scene, || payload(segment));
     };
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
@@ -149,7 +149,7 @@ fn guard<P: Packet>(payload: impl FnOnce(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     }
     counters.events[Counter::Tracked as usize] += 1;
-    data(&scene, flow, payload(segment))
+    data(&scene, flow, || payload(segment))
 }
 
 /// A RST or a FIN of the client.
@@ -175,39 +175,63 @@ fn ending(scene: &Scene, flow: &mut Flow) {
     }
 }
 
+/// What a walk came to.
+enum Outcome {
+    /// Nothing more to do.
+    Pass,
+    Drop,
+    /// The flow has taken it over; what was found is in this CPU's state.
+    Committed,
+}
+
+impl From<Verdict> for Outcome {
+    #[inline(always)]
+    fn from(verdict: Verdict) -> Outcome {
+        match verdict {
+            Verdict::Pass => Outcome::Pass,
+            Verdict::Drop => Outcome::Drop,
+        }
+    }
+}
+
 /// A segment with payload on a tracked flow.
 ///
 /// Each way to go on is a function of its own: a program's stack is 512 bytes for all that is
 /// called from it, and only one of these is on it at a time.
 #[inline(always)]
-fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: P) -> Verdict {
+fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Verdict {
     let segment = scene.segment;
     let plan = flow.plan(segment.seq, segment.len);
-    match plan.action {
+    let outcome = match plan.action {
         Action::Pass => {
             // Only this side writes these two, and they only say how far things got.
             flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
             flow.last_ns = scene.now;
-            Verdict::Pass
+            Outcome::Pass
         }
-        Action::Walk => first(scene, flow, payload),
-        Action::Rewalk => again(scene, flow, plan.checkpoint, payload),
+        Action::Walk => first(scene, flow, packet()),
+        Action::Rewalk => again(scene, flow, plan.checkpoint, packet()),
         Action::Gap => {
             report::count(Counter::Gaps);
             flow.gaps += 1;
             flow.flags |= flow::GAP;
-            scene.drop(Counter::DroppedGap)
+            scene.drop(Counter::DroppedGap).into()
         }
-        Action::NoCheckpoint => scene.drop(Counter::DroppedNoCheckpoint),
-        Action::Probe => probe(scene, flow, payload),
+        Action::NoCheckpoint => scene.drop(Counter::DroppedNoCheckpoint).into(),
+        Action::Probe => probe(scene, flow, packet()).into(),
+    };
+    match outcome {
+        Outcome::Pass => Verdict::Pass,
+        Outcome::Drop => Verdict::Drop,
+        Outcome::Committed => settle(scene, flow, packet()),
     }
 }
 
 /// Bytes that come for the first time.
 #[inline(never)]
-fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
+fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     let Some(state) = walk::state() else {
-        return Verdict::Pass;
+        return Outcome::Pass;
     };
     state.start = flow.client;
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
@@ -216,31 +240,26 @@ fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
     fresh(scene, flow, &mut walker, step)
 }
 
-/// A walk from where the flow stands came to `step`: take it to its end, let the flow take it over,
-/// charge the source.
+/// A walk from where the flow stands came to `step`: take it to its end, and let the flow take it
+/// over.
 #[inline(always)]
 fn fresh<P: Packet>(
     scene: &Scene,
     flow: &mut Flow,
     walker: &mut Walker<P>,
     mut step: Step,
-) -> Verdict {
+) -> Outcome {
     if matches!(step, Step::Ask) {
         let window_ms = scene.policy.rate.window_ms;
         let share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
         walker.state.share = share;
         walker.state.walk.budget = if throttled(scene) { share } else { Walk::UNLIMITED };
-        step = walker.run();
+        step = walker.run_on();
     }
-    if !matches!(step, Step::Done) || !commit(scene, flow, walker.state) {
-        return scene.drop(Counter::DroppedUnreadable);
+    if matches!(step, Step::Done) && commit(scene, flow, walker.state) {
+        return Outcome::Committed;
     }
-    count_walk(scene, walker.state);
-    if walker.state.walk.pings > 0 && !settle(scene, flow, walker) {
-        return scene.drop(Counter::DroppedThrottled);
-    }
-    finish(scene, walker);
-    Verdict::Pass
+    scene.drop(Counter::DroppedUnreadable).into()
 }
 
 /// The segment's source is throttled, and something may be done about it.
@@ -291,9 +310,25 @@ fn commit(scene: &Scene, flow: &mut Flow, state: &mut State) -> bool {
     committed
 }
 
-/// The flow has taken the segment: charge the source for its pings. `false` to drop the segment.
+/// The flow has taken the segment over: count what was in it, charge the source for its pings, and
+/// put the packet right.
 #[inline(never)]
-fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
+fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
+    let Some(state) = walk::resume() else {
+        return Verdict::Pass;
+    };
+    count_walk(scene, state);
+    let mut walker = Walker { state, packet };
+    if walker.state.walk.pings > 0 && !charge(scene, flow, &mut walker) {
+        return scene.drop(Counter::DroppedThrottled);
+    }
+    finish(scene, &mut walker);
+    Verdict::Pass
+}
+
+/// Charge the source for the segment's pings. `false` to drop the segment.
+#[inline(always)]
+fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
     let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
     let segment = scene.segment;
     let charged = sources::charge(&segment.source, scene.policy, scene.now, pings, share);
@@ -364,11 +399,11 @@ fn count_walk(scene: &Scene, state: &State) {
 /// A retransmission of bytes that the server has not acknowledged.
 #[cold]
 #[inline(never)]
-fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, packet: P) -> Verdict {
+fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, packet: P) -> Outcome {
     let segment = scene.segment;
     report::count(Counter::Rewalked);
     let (Some(state), Some(from)) = (walk::state(), flow.checkpoint(checkpoint)) else {
-        return scene.drop(Counter::DroppedNoCheckpoint);
+        return scene.drop(Counter::DroppedNoCheckpoint).into();
     };
     // First only look: nothing is rewritten as long as nobody knows what may pass.
     state.start = flow.client;
@@ -377,16 +412,16 @@ fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, packet: P) -
     let mut walker = Walker { state, packet };
     walker.packet.only_look(true);
     if !matches!(walker.run_on(), Step::Done) {
-        return scene.drop(Counter::DroppedUnreadable);
+        return scene.drop(Counter::DroppedUnreadable).into();
     }
     walker.packet.only_look(false);
     let mut joined = true;
     let mut old_budget = 0;
     match flow.rewalk_budget(checkpoint, &walker.state.walk) {
-        Rewalk::Refuse => return scene.drop(Counter::DroppedChanged),
+        Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
         Rewalk::New => {
             if !rewind(flow, &walker.state.start, checkpoint, &from) {
-                return scene.drop(Counter::DroppedUnreadable);
+                return scene.drop(Counter::DroppedUnreadable).into();
             }
             walker.state.start = from;
         }
@@ -403,7 +438,7 @@ fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, packet: P) -
         return fresh(scene, flow, &mut walker, step);
     }
     finish(scene, &mut walker);
-    Verdict::Pass
+    Outcome::Pass
 }
 
 /// Other bytes take the place of those from a checkpoint on.

@@ -170,7 +170,7 @@ struct Tcp {
 }
 
 /// Find the TCP segment in the Ethernet packet at `data..end`, for [`segment`] to give.
-#[inline(always)]
+#[inline(never)]
 pub fn parse(data: usize, end: usize) -> Parsed {
     let Some(kind) = at::<u16>(data, end, 12) else {
         return Parsed::Other;

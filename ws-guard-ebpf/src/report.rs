@@ -65,33 +65,66 @@ pub fn violations(side: Side, kinds: Violations) {
 #[inline(always)]
 pub fn violation_event(side: Side, key: &FlowKey, walk: &Walk, now: u64) {
     if walk.violations > 0 {
-        let value = walk.violations as u64 | (walk.kinds.0 as u64) << 32 | (side as u64) << 48;
-        send(EventKind::Violation, key, now, value);
+        let (side, kinds) = (side as u8, walk.kinds.0);
+        send(EventKind::Violation, now, |event| {
+            event.value = walk.violations as u64;
+            event.flow = *key;
+            event.side = side;
+            event.detail = kinds;
+        });
     }
 }
 
 /// An event of a connection.
 #[inline(always)]
 pub fn flow_event(kind: EventKind, key: &FlowKey, now: u64, value: u64) {
-    send(kind, key, now, value);
+    send(kind, now, |event| {
+        event.value = value;
+        event.flow = *key;
+    });
 }
 
 /// An event of a source.
 #[inline(always)]
-pub fn source_event(kind: EventKind, source: &Address, now: u64, value: u64) {
-    let key = FlowKey { client: *source, ..FlowKey::default() };
-    send(kind, &key, now, value);
+pub fn source_event(kind: EventKind, source: &Address, now: u64, value: u64, detail: u16) {
+    send(kind, now, |event| {
+        event.value = value;
+        event.flow.client = *source;
+        event.detail = detail;
+    });
 }
 
 /// Send an event, unless this CPU has sent its share of the kind in this second: an attacker must
 /// not be able to flood the log.
 ///
-/// A function of its own, because events are rare and stack is scarce.
+/// Written in place in the ring buffer: the stack has no room for it.
+#[inline(always)]
+fn send(kind: EventKind, now: u64, fill: impl FnOnce(&mut Event)) {
+    if !may_send(kind as u32, now) {
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        count(Counter::EventsLost);
+        return;
+    };
+    // SAFETY: an event is plain data, for which all zero is valid; every byte is written here.
+    let event = unsafe {
+        let words = entry.as_mut_ptr().cast::<[u64; size_of::<Event>() / 8]>();
+        *words = [0; size_of::<Event>() / 8];
+        &mut *entry.as_mut_ptr()
+    };
+    event.time = now;
+    event.kind = kind as u8;
+    fill(event);
+    entry.submit(0);
+}
+
+/// Take one off this CPU's budget for the kind in this second.
 #[cold]
 #[inline(never)]
-fn send(kind: EventKind, key: &FlowKey, now: u64, value: u64) {
+fn may_send(kind: u32, now: u64) -> bool {
     let Some(counters) = counters() else {
-        return;
+        return false;
     };
     // Close enough to a second, and no division.
     let second = now >> 30;
@@ -99,23 +132,15 @@ fn send(kind: EventKind, key: &FlowKey, now: u64, value: u64) {
         counters.event_second = second;
         counters.event_budget = [0; EventKind::COUNT];
     }
-    let budget = &mut counters.event_budget[kind as usize % EventKind::COUNT];
-    if *budget >= EVENTS_PER_SECOND {
-        counters.events[Counter::EventsSuppressed as usize] += 1;
-        return;
-    }
-    *budget += 1;
-    let event = Event {
-        time: now,
-        value: value as u32 as u64,
-        flow: *key,
-        kind: kind as u8,
-        side: (value >> 48) as u8,
-        detail: (value >> 32) as u16,
+    let Some(budget) = counters.event_budget.get_mut(kind as usize) else {
+        return false;
     };
-    if EVENTS.output(&event, 0).is_err() {
-        counters.events[Counter::EventsLost as usize] += 1;
+    let may = *budget < EVENTS_PER_SECOND;
+    *budget += may as u64;
+    if !may {
+        count(Counter::EventsSuppressed);
     }
+    may
 }
 
 /// Put a ping-to-pong time into the histogram.

@@ -63,7 +63,7 @@ pub fn dropped(source: *mut Source) {
 
 /// Charge the source of `address` with pings on one connection, see [`Source::charge`]; returns how
 /// many of them pass.
-#[inline(always)]
+#[inline(never)]
 pub fn charge(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> u32 {
     let key = of(address, policy);
     let Some(source) = find_or_insert(&key, policy, now) else {
@@ -84,11 +84,11 @@ pub fn charge(address: &Address, policy: &Policy, now: u64, pings: u32, share: u
     }
     if charged.released {
         report::count(Counter::Released);
-        report::source_event(EventKind::Released, &key, now, 0);
+        report::source_event(EventKind::Released, &key, now, 0, 0);
     }
     if charged.throttled {
         report::count(Counter::Throttled);
-        report::source_event(EventKind::Throttled, &key, now, pings as u64);
+        report::source_event(EventKind::Throttled, &key, now, pings as u64, 0);
     }
     charged.passed
 }
@@ -113,7 +113,7 @@ fn make_room_and_insert(key: &Address, window_ms: u32, now: u64) {
     // Another CPU may have inserted it meanwhile.
     if find(key).is_none() {
         report::count(Counter::SourcesRefused);
-        report::source_event(EventKind::TableFull, key, now, 1 << 32);
+        report::source_event(EventKind::TableFull, key, now, 0, 1);
     }
 }
 

@@ -52,6 +52,13 @@ pub fn state() -> Option<&'static mut State> {
     Some(state)
 }
 
+/// This CPU's state, as the same packet left it.
+#[inline(always)]
+pub fn resume() -> Option<&'static mut State> {
+    // SAFETY: as in `state`; whoever had it before has returned.
+    STATE.get_ptr_mut(0).map(|state| unsafe { &mut *state })
+}
+
 /// Note a rewritten byte, `offset` bytes behind the start of the TCP header.
 #[inline(always)]
 pub fn rewritten(offset: u32) {
@@ -76,15 +83,13 @@ impl<P: Packet> Walker<P> {
     /// [`Step::More`] when the bound was reached: the segment must not pass half-walked.
     #[inline(always)]
     pub fn run(&mut self) -> Step {
-        // Most segments have one header: that one goes without a call.
-        let step = self.state.walk.step(&mut self.packet);
-        if !matches!(step, Step::More) {
-            return step;
+        // Most segments have one header: that one goes without a loop.
+        match one_step(self) {
+            MORE if self.state.walk.at() < self.packet.bytes() => self.run_on(),
+            MORE | DONE => Step::Done,
+            ASK => Step::Ask,
+            _ => Step::Unreadable,
         }
-        if self.state.walk.at() >= self.packet.bytes() {
-            return Step::Done;
-        }
-        self.run_on()
     }
 
     /// The same without the first step in line: for what is rare.
@@ -107,6 +112,13 @@ impl<P: Packet> Walker<P> {
 const MORE: u32 = Step::More as u32;
 const DONE: u32 = Step::Done as u32;
 const ASK: u32 = Step::Ask as u32;
+
+/// One step, as a function: the verifier comes back from it in as many states as it has results,
+/// not in as many as there are ways through it.
+#[inline(never)]
+fn one_step<P: Packet>(walker: &mut Walker<P>) -> u32 {
+    walker.state.walk.step(&mut walker.packet) as u32
+}
 
 /// One step; 1 ends the loop.
 unsafe extern "C" fn turn<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {

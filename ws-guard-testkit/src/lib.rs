@@ -1,1 +1,41 @@
 //! Namespaces, foreign servers and clients: what the tests and the demonstration are made of.
+//!
+//! Everything here works on the real kernel and needs root. All traffic stays inside network
+//! namespaces that [`netns`] makes and removes again.
+//!
+//! - [`netns`]: two namespaces and the veth pair between them;
+//! - [`process`]: child processes with captured output, ended when dropped;
+//! - [`servers`]: echo servers made with other people's WebSocket libraries;
+//! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
+//!   it sent and received without a line of `ws-guard-common`;
+//! - [`flood`], [`honest`]: the two clients of the demonstration;
+//! - [`raw`]: spoofed segments;
+//! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
+//! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
+pub mod client;
+pub mod flood;
+pub mod frame;
+pub mod honest;
+pub mod netns;
+pub mod process;
+pub mod raw;
+pub mod servers;
+pub mod tools;
+pub mod usage;
+
+/// Why a test that needs root cannot run here, or `None` when it can.
+///
+/// ```no_run
+/// if let Some(reason) = ws_guard_testkit::skip_reason() {
+///     println!("skipped: {reason}");
+///     return;
+/// }
+/// ```
+pub fn skip_reason() -> Option<String> {
+    let user = nix::unistd::geteuid();
+    (!user.is_root()).then(|| {
+        format!(
+            "needs root for namespaces and BPF, runs as uid {user}: try `sudo -E cargo xtask test`"
+        )
+    })
+}

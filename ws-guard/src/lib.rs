@@ -1,2 +1,10 @@
-//! The ws-guard daemon and command line.
+//! The ws-guard daemon and command line. Read it from the outside in: [`cli`] is what a user types,
+//! [`daemon`] what `run` does, [`control`] how the two talk, [`domain`] what they talk about,
+//! [`guard`] where the kernel begins.
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod domain;
 pub mod guard;
+pub mod metrics;

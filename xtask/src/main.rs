@@ -1,1 +1,46 @@
-fn main() {}
+//! `cargo xtask`: set-up, build, demonstration, tests and benchmarks of ws-guard.
+mod build_ebpf;
+mod demo;
+mod setup;
+mod sources;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set-up, build, demonstration and tests of ws-guard")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need: the eBPF toolchain and other people's WebSocket servers
+    Setup(setup::Args),
+    /// Build the kernel programs and renew the committed object
+    BuildEbpf(build_ebpf::Args),
+    /// Attack a server that somebody else wrote, without and with ws-guard, and compare
+    Demo(demo::Args),
+    /// Run every check and test: formatting, lints, host tests, kernel tests
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::main(args),
+        Command::BuildEbpf(args) => build_ebpf::main(args),
+        Command::Demo(args) => demo::main(args),
+        Command::Test(args) => test::main(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

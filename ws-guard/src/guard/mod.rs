@@ -1,38 +1,140 @@
 //! Loading, attaching and pinning the kernel programs, and typed access to their maps.
 //!
-//! THE SEAM between the kernel-side work and the rest of the daemon. Signatures may grow, not shrink.
+//! [`Guard::load`] loads the programs onto the pinned maps, [`Guard::attach`] puts them on an
+//! interface in the best mode it offers, taking over what an earlier daemon left there, and
+//! [`Guard::maps`] gives the tables. Everything is pinned (see [`pins`]): dropping the guard, or
+//! killing the daemon, leaves protection in place. [`unload`] takes it away.
+//!
+//! | what | where |
+//! |---|---|
+//! | object file, layout of maps | [`object`], [`layout`] |
+//! | loading, pin directory, bpffs | [`load`], [`pins`], [`bpffs`] |
+//! | attach modes, links, filters | [`attach`], [`links`], [`clsact`] |
+//! | tables, policy, rules, counters | [`maps`], [`table`], [`policy`], [`rules`], [`counters`] |
+//! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
+mod attach;
+mod bpffs;
+mod clsact;
+mod control;
+mod counters;
+mod debug_log;
+mod error;
+mod events;
+pub mod interfaces;
+mod layout;
+mod links;
+mod load;
+mod maps;
+mod netlink;
+mod object;
+mod pins;
+mod plain;
+mod policy;
+mod privileges;
+mod rules;
+mod sys;
+mod table;
+mod unload;
+
 use std::{
-    net::IpAddr,
+    collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
+use aya::Ebpf;
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
-use ws_guard_common::{
-    flow::Flow,
-    maps::{Address, Counters, Event, FlowKey, Pending, Policy, Request, Rule},
-    source::Source,
+use tokio::sync::mpsc;
+use ws_guard_common::maps::Event;
+
+use self::{attach::Attacher, interfaces::Interface, pins::Pins};
+pub use self::{
+    bpffs::{MOUNT_POINT as BPFFS_MOUNT_POINT, is_bpffs},
+    error::GuardError,
+    interfaces::{InterfaceEvent, InterfaceWatcher},
+    maps::Maps,
+    object::OBJECT_VARIABLE,
+    pins::{DEFAULT_PIN_DIR, THROTTLE_MAP},
+    privileges::{MissingCapability, missing_capabilities},
+    rules::NetworkRule,
 };
 
 /// How a direction is attached to an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
+    /// XDP in the driver, before the kernel has a packet buffer.
     XdpNative,
+    /// XDP in the kernel's receive path: slower, on every interface.
     XdpGeneric,
+    /// A TC program on a link (Linux 6.6).
     Tcx,
+    /// A TC program as a netlink filter on the clsact qdisc.
     Clsact,
+}
+
+impl Mode {
+    /// Best first.
+    pub const ALL: [Mode; 4] = [Mode::XdpNative, Mode::XdpGeneric, Mode::Tcx, Mode::Clsact];
+
+    /// The name in options, JSON, metrics and pins.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::XdpNative => "xdp-native",
+            Mode::XdpGeneric => "xdp-generic",
+            Mode::Tcx => "tcx",
+            Mode::Clsact => "clsact",
+        }
+    }
+
+    const fn is_xdp(self) -> bool {
+        matches!(self, Mode::XdpNative | Mode::XdpGeneric)
+    }
 }
 
 /// `--attach`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttachMode {
+    /// The best that the interface offers, in the order of [`Mode::ALL`].
     #[default]
     Auto,
     XdpNative,
     XdpGeneric,
     Tcx,
     Clsact,
+}
+
+/// Which packets a program sees, from the server's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Direction {
+    /// What clients send.
+    Ingress,
+    /// What the server answers.
+    Egress,
+}
+
+impl Direction {
+    const ALL: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        }
+    }
+
+    const fn pin_name(self) -> &'static str {
+        match self {
+            Direction::Ingress => "in",
+            Direction::Egress => "out",
+        }
+    }
 }
 
 /// One interface and how it is attached; `None` while it is waited for.
@@ -43,7 +145,7 @@ pub struct Attachment {
     pub egress: Option<Mode>,
 }
 
-/// Sizes of the tables; fixed while the pins live.
+/// Sizes of the tables, in entries; fixed while the pins live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSizes {
     pub flows: u32,
@@ -52,136 +154,146 @@ pub struct TableSizes {
     pub rules: u32,
 }
 
+/// What [`Guard::load`] has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
+    /// On a BPF file system; [`DEFAULT_PIN_DIR`] unless several guards live on one host.
     pub pin_dir: PathBuf,
+    /// For tables that are not pinned yet.
     pub sizes: TableSizes,
+    /// Let the programs log what they do (slow). Without it they hold no log call at all.
     pub kernel_debug_log: bool,
 }
 
-/// The maps, by their types. Cheap to clone, usable from several threads.
-#[derive(Clone)]
-pub struct Maps {}
-
-impl Maps {
-    /// Open the maps of a guard that runs, or ran, from its pins. No program is needed.
-    pub fn from_pins(_pin_dir: &Path) -> Result<Maps, GuardError> {
-        unimplemented!()
-    }
-    /// All flows: batch look-ups with BPF_F_LOCK, so that each value is consistent.
-    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, GuardError> {
-        unimplemented!()
-    }
-    pub fn pending(&self) -> Result<Vec<(FlowKey, Pending)>, GuardError> {
-        unimplemented!()
-    }
-    pub fn sources(&self) -> Result<Vec<(Address, Source)>, GuardError> {
-        unimplemented!()
-    }
-    pub fn source(&self, _source: &Address) -> Result<Option<Source>, GuardError> {
-        unimplemented!()
-    }
-    /// Entries in use, without reading the values where the kernel can tell.
-    pub fn flow_count(&self) -> Result<u32, GuardError> {
-        unimplemented!()
-    }
-    pub fn source_count(&self) -> Result<u32, GuardError> {
-        unimplemented!()
-    }
-    pub fn table_sizes(&self) -> TableSizes {
-        unimplemented!()
-    }
-    /// Remove a flow (used to forget flows that closed a while ago).
-    pub fn remove_flow(&self, _key: &FlowKey) -> Result<(), GuardError> {
-        unimplemented!()
-    }
-    /// Summed over the CPUs.
-    pub fn counters(&self) -> Result<Box<Counters>, GuardError> {
-        unimplemented!()
-    }
-    pub fn policy(&self) -> Result<Policy, GuardError> {
-        unimplemented!()
-    }
-    /// Takes effect on the next packet, whole: writes the slot not in force, then switches.
-    pub fn set_policy(&self, _policy: &Policy) -> Result<(), GuardError> {
-        unimplemented!()
-    }
-    pub fn ports(&self) -> Result<Vec<u16>, GuardError> {
-        unimplemented!()
-    }
-    pub fn set_ports(&self, _ports: &[u16]) -> Result<(), GuardError> {
-        unimplemented!()
-    }
-    /// Prefix lengths are those of the address family (0..=32 or 0..=128).
-    pub fn rules(&self) -> Result<Vec<(IpAddr, u8, Rule)>, GuardError> {
-        unimplemented!()
-    }
-    pub fn set_rule(&self, _network: IpAddr, _prefix: u8, _rule: Rule) -> Result<(), GuardError> {
-        unimplemented!()
-    }
-    pub fn remove_rule(&self, _network: IpAddr, _prefix: u8) -> Result<bool, GuardError> {
-        unimplemented!()
-    }
-    /// Run the control program; returns one of `ws_guard_common::maps::answer`.
-    pub fn request(&self, _request: &Request) -> Result<u32, GuardError> {
-        unimplemented!()
-    }
-}
-
 /// The loaded programs. Dropping it leaves protection in place: everything is pinned.
-pub struct Guard {}
+pub struct Guard {
+    ebpf: Ebpf,
+    pins: Pins,
+    maps: Maps,
+    attachments: BTreeMap<String, Attachment>,
+    events_dropped: Arc<AtomicU64>,
+    /// Keeps other daemons out of the pin directory.
+    _lock: Flock<File>,
+}
 
 impl Guard {
     /// Load the object, taking over the pinned maps where there are some and they fit.
-    pub fn load(_options: &LoadOptions) -> Result<Guard, GuardError> {
-        unimplemented!()
+    ///
+    /// Mounts bpffs where there is none. With `kernel_debug_log`, needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`GuardError::Privileges`], [`GuardError::NoBpffs`], [`GuardError::InUse`],
+    /// [`GuardError::Incompatible`], [`GuardError::Object`], [`GuardError::Load`]. A first load that
+    /// fails leaves nothing behind; pins that were there stay untouched.
+    pub fn load(options: &LoadOptions) -> Result<Guard, GuardError> {
+        privileges::check()?;
+        let pins = Pins::new(&options.pin_dir);
+        let existed = pins.exist();
+        let lock = pins.lock()?;
+        let loaded = load::load(&pins, options).and_then(|ebpf| Ok((ebpf, Maps::open(&pins)?)));
+        let (ebpf, maps) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                if !existed {
+                    unload::discard(&pins);
+                }
+                return Err(error);
+            }
+        };
+        pins.pin_throttle_map();
+        let attachments = BTreeMap::new();
+        let events_dropped = Arc::default();
+        Ok(Guard { ebpf, pins, maps, attachments, events_dropped, _lock: lock })
     }
+
+    /// The maps; cheap.
     pub fn maps(&self) -> Maps {
-        unimplemented!()
+        self.maps.clone()
     }
+
     /// Attach to an interface, taking over its pinned links without an unguarded packet.
-    pub fn attach(
-        &mut self,
-        _interface: &str,
-        _mode: AttachMode,
-    ) -> Result<Attachment, GuardError> {
-        unimplemented!()
+    ///
+    /// What is attached already in a mode that `mode` allows is kept, with the new programs in it.
+    /// May be called again for an interface that was made anew. The interface is looked up in this
+    /// thread's network namespace.
+    ///
+    /// # Errors
+    /// [`GuardError::NoInterface`], [`GuardError::BadInterfaceName`], [`GuardError::Attach`] with
+    /// the reason of each mode, [`GuardError::Privileges`].
+    pub fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attachment, GuardError> {
+        let interface = Interface::find(interface)?;
+        let mut attacher = Attacher { ebpf: &mut self.ebpf, pins: &self.pins, interface };
+        let attachment = attacher.attach(mode)?;
+        self.attachments.insert(attachment.name.clone(), attachment.clone());
+        Ok(attachment)
     }
-    /// Forget an interface that went away; its pins are removed.
-    pub fn detach(&mut self, _interface: &str) -> Result<(), GuardError> {
-        unimplemented!()
+
+    /// Stop guarding an interface, or forget one that went away; its pins are removed.
+    pub fn detach(&mut self, interface: &str) -> Result<(), GuardError> {
+        unload::detach(&self.pins, interface)?;
+        self.attachments.remove(interface);
+        Ok(())
     }
+
+    /// What [`Guard::attach`] attached, in order of the names.
     pub fn attachments(&self) -> Vec<Attachment> {
-        unimplemented!()
+        self.attachments.values().cloned().collect()
     }
-    /// The ring buffer's records, as they come; the task ends when the receiver is dropped.
-    pub fn events(&mut self) -> Result<tokio::sync::mpsc::Receiver<Event>, GuardError> {
-        unimplemented!()
+
+    /// The ring buffer's records, as they come; the task ends when the receiver is dropped. Only
+    /// one receiver at a time gets any. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`GuardError::Events`].
+    pub fn events(&mut self) -> Result<mpsc::Receiver<Event>, GuardError> {
+        events::read(&self.pins, Arc::clone(&self.events_dropped))
+    }
+
+    /// Events that the receiver was too slow for. (Those that the ring buffer had no room for are
+    /// `Counter::EventsLost`.)
+    pub fn events_dropped(&self) -> u64 {
+        self.events_dropped.load(Relaxed)
     }
 }
 
-/// What is attached according to the pins, with the daemon down.
-pub fn pinned_attachments(_pin_dir: &Path) -> Result<Vec<Attachment>, GuardError> {
-    unimplemented!()
+/// What is attached according to the pins, with the daemon down. Interfaces that are gone are left
+/// out.
+///
+/// # Errors
+/// [`GuardError::NotLoaded`].
+pub fn pinned_attachments(pin_dir: &Path) -> Result<Vec<Attachment>, GuardError> {
+    let pins = Pins::new(pin_dir);
+    if !pins.exist() {
+        return Err(GuardError::NotLoaded(pin_dir.into()));
+    }
+    let mut attachments = BTreeMap::new();
+    for pinned in pins.attachments()? {
+        let path = pins.attachment(&pinned);
+        let alive = match pinned.mode {
+            Mode::Clsact => Interface::find(&pinned.interface).is_ok(),
+            _ => sys::pinned_link(&path).is_ok_and(|link| link.interface != 0),
+        };
+        if alive {
+            let name = pinned.interface.clone();
+            let attachment = attachments.entry(pinned.interface).or_insert(Attachment {
+                name,
+                ingress: None,
+                egress: None,
+            });
+            match pinned.direction {
+                Direction::Ingress => attachment.ingress = Some(pinned.mode),
+                Direction::Egress => attachment.egress = Some(pinned.mode),
+            }
+        }
+    }
+    Ok(attachments.into_values().collect())
 }
+
 /// Remove programs, links, maps and pins; returns what was removed, for the user to read.
-pub fn unload(_pin_dir: &Path) -> Result<Vec<String>, GuardError> {
-    unimplemented!()
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum GuardError {
-    #[error(
-        "no guard is loaded under {0}: start one with `ws-guard run`, or name another --pin-dir"
-    )]
-    NotLoaded(PathBuf),
-    #[error(
-        "the maps pinned under {0} were made by another version of ws-guard ({1}): remove them with `ws-guard unload`, or use another --pin-dir"
-    )]
-    Incompatible(PathBuf, String),
-    #[error("interface {0} does not exist")]
-    NoInterface(String),
-    #[error("missing privileges: {0}")]
-    Privileges(String),
-    #[error("{0}")]
-    Other(String),
+///
+/// # Errors
+/// [`GuardError::NotLoaded`] when there is nothing; [`GuardError::Pin`] when something may not be
+/// removed.
+pub fn unload(pin_dir: &Path) -> Result<Vec<String>, GuardError> {
+    unload::unload(&Pins::new(pin_dir))
 }

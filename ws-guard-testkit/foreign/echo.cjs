@@ -1,0 +1,34 @@
+// An echo server on npm's `ws`. See src/servers.rs for what it prints.
+"use strict";
+
+const { WebSocketServer } = require("ws");
+
+const totals = { event: "totals", connections: 0, messages: 0, pings: 0, pongs: 0 };
+const say = (event) => process.stdout.write(JSON.stringify(event) + "\n");
+const port = Number(process.argv[2]);
+
+const server = new WebSocketServer({ host: "::", port, perMessageDeflate: false });
+
+server.on("listening", () => say({ event: "listening", port }));
+
+server.on("connection", (socket, request) => {
+  const { remoteAddress, remotePort } = request.socket;
+  // A socket of both families shows IPv4 addresses mapped.
+  const host = remoteAddress.replace(/^::ffff:(?=\d+\.)/, "");
+  const peer = host.includes(":") ? `[${host}]:${remotePort}` : `${host}:${remotePort}`;
+  let why = null;
+  totals.connections += 1;
+  say({ event: "connected", peer });
+  socket.on("message", (data, binary) => {
+    totals.messages += 1;
+    socket.send(data, { binary });
+  });
+  socket.on("ping", () => (totals.pings += 1));
+  socket.on("pong", () => (totals.pongs += 1));
+  socket.on("error", (error) => (why = error.message));
+  socket.on("close", () => say({ event: "closed", peer, why }));
+});
+
+process.on("SIGTERM", () => {
+  process.stdout.write(JSON.stringify(totals) + "\n", () => process.exit(0));
+});

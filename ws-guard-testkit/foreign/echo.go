@@ -1,0 +1,77 @@
+// An echo server on gorilla/websocket. See src/servers.rs for what it prints.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/gorilla/websocket"
+)
+
+var connections, messages, pings, pongs atomic.Int64
+
+func say(event map[string]any) {
+	line, err := json.Marshal(event)
+	if err != nil {
+		panic(err)
+	}
+	os.Stdout.Write(append(line, '\n'))
+}
+
+func echo(writer http.ResponseWriter, request *http.Request) {
+	upgrader := websocket.Upgrader{}
+	connection, err := upgrader.Upgrade(writer, request, nil)
+	if err != nil {
+		return
+	}
+	defer connection.Close()
+	connections.Add(1)
+	say(map[string]any{"event": "connected", "peer": request.RemoteAddr})
+	answer := connection.PingHandler()
+	connection.SetPingHandler(func(data string) error {
+		pings.Add(1)
+		return answer(data)
+	})
+	connection.SetPongHandler(func(string) error {
+		pongs.Add(1)
+		return nil
+	})
+	for {
+		kind, message, err := connection.ReadMessage()
+		if err == nil {
+			messages.Add(1)
+			err = connection.WriteMessage(kind, message)
+		}
+		if err != nil {
+			say(map[string]any{"event": "closed", "peer": request.RemoteAddr, "why": err.Error()})
+			return
+		}
+	}
+}
+
+func main() {
+	terminate := make(chan os.Signal, 1)
+	signal.Notify(terminate, syscall.SIGTERM)
+	listener, err := net.Listen("tcp", ":"+os.Args[1])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	say(map[string]any{"event": "listening", "port": port})
+	go http.Serve(listener, http.HandlerFunc(echo))
+	<-terminate
+	say(map[string]any{
+		"event":       "totals",
+		"connections": connections.Load(),
+		"messages":    messages.Load(),
+		"pings":       pings.Load(),
+		"pongs":       pongs.Load(),
+	})
+}

@@ -1,0 +1,416 @@
+//! A WebSocket client that decides where each TCP segment ends, and counts for itself.
+use std::{
+    collections::VecDeque,
+    io::{Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
+    os::fd::AsRawFd,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
+
+use crate::{
+    frame::{Decoder, Frame, encode, opcode},
+    netns::Namespace,
+};
+
+/// For connecting, for the handshake, and for each write.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer to an upgrade request that is read.
+const MAX_ANSWER: usize = 16 * 1024;
+
+nix::ioctl_read_bad!(
+    /// SIOCOUTQNSD: bytes in the socket's queue that were not sent yet (linux/sockios.h).
+    unsent_bytes,
+    0x894B,
+    i32
+);
+nix::ioctl_read_bad!(
+    /// SIOCOUTQ: bytes in the socket's queue that were not acknowledged yet (tcp(7)).
+    unacknowledged_bytes,
+    nix::libc::TIOCOUTQ,
+    i32
+);
+
+/// Where segments end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// One write; TCP cuts at the MSS.
+    Whole,
+    /// A segment every so many bytes, from 1.
+    Every(usize),
+    /// A segment ends at each of these offsets, which grow.
+    At(Vec<usize>),
+}
+
+impl Cut {
+    fn parts<'a>(&self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+        match self {
+            Cut::Whole => vec![bytes],
+            Cut::Every(size) => bytes.chunks((*size).max(1)).collect(),
+            Cut::At(offsets) => {
+                let ends = offsets.iter().copied().chain([bytes.len()]);
+                let mut from = 0;
+                ends.filter_map(|end| {
+                    let part = bytes.get(from..end)?;
+                    from = end;
+                    (!part.is_empty()).then_some(part)
+                })
+                .collect()
+            }
+        }
+    }
+}
+
+/// What a client has sent, counted before it was encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    pub frames: u64,
+    pub pings: u64,
+    pub pongs: u64,
+    /// Messages ended, that is text, binary and continuation frames with FIN.
+    pub messages: u64,
+    pub bytes: u64,
+}
+
+/// What a client has received.
+#[derive(Debug, Default)]
+pub struct Received {
+    pub frames: u64,
+    pub pings: u64,
+    pub pongs: u64,
+    /// Whole messages.
+    pub messages: u64,
+    pub bytes: u64,
+    /// Messages not taken yet, with the time they were complete.
+    pub kept: VecDeque<(Instant, Vec<u8>)>,
+    /// Payloads of the last 1,000 pongs.
+    pub pong_payloads: VecDeque<Vec<u8>>,
+    /// The server sent a close frame: its status code, 1005 when it has none (RFC 6455, 7.1.5).
+    pub close: Option<u16>,
+    /// The stream ended.
+    pub ended: bool,
+    partial: Vec<u8>,
+}
+
+/// How a client connects.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectOptions {
+    /// The address to connect from, out of those the namespace has.
+    pub source: Option<IpAddr>,
+    /// Read what the server sends. A flooder does not.
+    pub reads: bool,
+    /// Bytes of receive buffer, or the kernel's choice.
+    pub receive_buffer: Option<usize>,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> ConnectOptions {
+        ConnectOptions { source: None, reads: true, receive_buffer: None }
+    }
+}
+
+type Shared = Arc<(Mutex<Received>, Condvar)>;
+
+/// A connected client, past its handshake.
+pub struct Client {
+    stream: TcpStream,
+    sent: Sent,
+    received: Shared,
+    local: SocketAddr,
+}
+
+impl Client {
+    /// Connect from inside `namespace` and upgrade.
+    pub fn connect(
+        namespace: &Namespace,
+        server: SocketAddr,
+        options: ConnectOptions,
+    ) -> Result<Client> {
+        let stream = namespace
+            .run(|| connect(server, options))?
+            .with_context(|| format!("connecting to {server} from {}", namespace.name()))?;
+        Client::upgrade(stream, &[], options)
+    }
+
+    /// As [`Client::connect`], with frames that go out in one segment with the upgrade request, before
+    /// the server has answered it.
+    pub fn connect_early(
+        namespace: &Namespace,
+        server: SocketAddr,
+        options: ConnectOptions,
+        early: &[Frame],
+    ) -> Result<Client> {
+        let stream = namespace
+            .run(|| connect(server, options))?
+            .with_context(|| format!("connecting to {server} from {}", namespace.name()))?;
+        Client::upgrade(stream, early, options)
+    }
+
+    fn upgrade(mut stream: TcpStream, early: &[Frame], options: ConnectOptions) -> Result<Client> {
+        let key = generate_key();
+        let mut request = format!(
+            "GET / HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            stream.peer_addr()?
+        )
+        .into_bytes();
+        request.extend(encode(early));
+        stream.write_all(&request).context("sending the upgrade request")?;
+        let rest = read_answer(&mut stream, &key)?;
+        let local = stream.local_addr()?;
+        let received = Shared::default();
+        if options.reads {
+            receive(stream.try_clone()?, rest, received.clone());
+        }
+        let mut client = Client { stream, sent: Sent::default(), received, local };
+        client.count(early);
+        Ok(client)
+    }
+
+    /// The client's end of the connection, as the guard names it.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub fn sent(&self) -> Sent {
+        self.sent
+    }
+
+    /// Send frames, cut as told.
+    pub fn send(&mut self, frames: &[Frame], cut: &Cut) -> Result<()> {
+        self.count(frames);
+        for part in cut.parts(&encode(frames)) {
+            self.write_segment(part)?;
+        }
+        Ok(())
+    }
+
+    /// Send one frame in a segment of its own, when it fits one.
+    pub fn send_one(&mut self, frame: Frame) -> Result<()> {
+        self.send(&[frame], &Cut::Whole)
+    }
+
+    /// Write bytes as they are, uncounted, and wait until all have left the socket: so the next
+    /// write starts a segment of its own.
+    pub fn write_segment(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stream.write_all(bytes).with_context(|| format!("{} sending", self.local))?;
+        let deadline = Instant::now() + TIMEOUT;
+        while self.unsent()? > 0 {
+            if Instant::now() > deadline {
+                bail!("{}: the server takes no more bytes", self.local);
+            }
+            thread::sleep(Duration::from_micros(20));
+        }
+        Ok(())
+    }
+
+    /// Write as much of `bytes` as the socket takes at once; `Ok(0)` when it takes none within the
+    /// given time. Not counted.
+    pub fn write_some(&mut self, bytes: &[u8], timeout: Duration) -> Result<usize> {
+        self.stream.set_write_timeout(Some(timeout))?;
+        let result = self.stream.write(bytes);
+        self.stream.set_write_timeout(Some(TIMEOUT))?;
+        match result {
+            Ok(n) => Ok(n),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(error).with_context(|| format!("{} sending", self.local)),
+        }
+    }
+
+    /// Wait until the server has acknowledged all that was written, or the time is up: `false`.
+    pub fn drain(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let mut bytes = 0;
+            // SAFETY: the descriptor is open as long as `self.stream`; the request writes one int.
+            let asked = unsafe { unacknowledged_bytes(self.stream.as_raw_fd(), &mut bytes) };
+            if asked.is_ok() && bytes == 0 {
+                return true;
+            }
+            if asked.is_err() || Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn unsent(&self) -> Result<i32> {
+        let mut bytes = 0;
+        // SAFETY: the descriptor is open as long as `self.stream`, and the request writes one int.
+        unsafe { unsent_bytes(self.stream.as_raw_fd(), &mut bytes) }.context("SIOCOUTQNSD")?;
+        Ok(bytes)
+    }
+
+    /// What was received so far. Reading goes on in the background; hold the guard briefly.
+    pub fn received(&self) -> MutexGuard<'_, Received> {
+        self.received.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wait until what was received satisfies `wanted`, or the time is up: `false`.
+    pub fn wait(&self, timeout: Duration, mut wanted: impl FnMut(&Received) -> bool) -> bool {
+        let received = self.received();
+        let waited =
+            self.received.1.wait_timeout_while(received, timeout, |received| !wanted(received));
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// Send a close frame (status 1000) and wait for the end of the stream.
+    ///
+    /// # Errors
+    /// When the server does not close within 10 s.
+    pub fn close(mut self) -> Result<Sent> {
+        self.send_one(Frame::new(opcode::CLOSE, 1000u16.to_be_bytes()))?;
+        ensure!(self.wait(TIMEOUT, |r| r.ended), "{}: the server did not close", self.local);
+        Ok(self.sent)
+    }
+
+    /// End the connection with a RST, as a client that is killed with unread data does.
+    pub fn reset(self) -> Result<()> {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
+        Ok(())
+    }
+
+    fn count(&mut self, frames: &[Frame]) {
+        for frame in frames {
+            self.sent.frames += 1;
+            self.sent.bytes += frame.payload.len() as u64;
+            match frame.opcode {
+                opcode::PING => self.sent.pings += 1,
+                opcode::PONG => self.sent.pongs += 1,
+                opcode::CONTINUATION | opcode::TEXT | opcode::BINARY if frame.fin => {
+                    self.sent.messages += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Ends the reading thread, which holds a clone of the socket.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+fn connect(server: SocketAddr, options: ConnectOptions) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(bytes) = options.receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(source) = options.source {
+        socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+    }
+    socket.connect_timeout(&server.into(), TIMEOUT)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
+    Ok(socket.into())
+}
+
+/// Read the answer to an upgrade request; returns the bytes behind it.
+fn read_answer(stream: &mut TcpStream, key: &str) -> Result<Vec<u8>> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    let end = loop {
+        let n = stream.read(&mut buffer).context("reading the answer to the upgrade request")?;
+        ensure!(n > 0, "the server closed during the handshake");
+        answer.extend_from_slice(&buffer[..n]);
+        if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        ensure!(answer.len() < MAX_ANSWER, "the server's answer has no end");
+    };
+    stream.set_read_timeout(None)?;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let accept = derive_accept_key(key.as_bytes());
+    let accepted = head.lines().any(|line| {
+        line.split_once(':').is_some_and(|(name, value)| {
+            name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == accept
+        })
+    });
+    ensure!(
+        head.starts_with("HTTP/1.1 101 ") && accepted,
+        "the server refused to upgrade:\n{head}"
+    );
+    Ok(answer.split_off(end))
+}
+
+/// Read and count on a thread until the stream ends.
+fn receive(mut stream: TcpStream, first: Vec<u8>, received: Shared) {
+    thread::spawn(move || {
+        let mut decoder = Decoder::default();
+        decoder.push(&first);
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            take_frames(&mut decoder, &received);
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => decoder.push(&buffer[..n]),
+            }
+        }
+        received.0.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        received.1.notify_all();
+    });
+}
+
+fn take_frames(decoder: &mut Decoder, received: &Shared) {
+    let now = Instant::now();
+    let mut counts = received.0.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some(frame) = decoder.next_frame() {
+        counts.take(frame, now);
+    }
+    drop(counts);
+    received.1.notify_all();
+}
+
+impl Received {
+    fn take(&mut self, frame: Frame, now: Instant) {
+        self.frames += 1;
+        self.bytes += frame.payload.len() as u64;
+        match frame.opcode {
+            opcode::PING => self.pings += 1,
+            opcode::PONG => {
+                self.pongs += 1;
+                if self.pong_payloads.len() == 1000 {
+                    self.pong_payloads.pop_front();
+                }
+                self.pong_payloads.push_back(frame.payload);
+            }
+            opcode::CLOSE => {
+                let code = frame.payload.first_chunk::<2>();
+                self.close = Some(code.map_or(1005, |code| u16::from_be_bytes(*code)));
+            }
+            _ => {
+                self.partial.extend(frame.payload);
+                if frame.fin {
+                    self.messages += 1;
+                    self.kept.push_back((now, std::mem::take(&mut self.partial)));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cut;
+
+    #[test]
+    fn cuts_lose_nothing() {
+        let bytes: Vec<u8> = (0..10).collect();
+        for cut in
+            [Cut::Whole, Cut::Every(1), Cut::Every(3), Cut::At(vec![2, 2, 7]), Cut::At(vec![10])]
+        {
+            let parts = cut.parts(&bytes);
+            assert_eq!(parts.concat(), bytes, "{cut:?}");
+            assert!(parts.iter().all(|part| !part.is_empty()), "{cut:?}");
+        }
+        assert_eq!(Cut::At(vec![2, 7]).parts(&bytes).len(), 3);
+    }
+}

@@ -1,0 +1,67 @@
+//! The attacker: sends pings and never reads.
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::{
+    client::Client,
+    frame::{Frame, encode},
+};
+
+/// The longest payload that a control frame may have (RFC 6455, 5.5).
+pub const PAYLOAD: usize = 125;
+/// Pings in one write.
+const BATCH: usize = 500;
+/// How long one write may wait for room, so that the end of the time is noticed.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long the rest of the last ping may wait.
+const LAST: Duration = Duration::from_millis(500);
+
+/// Bounds of a flood; it ends at the first that is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub pings: u64,
+    pub time: Duration,
+    /// Pause after each write of 500 pings; zero for as fast as it goes.
+    pub pause: Duration,
+}
+
+/// What a flooder did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flooded {
+    /// Pings handed to the socket whole.
+    pub pings: u64,
+    /// Writes that found no room in the socket: the server had stopped taking bytes.
+    pub blocked: u64,
+    pub time: Duration,
+}
+
+/// Send pings of [`PAYLOAD`] bytes over `client` as fast as it takes them, while `go_on` says so. A
+/// connection that the server closes ends the flood.
+pub fn flood(client: &mut Client, bounds: Bounds, go_on: impl Fn() -> bool) -> Result<Flooded> {
+    let ping = encode(&[Frame::ping(vec![0x55; PAYLOAD])]);
+    let data = ping.repeat(BATCH);
+    let start = Instant::now();
+    let mut done = Flooded::default();
+    let mut bytes = 0u64;
+    while done.time < bounds.time && done.pings < bounds.pings && go_on() {
+        let batch = usize::try_from(bounds.pings - done.pings).unwrap_or(BATCH).min(BATCH);
+        // The rest of a ping that the last write cut comes first.
+        let cut = (bytes % ping.len() as u64) as usize;
+        match client.write_some(&data[cut..ping.len() * batch], PATIENCE) {
+            Ok(0) => done.blocked += 1,
+            Ok(n) => bytes += n as u64,
+            Err(_) => break,
+        }
+        done.pings = bytes / ping.len() as u64;
+        std::thread::sleep(bounds.pause);
+        done.time = start.elapsed();
+    }
+    // Nobody shall have to wonder whether a ping that began was counted.
+    let cut = (bytes % ping.len() as u64) as usize;
+    if cut > 0 && client.write_some(&ping[cut..], LAST).is_ok_and(|n| n == ping.len() - cut) {
+        done.pings += 1;
+    }
+    Ok(done)
+}

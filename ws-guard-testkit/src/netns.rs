@@ -1,0 +1,271 @@
+//! Network namespaces with a veth pair between them, removed when dropped, also on a panic.
+//!
+//! ```text
+//!   client namespace                      server namespace
+//!   veth0  10.77.0.1 .. 10.77.0.N   ───   veth0  10.77.255.1
+//!          fd77:0:0:0::1 .. fd77:0:0:N-1::1      fd77:0:0:ffff::1
+//! ```
+//! Each client address is a source of its own for the guard, IPv6 ones by their /64.
+use std::{
+    fs::File,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+
+/// Names of the namespaces made here start so, then follow the owner's process id and a number.
+const PREFIX: &str = "wsg";
+/// Where `ip netns` keeps its handles.
+const HANDLES: &str = "/run/netns";
+/// The one interface of each namespace beside `lo`.
+pub const INTERFACE: &str = "veth0";
+
+/// IPv4 or IPv6: what a test is run for twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// Address of the server in a [`Pair`].
+    pub fn server(self) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::new(10, 77, 255, 1).into(),
+            Family::V6 => Ipv6Addr::new(0xfd77, 0, 0, 0xffff, 0, 0, 0, 1).into(),
+        }
+    }
+
+    /// Address of client number `n` of a [`Pair`], from 0 and below 254.
+    pub fn client(self, n: u8) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::new(10, 77, 0, n + 1).into(),
+            Family::V6 => Ipv6Addr::new(0xfd77, 0, 0, n.into(), 0, 0, 0, 1).into(),
+        }
+    }
+}
+
+/// A network namespace, removed when dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Make a namespace with a name of its own and `lo` up.
+    pub fn new(label: &str) -> Result<Namespace> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}-{}-{number}-{label}", std::process::id());
+        run("ip", &["netns", "add", &name])?;
+        let namespace = Namespace { name };
+        namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "0")?;
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The handle that `nsenter --net=` takes.
+    pub fn path(&self) -> PathBuf {
+        Path::new(HANDLES).join(&self.name)
+    }
+
+    /// Run `f` on a thread inside the namespace and wait for it.
+    ///
+    /// A socket belongs to the namespace it was made in for good, so only making it has to happen
+    /// here. A panic in `f` goes on in the caller.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
+        let handle = File::open(self.path())
+            .with_context(|| format!("opening the namespace {}", self.name))?;
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(handle, CloneFlags::CLONE_NEWNET)
+                    .with_context(|| format!("entering the namespace {}", self.name))?;
+                Ok(f())
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// A command that runs inside the namespace. `nsenter` changes the network namespace alone, where
+    /// `ip netns exec` would also mount a fresh /sys and so hide bpffs; it execs the program, which
+    /// therefore has the process id of the child.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command
+    }
+
+    /// `ip` with these words, inside the namespace.
+    pub fn ip(&self, words: &str) -> Result<()> {
+        let mut args = vec!["-netns", &self.name];
+        args.extend(words.split_whitespace());
+        run("ip", &args)
+    }
+
+    /// Write a setting under /proc/sys, `/` between the parts of its name. Those under net/ belong
+    /// to the namespace.
+    pub fn sysctl(&self, setting: &str, value: &str) -> Result<()> {
+        let path = Path::new("/proc/sys").join(setting);
+        self.run(|| std::fs::write(&path, value))?
+            .with_context(|| format!("writing {value} to {}", path.display()))
+    }
+
+    /// Switch segmentation, receive and checksum offloads of an interface. Off is what makes the
+    /// checksums in the packets real: between local namespaces they are never computed otherwise.
+    pub fn offloads(&self, interface: &str, on: bool) -> Result<()> {
+        let state = if on { "on" } else { "off" };
+        let mut command = self.command("ethtool");
+        command.args(["-K", interface]);
+        for feature in ["tx", "tso", "gso", "gro"] {
+            command.args([feature, state]);
+        }
+        finish(command)
+    }
+
+    /// The MAC address of an interface.
+    pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
+        // sysfs shows the namespace of whoever mounted it, so ask `ip`.
+        let output = Command::new("ip")
+            .args(["-netns", &self.name, "-json", "link", "show", "dev", interface])
+            .output()
+            .context("running ip")?;
+        let links: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("no interface {interface} in {}", self.name))?;
+        let text = links[0]["address"].as_str().context("ip shows no MAC address")?;
+        let mut mac = [0; 6];
+        for (byte, hex) in mac.iter_mut().zip(text.split(':')) {
+            *byte = u8::from_str_radix(hex, 16)
+                .with_context(|| format!("{text} is not a MAC address"))?;
+        }
+        Ok(mac)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = run("ip", &["netns", "del", &self.name]) {
+            eprintln!("could not remove the namespace {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// Remove the namespaces that processes killed earlier left behind; returns their names. Those of
+/// processes that still run are left alone.
+pub fn remove_stale() -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let Ok(entries) = std::fs::read_dir(HANDLES) else { return Ok(removed) };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let mut parts = name.split('-');
+        if parts.next() != Some(PREFIX) {
+            continue;
+        }
+        let Some(owner) = parts.next().and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if !Path::new("/proc").join(owner.to_string()).exists() {
+            run("ip", &["netns", "del", &name])?;
+            removed.push(name);
+        }
+    }
+    Ok(removed)
+}
+
+/// What a [`Pair`] is made like.
+#[derive(Clone, Copy, Debug)]
+pub struct PairOptions {
+    /// Client addresses of each family, from 1 and below 254.
+    pub clients: u8,
+    /// Bytes, on both ends.
+    pub mtu: u32,
+    /// See [`Namespace::offloads`], on both ends.
+    pub offloads: bool,
+}
+
+impl Default for PairOptions {
+    fn default() -> PairOptions {
+        PairOptions { clients: 2, mtu: 1500, offloads: true }
+    }
+}
+
+/// A client and a server namespace with a veth pair between them, both ends named [`INTERFACE`].
+#[derive(Debug)]
+pub struct Pair {
+    pub client: Namespace,
+    pub server: Namespace,
+}
+
+impl Pair {
+    pub fn new(options: PairOptions) -> Result<Pair> {
+        ensure!(
+            (1..254).contains(&options.clients),
+            "{} client addresses: between 1 and 253 are possible",
+            options.clients
+        );
+        let pair = Pair { client: Namespace::new("client")?, server: Namespace::new("server")? };
+        pair.connect(options.mtu)?;
+        for family in Family::BOTH {
+            pair.server.add_address(family.server(), true)?;
+            for n in 0..options.clients {
+                pair.client.add_address(family.client(n), n == 0)?;
+            }
+        }
+        for namespace in [&pair.client, &pair.server] {
+            // Each write of a client shall be a segment of its own.
+            namespace.sysctl("net/ipv4/tcp_autocorking", "0")?;
+            namespace.ip(&format!("link set {INTERFACE} up"))?;
+            if !options.offloads {
+                namespace.offloads(INTERFACE, false)?;
+            }
+        }
+        Ok(pair)
+    }
+
+    fn connect(&self, mtu: u32) -> Result<()> {
+        let (client, server, mtu) = (self.client.name(), self.server.name(), mtu.to_string());
+        let mut args = vec!["link", "add", INTERFACE, "mtu", &mtu, "netns", client];
+        args.extend(["type", "veth", "peer", "name", INTERFACE, "mtu", &mtu, "netns", server]);
+        run("ip", &args)
+    }
+}
+
+impl Namespace {
+    /// Who does not bind connects from the one `preferred` address.
+    fn add_address(&self, address: IpAddr, preferred: bool) -> Result<()> {
+        // Among IPv4 addresses the first one is; an IPv6 address must be deprecated not to be
+        // (RFC 6724, 5, rule 3).
+        let lifetime = if preferred { "" } else { "preferred_lft 0" };
+        match address {
+            IpAddr::V4(v4) => self.ip(&format!("addr add {v4}/16 dev {INTERFACE}")),
+            // Without duplicate address detection, or the address is not usable for a second.
+            IpAddr::V6(v6) => {
+                self.ip(&format!("addr add {v6}/48 dev {INTERFACE} nodad {lifetime}"))
+            }
+        }
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(args);
+    finish(command)
+}
+
+fn finish(mut command: Command) -> Result<()> {
+    let output = command.output().with_context(|| {
+        format!("running {:?}: install it with `cargo xtask setup`", command.get_program())
+    })?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

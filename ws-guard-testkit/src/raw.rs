@@ -1,0 +1,132 @@
+//! Segments built by hand and sent from a packet socket: spoofed floods, and pings in a victim's name.
+//!
+//! The socket belongs to a client namespace of [`crate::netns`], so nothing sent here leaves it.
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result, bail};
+use etherparse::PacketBuilder;
+use nix::{libc, net::if_::if_nametoindex};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::netns::{INTERFACE, Pair};
+
+/// Bytes of send buffer of the packet socket.
+const SEND_BUFFER: usize = 4 << 20;
+
+/// TCP flags of a [`Segment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flags {
+    Syn,
+    /// ACK, with PSH where there is payload.
+    Ack,
+    Rst,
+    FinAck,
+}
+
+/// A TCP segment to build.
+#[derive(Clone, Debug)]
+pub struct Segment<'a> {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: Flags,
+    pub payload: &'a [u8],
+}
+
+/// Sends whole Ethernet frames out of the client's interface.
+pub struct Sender {
+    socket: Socket,
+    from: [u8; 6],
+    to: [u8; 6],
+}
+
+impl Sender {
+    /// A packet socket in the client namespace; frames go to the server's interface.
+    pub fn new(pair: &Pair) -> Result<Sender> {
+        let socket = pair.client.run(open)?.context("opening a packet socket: it needs root")?;
+        Ok(Sender { socket, from: pair.client.mac(INTERFACE)?, to: pair.server.mac(INTERFACE)? })
+    }
+
+    /// The Ethernet frame around a segment, with all checksums right.
+    pub fn frame(&self, segment: &Segment) -> Result<Vec<u8>> {
+        let ethernet = PacketBuilder::ethernet2(self.from, self.to);
+        let ip = match (segment.source.ip(), segment.destination.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+            (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+            (from, to) => bail!("{from} and {to} are not of one address family"),
+        };
+        let (from, to) = (segment.source.port(), segment.destination.port());
+        let tcp = ip.tcp(from, to, segment.seq, 0xFFFF);
+        let tcp = match segment.flags {
+            Flags::Syn => tcp.syn(),
+            Flags::Ack if segment.payload.is_empty() => tcp.ack(segment.ack),
+            Flags::Ack => tcp.psh().ack(segment.ack),
+            Flags::Rst => tcp.rst(),
+            Flags::FinAck => tcp.fin().ack(segment.ack),
+        };
+        let mut frame = Vec::with_capacity(tcp.size(segment.payload.len()));
+        tcp.write(&mut frame, segment.payload).context("building a segment")?;
+        Ok(frame)
+    }
+
+    pub fn send(&self, segment: &Segment) -> Result<()> {
+        self.send_frame(&self.frame(segment)?)
+    }
+
+    /// Send any Ethernet frame, malformed ones too.
+    pub fn send_frame(&self, frame: &[u8]) -> Result<()> {
+        self.socket.send(frame).context("sending a frame")?;
+        Ok(())
+    }
+
+    /// Send `count` segments of random sources, ports and sequence numbers to `destination`: every
+    /// other one a SYN, the rest data with `payload`.
+    pub fn spoofed_flood(&self, destination: SocketAddr, count: u32, payload: &[u8]) -> Result<()> {
+        for n in 0..count {
+            let (flags, payload) =
+                if n % 2 == 0 { (Flags::Syn, &[][..]) } else { (Flags::Ack, payload) };
+            self.send(&Segment {
+                source: random_source(destination),
+                destination,
+                seq: fastrand::u32(..),
+                ack: fastrand::u32(..),
+                flags,
+                payload,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// An address of the benchmarking ranges (RFC 2544, RFC 5180), which nobody routes, and a port.
+fn random_source(like: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match like.ip() {
+        IpAddr::V4(_) => Ipv4Addr::from(0xC612_0000 | fastrand::u32(..) & 0x1_FFFF).into(),
+        IpAddr::V6(_) => {
+            Ipv6Addr::from(0x2001_0002_0000 << 80 | fastrand::u128(..) & (u128::MAX >> 48)).into()
+        }
+    };
+    SocketAddr::new(ip, fastrand::u16(1024..))
+}
+
+/// A packet socket bound to [`INTERFACE`] of the namespace this thread is in.
+fn open() -> Result<Socket> {
+    let index = if_nametoindex(INTERFACE).with_context(|| format!("no interface {INTERFACE}"))?;
+    // Protocol 0: it only sends.
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    // SAFETY: the storage is large enough for every kind of address, zero is a valid value of each
+    // field, and the length written is that of the structure written.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let link = storage.cast::<libc::sockaddr_ll>();
+            (*link).sll_family = libc::AF_PACKET as u16;
+            (*link).sll_ifindex = index as i32;
+            *length = size_of::<libc::sockaddr_ll>() as u32;
+            Ok(())
+        })
+    }?;
+    socket.bind(&address)?;
+    Ok(socket)
+}

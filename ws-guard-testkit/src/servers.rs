@@ -1,0 +1,166 @@
+//! Echo servers made with other people's WebSocket libraries.
+//!
+//! Each echoes text and binary messages and answers pings as its library does by itself. Each prints
+//! JSON lines: `{"event":"listening","port":N}`, `connected` and `closed` with `peer`, and on
+//! SIGTERM `{"event":"totals","connections":N,"messages":N,"pings":N,"pongs":N}`.
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::{netns::Namespace, process::Process, tools};
+
+/// How long a server may take to listen.
+const START: Duration = Duration::from_secs(20);
+
+/// Whose WebSocket library a server is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Library {
+    TokioTungstenite,
+    /// Python `websockets`.
+    Python,
+    /// npm `ws`.
+    Ws,
+    /// Go `gorilla/websocket`.
+    Gorilla,
+}
+
+impl Library {
+    pub const ALL: [Library; 4] =
+        [Library::TokioTungstenite, Library::Python, Library::Ws, Library::Gorilla];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Library::TokioTungstenite => "tokio-tungstenite",
+            Library::Python => "python",
+            Library::Ws => "ws",
+            Library::Gorilla => "gorilla",
+        }
+    }
+
+    fn command(self, namespace: &Namespace, limit: Option<u64>) -> Result<Command> {
+        let (program, script) = match self {
+            Library::TokioTungstenite => (tungstenite_echo()?, None),
+            Library::Python => (tools::python(), Some("echo.py")),
+            Library::Ws => ("node".into(), Some("echo.cjs")),
+            Library::Gorilla => (tools::gorilla_echo(), None),
+        };
+        if self != Library::Ws {
+            installed(&program, self)?;
+        } else {
+            installed(&tools::node_modules().join("ws"), self)?;
+        }
+        let mut command = match limit {
+            // prlimit execs: the process id stays.
+            Some(bytes) => {
+                let mut command = namespace.command("prlimit");
+                command.arg(format!("--data={bytes}")).arg("--").arg(program);
+                command
+            }
+            None => namespace.command(program),
+        };
+        command.env("NODE_PATH", tools::node_modules());
+        command.args(script.map(|name| tools::foreign().join(name)));
+        Ok(command)
+    }
+}
+
+impl std::str::FromStr for Library {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Library> {
+        Library::ALL.into_iter().find(|library| library.name() == name).with_context(|| {
+            let names = Library::ALL.map(Library::name).join(", ");
+            format!("no server is called {name:?}: choose one of {names}")
+        })
+    }
+}
+
+/// What a server counted, printed when it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Totals {
+    pub connections: u64,
+    pub messages: u64,
+    /// Pings its library received.
+    pub pings: u64,
+    /// Unsolicited and solicited pongs its library received.
+    pub pongs: u64,
+}
+
+/// A running echo server.
+pub struct Server {
+    process: Process,
+    port: u16,
+}
+
+impl Server {
+    /// Start a server that listens on all addresses of `namespace`, both families, at `port`, and
+    /// wait until it does. `limit` bounds the bytes of its data segment (RLIMIT_DATA).
+    pub fn start(
+        namespace: &Namespace,
+        library: Library,
+        port: u16,
+        limit: Option<u64>,
+    ) -> Result<Server> {
+        let mut command = library.command(namespace, limit)?;
+        command.arg(port.to_string());
+        let process = Process::spawn(library.name(), command)?;
+        process.wait_for(START, |line| field(line, "listening"))?;
+        Ok(Server { process, port })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub fn at(&self, address: IpAddr) -> SocketAddr {
+        SocketAddr::new(address, self.port)
+    }
+
+    /// SIGTERM, and what the server counted.
+    pub fn stop(mut self) -> Result<Totals> {
+        let status = self.process.terminate()?;
+        let lines = self.process.lines();
+        let Some(totals) = lines.iter().rev().find_map(|line| field(line, "totals")) else {
+            bail!("the server ended ({status}) without its totals:\n{}", lines.join("\n"));
+        };
+        serde_json::from_value(totals).context("reading the server's totals")
+    }
+}
+
+/// The line, when it is the event called `name`.
+fn field(line: &str, name: &str) -> Option<serde_json::Value> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    (value["event"] == name).then_some(value)
+}
+
+fn installed(path: &Path, library: Library) -> Result<()> {
+    ensure!(
+        path.exists(),
+        "the server on {} is not installed ({} is missing): run `cargo xtask setup`",
+        library.name(),
+        path.display()
+    );
+    Ok(())
+}
+
+/// The program of this crate with the server on tokio-tungstenite. Optimised always, as its users
+/// run it; built here when nobody has yet.
+fn tungstenite_echo() -> Result<PathBuf> {
+    let path = tools::tungstenite_echo();
+    if !path.exists() {
+        let mut cargo = tools::build_tungstenite_echo();
+        let status = cargo.status().context("running cargo")?;
+        ensure!(status.success() && path.exists(), "{cargo:?} did not make {}", path.display());
+    }
+    Ok(path)
+}

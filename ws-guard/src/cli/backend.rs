@@ -1,0 +1,100 @@
+//! Where listings come from: the daemon, or with none the pins it left.
+
+use super::Global;
+use crate::{
+    control::{
+        AllowView,
+        client::{Client, ClientError},
+        reader::Reader,
+    },
+    domain::{
+        flow::FlowView,
+        policy::PolicySettings,
+        source::{SourceState, SourceView},
+        status::Status,
+    },
+    guard::{self, Maps},
+};
+
+/// A guard to read.
+pub enum Backend {
+    Daemon(Client),
+    Pins(Reader, Global),
+}
+
+/// Reads of a daemon's socket or of pins.
+type Read<T> = anyhow::Result<T>;
+
+impl Backend {
+    /// The daemon on the socket, unless it guards another pin directory than the one that was
+    /// named; with none the pins.
+    pub async fn connect(global: &Global) -> Read<Backend> {
+        let client = Client::new(&global.control_socket);
+        match client.info().await {
+            Ok(info) if !global.pin_dir_named || info.pin_dir == global.pin_dir => {
+                Ok(Backend::Daemon(client))
+            }
+            Ok(_) | Err(ClientError::Unreachable(_)) => {
+                let maps = Maps::from_pins(&global.pin_dir)?;
+                Ok(Backend::Pins(Reader { maps }, global.clone()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub async fn status(&self) -> Read<Status> {
+        match self {
+            Backend::Daemon(client) => Ok(client.get("/v1/status").await?),
+            Backend::Pins(reader, global) => {
+                let interfaces = guard::pinned_attachments(&global.pin_dir)?;
+                Ok(reader.status(&global.pin_dir, interfaces)?)
+            }
+        }
+    }
+
+    pub async fn flows(&self) -> Read<Vec<FlowView>> {
+        match self {
+            Backend::Daemon(client) => Ok(client.get("/v1/flows").await?),
+            Backend::Pins(reader, _) => Ok(reader.flows()?),
+        }
+    }
+
+    pub async fn sources(&self, state: Option<SourceState>) -> Read<Vec<SourceView>> {
+        match self {
+            Backend::Daemon(client) => {
+                let query = state.map_or(String::new(), |state| format!("?state={}", state.name()));
+                Ok(client.get(&format!("/v1/sources{query}")).await?)
+            }
+            Backend::Pins(reader, _) => Ok(reader.sources(state)?),
+        }
+    }
+
+    pub async fn policy(&self) -> Read<PolicySettings> {
+        match self {
+            Backend::Daemon(client) => Ok(client.get("/v1/policy").await?),
+            Backend::Pins(reader, _) => Ok(reader.policy()?),
+        }
+    }
+
+    pub async fn allow(&self) -> Read<Vec<AllowView>> {
+        match self {
+            Backend::Daemon(client) => Ok(client.get("/v1/allow").await?),
+            Backend::Pins(reader, _) => Ok(reader.allow()?),
+        }
+    }
+}
+
+/// The daemon, for what changes something; it has to guard the pin directory that was named.
+pub async fn daemon(global: &Global) -> anyhow::Result<Client> {
+    let client = Client::new(&global.control_socket);
+    let info = client.info().await?;
+    if global.pin_dir_named && info.pin_dir != global.pin_dir {
+        anyhow::bail!(
+            "the daemon on {} guards {}, not {}: name the other daemon's --control-socket",
+            client.socket().display(),
+            info.pin_dir.display(),
+            global.pin_dir.display()
+        );
+    }
+    Ok(client)
+}

@@ -1,0 +1,78 @@
+//! What went wrong, as a message and an exit code of sysexits(3).
+
+use std::{io, process::ExitCode};
+
+use crate::{config::ConfigError, control::client::ClientError, guard::GuardError};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+/// As sysexits(3) has it for wrong use of the program, here for its configuration.
+const CONFIG: u8 = 64;
+/// EX_UNAVAILABLE.
+const UNAVAILABLE: u8 = 69;
+/// EX_NOPERM.
+const NO_PERMISSION: u8 = 77;
+/// EX_CONFIG: what is pinned does not fit.
+const INCOMPATIBLE: u8 = 78;
+
+/// clap's own errors, help and version among them.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    // A closed terminal is nothing to report to.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
+}
+
+/// Print an error and name its exit code.
+pub fn failure(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(error) = error.downcast_ref::<clap::Error>() {
+        return usage(error);
+    }
+    eprintln!("ws-guard: {error:#}");
+    ExitCode::from(code(error))
+}
+
+/// Who reads us has read enough: `ws-guard flows | head`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<ConfigError>().is_some() {
+        return CONFIG;
+    }
+    if let Some(client) = error.downcast_ref::<ClientError>() {
+        return match client {
+            ClientError::Unreachable(_) => UNAVAILABLE,
+            ClientError::Forbidden(_) => NO_PERMISSION,
+            ClientError::Refused(_) | ClientError::Broken(..) => FAILED,
+        };
+    }
+    match error.downcast_ref::<GuardError>() {
+        Some(GuardError::Privileges(_)) => NO_PERMISSION,
+        Some(GuardError::Incompatible(..)) => INCOMPATIBLE,
+        Some(GuardError::NotLoaded(_)) => UNAVAILABLE,
+        _ => FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_as_documented() {
+        let of = |error: anyhow::Error| code(&error.context("while starting"));
+        assert_eq!(of(ConfigError(Vec::new()).into()), 64);
+        assert_eq!(of(ClientError::Unreachable("/s".into()).into()), 69);
+        assert_eq!(of(ClientError::Forbidden("/s".into()).into()), 77);
+        assert_eq!(of(GuardError::Privileges("CAP_BPF".into()).into()), 77);
+        assert_eq!(of(GuardError::Incompatible("/p".into(), "1".into()).into()), 78);
+        assert_eq!(of(GuardError::NotLoaded("/p".into()).into()), 69);
+        assert_eq!(of(anyhow::anyhow!("else")), 1);
+    }
+}

@@ -1,0 +1,165 @@
+//! The command line: one file a subcommand.
+
+mod allow;
+mod backend;
+mod completions;
+mod doctor;
+mod events;
+mod exit;
+mod flows;
+mod output;
+mod policy;
+mod run;
+mod settings;
+mod sources;
+mod status;
+mod throttle;
+mod unload;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+
+const SOCKET: &str = "/run/ws-guard/control.sock";
+const PIN_DIR: &str = "/sys/fs/bpf/ws-guard";
+
+const EXAMPLES: &str = "\
+Examples:
+  ws-guard run --interface eth0 --port 8080        protect a server: 30 pings in any 10 s
+  ws-guard status                                  is it loaded, and is it doing anything
+  ws-guard throttled --watch                       who is over the limit, now and on
+  ws-guard policy set --max-ping-rate 60           from the next packet on
+  ws-guard allow 10.0.0.0/8                        count them, never act on them
+  ws-guard doctor                                  what this machine can do, and what is missing
+  ws-guard unload                                  take all of it away again
+
+Exit codes:
+  0   done
+  1   the operation failed; the message says why
+  2   the command line is wrong
+  64  the configuration has errors; all of them are listed
+  69  no daemon answers on the control socket
+  77  privileges are missing; the message says which
+  78  the pinned maps are of another version, or of other sizes";
+
+/// eBPF guard for WebSocket services: counts pings per source in the kernel and takes the harm out
+/// of ping floods, without touching the service.
+#[derive(Parser)]
+#[command(name = "ws-guard", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the guard is.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Global {
+    /// Unix socket that the daemon listens on and all other commands talk to
+    #[arg(long, global = true, value_name = "PATH", env = "WS_GUARD_CONTROL_SOCKET", default_value = SOCKET)]
+    control_socket: PathBuf,
+    /// Directory in a BPF file system where programs and maps are pinned; no dots in its name
+    #[arg(long, global = true, value_name = "DIR", env = "WS_GUARD_PIN_DIR", default_value = PIN_DIR)]
+    pin_dir: PathBuf,
+    /// The pin directory was named, and is not just the default.
+    #[arg(skip)]
+    pin_dir_named: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Load, attach and protect until SIGTERM; protection stays when it ends
+    Run(run::Run),
+    /// Show interfaces, policy, packets and tables
+    Status(status::StatusCommand),
+    /// List the sources that are throttled now
+    Throttled(output::Listing),
+    /// List the sources that sent pings
+    Sources(sources::Sources),
+    /// List WebSocket connections
+    Flows(output::Listing),
+    /// Show or change the policy of the running daemon
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Throttle a source by hand
+    Throttle(throttle::ThrottleCommand),
+    /// Release a throttled source, and forget its pings
+    Release(throttle::ReleaseCommand),
+    /// List the allowlist, or add to it
+    Allow(allow::AllowCommand),
+    /// Show what happened: throttlings, releases, violations, connections
+    Events(events::EventsCommand),
+    /// Check kernel, privileges and interfaces, each with a remedy
+    Doctor(doctor::Doctor),
+    /// Remove programs, maps and pins: the end of protection
+    Unload(unload::Unload),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// Parse, run, and turn what went wrong into a message and an exit code.
+pub fn main() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return exit::usage(&error),
+    };
+    let mut cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    let source = matches.value_source("pin_dir");
+    cli.global.pin_dir_named = source.is_some_and(|source| source != ValueSource::DefaultValue);
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => exit::failure(&error),
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = cli.global;
+    match cli.command {
+        Command::Run(run) => run.run(&global),
+        Command::Completions(completions) => completions.run(),
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(ask(command, &global))
+        }
+    }
+}
+
+/// The commands that talk to a daemon, or read what one left.
+async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Status(status) => status.run(global).await?,
+        Command::Throttled(listing) => sources::throttled(&listing, global).await?,
+        Command::Sources(sources) => sources.run(global).await?,
+        Command::Flows(listing) => flows::run(&listing, global).await?,
+        Command::Policy(policy) => policy.run(global).await?,
+        Command::Throttle(throttle) => throttle.run(global).await?,
+        Command::Release(release) => release.run(global).await?,
+        Command::Allow(allow) => allow.run(global).await?,
+        Command::Events(events) => events.run(global).await?,
+        Command::Unload(unload) => unload.run(global).await?,
+        Command::Doctor(doctor) => return doctor.run(global).await,
+        Command::Run(_) | Command::Completions(_) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_says_what_it_is_for() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `ws-guard run`.
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use super::{Global, settings::RunFlags};
+use crate::{
+    config::{Inputs, LogFormat, Settings, watch::Watch},
+    daemon::{self, RunOptions},
+};
+
+const HELP: &str = "\
+Precedence: flags, WS_GUARD_* variables, MAX_PING_RATE and WINDOW_SECONDS, the file, defaults.
+Everything is checked before anything is attached, and every error is listed.
+
+The file is TOML; its keys are the flags without their dashes:
+  interface = [\"eth0\", \"eth1\"]
+  port = 8080
+  max-ping-rate = 60
+  action = \"defuse\"
+It is read again when it changes (a ConfigMap's symlink swap included) and on SIGHUP. A file with
+an error leaves the old policy in force.
+
+Examples:
+  ws-guard run --interface eth0 --port 8080
+  ws-guard run --interface eth0,eth1 --port 80,443 --action observe --metrics-listen :9464
+  MAX_PING_RATE=60 WINDOW_SECONDS=30 ws-guard run --config /etc/ws-guard.toml
+
+SIGTERM and SIGINT end the daemon and leave protection in force; `ws-guard unload` ends that.
+Exit codes: 0 ended by a signal, 1 failed, 2 usage, 64 bad configuration, 77 privileges missing,
+78 pinned maps do not fit.";
+
+#[derive(Args)]
+#[command(after_help = HELP)]
+pub struct Run {
+    #[command(flatten)]
+    flags: RunFlags,
+    /// TOML file with any of these settings, watched for changes
+    #[arg(long, value_name = "FILE", env = "WS_GUARD_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl Run {
+    pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        let watch = self.config.clone().map(Watch::new);
+        let inputs = Inputs::new(self.flags.0, self.config);
+        let settings = inputs.load()?;
+        log(&settings);
+        for variable in inputs.unknown_variables() {
+            tracing::warn!("{variable} is no setting of ws-guard, and is ignored");
+        }
+        let options = RunOptions {
+            settings,
+            inputs,
+            watch,
+            control_socket: global.control_socket.clone(),
+            pin_dir: global.pin_dir.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let ran = runtime.block_on(daemon::run(options));
+        // A listing that is still being read must not hold the end up.
+        runtime.shutdown_background();
+        ran.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+fn log(settings: &Settings) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        // The kernel programs log through the `log` crate, at debug level.
+        EnvFilter::new(if settings.run.kernel_debug { "debug" } else { "info" })
+    });
+    let log = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    match settings.run.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

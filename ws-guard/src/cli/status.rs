@@ -1,0 +1,185 @@
+//! `ws-guard status`.
+
+use std::{fmt::Write as _, time::Duration};
+
+use clap::Args;
+
+use super::{
+    Global,
+    backend::Backend,
+    output::{Listing, show, span},
+};
+use crate::{
+    domain::status::{ConfigStatus, Status},
+    guard::Mode,
+};
+
+#[derive(Args)]
+pub struct StatusCommand {
+    #[command(flatten)]
+    listing: Listing,
+}
+
+impl StatusCommand {
+    pub async fn run(&self, global: &Global) -> anyhow::Result<()> {
+        let read = async || Backend::connect(global).await?.status().await;
+        show(&self.listing, read, text).await
+    }
+}
+
+/// A line a fact; wide adds what is seldom wanted.
+fn text(status: &Status, wide: bool) -> String {
+    let mut lines: Vec<(&str, String)> = vec![("version", status.version.clone())];
+    lines.push(("daemon", daemon(status)));
+    lines.push(("pins", status.pin_dir.clone()));
+    for interface in &status.interfaces {
+        let mode = |mode: Option<Mode>| mode.map_or("waiting", Mode::name);
+        let text =
+            format!("ingress {}, egress {}", mode(interface.ingress), mode(interface.egress));
+        lines.push(("interface", format!("{}: {text}", interface.name)));
+    }
+    lines.extend(policy(status));
+    let packets = status.packets;
+    lines.push((
+        "packets",
+        format!(
+            "{} seen, {} tracked, {} pings defused, {} dropped",
+            packets.seen, packets.tracked, packets.defused, packets.dropped
+        ),
+    ));
+    let drops = status.drops.iter().filter(|(_, count)| wide || **count > 0);
+    lines.extend(drops.map(|(reason, count)| ("dropped", format!("{reason}: {count}"))));
+    lines.push(("sources", format!("{}, {} throttled", status.sources, status.throttled)));
+    let states = status.flow_states;
+    lines.push((
+        "flows",
+        format!(
+            "{} open, {} unsynced, {} closed, {} handshakes",
+            states.open, states.unsynced, states.closed, states.handshake
+        ),
+    ));
+    for (name, table) in status.tables.named() {
+        let full = table.entries >= table.capacity;
+        if wide || full {
+            let note = if full { " (full)" } else { "" };
+            lines.push(("table", format!("{name}: {} of {}{note}", table.entries, table.capacity)));
+        }
+    }
+    let events = status.events;
+    if wide || events.lost + events.suppressed > 0 {
+        let text = format!("{} lost, {} suppressed", events.lost, events.suppressed);
+        lines.push(("events", text));
+    }
+    lines.extend(status.config.iter().flat_map(config));
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    lines.iter().fold(String::new(), |mut text, (name, value)| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:width$}  {value}");
+        text
+    })
+}
+
+fn daemon(status: &Status) -> String {
+    let up = |seconds| span(Duration::from_secs(seconds));
+    match (status.pid, status.uptime_seconds) {
+        (Some(pid), Some(seconds)) => format!("pid {pid}, up {}", up(seconds)),
+        (Some(pid), None) => format!("pid {pid}"),
+        (None, _) if status.interfaces.is_empty() => "down; nothing is attached".into(),
+        (None, _) => "down; read from the pins, protection is in force".into(),
+    }
+}
+
+fn policy(status: &Status) -> Vec<(&'static str, String)> {
+    let policy = &status.policy;
+    let ports: Vec<String> = policy.ports.iter().map(u16::to_string).collect();
+    let mut limit =
+        format!("{} pings in any {} s a source", policy.max_ping_rate, policy.window_seconds);
+    if policy.max_ping_rate_per_connection > 0 {
+        limit += &format!(", {} a connection", policy.max_ping_rate_per_connection);
+    }
+    vec![("ports", ports.join(", ")), ("policy", format!("{} above {limit}", policy.action.name()))]
+}
+
+fn config(config: &ConfigStatus) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if let Some(file) = &config.file {
+        lines.push(("config", file.clone()));
+    }
+    let errors = config.errors.iter().flatten();
+    lines.extend(errors.map(|error| ("config", format!("not reloaded: {error}"))));
+    lines.extend(config.overrides.iter().map(|change| ("override", change.clone())));
+    if !config.restart_needed.is_empty() {
+        lines.push(("restart", format!("needed for {}", config.restart_needed.join(", "))));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            flow::FlowStates,
+            policy::PolicySettings,
+            status::{EventLoss, Packets, Tables},
+        },
+        guard::{Attachment, TableSizes},
+    };
+
+    fn status() -> Status {
+        let sizes = TableSizes { flows: 10, sources: 10, pending: 10, rules: 10 };
+        Status {
+            version: "0.1.0".into(),
+            pid: None,
+            pin_dir: "/sys/fs/bpf/g".into(),
+            uptime_seconds: None,
+            interfaces: vec![Attachment {
+                name: "eth0".into(),
+                ingress: Some(Mode::XdpNative),
+                egress: None,
+            }],
+            policy: PolicySettings { ports: vec![80, 443], ..PolicySettings::default() },
+            packets: Packets { seen: 9, tracked: 5, defused: 1, dropped: 2 },
+            drops: [("gap".to_string(), 2), ("early".to_string(), 0)].into(),
+            sources: 10,
+            throttled: 1,
+            flows: 2,
+            flow_states: FlowStates { handshake: 0, open: 2, unsynced: 0, closed: 0 },
+            tables: Tables::new([2, 10, 0, 0], sizes),
+            events: EventLoss { lost: 0, suppressed: 0 },
+            config: None,
+        }
+    }
+
+    #[test]
+    fn a_status_in_a_screen() {
+        assert_eq!(
+            text(&status(), false),
+            "\
+version    0.1.0
+daemon     down; read from the pins, protection is in force
+pins       /sys/fs/bpf/g
+interface  eth0: ingress xdp-native, egress waiting
+ports      80, 443
+policy     defuse above 30 pings in any 10 s a source
+packets    9 seen, 5 tracked, 1 pings defused, 2 dropped
+dropped    gap: 2
+sources    10, 1 throttled
+flows      2 open, 0 unsynced, 0 closed, 0 handshakes
+table      sources: 10 of 10 (full)
+"
+        );
+    }
+
+    #[test]
+    fn json_has_the_documented_fields() {
+        let json = serde_json::to_value(status()).unwrap();
+        for field in
+            ["version", "pid", "interfaces", "policy", "packets", "sources", "throttled", "flows"]
+        {
+            assert!(json.get(field).is_some(), "{field} is missing in {json}");
+        }
+        assert_eq!(json["interfaces"][0]["ingress"], "xdp-native");
+        assert!(json["pid"].is_null() && json["interfaces"][0]["egress"].is_null());
+    }
+}

@@ -1,0 +1,41 @@
+//! `ws-guard unload`.
+
+use clap::Args;
+
+use super::{
+    Global,
+    output::{plural, print},
+};
+use crate::{
+    control::client::{Client, ClientError},
+    guard,
+};
+
+/// Remove programs, maps and pins of --pin-dir. Counters, throttlings and the allowlist go with
+/// them. The daemon has to be stopped first.
+#[derive(Args)]
+pub struct Unload {}
+
+impl Unload {
+    pub async fn run(&self, global: &Global) -> anyhow::Result<()> {
+        refuse_with_daemon(global).await?;
+        let removed = guard::unload(&global.pin_dir)?;
+        let mut text: String = removed.iter().map(|name| format!("removed {name}\n")).collect();
+        text += &plural(removed.len(), "object removed\n", "objects removed\n");
+        print(&text)
+    }
+}
+
+/// A daemon would keep its programs attached through its own descriptors.
+async fn refuse_with_daemon(global: &Global) -> anyhow::Result<()> {
+    match Client::new(&global.control_socket).info().await {
+        Ok(info) if info.pin_dir == global.pin_dir => anyhow::bail!(
+            "the daemon with pid {} is using {}: stop it first, with `kill {}` or `systemctl stop ws-guard`",
+            info.pid,
+            info.pin_dir.display(),
+            info.pid
+        ),
+        Ok(_) | Err(ClientError::Unreachable(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,252 @@
+//! Where values come from, which of them wins, and everything that is wrong with them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::PathBuf,
+};
+
+use super::{
+    file::{self, FileLayer},
+    settings::{RUN, Settings},
+};
+use crate::domain::{
+    address::Prefixes,
+    policy::POLICY,
+    setting::{Setting, closest},
+};
+use crate::guard::OBJECT_VARIABLE;
+
+/// What was given on the command line: by setting, the flag's values.
+pub type Arguments = BTreeMap<String, Vec<String>>;
+
+/// The place of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Flag(String),
+    Variable(String),
+    /// `line` counts from 1; 0 is the file as a whole.
+    File {
+        path: PathBuf,
+        line: usize,
+        key: String,
+    },
+    /// Wanted, and given nowhere.
+    Missing(&'static str),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Flag(name) => write!(f, "--{name}"),
+            Place::Variable(name) => f.write_str(name),
+            Place::Missing(name) => f.write_str(name),
+            Place::File { path, line: 0, .. } => write!(f, "{}", path.display()),
+            Place::File { path, line, key } if key.is_empty() => {
+                write!(f, "{}:{line}", path.display())
+            }
+            Place::File { path, line, key } => write!(f, "{}:{line}: {key}", path.display()),
+        }
+    }
+}
+
+/// One text and where it was given.
+#[derive(Clone, Debug)]
+pub struct Given {
+    pub text: String,
+    pub place: Place,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub place: Place,
+    /// Names the value and the remedy.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct ConfigError(pub Vec<Problem>);
+
+impl ConfigError {
+    pub fn lines(&self) -> Vec<String> {
+        self.0.iter().map(Problem::to_string).collect()
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            1 => write!(f, "the configuration has an error, nothing was changed:")?,
+            n => write!(f, "the configuration has {n} errors, nothing was changed:")?,
+        }
+        self.lines().iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// Where settings come from. Kept by the daemon, which reads the file again and again.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    pub arguments: Arguments,
+    pub environment: BTreeMap<String, String>,
+    pub file: Option<PathBuf>,
+}
+
+impl Inputs {
+    /// The variables of this process that matter here, beside flags and file.
+    pub fn new(arguments: Arguments, file: Option<PathBuf>) -> Inputs {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            // A value that is no UTF-8 is refused by its setting, under its name.
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        };
+        Inputs { arguments, environment: std::env::vars_os().filter_map(text).collect(), file }
+    }
+
+    /// Merge and validate. The error holds all that is wrong, not only the first thing.
+    pub fn load(&self) -> Result<Settings, ConfigError> {
+        let mut settings = Settings { file: self.file.clone(), ..Settings::default() };
+        let mut problems = Vec::new();
+        let file = self.file_layer(&mut problems);
+        for setting in &POLICY {
+            self.apply(setting, &mut settings.policy, &file, &mut problems);
+        }
+        let mut allow = Vec::new();
+        for setting in &RUN {
+            let winner = self.apply(setting, &mut settings.run, &file, &mut problems);
+            if setting.name == "allow" {
+                allow = winner;
+            }
+        }
+        if problems.is_empty() {
+            check_together(&mut settings, &allow, &mut problems);
+        }
+        if problems.is_empty() { Ok(settings) } else { Err(ConfigError(problems)) }
+    }
+
+    /// Variables that look like ours and are not, with what may have been meant.
+    pub fn unknown_variables(&self) -> Vec<String> {
+        const ELSEWHERE: [&str; 4] =
+            ["WS_GUARD_CONTROL_SOCKET", "WS_GUARD_PIN_DIR", "WS_GUARD_CONFIG", OBJECT_VARIABLE];
+        let ours = POLICY.iter().map(Setting::variable).chain(RUN.iter().map(Setting::variable));
+        let known: Vec<String> = ours.chain(ELSEWHERE.map(String::from)).collect();
+        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        let strange = self
+            .environment
+            .keys()
+            .filter(|name| name.starts_with("WS_GUARD_") && !known.contains(name));
+        let hint = |name: &String| match closest(name, &names) {
+            Some(meant) => format!("{name} (did you mean {meant}?)"),
+            None => name.clone(),
+        };
+        strange.map(hint).collect()
+    }
+
+    fn file_layer(&self, problems: &mut Vec<Problem>) -> HashMap<String, Vec<Given>> {
+        let Some(path) = &self.file else { return HashMap::new() };
+        let known: Vec<&str> =
+            POLICY.iter().map(|s| s.name).chain(RUN.iter().map(|s| s.name)).collect();
+        match file::read(path) {
+            Ok(text) => {
+                let FileLayer { values, problems: wrong } = file::parse(path, &text, &known);
+                problems.extend(wrong);
+                values.into_iter().collect()
+            }
+            Err(problem) => {
+                problems.push(problem);
+                HashMap::new()
+            }
+        }
+    }
+
+    /// Set one setting from the lowest layer to the highest, so that each of them is checked and
+    /// the highest wins. Returns what won.
+    fn apply<T>(
+        &self,
+        setting: &Setting<T>,
+        target: &mut T,
+        file: &HashMap<String, Vec<Given>>,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Given> {
+        let layers = [
+            file.get(setting.name).cloned(),
+            setting.seed.and_then(|name| self.variable(name, setting.many)),
+            self.variable(&setting.variable(), setting.many),
+            self.flag(setting),
+        ];
+        let mut winner = Vec::new();
+        for values in layers.into_iter().flatten() {
+            if values.len() > 1 && !setting.many {
+                let message = format!("{} takes one value: give one", setting.name);
+                problems.push(Problem { place: values[1].place.clone(), message });
+            }
+            let texts: Vec<&str> = values.iter().map(|given| given.text.as_str()).collect();
+            for (index, message) in setting.replace(target, &texts) {
+                let place = values[index].place.clone();
+                problems
+                    .push(Problem { message: message + service_link(texts[index], &place), place });
+            }
+            winner = values;
+        }
+        winner
+    }
+
+    fn variable(&self, name: &str, many: bool) -> Option<Vec<Given>> {
+        let value = self.environment.get(name)?;
+        let place = Place::Variable(name.to_string());
+        Some(texts(value, many).map(|text| Given { text, place: place.clone() }).collect())
+    }
+
+    fn flag<T>(&self, setting: &Setting<T>) -> Option<Vec<Given>> {
+        let values = self.arguments.get(setting.name)?;
+        let place = Place::Flag(setting.name.to_string());
+        let all = values.iter().flat_map(|value| texts(value, setting.many));
+        Some(all.map(|text| Given { text, place: place.clone() }).collect())
+    }
+}
+
+/// The items of a list with commas, or the text as it is.
+fn texts(value: &str, many: bool) -> impl Iterator<Item = String> + '_ {
+    let separator = if many { ',' } else { '\0' };
+    value.split(separator).map(|text| text.trim().to_string())
+}
+
+/// Kubernetes sets WS_GUARD_PORT itself in every pod beside a service that is called ws-guard.
+fn service_link(text: &str, place: &Place) -> &'static str {
+    match place {
+        Place::Variable(_) if text.starts_with("tcp://") => {
+            "; Kubernetes sets this for a service called ws-guard: set enableServiceLinks: false in the pod"
+        }
+        _ => "",
+    }
+}
+
+/// What can only be seen with all values in hand.
+fn check_together(settings: &mut Settings, allow: &[Given], problems: &mut Vec<Problem>) {
+    let missing = |name: &'static str, flag: &str| Problem {
+        place: Place::Missing(name),
+        message: format!(
+            "none given: pass --{flag}, set WS_GUARD_{}, or write `{flag} = …` in the file",
+            flag.to_uppercase()
+        ),
+    };
+    if settings.run.interfaces.is_empty() {
+        problems.push(missing("interface", "interface"));
+    }
+    if settings.policy.ports.is_empty() {
+        problems.push(missing("port", "port"));
+    }
+    let prefixes = Prefixes { v4: settings.policy.ipv4_prefix, v6: settings.policy.ipv6_prefix };
+    for (given, network) in allow.iter().zip(&settings.run.allow) {
+        match prefixes.exemption(*network) {
+            Ok(network) => settings.allow.push(network),
+            Err(message) => problems.push(Problem { place: given.place.clone(), message }),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Everything `run` can be told: flags, environment, file and defaults, in this order of precedence,
+//! merged and validated together before anything is loaded or attached.
+
+mod file;
+mod layers;
+mod settings;
+#[cfg(test)]
+mod tests;
+pub mod watch;
+
+pub use layers::{Arguments, ConfigError, Inputs, Place, Problem};
+pub use settings::{LogFormat, RUN, RunSettings, Settings};

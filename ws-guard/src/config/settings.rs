@@ -1,0 +1,208 @@
+//! The settings of `run`, and the table of those that are not policy.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ipnet::IpNet;
+
+use crate::{
+    domain::{
+        address::{Given, Quoted},
+        policy::PolicySettings,
+        setting::{Setting, store, whole, word},
+    },
+    guard::{AttachMode, TableSizes, interfaces::check_name},
+};
+
+/// Handshakes that may wait for their answer; the oldest give way to newer ones.
+const PENDING: u32 = 4096;
+/// Entries of the allowlist.
+const RULES: u32 = 4096;
+
+/// Form of the log on standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// What a daemon runs with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub policy: PolicySettings,
+    pub run: RunSettings,
+    /// The allowlist that is configured, in terms of the policy's sources.
+    pub allow: Vec<IpNet>,
+    /// The file they came from, to be watched.
+    pub file: Option<PathBuf>,
+}
+
+/// Settings that are not policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunSettings {
+    pub interfaces: Vec<String>,
+    pub attach: AttachMode,
+    pub allow: Vec<Given>,
+    pub max_flows: u32,
+    pub max_sources: u32,
+    pub metrics_listen: Option<SocketAddr>,
+    pub log_format: LogFormat,
+    pub kernel_debug: bool,
+}
+
+impl Default for RunSettings {
+    fn default() -> RunSettings {
+        RunSettings {
+            interfaces: Vec::new(),
+            attach: AttachMode::Auto,
+            allow: Vec::new(),
+            max_flows: 32_768,
+            max_sources: 32_768,
+            metrics_listen: None,
+            log_format: LogFormat::Text,
+            kernel_debug: false,
+        }
+    }
+}
+
+impl RunSettings {
+    pub fn table_sizes(&self) -> TableSizes {
+        TableSizes {
+            flows: self.max_flows,
+            sources: self.max_sources,
+            pending: PENDING,
+            rules: RULES,
+        }
+    }
+
+    /// Names of the settings that differ and take effect only at a restart.
+    pub fn restart_needed(&self, new: &RunSettings) -> Vec<String> {
+        const LIVE: [&str; 2] = ["interface", "allow"];
+        let waits = |setting: &&Setting<_>| {
+            !LIVE.contains(&setting.name) && (setting.get)(self) != (setting.get)(new)
+        };
+        RUN.iter().filter(waits).map(|setting| setting.name.to_string()).collect()
+    }
+}
+
+const ATTACH: [(&str, AttachMode); 5] = [
+    ("auto", AttachMode::Auto),
+    ("xdp-native", AttachMode::XdpNative),
+    ("xdp-generic", AttachMode::XdpGeneric),
+    ("tcx", AttachMode::Tcx),
+    ("clsact", AttachMode::Clsact),
+];
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
+
+fn name_of<V: PartialEq>(words: &[(&str, V)], value: &V) -> Vec<String> {
+    words.iter().filter(|(_, v)| v == value).map(|(name, _)| name.to_string()).collect()
+}
+
+fn interface(text: &str) -> Result<String, String> {
+    check_name(text).map_err(|error| error.to_string())?;
+    Ok(text.to_string())
+}
+
+fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    // Shorthand of many servers: every address of the host.
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_string() };
+    full.trim().parse().map(Some).map_err(|_| {
+        format!(
+            "{} is not an address and port: write it as 127.0.0.1:9464 or [::]:9464",
+            Quoted(text)
+        )
+    })
+}
+
+fn given_text(given: &Given) -> String {
+    match given {
+        Given::Address(address) => address.to_string(),
+        Given::Network(network) => network.to_string(),
+    }
+}
+
+const fn single(
+    name: &'static str,
+    value: &'static str,
+    help: &'static str,
+    set: fn(&mut RunSettings, &str) -> Result<(), String>,
+    get: fn(&RunSettings) -> Vec<String>,
+) -> Setting<RunSettings> {
+    Setting { name, value, help, many: false, seed: None, set, get, clear: |_| {} }
+}
+
+/// Every setting of `run` that is not policy.
+pub static RUN: [Setting<RunSettings>; 8] = [
+    Setting {
+        name: "interface",
+        value: "IF",
+        help: "Network interface that clients come in through; waited for when it does not exist",
+        many: true,
+        seed: None,
+        set: |s, text| {
+            let name = interface(text)?;
+            if !s.interfaces.contains(&name) {
+                s.interfaces.push(name);
+            }
+            Ok(())
+        },
+        get: |s| s.interfaces.clone(),
+        clear: |s| s.interfaces.clear(),
+    },
+    single(
+        "attach",
+        "auto|xdp-native|xdp-generic|tcx|clsact",
+        "How to attach the client side; auto takes the first of these that works",
+        |s, text| store(&mut s.attach, word(text, &ATTACH)),
+        |s| name_of(&ATTACH, &s.attach),
+    ),
+    Setting {
+        name: "allow",
+        value: "CIDR",
+        help: "Address or network that is counted and never acted on",
+        many: true,
+        seed: None,
+        set: |s, text| {
+            s.allow.push(text.trim().parse()?);
+            Ok(())
+        },
+        get: |s| s.allow.iter().map(given_text).collect(),
+        clear: |s| s.allow.clear(),
+    },
+    single(
+        "max-flows",
+        "N",
+        "Size of the flow table, 16 to 4194304: 720 bytes a connection; fixed while the pins live",
+        |s, text| store(&mut s.max_flows, whole(text, 16, 1 << 22)),
+        |s| vec![s.max_flows.to_string()],
+    ),
+    single(
+        "max-sources",
+        "N",
+        "Size of the source table, 16 to 4194304: 608 bytes a source; fixed while the pins live",
+        |s, text| store(&mut s.max_sources, whole(text, 16, 1 << 22)),
+        |s| vec![s.max_sources.to_string()],
+    ),
+    single(
+        "metrics-listen",
+        "ADDR:PORT",
+        "Serve /metrics, /healthz and /readyz over HTTP on this address",
+        |s, text| store(&mut s.metrics_listen, listen(text)),
+        |s| s.metrics_listen.iter().map(SocketAddr::to_string).collect(),
+    ),
+    single(
+        "log-format",
+        "text|json",
+        "Form of the log on standard error; RUST_LOG sets its level",
+        |s, text| store(&mut s.log_format, word(text, &LOG_FORMATS)),
+        |s| name_of(&LOG_FORMATS, &s.log_format),
+    ),
+    single(
+        "kernel-debug",
+        "",
+        "Let the kernel programs log what they decide, through aya-log; costs time a packet",
+        |s, text| store(&mut s.kernel_debug, word(text, &SWITCH)),
+        |s| vec![s.kernel_debug.to_string()],
+    ),
+];

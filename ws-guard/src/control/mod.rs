@@ -1,0 +1,115 @@
+//! The control API: HTTP and JSON over a unix socket, and what both its ends share.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/info` | [`Info`]: who answers |
+//! | `GET /v1/status` | [`crate::domain::status::Status`] |
+//! | `GET /v1/flows` | array of [`crate::domain::flow::FlowView`] |
+//! | `GET /v1/sources[?state=ok\|throttled\|allowed]` | array of [`crate::domain::source::SourceView`] |
+//! | `GET /v1/policy` | [`crate::domain::policy::PolicySettings`] |
+//! | `PATCH /v1/policy` | some fields of it in, the whole of it out |
+//! | `POST /v1/throttle` | [`Throttle`] in, [`Decision`] out |
+//! | `POST /v1/release` | [`Release`] in, [`Decision`] out |
+//! | `GET`, `POST`, `DELETE /v1/allow` | [`Allow`] in, array of [`AllowView`] out |
+//! | `GET /v1/events[?since=SEQ][&follow=true]` | a line of JSON an event |
+//!
+//! Every error is an [`ErrorBody`].
+
+pub mod client;
+pub mod error;
+pub mod operator;
+pub mod reader;
+pub mod routes;
+pub mod socket;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::source::SourceState;
+
+/// Who answers on the socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    pub version: String,
+    pub pid: u32,
+    pub pin_dir: PathBuf,
+}
+
+/// Throttle the source that an address belongs to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Throttle {
+    pub source: String,
+    /// For how long; until it is released when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+/// Release the source that an address belongs to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    pub source: String,
+}
+
+/// What an operator's decision came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Decision {
+    /// The source, which may be wider than the address that was named.
+    pub source: String,
+    pub state: SourceState,
+    pub throttled_until: Option<crate::domain::clock::Timestamp>,
+}
+
+/// A network to exempt, or to exempt no more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allow {
+    pub network: String,
+}
+
+/// An entry of the allowlist.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AllowView {
+    pub network: String,
+    pub origin: Origin,
+}
+
+/// Who made an entry of the allowlist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The configuration: gone when it no longer names it.
+    Config,
+    /// An operator: stays until it is removed, or the guard is unloaded.
+    Runtime,
+}
+
+/// Queries of `GET /v1/sources`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceQuery {
+    pub state: Option<SourceState>,
+}
+
+/// Queries of `GET /v1/events`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventQuery {
+    /// Only events with a higher `seq`.
+    #[serde(default)]
+    pub since: u64,
+    /// Go on with events as they come.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// Any error of the API.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong, with the value that is.
+    pub error: String,
+    /// What would put it right.
+    pub remedy: String,
+}

@@ -1,0 +1,130 @@
+//! Reads the maps into views: for the API while the daemon lives, for the command line without it.
+
+use std::{net::IpAddr, path::Path};
+
+use ipnet::IpNet;
+use ws_guard_common::maps::Rule;
+
+use super::{AllowView, Origin, operator::CONFIGURED};
+use crate::{
+    domain::{
+        address::network_text,
+        clock::Clock,
+        flow::{FlowStates, FlowView},
+        policy::PolicySettings,
+        source::{Allowlist, SourceState, SourceView, SourceViews},
+        status::{self, EventLoss, Packets, Status, Tables},
+    },
+    guard::{Attachment, GuardError, Maps},
+};
+use ws_guard_common::maps::Counter;
+
+/// A guard's maps, read.
+#[derive(Clone)]
+pub struct Reader {
+    pub maps: Maps,
+}
+
+impl Reader {
+    pub fn flows(&self) -> Result<Vec<FlowView>, GuardError> {
+        let clock = Clock::now();
+        let flows = self.maps.flows()?;
+        let pending = self.maps.pending()?;
+        let mut views: Vec<FlowView> = pending
+            .iter()
+            // A flow may have been opened from it since; then it is no handshake any more.
+            .filter(|(key, _)| !flows.iter().any(|(flow, _)| flow == key))
+            .map(|(key, pending)| FlowView::handshake(key, pending))
+            .collect();
+        views.extend(flows.iter().map(|(key, flow)| FlowView::new(key, flow, &clock)));
+        views.sort_by(|a, b| (&a.client, &a.server).cmp(&(&b.client, &b.server)));
+        Ok(views)
+    }
+
+    /// All sources, or those in one state; who pinged most comes first.
+    pub fn sources(&self, state: Option<SourceState>) -> Result<Vec<SourceView>, GuardError> {
+        let views = self.source_views()?;
+        let sources = self.maps.sources()?;
+        let all = sources.iter().map(|(key, source)| views.view(key, source));
+        let mut wanted: Vec<_> =
+            all.filter(|view| state.is_none_or(|state| view.state == state)).collect();
+        wanted.sort_by(|a, b| b.pings_total.cmp(&a.pings_total).then(a.source.cmp(&b.source)));
+        Ok(wanted)
+    }
+
+    pub fn source_views(&self) -> Result<SourceViews, GuardError> {
+        Ok(SourceViews {
+            policy: self.maps.policy()?,
+            allowlist: Allowlist::new(self.maps.rules()?),
+            clock: Clock::now(),
+        })
+    }
+
+    /// How many sources there are, and how many of them are throttled.
+    pub fn source_counts(&self) -> Result<(u32, u32), GuardError> {
+        let views = self.source_views()?;
+        let sources = self.maps.sources()?;
+        let throttled = sources
+            .iter()
+            .filter(|(key, source)| views.state(key, source) == SourceState::Throttled)
+            .count();
+        Ok((sources.len() as u32, throttled as u32))
+    }
+
+    pub fn policy(&self) -> Result<PolicySettings, GuardError> {
+        Ok(PolicySettings::from_kernel(&self.maps.policy()?, self.maps.ports()?))
+    }
+
+    pub fn allow(&self) -> Result<Vec<AllowView>, GuardError> {
+        let view = |(address, length, rule): (IpAddr, u8, Rule)| {
+            let network = IpNet::new(address, length).ok()?;
+            let configured = rule.flags & CONFIGURED != 0;
+            (rule.flags & Rule::ALLOW != 0).then(|| AllowView {
+                network: network_text(&network),
+                origin: if configured { Origin::Config } else { Origin::Runtime },
+            })
+        };
+        let mut views: Vec<AllowView> = self.maps.rules()?.into_iter().filter_map(view).collect();
+        views.sort_by(|a, b| a.network.cmp(&b.network));
+        Ok(views)
+    }
+
+    /// How many flows are in which state.
+    pub fn flow_states(&self) -> Result<FlowStates, GuardError> {
+        Ok(FlowStates::count(&self.maps.flows()?, self.maps.pending()?.len()))
+    }
+
+    /// The state of everything; what only a daemon knows stays empty.
+    pub fn status(
+        &self,
+        pin_dir: &Path,
+        interfaces: Vec<Attachment>,
+    ) -> Result<Status, GuardError> {
+        let counters = self.maps.counters()?;
+        let flows = self.maps.flows()?;
+        let flow_states = FlowStates::count(&flows, self.maps.pending()?.len());
+        let (sources, throttled) = self.source_counts()?;
+        let entries =
+            [flows.len() as u32, sources, flow_states.handshake, self.maps.rules()?.len() as u32];
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: None,
+            pin_dir: pin_dir.display().to_string(),
+            uptime_seconds: None,
+            interfaces,
+            policy: self.policy()?,
+            packets: Packets::new(&counters),
+            drops: status::drops(&counters),
+            sources,
+            throttled,
+            flows: flow_states.live(),
+            flow_states,
+            tables: Tables::new(entries, self.maps.table_sizes()),
+            events: EventLoss {
+                lost: status::counter(&counters, Counter::EventsLost),
+                suppressed: status::counter(&counters, Counter::EventsSuppressed),
+            },
+            config: None,
+        })
+    }
+}

@@ -1,0 +1,190 @@
+//! What the API answers.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State as Shared},
+    http::{StatusCode, header},
+    response::Response,
+    routing::{get, post},
+};
+use futures_util::stream;
+use serde::Serialize;
+
+use super::{
+    Allow, AllowView, Decision, EventQuery, Info, Release, SourceQuery, Throttle, error::ApiError,
+};
+use crate::{
+    daemon::{events::Follower, state::State},
+    domain::{
+        event::EventView, flow::FlowView, policy::PolicySettings, source::SourceView,
+        status::Status,
+    },
+};
+
+/// No request of ours is larger.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// JSON bodies whose rejections are JSON too.
+#[derive(FromRequest)]
+#[from_request(via(Json), rejection(ApiError))]
+struct Input<T>(T);
+
+/// Queries whose rejections are JSON too.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(ApiError))]
+struct Query<T>(T);
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+/// The whole API.
+pub fn router(state: State) -> Router {
+    Router::new()
+        .route("/v1/info", get(info))
+        .route("/v1/status", get(status))
+        .route("/v1/flows", get(flows))
+        .route("/v1/sources", get(sources))
+        .route("/v1/policy", get(policy).patch(patch_policy))
+        .route("/v1/throttle", post(throttle))
+        .route("/v1/release", post(release))
+        .route("/v1/allow", get(allowlist).post(allow).delete(disallow))
+        .route("/v1/events", get(events))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(state)
+}
+
+/// Map access is system calls: off the threads that serve connections.
+async fn blocking<T, F>(state: State, work: F) -> Answer<T>
+where
+    T: Serialize + Send + 'static,
+    F: FnOnce(&State) -> Result<T, ApiError> + Send + 'static,
+{
+    let broken = |error: tokio::task::JoinError| {
+        let what = format!("the request broke off: {error}");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, what, "see the daemon's log")
+    };
+    tokio::task::spawn_blocking(move || work(&state)).await.map_err(broken)?.map(Json)
+}
+
+async fn info(Shared(state): Shared<State>) -> Json<Info> {
+    Json(state.info())
+}
+
+async fn status(Shared(state): Shared<State>) -> Answer<Status> {
+    blocking(state, |state| Ok(state.status()?)).await
+}
+
+async fn flows(Shared(state): Shared<State>) -> Answer<Vec<FlowView>> {
+    blocking(state, |state| Ok(state.reader.flows()?)).await
+}
+
+async fn sources(
+    Shared(state): Shared<State>,
+    Query(query): Query<SourceQuery>,
+) -> Answer<Vec<SourceView>> {
+    blocking(state, move |state| Ok(state.reader.sources(query.state)?)).await
+}
+
+async fn policy(Shared(state): Shared<State>) -> Answer<PolicySettings> {
+    blocking(state, |state| Ok(state.reader.policy()?)).await
+}
+
+async fn patch_policy(
+    Shared(state): Shared<State>,
+    Input(fields): Input<serde_json::Map<String, serde_json::Value>>,
+) -> Answer<PolicySettings> {
+    blocking(state, move |state| {
+        let before = state.reader.policy()?;
+        let after = state.operator.patch(&fields)?;
+        let changes = before.differences(&after);
+        if !changes.is_empty() {
+            state.events.record(EventView::message("policy", changes.join(", ")));
+        }
+        Ok(after)
+    })
+    .await
+}
+
+async fn throttle(
+    Shared(state): Shared<State>,
+    Input(wanted): Input<Throttle>,
+) -> Answer<Decision> {
+    blocking(state, move |state| state.operator.throttle(&wanted)).await
+}
+
+async fn release(Shared(state): Shared<State>, Input(wanted): Input<Release>) -> Answer<Decision> {
+    blocking(state, move |state| state.operator.release(&wanted.source)).await
+}
+
+async fn allowlist(Shared(state): Shared<State>) -> Answer<Vec<AllowView>> {
+    blocking(state, |state| Ok(state.reader.allow()?)).await
+}
+
+async fn allow(
+    Shared(state): Shared<State>,
+    Input(wanted): Input<Allow>,
+) -> Answer<Vec<AllowView>> {
+    blocking(state, move |state| {
+        let network = state.operator.allow(&wanted.network)?;
+        state.events.record(EventView::message("policy", format!("{network} is allowed")));
+        Ok(state.reader.allow()?)
+    })
+    .await
+}
+
+async fn disallow(
+    Shared(state): Shared<State>,
+    Input(wanted): Input<Allow>,
+) -> Answer<Vec<AllowView>> {
+    blocking(state, move |state| {
+        let network = state.operator.disallow(&wanted.network)?;
+        state.events.record(EventView::message("policy", format!("{network} is allowed no more")));
+        Ok(state.reader.allow()?)
+    })
+    .await
+}
+
+/// A line of JSON an event; goes on for ever for a follower.
+async fn events(Shared(state): Shared<State>, Query(query): Query<EventQuery>) -> Response {
+    let (old, follower) = state.events.follow(query.since);
+    let old = old.into_iter().map(|event| Ok::<_, Infallible>(line(&event)));
+    let follower = query.follow.then_some(follower);
+    let to_come = stream::unfold(follower, |follower: Option<Follower>| async {
+        let mut follower = follower?;
+        let event = follower.next().await?;
+        Some((Ok(line(&event)), Some(follower)))
+    });
+    let body = Body::from_stream(futures_util::StreamExt::chain(stream::iter(old), to_come));
+    let mut response = Response::new(body);
+    let kind = header::HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn line(event: &Arc<EventView>) -> Bytes {
+    // A view has nothing in it that JSON cannot hold.
+    let mut line = serde_json::to_vec(event.as_ref()).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
+
+async fn not_found(uri: axum::http::Uri) -> ApiError {
+    let path: String = uri.path().chars().take(100).collect();
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no {path}"),
+        "the paths are /v1/info, status, flows, sources, policy, throttle, release, allow, events",
+    )
+}
+
+async fn wrong_method(method: axum::http::Method) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not what this path takes"),
+        "read with GET, change with PATCH /v1/policy, POST and DELETE",
+    )
+}

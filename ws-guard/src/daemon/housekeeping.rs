@@ -1,0 +1,78 @@
+//! Forgets connections that closed a while ago. Open ones are never touched, however idle: that
+//! would be a free pass.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use ws_guard_common::{
+    flow::{Flow, state},
+    maps::FlowKey,
+};
+
+use super::state::State;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+/// How long a closed connection stays, for `flows` to show.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// Since when closed flows are known to be: by key and generation, or a new connection between
+/// the same end points would inherit the old one's time.
+#[derive(Default)]
+struct Closed(HashMap<(FlowKey, u32), Instant>);
+
+impl Closed {
+    /// The flows that have been closed for long enough.
+    fn due(&mut self, flows: &[(FlowKey, Flow)], now: Instant) -> Vec<FlowKey> {
+        let closed = flows.iter().filter(|(_, flow)| flow.state == state::CLOSED);
+        let known = std::mem::take(&mut self.0);
+        let mut due = Vec::new();
+        for (key, flow) in closed {
+            let id = (*key, flow.generation);
+            let since = known.get(&id).copied().unwrap_or(now);
+            if now.duration_since(since) >= KEEP {
+                due.push(*key);
+            } else {
+                self.0.insert(id, since);
+            }
+        }
+        due
+    }
+}
+
+/// Runs until it is dropped.
+pub async fn run(state: State) {
+    let mut closed = Closed::default();
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let maps = &state.reader.maps;
+        let forgotten = maps.flows().and_then(|flows| {
+            let due = closed.due(&flows, Instant::now());
+            due.iter().try_for_each(|key| maps.remove_flow(key))
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!("closed connections cannot be forgotten: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_closed_flows_go_and_only_after_a_minute() {
+        let flow = |state, generation| Flow { state, generation, ..Flow::default() };
+        let key = |port| FlowKey { client_port: port, ..FlowKey::default() };
+        let flows = [(key(1), flow(state::CLOSED, 7)), (key(2), flow(state::OPEN, 8))];
+        let mut closed = Closed::default();
+        let start = Instant::now();
+        assert!(closed.due(&flows, start).is_empty());
+        assert!(closed.due(&flows, start + KEEP - Duration::from_secs(1)).is_empty());
+        // The slot was used again meanwhile, and closed again: its minute begins anew.
+        let again = [(key(1), flow(state::CLOSED, 9))];
+        assert!(closed.due(&again, start + KEEP).is_empty());
+        assert_eq!(closed.due(&again, start + KEEP + KEEP), [key(1)]);
+    }
+}

@@ -1,0 +1,156 @@
+//! The daemon: start-up order, supervision, signals, and an end that leaves protection in place.
+
+pub mod events;
+mod feed;
+mod housekeeping;
+mod interfaces;
+mod notify;
+mod releases;
+mod reload;
+pub mod state;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+use self::{interfaces::Supervisor, reload::Reloader, state::State};
+use crate::{
+    config::{Inputs, Settings, watch::Watch},
+    control::{routes, socket::Socket},
+    domain::policy::PolicySettings,
+    guard::{self, Guard, GuardError, LoadOptions},
+    metrics,
+};
+
+/// What `run` is started with, already validated.
+pub struct RunOptions {
+    pub settings: Settings,
+    /// To read the configuration again.
+    pub inputs: Inputs,
+    /// Older than `settings`.
+    pub watch: Option<Watch>,
+    pub control_socket: PathBuf,
+    pub pin_dir: PathBuf,
+}
+
+/// Protect until SIGTERM or SIGINT. In this order: claim sockets, load, policy, attach, serve; so
+/// that what can fail does so before anything changes, and no program is attached without a policy.
+pub async fn run(options: RunOptions) -> anyhow::Result<()> {
+    check_privileges()?;
+    let settings = options.settings.clone();
+    let mut socket = Socket::claim(&options.control_socket)?;
+    let metrics_listener = match settings.run.metrics_listen {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("cannot serve metrics on {address}: choose another --metrics-listen")
+        })?),
+        None => None,
+    };
+    let mut guard = load(&options)?;
+    let state = State::new(guard.maps(), options.pin_dir.clone(), settings.clone());
+    put_in_force(&state, &settings)?;
+    let kernel_events = guard.events()?;
+    let supervisor =
+        Supervisor::start(guard, state.clone(), settings.run.attach, &settings.run.interfaces)?;
+
+    let mut tasks = JoinSet::new();
+    let (interfaces, changed_interfaces) = watch::channel(settings.run.interfaces.clone());
+    let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?;
+    tasks.spawn(ended("interface supervision", supervisor.run(changed_interfaces)));
+    tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
+    tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
+    tasks.spawn(ended("reload", reloader.run()));
+    tasks.spawn(serve_control(socket.listener()?, state.clone()));
+    if let Some(listener) = metrics_listener {
+        tasks.spawn(metrics::serve(listener, state.clone()));
+    }
+    announce(&state, &options.control_socket);
+    until_signal(tasks).await
+}
+
+/// Before anything else asks for them, and fails with less to say.
+fn check_privileges() -> Result<(), GuardError> {
+    let missing = guard::missing_capabilities();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Err(GuardError::Privileges(format!(
+        "{}; run as root, or give them with `setcap` or the service's AmbientCapabilities",
+        list.join(", ")
+    )))
+}
+
+fn load(options: &RunOptions) -> anyhow::Result<Guard> {
+    let run = &options.settings.run;
+    Ok(Guard::load(&LoadOptions {
+        pin_dir: options.pin_dir.clone(),
+        sizes: run.table_sizes(),
+        kernel_debug_log: run.kernel_debug,
+    })?)
+}
+
+/// The configuration's policy applies, also over one that an earlier daemon left in the pins; what
+/// differs there is said, for it may have been an operator's.
+fn put_in_force(state: &State, settings: &Settings) -> anyhow::Result<()> {
+    let left = state.reader.policy()?;
+    if left.max_ping_rate != 0 {
+        tell_changes(&left, &settings.policy);
+    }
+    state.operator.configure(settings)?;
+    Ok(())
+}
+
+fn tell_changes(left: &PolicySettings, new: &PolicySettings) {
+    let changes = left.differences(new);
+    if !changes.is_empty() {
+        tracing::warn!("the configuration replaces the policy in force: {}", changes.join(", "));
+    }
+}
+
+fn announce(state: &State, socket: &std::path::Path) {
+    let policy = &state.config().settings.policy;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        ports = ?policy.ports,
+        action = policy.action.name(),
+        limit = format!("{} pings in any {} s", policy.max_ping_rate, policy.window_seconds),
+        control_socket = %socket.display(),
+        "ready"
+    );
+    notify::notify("READY=1");
+}
+
+async fn serve_control(listener: UnixListener, state: State) -> anyhow::Result<()> {
+    Ok(axum::serve(listener, routes::router(state)).await?)
+}
+
+/// A task that must not end has.
+async fn ended(name: &'static str, task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    anyhow::bail!("{name} ended unexpectedly")
+}
+
+/// Run the tasks until a signal, or until one of them fails.
+async fn until_signal(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        Some(ended) = tasks.join_next() => Some(ended),
+    };
+    notify::notify("STOPPING=1");
+    tracing::info!(
+        "stopping; protection stays in force in the kernel, `ws-guard unload` takes it away"
+    );
+    match failed {
+        None => Ok(()),
+        Some(ended) => ended.context("a part of the daemon broke off").and_then(|result| result),
+    }
+}

@@ -1,0 +1,110 @@
+//! Each throttling's beginning and end, told once: by the kernel's event, or by its table when the
+//! event comes late (a release waits for the source's next ping), or never.
+
+use std::collections::HashMap;
+
+use ws_guard_common::maps::Address;
+
+/// The throttlings whose end was not told yet: source → since when, nanoseconds of CLOCK_MONOTONIC.
+#[derive(Default)]
+pub struct Releases {
+    open: HashMap<Address, u64>,
+}
+
+/// What the table knows before any event told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Since then.
+    Throttled(Address, u64),
+    Released(Address),
+}
+
+impl Releases {
+    /// A throttling began: whether it is news.
+    pub fn throttled(&mut self, source: Address, since: u64) -> bool {
+        let known = self.open.entry(source).or_insert(0);
+        let news = since > *known;
+        *known = since.max(*known);
+        news
+    }
+
+    /// The kernel reports a release at `time`: whether it is news. One that is not later than the
+    /// throttling we know of ended an earlier one, which the clock has told already.
+    pub fn released(&mut self, source: &Address, time: u64) -> bool {
+        let news = self.open.get(source).is_some_and(|since| *since < time);
+        if news {
+            self.open.remove(source);
+        }
+        news
+    }
+
+    /// The table says who is throttled now, and since when: what of that is news.
+    pub fn seen(&mut self, throttled: &HashMap<Address, u64>) -> Vec<News> {
+        let mut news = Vec::new();
+        self.open.retain(|source, since| {
+            let now = throttled.get(source);
+            // Gone, or one ended and another began since we last looked.
+            if now.is_none_or(|now| now > since) {
+                news.push(News::Released(*source));
+            }
+            now.is_some()
+        });
+        for (source, since) in throttled {
+            if self.throttled(*source, *since) {
+                news.push(News::Throttled(*source, *since));
+            }
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: Address = Address([1, 2, 3, 4]);
+
+    fn table(since: Option<u64>) -> HashMap<Address, u64> {
+        since.map(|since| (SOURCE, since)).into_iter().collect()
+    }
+
+    #[test]
+    fn the_table_tells_first_and_the_kernel_is_not_repeated() {
+        let mut releases = Releases::default();
+        assert!(releases.throttled(SOURCE, 10));
+        assert_eq!(releases.seen(&table(Some(10))), []);
+        assert_eq!(releases.seen(&table(None)), [News::Released(SOURCE)]);
+        assert_eq!(releases.seen(&table(None)), []);
+        assert!(!releases.released(&SOURCE, 30));
+    }
+
+    #[test]
+    fn the_kernel_tells_first_and_the_table_is_silent() {
+        let mut releases = Releases::default();
+        assert!(releases.throttled(SOURCE, 10));
+        assert!(releases.released(&SOURCE, 30));
+        assert_eq!(releases.seen(&table(None)), []);
+    }
+
+    #[test]
+    fn released_and_throttled_again_by_one_ping() {
+        let mut releases = Releases::default();
+        assert!(releases.throttled(SOURCE, 10));
+        // The table shows the new throttling before the kernel's two events are read.
+        assert_eq!(
+            releases.seen(&table(Some(30))),
+            [News::Released(SOURCE), News::Throttled(SOURCE, 30)]
+        );
+        assert!(!releases.released(&SOURCE, 30));
+        assert!(!releases.throttled(SOURCE, 30));
+        assert_eq!(releases.seen(&table(None)), [News::Released(SOURCE)]);
+    }
+
+    #[test]
+    fn what_no_event_told_the_table_tells() {
+        let mut releases = Releases::default();
+        assert_eq!(releases.seen(&table(Some(10))), [News::Throttled(SOURCE, 10)]);
+        assert!(!releases.throttled(SOURCE, 10));
+        assert!(releases.released(&SOURCE, 40));
+    }
+}

@@ -1,0 +1,111 @@
+//! Takes a changed configuration over while packets flow.
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+use super::state::State;
+use crate::{
+    config::{Inputs, Settings, watch::Watch},
+    control::error::ApiError,
+    domain::{clock::Timestamp, event::EventView},
+};
+
+/// Why a reload happens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The file changed: what it changed applies, what `policy set` changed beside it stays.
+    File,
+    /// SIGHUP: the configuration applies as it is, and ends what `policy set` changed.
+    Signal,
+}
+
+/// Reloads on SIGHUP and when the file changes.
+pub struct Reloader {
+    state: State,
+    inputs: Inputs,
+    watch: Option<Watch>,
+    hangup: Signal,
+    /// To whom a new list of interfaces goes.
+    interfaces: watch::Sender<Vec<String>>,
+    /// As the daemon was started with it.
+    started: Settings,
+}
+
+impl Reloader {
+    /// `watch` has to be older than the first reading of the file, or a change between the two
+    /// would be missed.
+    pub fn new(
+        state: State,
+        inputs: Inputs,
+        watch: Option<Watch>,
+        interfaces: watch::Sender<Vec<String>>,
+    ) -> anyhow::Result<Reloader> {
+        let started = state.config().settings.clone();
+        let hangup = signal(SignalKind::hangup())?;
+        Ok(Reloader { state, inputs, watch, hangup, interfaces, started })
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(mut self) {
+        loop {
+            let cause = tokio::select! {
+                Some(()) = self.hangup.recv() => Cause::Signal,
+                () = changed(&mut self.watch) => Cause::File,
+            };
+            self.reload(cause);
+        }
+    }
+
+    fn reload(&self, cause: Cause) {
+        let loaded = self.inputs.load().map_err(|error| error.lines());
+        let applied = loaded.and_then(|settings| {
+            self.apply(cause, settings).map_err(|error| vec![error.to_string()])
+        });
+        self.state.count_reload(applied.is_ok());
+        if let Err(errors) = applied {
+            let message = format!("refused, the old one stays in force: {}", errors.join("; "));
+            self.state.events.record(EventView::message("config_error", message));
+            self.state.config().errors = Some(errors);
+        }
+    }
+
+    fn apply(&self, cause: Cause, new: Settings) -> Result<(), ApiError> {
+        let before = self.state.config().settings.clone();
+        match cause {
+            Cause::File => {
+                self.state.operator.merge(&before, &new)?;
+            }
+            Cause::Signal => self.state.operator.configure(&new)?,
+        }
+        if new.run.interfaces != before.run.interfaces {
+            // The supervisor ends only with the daemon.
+            let _ = self.interfaces.send(new.run.interfaces.clone());
+        }
+        let waiting = self.started.run.restart_needed(&new.run);
+        if !waiting.is_empty() {
+            tracing::warn!("changed, but in force only after a restart: {}", waiting.join(", "));
+        }
+        let changes = before.policy.differences(&new.policy);
+        let message = match changes.is_empty() {
+            true => "reloaded, policy unchanged".to_string(),
+            false => format!("reloaded: {}", changes.join(", ")),
+        };
+        self.state.events.record(EventView::message("config", message));
+        let mut config = self.state.config();
+        config.settings = new;
+        config.loaded = Timestamp::now();
+        config.errors = None;
+        config.restart_needed = waiting;
+        Ok(())
+    }
+}
+
+/// Waits for ever without a file.
+async fn changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,152 @@
+//! What the daemon's parts share.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
+
+use super::events::EventLog;
+use crate::{
+    config::Settings,
+    control::{Info, operator::Operator, reader::Reader},
+    domain::{
+        clock::Timestamp,
+        status::{ConfigStatus, Status},
+    },
+    guard::{Attachment, GuardError, Maps},
+};
+
+/// Shared by API, metrics, supervision and reload. Cheap to clone.
+#[derive(Clone)]
+pub struct State {
+    pub reader: Reader,
+    pub operator: Operator,
+    pub events: EventLog,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pin_dir: PathBuf,
+    started: Instant,
+    started_at: SystemTime,
+    /// The configuration in force, and how its latest reload went.
+    config: Mutex<Config>,
+    /// Every wanted interface, attached or waited for.
+    attachments: Mutex<Vec<Attachment>>,
+    reloads_ok: AtomicU64,
+    reloads_failed: AtomicU64,
+    events_dropped: AtomicU64,
+}
+
+/// The configuration in force, and how its latest reload went.
+pub struct Config {
+    pub settings: Settings,
+    pub loaded: Timestamp,
+    pub errors: Option<Vec<String>>,
+    pub restart_needed: Vec<String>,
+}
+
+impl State {
+    pub fn new(maps: Maps, pin_dir: PathBuf, settings: Settings) -> State {
+        let config =
+            Config { settings, loaded: Timestamp::now(), errors: None, restart_needed: Vec::new() };
+        State {
+            reader: Reader { maps: maps.clone() },
+            operator: Operator::new(maps),
+            events: EventLog::default(),
+            inner: Arc::new(Inner {
+                pin_dir,
+                started: Instant::now(),
+                started_at: SystemTime::now(),
+                config: Mutex::new(config),
+                attachments: Mutex::default(),
+                reloads_ok: AtomicU64::new(0),
+                reloads_failed: AtomicU64::new(0),
+                events_dropped: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    pub fn config(&self) -> MutexGuard<'_, Config> {
+        self.inner.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every wanted interface, attached or waited for.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.inner.attachments.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_attachments(&self, attachments: Vec<Attachment>) {
+        *self.inner.attachments.lock().unwrap_or_else(PoisonError::into_inner) = attachments;
+    }
+
+    /// Every wanted interface is attached on both sides; else what is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        let attachments = self.attachments();
+        let waits = |a: &&Attachment| a.ingress.is_none() || a.egress.is_none();
+        let waiting: Vec<&str> =
+            attachments.iter().filter(waits).map(|a| a.name.as_str()).collect();
+        if attachments.is_empty() {
+            return Err("nothing is attached yet".into());
+        }
+        if !waiting.is_empty() {
+            return Err(format!("not attached: {}", waiting.join(", ")));
+        }
+        match self.reader.maps.policy() {
+            Ok(policy) if policy.rate.limit > 0 => Ok(()),
+            Ok(_) => Err("no policy is in force".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    pub fn count_reload(&self, ok: bool) {
+        let counter = if ok { &self.inner.reloads_ok } else { &self.inner.reloads_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reloads that took effect, and reloads that were refused.
+    pub fn reloads(&self) -> (u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.inner.reloads_ok), load(&self.inner.reloads_failed))
+    }
+
+    /// Events that the daemon took too slowly from the kernel's reader, in all.
+    pub fn set_events_dropped(&self, count: u64) {
+        self.inner.events_dropped.store(count, Ordering::Relaxed);
+    }
+
+    pub fn events_dropped(&self) -> u64 {
+        self.inner.events_dropped.load(Ordering::Relaxed)
+    }
+
+    pub fn started_at(&self) -> SystemTime {
+        self.inner.started_at
+    }
+
+    pub fn info(&self) -> Info {
+        Info {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            pin_dir: self.inner.pin_dir.clone(),
+        }
+    }
+
+    pub fn status(&self) -> Result<Status, GuardError> {
+        let mut status = self.reader.status(&self.inner.pin_dir, self.attachments())?;
+        status.pid = Some(std::process::id());
+        status.uptime_seconds = Some(self.inner.started.elapsed().as_secs());
+        let config = self.config();
+        status.config = Some(ConfigStatus {
+            file: config.settings.file.as_ref().map(|file| file.display().to_string()),
+            loaded: Some(config.loaded),
+            errors: config.errors.clone(),
+            restart_needed: config.restart_needed.clone(),
+            overrides: config.settings.policy.differences(&status.policy),
+        });
+        Ok(status)
+    }
+}

@@ -1,0 +1,168 @@
+//! Sources and networks, in the text that people read and write.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+use ws_guard_common::maps::{Address, Policy};
+
+/// An address or a network as an operator writes it: `10.77.0.1`, `10.77.0.0/16`, `fd77::/64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// Without a prefix length: whatever source it belongs to.
+    Address(IpAddr),
+    /// With one; host bits are cleared.
+    Network(IpNet),
+}
+
+impl FromStr for Given {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Given, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Given::Address(address.to_canonical()));
+        }
+        match text.parse::<IpNet>() {
+            Ok(network) => Ok(Given::Network(network.trunc())),
+            Err(_) => Err(format!(
+                "{text:?} is neither an address nor a network: write it as 10.77.0.1, 10.77.0.0/16, fd77::1 or fd77::/64"
+            )),
+        }
+    }
+}
+
+/// What makes a source under a policy: the prefix lengths of its masks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefixes {
+    /// 0 to 32.
+    pub v4: u8,
+    /// 0 to 128.
+    pub v6: u8,
+}
+
+impl Prefixes {
+    pub fn of(policy: &Policy) -> Prefixes {
+        let ones = |mask: &Address| mask.0.iter().map(|word| word.count_ones()).sum::<u32>() as u8;
+        Prefixes { v4: ones(&policy.mask_v4).saturating_sub(96), v6: ones(&policy.mask_v6) }
+    }
+
+    pub fn for_address(&self, address: &IpAddr) -> u8 {
+        if address.is_ipv4() { self.v4 } else { self.v6 }
+    }
+
+    /// The source that an address belongs to.
+    pub fn source_of(&self, address: IpAddr) -> IpNet {
+        let address = address.to_canonical();
+        // The lengths fit their families, so that there always is such a network.
+        IpNet::new(address, self.for_address(&address)).map_or(address.into(), |net| net.trunc())
+    }
+
+    /// The text of a source's key: a plain address where it stands for one, else CIDR.
+    pub fn display(&self, source: &Address) -> String {
+        network_text(&self.source_of(IpAddr::from(*source)))
+    }
+
+    /// The network that an operator means to exempt. Narrower than a source cannot be had: the
+    /// kernel keeps one count for the whole of it.
+    pub fn exemption(&self, given: Given) -> Result<IpNet, String> {
+        let network = match given {
+            Given::Address(address) => return Ok(self.source_of(address)),
+            Given::Network(network) => network,
+        };
+        let length = self.for_address(&network.addr());
+        if network.prefix_len() <= length {
+            return Ok(network);
+        }
+        let whole = self.source_of(network.addr());
+        let option = if network.addr().is_ipv4() { "--ipv4-prefix" } else { "--ipv6-prefix" };
+        Err(format!(
+            "{network} is narrower than a source, which is a /{length} here: allow {whole}, or run with {option} {}",
+            network.prefix_len()
+        ))
+    }
+}
+
+/// `10.77.0.1` for a single address, else CIDR.
+pub fn network_text(network: &IpNet) -> String {
+    if network.prefix_len() == network.max_prefix_len() {
+        network.addr().to_string()
+    } else {
+        network.to_string()
+    }
+}
+
+/// For error messages: the text, cut where a hostile one would fill the screen.
+pub struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 60;
+        let short: String = self.0.chars().take(LONGEST).collect();
+        let cut = if short.len() < self.0.len() { "…" } else { "" };
+        write!(f, "{short:?}{cut}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const USUAL: Prefixes = Prefixes { v4: 32, v6: 64 };
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn sources_print_as_people_write_them() {
+        assert_eq!(USUAL.display(&address("10.77.0.1")), "10.77.0.1");
+        assert_eq!(USUAL.display(&address("fd77::")), "fd77::/64");
+        let wide = Prefixes { v4: 24, v6: 128 };
+        assert_eq!(wide.display(&address("10.77.0.0")), "10.77.0.0/24");
+        assert_eq!(wide.display(&address("fd77::1")), "fd77::1");
+    }
+
+    #[test]
+    fn masks_give_prefix_lengths_back() {
+        let policy = Policy {
+            mask_v4: Address::mask(96 + 24),
+            mask_v6: Address::mask(56),
+            ..Policy::default()
+        };
+        assert_eq!(Prefixes::of(&policy), Prefixes { v4: 24, v6: 56 });
+    }
+
+    #[test]
+    fn a_bare_address_exempts_its_source() {
+        let allow = |text: &str| USUAL.exemption(text.parse().unwrap());
+        assert_eq!(allow("fd77::1").unwrap().to_string(), "fd77::/64");
+        assert_eq!(allow("::ffff:10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
+        assert_eq!(allow("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
+        let narrow = allow("fd77::1/128").unwrap_err();
+        assert!(narrow.contains("allow fd77::/64"), "{narrow}");
+        assert!(narrow.contains("--ipv6-prefix 128"), "{narrow}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_by_name(text in ".{0,40}") {
+            if let Err(message) = text.parse::<Given>() {
+                prop_assert!(message.contains("neither"));
+            }
+        }
+
+        #[test]
+        fn any_network_is_read_back(bits in any::<u32>(), length in 0u8..=32) {
+            let text = format!("{}/{length}", std::net::Ipv4Addr::from(bits));
+            let Given::Network(network) = text.parse::<Given>().unwrap() else { panic!("{text}") };
+            prop_assert_eq!(network.prefix_len(), length);
+            prop_assert_eq!(network, network.trunc());
+        }
+
+        #[test]
+        fn quoted_text_is_short(text in ".{0,200}") {
+            prop_assert!(Quoted(&text).to_string().chars().filter(|c| *c != '\\').count() < 700);
+        }
+    }
+}

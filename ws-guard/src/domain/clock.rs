@@ -1,0 +1,127 @@
+//! The kernel's clock beside the wall clock.
+
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_getres, clock_gettime};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// The two clocks read at one moment: what turns the kernel's times into times of day.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Nanoseconds of CLOCK_MONOTONIC, coarse, as the kernel programs stamp with it.
+    pub now_ns: u64,
+    /// The same moment by the wall clock.
+    pub wall: SystemTime,
+}
+
+impl Clock {
+    /// Both clocks, now.
+    pub fn now() -> Clock {
+        Clock { now_ns: monotonic_ns(), wall: SystemTime::now() }
+    }
+
+    /// A time of the kernel's clock as a time of day; `None` for 0 (never) and for times too far
+    /// off for RFC 3339.
+    pub fn at(&self, ns: u64) -> Option<Timestamp> {
+        if ns == 0 {
+            return None;
+        }
+        let wall = if ns >= self.now_ns {
+            self.wall.checked_add(Duration::from_nanos(ns - self.now_ns))
+        } else {
+            self.wall.checked_sub(Duration::from_nanos(self.now_ns - ns))
+        };
+        wall.filter(|time| Timestamp::fits(*time)).map(Timestamp)
+    }
+
+    /// Milliseconds since a time of the kernel's clock; 0 when that lies ahead.
+    pub fn since_ms(&self, ns: u64) -> u64 {
+        self.now_ns.saturating_sub(ns) / 1_000_000
+    }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC_COARSE: the clock of `bpf_ktime_get_coarse_ns`.
+pub fn monotonic_ns() -> u64 {
+    // Reading this clock fails on no kernel that can load the programs; 0 would read as "never".
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map(|time| Duration::from(time).as_nanos() as u64)
+        .unwrap_or(0)
+}
+
+/// In which steps that clock advances, milliseconds, rounded up.
+pub fn step_ms() -> u32 {
+    /// The coarsest that kernels are built with: CONFIG_HZ=100.
+    const COARSEST: u32 = 10;
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map(|step| Duration::from(step).as_nanos().div_ceil(1_000_000) as u32)
+        .unwrap_or(COARSEST)
+}
+
+/// A time of day; RFC 3339 with milliseconds in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timestamp(pub SystemTime);
+
+impl Timestamp {
+    pub fn now() -> Timestamp {
+        Timestamp(SystemTime::now())
+    }
+
+    /// RFC 3339 has four digits for the year.
+    fn fits(time: SystemTime) -> bool {
+        const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+        time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < YEAR_10000)
+    }
+}
+
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        humantime::format_rfc3339_millis(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text).map(Timestamp).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> Clock {
+        Clock {
+            now_ns: 10_000_000_000,
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        }
+    }
+
+    #[test]
+    fn kernel_times_become_times_of_day() {
+        let at = |ns| clock().at(ns).map(|time| time.to_string());
+        assert_eq!(at(10_000_000_000).as_deref(), Some("2023-11-14T22:13:20.000Z"));
+        assert_eq!(at(8_500_000_000).as_deref(), Some("2023-11-14T22:13:18.500Z"));
+        assert_eq!(at(12_000_000_000).as_deref(), Some("2023-11-14T22:13:22.000Z"));
+    }
+
+    #[test]
+    fn never_and_forever_have_no_time_of_day() {
+        assert_eq!(clock().at(0), None);
+        // 584 years ahead is a date; no more than a date is what it must not overflow into.
+        let forever = clock().at(u64::MAX).map(|time| time.to_string());
+        assert!(forever.is_none_or(|text| text.starts_with("26")));
+    }
+
+    #[test]
+    fn the_coarse_clock_has_a_step() {
+        assert!((1..=10).contains(&step_ms()));
+        assert!(monotonic_ns() > 0);
+    }
+}

@@ -1,0 +1,182 @@
+//! An event, as logs and `events` show it.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use ws_guard_common::{
+    frame::Violations,
+    maps::{Event, EventKind},
+};
+
+use super::{
+    address::Prefixes,
+    clock::{Clock, Timestamp},
+};
+
+/// An event in JSON. Fields that do not belong to its kind are left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Counts up from 1 while the daemon lives; 0 before it is recorded.
+    pub seq: u64,
+    pub time: Timestamp,
+    /// `throttled`, `released`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
+    /// `table_full`, or one of the daemon's own: `missed`, `interface`, `policy`, `config`,
+    /// `config_error`.
+    pub kind: Cow<'static, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Side of a violation: `client` or `server`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side: Option<Cow<'static, str>>,
+    /// Kinds of violations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<Cow<'static, str>>,
+    /// A full table: `flows` or `sources`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<Cow<'static, str>>,
+    /// `throttled`: pings in the segment that did it; `violation`: frames; `flow_closed`: its
+    /// client frames; `unsynced`: bytes never seen; `missed`: events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl EventView {
+    /// One with nothing but a kind and a time.
+    pub fn bare(kind: &'static str, time: Timestamp) -> EventView {
+        EventView {
+            seq: 0,
+            time,
+            kind: kind.into(),
+            source: None,
+            client: None,
+            server: None,
+            side: None,
+            violations: Vec::new(),
+            table: None,
+            count: None,
+            message: None,
+        }
+    }
+
+    /// One of the daemon's own.
+    pub fn message(kind: &'static str, message: impl Into<String>) -> EventView {
+        EventView { message: Some(message.into()), ..EventView::bare(kind, Timestamp::now()) }
+    }
+
+    /// A kernel record; `None` for a kind of another version.
+    pub fn from_kernel(event: &Event, prefixes: Prefixes, clock: &Clock) -> Option<EventView> {
+        let kind = *EventKind::ALL.get(usize::from(event.kind))?;
+        let time = clock.at(event.time).unwrap_or(Timestamp(clock.wall));
+        let mut view = EventView::bare(kind.name(), time);
+        match kind {
+            EventKind::Throttled | EventKind::Released => {
+                view.source = Some(prefixes.display(&event.flow.client));
+            }
+            EventKind::TableFull => {
+                view.table = Some(if event.detail == 0 { "flows" } else { "sources" }.into());
+            }
+            EventKind::Violation => {
+                view.side = Some(if event.side == 0 { "client" } else { "server" }.into());
+                let kinds = Violations(event.detail).iter();
+                view.violations = kinds.map(|kind| kind.name().into()).collect();
+            }
+            EventKind::FlowOpened | EventKind::FlowClosed | EventKind::Unsynced => {}
+        }
+        if event.flow.client_port != 0 {
+            view.client = Some(event.flow.client_addr().to_string());
+            view.server = Some(event.flow.server_addr().to_string());
+        }
+        let counts =
+            !matches!(kind, EventKind::Released | EventKind::FlowOpened | EventKind::TableFull);
+        view.count = counts.then_some(event.value);
+        Some(view)
+    }
+}
+
+/// One line, for logs and tables.
+impl std::fmt::Display for EventView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(self.source.clone());
+        if let (Some(client), Some(server)) = (&self.client, &self.server) {
+            parts.push(format!("{client} → {server}"));
+        }
+        parts.extend(self.table.as_ref().map(|table| format!("table {table}")));
+        parts.extend(self.side.as_ref().map(|side| format!("by the {side}")));
+        if !self.violations.is_empty() {
+            parts.push(self.violations.join(", "));
+        }
+        if let Some(count) = self.count {
+            let unit = match self.kind.as_ref() {
+                "throttled" => "pings in the segment",
+                "violation" | "flow_closed" => "frames",
+                "unsynced" => "bytes never seen",
+                _ => "events",
+            };
+            parts.push(format!("{count} {unit}"));
+        }
+        parts.extend(self.message.clone());
+        f.write_str(&parts.join(" · "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, time::SystemTime};
+
+    use proptest::prelude::*;
+    use ws_guard_common::maps::FlowKey;
+
+    use super::*;
+
+    const PREFIXES: Prefixes = Prefixes { v4: 32, v6: 64 };
+
+    fn view(event: &Event) -> Option<EventView> {
+        let clock = Clock { now_ns: 5_000_000_000, wall: SystemTime::UNIX_EPOCH };
+        EventView::from_kernel(event, PREFIXES, &clock)
+    }
+
+    fn event(kind: EventKind) -> Event {
+        let flow = FlowKey::new("[fd77::1]:4711".parse().unwrap(), "[fd77::2]:80".parse().unwrap());
+        Event { time: 1, value: 9, flow, kind: kind as u8, side: 0, detail: 0b101 }
+    }
+
+    #[test]
+    fn a_throttling_names_its_source() {
+        let mut throttled = event(EventKind::Throttled);
+        throttled.flow =
+            FlowKey { client: "fd77::".parse::<IpAddr>().unwrap().into(), ..FlowKey::default() };
+        let view = view(&throttled).unwrap();
+        assert_eq!((view.kind.as_ref(), view.source.as_deref()), ("throttled", Some("fd77::/64")));
+        assert_eq!(view.to_string(), "fd77::/64 · 9 pings in the segment");
+        let json = serde_json::to_string(&view).unwrap();
+        assert!(!json.contains("client"), "{json}");
+    }
+
+    #[test]
+    fn a_violation_names_its_kinds_and_side() {
+        let view = view(&event(EventKind::Violation)).unwrap();
+        assert_eq!(view.violations, ["reserved_opcode", "unmasked"]);
+        assert_eq!(view.side.as_deref(), Some("client"));
+        assert_eq!(view.client.as_deref(), Some("[fd77::1]:4711"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_is_shown_or_skipped(kind: u8, side: u8, detail: u16, time: u64, value: u64) {
+            let record = Event { time, value, side, detail, kind, ..event(EventKind::Throttled) };
+            let shown = view(&record);
+            prop_assert_eq!(shown.is_some(), usize::from(kind) < EventKind::COUNT);
+            if let Some(shown) = shown {
+                let json = serde_json::to_string(&shown).unwrap();
+                serde_json::from_str::<EventView>(&json).unwrap();
+            }
+        }
+    }
+}

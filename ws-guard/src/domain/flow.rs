@@ -1,0 +1,191 @@
+//! One connection, as `flows` shows it.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use ws_guard_common::{
+    flow::{DEFLATE, Flow, REQUEST_UNSEEN, state},
+    maps::{FlowKey, Pending},
+};
+
+use super::clock::{Clock, Timestamp};
+
+/// A connection in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowView {
+    pub client: String,
+    pub server: String,
+    /// `handshake`, `open`, `unsynced` or `closed`.
+    pub state: Cow<'static, str>,
+    pub frames_in: u64,
+    pub pings_in: u64,
+    pub pongs_in: u64,
+    pub frames_out: u64,
+    pub pongs_out: u64,
+    /// Pings that reached the server as pongs.
+    pub defused: u64,
+    pub coalesced_segments: u64,
+    pub split_headers: u64,
+    pub split_frames: u64,
+    pub violations: u64,
+    /// Segments that came with a gap before them.
+    pub gaps: u32,
+    /// How often frames went by unseen; from the first time on, the counters are lower bounds.
+    pub unsynced_total: u32,
+    /// Latest time from a ping to its pong; null when none was measured.
+    pub heartbeat_rtt_us: Option<u32>,
+    /// Since the client's latest payload; null before the handshake's end.
+    pub idle_ms: Option<u64>,
+    pub opened: Option<Timestamp>,
+    /// permessage-deflate was agreed.
+    pub deflate: bool,
+    /// The request went by before the guard was attached.
+    pub request_unseen: bool,
+}
+
+impl FlowView {
+    pub fn new(key: &FlowKey, flow: &Flow, clock: &Clock) -> FlowView {
+        FlowView {
+            client: key.client_addr().to_string(),
+            server: key.server_addr().to_string(),
+            state: state::name(flow.state).into(),
+            frames_in: flow.frames_in,
+            pings_in: flow.pings_in,
+            pongs_in: flow.pongs_in,
+            frames_out: flow.frames_out,
+            pongs_out: flow.pongs_out,
+            defused: flow.defused,
+            coalesced_segments: flow.coalesced_segments,
+            split_headers: flow.split_headers,
+            split_frames: flow.split_frames,
+            violations: flow.violations,
+            gaps: flow.gaps,
+            unsynced_total: flow.unsynced_total,
+            heartbeat_rtt_us: Some(flow.heartbeat_rtt_us).filter(|rtt| *rtt != 0),
+            idle_ms: Some(clock.since_ms(flow.last_ns)),
+            opened: clock.at(flow.opened_ns),
+            deflate: flow.flags & DEFLATE != 0,
+            request_unseen: flow.flags & REQUEST_UNSEEN != 0,
+        }
+    }
+
+    /// A handshake that the server has not answered; its frames came before the answer.
+    pub fn handshake(key: &FlowKey, pending: &Pending) -> FlowView {
+        FlowView {
+            client: key.client_addr().to_string(),
+            server: key.server_addr().to_string(),
+            state: state::name(state::HANDSHAKE).into(),
+            frames_in: pending.frames.into(),
+            pings_in: pending.pings.into(),
+            pongs_in: 0,
+            frames_out: 0,
+            pongs_out: 0,
+            defused: pending.pings.saturating_sub(pending.passed).into(),
+            coalesced_segments: 0,
+            split_headers: 0,
+            split_frames: 0,
+            violations: pending.violations.into(),
+            gaps: 0,
+            unsynced_total: 0,
+            heartbeat_rtt_us: None,
+            idle_ms: None,
+            opened: None,
+            deflate: false,
+            request_unseen: false,
+        }
+    }
+}
+
+/// How many flows are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStates {
+    pub handshake: u32,
+    pub open: u32,
+    pub unsynced: u32,
+    pub closed: u32,
+}
+
+impl FlowStates {
+    pub fn count(flows: &[(FlowKey, Flow)], pending: usize) -> FlowStates {
+        let in_state =
+            |wanted| flows.iter().filter(|(_, flow)| flow.state == wanted).count() as u32;
+        FlowStates {
+            handshake: pending as u32,
+            open: in_state(state::OPEN),
+            unsynced: in_state(state::UNSYNCED),
+            closed: in_state(state::CLOSED),
+        }
+    }
+
+    /// Connections that live.
+    pub fn live(&self) -> u32 {
+        self.open + self.unsynced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn key() -> FlowKey {
+        FlowKey::new("[fd77::1]:4711".parse().unwrap(), "10.0.0.2:9001".parse().unwrap())
+    }
+
+    fn clock() -> Clock {
+        Clock { now_ns: 60_000_000_000, wall: SystemTime::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn a_flow_prints_its_end_points_and_counts() {
+        let mut flow = Flow::default();
+        flow.open(1000, 2000, DEFLATE, 57_500_000_000);
+        flow.frames_in = 7;
+        let view = FlowView::new(&key(), &flow, &clock());
+        assert_eq!(
+            (view.client.as_str(), view.server.as_str()),
+            ("[fd77::1]:4711", "10.0.0.2:9001")
+        );
+        assert_eq!((view.state.as_ref(), view.frames_in, view.idle_ms), ("open", 7, Some(2500)));
+        assert_eq!((view.heartbeat_rtt_us, view.deflate), (None, true));
+    }
+
+    #[test]
+    fn a_handshake_has_no_idle_time() {
+        let pending = Pending { frames: 3, pings: 2, passed: 1, ..Pending::default() };
+        let view = FlowView::handshake(&key(), &pending);
+        assert_eq!((view.state.as_ref(), view.idle_ms), ("handshake", None));
+        assert_eq!((view.frames_in, view.pings_in, view.defused), (3, 2, 1));
+    }
+
+    #[test]
+    fn states_are_counted() {
+        let with = |state| (key(), Flow { state, ..Flow::default() });
+        let flows =
+            [with(state::OPEN), with(state::OPEN), with(state::UNSYNCED), with(state::CLOSED)];
+        let counted = FlowStates::count(&flows, 5);
+        assert_eq!(counted, FlowStates { handshake: 5, open: 2, unsynced: 1, closed: 1 });
+        assert_eq!(counted.live(), 3);
+    }
+
+    #[test]
+    fn json_has_the_documented_fields() {
+        let json = serde_json::to_value(FlowView::new(&key(), &Flow::default(), &clock())).unwrap();
+        for field in [
+            "client",
+            "server",
+            "state",
+            "frames_in",
+            "pings_in",
+            "pongs_out",
+            "coalesced_segments",
+            "split_headers",
+            "violations",
+            "heartbeat_rtt_us",
+            "idle_ms",
+        ] {
+            assert!(json.get(field).is_some(), "{field} is missing in {json}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Pure views: what the kernel's maps hold, as people and scripts read it. No system call but the
+//! clock's, no allocation that grows with anything but its input.
+pub mod address;
+pub mod clock;
+pub mod event;
+pub mod flow;
+pub mod policy;
+pub mod setting;
+pub mod source;
+pub mod status;

@@ -1,0 +1,215 @@
+//! One source, as `sources` and `throttled` show it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use ws_guard_common::{
+    maps::{Address, Policy, Rule},
+    source::{MANUAL, Source, UNTIL_RELEASED, millis},
+};
+
+use super::{
+    address::Prefixes,
+    clock::{Clock, Timestamp},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceState {
+    Ok,
+    Throttled,
+    /// The allowlist covers it: counted, never acted on.
+    Allowed,
+}
+
+impl SourceState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            SourceState::Ok => "ok",
+            SourceState::Throttled => "throttled",
+            SourceState::Allowed => "allowed",
+        }
+    }
+}
+
+/// A source in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceView {
+    /// An address, or a prefix in CIDR notation.
+    pub source: String,
+    pub state: SourceState,
+    /// Pings in the window that ends now.
+    pub pings_in_window: u32,
+    pub pings_total: u64,
+    /// Pings turned into pongs.
+    pub defused_total: u64,
+    /// Packets dropped.
+    pub dropped_total: u64,
+    pub last_ping: Option<Timestamp>,
+    pub throttled_since: Option<Timestamp>,
+    /// Null also while it is throttled without an end.
+    pub throttled_until: Option<Timestamp>,
+    /// An operator throttled it, not its pings.
+    pub manual: bool,
+}
+
+/// The allowlist, for longest-prefix questions.
+#[derive(Clone, Debug, Default)]
+pub struct Allowlist(Vec<(IpNet, Rule)>);
+
+impl Allowlist {
+    pub fn new(rules: impl IntoIterator<Item = (IpAddr, u8, Rule)>) -> Allowlist {
+        let network = |(address, length, rule)| Some((IpNet::new(address, length).ok()?, rule));
+        Allowlist(rules.into_iter().filter_map(network).collect())
+    }
+
+    pub fn covers(&self, address: IpAddr) -> bool {
+        let covering = self.0.iter().filter(|(network, _)| network.contains(&address));
+        let longest = covering.max_by_key(|(network, _)| network.prefix_len());
+        longest.is_some_and(|(_, rule)| rule.flags & Rule::ALLOW != 0)
+    }
+}
+
+/// What makes views of sources: one reading of policy, rules and clock for all of them.
+pub struct SourceViews {
+    pub policy: Policy,
+    pub allowlist: Allowlist,
+    pub clock: Clock,
+}
+
+impl SourceViews {
+    /// Whether the guard acts on the source now.
+    pub fn state(&self, key: &Address, source: &Source) -> SourceState {
+        if self.allowlist.covers((*key).into()) {
+            SourceState::Allowed
+        } else if source.throttled_until > self.clock.now_ns {
+            SourceState::Throttled
+        } else {
+            SourceState::Ok
+        }
+    }
+
+    pub fn view(&self, key: &Address, source: &Source) -> SourceView {
+        let state = self.state(key, source);
+        let throttled = state == SourceState::Throttled;
+        let at = |ns| self.clock.at(ns);
+        let end = source.throttled_until;
+        SourceView {
+            source: Prefixes::of(&self.policy).display(key),
+            state,
+            pings_in_window: source.window.count(millis(self.clock.now_ns), self.policy.rate),
+            pings_total: source.pings_total,
+            defused_total: source.defused_total,
+            dropped_total: source.dropped_total,
+            last_ping: at(source.last_ping),
+            throttled_since: at(source.throttled_since).filter(|_| throttled),
+            throttled_until: at(end).filter(|_| throttled && end != UNTIL_RELEASED),
+            manual: throttled && source.flags & MANUAL != 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::domain::policy::PolicySettings;
+
+    const NOW: u64 = 100_000_000_000;
+
+    fn views(rules: &[(&str, u8, u32)]) -> SourceViews {
+        let rule = |(address, length, flags): &(&str, u8, u32)| {
+            (address.parse().unwrap(), *length, Rule { flags: *flags })
+        };
+        SourceViews {
+            policy: PolicySettings::default().to_kernel(4).unwrap(),
+            allowlist: Allowlist::new(rules.iter().map(rule)),
+            clock: Clock {
+                now_ns: NOW,
+                wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            },
+        }
+    }
+
+    fn key(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    /// A source that sent `pings` pings `age_ms` ago.
+    fn source(views: &SourceViews, pings: u32, age_ms: u64) -> Source {
+        let mut source = Source::default();
+        source.charge(NOW - age_ms * 1_000_000, &views.policy, pings, 0);
+        source
+    }
+
+    #[test]
+    fn within_the_limit_is_ok() {
+        let views = views(&[]);
+        let view = views.view(&key("10.77.0.1"), &source(&views, 30, 5_000));
+        assert_eq!((view.state, view.pings_in_window, view.pings_total), (SourceState::Ok, 30, 30));
+        assert_eq!((view.throttled_since, view.throttled_until), (None, None));
+        assert_eq!(view.last_ping.unwrap().to_string(), "2023-11-14T22:13:15.000Z");
+    }
+
+    #[test]
+    fn over_the_limit_is_throttled_for_a_window() {
+        let views = views(&[]);
+        let view = views.view(&key("fd77::"), &source(&views, 31, 4_000));
+        assert_eq!((view.source.as_str(), view.state), ("fd77::/64", SourceState::Throttled));
+        assert_eq!(view.defused_total, 1);
+        assert!(!view.manual);
+        assert_eq!(view.throttled_since.unwrap().to_string(), "2023-11-14T22:13:16.000Z");
+        // One window, less the clock's step of 4 ms.
+        assert_eq!(view.throttled_until.unwrap().to_string(), "2023-11-14T22:13:25.996Z");
+    }
+
+    #[test]
+    fn a_throttling_that_ended_shows_no_more() {
+        let views = views(&[]);
+        let view = views.view(&key("10.77.0.1"), &source(&views, 31, 11_000));
+        assert_eq!((view.state, view.pings_in_window), (SourceState::Ok, 0));
+        assert_eq!((view.throttled_since, view.throttled_until), (None, None));
+    }
+
+    #[test]
+    fn an_operators_throttling_has_no_end() {
+        let views = views(&[]);
+        let mut source = Source::default();
+        source.throttle(NOW - 1, UNTIL_RELEASED);
+        let view = views.view(&key("10.77.0.1"), &source);
+        assert_eq!((view.state, view.manual), (SourceState::Throttled, true));
+        assert!(view.throttled_since.is_some() && view.throttled_until.is_none());
+        assert_eq!(view.last_ping, None);
+    }
+
+    #[test]
+    fn the_allowlist_decides_by_its_longest_prefix() {
+        let views = views(&[("10.0.0.0", 8, Rule::ALLOW), ("10.77.0.0", 16, 0)]);
+        let state = |text| views.view(&key(text), &source(&views, 31, 0)).state;
+        assert_eq!(state("10.1.1.1"), SourceState::Allowed);
+        assert_eq!(state("10.77.0.1"), SourceState::Throttled);
+    }
+
+    #[test]
+    fn json_has_the_documented_fields() {
+        let views = views(&[]);
+        let view = views.view(&key("10.77.0.1"), &source(&views, 1, 0));
+        let json = serde_json::to_value(&view).unwrap();
+        for field in [
+            "source",
+            "state",
+            "pings_in_window",
+            "pings_total",
+            "defused_total",
+            "dropped_total",
+            "last_ping",
+            "throttled_since",
+            "throttled_until",
+        ] {
+            assert!(json.get(field).is_some(), "{field} is missing in {json}");
+        }
+        assert_eq!(serde_json::from_value::<SourceView>(json).unwrap(), view);
+    }
+}

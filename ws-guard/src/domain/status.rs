@@ -1,0 +1,141 @@
+//! The whole guard, as `status` shows it.
+
+use serde::{Deserialize, Serialize};
+use ws_guard_common::maps::{Counter, Counters};
+
+use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings};
+use crate::guard::{Attachment, TableSizes};
+
+/// Why packets are dropped: label of the metric, field of the status.
+pub const DROP_REASONS: [(Counter, &str); 7] = [
+    (Counter::DroppedThrottled, "throttled"),
+    (Counter::DroppedGap, "gap"),
+    (Counter::DroppedNoCheckpoint, "no_checkpoint"),
+    (Counter::DroppedChanged, "changed"),
+    (Counter::DroppedUnreadable, "unreadable"),
+    (Counter::DroppedUnsynced, "unsynced"),
+    (Counter::DroppedEarly, "early"),
+];
+
+/// `status` in JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// Of the daemon that answers; null when read from the pins.
+    pub pid: Option<u32>,
+    pub pin_dir: String,
+    /// Of the daemon.
+    pub uptime_seconds: Option<u64>,
+    pub interfaces: Vec<Attachment>,
+    pub policy: PolicySettings,
+    pub packets: Packets,
+    /// Dropped packets by reason.
+    pub drops: std::collections::BTreeMap<String, u64>,
+    /// Sources that sent a ping.
+    pub sources: u32,
+    /// How many of them are throttled now.
+    pub throttled: u32,
+    /// Connections that are open or unsynced.
+    pub flows: u32,
+    pub flow_states: FlowStates,
+    pub tables: Tables,
+    pub events: EventLoss,
+    /// Of the daemon.
+    pub config: Option<ConfigStatus>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packets {
+    /// That the client-side program saw.
+    pub seen: u64,
+    /// Client segments with payload on a tracked flow.
+    pub tracked: u64,
+    /// Pings turned into pongs, each once.
+    pub defused: u64,
+    pub dropped: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tables {
+    pub flows: Occupancy,
+    pub sources: Occupancy,
+    pub pending: Occupancy,
+    pub rules: Occupancy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Occupancy {
+    pub entries: u32,
+    pub capacity: u32,
+}
+
+impl Tables {
+    /// Occupancy in the order flows, sources, pending, rules.
+    pub fn new(entries: [u32; 4], sizes: TableSizes) -> Tables {
+        let [flows, sources, pending, rules] = entries;
+        let occupancy = |entries, capacity| Occupancy { entries, capacity };
+        Tables {
+            flows: occupancy(flows, sizes.flows),
+            sources: occupancy(sources, sizes.sources),
+            pending: occupancy(pending, sizes.pending),
+            rules: occupancy(rules, sizes.rules),
+        }
+    }
+
+    pub fn named(&self) -> [(&'static str, Occupancy); 4] {
+        [
+            ("flows", self.flows),
+            ("sources", self.sources),
+            ("pending", self.pending),
+            ("rules", self.rules),
+        ]
+    }
+}
+
+/// Events that nobody got to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLoss {
+    /// The ring buffer was full.
+    pub lost: u64,
+    /// The kernel's rate limit held them back.
+    pub suppressed: u64,
+}
+
+/// How the configuration stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The watched file.
+    pub file: Option<String>,
+    /// When the configuration in force was read.
+    pub loaded: Option<Timestamp>,
+    /// Why the latest reload was refused; null when it was not.
+    pub errors: Option<Vec<String>>,
+    /// Settings that changed in the file and wait for a restart.
+    pub restart_needed: Vec<String>,
+    /// What `policy set` changed against the configuration.
+    pub overrides: Vec<String>,
+}
+
+/// One counter.
+pub fn counter(counters: &Counters, counter: Counter) -> u64 {
+    counters.events.get(counter as usize).copied().unwrap_or(0)
+}
+
+impl Packets {
+    pub fn new(counters: &Counters) -> Packets {
+        Packets {
+            seen: counter(counters, Counter::Seen),
+            tracked: counter(counters, Counter::Tracked),
+            defused: counter(counters, Counter::Defused),
+            dropped: DROP_REASONS.iter().map(|(reason, _)| counter(counters, *reason)).sum(),
+        }
+    }
+}
+
+/// Dropped packets by reason.
+pub fn drops(counters: &Counters) -> std::collections::BTreeMap<String, u64> {
+    DROP_REASONS
+        .iter()
+        .map(|(reason, name)| (name.to_string(), counter(counters, *reason)))
+        .collect()
+}

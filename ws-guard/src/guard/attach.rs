@@ -1,0 +1,310 @@
+//! Attaching to one interface: which mode, in which order, and how to change without a gap.
+use aya::{
+    Ebpf,
+    programs::{ProgramError, SchedClassifier, Xdp, XdpMode, links::FdLink},
+};
+use ws_guard_common::maps::program;
+
+use super::{
+    AttachMode, Attachment, Direction, Mode, clsact,
+    error::GuardError,
+    interfaces::Interface,
+    links::{self, HookError, Takeover},
+    pins::{self, Pinned, Pins},
+    sys,
+};
+
+impl AttachMode {
+    /// The modes to try, best first. Outgoing packets have no XDP hook.
+    fn candidates(self, direction: Direction) -> &'static [Mode] {
+        match (self, direction) {
+            (AttachMode::Auto, Direction::Ingress) => &Mode::ALL,
+            (AttachMode::XdpNative, Direction::Ingress) => &[Mode::XdpNative],
+            (AttachMode::XdpGeneric, Direction::Ingress) => &[Mode::XdpGeneric],
+            (AttachMode::Tcx, _) => &[Mode::Tcx],
+            (AttachMode::Clsact, _) => &[Mode::Clsact],
+            (_, Direction::Egress) => &[Mode::Tcx, Mode::Clsact],
+        }
+    }
+}
+
+/// Attaches the loaded programs to one interface.
+pub struct Attacher<'a> {
+    pub ebpf: &'a mut Ebpf,
+    pub pins: &'a Pins,
+    pub interface: Interface,
+}
+
+/// A mode that was not to be had, and why.
+struct Refusal {
+    mode: Mode,
+    reason: String,
+    errno: Option<i32>,
+}
+
+impl Attacher<'_> {
+    /// Attach both directions, or neither where nothing was attached before.
+    ///
+    /// Ingress comes first: a flow opens at the server's 101, and from then on every client byte has
+    /// to be seen.
+    pub fn attach(&mut self, mode: AttachMode) -> Result<Attachment, GuardError> {
+        let before = self.present(Direction::Ingress)?;
+        let ingress = self.attach_direction(Direction::Ingress, mode)?;
+        let egress = match self.attach_direction(Direction::Egress, mode) {
+            Ok(egress) => egress,
+            Err(error) => {
+                if before.is_empty() {
+                    self.remove(Direction::Ingress, ingress)?;
+                }
+                return Err(error);
+            }
+        };
+        Ok(Attachment {
+            name: self.interface.name.clone(),
+            ingress: Some(ingress),
+            egress: Some(egress),
+        })
+    }
+
+    fn attach_direction(
+        &mut self,
+        direction: Direction,
+        mode: AttachMode,
+    ) -> Result<Mode, GuardError> {
+        let wanted = mode.candidates(direction);
+        let mut guarding = self.take_over_present(direction)?;
+        if let Some(kept) = guarding.iter().position(|mode| wanted.contains(mode)) {
+            let kept = guarding.swap_remove(kept);
+            for mode in guarding {
+                self.remove(direction, mode)?;
+            }
+            tracing::info!(
+                interface = self.interface.name,
+                direction = direction.name(),
+                mode = kept.name(),
+                "took over without a gap"
+            );
+            return Ok(kept);
+        }
+        self.attach_instead(direction, wanted, &guarding)
+    }
+
+    /// Put the new programs in place of the old ones, in whatever modes they are attached. Pins
+    /// whose interface is gone are removed.
+    fn take_over_present(&mut self, direction: Direction) -> Result<Vec<Mode>, GuardError> {
+        let mut guarding = Vec::new();
+        for mode in self.present(direction)? {
+            match self.take_over(direction, mode) {
+                Ok(Takeover::Swapped) => guarding.push(mode),
+                Ok(Takeover::Gone) => {
+                    tracing::info!(
+                        interface = self.interface.name,
+                        direction = direction.name(),
+                        mode = mode.name(),
+                        "the old attachment is gone with its interface"
+                    );
+                    self.remove(direction, mode)?;
+                }
+                Err(error) => {
+                    let refusal = self.refusal(mode, &error);
+                    return Err(self.error(direction, &[refusal]));
+                }
+            }
+        }
+        Ok(guarding)
+    }
+
+    /// Attach in the best of the wanted modes, none of which is attached yet, and then remove those
+    /// in `guarding`.
+    fn attach_instead(
+        &mut self,
+        direction: Direction,
+        wanted: &[Mode],
+        guarding: &[Mode],
+    ) -> Result<Mode, GuardError> {
+        let slot = guarding.iter().copied().find(|mode| mode.is_xdp());
+        let blocked = slot.filter(|_| wanted.iter().any(|mode| mode.is_xdp()));
+        let Some(old) = blocked else {
+            let mode = self.attach_first(direction, wanted)?;
+            for old in guarding {
+                self.remove(direction, *old)?;
+            }
+            return Ok(mode);
+        };
+        // XDP has one slot: another hook guards while its mode changes.
+        let bridge = self.bridge(direction)?;
+        self.remove(direction, old)?;
+        let attached = self.attach_first(direction, wanted);
+        if attached.is_err() {
+            self.attach_first(direction, &[old])?;
+        }
+        drop(bridge);
+        attached
+    }
+
+    fn attach_first(&mut self, direction: Direction, wanted: &[Mode]) -> Result<Mode, GuardError> {
+        let mut refusals = Vec::new();
+        for mode in wanted {
+            match self.attach_fresh(direction, *mode) {
+                Ok(()) => {
+                    tracing::info!(
+                        interface = self.interface.name,
+                        direction = direction.name(),
+                        mode = mode.name(),
+                        not = describe(&refusals),
+                        "attached"
+                    );
+                    return Ok(*mode);
+                }
+                Err(error) => refusals.push(self.refusal(*mode, &error)),
+            }
+        }
+        Err(self.error(direction, &refusals))
+    }
+
+    fn attach_fresh(&mut self, direction: Direction, mode: Mode) -> Result<(), HookError> {
+        let pin = self.pin(direction, mode);
+        let xdp_mode = match mode {
+            Mode::XdpNative => XdpMode::Driver,
+            Mode::XdpGeneric => XdpMode::Skb,
+            Mode::Tcx => {
+                let interface = self.interface.clone();
+                return links::attach_tcx(self.classifier(direction)?, &interface, direction, &pin);
+            }
+            Mode::Clsact => {
+                let interface = self.interface.clone();
+                let pins = self.pins;
+                return clsact::attach(pins, self.classifier(direction)?, &interface, direction);
+            }
+        };
+        // Before Linux 5.9 aya falls back to netlink, which would replace whatever is there.
+        if let Some(program) = self.interface.xdp_program()? {
+            return Err(HookError::Taken(program));
+        }
+        let interface = self.interface.clone();
+        links::attach_xdp(self.xdp()?, &interface, xdp_mode, &pin)
+    }
+
+    fn take_over(&mut self, direction: Direction, mode: Mode) -> Result<Takeover, HookError> {
+        let pin = self.pin(direction, mode);
+        let interface = self.interface.clone();
+        match mode {
+            Mode::XdpNative | Mode::XdpGeneric => {
+                links::take_over_xdp(self.xdp()?, &interface, &pin)
+            }
+            Mode::Tcx => links::take_over_tcx(self.classifier(direction)?, &interface, &pin),
+            Mode::Clsact => {
+                let pins = self.pins;
+                clsact::take_over(pins, self.classifier(direction)?, &interface, direction)
+            }
+        }
+    }
+
+    fn remove(&self, direction: Direction, mode: Mode) -> Result<(), GuardError> {
+        remove(self.pins, &self.pinned(direction, mode)).map(drop)
+    }
+
+    fn bridge(&mut self, direction: Direction) -> Result<FdLink, GuardError> {
+        let interface = self.interface.clone();
+        let link = self
+            .classifier(direction)
+            .and_then(|program| links::tcx_link(program, &interface, direction));
+        link.map_err(|error| {
+            let refusal = self.refusal(Mode::Tcx, &error);
+            self.error(direction, &[refusal])
+        })
+    }
+
+    /// The modes in which pins or notes say this direction is attached.
+    fn present(&self, direction: Direction) -> Result<Vec<Mode>, GuardError> {
+        let all = self.pins.attachments()?;
+        Ok(all
+            .into_iter()
+            .filter(|p| p.interface == self.interface.name && p.direction == direction)
+            .map(|pinned| pinned.mode)
+            .collect())
+    }
+
+    fn pinned(&self, direction: Direction, mode: Mode) -> Pinned {
+        Pinned { interface: self.interface.name.clone(), direction, mode }
+    }
+
+    fn pin(&self, direction: Direction, mode: Mode) -> std::path::PathBuf {
+        self.pins.attachment(&self.pinned(direction, mode))
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp, HookError> {
+        let program = self.ebpf.program_mut(program::XDP_INGRESS);
+        Ok(program.ok_or(ProgramError::NotLoaded)?.try_into()?)
+    }
+
+    fn classifier(&mut self, direction: Direction) -> Result<&mut SchedClassifier, HookError> {
+        let name = match direction {
+            Direction::Ingress => program::TC_INGRESS,
+            Direction::Egress => program::TC_EGRESS,
+        };
+        Ok(self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?)
+    }
+
+    fn refusal(&self, mode: Mode, error: &HookError) -> Refusal {
+        let errno = error.errno();
+        let reason = match errno.and_then(|errno| explain(mode, errno)) {
+            Some(reason) => reason.into(),
+            None => error.to_string(),
+        };
+        Refusal { mode, reason, errno }
+    }
+
+    fn error(&self, direction: Direction, refusals: &[Refusal]) -> GuardError {
+        let interface = self.interface.name.clone();
+        if refusals.iter().any(|refusal| refusal.errno == Some(libc::EPERM)) {
+            return GuardError::Privileges(format!(
+                "attaching to {interface} was not permitted ({}); CAP_NET_ADMIN is needed in the \
+                 interface's network namespace",
+                describe(refusals)
+            ));
+        }
+        let reasons = describe(refusals);
+        GuardError::Attach { interface, direction: direction.name(), reasons }
+    }
+}
+
+/// Remove what is attached; whether there was anything. The clsact qdisc stays.
+pub fn remove(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
+    if pinned.mode == Mode::Clsact {
+        return clsact::remove(pins, &pinned.interface, pinned.direction);
+    }
+    let path = pins.attachment(pinned);
+    if let Err(error) = sys::detach_link(&path) {
+        // Severed, or gone: removing the pin is all there is to do.
+        tracing::debug!(path = %path.display(), %error, "the link was not detached");
+    }
+    pins::remove(&path)
+}
+
+fn describe(refusals: &[Refusal]) -> String {
+    let reasons: Vec<String> = refusals
+        .iter()
+        .map(|refusal| format!("{}: {}", refusal.mode.name(), refusal.reason))
+        .collect();
+    reasons.join("; ")
+}
+
+/// What the kernel means by an error number here.
+fn explain(mode: Mode, errno: i32) -> Option<&'static str> {
+    Some(match (mode, errno) {
+        (Mode::XdpNative, libc::EOPNOTSUPP) => "the driver has no native XDP",
+        (Mode::XdpNative, libc::ERANGE) => {
+            "the MTU is too large for native XDP without multi-buffer support"
+        }
+        (Mode::XdpNative | Mode::XdpGeneric, libc::EBUSY) => "the XDP slot is taken",
+        (Mode::XdpNative | Mode::XdpGeneric, libc::EEXIST) => {
+            "a program is attached in the other XDP mode"
+        }
+        (Mode::Tcx, libc::EINVAL) => "this kernel has no TCX (Linux 6.6)",
+        (Mode::Clsact, libc::EEXIST | libc::EINVAL) => {
+            "a filter of another kind holds priority 1, or an ingress qdisc is in the way"
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,78 @@
+//! Requests to the control program.
+//!
+//! What changes a source has to take the source's spin lock, and only a kernel program can do that
+//! and compute while it holds it. So the daemon hands the request to a program that is loaded beside
+//! the others and never attached, as the packet of a BPF_PROG_TEST_RUN.
+use std::path::Path;
+
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use ws_guard_common::maps::Request;
+
+use super::error::GuardError;
+
+/// The kernel takes this much off the front of a test packet as its Ethernet header.
+const ETHERNET: usize = 14;
+const PACKET: usize = ETHERNET + size_of::<Request>();
+
+pub struct Control(SchedClassifier);
+
+impl Control {
+    /// # Errors
+    /// When the program is not pinned at `path`, or may not be opened.
+    pub fn open(path: &Path) -> Result<Self, GuardError> {
+        SchedClassifier::from_pin(path)
+            .map(Control)
+            .map_err(|error| GuardError::Control(format!("{}: {error}", path.display())))
+    }
+
+    /// The program's answer: one of [`ws_guard_common::maps::answer`].
+    pub fn run(&self, request: &Request) -> Result<u32, GuardError> {
+        let packet = packet(request);
+        let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::new() };
+        match self.0.test_run(options) {
+            Ok(result) => Ok(result.return_value),
+            Err(error) => Err(GuardError::Control(error.to_string())),
+        }
+    }
+}
+
+/// An empty Ethernet header and the request, field by field in the machine's byte order.
+fn packet(request: &Request) -> [u8; PACKET] {
+    let words = request.source.0.map(u32::to_ne_bytes);
+    let mut packet = [0; PACKET];
+    let mut rest = &mut packet[ETHERNET..];
+    for field in [
+        request.operation.to_ne_bytes().as_slice(),
+        &request.pings.to_ne_bytes(),
+        &request.until.to_ne_bytes(),
+        words.as_flattened(),
+    ] {
+        let (here, behind) = rest.split_at_mut(field.len());
+        here.copy_from_slice(field);
+        rest = behind;
+    }
+    packet
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use ws_guard_common::maps::Address;
+
+    use super::*;
+
+    #[test]
+    fn the_packet_holds_the_request_as_the_kernel_reads_it() {
+        let source = Address([1, 2, 3, 4]);
+        let packet = packet(&Request { operation: 2, pings: 7, until: 1 << 40, source });
+        let word = |offset: usize| {
+            u32::from_ne_bytes(packet[ETHERNET + offset..][..4].try_into().unwrap())
+        };
+        assert_eq!(word(offset_of!(Request, operation)), 2);
+        assert_eq!(word(offset_of!(Request, pings)), 7);
+        let until = offset_of!(Request, until);
+        assert_eq!(packet[ETHERNET + until..][..8], (1u64 << 40).to_ne_bytes());
+        assert_eq!(word(offset_of!(Request, source) + 12), 4);
+    }
+}

@@ -1,0 +1,57 @@
+//! Counters of all CPUs, summed.
+use std::path::Path;
+
+use aya::maps::{Map, MapData, PerCpuArray};
+use ws_guard_common::{
+    frame::Violation,
+    maps::{Counter, Counters, EventKind, HEARTBEAT_BUCKETS, name},
+};
+
+use super::{error::GuardError, plain::Raw};
+
+pub struct CounterMap(PerCpuArray<MapData, Raw<Counters>>);
+
+impl CounterMap {
+    pub fn open(dir: &Path) -> Result<Self, GuardError> {
+        let incompatible = |error: aya::maps::MapError| {
+            GuardError::Incompatible(dir.into(), format!("{}: {error}", name::COUNTERS))
+        };
+        let map = MapData::from_pin(dir.join(name::COUNTERS)).map_err(incompatible)?;
+        // The key size is checked by `Pins::check`, the value size here again.
+        PerCpuArray::try_from(Map::PerCpuArray(map)).map(CounterMap).map_err(incompatible)
+    }
+
+    /// The sum; what only makes sense on one CPU (the event budget) is zero.
+    pub fn sum(&self) -> Result<Box<Counters>, GuardError> {
+        let values = self.0.get(&0, 0).map_err(|error| GuardError::Map {
+            map: name::COUNTERS,
+            operation: "look-up",
+            source: std::io::Error::other(error),
+        })?;
+        let mut sum = Box::new(ZERO);
+        for Raw(one) in values.iter() {
+            add(&mut sum.events, &one.events);
+            add(&mut sum.violations_in, &one.violations_in);
+            add(&mut sum.violations_out, &one.violations_out);
+            add(&mut sum.heartbeat, &one.heartbeat);
+            sum.heartbeat_sum_ns = sum.heartbeat_sum_ns.wrapping_add(one.heartbeat_sum_ns);
+        }
+        Ok(sum)
+    }
+}
+
+const ZERO: Counters = Counters {
+    events: [0; Counter::COUNT],
+    violations_in: [0; Violation::COUNT],
+    violations_out: [0; Violation::COUNT],
+    heartbeat: [0; HEARTBEAT_BUCKETS],
+    heartbeat_sum_ns: 0,
+    event_second: 0,
+    event_budget: [0; EventKind::COUNT],
+};
+
+fn add(sum: &mut [u64], one: &[u64]) {
+    for (sum, one) in sum.iter_mut().zip(one) {
+        *sum = sum.wrapping_add(*one);
+    }
+}

@@ -1,0 +1,72 @@
+//! What can go wrong between the daemon and the kernel, and what to do about it.
+use std::{io, path::PathBuf};
+
+/// An error of the guard. Every message names the value, the place and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    #[error(
+        "no guard is loaded under {0}: start one with `ws-guard run`, or name another --pin-dir"
+    )]
+    NotLoaded(PathBuf),
+    #[error(
+        "the maps pinned under {0} were made by another version of ws-guard ({1}): remove them with `ws-guard unload`, or use another --pin-dir"
+    )]
+    Incompatible(PathBuf, String),
+    #[error("another ws-guard runs with the pin directory {0}: stop it, or use another --pin-dir")]
+    InUse(PathBuf),
+    #[error("interface {0} does not exist")]
+    NoInterface(String),
+    #[error(
+        "{0:?} is not a name that an interface can have: 1 to 15 bytes, no slash, colon or white space"
+    )]
+    BadInterfaceName(String),
+    #[error("missing privileges: {0}")]
+    Privileges(String),
+    #[error(
+        "{path} is not on a BPF file system and none can be mounted ({reason}): run `mount -t bpf bpf /sys/fs/bpf`, or name a --pin-dir on one"
+    )]
+    NoBpffs { path: PathBuf, reason: String },
+    #[error(
+        "the pin directory {0} holds a dot, which the BPF file system refuses in names: choose another --pin-dir"
+    )]
+    DotInPinDir(PathBuf),
+    #[error(
+        "cannot attach to {direction} of {interface}: {reasons}; free what is taken, or choose another --attach"
+    )]
+    Attach { interface: String, direction: &'static str, reasons: String },
+    #[error(
+        "the kernel programs in {place} do not fit this build of ws-guard ({reason}): use the object that belongs to it"
+    )]
+    Object { place: String, reason: String },
+    #[error("the kernel refused {what}: {reason}; `ws-guard doctor` says what this kernel lacks")]
+    Load { what: String, reason: String },
+    #[error("map {map}: {operation} failed: {source}")]
+    Map { map: &'static str, operation: &'static str, source: io::Error },
+    #[error("map {map} is full ({max_entries} entries): remove some, or load with a larger table")]
+    MapFull { map: &'static str, max_entries: u32 },
+    #[error("{network}/{prefix} is not a network: the prefix length is at most {longest}")]
+    BadPrefix { network: std::net::IpAddr, prefix: u8, longest: u8 },
+    #[error("the control program could not be run: {0}")]
+    Control(String),
+    #[error("the events of the kernel cannot be read: {0}")]
+    Events(String),
+    #[error("asking the kernel about {what}: {source}")]
+    Netlink { what: String, source: io::Error },
+    #[error("{operation} {path}: {source}")]
+    Pin { operation: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl GuardError {
+    pub(super) fn pin(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| GuardError::Pin { operation, path, source }
+    }
+
+    pub(super) fn netlink(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| GuardError::Netlink { what, source }
+    }
+}

@@ -1,0 +1,207 @@
+//! Network interfaces: names, numbers, who holds the XDP slot, and their coming and going.
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+};
+
+use aya::programs::loaded_programs;
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage, LinkXdp},
+};
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use nix::net::if_::if_nametoindex;
+
+use super::{error::GuardError, netlink};
+
+/// RTNLGRP_LINK of linux/rtnetlink.h.
+const LINK_GROUP: u32 = 1;
+/// IFNAMSIZ without the final NUL.
+const LONGEST_NAME: usize = 15;
+
+/// An interface that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    /// Never used twice while a network namespace lives, in practice.
+    pub index: u32,
+}
+
+impl Interface {
+    /// Look an interface up in this thread's network namespace.
+    ///
+    /// # Errors
+    /// [`GuardError::BadInterfaceName`], [`GuardError::NoInterface`].
+    pub fn find(name: &str) -> Result<Self, GuardError> {
+        check_name(name)?;
+        match if_nametoindex(name) {
+            Ok(index) => Ok(Interface { name: name.into(), index }),
+            Err(_) => Err(GuardError::NoInterface(name.into())),
+        }
+    }
+
+    /// The program in the XDP slot, for a person to read; `None` when the slot is free.
+    pub fn xdp_program(&self) -> Result<Option<String>, GuardError> {
+        let mut question = LinkMessage::default();
+        question.header.index = self.index;
+        let answers = netlink::request(RouteNetlinkMessage::GetLink(question))
+            .map_err(GuardError::netlink(&self.name))?;
+        let program = answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => program_id(&link),
+            _ => None,
+        });
+        Ok(program.map(|id| {
+            // Only CAP_SYS_ADMIN may ask for other people's programs.
+            let info = loaded_programs().flatten().find(|program| program.id() == id);
+            let name = info.and_then(|info| info.name_as_str().map(str::to_owned));
+            name.map_or_else(|| format!("program {id}"), |name| format!("program {id}, {name}"))
+        }))
+    }
+}
+
+/// # Errors
+/// [`GuardError::BadInterfaceName`] where the kernel would refuse the name (dev_valid_name).
+pub fn check_name(name: &str) -> Result<(), GuardError> {
+    let bad = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
+    if name.is_empty()
+        || name.len() > LONGEST_NAME
+        || matches!(name, "." | "..")
+        || name.contains(bad)
+    {
+        return Err(GuardError::BadInterfaceName(name.into()));
+    }
+    Ok(())
+}
+
+fn program_id(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|xdp| match xdp {
+            LinkXdp::ProgId(id)
+            | LinkXdp::DrvProgId(id)
+            | LinkXdp::SkbProgId(id)
+            | LinkXdp::HwProgId(id) => Some(*id),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+/// What happened to an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InterfaceEvent {
+    Appeared(Interface),
+    Disappeared(Interface),
+}
+
+/// Follows the interfaces of the network namespace it was made in.
+///
+/// The first events name those that exist, so nothing falls between a look and the watch. A name
+/// that moves to another interface disappears first and then appears.
+pub struct InterfaceWatcher {
+    socket: TokioSocket,
+    known: BTreeMap<u32, String>,
+    events: VecDeque<InterfaceEvent>,
+}
+
+impl InterfaceWatcher {
+    /// # Errors
+    /// [`GuardError::Netlink`]; outside a tokio runtime too.
+    pub fn new() -> Result<Self, GuardError> {
+        let failed = |source| GuardError::Netlink { what: "interfaces".into(), source };
+        tokio::runtime::Handle::try_current().map_err(|error| failed(io::Error::other(error)))?;
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, 0)).map_err(failed)?;
+        socket.socket_mut().add_membership(LINK_GROUP).map_err(failed)?;
+        let mut watcher =
+            InterfaceWatcher { socket, known: BTreeMap::new(), events: VecDeque::new() };
+        watcher.look().map_err(failed)?;
+        Ok(watcher)
+    }
+
+    /// The next event. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`GuardError::Netlink`] when the socket fails; a watcher that lost messages looks again by
+    /// itself.
+    pub async fn next(&mut self) -> Result<InterfaceEvent, GuardError> {
+        let failed = |source| GuardError::Netlink { what: "interfaces".into(), source };
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            match self.socket.recv_from_full().await {
+                Ok((datagram, _)) => {
+                    for message in netlink::messages(&datagram) {
+                        if let NetlinkPayload::InnerMessage(message) = message.payload {
+                            self.note(message);
+                        }
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.look().map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// Compare what is known with what there is.
+    fn look(&mut self) -> io::Result<()> {
+        let answers = netlink::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let present: Vec<u32> = answers
+            .iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+                _ => None,
+            })
+            .collect();
+        let gone: Vec<u32> =
+            self.known.keys().filter(|index| !present.contains(index)).copied().collect();
+        gone.into_iter().for_each(|index| self.disappeared(index));
+        answers.into_iter().for_each(|answer| self.note(answer));
+        Ok(())
+    }
+
+    fn note(&mut self, message: RouteNetlinkMessage) {
+        match message {
+            RouteNetlinkMessage::NewLink(link) => {
+                let index = link.header.index;
+                let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                });
+                if let Some(name) = name
+                    && self.known.get(&index) != Some(&name)
+                {
+                    self.disappeared(index);
+                    self.known.insert(index, name.clone());
+                    self.events.push_back(InterfaceEvent::Appeared(Interface { name, index }));
+                }
+            }
+            RouteNetlinkMessage::DelLink(link) => self.disappeared(link.header.index),
+            _ => {}
+        }
+    }
+
+    fn disappeared(&mut self, index: u32) {
+        if let Some(name) = self.known.remove(&index) {
+            self.events.push_back(InterfaceEvent::Disappeared(Interface { name, index }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_interface_can_have_are_refused() {
+        for name in ["", ".", "..", "a/b", "a b", "a:b", "a\0b", "sixteen-bytes-xy"] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["lo", "eth0.100", "fifteen-bytes-x", "br-lan%1"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What the pinned maps have to look like before they are reused.
+//!
+//! Opening a pinned map checks nothing: a 64-byte value read as eight bytes silently corrupts
+//! memory. So type, sizes and flags are compared with what this build was compiled for.
+use aya::maps::{MapInfo, MapType};
+use ws_guard_common::{
+    flow::Flow,
+    maps::{Address, Counters, FlowKey, Pending, Policy, Ports, Rule, Shared, name},
+    source::Source,
+};
+
+use super::plain::PrefixKey;
+
+/// BPF_F_NO_PREALLOC, which the kernel demands of LPM tries.
+const NO_PREALLOC: u32 = 1;
+
+/// How many entries a map may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entries {
+    /// Exactly so many: they are part of the layout.
+    Fixed(u32),
+    /// As many as the operator wished when the map was made.
+    Chosen,
+}
+
+/// The definition of one map.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub name: &'static str,
+    pub kind: MapType,
+    pub key: usize,
+    pub value: usize,
+    pub entries: Entries,
+    pub flags: u32,
+}
+
+/// What a map is, in the object or in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub kind: u32,
+    pub key: u32,
+    pub value: u32,
+    pub entries: u32,
+    pub flags: u32,
+}
+
+impl From<&aya_obj::Map> for Found {
+    fn from(map: &aya_obj::Map) -> Self {
+        Found {
+            kind: map.map_type(),
+            key: map.key_size(),
+            value: map.value_size(),
+            entries: map.max_entries(),
+            flags: map.map_flags(),
+        }
+    }
+}
+
+impl TryFrom<&MapInfo> for Found {
+    type Error = aya::maps::MapError;
+
+    fn try_from(info: &MapInfo) -> Result<Self, Self::Error> {
+        Ok(Found {
+            kind: info.map_type()? as u32,
+            key: info.key_size(),
+            value: info.value_size(),
+            entries: info.max_entries(),
+            flags: info.map_flags(),
+        })
+    }
+}
+
+const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u32) -> Layout {
+    Layout { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries, flags }
+}
+
+/// Every map that outlives the daemon. Maps that are not here are private to one load.
+pub const LAYOUTS: [Layout; 10] = [
+    map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
+    map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
+    map::<Address, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),
+    map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
+    map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2), 0),
+    map::<u32, u32>(name::ACTIVE, MapType::Array, Entries::Fixed(1), 0),
+    map::<u32, Ports>(name::PORTS, MapType::Array, Entries::Fixed(1), 0),
+    map::<u32, Shared>(name::SHARED, MapType::Array, Entries::Fixed(1), 0),
+    map::<u32, Counters>(name::COUNTERS, MapType::PerCpuArray, Entries::Fixed(1), 0),
+    map::<(), ()>(name::EVENTS, MapType::RingBuf, Entries::Chosen, 0),
+];
+
+impl Layout {
+    /// # Errors
+    /// The first difference, for a person to read.
+    pub fn check(&self, found: &Found) -> Result<(), String> {
+        let entries = match self.entries {
+            Entries::Fixed(entries) => entries,
+            Entries::Chosen => found.entries,
+        };
+        let differences = [
+            ("map type", found.kind, self.kind as u32),
+            ("key size", found.key, self.key as u32),
+            ("value size", found.value, self.value as u32),
+            ("number of entries", found.entries, entries),
+            ("flags", found.flags, self.flags),
+        ];
+        match differences.into_iter().find(|(_, found, wanted)| found != wanted) {
+            Some((what, found, wanted)) => {
+                Err(format!("{what} of {} is {found}, not {wanted}", self.name))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_difference_is_named() {
+        let flows = &LAYOUTS[0];
+        let good = Found { kind: 1, key: 36, value: 720, entries: 5, flags: 0 };
+        assert_eq!(flows.check(&good), Ok(()));
+        for (bad, what) in [
+            (Found { kind: 9, ..good }, "map type"),
+            (Found { key: 40, ..good }, "key size"),
+            (Found { value: 712, ..good }, "value size"),
+            (Found { flags: 1, ..good }, "flags"),
+        ] {
+            assert!(flows.check(&bad).unwrap_err().starts_with(what));
+        }
+        let policy = &LAYOUTS[4];
+        let three = Found { kind: 2, key: 4, value: 72, entries: 3, flags: 0 };
+        assert!(policy.check(&three).unwrap_err().contains("number of entries"));
+    }
+}

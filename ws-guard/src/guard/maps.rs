@@ -1,0 +1,280 @@
+//! Typed access to the pinned maps.
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use aya::maps::MapData;
+use ws_guard_common::{
+    flow::Flow,
+    maps::{Address, Counters, FlowKey, Pending, Policy, Ports, Request, Rule, name},
+    source::Source,
+};
+
+use super::{
+    TableSizes,
+    control::Control,
+    counters::CounterMap,
+    error::GuardError,
+    pins::Pins,
+    plain::{Plain, PrefixKey},
+    policy::{PolicyMaps, PolicyWriter},
+    rules::{self, NetworkRule},
+    sys,
+    table::Table,
+};
+
+/// The maps, by their types. Cheap to clone, usable from several threads.
+///
+/// Calls go straight to the kernel and take microseconds, but for the listings (milliseconds for
+/// ten thousand entries) and changes of policy and rules (up to 10 ms: see
+/// [`Maps::set_policy`]).
+#[derive(Clone)]
+pub struct Maps(Arc<Inner>);
+
+struct Inner {
+    pins: Pins,
+    flows: Table<FlowKey, Flow>,
+    pending: Table<FlowKey, Pending>,
+    sources: Table<Address, Source>,
+    rules: Table<PrefixKey, Rule>,
+    policy: PolicyMaps,
+    ports: Table<u32, Ports>,
+    counters: CounterMap,
+    /// Opened at the first request.
+    control: OnceLock<Control>,
+}
+
+impl Maps {
+    /// Open the maps of a guard that runs, or ran, from its pins. No program is needed.
+    ///
+    /// # Errors
+    /// [`GuardError::NotLoaded`], [`GuardError::Incompatible`], [`GuardError::Privileges`].
+    pub fn from_pins(pin_dir: &Path) -> Result<Maps, GuardError> {
+        super::privileges::check_for_maps()?;
+        let pins = Pins::new(pin_dir);
+        if !pins.exist() {
+            return Err(GuardError::NotLoaded(pin_dir.into()));
+        }
+        pins.check()?;
+        Maps::open(&pins)
+    }
+
+    /// Open maps whose layouts were compared already.
+    pub(super) fn open(pins: &Pins) -> Result<Maps, GuardError> {
+        let dir = pins.dir();
+        Ok(Maps(Arc::new(Inner {
+            flows: open(dir, name::FLOWS, sys::F_LOCK)?,
+            pending: open(dir, name::PENDING, 0)?,
+            sources: open(dir, name::SOURCES, sys::F_LOCK)?,
+            rules: open(dir, name::RULES, 0)?,
+            policy: PolicyMaps::open(dir)?,
+            ports: open(dir, name::PORTS, 0)?,
+            counters: CounterMap::open(dir)?,
+            control: OnceLock::new(),
+            pins: pins.clone(),
+        })))
+    }
+
+    /// All flows, each read whole under its lock.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, GuardError> {
+        self.0.flows.entries()
+    }
+
+    /// One flow.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, GuardError> {
+        self.0.flows.get(key)
+    }
+
+    /// Handshakes without an answer yet. They have no lock: a value may be half-way through a
+    /// change.
+    pub fn pending(&self) -> Result<Vec<(FlowKey, Pending)>, GuardError> {
+        self.0.pending.entries()
+    }
+
+    /// All sources, each read whole under its lock.
+    pub fn sources(&self) -> Result<Vec<(Address, Source)>, GuardError> {
+        self.0.sources.entries()
+    }
+
+    /// One source, by its masked address.
+    pub fn source(&self, source: &Address) -> Result<Option<Source>, GuardError> {
+        self.0.sources.get(source)
+    }
+
+    /// Entries in use. The kernel cannot tell without reading them: a millisecond for each few
+    /// thousand.
+    pub fn flow_count(&self) -> Result<u32, GuardError> {
+        self.0.flows.count()
+    }
+
+    /// Entries in use; costs what [`Maps::flow_count`] costs.
+    pub fn source_count(&self) -> Result<u32, GuardError> {
+        self.0.sources.count()
+    }
+
+    /// The sizes that the pinned tables have.
+    pub fn table_sizes(&self) -> TableSizes {
+        TableSizes {
+            flows: self.0.flows.max_entries(),
+            sources: self.0.sources.max_entries(),
+            pending: self.0.pending.max_entries(),
+            rules: self.0.rules.max_entries(),
+        }
+    }
+
+    /// Remove a flow, if it is there.
+    pub fn remove_flow(&self, key: &FlowKey) -> Result<(), GuardError> {
+        self.0.flows.remove(key).map(drop)
+    }
+
+    /// Summed over the CPUs.
+    pub fn counters(&self) -> Result<Box<Counters>, GuardError> {
+        self.0.counters.sum()
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Result<Policy, GuardError> {
+        self.0.policy.get()
+    }
+
+    /// Takes effect on the next packet, whole: writes the slot not in force, then switches.
+    /// Blocks for up to 10 ms after the previous change, until no CPU reads the slot any more.
+    ///
+    /// `rules` and `rules_generation` are kept as they are: they belong to [`Maps::set_rules`].
+    pub fn set_policy(&self, policy: &Policy) -> Result<(), GuardError> {
+        self.0.policy.writer().change(|current| {
+            let (rules, rules_generation) = (current.rules, current.rules_generation);
+            *current = Policy { rules, rules_generation, ..*policy };
+        })
+    }
+
+    /// The protected ports, in order.
+    pub fn ports(&self) -> Result<Vec<u16>, GuardError> {
+        let bits = self.0.ports.get(&0)?.map_or([0; 1024], |ports| ports.0);
+        Ok((0..=u16::MAX)
+            .filter(|port| bits[usize::from(*port) / 64] >> (port % 64) & 1 == 1)
+            .collect())
+    }
+
+    /// Protect exactly these.
+    pub fn set_ports(&self, ports: &[u16]) -> Result<(), GuardError> {
+        let mut bits = Ports([0; 1024]);
+        for port in ports {
+            bits.0[usize::from(*port) / 64] |= 1 << (port % 64);
+        }
+        self.0.ports.insert(&0, &bits)
+    }
+
+    /// Prefix lengths are those of the address family (0..=32 or 0..=128); in order.
+    pub fn rules(&self) -> Result<Vec<NetworkRule>, GuardError> {
+        let mut rules: Vec<NetworkRule> = self
+            .0
+            .rules
+            .entries()?
+            .iter()
+            .map(|(key, rule)| {
+                let (network, prefix) = rules::network(key);
+                (network, prefix, *rule)
+            })
+            .collect();
+        rules.sort_by_key(|(network, prefix, _)| (*network, *prefix));
+        Ok(rules)
+    }
+
+    /// Make or replace a rule; known sources are looked up again from the next packet on. Bits
+    /// behind the prefix are cleared.
+    pub fn set_rule(&self, network: IpAddr, prefix: u8, rule: Rule) -> Result<(), GuardError> {
+        let key = rules::key(network, prefix)?;
+        let mut writer = self.0.policy.writer();
+        self.0.rules.insert(&key, &rule)?;
+        self.rules_changed(&mut writer)
+    }
+
+    /// Remove a rule; whether there was one.
+    pub fn remove_rule(&self, network: IpAddr, prefix: u8) -> Result<bool, GuardError> {
+        let key = rules::key(network, prefix)?;
+        let mut writer = self.0.policy.writer();
+        let removed = self.0.rules.remove(&key)?;
+        if removed {
+            self.rules_changed(&mut writer)?;
+        }
+        Ok(removed)
+    }
+
+    /// Have exactly these rules, with one change of policy; new ones are made before old ones go.
+    ///
+    /// # Errors
+    /// A bad prefix or a full table; then the new rules made so far stay beside the old ones.
+    pub fn set_rules(&self, wanted: &[NetworkRule]) -> Result<(), GuardError> {
+        let wanted: Vec<(PrefixKey, Rule)> = wanted
+            .iter()
+            .map(|(network, prefix, rule)| Ok((rules::key(*network, *prefix)?, *rule)))
+            .collect::<Result<_, GuardError>>()?;
+        let mut writer = self.0.policy.writer();
+        let present = self.0.rules.entries()?;
+        let changed = self.replace_rules(&present, &wanted);
+        // The count differs when a daemon died between a rule and its announcement.
+        if !matches!(changed, Ok(false)) || self.policy()?.rules as usize != present.len() {
+            self.rules_changed(&mut writer)?;
+        }
+        changed.map(drop)
+    }
+
+    /// Whether anything had to be changed.
+    fn replace_rules(
+        &self,
+        present: &[(PrefixKey, Rule)],
+        wanted: &[(PrefixKey, Rule)],
+    ) -> Result<bool, GuardError> {
+        let mut changed = false;
+        for entry @ (key, rule) in wanted {
+            if !present.contains(entry) {
+                self.0.rules.insert(key, rule)?;
+                changed = true;
+            }
+        }
+        for (key, _) in present {
+            if !wanted.iter().any(|(kept, _)| kept == key) {
+                changed |= self.0.rules.remove(key)?;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn rules_changed(&self, writer: &mut PolicyWriter<'_>) -> Result<(), GuardError> {
+        let rules = self.0.rules.count()?;
+        writer.change(|policy| {
+            policy.rules = rules;
+            policy.rules_generation = policy.rules_generation.wrapping_add(1);
+        })
+    }
+
+    /// Run the control program; returns one of `ws_guard_common::maps::answer`.
+    ///
+    /// # Errors
+    /// [`GuardError::Control`] when the program is not pinned or cannot be run.
+    pub fn request(&self, request: &Request) -> Result<u32, GuardError> {
+        let control = match self.0.control.get() {
+            Some(control) => control,
+            None => {
+                let opened = Control::open(&self.0.pins.control())?;
+                self.0.control.get_or_init(|| opened)
+            }
+        };
+        control.run(request)
+    }
+}
+
+/// Open one pinned map.
+pub(super) fn open<K: Plain, V: Plain>(
+    dir: &Path,
+    name: &'static str,
+    flags: u64,
+) -> Result<Table<K, V>, GuardError> {
+    let incompatible = |reason| GuardError::Incompatible(dir.into(), reason);
+    let map = MapData::from_pin(dir.join(name))
+        .map_err(|error| incompatible(format!("{name}: {error}")))?;
+    Table::new(map, name, flags).map_err(incompatible)
+}

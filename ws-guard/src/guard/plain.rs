@@ -1,0 +1,61 @@
+//! Which types may be read from and written to maps as bytes.
+use ws_guard_common::{
+    flow::Flow,
+    maps::{Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule},
+    source::Source,
+};
+
+/// A key of the LPM trie: the number of leading bits that count, and the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PrefixKey {
+    /// 0 to 128; an IPv4 prefix counts the 96 bits before it.
+    pub bits: u32,
+    pub address: Address,
+}
+
+/// Types that cross between kernel and user space as bytes.
+///
+/// # Safety
+/// `repr(C)`, integers and arrays of integers only: every pattern of bytes is a valid value.
+pub unsafe trait Plain: Copy + 'static {}
+
+macro_rules! plain {
+    ($($type:ty),+ $(,)?) => {
+        // SAFETY: each is `repr(C)` (or primitive) and made of integers, all the way down.
+        $(unsafe impl Plain for $type {})+
+    };
+}
+
+plain!(
+    u32, Address, Counters, Event, Flow, FlowKey, Pending, Policy, Ports, PrefixKey, Rule, Source
+);
+
+/// Lets aya's typed maps hold what this crate may not implement aya's `Pod` for.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Raw<T>(pub T);
+
+// SAFETY: `Plain` promises what `Pod` asks for, and the wrapper is transparent.
+unsafe impl<T: Plain> aya::Pod for Raw<T> {}
+
+/// The value in `bytes`, when they are as many as it has.
+pub fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: the length is checked, any bytes are a valid `T`, and the read needs no alignment.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_become_values_only_at_the_right_length() {
+        assert_eq!(from_bytes::<u32>(&7u32.to_ne_bytes()), Some(7));
+        assert_eq!(from_bytes::<u32>(&[0; 3]), None);
+        assert_eq!(from_bytes::<u32>(&[0; 5]), None);
+        // Unaligned, as records of a ring buffer with a header of another size would be.
+        let padded = [0, 1, 0, 0, 0];
+        assert_eq!(from_bytes::<u32>(&padded[1..]), Some(u32::from_ne_bytes([1, 0, 0, 0])));
+    }
+}

@@ -1,0 +1,87 @@
+//! Which capabilities the guard needs, and which this process lacks.
+use caps::{CapSet, Capability};
+
+use super::error::GuardError;
+
+/// A capability that is missing, and what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingCapability {
+    /// As in capabilities(7).
+    pub name: &'static str,
+    pub purpose: &'static str,
+}
+
+impl std::fmt::Display for MissingCapability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name, self.purpose)
+    }
+}
+
+/// What the guard needs beside CAP_SYS_ADMIN, which only mounting bpffs asks for.
+const NEEDED: [(Capability, MissingCapability); 3] = [
+    (
+        Capability::CAP_BPF,
+        MissingCapability { name: "CAP_BPF", purpose: "load programs and open maps" },
+    ),
+    (
+        Capability::CAP_NET_ADMIN,
+        MissingCapability { name: "CAP_NET_ADMIN", purpose: "attach to interfaces" },
+    ),
+    (
+        Capability::CAP_PERFMON,
+        MissingCapability {
+            name: "CAP_PERFMON",
+            purpose: "let the verifier accept pointer arithmetic",
+        },
+    ),
+];
+
+/// The capabilities that this process lacks, of those that `run` needs. Empty when it may run.
+///
+/// CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON, as it does in the kernel; it is itself
+/// needed only where no BPF file system is mounted yet, and listed only then.
+pub fn missing_capabilities() -> Vec<MissingCapability> {
+    let admin = has(Capability::CAP_SYS_ADMIN);
+    let mut missing: Vec<MissingCapability> = NEEDED
+        .into_iter()
+        .filter(|(capability, _)| {
+            !has(*capability) && (!admin || *capability == Capability::CAP_NET_ADMIN)
+        })
+        .map(|(_, missing)| missing)
+        .collect();
+    if !admin && !super::bpffs::is_bpffs(super::bpffs::MOUNT_POINT.as_ref()) {
+        missing.push(MissingCapability {
+            name: "CAP_SYS_ADMIN",
+            purpose: "mount the BPF file system at /sys/fs/bpf, where there is none",
+        });
+    }
+    missing
+}
+
+/// # Errors
+/// [`GuardError::Privileges`] with all that [`missing_capabilities`] names.
+pub(super) fn check() -> Result<(), GuardError> {
+    refuse(missing_capabilities())
+}
+
+/// Listings from the pins need less.
+pub(super) fn check_for_maps() -> Result<(), GuardError> {
+    let missing = missing_capabilities();
+    refuse(missing.into_iter().filter(|missing| missing.name == "CAP_BPF").collect())
+}
+
+fn refuse(missing: Vec<MissingCapability>) -> Result<(), GuardError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Err(GuardError::Privileges(format!(
+        "{}; run as root, or give them with `setcap` or the service's AmbientCapabilities",
+        list.join(", ")
+    )))
+}
+
+/// A capability that the kernel does not know counts as missing.
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}

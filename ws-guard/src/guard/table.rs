@@ -1,0 +1,177 @@
+//! A typed map that several threads can use, and that is read in batches.
+//!
+//! aya's own map types want `&mut` for every write, know no batches (two system calls an entry) and
+//! no look-up under a spin lock; see [`super::sys`].
+use std::{
+    collections::HashSet,
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use aya::maps::MapData;
+
+use super::{
+    error::GuardError,
+    plain::Plain,
+    sys::{self, Batch, BatchBuffers},
+};
+
+/// Entries asked for at once; 3 MB of flows.
+const BATCH: u32 = 4096;
+/// ENOTSUPP of kernel/bpf, which is not in errno.h: the map type has no batches.
+const ENOTSUPP: i32 = 524;
+
+/// A map from `K` to `V`, whose sizes were compared with the kernel's when it was opened.
+pub struct Table<K, V> {
+    map: MapData,
+    name: &'static str,
+    max_entries: u32,
+    /// [`sys::F_LOCK`] where values hold a spin lock: then each is read whole.
+    flags: u64,
+    entry: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: Plain, V: Plain> Table<K, V> {
+    /// # Errors
+    /// `Incompatible` details as text when key or value size differ from `K`'s and `V`'s.
+    pub fn new(map: MapData, name: &'static str, flags: u64) -> Result<Self, String> {
+        let info = map.info().map_err(|error| format!("{name}: {error}"))?;
+        for (what, found, wanted) in
+            [("key", info.key_size(), size_of::<K>()), ("value", info.value_size(), size_of::<V>())]
+        {
+            if found as usize != wanted {
+                return Err(format!("{name} has a {what} size of {found} bytes, not {wanted}"));
+            }
+        }
+        Ok(Table { map, name, max_entries: info.max_entries(), flags, entry: PhantomData })
+    }
+
+    pub fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    pub fn get(&self, key: &K) -> Result<Option<V>, GuardError> {
+        // SAFETY: `new` compared the sizes; `Plain` values may be any bytes.
+        unsafe { sys::lookup(self.fd(), key, self.flags) }.map_err(self.error("look-up"))
+    }
+
+    /// Make or replace the entry.
+    pub fn insert(&self, key: &K, value: &V) -> Result<(), GuardError> {
+        // SAFETY: `new` compared the sizes.
+        unsafe { sys::update(self.fd(), key, value) }.map_err(|error| match error.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOSPC) => {
+                GuardError::MapFull { map: self.name, max_entries: self.max_entries }
+            }
+            _ => self.error("update")(error),
+        })
+    }
+
+    /// Remove the entry; whether there was one.
+    pub fn remove(&self, key: &K) -> Result<bool, GuardError> {
+        // SAFETY: `new` compared the sizes.
+        unsafe { sys::delete(self.fd(), key) }.map_err(self.error("removal"))
+    }
+
+    /// All entries; one that comes or goes meanwhile may or may not be among them.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, GuardError> {
+        let mut entries = Vec::new();
+        self.each_batch(self.flags, |keys, values| {
+            entries.extend(keys.iter().copied().zip(values.iter().copied()));
+        })?;
+        Ok(entries)
+    }
+
+    /// How many entries there are. The kernel keeps no such number, so they are read, without the
+    /// locks and without keeping any.
+    pub fn count(&self) -> Result<u32, GuardError> {
+        let mut count = 0;
+        self.each_batch(0, |keys, _| count += keys.len())?;
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    fn each_batch(&self, flags: u64, mut visit: impl FnMut(&[K], &[V])) -> Result<(), GuardError> {
+        let mut capacity = BATCH.min(self.max_entries.max(1));
+        let (mut keys, mut values) = (Vec::<K>::new(), Vec::<V>::new());
+        let mut position = Vec::new();
+        let mut begun = false;
+        loop {
+            keys.clear();
+            values.clear();
+            keys.reserve_exact(capacity as usize);
+            values.reserve_exact(capacity as usize);
+            let buffers = BatchBuffers {
+                keys: keys.as_mut_ptr(),
+                values: values.as_mut_ptr(),
+                count: capacity,
+            };
+            // SAFETY: `new` compared the sizes; both vectors have room for `capacity` entries.
+            let batch = unsafe { sys::lookup_batch(self.fd(), &mut position, &buffers, flags) };
+            let (count, last) = match batch {
+                Ok(Batch::More(count)) => (count, false),
+                Ok(Batch::Last(count)) => (count, true),
+                Ok(Batch::TooSmall) if capacity < self.max_entries => {
+                    capacity = capacity.saturating_mul(2).min(self.max_entries);
+                    continue;
+                }
+                Ok(Batch::TooSmall) => {
+                    let full = io::Error::from_raw_os_error(libc::ENOSPC);
+                    return Err(self.error("batch look-up")(full));
+                }
+                // Kernels before 5.6, and map types without batches.
+                Err(error)
+                    if !begun && matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP)) =>
+                {
+                    return self.each_entry(flags, visit);
+                }
+                Err(error) => return Err(self.error("batch look-up")(error)),
+            };
+            begun = true;
+            let count = count.min(capacity as usize);
+            // SAFETY: the kernel has written `count` keys and values, not more than there is room
+            // for, and `Plain` values may be any bytes.
+            unsafe {
+                keys.set_len(count);
+                values.set_len(count);
+            }
+            visit(&keys, &values);
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Without batches: two system calls an entry. When an entry is removed while it is stood on,
+    /// the kernel starts again at the first; nothing is shown twice.
+    fn each_entry(&self, flags: u64, mut visit: impl FnMut(&[K], &[V])) -> Result<(), GuardError> {
+        let mut seen = HashSet::new();
+        let mut key: Option<K> = None;
+        for _ in 0..self.max_entries.saturating_mul(4) {
+            // SAFETY: `new` compared the sizes.
+            let next = unsafe { sys::next_key(self.fd(), key.as_ref()) };
+            let Some(next) = next.map_err(self.error("iteration"))? else { return Ok(()) };
+            // SAFETY: `K` is plain and initialised; its bytes live as long as the borrow.
+            let bytes = unsafe {
+                std::slice::from_raw_parts((&raw const next).cast::<u8>(), size_of::<K>())
+            };
+            if seen.insert(bytes.to_vec()) {
+                // SAFETY: `new` compared the sizes; `Plain` values may be any bytes.
+                let value = unsafe { sys::lookup::<K, V>(self.fd(), &next, flags) };
+                if let Some(value) = value.map_err(self.error("look-up"))? {
+                    visit(&[next], &[value]);
+                }
+            }
+            key = Some(next);
+        }
+        Ok(())
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.map.fd().as_fd()
+    }
+
+    fn error(&self, operation: &'static str) -> impl FnOnce(io::Error) -> GuardError + use<K, V> {
+        let map = self.name;
+        move |source| GuardError::Map { map, operation, source }
+    }
+}

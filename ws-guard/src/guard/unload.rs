@@ -1,0 +1,108 @@
+//! Taking everything away again.
+use std::fs;
+
+use aya::maps::MapInfo;
+use ws_guard_common::maps::name;
+
+use super::{
+    attach, clsact,
+    error::GuardError,
+    interfaces::Interface,
+    layout::LAYOUTS,
+    pins::{self, Pins},
+};
+
+/// Remove links, filters, maps, programs and the directory; says what was removed.
+///
+/// Works on pins of any schema version. Only what has a name of ours is removed: the directory
+/// stays, with a warning, when somebody else keeps things in it.
+pub fn unload(pins: &Pins) -> Result<Vec<String>, GuardError> {
+    if !pins.exist() {
+        return Err(GuardError::NotLoaded(pins.dir().into()));
+    }
+    remove_all(pins)
+}
+
+fn remove_all(pins: &Pins) -> Result<Vec<String>, GuardError> {
+    let mut removed = Vec::new();
+    for pinned in pins.attachments()? {
+        if attach::remove(pins, &pinned)? {
+            let (direction, mode) = (pinned.direction.name(), pinned.mode.name());
+            removed.push(format!("{mode} on {direction} of {}", pinned.interface));
+        }
+    }
+    for interface in qdisc_notes(pins)? {
+        if clsact::remove_qdisc(pins, &interface)? {
+            removed.push(format!("clsact qdisc of {}", interface.name));
+        }
+    }
+    remove_throttle_map(pins, &mut removed)?;
+    let control = pins.control();
+    let mut paths = vec![control.with_file_name("new"), control];
+    paths.extend(LAYOUTS.iter().map(|layout| pins.map(layout.name)));
+    for path in paths {
+        if pins::remove(&path)? {
+            removed.push(path.display().to_string());
+        }
+    }
+    remove_directories(pins, &mut removed)?;
+    Ok(removed)
+}
+
+/// Remove what a first load left that failed half-way; nothing is attached yet.
+pub fn discard(pins: &Pins) {
+    if let Err(error) = remove_all(pins) {
+        tracing::warn!(%error, "what the failed load has pinned could not all be removed");
+    }
+}
+
+/// Remove what is attached to one interface, with its pins.
+pub fn detach(pins: &Pins, interface: &str) -> Result<(), GuardError> {
+    for pinned in pins.attachments()? {
+        if pinned.interface == interface {
+            attach::remove(pins, &pinned)?;
+        }
+    }
+    for noted in qdisc_notes(pins)? {
+        if noted.name == interface {
+            clsact::remove_qdisc(pins, &noted)?;
+        }
+    }
+    Ok(())
+}
+
+/// The interfaces whose clsact qdisc we made.
+fn qdisc_notes(pins: &Pins) -> Result<Vec<Interface>, GuardError> {
+    let names = pins::names(&pins.filters())?;
+    Ok(names.iter().filter_map(|name| pins::parse_qdisc(name)).collect())
+}
+
+/// The second pin of the source table goes only when it is the same map.
+fn remove_throttle_map(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> {
+    let Some(path) = pins.throttle_map() else { return Ok(()) };
+    let sources = MapInfo::from_pin(pins.map(name::SOURCES)).map(|info| info.id());
+    let Ok(found) = MapInfo::from_pin(path).map(|info| info.id()) else { return Ok(()) };
+    if sources.is_ok_and(|sources| sources == found) && pins::remove(path)? {
+        removed.push(path.display().to_string());
+    }
+    Ok(())
+}
+
+fn remove_directories(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> {
+    for schema in pins.schemas()? {
+        pins::remove(&pins.dir().join(schema))?;
+    }
+    for name in pins::names(&pins.filters())? {
+        pins::remove(&pins.filters().join(name))?;
+    }
+    for dir in [&pins.links(), &pins.filters(), &pins.dir().join("programs")] {
+        pins::remove(dir)?;
+    }
+    match fs::remove_dir(pins.dir()) {
+        Ok(()) => removed.push(pins.dir().display().to_string()),
+        Err(error) => {
+            tracing::warn!(path = %pins.dir().display(), %error, "the pin directory stays");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! The counters of the kernel programs as metric families: name, help, and which counter under
+//! which label.
+
+use ws_guard_common::maps::Counter;
+
+/// One family: samples with the value of its one label, or a single sample without.
+pub struct Family {
+    pub name: &'static str,
+    pub help: &'static str,
+    /// Empty for a family without labels.
+    pub label: &'static str,
+    pub samples: &'static [(Counter, &'static str)],
+}
+
+const fn plain(
+    name: &'static str,
+    help: &'static str,
+    samples: &'static [(Counter, &'static str)],
+) -> Family {
+    Family { name, help, label: "", samples }
+}
+
+const fn by(
+    label: &'static str,
+    name: &'static str,
+    help: &'static str,
+    samples: &'static [(Counter, &'static str)],
+) -> Family {
+    Family { name, help, label, samples }
+}
+
+/// Every family that is a plain reading of counters. Violations, event losses and the heartbeat
+/// histogram are built in [`super::collector`].
+pub static COUNTERS: [Family; 19] = [
+    by(
+        "direction",
+        "packets_seen_total",
+        "Packets that the programs looked at, by direction: ingress is what clients send. Not growing under load means the guard is not in the path.",
+        &[(Counter::Seen, "ingress"), (Counter::EgressSeen, "egress")],
+    ),
+    plain(
+        "packets_protected_total",
+        "Client packets to a protected port.",
+        &[(Counter::Protected, "")],
+    ),
+    by(
+        "direction",
+        "packets_tracked_total",
+        "Packets on a tracked WebSocket connection; on ingress only segments with payload.",
+        &[(Counter::Tracked, "ingress"), (Counter::EgressTracked, "egress")],
+    ),
+    plain(
+        "packets_unparsed_total",
+        "Packets passed whose TCP header could not be read: fragments, unknown extension headers, malformed ones.",
+        &[(Counter::Unparsed, "")],
+    ),
+    by(
+        "reason",
+        "packets_dropped_total",
+        "Packets dropped. throttled is action drop at work; the other reasons make TCP send bytes again that could not be judged.",
+        &crate::domain::status::DROP_REASONS,
+    ),
+    by(
+        "side",
+        "frames_total",
+        "WebSocket frames that began in the streams of clients and servers, retransmissions not counted again.",
+        &[(Counter::Frames, "client"), (Counter::FramesOut, "server")],
+    ),
+    plain("pings_total", "PING frames of clients, each once.", &[(Counter::Pings, "")]),
+    by(
+        "side",
+        "pongs_total",
+        "PONG frames. Fewer from servers than pings less defused ones: servers do not answer.",
+        &[(Counter::Pongs, "client"), (Counter::PongsOut, "server")],
+    ),
+    plain(
+        "pings_defused_total",
+        "Pings over the limit that reached the server as pongs, each once.",
+        &[(Counter::Defused, "")],
+    ),
+    plain(
+        "pings_spared_total",
+        "Pings answered although their source was throttled: the heartbeats of neighbours behind one address.",
+        &[(Counter::Spared, "")],
+    ),
+    plain(
+        "headers_rewritten_total",
+        "PING headers rewritten, those of retransmissions included.",
+        &[(Counter::Rewritten, "")],
+    ),
+    by(
+        "kind",
+        "segments_total",
+        "Client segments of note: coalesced have more than one frame beginning in them, rewalked were judged again, gap came before bytes that were still missing.",
+        &[
+            (Counter::Coalesced, "coalesced"),
+            (Counter::Rewalked, "rewalked"),
+            (Counter::Gaps, "gap"),
+        ],
+    ),
+    by(
+        "part",
+        "splits_total",
+        "Client frames cut by a segment border: in the header, or anywhere.",
+        &[(Counter::SplitHeaders, "header"), (Counter::SplitFrames, "frame")],
+    ),
+    by(
+        "event",
+        "flow_events_total",
+        "What happened to tracked connections. refused: the full table had no room; unsynced: frames went by unseen; reclaimed: made room under pressure; request_unseen: joined at the server's answer.",
+        &[
+            (Counter::FlowsOpened, "opened"),
+            (Counter::FlowsClosed, "closed"),
+            (Counter::FlowsUnsynced, "unsynced"),
+            (Counter::FlowsResynced, "resynced"),
+            (Counter::FlowsRefused, "refused"),
+            (Counter::FlowsReclaimed, "reclaimed"),
+            (Counter::RequestsUnseen, "request_unseen"),
+        ],
+    ),
+    by(
+        "event",
+        "source_events_total",
+        "Sources that the full table had no room for, and idle ones that made room.",
+        &[(Counter::SourcesRefused, "refused"), (Counter::SourcesReclaimed, "reclaimed")],
+    ),
+    plain(
+        "throttles_total",
+        "Times that a source went past its limit and was throttled.",
+        &[(Counter::Throttled, "")],
+    ),
+    plain(
+        "releases_total",
+        "Throttlings whose end the kernel noticed, at the source's next ping.",
+        &[(Counter::Released, "")],
+    ),
+    plain(
+        "events_lost_total",
+        "Events that did not fit the ring buffer: the daemon was too slow, or away.",
+        &[(Counter::EventsLost, "")],
+    ),
+    plain(
+        "events_suppressed_total",
+        "Events held back by the kernel's rate limit, so that nobody can flood the log.",
+        &[(Counter::EventsSuppressed, "")],
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_shown_exactly_once() {
+        let mut shown: Vec<u32> = COUNTERS
+            .iter()
+            .flat_map(|family| family.samples.iter().map(|(counter, _)| *counter as u32))
+            .collect();
+        shown.sort_unstable();
+        assert_eq!(shown, (0..Counter::COUNT as u32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn counters_are_named_as_counters() {
+        for family in &COUNTERS {
+            assert!(family.name.ends_with("_total"), "{}", family.name);
+            assert!(family.help.ends_with('.'), "{}", family.name);
+        }
+    }
+}

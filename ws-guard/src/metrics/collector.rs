@@ -1,0 +1,240 @@
+//! Reads the kernel's maps, and what the daemon knows, at each scrape.
+
+use std::time::UNIX_EPOCH;
+
+use prometheus::{
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+use ws_guard_common::{
+    frame::Violation,
+    maps::{Counters, HEARTBEAT_BUCKETS, SCHEMA_VERSION},
+};
+
+use super::{
+    catalogue::COUNTERS,
+    families::{Labels, counters, gauges, histogram},
+};
+use crate::{
+    daemon::state::State,
+    domain::status::{Status, counter},
+    guard::GuardError,
+};
+
+/// The first bucket's upper bound, seconds; each next one is twice the one before.
+const FIRST_BUCKET: f64 = 64e-6;
+
+/// All metrics of a daemon.
+pub struct GuardCollector {
+    state: State,
+    desc: Desc,
+}
+
+impl GuardCollector {
+    pub fn new(state: State) -> prometheus::Result<GuardCollector> {
+        // The registry wants one description to tell collectors apart; the families carry their own.
+        let help = "1 when the kernel's maps could be read at this scrape.".to_string();
+        let desc = Desc::new("wsguard_up".into(), help, Vec::new(), Default::default())?;
+        Ok(GuardCollector { state, desc })
+    }
+
+    fn read(&self) -> Result<Vec<MetricFamily>, GuardError> {
+        let kernel = self.state.reader.maps.counters()?;
+        let status = self.state.status()?;
+        let mut families: Vec<MetricFamily> = from_catalogue(&kernel);
+        families.push(violations(&kernel));
+        families.push(heartbeat(&kernel));
+        families.extend(tables(&status));
+        families.extend(policy(&status));
+        families.extend(attached(&status));
+        families.extend(self.daemon());
+        Ok(families)
+    }
+
+    /// What no map holds.
+    fn daemon(&self) -> Vec<MetricFamily> {
+        let (ok, failed) = self.state.reloads();
+        let started = self.state.started_at().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let schema = SCHEMA_VERSION.to_string();
+        let build: Labels<'_> = &[("schema", &schema), ("version", env!("CARGO_PKG_VERSION"))];
+        vec![
+            counters(
+                "config_reload_total",
+                "Reloads of the configuration: ok took effect, error left the old one in force.",
+                &[(&[("result", "ok")], ok), (&[("result", "error")], failed)],
+            ),
+            counters(
+                "events_missed_total",
+                "Events that left the kernel and were not seen: the daemon, or a follower of the API, read too slowly.",
+                &[
+                    (&[("reader", "daemon")], self.state.events_dropped()),
+                    (&[("reader", "follower")], self.state.events.missed()),
+                ],
+            ),
+            gauges(
+                "start_time_seconds",
+                "When the daemon started, seconds since 1970. The kernel's counters are older: they outlive it.",
+                &[(&[], started.as_secs_f64())],
+            ),
+            gauges(
+                "build_info",
+                "Version of the daemon, and of the layout of its pinned maps; always 1.",
+                &[(build, 1.0)],
+            ),
+        ]
+    }
+}
+
+impl Collector for GuardCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let read = self.read();
+        let up = gauges("up", &self.desc.help, &[(&[], f64::from(read.is_ok()))]);
+        let mut families = read.unwrap_or_else(|error| {
+            tracing::error!("the maps cannot be read for a scrape: {error}");
+            Vec::new()
+        });
+        families.push(up);
+        families
+    }
+}
+
+fn from_catalogue(kernel: &Counters) -> Vec<MetricFamily> {
+    let family = |family: &super::catalogue::Family| {
+        let labels: Vec<[(&str, &str); 1]> =
+            family.samples.iter().map(|(_, value)| [(family.label, *value)]).collect();
+        let samples: Vec<(Labels<'_>, u64)> = family
+            .samples
+            .iter()
+            .zip(&labels)
+            .map(|((which, _), label)| {
+                let labels: Labels<'_> = if family.label.is_empty() { &[] } else { label };
+                (labels, counter(kernel, *which))
+            })
+            .collect();
+        counters(family.name, family.help, &samples)
+    };
+    COUNTERS.iter().map(family).collect()
+}
+
+fn violations(kernel: &Counters) -> MetricFamily {
+    let sides = [("client", &kernel.violations_in), ("server", &kernel.violations_out)];
+    let labels: Vec<([(&str, &str); 2], u64)> = sides
+        .into_iter()
+        .flat_map(|(side, counts)| {
+            let label = move |kind: Violation| [("kind", kind.name()), ("side", side)];
+            Violation::ALL.into_iter().zip(counts).map(move |(kind, count)| (label(kind), *count))
+        })
+        .collect();
+    let samples: Vec<(Labels<'_>, u64)> =
+        labels.iter().map(|(labels, count)| (labels.as_slice(), *count)).collect();
+    counters(
+        "violations_total",
+        "Frames whose header violates RFC 6455, by what is wrong with it and whose it was.",
+        &samples,
+    )
+}
+
+fn heartbeat(kernel: &Counters) -> MetricFamily {
+    let bounds: Vec<f64> =
+        (0..HEARTBEAT_BUCKETS - 1).map(|bucket| FIRST_BUCKET * (1u64 << bucket) as f64).collect();
+    histogram(
+        "heartbeat_seconds",
+        "From a client's ping on the wire to the server's pong that answers it: grows when the server pauses.",
+        &bounds,
+        &kernel.heartbeat,
+        kernel.heartbeat_sum_ns as f64 / 1e9,
+    )
+}
+
+fn tables(status: &Status) -> Vec<MetricFamily> {
+    let named = status.tables.named();
+    let labels = named.map(|(name, _)| [("table", name)]);
+    let samples = |value: fn(&crate::domain::status::Occupancy) -> u32| {
+        let sample = |i: usize| (labels[i].as_slice(), f64::from(value(&named[i].1)));
+        [sample(0), sample(1), sample(2), sample(3)]
+    };
+    let states = status.flow_states;
+    vec![
+        gauges(
+            "table_entries",
+            "Entries in use. A full table refuses newcomers, see flow_events and source_events.",
+            &samples(|table| table.entries),
+        ),
+        gauges("table_capacity", "Entries there is room for.", &samples(|table| table.capacity)),
+        gauges(
+            "flows",
+            "Tracked connections by state; handshake waits for the server's answer.",
+            &[
+                (&[("state", "handshake")], f64::from(states.handshake)),
+                (&[("state", "open")], f64::from(states.open)),
+                (&[("state", "unsynced")], f64::from(states.unsynced)),
+                (&[("state", "closed")], f64::from(states.closed)),
+            ],
+        ),
+        gauges("sources", "Sources that sent a ping.", &[(&[], f64::from(status.sources))]),
+        gauges(
+            "sources_throttled",
+            "Sources that are throttled now.",
+            &[(&[], f64::from(status.throttled))],
+        ),
+    ]
+}
+
+fn policy(status: &Status) -> Vec<MetricFamily> {
+    let policy = &status.policy;
+    let one = |name: &str, help: &str, value: f64| gauges(name, help, &[(&[], value)]);
+    vec![
+        one(
+            "policy_max_ping_rate",
+            "Pings a source may send in any window.",
+            f64::from(policy.max_ping_rate),
+        ),
+        one("policy_window_seconds", "Length of the window.", f64::from(policy.window_seconds)),
+        one(
+            "policy_max_ping_rate_per_connection",
+            "Pings a connection may send in any window; 0 is no such limit.",
+            f64::from(policy.max_ping_rate_per_connection),
+        ),
+        one(
+            "policy_neighbour_share",
+            "Pings a window that each connection of a throttled source is still answered.",
+            f64::from(policy.neighbour_share),
+        ),
+        gauges(
+            "policy_info",
+            "The action on pings over the limit; always 1.",
+            &[(&[("action", policy.action.name())], 1.0)],
+        ),
+    ]
+}
+
+fn attached(status: &Status) -> Vec<MetricFamily> {
+    let mut info = Vec::new();
+    let mut missing = Vec::new();
+    for attachment in &status.interfaces {
+        for (direction, mode) in [("ingress", attachment.ingress), ("egress", attachment.egress)] {
+            let name = attachment.name.as_str();
+            if let Some(mode) = mode {
+                info.push([("direction", direction), ("interface", name), ("mode", mode.name())]);
+            }
+            missing.push(([("direction", direction), ("interface", name)], mode.is_some()));
+        }
+    }
+    let info: Vec<(Labels<'_>, f64)> = info.iter().map(|labels| (labels.as_slice(), 1.0)).collect();
+    let up: Vec<(Labels<'_>, f64)> =
+        missing.iter().map(|(labels, up)| (labels.as_slice(), f64::from(*up))).collect();
+    let families = [
+        gauges("attach_info", "How each direction is attached; always 1.", &info),
+        gauges(
+            "interface_attached",
+            "1 where a wanted interface is attached, 0 while it is waited for.",
+            &up,
+        ),
+    ];
+    // The text format has no family without samples.
+    families.into_iter().filter(|family| !family.get_metric().is_empty()).collect()
+}

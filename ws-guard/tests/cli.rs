@@ -1,0 +1,197 @@
+//! The binary as its users see it, where no guard is loaded: messages, exit codes, help.
+
+use std::{os::unix::process::CommandExt, path::Path, process::Command};
+
+use tempfile::TempDir;
+
+/// A run of the binary.
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// The binary with a control socket and a pin directory where nothing is, and no settings of the
+/// machine's environment.
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
+    command
+        .env_clear()
+        .env("WS_GUARD_CONTROL_SOCKET", dir.join("control.sock"))
+        .env("WS_GUARD_PIN_DIR", dir.join("pins"))
+        .args(arguments);
+    command
+}
+
+fn finish(mut command: Command) -> Run {
+    let output = command.output().expect("the binary runs");
+    Run {
+        code: output.status.code().expect("it exits by itself"),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn run(arguments: &[&str]) -> Run {
+    let dir = TempDir::new().expect("a directory");
+    finish(command(dir.path(), arguments))
+}
+
+#[test]
+fn help_teaches() {
+    let help = run(&["--help"]);
+    assert_eq!(help.code, 0);
+    for text in ["Examples:", "Exit codes:", "77", "ws-guard unload", "/run/ws-guard/control.sock"]
+    {
+        assert!(help.out.contains(text), "{text} is missing in\n{}", help.out);
+    }
+    let help = run(&["run", "--help"]);
+    assert_eq!(help.code, 0);
+    let flat = help.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    for text in [
+        "[default: 30] [env: WS_GUARD_MAX_PING_RATE, MAX_PING_RATE]",
+        "[default: 10] [env: WS_GUARD_WINDOW_SECONDS, WINDOW_SECONDS]",
+        "[default: defuse] [env: WS_GUARD_ACTION]",
+        "Precedence:",
+        "78",
+    ] {
+        assert!(flat.contains(text), "{text} is missing in\n{}", help.out);
+    }
+}
+
+#[test]
+fn wrong_usage_exits_2() {
+    for arguments in [
+        &["frobnicate"][..],
+        &["sources", "-o", "yaml"],
+        &["sources", "--state", "angry"],
+        &["throttle"],
+        &["throttle", "10.0.0.1", "--for", "soon"],
+        &["throttle", "10.0.0.1", "--for", "0s"],
+        &["allow", "--remove"],
+        &["policy", "set"],
+        &[],
+    ] {
+        assert_eq!(run(arguments).code, 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_bad_configuration_exits_64_and_lists_everything() {
+    let dir = TempDir::new().expect("a directory");
+    let file = dir.path().join("guard.toml");
+    std::fs::write(&file, "port = 80\nmax-ping-rat = 5\n").expect("a file");
+    let mut command = command(dir.path(), &["run", "--action", "explode", "--config"]);
+    command.arg(&file).env("WINDOW_SECONDS", "ten");
+    let run = finish(command);
+    assert_eq!(run.code, 64, "{}", run.err);
+    assert!(run.err.contains("the configuration has 3 errors"), "{}", run.err);
+    assert!(
+        run.err.contains("guard.toml:2: max-ping-rat: unknown key: did you mean max-ping-rate?")
+    );
+    assert!(run.err.contains("--action: \"explode\""), "{}", run.err);
+    assert!(run.err.contains("WINDOW_SECONDS: \"ten\""), "{}", run.err);
+    let missing = finish(self::command(dir.path(), &["run"]));
+    assert_eq!(missing.code, 64);
+    assert!(missing.err.contains("--interface") && missing.err.contains("--port"));
+    let set = finish(self::command(dir.path(), &["policy", "set", "--port", "70000"]));
+    assert_eq!(set.code, 64);
+}
+
+#[test]
+fn without_a_daemon_changes_exit_69_and_say_what_to_do() {
+    for arguments in [
+        &["throttle", "10.0.0.1"][..],
+        &["release", "10.0.0.1"],
+        &["allow", "10.0.0.0/8"],
+        &["policy", "set", "--action", "drop"],
+        &["events"],
+        &["events", "--follow"],
+    ] {
+        let run = run(arguments);
+        assert_eq!(run.code, 69, "{arguments:?}: {}", run.err);
+        assert!(run.err.contains("no daemon listens on"), "{}", run.err);
+        assert!(run.err.contains("ws-guard run"), "{}", run.err);
+    }
+}
+
+#[test]
+fn without_pins_listings_exit_69_and_name_the_directory() {
+    if let Some(reason) = ws_guard_testkit::skip_reason() {
+        println!("skipped: {reason}");
+        return;
+    }
+    for listing in ["status", "sources", "throttled", "flows", "allow", "unload"] {
+        let run = run(&[listing]);
+        assert_eq!(run.code, 69, "{listing}: {}", run.err);
+        assert!(run.err.contains("no guard is loaded under"), "{}", run.err);
+        assert!(run.err.contains("pins"), "{}", run.err);
+    }
+}
+
+#[test]
+fn without_privileges_run_exits_77_and_names_them() {
+    if let Some(reason) = ws_guard_testkit::skip_reason() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    // Copied to where a user without rights can run it from.
+    let binary = dir.path().join("ws-guard");
+    std::fs::copy(env!("CARGO_BIN_EXE_ws-guard"), &binary).expect("a copy");
+    open(dir.path());
+    let mut command = Command::new(&binary);
+    command
+        .env_clear()
+        .args(["run", "--interface", "lo", "--port", "9001"])
+        .uid(65_534)
+        .gid(65_534);
+    let run = finish(command);
+    assert_eq!(run.code, 77, "{}", run.err);
+    for capability in ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"] {
+        assert!(run.err.contains(capability), "{}", run.err);
+    }
+}
+
+/// Let everybody into a directory.
+fn open(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let everybody = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir, everybody).expect("a mode");
+}
+
+#[test]
+fn completions_for_every_shell() {
+    for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef"), ("fish", "complete -c")] {
+        let run = run(&["completions", shell]);
+        assert_eq!(run.code, 0);
+        assert!(run.out.contains(mark) && run.out.contains("throttled"), "{shell}");
+    }
+}
+
+#[test]
+fn doctor_answers_in_json_and_fails_with_a_missing_interface() {
+    let run = run(&["doctor", "--interface", "no-such-if", "-o", "json"]);
+    assert_eq!(run.code, 1, "{}", run.err);
+    let checks: Vec<serde_json::Value> = serde_json::from_str(&run.out).expect("JSON");
+    let find = |name: &str| {
+        checks.iter().find(|check| check["check"] == name).unwrap_or_else(|| panic!("no {name}"))
+    };
+    assert_eq!(find("no-such-if exists")["verdict"], "fail");
+    assert!(find("no-such-if exists")["remedy"].is_string());
+    for name in ["kernel", "btf", "capabilities", "bpffs", "jit", "bpf_loop", "daemon"] {
+        assert!(["ok", "warn", "fail"].map(Into::into).contains(&find(name)["verdict"]));
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let dir = TempDir::new().expect("a directory");
+    let mut shell = Command::new("sh");
+    let binary = env!("CARGO_BIN_EXE_ws-guard");
+    shell.args(["-c", &format!("{binary} completions zsh | head -c 10; exit 0")]);
+    shell.current_dir(dir.path());
+    let run = finish(shell);
+    assert_eq!(run.out.len(), 10);
+    assert!(!run.err.contains("panicked"), "{}", run.err);
+}

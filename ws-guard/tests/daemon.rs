@@ -1,0 +1,246 @@
+//! The daemon's parts on a real kernel's maps: control API, metrics, reload. No traffic: what
+//! packets do to the maps is tested end to end elsewhere.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Request, StatusCode},
+};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use ws_guard::{
+    config::{Inputs, Settings},
+    control::routes,
+    daemon::state::State,
+    domain::event::EventView,
+    guard::{BPFFS_MOUNT_POINT, Guard, LoadOptions, TableSizes, unload},
+    metrics,
+};
+
+/// A loaded guard with a pin directory of its own, removed at the end.
+struct Loaded {
+    state: State,
+    pin_dir: PathBuf,
+    _guard: Guard,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Err(error) = unload(&self.pin_dir) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// Load, or say why not.
+fn load() -> Option<Loaded> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    if let Some(reason) = ws_guard_testkit::skip_reason() {
+        println!("skipped: {reason}");
+        return None;
+    }
+    let unique = format!("wsg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let pin_dir = Path::new(BPFFS_MOUNT_POINT).join(unique);
+    let sizes = TableSizes { flows: 64, sources: 64, pending: 64, rules: 64 };
+    let options = LoadOptions { pin_dir: pin_dir.clone(), sizes, kernel_debug_log: false };
+    let guard = Guard::load(&options).expect("the guard loads");
+    let settings = settings(&[]);
+    let state = State::new(guard.maps(), pin_dir.clone(), settings.clone());
+    state.operator.configure(&settings).expect("the policy is written");
+    Some(Loaded { state, pin_dir, _guard: guard })
+}
+
+fn settings(more: &[(&str, &str)]) -> Settings {
+    let flags = [("interface", "lo"), ("port", "9001"), ("allow", "10.1.0.0/16")];
+    let all = flags.iter().chain(more);
+    let arguments = all.map(|(name, value)| (name.to_string(), vec![value.to_string()])).collect();
+    Inputs { arguments, ..Inputs::default() }.load().expect("valid settings")
+}
+
+async fn ask(router: &Router, method: &str, path: &str, body: &str) -> (StatusCode, Value) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", "application/json")
+        .body(Body::from(body.to_string()))
+        .expect("a request");
+    let response = router.clone().oneshot(request).await.expect("an answer");
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+    (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+}
+
+#[tokio::test]
+async fn the_api_reads_and_changes_the_policy() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone());
+    let (status, policy) = ask(&api, "GET", "/v1/policy", "").await;
+    assert_eq!((status, &policy["max_ping_rate"]), (StatusCode::OK, &json!(30)));
+    let patch = r#"{"max_ping_rate": 5, "window_seconds": 1, "ports": [80, 9001]}"#;
+    let (status, policy) = ask(&api, "PATCH", "/v1/policy", patch).await;
+    assert_eq!(status, StatusCode::OK, "{policy}");
+    assert_eq!((&policy["max_ping_rate"], &policy["ports"]), (&json!(5), &json!([80, 9001])));
+    assert_eq!(loaded.state.reader.maps.policy().expect("a policy").rate.limit, 5);
+    let (_, status) = ask(&api, "GET", "/v1/status", "").await;
+    assert_eq!(status["pid"], json!(std::process::id()));
+    assert_eq!(status["policy"], policy);
+    assert_eq!(
+        status["config"]["overrides"],
+        json!(["port: 9001 → 80,9001", "max-ping-rate: 30 → 5", "window-seconds: 10 → 1"])
+    );
+}
+
+#[tokio::test]
+async fn a_bad_patch_changes_nothing_and_names_every_error() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone());
+    let patch = r#"{"max_ping_rate": 7, "window_seconds": 0, "actoin": "drop", "ports": []}"#;
+    let (status, body) = ask(&api, "PATCH", "/v1/policy", patch).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let error = body["error"].as_str().expect("an error");
+    for part in ["window_seconds: \"0\"", "did you mean action?", "ports: none left"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(body["remedy"].is_string());
+    let (_, policy) = ask(&api, "GET", "/v1/policy", "").await;
+    assert_eq!(policy["max_ping_rate"], json!(30));
+}
+
+#[tokio::test]
+async fn every_error_is_json_with_a_remedy() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone());
+    let huge = format!("{{\"source\": \"{}\"}}", "1".repeat(100_000));
+    for (method, path, body, wanted) in [
+        ("GET", "/v1/nothing", "", 404),
+        ("DELETE", "/v1/policy", "", 405),
+        ("POST", "/v1/throttle", "{", 400),
+        ("POST", "/v1/throttle", "{\"source\": \"10.0.0.1\", \"x\": 1}", 422),
+        ("POST", "/v1/throttle", "{\"source\": \"ten\"}", 400),
+        ("POST", "/v1/throttle", "{\"source\": \"10.0.0.1\", \"seconds\": -1}", 400),
+        ("POST", "/v1/throttle", "{\"source\": \"10.0.0.0/8\"}", 400),
+        ("POST", "/v1/throttle", "{\"source\": \"10.1.0.1\"}", 409),
+        ("POST", "/v1/throttle", &huge, 413),
+        ("POST", "/v1/release", "{\"source\": \"10.9.9.9\"}", 404),
+        ("POST", "/v1/allow", "{\"network\": \"fd77::1/128\"}", 400),
+        ("DELETE", "/v1/allow", "{\"network\": \"10.9.0.0/16\"}", 404),
+        ("PATCH", "/v1/policy", "[1]", 422),
+        ("GET", "/v1/sources?state=angry", "", 400),
+        ("GET", "/v1/events?since=x", "", 400),
+    ] {
+        let (status, answer) = ask(&api, method, path, body).await;
+        assert_eq!(status.as_u16(), wanted, "{method} {path}: {answer}");
+        let text = |field: &str| answer[field].as_str().is_some_and(|text| !text.is_empty());
+        assert!(text("error") && text("remedy"), "{method} {path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_allowlist_keeps_apart_what_operators_and_configuration_want() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone());
+    let generation = || loaded.state.reader.maps.policy().expect("a policy").rules_generation;
+    let before = generation();
+    let (status, list) = ask(&api, "POST", "/v1/allow", r#"{"network": "fd77::5"}"#).await;
+    assert_eq!(status, StatusCode::OK);
+    let configured = json!({"network": "10.1.0.0/16", "origin": "config"});
+    let added = json!({"network": "fd77::/64", "origin": "runtime"});
+    assert_eq!(list, json!([configured, added]));
+    assert_ne!(generation(), before);
+    // The configuration no longer names its network: it goes, the operator's stays.
+    let mut empty = settings(&[]);
+    empty.allow.clear();
+    loaded.state.operator.configure(&empty).expect("configured");
+    let (_, list) = ask(&api, "GET", "/v1/allow", "").await;
+    assert_eq!(list, json!([added]));
+    let (_, list) = ask(&api, "DELETE", "/v1/allow", r#"{"network": "fd77::/64"}"#).await;
+    assert_eq!(list, json!([]));
+    assert_eq!(loaded.state.reader.maps.policy().expect("a policy").rules, 0);
+}
+
+#[tokio::test]
+async fn events_are_lines_after_a_number() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone());
+    for message in ["a", "b", "c"] {
+        loaded.state.events.record(EventView::message("policy", message));
+    }
+    let request = Request::get("/v1/events?since=1").body(Body::empty()).expect("a request");
+    let response = api.oneshot(request).await.expect("an answer");
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    let bytes = to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+    let lines: Vec<Value> = String::from_utf8_lossy(&bytes)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.iter().map(|line| &line["seq"]).collect::<Vec<_>>(), [&json!(2), &json!(3)]);
+}
+
+#[tokio::test]
+async fn a_file_change_keeps_what_it_did_not_name() {
+    let Some(loaded) = load() else { return };
+    let state = &loaded.state;
+    let patch = json!({"action": "observe", "max_ping_rate": 99});
+    state.operator.patch(patch.as_object().expect("an object")).expect("patched");
+    let (before, after) = (settings(&[]), settings(&[("max-ping-rate", "40")]));
+    let merged = state.operator.merge(&before, &after).expect("merged");
+    assert_eq!((merged.max_ping_rate, merged.action.name()), (40, "observe"));
+    state.operator.configure(&after).expect("configured");
+    assert_eq!(state.reader.policy().expect("a policy"), after.policy);
+}
+
+#[tokio::test]
+async fn metrics_parse_and_name_no_address() {
+    let Some(loaded) = load() else { return };
+    let registry = metrics::registry(loaded.state.clone()).expect("a registry");
+    let router = metrics::router(registry, loaded.state.clone());
+    let get = |path: &str| Request::get(path).body(Body::empty()).expect("a request");
+    let response = router.clone().oneshot(get("/metrics")).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::OK);
+    let bytes = to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+    let text = String::from_utf8(bytes.to_vec()).expect("text");
+    let scrape =
+        prometheus_parse::Scrape::parse(text.lines().map(|l| Ok(l.to_string()))).expect("parses");
+    let value = |name: &str| {
+        let sample = scrape.samples.iter().find(|sample| sample.metric == name);
+        format!("{:?}", sample.unwrap_or_else(|| panic!("no {name}")).value)
+    };
+    assert_eq!(value("wsguard_up"), "Gauge(1.0)");
+    assert_eq!(value("wsguard_policy_max_ping_rate"), "Gauge(30.0)");
+    assert_eq!(value("wsguard_pings_defused_total"), "Counter(0.0)");
+    assert_eq!(value("wsguard_build_info"), "Gauge(1.0)");
+    assert!(value("wsguard_heartbeat_seconds").starts_with("Histogram"));
+    let labels = scrape.samples.iter().flat_map(|sample| sample.labels.keys());
+    assert!(labels.clone().count() > 20);
+    for label in labels {
+        assert!(!["source", "client", "server", "ip", "address"].contains(&label.as_str()));
+    }
+    assert!(scrape.samples.iter().all(|sample| sample.metric.starts_with("wsguard_")));
+    promtool(&text);
+    let health = router.clone().oneshot(get("/healthz")).await.expect("an answer");
+    assert_eq!(health.status(), StatusCode::OK);
+    let ready = router.oneshot(get("/readyz")).await.expect("an answer");
+    assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE, "nothing is attached");
+}
+
+/// Prometheus's own linter, where it is installed.
+fn promtool(text: &str) {
+    let path = std::env::temp_dir().join(format!("ws-guard-metrics-{}", std::process::id()));
+    fs::write(&path, text).expect("a file");
+    let input = fs::File::open(&path).expect("the file");
+    let linted =
+        std::process::Command::new("promtool").args(["check", "metrics"]).stdin(input).output();
+    fs::remove_file(&path).expect("removed");
+    match linted {
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout))
+        }
+        Err(error) => println!("promtool was not asked: {error}"),
+    }
+}

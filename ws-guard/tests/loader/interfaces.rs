@@ -1,0 +1,71 @@
+use std::time::Duration;
+
+use anyhow::Result;
+use ws_guard::guard::{
+    AttachMode, GuardError, InterfaceEvent, InterfaceWatcher, pinned_attachments,
+};
+use ws_guard_testkit::netns::Namespace;
+
+use crate::{PinDir, veth};
+
+#[test]
+fn an_interface_made_anew_is_attached_afresh() -> Result<()> {
+    needs_root!();
+    let namespace = veth("anew", 1500)?;
+    let pins = PinDir::new();
+    namespace.run(|| {
+        for mode in [AttachMode::Auto, AttachMode::Clsact] {
+            let mut guard = pins.load()?;
+            let before = guard.attach("v0", mode)?;
+            namespace.ip("link del v0")?;
+            assert!(matches!(guard.attach("v0", mode), Err(GuardError::NoInterface(_))));
+            assert_eq!(pinned_attachments(&pins.0)?, [], "what is gone is not shown");
+            namespace.ip("link add v0 type veth peer name v1")?;
+            assert_eq!(guard.attach("v0", mode)?, before);
+            assert_eq!(pinned_attachments(&pins.0)?, [before]);
+            guard.detach("v0")?;
+            assert_eq!(pinned_attachments(&pins.0)?, []);
+            assert_eq!(guard.attachments(), []);
+        }
+        Ok(())
+    })?
+}
+
+#[test]
+fn interfaces_are_seen_coming_and_going() -> Result<()> {
+    needs_root!();
+    let namespace = Namespace::new("watch")?;
+    namespace.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut watcher = InterfaceWatcher::new()?;
+            let mut next = async || -> Result<(bool, String)> {
+                let event = tokio::time::timeout(Duration::from_secs(5), watcher.next()).await??;
+                Ok(match event {
+                    InterfaceEvent::Appeared(interface) => (true, interface.name),
+                    InterfaceEvent::Disappeared(interface) => (false, interface.name),
+                })
+            };
+            assert_eq!(next().await?, (true, "lo".into()), "what exists comes first");
+            namespace
+                .ip("link add d0 type dummy")
+                .or_else(|_| namespace.ip("link add d0 type veth peer name d1"))?;
+            let mut names = vec![next().await?];
+            if names[0].1 == "d1" {
+                names.push(next().await?);
+            }
+            assert!(names.contains(&(true, "d0".into())), "{names:?}");
+            namespace.ip("link set d0 up")?;
+            namespace.ip("link set d0 name d2")?;
+            namespace.ip("link del d2")?;
+            let mut seen = Vec::new();
+            while !seen.contains(&(false, "d2".to_owned())) {
+                seen.push(next().await?);
+            }
+            let of_d0: Vec<_> = seen.iter().filter(|(_, name)| name != "d1").cloned().collect();
+            let expected = [(false, "d0"), (true, "d2"), (false, "d2")];
+            assert_eq!(of_d0, expected.map(|(up, name)| (up, name.to_owned())));
+            Ok(())
+        })
+    })?
+}

@@ -1,0 +1,108 @@
+//! Loading, attaching, pinning and taking over, on the real kernel. Each test has namespaces and a
+//! pin directory of its own, and leaves nothing behind but the mounted BPF file system, where that
+//! was missing.
+//!
+//! `WS_GUARD_OBJECT=FILE` runs all of it against another build of the kernel programs.
+/// Skip, loudly, without root.
+macro_rules! needs_root {
+    () => {
+        if let Some(reason) = ws_guard_testkit::skip_reason() {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+}
+
+mod events;
+mod interfaces;
+mod maps;
+mod modes;
+mod pins;
+mod privileges;
+mod takeover;
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use aya::programs::links::{FdLink, PinnedLink};
+use ws_guard::guard::{Attachment, Guard, GuardError, LoadOptions, Maps, Mode, TableSizes, unload};
+use ws_guard_common::maps::Counter;
+use ws_guard_testkit::netns::Namespace;
+
+/// Small, so that a full table is soon reached.
+const SIZES: TableSizes = TableSizes { flows: 4096, sources: 16384, pending: 1024, rules: 64 };
+/// Protected in these tests; nobody listens there.
+const PORT: u16 = 9999;
+
+/// A pin directory, emptied when dropped.
+struct PinDir(PathBuf);
+
+impl PinDir {
+    fn new() -> PinDir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Relaxed);
+        PinDir(format!("/sys/fs/bpf/wsg-loader-{}-{number}", std::process::id()).into())
+    }
+
+    fn options(&self) -> LoadOptions {
+        LoadOptions { pin_dir: self.0.clone(), sizes: SIZES, kernel_debug_log: false }
+    }
+
+    fn load(&self) -> Result<Guard, GuardError> {
+        Guard::load(&self.options())
+    }
+
+    fn link(&self, name: &str) -> Result<(u32, u32)> {
+        let link = FdLink::from(PinnedLink::from_pin(self.0.join("links").join(name))?);
+        let info = link.info()?;
+        Ok((info.id(), info.program_id()))
+    }
+
+    fn links(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.join("links")).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for PinDir {
+    fn drop(&mut self) {
+        let _ = unload(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A namespace with a veth pair `v0`, `v1` in it.
+fn veth(label: &str, mtu: u32) -> Result<Namespace> {
+    let namespace = Namespace::new(label)?;
+    namespace.ip(&format!("link add v0 mtu {mtu} type veth peer name v1 mtu {mtu}"))?;
+    namespace.ip("link set v0 up")?;
+    namespace.ip("link set v1 up")?;
+    Ok(namespace)
+}
+
+fn attached(name: &str, ingress: Mode, egress: Mode) -> Attachment {
+    Attachment { name: name.into(), ingress: Some(ingress), egress: Some(egress) }
+}
+
+fn counter(maps: &Maps, counter: Counter) -> Result<u64> {
+    Ok(maps.counters()?.events[counter as usize])
+}
+
+/// Wait until `done` says so; a link or program goes a moment after its last reference.
+fn eventually(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(5);
+    while !done() {
+        ensure!(Instant::now() < until, "{what}: not within 5 s");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

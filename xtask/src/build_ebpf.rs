@@ -1,0 +1,197 @@
+//! `cargo xtask build-ebpf`: compile the kernel programs and renew the committed object.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use ws_guard_testkit::tools;
+
+use crate::{
+    setup::{self, Toolchain, linker},
+    sources, step,
+};
+
+const TARGET: &str = "bpfel-unknown-none";
+/// The program whose object is committed and embedded.
+const PRODUCT: &str = "ws-guard";
+/// Flags that decide what the object looks like. `bpf_target_arch` is what aya-ebpf asks for the
+/// layout of `pt_regs`, which none of our programs looks at.
+pub const RUSTFLAGS: [&str; 3] =
+    ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Build nothing; say whether the committed object is fresh, and fail when it is stale
+    #[arg(long)]
+    check: bool,
+}
+
+pub fn main(args: Args) -> Result<()> {
+    if args.check {
+        return check();
+    }
+    let toolchain = setup::ebpf()?;
+    let objects = build(&toolchain)?;
+    let fresh = product(&objects)?;
+    let committed = committed();
+    if let Some(folder) = committed.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let renewed = fs::read(&committed).ok() != fs::read(&fresh).ok();
+    fs::copy(&fresh, &committed).with_context(|| format!("writing {}", committed.display()))?;
+    let size = fs::metadata(&committed)?.len();
+    let what = if renewed { "renewed" } else { "unchanged" };
+    println!("{} ({size} bytes) {what}, built with {toolchain}", shown(&committed));
+    Ok(())
+}
+
+/// The object in the repository.
+pub fn committed() -> PathBuf {
+    tools::workspace().join("ws-guard/bpf/ws-guard.bpf.o")
+}
+
+/// Fail when the committed object was not built from the sources as they are.
+pub fn check() -> Result<()> {
+    let path = committed();
+    let wanted = sources::hash()?;
+    let found = sources::of_object(&path)
+        .context("there is no committed object: run `cargo xtask build-ebpf`")?;
+    if found.as_deref() != Some(wanted.as_str()) {
+        bail!(
+            "{} is stale: it was built from {}, the sources are {wanted}; run `cargo xtask build-ebpf` and commit it",
+            shown(&path),
+            found.as_deref().unwrap_or("unknown sources")
+        );
+    }
+    println!("{} is fresh: built from {wanted}", shown(&path));
+    Ok(())
+}
+
+/// Compile all programs; returns the finished objects, `target/ebpf/NAME.bpf.o`.
+pub fn build(toolchain: &Toolchain) -> Result<Vec<PathBuf>> {
+    let mut cargo = cargo(toolchain, "build");
+    cargo.args(["--release", "--bins"]);
+    step::run("compiling the kernel programs", cargo)?;
+    let built = target().join(TARGET).join("release");
+    let mut objects = Vec::new();
+    let files = fs::read_dir(&built).with_context(|| format!("listing {}", built.display()))?;
+    for file in files {
+        let path = file?.path();
+        if path.is_file() && path.extension().is_none() && !hidden(&path) {
+            objects.push(finish(toolchain, &path)?);
+        }
+    }
+    objects.sort();
+    Ok(objects)
+}
+
+/// The product among what [`build`] made.
+pub fn product(objects: &[PathBuf]) -> Result<PathBuf> {
+    let wanted = object_path(PRODUCT.as_ref());
+    let found = objects.iter().find(|path| **path == wanted);
+    found.cloned().with_context(|| format!("the build did not make {}", wanted.display()))
+}
+
+/// Lints of the kernel programs, warnings as errors; returns how they were checked.
+pub fn lint(toolchain: &Toolchain) -> Result<&'static str> {
+    let clippy = toolchain.bin.join("cargo-clippy");
+    let (mut cargo, how) = if clippy.exists() {
+        (cargo_at(toolchain, &clippy, "clippy"), "clippy")
+    } else {
+        (cargo(toolchain, "check"), "cargo check alone: this toolchain has no clippy")
+    };
+    cargo.args(["--release", "--bins"]);
+    if clippy.exists() {
+        cargo.args(["--", "-Dwarnings"]);
+    } else {
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", encoded(toolchain, &["-Dwarnings"]));
+    }
+    step::run("linting the kernel programs", cargo)?;
+    Ok(how)
+}
+
+fn cargo(toolchain: &Toolchain, subcommand: &str) -> Command {
+    cargo_at(toolchain, &toolchain.bin.join("cargo"), subcommand)
+}
+
+fn cargo_at(toolchain: &Toolchain, program: &Path, subcommand: &str) -> Command {
+    let mut command = Command::new(program);
+    // What the cargo that runs us has set for its own toolchain.
+    for name in ["RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
+        command.env_remove(name);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = [toolchain.bin.clone(), linker::folder()];
+    let folders = folders.into_iter().chain(std::env::split_paths(&path));
+    if let Ok(path) = std::env::join_paths(folders) {
+        command.env("PATH", path);
+    }
+    command
+        .current_dir(tools::workspace())
+        .env("CARGO", toolchain.bin.join("cargo"))
+        .env("RUSTC", toolchain.bin.join("rustc"))
+        // Debian's compiler is a release, and building `core` is not stable.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", encoded(toolchain, &[]))
+        .args([subcommand, "--package", "ws-guard-ebpf", "--target", TARGET])
+        .args(["-Z", "build-std=core", "--target-dir"])
+        .arg(target());
+    command
+}
+
+/// Flags as CARGO_ENCODED_RUSTFLAGS has them. No path of this machine gets into the object, so that
+/// the same sources make the same bytes anywhere.
+fn encoded(toolchain: &Toolchain, more: &[&str]) -> String {
+    let home = std::env::var("CARGO_HOME").map(PathBuf::from);
+    let home = home.unwrap_or_else(|_| std::env::home_dir().unwrap_or_default().join(".cargo"));
+    let mut flags: Vec<String> = RUSTFLAGS.iter().chain(more).map(ToString::to_string).collect();
+    let remaps =
+        [(home, "/cargo"), (toolchain.sysroot.clone(), "/rust"), (tools::workspace(), "/ws-guard")];
+    for (from, to) in remaps {
+        flags.push(format!("--remap-path-prefix={}={to}", from.display()));
+    }
+    flags.join("\x1f")
+}
+
+/// Strip the debug information, keep BTF, and add the hash of the sources.
+fn finish(toolchain: &Toolchain, built: &Path) -> Result<PathBuf> {
+    let name = built.file_name().unwrap_or_default();
+    let object = object_path(name.as_ref());
+    let stamp = target().join("sources");
+    fs::write(&stamp, sources::hash()?)?;
+    let llvm = toolchain.llvm_folder()?;
+    let mut strip = Command::new(llvm.join("llvm-strip"));
+    strip.args(["--strip-debug", "-o"]).arg(&object).arg(built);
+    quietly(strip)?;
+    let mut objcopy = Command::new(llvm.join("llvm-objcopy"));
+    objcopy.arg(format!("--add-section={}={}", sources::SECTION, stamp.display())).arg(&object);
+    quietly(objcopy)?;
+    Ok(object)
+}
+
+fn quietly(mut command: Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// A target directory of its own: other flags would rebuild everything each time.
+fn target() -> PathBuf {
+    tools::target().join("ebpf")
+}
+
+fn object_path(name: &Path) -> PathBuf {
+    target().join(format!("{}.bpf.o", name.display()))
+}
+
+fn hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(tools::workspace()).unwrap_or(path).display().to_string()
+}

@@ -1,0 +1,34 @@
+//! Ctrl-C: the demonstration stops where it is and cleans up.
+use std::{
+    io::{BufRead, stdin},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// From now on SIGINT, SIGTERM and SIGHUP do no more than [`stopped`] tells.
+pub fn watch() -> Result<()> {
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("watching for Ctrl-C")
+}
+
+/// Enter stops too.
+pub fn watch_enter() {
+    thread::spawn(|| {
+        // The end of the input is not Enter: there may be no terminal.
+        if stdin().lock().read_line(&mut String::new()).is_ok_and(|bytes| bytes > 0) {
+            STOP.store(true, Ordering::Relaxed);
+        }
+    });
+}
+
+pub fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+pub fn check() -> Result<()> {
+    ensure!(!stopped(), "interrupted");
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! `cargo xtask setup`: what a machine needs to build and test everything.
+//!
+//! Each [`Component`] can tell quickly whether it is there, so that a second run does nothing. The
+//! other commands call [`ebpf`] and [`all`] themselves. What is not a system package goes below
+//! `target/tools`, so nobody's own tools are replaced.
+mod foreign;
+pub mod linker;
+mod system;
+mod toolchain;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use comfy_table::{Table, presets};
+use ws_guard_testkit::servers::Library;
+
+pub use toolchain::Toolchain;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Install nothing; show what is there and what is missing, and fail when something is
+    #[arg(long)]
+    check: bool,
+}
+
+/// Something that setup installs.
+trait Component {
+    fn name(&self) -> &'static str;
+    /// Which version is there, or `None`. Takes a fraction of a second.
+    fn present(&self) -> Option<String>;
+    fn install(&self) -> Result<()>;
+}
+
+/// What compiling the kernel programs needs, in the order of installation.
+fn for_ebpf() -> Vec<Box<dyn Component>> {
+    vec![Box::new(toolchain::Component), Box::new(system::LLVM), Box::new(linker::Component)]
+}
+
+/// What the demonstration needs beside cargo, with the server on `library`.
+fn for_demo(library: Library) -> Vec<Box<dyn Component>> {
+    let mut components: Vec<Box<dyn Component>> = vec![Box::new(system::NETWORK)];
+    match library {
+        Library::TokioTungstenite => {}
+        Library::Python => {
+            components.extend([Box::new(system::PYTHON) as _, Box::new(foreign::Python) as _]);
+        }
+        Library::Ws => components.extend([Box::new(system::NODE) as _, Box::new(foreign::Ws) as _]),
+        Library::Gorilla => {
+            components.extend([Box::new(system::GO) as _, Box::new(foreign::Gorilla) as _]);
+        }
+    }
+    components
+}
+
+/// What the tests need beside the eBPF toolchain.
+fn for_tests() -> Vec<Box<dyn Component>> {
+    let mut components: Vec<Box<dyn Component>> = Vec::new();
+    for library in Library::ALL {
+        for component in for_demo(library) {
+            if components.iter().all(|other| other.name() != component.name()) {
+                components.push(component);
+            }
+        }
+    }
+    components
+}
+
+pub fn main(args: Args) -> Result<()> {
+    let components = for_ebpf().into_iter().chain(for_tests());
+    if args.check {
+        return check(components);
+    }
+    let start = Instant::now();
+    let installed = install(components)?;
+    let time = start.elapsed().as_secs_f64();
+    match installed {
+        0 => println!("everything is installed already; looked for {time:.1} s"),
+        n => println!("installed {n} components in {time:.0} s"),
+    }
+    Ok(())
+}
+
+/// Make sure that the kernel programs can be compiled.
+pub fn ebpf() -> Result<Toolchain> {
+    install(for_ebpf())?;
+    toolchain::find().context("the eBPF toolchain is gone again after its installation")
+}
+
+/// Make sure that the demonstration can run.
+pub fn demo(library: Library) -> Result<()> {
+    install(for_demo(library)).map(drop)
+}
+
+/// Make sure that everything can be built and tested.
+pub fn all() -> Result<Toolchain> {
+    install(for_tests())?;
+    ebpf()
+}
+
+/// Install what is missing; returns how many components that were.
+fn install(components: impl IntoIterator<Item = Box<dyn Component>>) -> Result<usize> {
+    let mut installed = 0;
+    for component in components {
+        if component.present().is_some() {
+            continue;
+        }
+        eprintln!("{} is missing, installing it:", component.name());
+        component.install().with_context(|| format!("installing {}", component.name()))?;
+        let version = component.present().with_context(|| {
+            format!(
+                "{} was installed but is not found; see `cargo xtask setup --check`",
+                component.name()
+            )
+        })?;
+        eprintln!("{}: {version}", component.name());
+        installed += 1;
+    }
+    Ok(installed)
+}
+
+fn check(components: impl IntoIterator<Item = Box<dyn Component>>) -> Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["COMPONENT", "STATE"]);
+    let mut missing = 0;
+    for component in components {
+        let state = component.present();
+        missing += usize::from(state.is_none());
+        table.add_row([component.name(), state.as_deref().unwrap_or("missing")]);
+    }
+    println!("{table}");
+    anyhow::ensure!(missing == 0, "{missing} components are missing: run `cargo xtask setup`");
+    Ok(())
+}

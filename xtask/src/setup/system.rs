@@ -1,0 +1,152 @@
+//! System packages, by Debian's names.
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::toolchain::LLVM as LLVM_MAJOR;
+use crate::step;
+
+/// How to see that a package is there without asking the package manager.
+enum Probe {
+    /// A program in PATH.
+    Program(&'static str),
+    File(&'static str),
+}
+
+impl Probe {
+    fn found(&self) -> bool {
+        match self {
+            Probe::File(path) => Path::new(path).exists(),
+            Probe::Program(name) => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                std::env::split_paths(&path)
+                    // Where Debian has ip and ethtool, which is not in everybody's PATH.
+                    .chain(["/usr/sbin".into(), "/sbin".into()])
+                    .any(|folder| folder.join(name).is_file())
+            }
+        }
+    }
+}
+
+/// A group of packages.
+pub struct Packages {
+    name: &'static str,
+    needed: &'static [(Probe, &'static str)],
+}
+
+/// LLVM's libraries and tools, for bpf-linker and for stripping the object.
+pub const LLVM: Packages = Packages {
+    name: "LLVM",
+    needed: &[
+        (Probe::File("/usr/lib/llvm-22/include/llvm-c/Core.h"), "llvm-22-dev"),
+        (Probe::File("/usr/lib/llvm-22/lib/libPolly.a"), "libpolly-22-dev"),
+        (Probe::File("/usr/include/zstd.h"), "libzstd-dev"),
+        (Probe::File("/usr/include/zlib.h"), "zlib1g-dev"),
+        (Probe::Program("g++"), "g++"),
+    ],
+};
+
+/// What namespaces are made with.
+pub const NETWORK: Packages = Packages {
+    name: "network programs",
+    needed: &[
+        (Probe::Program("ip"), "iproute2"),
+        (Probe::Program("ethtool"), "ethtool"),
+        (Probe::Program("nsenter"), "util-linux"),
+    ],
+};
+
+/// What the servers in Python, JavaScript and Go are installed with.
+pub const PYTHON: Packages = Packages {
+    name: "Python",
+    needed: &[
+        (Probe::Program("python3"), "python3"),
+        (Probe::File("/usr/share/doc/python3-venv"), "python3-venv"),
+    ],
+};
+pub const NODE: Packages = Packages {
+    name: "Node.js",
+    needed: &[(Probe::Program("node"), "nodejs"), (Probe::Program("npm"), "npm")],
+};
+pub const GO: Packages = Packages {
+    name: "Go",
+    needed: &[
+        (Probe::Program("go"), "golang-go"),
+        (
+            Probe::File("/usr/share/gocode/src/github.com/gorilla/websocket/conn.go"),
+            "golang-github-gorilla-websocket-dev",
+        ),
+    ],
+};
+
+impl Packages {
+    fn missing(&self) -> Vec<&'static str> {
+        let missing = self.needed.iter().filter(|(probe, _)| !probe.found());
+        missing.map(|(_, package)| *package).collect()
+    }
+}
+
+impl super::Component for Packages {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn present(&self) -> Option<String> {
+        // An LLVM that LLVM_PREFIX names does for all of its group.
+        if self.name == LLVM.name && std::env::var_os("LLVM_PREFIX").is_some() {
+            return llvm_prefix().map(|prefix| prefix.display().to_string());
+        }
+        let packages: Vec<&str> = self.needed.iter().map(|(_, package)| *package).collect();
+        self.missing().is_empty().then(|| packages.join(" "))
+    }
+
+    fn install(&self) -> Result<()> {
+        apt_install(&self.missing())
+    }
+}
+
+/// Where LLVM is installed: `LLVM_PREFIX`, or where Debian and its relatives put it.
+pub fn llvm_prefix() -> Option<PathBuf> {
+    let default = || format!("/usr/lib/llvm-{LLVM_MAJOR}").into();
+    let prefix = std::env::var_os("LLVM_PREFIX").map_or_else(default, PathBuf::from);
+    prefix.join("bin/llvm-objcopy").exists().then_some(prefix)
+}
+
+/// Install Debian packages; the lists are fetched anew when a package is unknown.
+pub fn apt_install(packages: &[&str]) -> Result<()> {
+    if step::output("apt-get", &["--version"]).is_none() {
+        bail!(
+            "there is no apt-get here: install what Debian calls {} by other means",
+            packages.join(", ")
+        );
+    }
+    if packages.iter().any(|package| !known(package)) {
+        step::run("fetching the package lists", apt(&["update", "-q"])?)?;
+        if let Some(package) = packages.iter().find(|package| !known(package)) {
+            bail!(
+                "no package source of this system has {package}: Debian 12 has it in its security suite"
+            );
+        }
+    }
+    let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"])?;
+    install.args(packages);
+    step::run(&format!("installing {}", packages.join(" ")), install)
+}
+
+fn known(package: &str) -> bool {
+    step::output("apt-cache", &["show", "--no-all-versions", package]).is_some()
+}
+
+fn apt(args: &[&str]) -> Result<Command> {
+    let root = nix::unistd::geteuid().is_root();
+    let mut command = Command::new(if root { "env" } else { "sudo" });
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
+    if !root {
+        step::output("sudo", &["--version"])
+            .context("installing packages needs root, and there is no sudo: run it as root")?;
+    }
+    Ok(command)
+}

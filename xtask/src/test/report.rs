@@ -1,0 +1,142 @@
+//! What the steps of a test run came to.
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
+
+/// Lines of a failed step that are shown where no test says what failed.
+const LAST_LINES: usize = 60;
+
+/// Results of checks and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
+}
+
+impl Tally {
+    /// Add up what `cargo test` printed. A test that cannot run here prints `skipped: ` and the
+    /// reason, and passes.
+    pub fn of(lines: &[String]) -> Tally {
+        let mut tally = Tally::default();
+        for line in lines {
+            if let Some(result) = line.strip_prefix("test result: ") {
+                tally.passed += number_before(result, " passed");
+                tally.failed += number_before(result, " failed");
+                tally.skipped += number_before(result, " ignored");
+            }
+        }
+        let not_run = lines.iter().filter(|line| line.starts_with("skipped: ")).count() as u64;
+        let not_run = not_run.min(tally.passed);
+        Tally { passed: tally.passed - not_run, skipped: tally.skipped + not_run, ..tally }
+    }
+
+    fn state(self) -> &'static str {
+        match self {
+            Tally { failed: 1.., .. } => "FAILED",
+            Tally { passed: 0, .. } => "skipped",
+            _ => "ok",
+        }
+    }
+}
+
+/// The number right before `word`, as in `3 passed`.
+fn number_before(text: &str, word: &str) -> u64 {
+    let before = text.split(word).next().filter(|before| before.len() < text.len());
+    before.and_then(|before| before.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+struct Row {
+    name: String,
+    time: Duration,
+    tally: Tally,
+    note: String,
+}
+
+/// The steps so far.
+#[derive(Default)]
+pub struct Report {
+    rows: Vec<Row>,
+}
+
+impl Report {
+    /// Run something that passes or fails as a whole.
+    pub fn check(&mut self, name: &str, run: impl FnOnce() -> Result<()>) {
+        let start = Instant::now();
+        let mut tally = Tally { passed: 1, ..Tally::default() };
+        if let Err(error) = run() {
+            eprintln!("  {error:#}");
+            tally = Tally { failed: 1, ..Tally::default() };
+        }
+        self.add(name, start.elapsed(), tally);
+    }
+
+    pub fn add(&mut self, name: &str, time: Duration, tally: Tally) {
+        self.rows.push(Row { name: name.to_owned(), time, tally, note: String::new() });
+    }
+
+    pub fn skip(&mut self, name: &str, reason: &str) {
+        eprintln!("  {name}: skipped: {reason}");
+        self.add(name, Duration::ZERO, Tally { skipped: 1, ..Tally::default() });
+        self.note(reason);
+    }
+
+    /// Say something about the last step.
+    pub fn note(&mut self, text: &str) {
+        if let Some(row) = self.rows.last_mut() {
+            row.note = text.to_owned();
+        }
+    }
+
+    /// Print the table and the sum, and return the sum.
+    pub fn print(&self) -> Tally {
+        let mut table = Table::new();
+        let header = ["STEP", "STATE", "SECONDS", "PASSED", "FAILED", "SKIPPED", "NOTE"];
+        table.load_style(presets::NOTHING).set_header(header);
+        let mut sum = Tally::default();
+        let mut time = Duration::ZERO;
+        for Row { name, time: took, tally, note } in &self.rows {
+            let numbers = [tally.passed, tally.failed, tally.skipped].map(|n| n.to_string());
+            let [passed, failed, skipped] = &numbers;
+            let seconds = format!("{:.1}", took.as_secs_f64());
+            table.add_row([name, tally.state(), &seconds, passed, failed, skipped, note]);
+            sum.passed += tally.passed;
+            sum.failed += tally.failed;
+            sum.skipped += tally.skipped;
+            time += *took;
+        }
+        for column in table.column_iter_mut().skip(2).take(4) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        println!("\n{table}\n\n{} steps in {:.0} s", self.rows.len(), time.as_secs_f64());
+        println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
+        sum
+    }
+}
+
+/// Print what failing tests have to say, or the end of it all where none does.
+pub fn print_failures(lines: &[String]) {
+    let from = lines.iter().position(|line| line == "failures:");
+    let from = from.unwrap_or(lines.len().saturating_sub(LAST_LINES));
+    for line in &lines[from..] {
+        eprintln!("    {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    #[test]
+    fn adds_up_what_cargo_prints() {
+        let lines = [
+            "skipped: needs root",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out",
+            "test a ... FAILED",
+            "test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
+        ];
+        let tally = Tally::of(&lines.map(String::from));
+        assert_eq!(tally, Tally { passed: 12, failed: 2, skipped: 2 });
+    }
+}
