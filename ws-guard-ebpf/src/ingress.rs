@@ -12,7 +12,7 @@ use aya_ebpf::{
 use ws_guard_common::{
     flow::{self, Action, Flow, Rewalk},
     maps::{Counter, EventKind, FlowKey, Policy, action},
-    seq::later,
+    seq::{after, later},
     source::millis,
     tracker::{Step, Tracker, Walk},
 };
@@ -204,6 +204,9 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
     let plan = flow.plan(segment.seq, segment.len);
     let outcome = match plan.action {
         Action::Pass => {
+            if after(segment.seq, flow.high) {
+                note(scene, flow, Noted::Hole);
+            }
             // Only this side writes these two, and they only say how far things got.
             flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
             flow.last_ns = scene.now;
@@ -213,8 +216,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
         Action::Rewalk => again(scene, flow, plan.checkpoint, packet()),
         Action::Gap => {
             report::count(Counter::Gaps);
-            flow.gaps += 1;
-            flow.flags |= flow::GAP;
+            note(scene, flow, Noted::Gap);
             scene.drop(Counter::DroppedGap).into()
         }
         Action::NoCheckpoint => scene.drop(Counter::DroppedNoCheckpoint).into(),
@@ -224,6 +226,34 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
         Outcome::Pass => Verdict::Pass,
         Outcome::Drop => Verdict::Drop,
         Outcome::Committed => settle(scene, flow, packet()),
+    }
+}
+
+/// What a flow has to know of a segment that is not walked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    /// It skips payload.
+    Hole,
+    /// It starts past the cursor.
+    Gap,
+}
+
+/// Note it in the flow.
+#[cold]
+#[inline(never)]
+fn note(scene: &Scene, flow: &mut Flow, what: Noted) {
+    let segment = scene.segment;
+    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
+    unsafe {
+        bpf_spin_lock((&raw mut flow.lock).cast());
+        match what {
+            Noted::Hole => flow.let_through(segment.seq, segment.len),
+            Noted::Gap => {
+                flow.gaps += 1;
+                flow.flags |= flow::GAP;
+            }
+        }
+        bpf_spin_unlock((&raw mut flow.lock).cast());
     }
 }
 
@@ -237,29 +267,23 @@ fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
     let mut walker = Walker { state, packet };
     let step = walker.run();
-    fresh(scene, flow, &mut walker, step)
-}
-
-/// A walk from where the flow stands came to `step`: take it to its end, and let the flow take it
-/// over.
-#[inline(always)]
-fn fresh<P: Packet>(
-    scene: &Scene,
-    flow: &mut Flow,
-    walker: &mut Walker<P>,
-    mut step: Step,
-) -> Outcome {
-    if matches!(step, Step::Ask) {
-        let window_ms = scene.policy.rate.window_ms;
-        let share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
-        walker.state.share = share;
-        walker.state.walk.budget = if throttled(scene) { share } else { Walk::UNLIMITED };
-        step = walker.run_on();
-    }
-    if matches!(step, Step::Done) && commit(scene, flow, walker.state) {
+    if run_out(scene, flow, &mut walker, step) && commit(scene, flow, walker.state, NEW) {
         return Outcome::Committed;
     }
     scene.drop(Counter::DroppedUnreadable).into()
+}
+
+/// A walk that came to `step` is taken to its end, with a budget for new pings if it asks for one.
+#[inline(always)]
+fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, step: Step) -> bool {
+    if !matches!(step, Step::Ask) {
+        return matches!(step, Step::Done);
+    }
+    let window_ms = scene.policy.rate.window_ms;
+    let share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
+    walker.state.share = share;
+    walker.state.walk.budget = if throttled(scene) { share } else { Walk::UNLIMITED };
+    matches!(walker.run_on(), Step::Done)
 }
 
 /// The segment's source is throttled, and something may be done about it.
@@ -275,10 +299,14 @@ fn throttled(scene: &Scene) -> bool {
     }
 }
 
-/// Let the flow take over the walk's result, if it still stands where the walk started; and see how
-/// many pings the budget and the connection's own limit let pass.
+/// For [`commit`]: the walk did not start from a checkpoint.
+const NEW: u8 = u8::MAX;
+
+/// Let the flow take over the walk's result, if it still stands where it stood when the walk began;
+/// and see how many new pings the budget and the connection's own limit let pass. `checkpoint`: the
+/// one that a retransmission was walked from, or [`NEW`].
 #[inline(always)]
-fn commit(scene: &Scene, flow: &mut Flow, state: &mut State) -> bool {
+fn commit(scene: &Scene, flow: &mut Flow, state: &mut State, checkpoint: u8) -> bool {
     let walk = &state.walk;
     let pings = walk.pings;
     let mut passed = if pings < walk.budget { pings } else { walk.budget };
@@ -300,7 +328,12 @@ fn commit(scene: &Scene, flow: &mut Flow, state: &mut State) -> bool {
                 passed = if enforces && kept < passed { kept } else { passed };
                 flow.ping_ns = precise;
             }
-            flow.commit(&state.start, walk, passed);
+            if checkpoint == NEW {
+                flow.commit(&state.start, walk, passed);
+            } else {
+                flow.let_through(walk.base(), walk.len());
+                flow.rewalked(checkpoint, &state.start, walk, passed);
+            }
             flow.last_ns = scene.now;
             committed = true;
         }
@@ -414,31 +447,34 @@ fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, packet: P) -
     if !matches!(walker.run_on(), Step::Done) {
         return scene.drop(Counter::DroppedUnreadable).into();
     }
-    walker.packet.only_look(false);
-    let mut joined = true;
-    let mut old_budget = 0;
-    match flow.rewalk_budget(checkpoint, &walker.state.walk) {
+    let known = walker.state.start;
+    if !walker.state.walk.agrees(&walker.packet, &known) {
+        return scene.drop(Counter::DroppedChanged).into();
+    }
+    let settled = scene.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
+    let (mut checkpoint, mut old_budget) = (checkpoint, 0);
+    match flow.rewalk_budget(checkpoint, &walker.state.walk, settled) {
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
         Rewalk::New => {
-            if !rewind(flow, &walker.state.start, checkpoint, &from) {
+            if !rewind(flow, &known, checkpoint, &from) {
                 return scene.drop(Counter::DroppedUnreadable).into();
             }
             walker.state.start = from;
+            checkpoint = NEW;
         }
         Rewalk::Same(passed) => {
-            joined = walker.state.walk.joined;
             old_budget = if scene.enforces() { passed } else { Walk::UNLIMITED };
         }
     }
+    walker.packet.only_look(false);
     let state = &mut *walker.state;
     state.walk = Walk::new(from, &state.start, segment.seq, segment.len);
     state.walk.old_budget = old_budget;
     let step = walker.run_on();
-    if joined {
-        return fresh(scene, flow, &mut walker, step);
+    if run_out(scene, flow, &mut walker, step) && commit(scene, flow, walker.state, checkpoint) {
+        return Outcome::Committed;
     }
-    finish(scene, &mut walker);
-    Outcome::Pass
+    scene.drop(Counter::DroppedUnreadable).into()
 }
 
 /// Other bytes take the place of those from a checkpoint on.
