@@ -45,8 +45,8 @@ fn one_byte_segments(client: &mut Client) -> Result<Option<(u64, u64)>> {
 
 fn large_writes(client: &mut Client) -> Result<Option<(u64, u64)>> {
     let mut frames = Vec::new();
-    for n in 0..300u64 {
-        frames.push(Frame::new(opcode::BINARY, pattern(n as usize * 7, n)));
+    for n in 0..60u64 {
+        frames.push(Frame::new(opcode::BINARY, pattern(n as usize * 90, n)));
         frames.extend(pings(n, n % 3));
     }
     client.send(&frames, &Cut::Every(WRITE))?;
@@ -103,7 +103,8 @@ fn talk(stage: &Stage, client: &mut Client) -> Result<()> {
     settle(client)?;
     for (what, pattern) in PATTERNS {
         let before = stage.flow(client)?;
-        let added = pattern(client).context(what)?;
+        let added = pattern(client)
+            .with_context(|| format!("{what}: {:?}, {}", stage.flow(client), stage.drops()))?;
         settle(client).context(what)?;
         let flow = stage.flow(client)?;
         ensure_exact(&flow, client).context(what)?;

@@ -20,13 +20,13 @@ macro_rules! needs_root {
 // mod checksums;
 mod counting;
 mod crowd;
-// mod defuse;
+mod defuse;
 // mod drop;
-// mod limit;
+mod limit;
 // mod neighbours;
-// mod observe;
+mod observe;
 mod process;
 // mod retransmission;
 mod stage;
-// mod statistics;
+mod statistics;
 mod talk;
