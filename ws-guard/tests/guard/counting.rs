@@ -140,7 +140,8 @@ fn every_server(options: PairOptions, words: &str) -> Result<()> {
         let defused = burst_defused(library);
         for family in Family::BOTH {
             let mut client = stage.client_of(server, family, server as u8)?;
-            talk(&stage, library, &mut client).with_context(|| format!("{} {family:?}", library.name()))?;
+            talk(&stage, library, &mut client)
+                .with_context(|| format!("{} {family:?}", library.name()))?;
             let source = stage.source(family, server as u8)?;
             ensure!(source.state == if defused > 0 { "throttled" } else { "ok" }, "{source:?}");
             ensure!(source.defused_total == defused, "{source:?}");
