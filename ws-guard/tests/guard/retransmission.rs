@@ -91,7 +91,7 @@ fn defused_again(stage: &Stage, family: Family) -> Result<()> {
     }
     thread::sleep(Duration::from_millis(50));
     let again = data(&capture, client.local());
-    ensure!(again.len() >= 3, "{again:?}");
+    ensure!(again.len() >= 3, "dropped {}: {again:?}", stage.drops());
     ensure!(again.iter().all(|s| s.payload[0] == PONG), "a copy was not defused: {again:?}");
 
     take_address(stage, family, false)?;
@@ -145,6 +145,36 @@ fn a_retransmitted_ping_within_the_limit_stays_a_ping() -> Result<()> {
         ensure!(client.wait(WAIT, |r| r.pongs == 1), "no pong");
         let source = stage.source(family, 0)?;
         ensure!((source.pings_total, source.defused_total) == (1, 0), "{source:?}");
+    }
+    stage.finish_one().map(drop)
+}
+
+/// A lost stream of one-byte segments gets through when it comes again.
+#[test]
+fn lost_one_byte_segments_get_through() -> Result<()> {
+    needs_root!();
+    let stage = Stage::new(
+        Library::Python,
+        PairOptions::default(),
+        "--attach xdp-native --window-seconds 60",
+    )?;
+    for family in Family::BOTH {
+        let mut client = stage.client(family, 0)?;
+        client.send(&pings(0, LIMIT), &Cut::Whole)?;
+        round_trip(&mut client, "within the limit")?;
+        ensure!(client.drain(WAIT), "the server does not acknowledge");
+        take_address(&stage, family, true)?;
+        let mut frames = pings(LIMIT, 2);
+        frames.push(Frame::text("byte by byte"));
+        client.send(&frames, &Cut::Every(1))?;
+        thread::sleep(Duration::from_millis(300));
+        take_address(&stage, family, false)?;
+        let echoed = client.wait(2 * WAIT, |r| r.messages == 2);
+        ensure!(echoed, "{family:?}: no echo; dropped {}", stage.drops());
+        ensure!(answered(&client).into_iter().eq(0..LIMIT), "{:?}", answered(&client));
+        let flow = stage.flow(&client)?;
+        ensure!((flow.pings_in, flow.defused) == (LIMIT + 2, 2), "{flow:?}");
+        ensure!(flow.frames_in == client.sent().frames, "{flow:?}");
     }
     stage.finish_one().map(drop)
 }
