@@ -14,13 +14,15 @@
 //!
 //! The cursor says where the next header starts. Each segment in which a header began since the
 //! last acknowledgement leaves a [`Checkpoint`]: where the stream stood before it, and how many of
-//! its pings passed. A retransmission that starts where a checkpoint stands is walked again from
-//! there, and gets the verdict that it got before; nothing is counted twice. One that starts where
-//! none stands cannot be judged and is dropped: TCP sends it again from the acknowledged byte on.
+//! its pings passed. A retransmission is walked again from there, and gets the verdict that it got
+//! before; nothing is counted twice. One that starts where no checkpoint stands cannot be judged,
+//! one with other frames is not believed: both are dropped, and TCP sends again from the
+//! acknowledged byte on ([`crate::checkpoint`]).
 //! Data behind a gap is dropped too (unless the guard only observes), or the server might
 //! acknowledge frames that nobody has seen. If that happens all the same, the flow is
 //! [`state::UNSYNCED`] until its stream has proved where frames start.
 
+pub use crate::checkpoint::{CHECKPOINTS, Checkpoint, MERGED, Rewalk, SETTLED_NS, UNPROVEN};
 use crate::{
     maps::{Pending, SpinLock},
     seq::{after, before, later},
@@ -58,28 +60,12 @@ pub const GAP: u8 = 1 << 1;
 pub const DEFLATE: u8 = 1 << 2;
 /// The request was not seen: the stream was joined where the server's 101 acknowledged it.
 pub const REQUEST_UNSEEN: u8 = 1 << 3;
-
-/// How many segments with headers a flow may have unacknowledged with a checkpoint each.
-pub const CHECKPOINTS: usize = 8;
-const SLOT: u8 = CHECKPOINTS as u8 - 1;
+/// Payload was skipped before [`Flow::hole`], and the server has yet to acknowledge it.
+pub const HOLE: u8 = 1 << 4;
 
 /// Valid headers in a row after which an unsynced flow is open again. Random bytes look like a
 /// valid client header once in about 43 times.
 pub const PROOF: u8 = 4;
-
-/// Where the stream stood before a segment that is not yet acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Checkpoint {
-    /// The tracker before the segment.
-    pub start: Tracker,
-    /// Sequence number behind the segment's last byte.
-    pub end: u32,
-    /// Pings that began in the segment.
-    pub pings: u16,
-    /// How many of them, the first ones, passed; the others were defused.
-    pub passed: u16,
-}
 
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,6 +83,8 @@ pub struct Flow {
     pub acked: u32,
     /// The client's bytes up to here were let through.
     pub high: u32,
+    /// Where the latest segment began that skipped payload, when [`HOLE`].
+    pub hole: u32,
     /// Sequence number of the client's FIN, when [`FIN_SEEN`].
     pub fin: u32,
     /// Index of the oldest checkpoint.
@@ -105,7 +93,7 @@ pub struct Flow {
     pub kept: u8,
     /// One of [`state`].
     pub state: u8,
-    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`].
+    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`].
     pub flags: u8,
     /// While unsynced: valid headers found in a row.
     pub proof: u8,
@@ -186,25 +174,15 @@ pub enum Acknowledged {
     Closed,
 }
 
-/// What a rewalk may let pass, from [`Flow::rewalk_budget`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rewalk {
-    /// The same frames as before: so many pings pass.
-    Same(u32),
-    /// Other bytes than before, and the server cannot hold any that came after them: they count
-    /// as new.
-    New,
-    /// Other bytes than before, and the server may hold what came after the first ones.
-    Refuse,
-}
-
 impl Flow {
     /// A flow that the server's 101 opened: client frames start at `client_next`, server frames at
-    /// `server_next`. `flags` is [`DEFLATE`] and [`REQUEST_UNSEEN`] or neither.
+    /// `server_next`. `flags` is [`DEFLATE`] and [`REQUEST_UNSEEN`] or neither. Set
+    /// [`Flow::generation`] first: it is the secret that the client's [`Tracker::mark`] starts from.
     #[inline(always)]
     pub fn open(&mut self, client_next: u32, server_next: u32, flags: u8, now_ns: u64) {
         let rsv1 = if flags & DEFLATE != 0 { RSV1_AGREED } else { 0 };
         self.client = Tracker::new(client_next, FROM_CLIENT | rsv1);
+        self.client.mark = self.generation;
         self.server = Tracker::new(server_next, rsv1);
         self.acked = client_next;
         self.high = client_next;
@@ -212,13 +190,6 @@ impl Flow {
         self.flags = flags;
         self.opened_ns = now_ns;
         self.last_ns = now_ns;
-    }
-
-    /// Sequence number behind the newest of the kept checkpoints' segments.
-    #[inline(always)]
-    fn provisional_end(&self) -> u32 {
-        let newest = self.oldest.wrapping_add(self.kept).wrapping_sub(1) & SLOT;
-        self.checkpoints[newest as usize].end
     }
 
     /// What to do with the client's segment of `len` payload bytes at `seq`. Changes nothing.
@@ -237,108 +208,32 @@ impl Flow {
         if self.kept > 0 && before(seq, self.provisional_end()) && after(end, self.acked) {
             return self.plan_rewalk(seq, end);
         }
-        if after(end, cursor) { plan(Action::Walk) } else { plan(Action::Pass) }
-    }
-
-    /// The segment overlaps others with headers that the server has not acknowledged.
-    #[inline(always)]
-    fn plan_rewalk(&self, seq: u32, end: u32) -> Plan {
-        let from = later(seq, self.acked);
-        let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0 };
-        // Bytes before `covered` may hold headers of checkpoints passed over.
-        let mut covered = self.acked;
-        let mut i = 0u8;
-        while i < CHECKPOINTS as u8 {
-            let checkpoint = &self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize];
-            if i >= self.kept || plan.action as u8 != Action::NoCheckpoint as u8 {
-                break;
-            }
-            let resume = checkpoint.start.resume();
-            if !before(resume, from) && !after(covered, from) {
-                plan.checkpoint = i;
-                plan.action = if before(resume, end) { Action::Rewalk } else { Action::Pass };
-            }
-            covered = checkpoint.end;
-            i += 1;
+        if !after(end, cursor) {
+            return plan(Action::Pass);
         }
-        plan
+        // What fills a hole must not come to lie inside a merged checkpoint.
+        let hole = self.flags & HOLE != 0 || after(seq, self.high);
+        let full = hole && self.kept >= CHECKPOINTS as u8;
+        plan(if full { Action::NoCheckpoint } else { Action::Walk })
     }
 
-    /// What a rewalk from checkpoint `first` may let pass, after a dry walk of the same segment.
+    /// The segment of `len` payload bytes at `seq` is let through.
     #[inline(always)]
-    pub fn rewalk_budget(&self, first: u8, dry: &Walk) -> Rewalk {
-        let mut passed = 0;
-        let mut same = false;
-        let mut i = 0u8;
-        while i < CHECKPOINTS as u8 {
-            let checkpoint = &self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize];
-            if i >= first && i < self.kept && !same {
-                same = i > first && checkpoint.start == dry.tracker;
-                passed += if same { 0 } else { checkpoint.passed as u32 };
-            }
-            i += 1;
+    pub fn let_through(&mut self, seq: u32, len: u32) {
+        if after(seq, self.high) {
+            self.hole = seq;
+            self.flags |= HOLE;
         }
-        if same || dry.joined || dry.tracker == self.client {
-            Rewalk::Same(passed)
-        } else if after(self.high, dry.end()) {
-            Rewalk::Refuse
-        } else {
-            Rewalk::New
-        }
-    }
-
-    /// Take over the frames that came before the server's answer, which acknowledges up to `ack`.
-    #[inline(always)]
-    pub fn adopt_early(&mut self, pending: &Pending, ack: u32) {
-        let start = self.client;
-        self.client = pending.early;
-        self.client.flags |= start.flags;
-        self.high = pending.next;
-        self.frames_in = pending.frames as u64;
-        self.pings_in = pending.pings as u64;
-        self.defused = pending.pings.wrapping_sub(pending.passed) as u64;
-        self.violations = pending.violations as u64;
-        if after(pending.next, pending.request_end) {
-            self.checkpoints[0] = Checkpoint {
-                start,
-                end: pending.next,
-                pings: pending.pings as u16,
-                passed: pending.passed as u16,
-            };
-            self.kept = 1;
-        }
-        self.acknowledge(ack);
-    }
-
-    /// Where the stream stood at checkpoint `i`, counted from the oldest.
-    #[inline(always)]
-    pub fn checkpoint(&self, i: u8) -> Option<Tracker> {
-        let at = self.oldest.wrapping_add(i) & SLOT;
-        if i < self.kept { Some(self.checkpoints[at as usize].start) } else { None }
-    }
-
-    /// Checkpoint `i`, counted from the oldest, stands at `start`.
-    #[inline(always)]
-    pub fn starts_at(&self, i: u8, start: &Tracker) -> bool {
-        let at = self.oldest.wrapping_add(i) & SLOT;
-        i < self.kept && self.checkpoints[at as usize].start == *start
-    }
-
-    /// Forget what came from checkpoint `first` on: other bytes take its place.
-    #[inline(always)]
-    pub fn rewind(&mut self, first: u8) {
-        let at = self.oldest.wrapping_add(first) & SLOT;
-        self.client = self.checkpoints[at as usize].start;
-        self.kept = first;
+        self.high = later(self.high, seq.wrapping_add(len));
     }
 
     /// A segment was walked to its end and is let through: `passed` of its new pings as they are.
     #[inline(always)]
     pub fn commit(&mut self, before_walk: &Tracker, walk: &Walk, passed: u32) {
-        self.high = later(self.high, walk.end());
+        self.let_through(walk.base(), walk.len());
         self.flags &= !GAP;
-        let touched = walk.tracker != *before_walk;
-        if !touched {
+        // A retransmission may end earlier in a cut header than what came before.
+        if !after(walk.tracker.resume(), before_walk.resume()) {
             return;
         }
         self.client = walk.tracker;
@@ -353,33 +248,29 @@ impl Flow {
         self.keep(before_walk, walk, passed);
     }
 
-    /// Leave a checkpoint for a segment; when the ring is full, the newest one grows over it.
+    /// Take over the frames that came before the server's answer, which acknowledges up to `ack`.
     #[inline(always)]
-    fn keep(&mut self, start: &Tracker, walk: &Walk, passed: u32) {
-        let pings = if walk.pings > 0xFFFF { 0xFFFF } else { walk.pings as u16 };
-        let passed = if passed > 0xFFFF { 0xFFFF } else { passed as u16 };
-        let full = self.kept >= CHECKPOINTS as u8;
-        let at = self.oldest.wrapping_add(self.kept).wrapping_sub(full as u8) & SLOT;
-        let checkpoint = &mut self.checkpoints[at as usize];
-        if full {
-            checkpoint.pings = checkpoint.pings.saturating_add(pings);
-            checkpoint.passed = checkpoint.passed.saturating_add(passed);
-        } else {
-            checkpoint.start = *start;
-            checkpoint.pings = pings;
-            checkpoint.passed = passed;
-            self.kept += 1;
+    pub fn adopt_early(&mut self, pending: &Pending, ack: u32) {
+        let start = Tracker { mark: pending.mark, ..self.client };
+        self.client = pending.early;
+        self.client.flags |= start.flags;
+        self.high = pending.next;
+        self.frames_in = pending.frames as u64;
+        self.pings_in = pending.pings as u64;
+        self.defused = pending.pings.wrapping_sub(pending.passed) as u64;
+        self.violations = pending.violations as u64;
+        if after(pending.next, pending.request_end) {
+            self.checkpoints[0] = Checkpoint {
+                start,
+                begin: pending.request_end,
+                end: pending.next,
+                pings: pending.pings as u16,
+                passed: pending.passed as u16,
+                flags: MERGED,
+            };
+            self.kept = 1;
         }
-        checkpoint.end = walk.end();
-    }
-
-    /// Fewer pings of the newest segment passed than [`Flow::commit`] was told.
-    #[inline(always)]
-    pub fn take_back(&mut self, pings: u32) {
-        let newest = self.oldest.wrapping_add(self.kept).wrapping_sub(1) & SLOT;
-        let checkpoint = &mut self.checkpoints[newest as usize];
-        checkpoint.passed = checkpoint.passed.saturating_sub(pings as u16);
-        self.defused += pings as u64;
+        self.acknowledge(ack);
     }
 
     /// The server acknowledged the client's bytes up to `ack`.
@@ -389,16 +280,10 @@ impl Flow {
             return Acknowledged::Fine;
         }
         self.acked = ack;
-        let mut i = 0u8;
-        while i < CHECKPOINTS as u8 {
-            let oldest = &self.checkpoints[(self.oldest & SLOT) as usize];
-            if self.kept == 0 || after(oldest.end, ack) {
-                break;
-            }
-            self.oldest = self.oldest.wrapping_add(1) & SLOT;
-            self.kept -= 1;
-            i += 1;
+        if !before(ack, self.hole) {
+            self.flags &= !HOLE;
         }
+        self.forget(ack);
         if self.flags & FIN_SEEN != 0 && ack == self.fin.wrapping_add(1) {
             self.state = state::CLOSED;
             return Acknowledged::Closed;

@@ -219,6 +219,7 @@ impl Header {
 
     /// Bytes of the header itself, masking key included: 2 to 14.
     #[inline(always)]
+    #[allow(clippy::len_without_is_empty)] // No header is empty.
     pub const fn len(&self) -> usize {
         header_len(self.second) + if self.masked() { 4 } else { 0 }
     }

@@ -7,16 +7,22 @@
 //! 1. [`frame`] decodes one WebSocket frame header and names what can be wrong with it.
 //! 2. [`tracker`] follows frames through a TCP byte stream by sequence number.
 //! 3. [`flow`] adds what the guard knows of one connection: what the server acknowledged, what is
-//!    provisional, how often it pinged.
+//!    provisional, how often it pinged; [`checkpoint`] is how it judges retransmissions.
 //! 4. [`window`] decides whether a ping is one too many.
 //! 5. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
 //! 6. [`maps`] is the layout of everything that crosses between kernel and user space.
+//!
+//! With the `user` feature, `replay` drives a flow over byte slices as the kernel programs do over
+//! packets.
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
+pub mod checkpoint;
 pub mod flow;
 pub mod frame;
 pub mod handshake;
 pub mod maps;
+#[cfg(feature = "user")]
+pub mod replay;
 pub mod seq;
 pub mod source;
 pub mod tracker;

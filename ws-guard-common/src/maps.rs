@@ -218,7 +218,8 @@ pub struct Pending {
     pub pings: u32,
     /// How many of the pings passed.
     pub passed: u32,
-    pub _pad: u32,
+    /// The [`mark`](crate::tracker::Tracker::mark) that `early` started from: a secret.
+    pub mark: u32,
     /// Sequence number of the first byte behind the head.
     pub request_end: u32,
     pub violations: u32,
@@ -446,7 +447,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 4);
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<Policy>() == 72);
-    assert!(size_of::<Flow>() == 720);
+    assert!(size_of::<Flow>() == 792);
     assert!(size_of::<Source>() == 608);
     assert!(size_of::<Event>() == 56);
     assert!(size_of::<Request>() == 32);

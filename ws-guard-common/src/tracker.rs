@@ -9,9 +9,10 @@
 
 use crate::frame::{self, Expect, Header, Violation, Violations, opcode};
 
-/// Frames longer than this are crossed in strides, because sequence numbers only compare within
-/// 2³¹ bytes while a frame may have 2⁶³.
-const STRIDE: u64 = 1 << 30;
+/// Frames longer than this are crossed in strides of so many bytes, because sequence numbers only
+/// compare within 2³¹ bytes while a frame may have 2⁶³.
+const STRIDE: u32 = 1 << STRIDE_BITS;
+const STRIDE_BITS: u32 = 30;
 
 /// The frames come from the client, and so are masked.
 pub const FROM_CLIENT: u8 = 1 << 0;
@@ -27,8 +28,12 @@ pub const MESSAGE_UNKNOWN: u8 = 1 << 3;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tracker {
-    /// Bytes of the frame that lie beyond `next`, for frames longer than a stride.
-    pub beyond: u64,
+    /// Strides of the frame that lie beyond `next`, for frames longer than one. Saturates: a frame
+    /// of 2⁶² bytes does not end.
+    pub beyond: u32,
+    /// A hash of all headers so far, their positions included, over a secret start: two trackers
+    /// of one connection with the same mark came the same way.
+    pub mark: u32,
     /// Sequence number of the next header's first byte (or of the next stride).
     pub next: u32,
     /// How many bytes of that header are already here, in `carry`: 0 unless a segment cut it.
@@ -45,7 +50,7 @@ impl Tracker {
     /// A stream whose next header starts at `next`.
     #[inline(always)]
     pub const fn new(next: u32, flags: u8) -> Tracker {
-        Tracker { beyond: 0, next, carried: 0, flags, carry: [0; frame::MAX_HEADER] }
+        Tracker { beyond: 0, mark: 0, next, carried: 0, flags, carry: [0; frame::MAX_HEADER] }
     }
 
     /// Sequence number of the first byte that the tracker has yet to see.
@@ -107,12 +112,16 @@ pub struct Walk {
     fresh_begin: u32,
     /// ...and those that begin before this one were also complete.
     fresh_complete: u32,
+    /// The mark that the stream had there.
+    fresh_mark: u32,
     /// Pings among those already counted that pass again; the others are defused again.
     pub old_budget: u32,
     /// New pings that may pass; the others are defused. [`Walk::ASK`] until somebody knows.
     pub budget: u32,
     /// The walk came to where the flow's own tracker stands: what came before was the same.
     pub joined: bool,
+    /// The segment ends inside the masking key of a header that is otherwise whole and new.
+    pub cuts_key: bool,
     /// Pings already counted when they came first.
     pub old_pings: u32,
     /// Frames that begin here for the first time, by their first byte.
@@ -144,9 +153,11 @@ impl Walk {
             len,
             fresh_begin: known.next.wrapping_add((known.carried != 0) as u32),
             fresh_complete: known.next,
+            fresh_mark: known.mark,
             old_budget: 0,
             budget: Self::ASK,
             joined: false,
+            cuts_key: false,
             old_pings: 0,
             frames: 0,
             pings: 0,
@@ -154,6 +165,19 @@ impl Walk {
             violations: 0,
             kinds: Violations(0),
         }
+    }
+
+    /// Sequence number of the segment's first byte.
+    #[inline(always)]
+    pub const fn base(&self) -> u32 {
+        self.base
+    }
+
+    /// Length of the segment's payload in bytes.
+    #[inline(always)]
+    #[allow(clippy::len_without_is_empty)] // A walk is no collection.
+    pub const fn len(&self) -> u32 {
+        self.len
     }
 
     /// Sequence number behind the segment's last byte.
@@ -185,7 +209,9 @@ impl Walk {
     /// `start`.
     #[inline(always)]
     pub const fn splits_header(&self, start: &Tracker) -> bool {
-        self.tracker.carried != 0 && (start.carried == 0 || self.tracker.next != start.next)
+        let carried =
+            self.tracker.carried != 0 && (start.carried == 0 || self.tracker.next != start.next);
+        carried | self.cuts_key
     }
 
     /// Go on to the next header.
@@ -193,22 +219,22 @@ impl Walk {
     pub fn step<S: Segment>(&mut self, segment: &mut S) -> Step {
         let at = self.at();
         if self.tracker.carried == 0 {
-            self.joined |= self.tracker.next == self.fresh_complete;
+            self.joined |=
+                (self.tracker.next == self.fresh_complete) & (self.tracker.mark == self.fresh_mark);
         }
         if at >= self.len {
             return Step::Done;
         }
         if self.tracker.beyond != 0 {
-            let stride = if self.tracker.beyond < STRIDE { self.tracker.beyond } else { STRIDE };
-            self.tracker.beyond -= stride;
-            self.tracker.next = self.tracker.next.wrapping_add(stride as u32);
+            self.tracker.beyond -= 1;
+            self.tracker.next = self.tracker.next.wrapping_add(STRIDE);
             return Step::More;
         }
         if self.tracker.carried != 0 {
-            return self.carry_on(segment, at);
+            return self.carry_on(segment);
         }
         let Some(word) = segment.u16_at(at) else {
-            return self.cut(segment, at);
+            return self.cut(segment);
         };
         let (first, second) = ((word >> 8) as u8, word as u8);
         let payload_len = match second & frame::LEN7 {
@@ -217,13 +243,30 @@ impl Walk {
             len => Some(u64::from(len)),
         };
         let Some(payload_len) = payload_len else {
-            return self.cut(segment, at);
+            return self.cut(segment);
         };
         if !self.begin(segment, at, first) {
             return Step::Ask;
         }
-        self.complete(segment, Header { first, second, payload_len });
+        let header = Header { first, second, payload_len };
+        let fresh = !crate::seq::before(self.tracker.next, self.fresh_begin);
+        self.cuts_key = fresh & (self.len - at < header.len() as u32);
+        self.complete(segment, header);
         Step::More
+    }
+
+    /// This walk, which joined `known`, has the same bytes there as the header that was cut then.
+    #[inline(always)]
+    pub fn agrees<S: Segment>(&self, segment: &S, known: &Tracker) -> bool {
+        let at = known.next.wrapping_sub(self.base);
+        let mut same = true;
+        let mut i = 0u32;
+        while i < frame::MAX_HEADER as u32 {
+            let both = i < known.carried as u32 && at < self.len && i < self.len - at;
+            same &= !both || segment.u8_at(at + i) == Some(known.carry[i as usize]);
+            i += 1;
+        }
+        same || !self.joined
     }
 
     /// Walk to the end of the segment, or to a ping without a budget.
@@ -280,16 +323,22 @@ impl Walk {
             self.tracker.flags & !(IN_MESSAGE | known) | if in_message { IN_MESSAGE } else { 0 };
         // The top bit of a length has no meaning: without it the sum cannot overflow either.
         let total = (header.payload_len & !(1 << 63)) + header.len() as u64;
-        let stride = if total < STRIDE { total } else { STRIDE };
-        self.tracker.beyond = total - stride;
-        self.tracker.next = self.tracker.next.wrapping_add(stride as u32);
+        let strides = total >> STRIDE_BITS;
+        self.tracker.mark = mark(self.tracker.mark, self.tracker.next, &header);
+        self.tracker.beyond = if strides > u32::MAX as u64 { u32::MAX } else { strides as u32 };
+        self.tracker.next = self.tracker.next.wrapping_add(total as u32 & (STRIDE - 1));
         self.tracker.carried = 0;
     }
 
     /// The segment ends inside this header: carry over its first byte, the others follow one by
     /// one.
-    #[inline(always)]
-    fn cut<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
+    ///
+    /// A function, as is `carry_on`: the verifier comes here by every way in which a read can fail,
+    /// and takes them for one.
+    #[cold]
+    #[inline(never)]
+    fn cut<S: Segment>(&mut self, segment: &mut S) -> Step {
+        let at = self.at();
         let Some(first) = segment.u8_at(at) else {
             return Step::Unreadable;
         };
@@ -305,8 +354,10 @@ impl Walk {
     ///
     /// A step takes one byte and no more: few headers are cut, and a loop inside the loop over
     /// headers is what the kernel's verifier can least bear.
-    #[inline(always)]
-    fn carry_on<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
+    #[cold]
+    #[inline(never)]
+    fn carry_on<S: Segment>(&mut self, segment: &mut S) -> Step {
+        let at = self.at();
         let have = self.tracker.carried as usize;
         let (Some(byte), true) = (segment.u8_at(at), have < frame::MAX_HEADER) else {
             return Step::Unreadable;
@@ -326,6 +377,17 @@ impl Walk {
             len => u64::from(len),
         };
         self.complete(segment, Header { first, second, payload_len });
+        // Two trackers in the same place are equal, however their headers were cut.
+        self.tracker.carry = [0; frame::MAX_HEADER];
         Step::More
     }
+}
+
+/// The mark after a header whose first byte is at sequence number `at`.
+#[inline(always)]
+const fn mark(before: u32, at: u32, header: &Header) -> u32 {
+    let word = (header.first as u64) << 8 | header.second as u64;
+    let mixed = word << 32 | (before ^ at) as u64;
+    // The high half of the product depends on every bit.
+    (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }

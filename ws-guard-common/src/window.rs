@@ -153,7 +153,7 @@ impl RateWindow {
         }
         // Pings past the limit in one batch are over it whatever came before.
         let most = if pings < rate.limit { pings } else { rate.limit };
-        if self.over(0, now_ms, rate) {
+        if most == 0 || self.over(0, now_ms, rate) {
             return 0;
         }
         if !self.over(most.wrapping_sub(1), now_ms, rate) {
@@ -224,7 +224,7 @@ impl RateWindow {
     #[inline(always)]
     fn not_before_last(&self, now_ms: u32) -> u32 {
         let behind = self.last_ms.wrapping_sub(now_ms);
-        if behind < 10_000 { self.last_ms } else { now_ms }
+        if self.total != 0 && behind < 10_000 { self.last_ms } else { now_ms }
     }
 
     /// Begin afresh when every logged ping has left the window, or the grouping has changed.

@@ -124,14 +124,15 @@ fn head<P: Packet>(scene: &Scene, packet: P) -> Head {
     let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
         return Head::Passes;
     };
-    // SAFETY: this CPU's scratch value.
-    let new = unsafe { &mut *new };
+    // SAFETY: this CPU's scratch value; the helper has no arguments and no effects.
+    let (new, mark) = unsafe { (&mut *new, bpf_get_prandom_u32()) };
     *new = Pending {
         head,
         length,
         next: read_to,
         request_end: read_to,
-        early: Tracker::new(read_to, FROM_CLIENT),
+        early: Tracker { mark, ..Tracker::new(read_to, FROM_CLIENT) },
+        mark,
         ..Pending::default()
     };
     if PENDING.insert(scene.key, &*new, BPF_ANY.into()).is_err() || !done {

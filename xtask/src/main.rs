@@ -1,4 +1,5 @@
 //! `cargo xtask`: set-up, build, demonstration, tests and benchmarks of ws-guard.
+mod bench;
 mod build_ebpf;
 mod demo;
 mod setup;
@@ -19,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure what ws-guard costs
+    Bench(bench::Args),
     /// Install what building and testing need: the eBPF toolchain and other people's WebSocket servers
     Setup(setup::Args),
     /// Build the kernel programs and renew the committed object
@@ -31,6 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(args) => bench::main(args),
         Command::Setup(args) => setup::main(args),
         Command::BuildEbpf(args) => build_ebpf::main(args),
         Command::Demo(args) => demo::main(args),

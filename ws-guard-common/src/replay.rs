@@ -1,0 +1,263 @@
+//! The guard on the host: one connection's segments in, verdicts and counters out.
+//!
+//! [`Replay`] drives a [`Flow`] as the kernel programs do, over byte slices instead of packets.
+//! `ws-guard inspect` runs it on capture files, the property tests and fuzz targets on streams
+//! that they make up.
+
+use crate::{
+    flow::{self, Action, Flow, Plan, Rewalk},
+    frame::{Header, PING_TO_PONG, Violation, Violations},
+    tracker::{Segment, Step, Tracker, Walk},
+};
+
+/// How many of a client's pings may pass: a source's budget, or a capture's lack of one.
+pub trait Budget {
+    /// New pings of the segment at hand that may pass at most.
+    fn room(&mut self) -> u32;
+    /// The segment held `pings` new pings, of which `passed` passed.
+    fn charge(&mut self, pings: u32, passed: u32);
+}
+
+/// Every ping passes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unlimited;
+
+impl Budget for Unlimited {
+    fn room(&mut self) -> u32 {
+        Walk::UNLIMITED
+    }
+
+    fn charge(&mut self, _pings: u32, _passed: u32) {}
+}
+
+/// Why a segment is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// It came with a gap before it.
+    Gap,
+    /// It holds provisional headers, and there is no checkpoint to judge them from.
+    NoCheckpoint,
+    /// Its frames differ from what came first.
+    Changed,
+    /// A walk ran into bytes that it could not read.
+    Unreadable,
+}
+
+/// What becomes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on, with the pings over the budget rewritten.
+    Pass,
+    Drop(Reason),
+}
+
+/// What is done with segments that cannot be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing is dropped and nothing rewritten.
+    Observe,
+    /// As under the actions `defuse` and `drop`.
+    Guard,
+}
+
+/// A frame header that came whole, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenHeader {
+    /// Sequence number of the frame's first byte.
+    pub seq: u32,
+    pub header: Header,
+    pub violations: Violations,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    pub flow: Flow,
+    pub mode: Mode,
+    /// No segment was let through for [`flow::SETTLED_NS`]; the caller has the clock.
+    pub settled: bool,
+    /// The client's violations by kind; a frame may count under several.
+    pub by_kind: [u64; Violation::COUNT],
+    /// The client's headers since the caller last took them, each once.
+    pub headers: Vec<SeenHeader>,
+}
+
+impl Replay {
+    /// A connection whose client frames start at sequence number `client_next` and whose server
+    /// frames start at `server_next`. `flags`: [`flow::DEFLATE`] or 0.
+    pub fn open(client_next: u32, server_next: u32, flags: u8, mode: Mode) -> Replay {
+        let mut flow = Flow { generation: client_next ^ server_next, ..Flow::default() };
+        flow.open(client_next, server_next, flags, 0);
+        Replay { flow, mode, settled: false, by_kind: [0; Violation::COUNT], headers: Vec::new() }
+    }
+
+    /// A segment of the client. Pings over the budget are rewritten in `payload`, unless the
+    /// segment is dropped.
+    pub fn client(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
+        let plan = self.flow.plan(seq, payload.len() as u32);
+        match plan.action {
+            Action::Pass => self.let_through(seq, payload),
+            Action::Walk => self.walk(self.flow.client, seq, payload, budget),
+            Action::Rewalk => self.rewalk(plan, seq, payload, budget),
+            Action::Gap => {
+                self.flow.gaps += 1;
+                self.flow.flags |= flow::GAP;
+                self.unless_observing(Reason::Gap, seq, payload)
+            }
+            Action::NoCheckpoint => self.unless_observing(Reason::NoCheckpoint, seq, payload),
+            Action::Probe => self.probe(seq, payload),
+        }
+    }
+
+    /// The server acknowledged the client's bytes up to `ack`.
+    pub fn acknowledge(&mut self, ack: u32) -> flow::Acknowledged {
+        self.flow.acknowledge(ack)
+    }
+
+    fn let_through(&mut self, seq: u32, payload: &[u8]) -> Verdict {
+        self.flow.let_through(seq, payload.len() as u32);
+        Verdict::Pass
+    }
+
+    fn unless_observing(&mut self, reason: Reason, seq: u32, payload: &[u8]) -> Verdict {
+        match self.mode {
+            Mode::Observe => self.let_through(seq, payload),
+            Mode::Guard => Verdict::Drop(reason),
+        }
+    }
+
+    /// New bytes: walk them, and keep what they came to.
+    fn walk(
+        &mut self,
+        start: Tracker,
+        seq: u32,
+        payload: &mut [u8],
+        budget: &mut impl Budget,
+    ) -> Verdict {
+        let known = self.flow.client;
+        let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
+        let Some(passed) = self.run(&mut walk, payload, budget) else {
+            return Verdict::Drop(Reason::Unreadable);
+        };
+        self.flow.commit(&start, &walk, passed);
+        Verdict::Pass
+    }
+
+    /// Bytes that came before, at least in part: the same verdict as then, if they are the same.
+    fn rewalk(
+        &mut self,
+        plan: Plan,
+        seq: u32,
+        payload: &mut [u8],
+        budget: &mut impl Budget,
+    ) -> Verdict {
+        let known = self.flow.client;
+        let Some(start) = self.flow.checkpoint(plan.checkpoint) else {
+            return self.unless_observing(Reason::NoCheckpoint, seq, payload);
+        };
+        let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
+        dry.budget = Walk::UNLIMITED;
+        let mut segment = Payload { bytes: payload, rewrite: false, headers: None };
+        if dry.run(&mut segment) != Step::Done {
+            return Verdict::Drop(Reason::Unreadable);
+        }
+        if !dry.agrees(&segment, &known) {
+            return self.unless_observing(Reason::Changed, seq, payload);
+        }
+        match self.flow.rewalk_budget(plan.checkpoint, &dry, self.settled) {
+            Rewalk::Same(passed) => {
+                let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
+                walk.old_budget = passed;
+                let Some(passed) = self.run(&mut walk, payload, budget) else {
+                    return Verdict::Drop(Reason::Unreadable);
+                };
+                self.flow.rewalked(plan.checkpoint, &known, &walk, passed);
+                self.let_through(seq, payload)
+            }
+            Rewalk::New => {
+                self.flow.rewind(plan.checkpoint);
+                self.walk(start, seq, payload, budget)
+            }
+            Rewalk::Refuse => self.unless_observing(Reason::Changed, seq, payload),
+        }
+    }
+
+    /// Walk to the end of the segment, and return how many of its new pings passed.
+    fn run(
+        &mut self,
+        walk: &mut Walk,
+        payload: &mut [u8],
+        budget: &mut impl Budget,
+    ) -> Option<u32> {
+        let rewrite = self.mode == Mode::Guard;
+        let first = self.headers.len();
+        let mut segment = Payload { bytes: payload, rewrite, headers: Some(&mut self.headers) };
+        loop {
+            match walk.run(&mut segment) {
+                Step::Ask => walk.budget = budget.room(),
+                Step::Done => break,
+                Step::More => {}
+                Step::Unreadable => return None,
+            }
+        }
+        for kind in self.headers[first..].iter().flat_map(|seen| seen.violations.iter()) {
+            self.by_kind[kind as usize] += 1;
+        }
+        let passed = if rewrite { walk.pings.min(walk.budget) } else { walk.pings };
+        if walk.pings > 0 {
+            budget.charge(walk.pings, passed);
+        }
+        Some(passed)
+    }
+
+    /// Step is lost: see whether frames begin in this segment. Nothing is rewritten, because what
+    /// looks like a header may be payload.
+    fn probe(&mut self, seq: u32, payload: &mut [u8]) -> Verdict {
+        let len = payload.len() as u32;
+        let start = self.flow.probe_start(seq, len);
+        let mut walk = Walk::new(start, &start, seq, len);
+        walk.budget = Walk::UNLIMITED;
+        walk.run(&mut Payload { bytes: payload, rewrite: false, headers: None });
+        self.flow.probed(&start, &walk);
+        self.let_through(seq, payload)
+    }
+}
+
+/// A segment's payload in memory.
+struct Payload<'a> {
+    bytes: &'a mut [u8],
+    rewrite: bool,
+    headers: Option<&'a mut Vec<SeenHeader>>,
+}
+
+impl Payload<'_> {
+    fn array<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.bytes.get(at as usize..)?.first_chunk().copied()
+    }
+}
+
+impl Segment for Payload<'_> {
+    fn u8_at(&self, at: u32) -> Option<u8> {
+        self.bytes.get(at as usize).copied()
+    }
+
+    fn u16_at(&self, at: u32) -> Option<u16> {
+        self.array(at).map(u16::from_be_bytes)
+    }
+
+    fn u64_at(&self, at: u32) -> Option<u64> {
+        self.array(at).map(u64::from_be_bytes)
+    }
+
+    fn defuse(&mut self, at: u32) {
+        if let (true, Some(byte)) = (self.rewrite, self.bytes.get_mut(at as usize)) {
+            *byte ^= PING_TO_PONG;
+        }
+    }
+
+    fn header(&mut self, seq: u32, header: Header, violations: Violations) {
+        if let Some(headers) = &mut self.headers {
+            headers.push(SeenHeader { seq, header, violations });
+        }
+    }
+}

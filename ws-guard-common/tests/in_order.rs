@@ -1,0 +1,79 @@
+//! Streams that come in order: every figure equals the oracle's, however segments cut them.
+
+mod oracle;
+mod support;
+
+use oracle::{Counts, Side};
+use support::{Allowance, borders, cases, initial, one_in, stream};
+use ws_guard_common::{
+    flow::{DEFLATE, state},
+    replay::{Mode, Replay, Verdict},
+};
+
+/// What the flow counted, in the oracle's terms.
+fn counted(replay: &Replay) -> Counts {
+    let flow = &replay.flow;
+    Counts {
+        frames: flow.frames_in,
+        pings: flow.pings_in,
+        pongs: flow.pongs_in,
+        violations: flow.violations,
+        by_kind: replay.by_kind,
+        coalesced_segments: flow.coalesced_segments,
+        split_headers: flow.split_headers,
+        split_frames: flow.split_frames,
+    }
+}
+
+#[test]
+fn counts_are_the_oracles_and_pings_past_the_budget_are_defused() {
+    cases(10_000, |rng| {
+        let deflate = one_in(rng, 3);
+        let frames = rng.usize(1..40);
+        let sent = stream(rng, true, frames);
+        let borders = borders(rng, sent.len());
+        let base = initial(rng);
+        let side = Side { from_client: true, deflate };
+        let mut replay =
+            Replay::open(base, rng.u32(..), if deflate { DEFLATE } else { 0 }, Mode::Guard);
+        let allowed = if one_in(rng, 3) { u32::MAX - 1 } else { rng.u32(..20) };
+        let mut allowance = Allowance::new(allowed);
+        let mut received = sent.clone();
+        let mut from = 0;
+        let mut acked = 0;
+        for border in &borders {
+            let seq = base.wrapping_add(from as u32);
+            let verdict = replay.client(seq, &mut received[from..*border], &mut allowance);
+            assert_eq!(verdict, Verdict::Pass);
+            from = *border;
+            if one_in(rng, 3) {
+                acked = rng.usize(acked..=from);
+                replay.acknowledge(base.wrapping_add(acked as u32));
+            }
+        }
+        let expected = oracle::count(&sent, side, &borders);
+        assert_eq!(
+            counted(&replay),
+            expected,
+            "{} bytes in {} segments",
+            sent.len(),
+            borders.len()
+        );
+        assert_eq!(replay.flow.state, state::OPEN);
+        assert_eq!(allowance.charged, expected.pings);
+        assert_eq!(replay.flow.defused, expected.pings.saturating_sub(u64::from(allowed)));
+        let mut expected_bytes = sent.clone();
+        let all = oracle::frames(&sent, side);
+        for ping in all.iter().filter(|frame| frame.is_ping()).skip(allowed as usize) {
+            expected_bytes[ping.at] ^= 0x9 ^ 0xA;
+        }
+        assert!(received == expected_bytes, "the stream was changed elsewhere");
+        let whole = all.iter().filter(|frame| frame.end.is_some());
+        assert!(
+            whole
+                .map(|frame| base.wrapping_add(frame.at as u32))
+                .eq(replay.headers.iter().map(|seen| seen.seq)),
+            "headers at other places than the oracle's"
+        );
+    });
+}

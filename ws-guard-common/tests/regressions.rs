@@ -1,0 +1,158 @@
+//! One fixture for each error that the property tests found.
+
+mod oracle;
+mod support;
+
+use support::Allowance;
+use ws_guard_common::{
+    flow::{Acknowledged, CHECKPOINTS},
+    replay::{Mode, Reason, Replay, Verdict},
+    window::{Rate, RateWindow},
+};
+
+/// A guarded connection whose client starts at sequence number 0.
+fn guarded() -> Replay {
+    Replay::open(0, 0, 0, Mode::Guard)
+}
+
+/// A segment of the client that must pass, with no ping allowed.
+fn pass(replay: &mut Replay, seq: u32, payload: &[u8]) {
+    let verdict = replay.client(seq, &mut payload.to_vec(), &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Pass, "{payload:x?} at {seq}");
+}
+
+#[test]
+fn a_border_inside_the_masking_key_splits_the_header() {
+    let mut replay = guarded();
+    pass(&mut replay, 0, &[0x81, 0x82, 1, 2]);
+    pass(&mut replay, 4, &[3, 4, 0, 0]);
+    assert_eq!((replay.flow.split_headers, replay.flow.split_frames), (1, 1));
+    // Cut twice, it is still one header.
+    pass(&mut replay, 8, &[0x81]);
+    pass(&mut replay, 9, &[0x80, 1, 2]);
+    pass(&mut replay, 12, &[3, 4]);
+    assert_eq!((replay.flow.split_headers, replay.flow.split_frames), (2, 2));
+}
+
+/// A masked binary frame with `length` bytes of payload, at most 65,535.
+fn message(length: u16) -> Vec<u8> {
+    let mut bytes = vec![0x82, 0xFE];
+    bytes.extend(length.to_be_bytes());
+    bytes.resize(8 + usize::from(length), 0);
+    bytes
+}
+
+#[test]
+fn other_bytes_before_the_delayed_acknowledgement_are_refused() {
+    let mut replay = guarded();
+    pass(&mut replay, 0, &message(192));
+    // The server holds 200 bytes, and has not acknowledged them. It would take the rest of this
+    // one, and read it behind the first message, not inside a second one.
+    let mut other = message(60_000);
+    other.truncate(400);
+    let verdict = replay.client(0, &mut other, &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::Changed));
+    // Had it held the first ones, it would have acknowledged them long ago.
+    replay.settled = true;
+    assert_eq!(replay.client(0, &mut other, &mut Allowance::new(0)), Verdict::Pass);
+    assert_eq!(replay.flow.client.next, 60_008);
+}
+
+#[test]
+fn a_segment_may_come_again_in_pieces() {
+    let mut replay = guarded();
+    let mut both = message(192);
+    both.extend(message(292));
+    pass(&mut replay, 0, &both);
+    pass(&mut replay, 0, &both[..100]);
+    assert_eq!(replay.flow.kept, 2, "a border where the piece ended");
+    replay.acknowledge(100);
+    pass(&mut replay, 100, &both[100..300]);
+    replay.acknowledge(300);
+    pass(&mut replay, 300, &both[300..]);
+    replay.acknowledge(500);
+    assert_eq!((replay.flow.frames_in, replay.flow.kept), (2, 0));
+}
+
+#[test]
+fn a_piece_of_a_cut_header_takes_nothing_back() {
+    let mut replay = guarded();
+    pass(&mut replay, 0, &[0x89, 0x80, 0, 0, 0, 0]);
+    pass(&mut replay, 6, &[0x82, 0xFE, 1]);
+    pass(&mut replay, 0, &[0x89, 0x80, 0, 0, 0, 0, 0x82, 0xFE]);
+    assert_eq!(replay.acknowledge(9), Acknowledged::Fine);
+    assert_eq!((replay.flow.frames_in, replay.flow.client.carried), (2, 3));
+}
+
+#[test]
+fn a_longer_retransmission_does_not_change_a_cut_header() {
+    let mut replay = guarded();
+    pass(&mut replay, 0, &[0x89, 0x80, 0, 0, 0, 0]);
+    pass(&mut replay, 6, &[0x82, 0xFE, 1]);
+    let mut other = vec![0x89, 0x80, 0, 0, 0, 0, 0x82, 0x85, 0, 0, 0, 0];
+    let verdict = replay.client(0, &mut other, &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::Changed));
+}
+
+#[test]
+fn what_fills_a_hole_in_the_payload_is_let_through() {
+    let mut replay = guarded();
+    pass(&mut replay, 0, &message(192)[..100]);
+    // 100 to 150 is lost on the way to the guard, and many small segments follow.
+    pass(&mut replay, 150, &[0; 50]);
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    let mut seq = 200;
+    while replay.client(seq, &mut ping.to_vec(), &mut Allowance::new(0)) == Verdict::Pass {
+        seq += 6;
+    }
+    assert_eq!((replay.flow.kept as usize, seq), (CHECKPOINTS, 200 + 7 * 6), "no merging");
+    replay.acknowledge(100);
+    pass(&mut replay, 100, &[0; 50]);
+    replay.acknowledge(seq);
+    pass(&mut replay, seq, &ping);
+}
+
+#[test]
+fn a_new_log_takes_the_last_seconds_before_the_clock_wraps_as_they_are() {
+    let rate = Rate::new(1, 1000, 0).expect("in range");
+    let mut log = RateWindow::new();
+    assert_eq!(log.charge(u32::MAX - 9000, rate, 1), 1);
+    assert_eq!(log.charge(u32::MAX - 4000, rate, 1), 1, "five windows later");
+}
+
+#[test]
+fn no_ping_is_no_ping_when_the_log_is_over_the_limit() {
+    let rate = Rate::new(2, 1000, 0).expect("in range");
+    let mut log = RateWindow::new();
+    assert_eq!(log.charge(0, rate, 1), 1);
+    assert_eq!(log.charge(900, rate, 3), 1);
+    assert_eq!(log.charge(1500, rate, 0), 0);
+}
+
+#[test]
+fn a_header_that_was_cut_may_come_again_whole() {
+    let mut replay = guarded();
+    pass(&mut replay, 0, &[0x82]);
+    pass(&mut replay, 1, &[0x82, 0, 0, 0, 0, 1, 1]);
+    pass(&mut replay, 8, &[0x89, 0x80, 0, 0, 0, 0]);
+    pass(&mut replay, 0, &[0x82, 0x82, 0, 0, 0, 0, 1, 1]);
+    assert_eq!(replay.flow.frames_in, 2);
+}
+
+#[test]
+fn a_hole_and_a_full_ring_may_come_with_one_segment() {
+    let mut replay = guarded();
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    for number in 0..CHECKPOINTS as u32 - 1 {
+        pass(&mut replay, number * 6, &ping);
+    }
+    pass(&mut replay, 42, &message(192)[..100]);
+    // 142 to 192 is lost on the way to the guard.
+    let mut next = vec![0; 50];
+    next.extend(ping);
+    let verdict = replay.client(192, &mut next, &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::NoCheckpoint));
+    replay.acknowledge(142);
+    pass(&mut replay, 142, &[0; 50]);
+    pass(&mut replay, 192, &next);
+}

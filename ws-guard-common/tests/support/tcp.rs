@@ -1,0 +1,186 @@
+//! An honest TCP sender and a network that mangles, with the guard before the receiver.
+//!
+//! ```text
+//! sender ──▶ network ──▶ guard ──▶ receiver
+//!    ▲     loses, repeats,    throws away what
+//!    │     reorders           it does not like
+//!    └───── acknowledgements, through the guard
+//! ```
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use ws_guard_common::replay::{Mode, Reason, Replay, Verdict};
+
+use super::{Allowance, one_in};
+use crate::oracle::receiver::{Overlap, Receiver};
+
+/// How a sender cuts what it sends again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resend {
+    /// In the segments that it sent first.
+    Same,
+    /// Several of them put together, never less than one.
+    Longer,
+    /// In any way: shorter path MTU, segments that came merged the first time.
+    Any,
+}
+
+/// How bad the path is: one in so many segments, 0 for never.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    pub lost_before: u32,
+    pub lost_behind: u32,
+    pub repeated: u32,
+    pub reordered: u32,
+    pub resend: Resend,
+    /// An acknowledgement after every so many segments at most.
+    pub ack_every: u32,
+}
+
+/// One connection from sender to receiver.
+pub struct Link<'a> {
+    pub replay: Replay,
+    pub receiver: Receiver,
+    pub allowance: Allowance,
+    /// Segments that the guard dropped, by reason.
+    pub dropped: BTreeMap<Reason, u64>,
+    base: u32,
+    stream: &'a [u8],
+    /// Ends of the segments that the sender made first, ascending.
+    borders: &'a [usize],
+    path: Path,
+    /// Sent for the first time up to here.
+    sent: usize,
+    /// The sender knows that the receiver has everything up to here.
+    known: usize,
+    /// On the way to the guard: from and to.
+    flying: Vec<(usize, usize)>,
+}
+
+impl<'a> Link<'a> {
+    pub fn new(
+        base: u32,
+        stream: &'a [u8],
+        borders: &'a [usize],
+        path: Path,
+        mode: Mode,
+        allowed: u32,
+    ) -> Link<'a> {
+        Link {
+            replay: Replay::open(base, 0, 0, mode),
+            receiver: Receiver::new(base, Overlap::Linux),
+            allowance: Allowance::new(allowed),
+            dropped: BTreeMap::new(),
+            base,
+            stream,
+            borders,
+            path,
+            sent: 0,
+            known: 0,
+            flying: Vec::new(),
+        }
+    }
+
+    /// Run until everything has arrived, and return whether it has. When a calm path takes the
+    /// stream no further, it never will.
+    pub fn run(&mut self, rng: &mut Rng) -> bool {
+        for _ in 0..self.borders.len() * 8 {
+            self.step(rng);
+        }
+        self.flying.clear();
+        let mut idle = 0;
+        while self.receiver.stream.len() < self.stream.len() && idle < 50 {
+            let before = self.receiver.stream.len();
+            self.calm_round(rng);
+            idle = if self.receiver.stream.len() > before { 0 } else { idle + 1 };
+        }
+        self.receiver.stream.len() == self.stream.len()
+    }
+
+    fn step(&mut self, rng: &mut Rng) {
+        match rng.u8(..8) {
+            0..=2 if self.flying.len() < 24 => self.send_next(),
+            3 if self.sent > self.known => {
+                let again = self.resent(rng);
+                self.flying.push(again);
+            }
+            4 if one_in(rng, self.path.ack_every.max(1)) => self.acknowledge(!one_in(rng, 4)),
+            _ if !self.flying.is_empty() => {
+                let reordered = self.path.reordered > 0 && one_in(rng, self.path.reordered);
+                let index = if reordered { rng.usize(..self.flying.len()) } else { 0 };
+                let repeated = self.path.repeated > 0 && one_in(rng, self.path.repeated);
+                let (from, to) =
+                    if repeated { self.flying[index] } else { self.flying.remove(index) };
+                if self.path.lost_before == 0 || !one_in(rng, self.path.lost_before) {
+                    let taken = self.path.lost_behind == 0 || !one_in(rng, self.path.lost_behind);
+                    self.arrive(from, to, taken);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn send_next(&mut self) {
+        let next = self.borders.partition_point(|border| *border <= self.sent);
+        if let Some(end) = self.borders.get(next) {
+            self.flying.push((self.sent, *end));
+            self.sent = *end;
+        }
+    }
+
+    /// A part of what is not yet acknowledged: from the acknowledged byte on, or from where a
+    /// segment began.
+    fn resent(&self, rng: &mut Rng) -> (usize, usize) {
+        let first = self.borders.partition_point(|border| *border <= self.known);
+        let last = self.borders.partition_point(|border| *border < self.sent);
+        let index = if one_in(rng, 2) { first } else { rng.usize(first..=last) };
+        let from = if index == first { self.known } else { self.borders[index - 1] };
+        let to = match self.path.resend {
+            Resend::Same => self.borders[index],
+            Resend::Longer => self.borders[rng.usize(index..=last)],
+            Resend::Any => rng.usize(from + 1..=self.sent),
+        };
+        (from, to)
+    }
+
+    /// A segment comes to the guard, and, if it passes, to a receiver that takes it or not.
+    fn arrive(&mut self, from: usize, to: usize, taken: bool) {
+        let seq = self.base.wrapping_add(from as u32);
+        let mut payload = self.stream[from..to].to_vec();
+        match self.replay.client(seq, &mut payload, &mut self.allowance) {
+            Verdict::Pass if taken => self.receiver.take(seq, &payload),
+            Verdict::Pass => {}
+            Verdict::Drop(reason) => *self.dropped.entry(reason).or_default() += 1,
+        }
+    }
+
+    /// The receiver acknowledges; the guard sees it, the sender perhaps.
+    fn acknowledge(&mut self, arrives: bool) {
+        self.replay.acknowledge(self.receiver.ack());
+        if arrives {
+            self.known = self.receiver.stream.len();
+            self.sent = self.sent.max(self.known);
+        }
+    }
+
+    /// The sender sends all that it must, nothing is lost any more.
+    fn calm_round(&mut self, rng: &mut Rng) {
+        self.acknowledge(true);
+        let mut from = self.known;
+        while from < self.stream.len() {
+            let index = self.borders.partition_point(|border| *border <= from);
+            let to = match self.path.resend {
+                _ if from >= self.sent => self.borders[index],
+                Resend::Any => rng.usize(from + 1..=self.sent),
+                _ => self.borders[index],
+            };
+            self.arrive(from, to, true);
+            self.sent = self.sent.max(to);
+            if one_in(rng, 2) {
+                self.acknowledge(true);
+            }
+            from = to.max(self.known);
+        }
+    }
+}

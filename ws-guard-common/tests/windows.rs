@@ -1,0 +1,139 @@
+//! The rate window and the source against a list of all ping times.
+
+mod oracle;
+mod support;
+
+use fastrand::Rng;
+use oracle::pings::Pings;
+use support::{cases, one_in};
+use ws_guard_common::{
+    maps::{Policy, action},
+    source::Source,
+    window::{Rate, RateWindow},
+};
+
+/// The next time pings come: often close, sometimes exactly a window later.
+fn later(rng: &mut Rng, now: u64, window_ms: u64) -> u64 {
+    now + match rng.u8(..8) {
+        0..=2 => 0,
+        3..=5 => rng.u64(..=window_ms / 8 + 1),
+        6 => window_ms - rng.u64(..=1),
+        _ => rng.u64(..=2 * window_ms),
+    }
+}
+
+#[test]
+fn charge_is_exact_up_to_the_slots_and_errs_by_less_than_a_group_above() {
+    cases(10_000, |rng| {
+        let exact = !one_in(rng, 3);
+        let limit = if exact { rng.u32(1..=64) } else { rng.u32(65..600) };
+        let window = rng.u32(1..20_000);
+        let rate = Rate::new(limit, window, 0).expect("in range");
+        let (mut log, mut oracle) = (RateWindow::new(), Pings::default());
+        let mut kept_times = Pings::default();
+        // Near where 32 bit milliseconds wrap, every other time.
+        let mut now =
+            if one_in(rng, 2) { (1 << 32) - rng.u64(..40_000) } else { rng.u64(..1 << 40) };
+        for _ in 0..rng.usize(1..60) {
+            now = later(rng, now, window.into());
+            let pings = if one_in(rng, 4) { rng.u32(1..2 * limit + 2) } else { rng.u32(1..4) };
+            let before = oracle.inside(now, window.into());
+            let room =
+                if limit <= 8 { Some(log.room(now as u32, limit, rate.window_ms)) } else { None };
+            if let Some(room) = room {
+                assert_eq!(u64::from(room), u64::from(limit).saturating_sub(before));
+            }
+            let expected =
+                (0..pings).filter(|_| oracle.ping(now, limit.into(), window.into())).count() as u32;
+            let kept = log.charge(now as u32, rate, pings);
+            let inside = u64::from(log.count(now as u32, rate));
+            if exact {
+                assert_eq!(kept, expected, "limit {limit}, {pings} pings at {now}");
+                assert_eq!(inside, oracle.inside(now, window.into()).min(64));
+            } else {
+                assert!(kept >= expected, "{kept} kept of {pings}, limit {limit}: {expected}");
+            }
+            (0..kept).for_each(|_| kept_times.log(now));
+            let passed = kept_times.inside(now, window.into());
+            let most = u64::from(limit + rate.max_error());
+            assert!(passed <= most, "{passed} pings kept to a limit of {limit}");
+        }
+    });
+}
+
+#[test]
+fn many_at_once_are_as_many_one_by_one() {
+    cases(10_000, |rng| {
+        let rate = Rate::new(rng.u32(..=64), rng.u32(1..20_000), rng.u32(..10)).expect("in range");
+        let (mut batch, mut single) = (RateWindow::new(), RateWindow::new());
+        let mut now = rng.u64(..1 << 33);
+        for _ in 0..rng.usize(1..40) {
+            now = later(rng, now, rate.window_ms.into());
+            let pings = if one_in(rng, 4) { rng.u32(..1200) } else { rng.u32(..4) };
+            let kept: u32 = (0..pings).map(|_| single.charge(now as u32, rate, 1)).sum();
+            let at_once = batch.charge(now as u32, rate, pings);
+            assert_eq!(at_once, kept, "{pings} at {now}, {rate:?}");
+        }
+    });
+}
+
+fn policy(limit: u32, window_ms: u32, share: u32) -> Policy {
+    let rate = Rate::new(limit, window_ms, 0).expect("in range");
+    Policy { rate, share, action: action::DEFUSE, ..Policy::default() }
+}
+
+#[test]
+fn a_source_never_gets_more_than_its_limit_and_one_more_in_shares() {
+    cases(10_000, |rng| {
+        let (limit, window) = (rng.u32(1..=64), rng.u32(10..20_000));
+        let policy = policy(limit, window, rng.u32(..=8));
+        let (mut source, mut within, mut spared) =
+            (Source::default(), Pings::default(), Pings::default());
+        let mut now = rng.u64(..1 << 33);
+        for _ in 0..rng.usize(1..80) {
+            now = later(rng, now, window.into());
+            let pings = if one_in(rng, 4) { rng.u32(1..100) } else { rng.u32(1..3) };
+            let share = rng.u32(..=policy.share);
+            let throttled = source.is_throttled(now * 1_000_000);
+            let defused = source.defused_total;
+            let charged = source.charge(now * 1_000_000, &policy, pings, share);
+            assert!(charged.passed <= pings);
+            assert_eq!(source.defused_total - defused, u64::from(pings - charged.passed));
+            if throttled {
+                assert!(charged.passed <= share, "{charged:?} of a throttled source's {pings}");
+            }
+            let log = if throttled { &mut spared } else { &mut within };
+            (0..charged.passed).for_each(|_| log.log(now));
+            let passed = within.inside(now, window.into()) + spared.inside(now, window.into());
+            assert!(passed <= 2 * u64::from(limit), "{passed} passed with a limit of {limit}");
+            assert!(spared.inside(now, window.into()) <= u64::from(limit));
+        }
+    });
+}
+
+#[test]
+fn who_keeps_to_the_limit_is_never_throttled_and_who_does_not_always_is() {
+    cases(10_000, |rng| {
+        let (limit, window) = (rng.u32(1..=64), rng.u32(10..20_000));
+        let policy = policy(limit, window, 2);
+        let (mut source, mut oracle) = (Source::default(), Pings::default());
+        let mut now = rng.u64(..1 << 33);
+        let mut over_until = 0;
+        for _ in 0..rng.usize(1..200) {
+            now = later(rng, now, window.into());
+            let full = oracle.inside(now, window.into()) >= u64::from(limit);
+            if full && over_until <= now && !one_in(rng, 20) {
+                continue;
+            }
+            let kept = oracle.ping(now, limit.into(), window.into());
+            let charged = source.charge(now * 1_000_000, &policy, 1, 0);
+            let was_throttled = over_until > now;
+            assert_eq!(charged.passed == 1, kept && !was_throttled, "at {now}, until {over_until}");
+            assert_eq!(charged.throttled, !kept && !was_throttled);
+            if !kept {
+                over_until = now + u64::from(window);
+            }
+            assert_eq!(source.is_throttled(now * 1_000_000), over_until > now);
+        }
+    });
+}

@@ -1,0 +1,158 @@
+//! What `cargo xtask bench kernel` measures: the very code of the product, and three baselines.
+//!
+//! Each program first patches its packet, which must be Ethernet, IPv4 and TCP without options: so
+//! all pay the same for it, and a ratio of two is one of what they do afterwards.
+#![no_std]
+#![no_main]
+
+mod patch;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    btf_maps::Array,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use patch::Patch;
+use ws_guard_common::flow::state;
+use ws_guard_ebpf::{
+    control, egress, ingress,
+    maps::FLOWS,
+    packet::{self, Parsed},
+    report::Side,
+    skb,
+};
+
+/// Offset of the TCP header.
+const TCP: usize = 14 + 20;
+const SEQ: usize = TCP + 4;
+const ACK: usize = TCP + 8;
+const CHECK: usize = TCP + 16;
+const PAYLOAD: usize = TCP + 20;
+
+#[btf_map]
+static PATCH: Array<Patch, 1> = Array::new();
+
+/// Make the packet the next one of its stream. `false` when it is too short, or there is no patch.
+///
+/// A function of its own, because the product's programs leave no room on the stack of their entry.
+#[inline(never)]
+fn prepare(data: usize, end: usize) -> bool {
+    let Some(patch) = PATCH.get_ptr_mut(0) else {
+        return false;
+    };
+    let Some(packet) = packet::at::<[u8; PAYLOAD + 1]>(data, end, 0) else {
+        return false;
+    };
+    let packet = packet.cast::<u8>().cast_mut();
+    // SAFETY: an array element, used by one run at a time; `at` checked the packet's bounds, and
+    // packet memory may be written unaligned.
+    unsafe {
+        let patch = &mut *patch;
+        packet.add(SEQ).cast::<u32>().write_unaligned(patch.seq.to_be());
+        packet.add(ACK).cast::<u32>().write_unaligned(patch.ack.to_be());
+        packet.add(CHECK).cast::<u16>().write_unaligned(patch.check.to_be());
+        packet.add(PAYLOAD).write(patch.first);
+        patch.seq = patch.seq.wrapping_add(patch.seq_step);
+        patch.ack = patch.ack.wrapping_add(patch.ack_step);
+    }
+    true
+}
+
+/// There is an open flow for the segment that was parsed.
+#[inline(always)]
+fn look_up() -> bool {
+    let Some(segment) = packet::segment() else {
+        return false;
+    };
+    match FLOWS.get_ptr(&segment.key) {
+        // SAFETY: map values stay mapped while a program runs.
+        Some(flow) => unsafe { (*flow).state == state::OPEN },
+        None => false,
+    }
+}
+
+/// The verdict that tells the benchmark whether a baseline did its work.
+#[inline(always)]
+fn xdp_verdict(worked: bool) -> u32 {
+    if worked { xdp_action::XDP_PASS } else { xdp_action::XDP_ABORTED }
+}
+
+#[inline(always)]
+fn tc_verdict(worked: bool) -> i32 {
+    if worked { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
+}
+
+#[inline(always)]
+fn parses_xdp(ctx: &XdpContext) -> bool {
+    prepare(ctx.data(), ctx.data_end())
+        && packet::parse(ctx.data(), ctx.data_end(), Side::Client) == Parsed::Tcp
+}
+
+#[inline(always)]
+fn parses_tc(ctx: &TcContext) -> bool {
+    prepare(ctx.data(), ctx.data_end()) && skb::parse_skb(ctx, Side::Server) == Parsed::Tcp
+}
+
+#[xdp]
+pub fn bench_xdp_return(ctx: XdpContext) -> u32 {
+    xdp_verdict(prepare(ctx.data(), ctx.data_end()))
+}
+
+#[xdp]
+pub fn bench_xdp_parse(ctx: XdpContext) -> u32 {
+    xdp_verdict(parses_xdp(&ctx))
+}
+
+#[xdp]
+pub fn bench_xdp_look_up(ctx: XdpContext) -> u32 {
+    xdp_verdict(parses_xdp(&ctx) && look_up())
+}
+
+#[xdp]
+pub fn bench_xdp(ctx: XdpContext) -> u32 {
+    if !prepare(ctx.data(), ctx.data_end()) {
+        return xdp_action::XDP_ABORTED;
+    }
+    ingress::xdp(&ctx)
+}
+
+#[classifier]
+pub fn bench_tc_return(ctx: TcContext) -> i32 {
+    tc_verdict(prepare(ctx.data(), ctx.data_end()))
+}
+
+#[classifier]
+pub fn bench_tc_parse(ctx: TcContext) -> i32 {
+    tc_verdict(parses_tc(&ctx))
+}
+
+#[classifier]
+pub fn bench_tc_look_up(ctx: TcContext) -> i32 {
+    tc_verdict(parses_tc(&ctx) && look_up())
+}
+
+#[classifier]
+pub fn bench_out(ctx: TcContext) -> i32 {
+    if !prepare(ctx.data(), ctx.data_end()) {
+        return TC_ACT_SHOT as i32;
+    }
+    egress::tc(&ctx)
+}
+
+/// Throttles the source for the rows that want one throttled.
+#[classifier]
+pub fn ws_guard_control(ctx: TcContext) -> i32 {
+    control::run(&ctx) as i32
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // Nothing here panics: the verifier would refuse a path that never ends.
+    loop {}
+}
+
+/// The kernel lets only GPL-compatible programs call the helpers used here.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,20 @@
+//! What a benchmark program changes in its packet before each run.
+
+/// `BPF_PROG_TEST_RUN` repeats a program on one packet. Without a change the second run would see a
+/// retransmission; and what the program itself changed must be put back, so that each run has the
+/// same work. All numbers in the machine's byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Patch {
+    /// Sequence number of the next run, and what it advances by.
+    pub seq: u32,
+    pub seq_step: u32,
+    /// Acknowledgement number of the next run, and what it advances by.
+    pub ack: u32,
+    pub ack_step: u32,
+    /// The checksum field.
+    pub check: u16,
+    /// The first byte behind the TCP header.
+    pub first: u8,
+    pub _pad: u8,
+}

@@ -1,0 +1,301 @@
+//! Packets for programs that are run without a network: everything the parser may meet, and the two
+//! sides of one connection.
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, bail};
+use etherparse::{
+    IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv4Options, Ipv6Extensions, Ipv6FlowLabel,
+    Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, PacketBuilder, SlicedPacket, TcpHeader,
+    TransportSlice, VlanId, checksum::Sum16BitWords,
+};
+
+/// TCP flags, RFC 9293, 3.1.
+pub mod flag {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const PSH: u8 = 0x08;
+    pub const ACK: u8 = 0x10;
+}
+
+/// What the TCP checksum field holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// The sum over pseudo header, header and payload, as on the wire.
+    Full,
+    /// The pseudo header's sum alone, not complemented (CHECKSUM_PARTIAL): somebody after us
+    /// completes it.
+    Partial,
+}
+
+/// An IP fragment's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// In units of 8 bytes.
+    pub offset: u16,
+    pub more: bool,
+}
+
+/// One packet to build.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub seq: u32,
+    pub ack: u32,
+    /// Of [`flag`].
+    pub flags: u8,
+    pub payload: Vec<u8>,
+    /// Identifiers of up to two VLAN tags, the outer one first.
+    pub vlans: Vec<u16>,
+    /// IPv4 options, a multiple of 4 bytes up to 40.
+    pub ip_options: Vec<u8>,
+    /// Bytes of IPv6 destination options and hop-by-hop options, each 6 and a multiple of 8.
+    pub extensions: Option<usize>,
+    pub fragment: Option<Fragment>,
+    /// TCP options, up to 40 bytes.
+    pub tcp_options: Vec<u8>,
+    pub checksum: Checksum,
+}
+
+impl Packet {
+    /// A plain segment: ACK, and PSH where there is payload.
+    pub fn new(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, payload: Vec<u8>) -> Packet {
+        let flags = if payload.is_empty() { flag::ACK } else { flag::ACK | flag::PSH };
+        Packet {
+            from,
+            to,
+            seq,
+            ack,
+            flags,
+            payload,
+            vlans: Vec::new(),
+            ip_options: Vec::new(),
+            extensions: None,
+            fragment: None,
+            tcp_options: Vec::new(),
+            checksum: Checksum::Full,
+        }
+    }
+
+    /// The packet with other TCP flags.
+    pub fn flags(mut self, flags: u8) -> Packet {
+        self.flags = flags;
+        self
+    }
+
+    /// The Ethernet frame.
+    ///
+    /// # Errors
+    /// When the parts do not fit together: addresses of two families, options of a wrong length,
+    /// more than two VLAN tags.
+    pub fn build(&self) -> Result<Vec<u8>> {
+        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let ip = self.ip()?;
+        let ip = match self.vlans[..] {
+            [] => ethernet.ip(ip),
+            [tag] => ethernet.single_vlan(VlanId::try_new(tag)?).ip(ip),
+            [outer, inner] => {
+                ethernet.double_vlan(VlanId::try_new(outer)?, VlanId::try_new(inner)?).ip(ip)
+            }
+            _ => bail!("{} VLAN tags, at most 2 can be built", self.vlans.len()),
+        };
+        let tcp = ip.tcp_header(self.tcp()?);
+        let mut bytes = Vec::with_capacity(tcp.size(self.payload.len()));
+        tcp.write(&mut bytes, &self.payload).context("building a packet")?;
+        if self.checksum == Checksum::Partial {
+            let at = bytes.len() - self.tcp_len() + 16;
+            bytes[at..at + 2].copy_from_slice(&self.pseudo_sum().to_be_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes of TCP header and payload.
+    fn tcp_len(&self) -> usize {
+        20 + self.tcp_options.len().next_multiple_of(4) + self.payload.len()
+    }
+
+    fn tcp(&self) -> Result<TcpHeader> {
+        let (from, to) = (self.from.port(), self.to.port());
+        let mut tcp = TcpHeader::new(from, to, self.seq, 0xFFFF);
+        tcp.acknowledgment_number = self.ack;
+        let set = |flag| self.flags & flag != 0;
+        (tcp.fin, tcp.syn, tcp.rst) = (set(flag::FIN), set(flag::SYN), set(flag::RST));
+        (tcp.psh, tcp.ack) = (set(flag::PSH), set(flag::ACK));
+        tcp.set_options_raw(&self.tcp_options).context("TCP options")?;
+        Ok(tcp)
+    }
+
+    fn ip(&self) -> Result<IpHeaders> {
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut ip = Ipv4Header::new(0, 64, IpNumber::TCP, from.octets(), to.octets())
+                    .context("IPv4 header")?;
+                ip.options = Ipv4Options::try_from(&*self.ip_options).context("IPv4 options")?;
+                if let Some(fragment) = self.fragment {
+                    ip.fragment_offset = IpFragOffset::try_new(fragment.offset)?;
+                    ip.more_fragments = fragment.more;
+                    ip.dont_fragment = false;
+                }
+                Ok(IpHeaders::Ipv4(ip, Default::default()))
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let ip = Ipv6Header {
+                    traffic_class: 0,
+                    flow_label: Ipv6FlowLabel::ZERO,
+                    payload_length: 0,
+                    next_header: IpNumber::TCP,
+                    hop_limit: 64,
+                    source: from.octets(),
+                    destination: to.octets(),
+                };
+                Ok(IpHeaders::Ipv6(ip, self.extensions()?))
+            }
+            (from, to) => bail!("{from} and {to} are not of one address family"),
+        }
+    }
+
+    fn extensions(&self) -> Result<Ipv6Extensions> {
+        let mut extensions = Ipv6Extensions::default();
+        if let Some(length) = self.extensions {
+            // PadN, RFC 8200, 4.2.
+            let mut padding = vec![0; length];
+            if let [kind, bytes, ..] = &mut padding[..] {
+                (*kind, *bytes) = (1, (length - 2) as u8);
+            }
+            let header = Ipv6RawExtHeader::new_raw(IpNumber::TCP, &padding).context("extension")?;
+            extensions.hop_by_hop_options = Some(header.clone());
+            extensions.destination_options = Some(header);
+        }
+        if let Some(Fragment { offset, more }) = self.fragment {
+            let offset = IpFragOffset::try_new(offset)?;
+            extensions.fragment = Some(Ipv6FragmentHeader::new(IpNumber::TCP, offset, more, 7));
+        }
+        Ok(extensions)
+    }
+
+    /// The pseudo header's sum, not complemented.
+    fn pseudo_sum(&self) -> u16 {
+        let sum = match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                Sum16BitWords::new().add_4bytes(from.octets()).add_4bytes(to.octets())
+            }
+            (from, to) => [from, to].iter().fold(Sum16BitWords::new(), |mut sum, ip| match ip {
+                IpAddr::V4(ip) => sum.add_4bytes(ip.octets()),
+                IpAddr::V6(ip) => sum.add_16bytes(ip.octets()),
+            }),
+        };
+        let sum = sum.add_2bytes((self.tcp_len() as u16).to_be_bytes()).add_2bytes([0, 6]);
+        // The library's sums are in the byte order of memory.
+        !u16::from_be(sum.ones_complement())
+    }
+}
+
+/// The TCP checksum of a built packet is right.
+///
+/// # Errors
+/// When there is no TCP segment in it.
+pub fn checksum_is_right(packet: &[u8]) -> Result<bool> {
+    let sliced = SlicedPacket::from_ethernet(packet).context("parsing a packet")?;
+    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { bail!("no TCP segment in it") };
+    let right = match sliced.net {
+        Some(etherparse::NetSlice::Ipv4(ip)) => tcp
+            .calc_checksum_ipv4(ip.header().source(), ip.header().destination())
+            .context("adding up")?,
+        Some(etherparse::NetSlice::Ipv6(ip)) => tcp
+            .calc_checksum_ipv6(ip.header().source(), ip.header().destination())
+            .context("adding up")?,
+        _ => bail!("no IP header in it"),
+    };
+    Ok(right == tcp.checksum())
+}
+
+/// A request that asks for an upgrade (RFC 6455, 1.2).
+pub const REQUEST: &[u8] = b"GET /chat HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Version: 13\r\n\r\n";
+/// The answer that opens a flow.
+pub const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// Both ends of a TCP connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    /// Sequence number of the client's first byte, the request's.
+    pub client_seq: u32,
+    /// Sequence number of the server's first byte, the answer's.
+    pub server_seq: u32,
+}
+
+impl Connection {
+    /// The request of [`REQUEST`].
+    pub fn request(&self) -> Packet {
+        let (from, to) = (self.client, self.server);
+        Packet::new(from, to, self.client_seq, self.server_seq, REQUEST.to_vec())
+    }
+
+    /// The server's answer to [`Connection::request`].
+    pub fn answer(&self, head: &[u8]) -> Packet {
+        let (from, to) = (self.server, self.client);
+        Packet::new(from, to, self.server_seq, self.frames_seq(), head.to_vec())
+    }
+
+    /// Sequence number of the client's first byte behind the request.
+    pub fn frames_seq(&self) -> u32 {
+        self.client_seq.wrapping_add(REQUEST.len() as u32)
+    }
+
+    /// Sequence number of the server's first byte behind [`SWITCHING`].
+    pub fn answers_seq(&self) -> u32 {
+        self.server_seq.wrapping_add(SWITCHING.len() as u32)
+    }
+
+    /// A client's segment `at` bytes behind the request.
+    pub fn from_client(&self, at: u32, payload: impl Into<Vec<u8>>) -> Packet {
+        let (seq, ack) = (self.frames_seq().wrapping_add(at), self.answers_seq());
+        Packet::new(self.client, self.server, seq, ack, payload.into())
+    }
+
+    /// A server's segment `at` bytes behind the answer, which acknowledges `acked` bytes behind the
+    /// request.
+    pub fn from_server(&self, at: u32, acked: u32, payload: impl Into<Vec<u8>>) -> Packet {
+        let seq = self.answers_seq().wrapping_add(at);
+        let ack = self.frames_seq().wrapping_add(acked);
+        Packet::new(self.server, self.client, seq, ack, payload.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet() -> Packet {
+        let (from, to) = ("10.1.0.1:4711", "10.1.0.2:80");
+        Packet::new(from.parse().unwrap(), to.parse().unwrap(), 1, 2, b"odd number".to_vec())
+    }
+
+    #[test]
+    fn checksums_are_right_until_a_byte_changes() {
+        let mut bytes = packet().build().unwrap();
+        assert!(checksum_is_right(&bytes).unwrap());
+        *bytes.last_mut().unwrap() ^= 1;
+        assert!(!checksum_is_right(&bytes).unwrap());
+    }
+
+    #[test]
+    fn a_partial_checksum_becomes_right_by_adding_up_the_segment() {
+        for (from, to) in [("10.1.0.1:1", "10.1.0.2:2"), ("[fd00::1]:1", "[fd00::2]:2")] {
+            let mut packet = packet();
+            (packet.from, packet.to) = (from.parse().unwrap(), to.parse().unwrap());
+            packet.checksum = Checksum::Partial;
+            let mut bytes = packet.build().unwrap();
+            // What a network card does: add up the segment, the field included.
+            let tcp = bytes.len() - packet.tcp_len();
+            let sum = Sum16BitWords::new().add_slice(&bytes[tcp..]).ones_complement();
+            bytes[tcp + 16..tcp + 18].copy_from_slice(&sum.to_ne_bytes());
+            assert!(checksum_is_right(&bytes).unwrap(), "{from}");
+        }
+    }
+}

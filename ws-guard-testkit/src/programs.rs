@@ -1,0 +1,283 @@
+//! The kernel programs without a network: loaded, never attached, run on one packet at a time by
+//! `BPF_PROG_TEST_RUN`.
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+pub use aya::Pod;
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie},
+    programs::{Program, ProgramError, TestRun, TestRunOptions},
+};
+use ws_guard_common::{
+    flow::Flow,
+    maps::{
+        Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule,
+        Shared, name, program,
+    },
+    source::Source,
+};
+
+use crate::tools;
+
+/// Names an object file to test instead of the committed one.
+pub const OBJECT_VARIABLE: &str = "WS_GUARD_OBJECT";
+
+/// The object to test.
+pub fn object() -> PathBuf {
+    let committed = || tools::workspace().join("ws-guard/bpf/ws-guard.bpf.o");
+    std::env::var_os(OBJECT_VARIABLE).map_or_else(committed, PathBuf::from)
+}
+
+/// Lets aya's maps hold the types of `ws-guard-common`.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Raw<T>(pub T);
+
+macro_rules! pod {
+    ($($type:ty),+ $(,)?) => {
+        // SAFETY: each is `repr(C)` and made of integers, all the way down: any bytes are a value.
+        $(unsafe impl Pod for Raw<$type> {})+
+    };
+}
+
+pod!(Address, Counters, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared, Source);
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The program's return value: an XDP action, or a TC action as unsigned.
+    pub verdict: u32,
+    /// The packet afterwards.
+    pub packet: Vec<u8>,
+}
+
+/// Loaded programs, with maps of their own that nobody else sees.
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Load `programs` of `object`, the tables with `sizes` entries instead of their own.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or the kernel refuses a map or a program.
+    pub fn load(object: &Path, programs: &[&str], sizes: &[(&str, u32)]) -> Result<Programs> {
+        let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
+        let mut loader = EbpfLoader::new();
+        for (map, size) in sizes {
+            loader.map_max_entries(map, *size);
+        }
+        let mut ebpf = loader.load(&bytes).with_context(|| object.display().to_string())?;
+        for name in programs {
+            let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+            let loaded = match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => bail!("{name} is neither XDP nor TC"),
+            };
+            loaded.map_err(|error| anyhow!("loading {name}: {}", last_words(&error)))?;
+        }
+        Ok(Programs { ebpf })
+    }
+
+    /// The verifier's work for a loaded program: instructions looked at on all paths.
+    pub fn verified_instructions(&self, name: &str) -> Result<u32> {
+        let info = self.program(name)?.info().with_context(|| format!("asking for {name}"))?;
+        info.verified_instruction_count().context("the kernel does not count them: before 5.16")
+    }
+
+    fn program(&self, name: &str) -> Result<&Program> {
+        self.ebpf.program(name).with_context(|| format!("no program {name}"))
+    }
+
+    fn test_run(&self, name: &str, options: TestRunOptions<'_>) -> Result<(u32, u32, Duration)> {
+        let result = match self.program(name)? {
+            Program::Xdp(program) => program.test_run(options),
+            Program::SchedClassifier(program) => program.test_run(options),
+            _ => bail!("{name} is neither XDP nor TC"),
+        };
+        let result = result.with_context(|| format!("running {name}"))?;
+        Ok((result.return_value, result.data_size_out, result.duration))
+    }
+
+    /// Run a program once.
+    pub fn run(&self, name: &str, packet: &[u8]) -> Result<Run> {
+        let mut out = vec![0; packet.len()];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        };
+        let (verdict, size, _) = self.test_run(name, options)?;
+        out.truncate(size as usize);
+        Ok(Run { verdict, packet: out })
+    }
+
+    /// Run a program `repeat` times on the same packet, which keeps what each run changes in it.
+    /// Returns the last verdict, and the mean time of a run as the kernel tells it: whole
+    /// nanoseconds, rounded down.
+    pub fn repeat(&self, name: &str, packet: &[u8], repeat: u32) -> Result<(u32, Duration)> {
+        let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::new() };
+        let (verdict, _, duration) = self.test_run(name, options)?;
+        Ok((verdict, duration))
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
+    /// Write an element of an array.
+    pub fn set<V: Pod>(&mut self, map: &str, index: u32, value: V) -> Result<()> {
+        let mut array = Array::<&mut MapData, V>::try_from(self.map(map)?)?;
+        array.set(index, value, 0).with_context(|| format!("writing {map}"))
+    }
+
+    /// Read an element of an array.
+    pub fn get<V: Pod>(&mut self, map: &str, index: u32) -> Result<V> {
+        let array = Array::<&mut MapData, V>::try_from(self.map(map)?)?;
+        array.get(&index, 0).with_context(|| format!("reading {map}"))
+    }
+
+    fn table<K: Pod, V: Pod>(&mut self, map: &str) -> Result<HashMap<&mut MapData, K, V>> {
+        HashMap::try_from(self.map(map)?).with_context(|| format!("opening {map}"))
+    }
+
+    fn look_up<K: Pod, V: Pod>(&mut self, map: &str, key: K) -> Result<Option<V>> {
+        match self.table::<K, V>(map)?.get(&key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {map}")),
+        }
+    }
+
+    fn empty<K: Pod, V: Pod>(&mut self, map: &str) -> Result<()> {
+        let mut table = self.table::<K, V>(map)?;
+        let keys = table.keys().collect::<Result<Vec<K>, _>>()?;
+        keys.iter().try_for_each(|key| table.remove(key)).with_context(|| format!("emptying {map}"))
+    }
+
+    fn entries<K: Pod, V: Pod>(&mut self, map: &str) -> Result<usize> {
+        Ok(self.table::<K, V>(map)?.keys().collect::<Result<Vec<K>, _>>()?.len())
+    }
+
+    /// Put a policy in force.
+    pub fn set_policy(&mut self, policy: Policy) -> Result<()> {
+        self.set(name::POLICY, 0, Raw(policy))?;
+        self.set(name::ACTIVE, 0, 0u32)
+    }
+
+    /// Protect these ports and no others.
+    pub fn set_ports(&mut self, protected: &[u16]) -> Result<()> {
+        let mut ports = Ports([0; 1024]);
+        for port in protected.iter().map(|port| usize::from(*port)) {
+            ports.0[port / 64] |= 1 << (port % 64);
+        }
+        self.set(name::PORTS, 0, Raw(ports))
+    }
+
+    /// Never act on what this address sends. The policy must say that there is a rule.
+    pub fn allow(&mut self, address: IpAddr) -> Result<()> {
+        let map = self.map(name::RULES)?;
+        let mut rules = lpm_trie::LpmTrie::<&mut MapData, Raw<Address>, Raw<Rule>>::try_from(map)?;
+        let key = lpm_trie::Key::new(128, Raw(address.into()));
+        rules.insert(&key, Raw(Rule { flags: Rule::ALLOW }), 0).context("adding a rule")
+    }
+
+    /// Forget all flows, sources, requests and throttlings. Counters go on.
+    pub fn forget(&mut self) -> Result<()> {
+        self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
+        self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
+        self.empty::<Raw<Address>, Raw<Source>>(name::SOURCES)?;
+        self.set(name::SHARED, 0, Raw(Shared::default()))
+    }
+
+    pub fn flow(&mut self, key: FlowKey) -> Result<Option<Flow>> {
+        let value = self.look_up::<_, Raw<Flow>>(name::FLOWS, Raw(key))?;
+        Ok(value.map(|Raw(flow)| flow))
+    }
+
+    pub fn source(&mut self, address: IpAddr) -> Result<Option<Source>> {
+        let key = Raw(Address::from(address));
+        Ok(self.look_up::<_, Raw<Source>>(name::SOURCES, key)?.map(|Raw(source)| source))
+    }
+
+    /// How many flows and how many sources there are.
+    pub fn occupancy(&mut self) -> Result<(usize, usize)> {
+        let flows = self.entries::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
+        Ok((flows, self.entries::<Raw<Address>, Raw<Source>>(name::SOURCES)?))
+    }
+
+    /// The counters, over all CPUs.
+    pub fn counters(&mut self) -> Result<Totals> {
+        let map = self.map(name::COUNTERS)?;
+        let array = PerCpuArray::<&mut MapData, Raw<Counters>>::try_from(map)?;
+        let mut totals = Totals {
+            events: [0; Counter::COUNT],
+            violations_in: [0; ws_guard_common::frame::Violation::COUNT],
+        };
+        for Raw(counters) in array.get(&0, 0).context("reading the counters")?.iter() {
+            totals.events.iter_mut().zip(counters.events).for_each(|(sum, n)| *sum += n);
+            let kinds = totals.violations_in.iter_mut().zip(counters.violations_in);
+            kinds.for_each(|(sum, n)| *sum += n);
+        }
+        Ok(totals)
+    }
+
+    /// Throttle a source as an operator does, until it is released. The control program must be
+    /// loaded.
+    pub fn throttle(&self, address: IpAddr) -> Result<()> {
+        let request = Request {
+            operation: Operation::Throttle as u32,
+            pings: 0,
+            until: ws_guard_common::source::UNTIL_RELEASED,
+            source: address.into(),
+        };
+        let mut packet = vec![0; 14];
+        packet.extend(request.operation.to_ne_bytes());
+        packet.extend(request.pings.to_ne_bytes());
+        packet.extend(request.until.to_ne_bytes());
+        packet.extend(request.source.0.iter().flat_map(|word| word.to_ne_bytes()));
+        let run = self.run(program::CONTROL, &packet)?;
+        ensure!(run.verdict == 0, "the control program answered {}", run.verdict);
+        Ok(())
+    }
+}
+
+/// What the kernel has against a program: the verifier's log can be megabytes, and what it gave up on
+/// is in its last lines.
+fn last_words(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return error.to_string();
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(8)..];
+    format!("{io_error}\n{}", last.join("\n"))
+}
+
+/// Counters summed over all CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    pub events: [u64; Counter::COUNT],
+    pub violations_in: [u64; ws_guard_common::frame::Violation::COUNT],
+}
+
+impl Totals {
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.events[counter as usize]
+    }
+
+    /// What was counted since `earlier`.
+    pub fn since(&self, earlier: &Totals) -> Totals {
+        let mut more = *self;
+        more.events.iter_mut().zip(earlier.events).for_each(|(n, before)| *n -= before);
+        let kinds = more.violations_in.iter_mut().zip(earlier.violations_in);
+        kinds.for_each(|(n, before)| *n -= before);
+        more
+    }
+}

@@ -1,0 +1,72 @@
+//! `cargo xtask bench kernel`: nanoseconds a packet, and the ratios that are to hold.
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use ws_guard_testkit::{programs::Programs, skip_reason, tools};
+
+use super::{rows, run, table};
+use crate::{build_ebpf, setup};
+
+/// What is built for this and never committed.
+const OBJECT: &str = "ws-guard-bench.bpf.o";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// How often each program is run in a round
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    repeats: u32,
+    /// Rounds; each measures every row once, and the median counts
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Take this object instead of a fresh build
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
+}
+
+pub fn main(args: Args) -> Result<()> {
+    if let Some(reason) = skip_reason() {
+        bail!("{reason}");
+    }
+    let object = match args.object {
+        Some(object) => object,
+        None => {
+            let objects = build_ebpf::build(&setup::ebpf()?)?;
+            let found = objects.into_iter().find(|path| path.ends_with(OBJECT));
+            found.with_context(|| format!("the build did not make {OBJECT}"))?
+        }
+    };
+    let mut programs = Programs::load(&object, &run::PROGRAMS, &[])?;
+    stay_on_one_cpu()?;
+    run::prepare(&mut programs)?;
+    let rows = rows::rows();
+    let mut times: Vec<Vec<u64>> = vec![Vec::new(); rows.len()];
+    for round in 1..=args.rounds {
+        eprintln!("  round {round} of {}", args.rounds);
+        for (row, times) in rows.iter().zip(&mut times) {
+            times.push(run::measure(&mut programs, row, args.repeats)?);
+        }
+    }
+    let results = table::results(&rows, times)?;
+    println!("{}", table::render(&results));
+    let path = tools::target().join("bench/kernel.json");
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(&path, table::json(&args.repeats, &results)?)
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(())
+}
+
+/// Stay on the last CPU that we may use: clocks, caches and per-CPU maps are then the same for all.
+fn stay_on_one_cpu() -> Result<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).context("asking for the CPUs to run on")?;
+    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(last.context("no CPU to run on")?)?;
+    sched_setaffinity(this, &one).context("choosing a CPU")
+}

@@ -1,0 +1,218 @@
+//! What is measured: one row a kind of packet.
+use ws_guard_common::maps::{Counter, action};
+use ws_guard_testkit::frame::{Frame, encode, opcode};
+
+/// Where a program is attached in real life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hook {
+    Xdp,
+    TcEgress,
+}
+
+impl Hook {
+    pub fn name(self) -> &'static str {
+        match self {
+            Hook::Xdp => "XDP",
+            Hook::TcEgress => "TC egress",
+        }
+    }
+}
+
+/// What a row may cost.
+#[derive(Clone, Copy, Debug)]
+pub enum Limit {
+    /// A baseline, or a row without a limit: its time beside that of the reference.
+    Shown,
+    /// So many times the time of the reference.
+    Times(f64),
+    /// Each frame but the first so many times the time of the reference. The first frame's time is
+    /// that of the named row of the same hook.
+    EachFurther { first: &'static str, frames: u32, times: f64 },
+}
+
+/// What the reference does.
+pub const PARSE: &str = "baseline: parse";
+pub const LOOK_UP: &str = "baseline: parse, one look-up";
+
+/// What each repeat must count.
+pub type Work = Vec<(Counter, u64)>;
+
+/// A kind of packet, and what becomes of it.
+pub struct Row {
+    pub name: &'static str,
+    pub hook: Hook,
+    /// The program of the benchmark's object.
+    pub program: &'static str,
+    /// The row of the same hook to compare with.
+    pub reference: &'static str,
+    pub limit: Limit,
+    /// Payload of the packet.
+    pub payload: Vec<u8>,
+    /// Payload of a client's segment that comes before, once.
+    pub before: Vec<u8>,
+    /// The packet goes to a port that is not protected.
+    pub unprotected: bool,
+    /// Only the acknowledgement number advances, by so much.
+    pub acknowledges: u32,
+    /// The source is throttled, and this is done about it.
+    pub throttled: Option<u8>,
+    /// Of [`Work`], for one repeat.
+    pub work: Work,
+    /// Pings in the packet: they must stay below the highest limit that can be set.
+    pub pings: u32,
+    pub verdict: u32,
+}
+
+/// TC_ACT_UNSPEC: the next program decides.
+const UNSPEC: u32 = u32::MAX;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+/// What the issue of the first version asks for: 8 ns where one look-up takes 53.
+const FURTHER: f64 = 8.0 / 53.0;
+
+fn pings(count: usize) -> Vec<u8> {
+    encode(&vec![Frame::ping([]); count])
+}
+
+fn texts(count: usize) -> Vec<u8> {
+    encode(&vec![Frame::text(""); count])
+}
+
+/// The header of a frame that is longer than any run: what follows it is payload.
+fn endless() -> Vec<u8> {
+    let mut header = vec![0x82, 0x80 | 127];
+    header.extend((1u64 << 30).to_be_bytes());
+    header.extend([1, 2, 3, 4]);
+    header
+}
+
+impl Row {
+    fn new(hook: Hook, name: &'static str, program: &'static str) -> Row {
+        Row {
+            name,
+            hook,
+            program,
+            reference: LOOK_UP,
+            limit: Limit::Shown,
+            payload: encode(&[Frame::new(opcode::TEXT, [b'x'; 100])]),
+            before: Vec::new(),
+            unprotected: false,
+            acknowledges: 0,
+            throttled: None,
+            work: Vec::new(),
+            pings: 0,
+            verdict: if hook == Hook::Xdp { XDP_PASS } else { UNSPEC },
+        }
+    }
+
+    fn times(mut self, times: f64) -> Row {
+        self.limit = Limit::Times(times);
+        self
+    }
+
+    fn payload(mut self, payload: Vec<u8>) -> Row {
+        self.payload = payload;
+        self
+    }
+
+    fn work(mut self, work: &[(Counter, u64)]) -> Row {
+        self.work = work.to_vec();
+        self
+    }
+
+    fn pings(mut self, count: u32) -> Row {
+        self.payload = pings(count as usize);
+        self.pings = count;
+        let count = u64::from(count);
+        self.work(&[(Counter::Frames, count), (Counter::Pings, count), (Counter::Defused, 0)])
+    }
+
+    fn each_further(mut self, first: &'static str, frames: u32) -> Row {
+        self.limit = Limit::EachFurther { first, frames, times: FURTHER };
+        self
+    }
+}
+
+/// All rows, in the order of the table.
+pub fn rows() -> Vec<Row> {
+    let mut rows = baselines();
+    rows.extend(client());
+    rows.extend(server());
+    rows.sort_by_key(|row| row.hook as u8);
+    rows
+}
+
+fn baselines() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (hook, [returns, parses, looks_up]) in [
+        (Hook::Xdp, ["bench_xdp_return", "bench_xdp_parse", "bench_xdp_look_up"]),
+        (Hook::TcEgress, ["bench_tc_return", "bench_tc_parse", "bench_tc_look_up"]),
+    ] {
+        let idle = [(Counter::Seen, 0)];
+        rows.push(Row::new(hook, "baseline: return", returns).work(&idle));
+        rows.push(Row::new(hook, PARSE, parses).work(&idle));
+        rows.push(Row::new(hook, LOOK_UP, looks_up).work(&idle));
+    }
+    rows
+}
+
+/// What clients send.
+fn client() -> Vec<Row> {
+    let row = |name| Row::new(Hook::Xdp, name, "bench_xdp");
+    let one = [(Counter::Tracked, 1), (Counter::Frames, 1), (Counter::Pings, 0)];
+    let mut unprotected = row("unprotected port").times(1.15);
+    unprotected.unprotected = true;
+    unprotected.reference = PARSE;
+    let mut inside = row("data, inside a frame").times(1.5).payload(vec![7; 100]);
+    inside.before = endless();
+    let mut defused = row("1 ping, throttled, defused").times(2.2).pings(1);
+    defused.throttled = Some(action::DEFUSE);
+    defused.work = vec![(Counter::Pings, 1), (Counter::Defused, 1), (Counter::Rewritten, 1)];
+    let mut dropped = row("any packet, throttled, dropped").times(1.1);
+    dropped.throttled = Some(action::DROP);
+    dropped.work = vec![(Counter::DroppedThrottled, 1), (Counter::Tracked, 0)];
+    dropped.verdict = XDP_DROP;
+    let mut rows = vec![
+        unprotected.work(&[(Counter::Seen, 1), (Counter::Protected, 0)]),
+        inside.work(&[(Counter::Tracked, 1), (Counter::Frames, 0)]),
+        row("data, 1 frame").times(1.5).work(&one),
+        row("1 text frame, empty").times(1.5).payload(texts(1)).work(&one),
+        row("1 ping").times(2.2).pings(1),
+        defused,
+    ];
+    for (name, count) in [("8 pings", 8), ("32 pings", 32), ("240 pings", 240)] {
+        rows.push(row(name).pings(count).each_further("1 ping", count));
+    }
+    for (name, count) in [("8 text frames", 8), ("32 text frames", 32), ("240 text frames", 240)] {
+        let frames = row(name).payload(texts(count as usize));
+        let work = [(Counter::Frames, u64::from(count)), (Counter::Pings, 0)];
+        rows.push(frames.work(&work).each_further("1 text frame, empty", count));
+    }
+    rows.push(dropped);
+    rows
+}
+
+/// What servers send.
+fn server() -> Vec<Row> {
+    let row = |name| Row::new(Hook::TcEgress, name, "bench_out");
+    let unmasked = |opcode, length| {
+        let frame = Frame { mask: None, ..Frame::new(opcode, vec![b'x'; length]) };
+        encode(&[frame])
+    };
+    let frame = [(Counter::EgressTracked, 1), (Counter::FramesOut, 1)];
+    let mut ack = row("pure ACK").payload(Vec::new());
+    (ack.acknowledges, ack.before) = (100, endless());
+    let mut unprotected = row("unprotected port");
+    (unprotected.unprotected, unprotected.reference) = (true, PARSE);
+    vec![
+        unprotected.work(&[(Counter::EgressSeen, 1), (Counter::EgressTracked, 0)]).times(1.15),
+        ack.work(&[(Counter::EgressTracked, 1), (Counter::FramesOut, 0)]),
+        row("data, 1 frame").payload(unmasked(opcode::TEXT, 100)).work(&frame),
+        row("1 pong").payload(unmasked(opcode::PONG, 0)).work(&[
+            (Counter::EgressTracked, 1),
+            (Counter::FramesOut, 1),
+            (Counter::PongsOut, 1),
+        ]),
+    ]
+}

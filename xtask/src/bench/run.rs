@@ -1,0 +1,172 @@
+//! One run of one row: set the scene, warm up, measure, and prove that the work was done.
+use anyhow::{Context, Result, ensure};
+use ws_guard_common::{
+    maps::{Address, Counter, FlowKey, Policy, action, program},
+    window::Rate,
+};
+use ws_guard_testkit::{
+    packets::{Connection, Packet, SWITCHING},
+    programs::{Pod, Programs, Totals},
+};
+
+use super::{
+    patch::Patch,
+    rows::{Hook, Row},
+};
+
+// SAFETY: `repr(C)`, integers only, and its padding has a name.
+unsafe impl Pod for Patch {}
+
+/// The map that holds the [`Patch`].
+const PATCH: &str = "PATCH";
+/// Pings that a source may send: the most that can be set.
+const LIMIT: u32 = Rate::MAX_LIMIT;
+/// A run's pings stay clear of it.
+const MOST_PINGS: u32 = 900_000;
+const PROTECTED: u16 = 80;
+const UNPROTECTED: u16 = 443;
+
+/// Every program that a row names, and what sets the scene.
+pub const PROGRAMS: [&str; 9] = [
+    "bench_xdp_return",
+    "bench_xdp_parse",
+    "bench_xdp_look_up",
+    "bench_xdp",
+    "bench_tc_return",
+    "bench_tc_parse",
+    "bench_tc_look_up",
+    "bench_out",
+    program::CONTROL,
+];
+
+fn policy(action: u8) -> Result<Policy> {
+    let rate = |limit| {
+        Rate::new(limit, 10_000, 0).map_err(|error| anyhow::anyhow!("limit {limit}: {error:?}"))
+    };
+    Ok(Policy {
+        rate: rate(LIMIT)?,
+        connection_rate: rate(0)?,
+        share: 2,
+        action,
+        mask_v4: Address::mask(128),
+        mask_v6: Address::mask(64),
+        ..Policy::default()
+    })
+}
+
+fn connection() -> Result<Connection> {
+    Ok(Connection {
+        client: "10.77.0.1:4711".parse()?,
+        server: std::net::SocketAddr::new("10.77.0.2".parse()?, PROTECTED),
+        // A run crosses the end of the sequence space.
+        client_seq: u32::MAX - 0x10_0000,
+        server_seq: u32::MAX - 0x10_0000,
+    })
+}
+
+/// A packet as bytes, and the patch that leaves it as it is.
+fn fixed(packet: &Packet) -> Result<(Vec<u8>, Patch)> {
+    let mut bytes = packet.build()?;
+    // What Ethernet's shortest frame is padded to.
+    bytes.resize(bytes.len().max(60), 0);
+    let patch = Patch {
+        seq: packet.seq,
+        ack: packet.ack,
+        check: u16::from_be_bytes([bytes[50], bytes[51]]),
+        first: bytes[54],
+        ..Patch::default()
+    };
+    Ok((bytes, patch))
+}
+
+/// Run a packet through once, as it is.
+fn once(programs: &mut Programs, program: &str, packet: &Packet) -> Result<()> {
+    let (bytes, patch) = fixed(packet)?;
+    programs.set(PATCH, 0, patch)?;
+    programs.run(program, &bytes)?;
+    Ok(())
+}
+
+/// The programs, the protected port.
+pub fn prepare(programs: &mut Programs) -> Result<()> {
+    programs.set_ports(&[PROTECTED])
+}
+
+/// Measure a row: mean nanoseconds of `repeat` runs, less where its pings would reach the limit.
+pub fn measure(programs: &mut Programs, row: &Row, repeat: u32) -> Result<u64> {
+    let repeat = if row.pings > 0 { repeat.min(MOST_PINGS / row.pings) } else { repeat };
+    let warm_up = repeat / 20 + 16;
+    let (bytes, patch) = scene(programs, row)?;
+    programs.set(PATCH, 0, patch)?;
+    programs.repeat(row.program, &bytes, warm_up)?;
+    let before = programs.counters()?;
+    let (verdict, time) = programs.repeat(row.program, &bytes, repeat)?;
+    let counted = programs.counters()?.since(&before);
+    let proof = prove(programs, row, &counted, verdict, repeat, (patch, warm_up));
+    proof.with_context(|| format!("{}, {}", row.hook.name(), row.name))?;
+    u64::try_from(time.as_nanos()).context("a time of centuries")
+}
+
+/// An open flow, and the row's first packet with its patch.
+fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
+    let connection = connection()?;
+    programs.forget()?;
+    programs.set_policy(policy(action::DEFUSE)?)?;
+    once(programs, "bench_xdp", &connection.request())?;
+    once(programs, "bench_out", &connection.answer(SWITCHING))?;
+    if !row.before.is_empty() {
+        once(programs, "bench_xdp", &connection.from_client(0, &*row.before))?;
+    }
+    if let Some(action) = row.throttled {
+        programs.throttle(connection.client.ip())?;
+        programs.set_policy(policy(action)?)?;
+    }
+    let at = row.before.len() as u32;
+    let mut packet = match row.hook {
+        Hook::TcEgress => connection.from_server(0, at, &*row.payload),
+        _ => connection.from_client(at, &*row.payload),
+    };
+    if row.unprotected {
+        let port = if row.hook == Hook::TcEgress { &mut packet.from } else { &mut packet.to };
+        port.set_port(UNPROTECTED);
+    }
+    let (bytes, mut patch) = fixed(&packet)?;
+    patch.seq_step = row.payload.len() as u32;
+    patch.ack_step = row.acknowledges;
+    Ok((bytes, patch))
+}
+
+/// Fail unless each repeat did what the row says, and the stream went on.
+fn prove(
+    programs: &mut Programs,
+    row: &Row,
+    counted: &Totals,
+    verdict: u32,
+    repeat: u32,
+    (start, warm_up): (Patch, u32),
+) -> Result<()> {
+    ensure!(verdict == row.verdict, "the verdict was {verdict}, not {}", row.verdict);
+    for (counter, each) in &row.work {
+        let (found, wanted) = (counted.get(*counter), each * u64::from(repeat));
+        ensure!(found == wanted, "{counter:?} grew by {found}, not {wanted}");
+    }
+    let runs = warm_up + repeat;
+    let end: Patch = programs.get(PATCH, 0)?;
+    let advanced = (end.seq.wrapping_sub(start.seq), end.ack.wrapping_sub(start.ack));
+    let wanted = (runs.wrapping_mul(start.seq_step), runs.wrapping_mul(start.ack_step));
+    ensure!(advanced == wanted, "the stream advanced by {advanced:?} bytes, not {wanted:?}");
+    let connection = connection()?;
+    let key = FlowKey::new(connection.client, connection.server);
+    let flow = programs.flow(key)?.context("the flow is gone")?;
+    // Where the flow stands when each of the runs was new to it.
+    let counts = |counter| row.work.iter().any(|(c, each)| *c == counter && *each > 0);
+    if counts(Counter::Frames) || counts(Counter::Pings) {
+        ensure!(flow.client.next == end.seq, "the flow's cursor did not follow");
+    } else if counts(Counter::FramesOut) {
+        ensure!(flow.server.next == end.seq, "the flow's cursor did not follow");
+    } else if row.acknowledges > 0 {
+        let acked = end.ack.wrapping_sub(end.ack_step);
+        ensure!(flow.acked == acked, "the flow took no acknowledgement");
+    }
+    Ok(())
+}
