@@ -188,9 +188,15 @@ impl Stage {
         finished(command.args(&self.place).arg("unload")).map(drop)
     }
 
-    /// The interface is a new one, with nothing on it yet.
-    pub fn renew_hooks(&mut self) -> Result<()> {
-        self.hooks = hooks(&self.pair.server, INTERFACE)?;
+    /// Take the interface away.
+    pub fn delete_interface(&self) -> Result<()> {
+        self.pair.server.ip(&format!("link del {INTERFACE}"))
+    }
+
+    /// Make a new interface of the same name.
+    pub fn make_interface(&mut self) -> Result<()> {
+        self.pair.connect(self.pair_options)?;
+        self.footprint_of_interface = true;
         Ok(())
     }
 }
