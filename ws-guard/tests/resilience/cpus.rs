@@ -14,7 +14,7 @@ use ws_guard_common::{
     window::Rate,
 };
 use ws_guard_testkit::{
-    frame::{Frame, encode},
+    frame::Frame,
     packets::{Connection, SWITCHING},
     programs::{Programs, object},
 };
@@ -36,7 +36,7 @@ fn connection(n: u16) -> Result<Connection> {
     Ok(Connection {
         client: (CLIENT, 20_000 + n).into(),
         server: SERVER.parse()?,
-        client_seq: u32::MAX - 1000 + u32::from(n),
+        client_seq: u32::from(n).wrapping_sub(1000),
         server_seq: 77,
     })
 }

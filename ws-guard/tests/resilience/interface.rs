@@ -1,8 +1,10 @@
 //! The interface goes away and comes back while the daemon runs.
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
     frame::Frame,
-    netns::{Family, INTERFACE},
+    netns::{Family, INTERFACE, PairOptions},
 };
 
 use crate::stage::{Stage, eventually, number};
@@ -17,7 +19,7 @@ fn pongs(stage: &Stage, pings: u64, counted: u64) -> Result<u64> {
     eventually("every ping is counted", || {
         Ok(number(&stage.source(source)?["pings_total"])? == counted)
     })?;
-    ensure!(client.drain(std::time::Duration::from_secs(5)), "the server took not all");
+    ensure!(client.drain(Duration::from_secs(5)), "the server took not all");
     // What the server answers to a message, it answers after the pings before it.
     client.send_one(Frame::text("done"))?;
     eventually("the echo", || Ok(client.received().messages == 1))?;
@@ -36,7 +38,7 @@ fn a_new_interface_of_the_same_name_is_guarded_too() -> Result<()> {
     eventually("the daemon notices", || {
         Ok(stage.ask("status")?["interfaces"][0]["ingress"].is_null())
     })?;
-    stage.pair.connect_again(1)?;
+    stage.pair.connect(PairOptions { clients: 1, ..PairOptions::default() })?;
     stage.wait_attached()?;
     let seen = number(&stage.ask("status")?["packets"]["seen"])?;
     ensure!(pongs(&stage, 8, 16)? == 0, "a throttled source was answered");
