@@ -104,7 +104,7 @@ impl Flow {
     /// border of its own ([`Flow::rewalked`]).
     ///
     /// `settled`: no segment was let through for [`SETTLED_NS`].
-    #[inline(always)]
+    #[inline(never)]
     pub fn rewalk_budget(&self, first: u8, dry: &Walk, settled: bool) -> Rewalk {
         let mut passed = 0;
         let mut all = true;

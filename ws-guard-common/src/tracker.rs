@@ -231,10 +231,10 @@ impl Walk {
             return Step::More;
         }
         if self.tracker.carried != 0 {
-            return self.carry_on(segment, at);
+            return self.carry_on(segment);
         }
         let Some(word) = segment.u16_at(at) else {
-            return self.cut(segment, at);
+            return self.cut(segment);
         };
         let (first, second) = ((word >> 8) as u8, word as u8);
         let payload_len = match second & frame::LEN7 {
@@ -243,7 +243,7 @@ impl Walk {
             len => Some(u64::from(len)),
         };
         let Some(payload_len) = payload_len else {
-            return self.cut(segment, at);
+            return self.cut(segment);
         };
         if !self.begin(segment, at, first) {
             return Step::Ask;
@@ -332,8 +332,13 @@ impl Walk {
 
     /// The segment ends inside this header: carry over its first byte, the others follow one by
     /// one.
-    #[inline(always)]
-    fn cut<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
+    ///
+    /// A function, as is `carry_on`: the verifier comes here by every way in which a read can fail,
+    /// and takes them for one.
+    #[cold]
+    #[inline(never)]
+    fn cut<S: Segment>(&mut self, segment: &mut S) -> Step {
+        let at = self.at();
         let Some(first) = segment.u8_at(at) else {
             return Step::Unreadable;
         };
@@ -349,8 +354,10 @@ impl Walk {
     ///
     /// A step takes one byte and no more: few headers are cut, and a loop inside the loop over
     /// headers is what the kernel's verifier can least bear.
-    #[inline(always)]
-    fn carry_on<S: Segment>(&mut self, segment: &mut S, at: u32) -> Step {
+    #[cold]
+    #[inline(never)]
+    fn carry_on<S: Segment>(&mut self, segment: &mut S) -> Step {
+        let at = self.at();
         let have = self.tracker.carried as usize;
         let (Some(byte), true) = (segment.u8_at(at), have < frame::MAX_HEADER) else {
             return Step::Unreadable;

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{Acknowledged, Flow, state},
-    maps::{Counter, EventKind, FlowKey},
+    maps::{Counter, EventKind},
     seq::after,
     tracker::{Step, Tracker, Walk},
 };
@@ -26,7 +26,7 @@ use crate::{
 #[inline(always)]
 pub fn tc(ctx: &TcContext) -> i32 {
     report::count(Counter::EgressSeen);
-    let verdict = match parse_skb(ctx) {
+    let verdict = match parse_skb(ctx, Side::Server) {
         Parsed::Tcp => follow(ctx),
         _ => Verdict::Pass,
     };
@@ -41,25 +41,20 @@ fn follow(ctx: &TcContext) -> Verdict {
     let Some(segment) = packet::segment() else {
         return Verdict::Pass;
     };
-    if !maps::is_protected(segment.source_port) {
+    if !maps::is_protected(segment.key.server_port) {
         return Verdict::Pass;
     }
     let Some(policy) = maps::policy() else {
         return Verdict::Pass;
     };
-    let key = FlowKey {
-        client: segment.destination,
-        server: segment.source,
-        client_port: segment.destination_port,
-        server_port: segment.source_port,
-    };
+    let key = &segment.key;
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let scene = Scene { key: &key, segment, policy, now };
-    if let Some(flow) = FLOWS.get_ptr_mut(&key) {
+    let scene = Scene { key, segment, policy, now };
+    if let Some(flow) = FLOWS.get_ptr_mut(key) {
         if segment.flags & (SYN | ACK) == SYN | ACK {
             // The server begins a new connection with these end points: the old one is gone.
-            let _ = FLOWS.remove(&key);
+            let _ = FLOWS.remove(key);
             return Verdict::Pass;
         }
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is

@@ -65,7 +65,7 @@ impl Scene<'_> {
 /// The XDP program.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext) -> u32 {
-    let verdict = match parse(ctx.data(), ctx.data_end()) {
+    let verdict = match parse(ctx.data(), ctx.data_end(), Side::Client) {
         Parsed::Tcp => guard(|segment| XdpPayload::new(ctx, segment)),
         other => unreadable(other),
     };
@@ -78,7 +78,7 @@ pub fn xdp(ctx: &XdpContext) -> u32 {
 /// The TC program.
 #[inline(always)]
 pub fn tc(ctx: &TcContext) -> i32 {
-    let verdict = match parse_skb(ctx) {
+    let verdict = match parse_skb(ctx, Side::Client) {
         Parsed::Tcp => guard(|segment| SkbPayload::new(ctx, segment, Side::Client)),
         other => unreadable(other),
     };
@@ -105,7 +105,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     };
     counters.events[Counter::Seen as usize] += 1;
-    if !maps::is_protected(segment.destination_port) {
+    if !maps::is_protected(segment.key.server_port) {
         return Verdict::Pass;
     }
     counters.events[Counter::Protected as usize] += 1;
@@ -115,22 +115,17 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     if policy.action == action::DROP && sources::any_throttled(now) {
-        let key = sources::of(&segment.source, policy);
+        let key = sources::of(&segment.key.client, policy);
         if let Some(source) = sources::find(&key) {
-            if sources::is_throttled(source, &segment.source, policy, now) {
+            if sources::is_throttled(source, &segment.key.client, policy, now) {
                 sources::dropped(source);
                 return Verdict::Drop;
             }
         }
     }
-    let key = FlowKey {
-        client: segment.source,
-        server: segment.destination,
-        client_port: segment.source_port,
-        server_port: segment.destination_port,
-    };
-    let scene = Scene { key: &key, segment, policy, now };
-    let Some(flow) = FLOWS.get_ptr_mut(&key) else {
+    let key = &segment.key;
+    let scene = Scene { key, segment, policy, now };
+    let Some(flow) = FLOWS.get_ptr_mut(key) else {
         if segment.len == 0 {
             return Verdict::Pass;
         }
@@ -180,8 +175,12 @@ enum Outcome {
     /// Nothing more to do.
     Pass,
     Drop,
-    /// The flow has taken it over; what was found is in this CPU's state.
-    Committed,
+    /// It came to its end, and the flow has yet to take over what is in this CPU's state.
+    Walked,
+    /// The same, from a checkpoint.
+    Rewalked,
+    /// The flow stands before these bytes: they are to be walked as new ones.
+    Rewound,
 }
 
 impl From<Verdict> for Outcome {
@@ -202,7 +201,7 @@ impl From<Verdict> for Outcome {
 fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Verdict {
     let segment = scene.segment;
     let plan = flow.plan(segment.seq, segment.len);
-    let outcome = match plan.action {
+    let mut outcome = match plan.action {
         Action::Pass => {
             if after(segment.seq, flow.high) {
                 note(scene, flow, Noted::Hole);
@@ -210,23 +209,43 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             // Only this side writes these two, and they only say how far things got.
             flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
             flow.last_ns = scene.now;
-            Outcome::Pass
+            return Verdict::Pass;
         }
-        Action::Walk => first(scene, flow, packet()),
-        Action::Rewalk => again(scene, flow, plan.checkpoint, packet()),
+        Action::Walk => Outcome::Rewound,
+        Action::Rewalk => {
+            walk::from_checkpoint(plan.checkpoint);
+            again(scene, flow, &packet)
+        }
         Action::Gap => {
             report::count(Counter::Gaps);
             note(scene, flow, Noted::Gap);
-            scene.drop(Counter::DroppedGap).into()
+            return scene.drop(Counter::DroppedGap);
         }
-        Action::NoCheckpoint => scene.drop(Counter::DroppedNoCheckpoint).into(),
-        Action::Probe => probe(scene, flow, packet()).into(),
+        Action::NoCheckpoint => return scene.drop(Counter::DroppedNoCheckpoint),
+        Action::Probe => return probe(scene, flow, packet()),
     };
-    match outcome {
-        Outcome::Pass => Verdict::Pass,
-        Outcome::Drop => Verdict::Drop,
-        Outcome::Committed => settle(scene, flow, packet()),
+    // Not called from where the outcome came about: two of these on top of each other are too much
+    // stack, and two calls of one are twice the work for the verifier.
+    if matches!(outcome, Outcome::Rewound) {
+        outcome = first(scene, flow, packet());
     }
+    let committed = match outcome {
+        Outcome::Walked => commit(scene, flow),
+        Outcome::Rewalked => recommit(scene, flow),
+        Outcome::Pass => return Verdict::Pass,
+        _ => return Verdict::Drop,
+    };
+    if !committed {
+        return scene.drop(Counter::DroppedUnreadable);
+    }
+    count_walk(scene);
+    settle(scene, flow, packet())
+}
+
+/// A walk was taken to its end, if `done`.
+#[inline(always)]
+fn finished(scene: &Scene, done: bool, outcome: Outcome) -> Outcome {
+    if done { outcome } else { scene.drop(Counter::DroppedUnreadable).into() }
 }
 
 /// What a flow has to know of a segment that is not walked.
@@ -267,10 +286,7 @@ fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
     let mut walker = Walker { state, packet };
     let step = walker.run();
-    if run_out(scene, flow, &mut walker, step) && commit(scene, flow, walker.state, NEW) {
-        return Outcome::Committed;
-    }
-    scene.drop(Counter::DroppedUnreadable).into()
+    finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Walked)
 }
 
 /// A walk that came to `step` is taken to its end, with a budget for new pings if it asks for one.
@@ -283,57 +299,79 @@ fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, step: 
     let share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
     walker.state.share = share;
     walker.state.walk.budget = if throttled(scene) { share } else { Walk::UNLIMITED };
+    walker.state.asked_ns = flow.ping_ns;
+    if flow.ping_ns == 0 && walker.state.walk.budget > 0 {
+        // A ping may wait for its pong from now on.
+        // SAFETY: no arguments, no effects.
+        walker.state.asked_ns = unsafe { bpf_ktime_get_ns() };
+    }
     matches!(walker.run_on(), Step::Done)
 }
 
 /// The segment's source is throttled, and something may be done about it.
-#[inline(always)]
+#[inline(never)]
 fn throttled(scene: &Scene) -> bool {
     if !scene.enforces() || !sources::any_throttled(scene.now) {
         return false;
     }
-    let address = &scene.segment.source;
+    let address = &scene.segment.key.client;
     match sources::find(&sources::of(address, scene.policy)) {
         Some(source) => sources::is_throttled(source, address, scene.policy, scene.now),
         None => false,
     }
 }
 
-/// For [`commit`]: the walk did not start from a checkpoint.
-const NEW: u8 = u8::MAX;
+/// Let the flow take over a walk of new bytes.
+#[inline(never)]
+fn commit(scene: &Scene, flow: &mut Flow) -> bool {
+    take_over(scene, flow, |_, _| true, Flow::commit)
+}
 
-/// Let the flow take over the walk's result, if it still stands where it stood when the walk began;
-/// and see how many new pings the budget and the connection's own limit let pass. `checkpoint`: the
-/// one that a retransmission was walked from, or [`NEW`].
+/// Let the flow take over a walk from a checkpoint.
+#[cold]
+#[inline(never)]
+fn recommit(scene: &Scene, flow: &mut Flow) -> bool {
+    let checkpoint = walk::resume().map_or(0, |state| state.checkpoint as u8);
+    take_over(
+        scene,
+        flow,
+        // An acknowledgement on another CPU may have moved the checkpoints up.
+        |flow, state| flow.starts_at(checkpoint, &state.from),
+        |flow, known, walk, passed| {
+            flow.let_through(walk.base(), walk.len());
+            flow.rewalked(checkpoint, known, walk, passed);
+        },
+    )
+}
+
+/// Let the flow take over the walk's result with `take`, if it still stands where it stood when the
+/// walk began, and is `valid` otherwise; and see how many new pings the budget and the connection's own limit let pass.
 #[inline(always)]
-fn commit(scene: &Scene, flow: &mut Flow, state: &mut State, checkpoint: u8) -> bool {
+fn take_over(
+    scene: &Scene,
+    flow: &mut Flow,
+    valid: impl FnOnce(&Flow, &State) -> bool,
+    take: impl FnOnce(&mut Flow, &Tracker, &Walk, u32),
+) -> bool {
+    let Some(state) = walk::resume() else {
+        return false;
+    };
     let walk = &state.walk;
     let pings = walk.pings;
     let mut passed = if pings < walk.budget { pings } else { walk.budget };
     let mut committed = false;
     let enforces = scene.enforces();
     let now_ms = millis(scene.now);
-    let precise = if passed > 0 && flow.ping_ns == 0 {
-        // SAFETY: no arguments, no effects.
-        unsafe { bpf_ktime_get_ns() }
-    } else {
-        flow.ping_ns
-    };
     // SAFETY: the lock guards the flow; nothing but plain code runs under it.
     unsafe {
         bpf_spin_lock((&raw mut flow.lock).cast());
-        if flow.client == state.start && flow.state == flow::state::OPEN {
+        if flow.client == state.start && flow.state == flow::state::OPEN && valid(flow, state) {
             if pings > 0 {
                 let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
                 passed = if enforces && kept < passed { kept } else { passed };
-                flow.ping_ns = precise;
+                flow.ping_ns = state.asked_ns;
             }
-            if checkpoint == NEW {
-                flow.commit(&state.start, walk, passed);
-            } else {
-                flow.let_through(walk.base(), walk.len());
-                flow.rewalked(checkpoint, &state.start, walk, passed);
-            }
+            take(flow, &state.start, walk, passed);
             flow.last_ns = scene.now;
             committed = true;
         }
@@ -343,14 +381,12 @@ fn commit(scene: &Scene, flow: &mut Flow, state: &mut State, checkpoint: u8) -> 
     committed
 }
 
-/// The flow has taken the segment over: count what was in it, charge the source for its pings, and
-/// put the packet right.
+/// The flow has taken the segment over: charge the source for its pings, and put the packet right.
 #[inline(never)]
 fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
     let Some(state) = walk::resume() else {
         return Verdict::Pass;
     };
-    count_walk(scene, state);
     let mut walker = Walker { state, packet };
     if walker.state.walk.pings > 0 && !charge(scene, flow, &mut walker) {
         return scene.drop(Counter::DroppedThrottled);
@@ -364,7 +400,7 @@ fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
 fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
     let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
     let segment = scene.segment;
-    let charged = sources::charge(&segment.source, scene.policy, scene.now, pings, share);
+    let charged = sources::charge(&segment.key.client, scene.policy, scene.now, pings, share);
     if !scene.enforces() {
         return true;
     }
@@ -413,9 +449,9 @@ fn finish<P: Packet>(scene: &Scene, walker: &mut Walker<P>) {
 }
 
 /// Count what a walk found.
-#[inline(always)]
-fn count_walk(scene: &Scene, state: &State) {
-    let Some(counters) = report::counters() else {
+#[inline(never)]
+fn count_walk(scene: &Scene) {
+    let (Some(counters), Some(state)) = (report::counters(), walk::resume()) else {
         return;
     };
     let walk = &state.walk;
@@ -429,52 +465,71 @@ fn count_walk(scene: &Scene, state: &State) {
     report::violation_event(Side::Client, scene.key, walk, scene.now);
 }
 
-/// A retransmission of bytes that the server has not acknowledged.
+/// A retransmission of bytes that the server has not acknowledged: look, judge, and walk it again.
+#[inline(always)]
+fn again<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Outcome {
+    report::count(Counter::Rewalked);
+    if !look(scene, flow, packet()) {
+        return scene.drop(Counter::DroppedChanged).into();
+    }
+    match judge(scene, flow) {
+        Outcome::Rewalked => rewalk(scene, flow, packet()),
+        outcome => outcome,
+    }
+}
+
+/// Walk from the checkpoint without changing anything: nobody knows yet what may pass. `false` when
+/// the bytes differ from what is carried of a cut header, or cannot be read.
 #[cold]
 #[inline(never)]
-fn again<P: Packet>(scene: &Scene, flow: &mut Flow, checkpoint: u8, packet: P) -> Outcome {
-    let segment = scene.segment;
-    report::count(Counter::Rewalked);
-    let (Some(state), Some(from)) = (walk::state(), flow.checkpoint(checkpoint)) else {
-        return scene.drop(Counter::DroppedNoCheckpoint).into();
+fn look<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
+    let Some(state) = walk::state() else {
+        return false;
     };
-    // First only look: nothing is rewritten as long as nobody knows what may pass.
+    let Some(from) = flow.checkpoint(state.checkpoint as u8) else {
+        return false;
+    };
     state.start = flow.client;
-    state.walk = Walk::new(from, &state.start, segment.seq, segment.len);
+    state.from = from;
+    state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
     state.walk.budget = Walk::UNLIMITED;
     let mut walker = Walker { state, packet };
     walker.packet.only_look(true);
-    if !matches!(walker.run_on(), Step::Done) {
-        return scene.drop(Counter::DroppedUnreadable).into();
-    }
-    let known = walker.state.start;
-    if !walker.state.walk.agrees(&walker.packet, &known) {
-        return scene.drop(Counter::DroppedChanged).into();
-    }
+    matches!(walker.run_on(), Step::Done)
+        && walker.state.walk.agrees(&walker.packet, &walker.state.start)
+}
+
+/// See what the retransmission may let pass, and set the state for the walk that follows.
+#[cold]
+#[inline(never)]
+fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
+    let Some(state) = walk::resume() else {
+        return Outcome::Pass;
+    };
+    let (checkpoint, from) = (state.checkpoint as u8, state.from);
     let settled = scene.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
-    let (mut checkpoint, mut old_budget) = (checkpoint, 0);
-    match flow.rewalk_budget(checkpoint, &walker.state.walk, settled) {
+    let old_budget = match flow.rewalk_budget(checkpoint, &state.walk, settled) {
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
-        Rewalk::New => {
-            if !rewind(flow, &known, checkpoint, &from) {
-                return scene.drop(Counter::DroppedUnreadable).into();
-            }
-            walker.state.start = from;
-            checkpoint = NEW;
-        }
-        Rewalk::Same(passed) => {
-            old_budget = if scene.enforces() { passed } else { Walk::UNLIMITED };
-        }
-    }
-    walker.packet.only_look(false);
-    let state = &mut *walker.state;
-    state.walk = Walk::new(from, &state.start, segment.seq, segment.len);
+        Rewalk::New if rewind(flow, &state.start, checkpoint, &from) => return Outcome::Rewound,
+        Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),
+        Rewalk::Same(passed) if scene.enforces() => passed,
+        Rewalk::Same(_) => Walk::UNLIMITED,
+    };
+    state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
     state.walk.old_budget = old_budget;
+    Outcome::Rewalked
+}
+
+/// Walk it again, now that it is known what may pass.
+#[cold]
+#[inline(never)]
+fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
+    let Some(state) = walk::resume() else {
+        return Outcome::Pass;
+    };
+    let mut walker = Walker { state, packet };
     let step = walker.run_on();
-    if run_out(scene, flow, &mut walker, step) && commit(scene, flow, walker.state, checkpoint) {
-        return Outcome::Committed;
-    }
-    scene.drop(Counter::DroppedUnreadable).into()
+    finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
 }
 
 /// Other bytes take the place of those from a checkpoint on.

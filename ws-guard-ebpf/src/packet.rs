@@ -3,7 +3,12 @@
 use core::hint::black_box;
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
-use ws_guard_common::{maps::Address, tracker};
+use ws_guard_common::{
+    maps::{Address, FlowKey},
+    tracker,
+};
+
+use crate::report::Side;
 
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
 const ETH_P_IPV6: u16 = 0x86DD_u16.to_be();
@@ -42,10 +47,8 @@ pub const ACK: u32 = 0x10;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Segment {
-    pub source: Address,
-    pub destination: Address,
-    pub source_port: u16,
-    pub destination_port: u16,
+    /// Between whom, by the side that [`parse`] was told the packet comes from.
+    pub key: FlowKey,
     pub seq: u32,
     pub ack: u32,
     pub flags: u32,
@@ -169,9 +172,10 @@ struct Tcp {
     _window: u16,
 }
 
-/// Find the TCP segment in the Ethernet packet at `data..end`, for [`segment`] to give.
+/// Find the TCP segment in the Ethernet packet at `data..end` that `side` sent, for [`segment`] to
+/// give.
 #[inline(never)]
-pub fn parse(data: usize, end: usize) -> Parsed {
+pub fn parse(data: usize, end: usize, side: Side) -> Parsed {
     let Some(kind) = at::<u16>(data, end, 12) else {
         return Parsed::Other;
     };
@@ -188,16 +192,16 @@ pub fn parse(data: usize, end: usize) -> Parsed {
         tags += 1;
     }
     if kind == ETH_P_IP {
-        parse_v4(data, end, l3)
+        parse_v4(data, end, l3, side)
     } else if kind == ETH_P_IPV6 {
-        parse_v6(data, end, l3)
+        parse_v6(data, end, l3, side)
     } else {
         Parsed::Other
     }
 }
 
 #[inline(always)]
-fn parse_v4(data: usize, end: usize, l3: usize) -> Parsed {
+fn parse_v4(data: usize, end: usize, l3: usize, side: Side) -> Parsed {
     let ip = read!(data, end, l3, Ipv4);
     if ip.protocol != IPPROTO_TCP {
         return Parsed::Other;
@@ -211,11 +215,11 @@ fn parse_v4(data: usize, end: usize, l3: usize) -> Parsed {
     // is there.
     let l4_len = if total == 0 { 0 } else { total.wrapping_sub(header) };
     let (source, destination) = (Address::from_v4(ip.source), Address::from_v4(ip.destination));
-    parse_tcp(data, end, l3 + header, l4_len, source, destination)
+    parse_tcp(data, end, l3 + header, l4_len, (source, destination), side)
 }
 
 #[inline(always)]
-fn parse_v6(data: usize, end: usize, l3: usize) -> Parsed {
+fn parse_v6(data: usize, end: usize, l3: usize, side: Side) -> Parsed {
     let ip = read!(data, end, l3, Ipv6);
     let mut next = ip.next_header;
     let mut offset = l3 + IPV6_HEADER;
@@ -255,7 +259,8 @@ fn parse_v6(data: usize, end: usize, l3: usize) -> Parsed {
     let payload = u16::from_be(ip.payload_len) as usize;
     let extensions = offset - l3 - IPV6_HEADER;
     let l4_len = if payload == 0 { 0 } else { payload.wrapping_sub(extensions) };
-    parse_tcp(data, end, offset, l4_len, Address(ip.source), Address(ip.destination))
+    let addresses = (Address(ip.source), Address(ip.destination));
+    parse_tcp(data, end, offset, l4_len, addresses, side)
 }
 
 /// `l4_len` is what IP says the segment has, header and payload; 0 for all that is there.
@@ -265,8 +270,8 @@ fn parse_tcp(
     end: usize,
     tcp: usize,
     l4_len: usize,
-    source: Address,
-    destination: Address,
+    (source, destination): (Address, Address),
+    side: Side,
 ) -> Parsed {
     let header = read!(data, end, tcp, Tcp);
     let header_len = (header.data_offset >> 4) as usize * 4;
@@ -277,11 +282,22 @@ fn parse_tcp(
     let Some(segment) = SEGMENT.get_ptr_mut(0) else {
         return Parsed::Unreadable;
     };
+    let key = match side {
+        Side::Client => FlowKey {
+            client: source,
+            server: destination,
+            client_port: header.source,
+            server_port: header.destination,
+        },
+        Side::Server => FlowKey {
+            client: destination,
+            server: source,
+            client_port: header.destination,
+            server_port: header.source,
+        },
+    };
     let found = Segment {
-        source,
-        destination,
-        source_port: header.source,
-        destination_port: header.destination,
+        key,
         seq: u32::from_be(header.seq),
         ack: u32::from_be(header.ack),
         flags: header.flags.into(),

@@ -25,7 +25,7 @@ const TCP_CHECK: u32 = 16;
 
 /// Find the TCP segment of a packet at TC.
 #[inline(always)]
-pub fn parse_skb(ctx: &TcContext) -> Parsed {
+pub fn parse_skb(ctx: &TcContext, side: Side) -> Parsed {
     let (data, end) = (ctx.data(), ctx.data_end());
     let linear = end - data;
     let wanted = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
@@ -34,7 +34,7 @@ pub fn parse_skb(ctx: &TcContext) -> Parsed {
         // and says so.
         unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), wanted) };
     }
-    parse(ctx.data(), ctx.data_end())
+    parse(ctx.data(), ctx.data_end(), side)
 }
 
 /// The payload of one segment.

@@ -27,6 +27,8 @@ pub struct State {
     /// For a head: what was read of it, and the offset of its next byte.
     pub head: HeadScanner,
     pub at: u32,
+    /// The flow's `ping_ns` once it has taken the walk over.
+    pub asked_ns: u64,
     /// How many of the new pings keep to the connection's share.
     pub share: u32,
     /// How many of them are let pass so far.
@@ -35,6 +37,10 @@ pub struct State {
     pub even: u32,
     pub odd: u32,
     step: u32,
+    /// The checkpoint that a retransmission is walked from, counted from the oldest...
+    pub checkpoint: u32,
+    /// ...and where the stream stood there.
+    pub from: Tracker,
 }
 
 #[btf_map]
@@ -57,6 +63,16 @@ pub fn state() -> Option<&'static mut State> {
 pub fn resume() -> Option<&'static mut State> {
     // SAFETY: as in `state`; whoever had it before has returned.
     STATE.get_ptr_mut(0).map(|state| unsafe { &mut *state })
+}
+
+/// Set the checkpoint that a retransmission is walked from. Not an argument: the verifier would walk
+/// the whole function once for each.
+#[inline(always)]
+pub fn from_checkpoint(checkpoint: u8) {
+    if let Some(state) = STATE.get_ptr_mut(0) {
+        // SAFETY: this CPU's element.
+        unsafe { (*state).checkpoint = checkpoint.into() };
+    }
 }
 
 /// Note a rewritten byte, `offset` bytes behind the start of the TCP header.

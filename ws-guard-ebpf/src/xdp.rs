@@ -151,7 +151,7 @@ fn pseudo_sum(segment: &Segment) -> u16 {
         }
         sum
     };
-    fold(words(&segment.source) + words(&segment.destination) + IPPROTO_TCP + segment.tcp_len())
+    fold(words(&segment.key.client) + words(&segment.key.server) + IPPROTO_TCP + segment.tcp_len())
 }
 
 /// Ones' complement sum of the halves.

@@ -12,11 +12,13 @@
 //! - [`raw`]: spoofed segments;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
 //! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
+//! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
 pub mod client;
 pub mod flood;
 pub mod frame;
 pub mod honest;
+pub mod leftovers;
 pub mod netns;
 pub mod packets;
 pub mod process;

@@ -1,17 +1,27 @@
 //! Segments built by hand and sent from a packet socket: spoofed floods, and pings in a victim's name.
 //!
 //! The socket belongs to a client namespace of [`crate::netns`], so nothing sent here leaves it.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    io::IoSlice,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
+};
 
 use anyhow::{Context, Result, bail};
 use etherparse::PacketBuilder;
-use nix::{libc, net::if_::if_nametoindex};
+use nix::{
+    libc,
+    net::if_::if_nametoindex,
+    sys::socket::{MsgFlags, MultiHeaders, sendmmsg},
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::netns::{INTERFACE, Pair};
 
 /// Bytes of send buffer of the packet socket.
 const SEND_BUFFER: usize = 4 << 20;
+/// Frames in one system call.
+const BATCH: usize = 64;
 
 /// TCP flags of a [`Segment`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,20 +90,49 @@ impl Sender {
         Ok(())
     }
 
+    /// Send several frames with as few system calls as it takes.
+    pub fn send_frames(&self, frames: &[Vec<u8>]) -> Result<()> {
+        for batch in frames.chunks(BATCH) {
+            let parts: Vec<[IoSlice; 1]> = batch.iter().map(|f| [IoSlice::new(f)]).collect();
+            // The socket is bound: no frame needs an address.
+            let addresses = vec![None::<()>; parts.len()];
+            let mut headers = MultiHeaders::preallocate(parts.len(), None);
+            let fd = self.socket.as_raw_fd();
+            let flags = MsgFlags::empty();
+            let sent = sendmmsg(fd, &mut headers, &parts, &addresses, [], flags)
+                .context("sending frames")?
+                .count();
+            // The kernel stops at the first frame that it does not take; it says why when asked
+            // for that one alone.
+            batch[sent..].iter().try_for_each(|frame| self.send_frame(frame))?;
+        }
+        Ok(())
+    }
+
     /// Send `count` segments of random sources, ports and sequence numbers to `destination`: every
-    /// other one a SYN, the rest data with `payload`.
-    pub fn spoofed_flood(&self, destination: SocketAddr, count: u32, payload: &[u8]) -> Result<()> {
+    /// other one a SYN, the rest data with each of `payloads` in turn.
+    pub fn spoofed_flood(
+        &self,
+        destination: SocketAddr,
+        count: u32,
+        payloads: &[Vec<u8>],
+    ) -> Result<()> {
+        let mut payloads = payloads.iter().cycle();
+        let mut frames = Vec::with_capacity(BATCH);
         for n in 0..count {
-            let (flags, payload) =
-                if n % 2 == 0 { (Flags::Syn, &[][..]) } else { (Flags::Ack, payload) };
-            self.send(&Segment {
+            let data = if n % 2 == 0 { None } else { payloads.next() };
+            frames.push(self.frame(&Segment {
                 source: random_source(destination),
                 destination,
                 seq: fastrand::u32(..),
                 ack: fastrand::u32(..),
-                flags,
-                payload,
-            })?;
+                flags: if data.is_some() { Flags::Ack } else { Flags::Syn },
+                payload: data.map_or(&[], |data| data),
+            })?);
+            if frames.len() == BATCH || n + 1 == count {
+                self.send_frames(&frames)?;
+                frames.clear();
+            }
         }
         Ok(())
     }

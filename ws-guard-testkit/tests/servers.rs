@@ -137,7 +137,11 @@ fn spoofed_segments_reach_the_server_and_namespaces_go_away() -> Result<()> {
     let server = Server::start(&pair.server, Library::TokioTungstenite, PORT, None)?;
     for family in Family::BOTH {
         let before = packets(&pair)?;
-        Sender::new(&pair)?.spoofed_flood(server.at(family.server()), 5000, b"\x89\x80\0\0\0\0")?;
+        Sender::new(&pair)?.spoofed_flood(
+            server.at(family.server()),
+            5000,
+            &[b"\x89\x80\0\0\0\0".to_vec()],
+        )?;
         ensure!(packets(&pair)? - before >= 5000, "{family:?}");
         // The server is still there for others.
         let mut client =

@@ -1,0 +1,166 @@
+//! What a guard has in the kernel, and whether any of it is still there afterwards.
+//!
+//! Other guards may run on the machine at the same time, so what is looked for are the very
+//! programs, maps and links that this guard had, by their ids, and not whatever is new.
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    maps::{MapInfo, loaded_maps},
+    programs::{
+        ProgramInfo,
+        links::{FdLink, PinnedLink},
+        loaded_links, loaded_programs,
+    },
+};
+
+use crate::netns::Namespace;
+
+/// The kernel frees programs and maps a moment after their last reference went.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A kind of object, and its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Object {
+    Program(u32),
+    Map(u32),
+    Link(u32),
+}
+
+/// What a guard has in the kernel and in the file system.
+#[derive(Clone, Debug, Default)]
+pub struct Footprint {
+    /// With where it was seen.
+    objects: BTreeMap<Object, String>,
+    paths: Vec<PathBuf>,
+}
+
+impl Footprint {
+    /// All that the process has open.
+    pub fn add_process(&mut self, pid: u32) -> Result<()> {
+        let folder = PathBuf::from(format!("/proc/{pid}/fdinfo"));
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            // A descriptor may be closed meanwhile.
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            for line in text.lines() {
+                self.add_line(line, &format!("open in process {pid}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A line of /proc/PID/fdinfo/FD, as the kernel's `bpf_*_show_fdinfo` write it.
+    fn add_line(&mut self, line: &str, place: &str) {
+        let Some((name, value)) = line.split_once(':') else { return };
+        let Ok(id) = value.trim().parse() else { return };
+        let object = match name {
+            "prog_id" => Object::Program(id),
+            "map_id" => Object::Map(id),
+            "link_id" => Object::Link(id),
+            _ => return,
+        };
+        self.objects.insert(object, place.to_owned());
+    }
+
+    /// All that is pinned below a directory; the directory itself must go too.
+    pub fn add_pins(&mut self, folder: &Path) -> Result<()> {
+        self.add_path(folder);
+        for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                self.add_pins(&path)?;
+            } else if let Some(object) = pinned(&path) {
+                self.objects.insert(object, path.display().to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// A file or folder that must not be there afterwards.
+    pub fn add_path(&mut self, path: &Path) {
+        if !self.paths.iter().any(|known| known == path) {
+            self.paths.push(path.to_owned());
+        }
+    }
+
+    /// How many programs, maps and links it has.
+    pub fn counts(&self) -> [usize; 3] {
+        let count = |wanted: fn(&Object) -> bool| self.objects.keys().filter(|o| wanted(o)).count();
+        [
+            count(|object| matches!(object, Object::Program(_))),
+            count(|object| matches!(object, Object::Map(_))),
+            count(|object| matches!(object, Object::Link(_))),
+        ]
+    }
+
+    /// # Errors
+    /// When something of it is still there after 5 s; the message names each.
+    pub fn assert_gone(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = self.left()?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "left behind: {}", left.join(", "));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn left(&self) -> Result<Vec<String>> {
+        let mut alive = Vec::new();
+        // One may go while the list is walked; those that stay are in it all the same.
+        alive.extend(loaded_programs().flatten().map(|program| Object::Program(program.id())));
+        alive.extend(loaded_maps().flatten().map(|map| Object::Map(map.id())));
+        alive.extend(loaded_links().flatten().map(|link| Object::Link(link.id())));
+        let objects = alive.iter().filter_map(|object| {
+            self.objects.get(object).map(|place| format!("{object:?} ({place})"))
+        });
+        let paths = self.paths.iter().filter(|path| path.exists());
+        Ok(objects.chain(paths.map(|path| path.display().to_string())).collect())
+    }
+}
+
+fn pinned(path: &Path) -> Option<Object> {
+    if let Ok(link) = PinnedLink::from_pin(path) {
+        return FdLink::from(link).info().ok().map(|info| Object::Link(info.id()));
+    }
+    if let Ok(map) = MapInfo::from_pin(path) {
+        return Some(Object::Map(map.id()));
+    }
+    ProgramInfo::from_pin(path).ok().map(|program| Object::Program(program.id()))
+}
+
+/// What hangs on an interface, for a comparison before and after: its queueing disciplines, filters
+/// and XDP program.
+pub fn hooks(namespace: &Namespace, interface: &str) -> Result<String> {
+    let mut text = String::new();
+    for words in [
+        &["ip", "-o", "-details", "link", "show", "dev", interface][..],
+        &["tc", "qdisc", "show", "dev", interface],
+        &["tc", "filter", "show", "dev", interface, "ingress"],
+        &["tc", "filter", "show", "dev", interface, "egress"],
+    ] {
+        let output = namespace.command(words[0]).args(&words[1..]).output();
+        let output = output.with_context(|| format!("running {words:?}"))?;
+        text.push_str(&String::from_utf8_lossy(&output.stdout));
+        // Where there is no clsact, tc says so.
+    }
+    Ok(text)
+}
+
+/// Namespaces of this process that `ip netns` still has.
+pub fn namespaces() -> Vec<String> {
+    let output = Command::new("ip").args(["netns", "list"]).output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let own = format!("wsg-{}-", std::process::id());
+    let text = String::from_utf8_lossy(&text).into_owned();
+    text.lines().filter(|line| line.starts_with(&own)).map(str::to_owned).collect()
+}

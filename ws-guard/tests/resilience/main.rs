@@ -1,0 +1,22 @@
+//! What must hold when things go wrong: daemons that die, floods from nowhere, full tables,
+//! interfaces that go away. Each test runs the real `ws-guard run` between namespaces of its own and
+//! in front of a server made with somebody else's library, and proves that nothing is left behind.
+
+/// Skip, loudly, without root.
+macro_rules! needs_root {
+    () => {
+        if let Some(reason) = ws_guard_testkit::skip_reason() {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+}
+
+mod cpus;
+mod interface;
+mod killed;
+mod policy;
+mod spoofed;
+mod stage;
+mod tables;
+mod unload;

@@ -1,0 +1,109 @@
+//! A change of policy holds from the next packet on.
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use ws_guard_testkit::{client::Client, frame::Frame};
+
+use crate::stage::{Stage, eventually, number};
+
+/// Between two pings: 30 in the window below.
+const EVERY: Duration = Duration::from_millis(100);
+const WINDOW: Duration = Duration::from_secs(3);
+/// Steps of the guard's clock, and the time a packet takes.
+const SLACK: Duration = Duration::from_millis(60);
+
+/// Numbered pings at a steady pace until told to stop; when each was sent.
+fn ping_steadily(client: &mut Client, stop: &AtomicBool) -> Result<Vec<Instant>> {
+    let mut sent = Vec::new();
+    while !stop.load(Relaxed) {
+        client.send_one(Frame::ping(sent.len().to_string()))?;
+        sent.push(Instant::now());
+        thread::sleep(EVERY);
+    }
+    Ok(sent)
+}
+
+/// Whether each ping was answered.
+fn answered(client: &Client, pings: usize) -> Vec<bool> {
+    let mut answered = vec![false; pings];
+    for payload in &client.received().pong_payloads {
+        let number = String::from_utf8_lossy(payload).parse::<usize>();
+        if let Some(slot) = number.ok().and_then(|number| answered.get_mut(number)) {
+            *slot = true;
+        }
+    }
+    answered
+}
+
+/// The change is in force when the call returns, and not only some time later.
+struct Change {
+    before: Instant,
+    after: Instant,
+}
+
+fn set(stage: &Stage, limit: &str) -> Result<Change> {
+    let before = Instant::now();
+    stage.cli(&["policy", "set", "--max-ping-rate", limit])?;
+    Ok(Change { before, after: Instant::now() })
+}
+
+#[test]
+fn a_new_limit_holds_from_the_next_ping_on_and_back() -> Result<()> {
+    needs_root!();
+    let options = ["--max-ping-rate", "60", "--window-seconds", "3", "--neighbour-share", "0"];
+    let mut stage = Stage::new(1, &options)?;
+    let mut client = stage.connect(0)?;
+    let local = client.local();
+    let stop = AtomicBool::new(false);
+    let (sent, lower, higher) = thread::scope(|scope| -> Result<_> {
+        let pinging = scope.spawn(|| ping_steadily(&mut client, &stop));
+        thread::sleep(Duration::from_millis(2500));
+        let changes = set(&stage, "10").and_then(|lower| {
+            thread::sleep(Duration::from_secs(1));
+            Ok((lower, set(&stage, "60")?))
+        });
+        thread::sleep(WINDOW + Duration::from_secs(2));
+        stop.store(true, Relaxed);
+        let sent = pinging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let (lower, higher) = changes?;
+        Ok((sent, lower, higher))
+    })?;
+    let pings = sent.len() as u64;
+    eventually("every ping is counted", || {
+        Ok(number(&stage.source(local.ip())?["pings_total"])? >= pings)
+    })?;
+    let source = stage.source(local.ip())?;
+    let passed = pings - number(&source["defused_total"])?;
+    eventually("pongs arrive", || Ok(client.received().pongs >= passed))?;
+
+    let answered = answered(&client, sent.len());
+    // While it is throttled each ping over the limit lengthens it; the last such one came before
+    // the limit was raised again.
+    let over = sent.iter().rposition(|at| *at < higher.before).context("no ping before")?;
+    let free = sent[over] + WINDOW;
+    let (mut early, mut late, mut freed) = (0, 0, 0);
+    for (number, (at, answered)) in sent.iter().zip(&answered).enumerate() {
+        if *at < lower.before {
+            ensure!(answered, "ping {number} kept to the limit of 60 and was not answered");
+            early += 1;
+        } else if *at > lower.after + SLACK && *at + SLACK < free {
+            ensure!(!answered, "ping {number} was over the limit of 10 and was answered");
+            late += 1;
+        } else if *at > higher.after + WINDOW + SLACK {
+            ensure!(answered, "ping {number} kept to the limit of 60 again, not answered");
+            freed += 1;
+        }
+    }
+    println!("{early} answered, then {late} not, then {freed} answered, of {pings} pings");
+    ensure!(early > 15 && late > 20 && freed > 5, "too few pings to prove anything");
+    ensure!(client.received().pongs == passed, "{} pongs", client.received().pongs);
+    ensure!(number(&source["pings_total"])? == pings, "{source}");
+    drop(client);
+    let totals = stage.stop_server()?;
+    ensure!(totals.pings == passed && totals.pongs == pings - passed, "{totals:?}");
+    stage.finish()
+}
