@@ -30,9 +30,8 @@ pub fn connection(family: Family, index: usize) -> Connection {
         Family::V4 => (format!("10.77.0.{host}"), "10.77.9.9"),
         Family::V6 => (format!("fd77:0:0:{host}::1"), "fd77:9::9"),
     };
-    let address = |text: &str, port| {
-        std::net::SocketAddr::new(text.parse().expect("an address"), port)
-    };
+    let address =
+        |text: &str, port| std::net::SocketAddr::new(text.parse().expect("an address"), port);
     Connection {
         client: address(&client, 4711 + index as u16),
         server: address(server, PROTECTED),

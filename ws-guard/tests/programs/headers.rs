@@ -5,7 +5,10 @@ use ws_guard_testkit::packets::{Checksum, Fragment, flag};
 use crate::case::{Case, Fate, case, pings, text};
 
 /// The 31st ping, in a packet that looks as `edit` says.
-fn defused_in(name: &'static str, edit: impl Fn(&mut ws_guard_testkit::packets::Packet) + 'static) -> Case {
+fn defused_in(
+    name: &'static str,
+    edit: impl Fn(&mut ws_guard_testkit::packets::Packet) + 'static,
+) -> Case {
     let case = case(name).open().client(pings(31)).with(edit).defused(&[180]);
     case.counts(&[(Pings, 31), (Defused, 1), (Rewritten, 1), (Unparsed, 0)])
 }

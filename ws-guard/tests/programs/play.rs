@@ -1,5 +1,5 @@
 //! Plays a row at one hook, in one address family.
-use std::thread;
+use std::{ops::Range, thread};
 
 use anyhow::{Result, ensure};
 use ws_guard_common::{
@@ -96,7 +96,8 @@ fn packet(sent: &Sent, family: Family) -> Packet {
 }
 
 fn send(programs: &Programs, sent: &Sent, hook: Hook, family: Family) -> Result<()> {
-    let mut bytes = packet(sent, family).build()?;
+    let packet = packet(sent, family);
+    let mut bytes = packet.build()?;
     if let Some(edit) = &sent.edit_bytes {
         edit(&mut bytes);
     }
@@ -112,15 +113,12 @@ fn send(programs: &Programs, sent: &Sent, hook: Hook, family: Family) -> Result<
         Fate::Dropped => Ok(()),
         Fate::Passes => compare(&run, &bytes),
         Fate::Defused(at) => {
-            let payload = bytes.len() - sent.payload.len();
-            let check = payload_check(&run, &bytes, payload, at)?;
-            ensure!(check.1, "the checksum {:02x?} is wrong", check.0);
+            compare_defused(&run, &bytes, &packet, at)?;
+            ensure!(checksum_is_right(&run.packet)?, "the checksum is wrong");
             Ok(())
         }
         Fate::DefusedPartial(at) => {
-            let payload = bytes.len() - sent.payload.len();
-            payload_check(&run, &bytes, payload, at)?;
-            let field = payload - 20 + 16..payload - 20 + 18;
+            let field = compare_defused(&run, &bytes, &packet, at)?;
             ensure!(run.packet[field.clone()] == bytes[field], "the checksum field has changed");
             Ok(())
         }
@@ -134,23 +132,25 @@ fn compare(run: &Run, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Exactly the bytes at payload offsets `defused` and the checksum may differ; returns the checksum
-/// field, and whether it is right.
-fn payload_check(
+/// Exactly the bytes at payload offsets `defused` and the checksum may differ; returns where the
+/// checksum field is.
+fn compare_defused(
     run: &Run,
     bytes: &[u8],
-    payload: usize,
+    packet: &Packet,
     defused: &[usize],
-) -> Result<([u8; 2], bool)> {
-    let field = payload - 20 + 16;
+) -> Result<Range<usize>> {
     let mut wanted = bytes.to_vec();
+    let payload = bytes.len() - packet.payload.len();
     for at in defused {
         let byte = &mut wanted[payload + at];
         ensure!(*byte & 15 == 9, "the row is wrong: no PING at {at}");
         *byte = *byte & 0xF0 | 10;
     }
-    let check = [run.packet[field], run.packet[field + 1]];
-    wanted[field..field + 2].copy_from_slice(&check);
+    let tcp = bytes.len() - packet.tcp_len();
+    let field = tcp + 16..tcp + 18;
+    ensure!(run.packet.len() == bytes.len(), "{} bytes came out", run.packet.len());
+    wanted[field.clone()].copy_from_slice(&run.packet[field.clone()]);
     compare(run, &wanted)?;
-    Ok((check, checksum_is_right(&run.packet)?))
+    Ok(field)
 }
