@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 pub use aya::Pod;
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie},
-    programs::{Program, TestRun, TestRunOptions},
+    programs::{Program, ProgramError, TestRun, TestRunOptions},
 };
 use ws_guard_common::{
     flow::Flow,
@@ -80,7 +80,7 @@ impl Programs {
                 Program::SchedClassifier(program) => program.load(),
                 _ => bail!("{name} is neither XDP nor TC"),
             };
-            loaded.with_context(|| format!("loading {name}"))?;
+            loaded.map_err(|error| anyhow!("loading {name}: {}", last_words(&error)))?;
         }
         Ok(Programs { ebpf })
     }
@@ -246,6 +246,18 @@ impl Programs {
         ensure!(run.verdict == 0, "the control program answered {}", run.verdict);
         Ok(())
     }
+}
+
+/// What the kernel has against a program: the verifier's log can be megabytes, and what it gave up on
+/// is in its last lines.
+fn last_words(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return error.to_string();
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(8)..];
+    format!("{io_error}\n{}", last.join("\n"))
 }
 
 /// Counters summed over all CPUs.

@@ -7,7 +7,6 @@ use ws_guard_testkit::frame::{Frame, encode, opcode};
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
     Xdp,
-    TcIngress,
     TcEgress,
 }
 
@@ -15,7 +14,6 @@ impl Hook {
     pub fn name(self) -> &'static str {
         match self {
             Hook::Xdp => "XDP",
-            Hook::TcIngress => "TC ingress",
             Hook::TcEgress => "TC egress",
         }
     }
@@ -70,7 +68,6 @@ pub struct Row {
 const UNSPEC: u32 = u32::MAX;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
-const TC_SHOT: u32 = 2;
 /// What the issue of the first version asks for: 8 ns where one look-up takes 53.
 const FURTHER: f64 = 8.0 / 53.0;
 
@@ -140,8 +137,7 @@ impl Row {
 /// All rows, in the order of the table.
 pub fn rows() -> Vec<Row> {
     let mut rows = baselines();
-    rows.extend(client(Hook::Xdp, "bench_xdp"));
-    rows.extend(client(Hook::TcIngress, "bench_in"));
+    rows.extend(client());
     rows.extend(server());
     rows.sort_by_key(|row| row.hook as u8);
     rows
@@ -151,7 +147,7 @@ fn baselines() -> Vec<Row> {
     let mut rows = Vec::new();
     for (hook, [returns, parses, looks_up]) in [
         (Hook::Xdp, ["bench_xdp_return", "bench_xdp_parse", "bench_xdp_look_up"]),
-        (Hook::TcIngress, ["bench_tc_return", "bench_tc_parse", "bench_tc_look_up"]),
+        (Hook::TcEgress, ["bench_tc_return", "bench_tc_parse", "bench_tc_look_up"]),
     ] {
         let idle = [(Counter::Seen, 0)];
         rows.push(Row::new(hook, "baseline: return", returns).work(&idle));
@@ -162,8 +158,8 @@ fn baselines() -> Vec<Row> {
 }
 
 /// What clients send.
-fn client(hook: Hook, program: &'static str) -> Vec<Row> {
-    let row = |name| Row::new(hook, name, program);
+fn client() -> Vec<Row> {
+    let row = |name| Row::new(Hook::Xdp, name, "bench_xdp");
     let one = [(Counter::Tracked, 1), (Counter::Frames, 1), (Counter::Pings, 0)];
     let mut unprotected = row("unprotected port").times(1.15);
     unprotected.unprotected = true;
@@ -176,7 +172,7 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
     let mut dropped = row("any packet, throttled, dropped").times(1.1);
     dropped.throttled = Some(action::DROP);
     dropped.work = vec![(Counter::DroppedThrottled, 1), (Counter::Tracked, 0)];
-    dropped.verdict = if hook == Hook::Xdp { XDP_DROP } else { TC_SHOT };
+    dropped.verdict = XDP_DROP;
     let mut rows = vec![
         unprotected.work(&[(Counter::Seen, 1), (Counter::Protected, 0)]),
         inside.work(&[(Counter::Tracked, 1), (Counter::Frames, 0)]),

@@ -27,7 +27,7 @@ const PROTECTED: u16 = 80;
 const UNPROTECTED: u16 = 443;
 
 /// Every program that a row names, and what sets the scene.
-pub const PROGRAMS: [&str; 10] = [
+pub const PROGRAMS: [&str; 9] = [
     "bench_xdp_return",
     "bench_xdp_parse",
     "bench_xdp_look_up",
@@ -35,7 +35,6 @@ pub const PROGRAMS: [&str; 10] = [
     "bench_tc_return",
     "bench_tc_parse",
     "bench_tc_look_up",
-    "bench_in",
     "bench_out",
     program::CONTROL,
 ];

@@ -45,12 +45,6 @@ fn median(times: &[u64]) -> f64 {
 pub fn results(rows: &[Row], times: Vec<Vec<u64>>) -> Result<Vec<Figures>> {
     let medians: Vec<f64> = times.iter().map(|times| median(times)).collect();
     let find = |hook: Hook, name: &str| {
-        // TC egress is compared with the baselines of TC.
-        let hook = if name.starts_with("baseline") && hook == Hook::TcEgress {
-            Hook::TcIngress
-        } else {
-            hook
-        };
         let at = rows.iter().position(|row| row.hook == hook && row.name == name);
         at.map(|at| medians[at]).with_context(|| format!("no row {name:?} for {}", hook.name()))
     };
@@ -108,6 +102,7 @@ pub fn render(results: &[Figures]) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let over = results.iter().filter(|figures| figures.over).count();
+    let table = table.trim_fmt();
     format!("{table}\n\n{} rows, {over} over their limit", results.len())
 }
 

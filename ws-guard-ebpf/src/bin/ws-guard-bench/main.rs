@@ -14,11 +14,12 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use patch::Patch;
-use ws_guard_common::{flow::state, maps::FlowKey};
+use ws_guard_common::flow::state;
 use ws_guard_ebpf::{
     control, egress, ingress,
     maps::FLOWS,
     packet::{self, Parsed},
+    report::Side,
     skb,
 };
 
@@ -32,11 +33,18 @@ const PAYLOAD: usize = TCP + 20;
 #[btf_map]
 static PATCH: Array<Patch, 1> = Array::new();
 
-/// Make the packet the next one of its stream. `None` when it is too short, or there is no patch.
-#[inline(always)]
-fn prepare(data: usize, end: usize) -> Option<()> {
-    let patch = PATCH.get_ptr_mut(0)?;
-    let packet = packet::at::<[u8; PAYLOAD + 1]>(data, end, 0)?.cast::<u8>().cast_mut();
+/// Make the packet the next one of its stream. `false` when it is too short, or there is no patch.
+///
+/// A function of its own, because the product's programs leave no room on the stack of their entry.
+#[inline(never)]
+fn prepare(data: usize, end: usize) -> bool {
+    let Some(patch) = PATCH.get_ptr_mut(0) else {
+        return false;
+    };
+    let Some(packet) = packet::at::<[u8; PAYLOAD + 1]>(data, end, 0) else {
+        return false;
+    };
+    let packet = packet.cast::<u8>().cast_mut();
     // SAFETY: an array element, used by one run at a time; `at` checked the packet's bounds, and
     // packet memory may be written unaligned.
     unsafe {
@@ -48,7 +56,7 @@ fn prepare(data: usize, end: usize) -> Option<()> {
         patch.seq = patch.seq.wrapping_add(patch.seq_step);
         patch.ack = patch.ack.wrapping_add(patch.ack_step);
     }
-    Some(())
+    true
 }
 
 /// There is an open flow for the segment that was parsed.
@@ -57,13 +65,7 @@ fn look_up() -> bool {
     let Some(segment) = packet::segment() else {
         return false;
     };
-    let key = FlowKey {
-        client: segment.source,
-        server: segment.destination,
-        client_port: segment.source_port,
-        server_port: segment.destination_port,
-    };
-    match FLOWS.get_ptr(&key) {
+    match FLOWS.get_ptr(&segment.key) {
         // SAFETY: map values stay mapped while a program runs.
         Some(flow) => unsafe { (*flow).state == state::OPEN },
         None => false,
@@ -83,18 +85,18 @@ fn tc_verdict(worked: bool) -> i32 {
 
 #[inline(always)]
 fn parses_xdp(ctx: &XdpContext) -> bool {
-    prepare(ctx.data(), ctx.data_end()).is_some()
-        && packet::parse(ctx.data(), ctx.data_end()) == Parsed::Tcp
+    prepare(ctx.data(), ctx.data_end())
+        && packet::parse(ctx.data(), ctx.data_end(), Side::Client) == Parsed::Tcp
 }
 
 #[inline(always)]
 fn parses_tc(ctx: &TcContext) -> bool {
-    prepare(ctx.data(), ctx.data_end()).is_some() && skb::parse_skb(ctx) == Parsed::Tcp
+    prepare(ctx.data(), ctx.data_end()) && skb::parse_skb(ctx, Side::Server) == Parsed::Tcp
 }
 
 #[xdp]
 pub fn bench_xdp_return(ctx: XdpContext) -> u32 {
-    xdp_verdict(prepare(ctx.data(), ctx.data_end()).is_some())
+    xdp_verdict(prepare(ctx.data(), ctx.data_end()))
 }
 
 #[xdp]
@@ -109,15 +111,15 @@ pub fn bench_xdp_look_up(ctx: XdpContext) -> u32 {
 
 #[xdp]
 pub fn bench_xdp(ctx: XdpContext) -> u32 {
-    match prepare(ctx.data(), ctx.data_end()) {
-        Some(()) => ingress::xdp(&ctx),
-        None => xdp_action::XDP_ABORTED,
+    if !prepare(ctx.data(), ctx.data_end()) {
+        return xdp_action::XDP_ABORTED;
     }
+    ingress::xdp(&ctx)
 }
 
 #[classifier]
 pub fn bench_tc_return(ctx: TcContext) -> i32 {
-    tc_verdict(prepare(ctx.data(), ctx.data_end()).is_some())
+    tc_verdict(prepare(ctx.data(), ctx.data_end()))
 }
 
 #[classifier]
@@ -131,19 +133,11 @@ pub fn bench_tc_look_up(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
-pub fn bench_in(ctx: TcContext) -> i32 {
-    match prepare(ctx.data(), ctx.data_end()) {
-        Some(()) => ingress::tc(&ctx),
-        None => TC_ACT_SHOT as i32,
-    }
-}
-
-#[classifier]
 pub fn bench_out(ctx: TcContext) -> i32 {
-    match prepare(ctx.data(), ctx.data_end()) {
-        Some(()) => egress::tc(&ctx),
-        None => TC_ACT_SHOT as i32,
+    if !prepare(ctx.data(), ctx.data_end()) {
+        return TC_ACT_SHOT as i32;
     }
+    egress::tc(&ctx)
 }
 
 /// Throttles the source for the rows that want one throttled.

@@ -1,0 +1,157 @@
+//! What `flows` and `sources` count is what clients sent and servers answered, exactly.
+use anyhow::{Context, Result, ensure};
+use ws_guard_testkit::{
+    client::{Client, Cut},
+    frame::{Frame, opcode},
+    netns::{Family, PairOptions},
+    servers::Library,
+};
+
+use crate::{
+    stage::{Flow, Stage, WAIT},
+    talk::{pattern, pings, round_trip, text},
+};
+
+/// No client comes near it.
+const UNLIMITED: &str = "--max-ping-rate 100000";
+/// So that 240 pings fit one segment of either IP version, and native XDP still takes it.
+const MTU: u32 = 2000;
+/// Bytes of one write.
+const WRITE: usize = 64 * 1024;
+/// Pings in one segment.
+const BURST: u64 = 240;
+
+/// A way to cut frames into segments; returns what it adds to (coalesced segments, split headers),
+/// where that does not hang on the moment.
+type Pattern = fn(&mut Client) -> Result<Option<(u64, u64)>>;
+
+const PATTERNS: [(&str, Pattern); 5] = [
+    ("one-byte segments", one_byte_segments),
+    ("64 KiB writes", large_writes),
+    ("a message of 1 MiB", large_message),
+    ("a fragmented message", fragmented_message),
+    ("240 pings in one segment", pings_in_one_segment),
+];
+
+fn one_byte_segments(client: &mut Client) -> Result<Option<(u64, u64)>> {
+    let mut frames = vec![Frame::text(&text(130, 1))];
+    frames.extend(pings(0, 3));
+    frames.push(Frame::new(opcode::PONG, "unasked"));
+    frames.push(Frame::text(""));
+    let headers = frames.len() as u64;
+    client.send(&frames, &Cut::Every(1))?;
+    Ok(Some((0, headers)))
+}
+
+fn large_writes(client: &mut Client) -> Result<Option<(u64, u64)>> {
+    let mut frames = Vec::new();
+    for n in 0..300u64 {
+        frames.push(Frame::new(opcode::BINARY, pattern(n as usize * 7, n)));
+        frames.extend(pings(n, n % 3));
+    }
+    client.send(&frames, &Cut::Every(WRITE))?;
+    Ok(None)
+}
+
+fn large_message(client: &mut Client) -> Result<Option<(u64, u64)>> {
+    client.send(&[Frame::new(opcode::BINARY, pattern(1 << 20, 2))], &Cut::Whole)?;
+    Ok(None)
+}
+
+fn fragmented_message(client: &mut Client) -> Result<Option<(u64, u64)>> {
+    let mut frames = Vec::new();
+    for fragment in Frame::fragments(opcode::BINARY, &pattern(10_000, 3), 700) {
+        // Control frames may come inside a message (RFC 6455, 5.4).
+        let last = fragment.fin;
+        frames.push(fragment);
+        if !last {
+            frames.push(Frame::ping("between"));
+        }
+    }
+    client.send(&frames, &Cut::Every(1000))?;
+    Ok(None)
+}
+
+fn pings_in_one_segment(client: &mut Client) -> Result<Option<(u64, u64)>> {
+    client.send(&vec![Frame::ping(""); BURST as usize], &Cut::Whole)?;
+    Ok(Some((1, 0)))
+}
+
+/// One byte of payload in a segment of its own, so that it neither splits nor coalesces.
+fn settle(client: &mut Client) -> Result<()> {
+    let sent = client.sent().messages;
+    ensure!(client.wait(WAIT, |r| r.messages == sent), "{} echoes", client.received().messages);
+    ensure!(client.drain(WAIT), "the server does not acknowledge");
+    round_trip(client, ".")
+}
+
+/// The flow's counts are the client's own.
+fn ensure_exact(flow: &Flow, client: &Client) -> Result<()> {
+    let (sent, received) = (client.sent(), client.received());
+    ensure!(flow.state == "open" && flow.unsynced_total == 0, "{flow:?}");
+    ensure!(flow.violations == 0 && flow.gaps == 0 && flow.defused == 0, "{flow:?}");
+    ensure!(flow.frames_in == sent.frames, "{} frames sent: {flow:?}", sent.frames);
+    ensure!(flow.pings_in == sent.pings, "{} pings sent: {flow:?}", sent.pings);
+    ensure!(flow.pongs_in == sent.pongs, "{} pongs sent: {flow:?}", sent.pongs);
+    ensure!(flow.frames_out == received.frames, "{} received: {flow:?}", received.frames);
+    ensure!(flow.pongs_out == received.pongs, "{} pongs received: {flow:?}", received.pongs);
+    Ok(())
+}
+
+/// Every pattern over one connection; returns what the client sent.
+fn talk(stage: &Stage, client: &mut Client) -> Result<()> {
+    settle(client)?;
+    for (what, pattern) in PATTERNS {
+        let before = stage.flow(client)?;
+        let added = pattern(client).context(what)?;
+        settle(client).context(what)?;
+        let flow = stage.flow(client)?;
+        ensure_exact(&flow, client).context(what)?;
+        let grown = (
+            flow.coalesced_segments - before.coalesced_segments,
+            flow.split_headers - before.split_headers,
+        );
+        ensure!(added.is_none_or(|added| added == grown), "{what}: {added:?}, counted {grown:?}");
+    }
+    ensure!(client.received().pongs > 0, "no pong at all");
+    Ok(())
+}
+
+/// Every server, both IP versions: flows, sources and the servers' own counts.
+fn every_server(options: PairOptions, words: &str) -> Result<()> {
+    let stage = Stage::with(&Library::ALL, options, &format!("{UNLIMITED} {words}"))?;
+    let mut sent = Vec::new();
+    for (server, library) in Library::ALL.into_iter().enumerate() {
+        let (mut messages, mut pings, mut pongs) = (0, 0, 0);
+        for family in Family::BOTH {
+            let mut client = stage.client_of(server, family, server as u8)?;
+            talk(&stage, &mut client).with_context(|| format!("{} {family:?}", library.name()))?;
+            let source = stage.source(family, server as u8)?;
+            ensure!(source.state == "ok" && source.defused_total == 0, "{source:?}");
+            ensure!(source.pings_total == client.sent().pings, "{source:?}: {:?}", client.sent());
+            let sent = client.close()?;
+            messages += sent.messages;
+            pings += sent.pings;
+            pongs += sent.pongs;
+        }
+        sent.push((messages, pings, pongs));
+    }
+    let counted = stage.finish()?;
+    let counted: Vec<_> = counted.iter().map(|t| (t.messages, t.pings, t.pongs)).collect();
+    ensure!(counted == sent, "the servers counted {counted:?} of {sent:?}");
+    Ok(())
+}
+
+#[test]
+fn counts_are_exact_segment_by_segment() -> Result<()> {
+    needs_root!();
+    let options = PairOptions { clients: 4, mtu: MTU, offloads: false };
+    every_server(options, "--attach xdp-native")
+}
+
+/// Here the guard sees packets of up to 64 KiB that stand for many segments.
+#[test]
+fn counts_are_exact_with_offloads() -> Result<()> {
+    needs_root!();
+    every_server(PairOptions { clients: 4, mtu: MTU, offloads: true }, "--attach tcx")
+}

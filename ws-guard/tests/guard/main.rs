@@ -1,0 +1,32 @@
+//! The guard on the real kernel, between real clients and servers that other people wrote.
+//!
+//! Each test starts `ws-guard run` in a server namespace of its own, with its own pin directory and
+//! control socket, and asks the command line what the guard saw; [`stage::Stage::finish`] asserts that
+//! nothing is left behind. What is expected comes from the clients' and the servers' own counts, never
+//! from the guard's code.
+//!
+//! `WS_GUARD_OBJECT=FILE` runs all of it against another build of the kernel programs.
+/// Skip, loudly, without root.
+macro_rules! needs_root {
+    () => {
+        if let Some(reason) = ws_guard_testkit::skip_reason() {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+}
+
+// mod capture;
+// mod checksums;
+mod counting;
+mod crowd;
+// mod defuse;
+// mod drop;
+// mod limit;
+// mod neighbours;
+// mod observe;
+mod process;
+// mod retransmission;
+mod stage;
+// mod statistics;
+mod talk;

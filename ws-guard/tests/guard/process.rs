@@ -1,0 +1,158 @@
+//! `ws-guard run` and the command line that asks it.
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::{
+    maps::MapInfo,
+    programs::{loaded_links, loaded_programs},
+};
+use serde::de::DeserializeOwned;
+use ws_guard_testkit::{
+    netns::{INTERFACE, Namespace},
+    process::Process,
+};
+
+/// How long loading and attaching may take: the verifier reads every program.
+const START: Duration = Duration::from_secs(60);
+/// How long the kernel may take to free what nobody holds any more.
+const FREE: Duration = Duration::from_secs(10);
+
+/// A daemon with a pin directory and a control socket of its own; unloaded when dropped.
+pub struct Guard {
+    daemon: Process,
+    pin_dir: PathBuf,
+    socket: PathBuf,
+    gone: bool,
+}
+
+impl Guard {
+    /// Start it inside `namespace` with these words on the command line, and wait until it is
+    /// attached.
+    pub fn start(namespace: &Namespace, words: &str) -> Result<Guard> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("wsg-guard-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{name}"));
+        let socket = std::env::temp_dir().join(format!("{name}.sock"));
+        let mut command = namespace.command(env!("CARGO_BIN_EXE_ws-guard"));
+        command.arg("--pin-dir").arg(&pin_dir).arg("--control-socket").arg(&socket);
+        command.args(["run", "--interface", INTERFACE, "--max-flows", "1024"]);
+        command.args(["--max-sources", "1024"]).args(words.split_whitespace());
+        let daemon = Process::spawn("ws-guard run", command)?;
+        let mut guard = Guard { daemon, pin_dir, socket, gone: false };
+        guard.wait_attached()?;
+        Ok(guard)
+    }
+
+    fn wait_attached(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        loop {
+            let error = match self.ask::<serde_json::Value>("status") {
+                Ok(status) if status["interfaces"][0]["egress"].is_string() => return Ok(()),
+                Ok(status) => anyhow::anyhow!("it is not attached: {status}"),
+                Err(error) => error,
+            };
+            if self.daemon.ended()?.is_some() || Instant::now() > deadline {
+                let said = self.daemon.lines().join("\n");
+                bail!("ws-guard did not start: {error:#}\nit said:\n{said}");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Run a subcommand; its words are parted by spaces.
+    pub fn run(&self, words: &str) -> Result<Vec<u8>> {
+        let output = Command::new(env!("CARGO_BIN_EXE_ws-guard"))
+            .arg("--pin-dir")
+            .arg(&self.pin_dir)
+            .arg("--control-socket")
+            .arg(&self.socket)
+            .args(words.split_whitespace())
+            .output()
+            .context("running ws-guard")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`ws-guard {words}` failed: {}", said.trim());
+        Ok(output.stdout)
+    }
+
+    /// What a subcommand says with `-o json`.
+    pub fn ask<T: DeserializeOwned>(&self, words: &str) -> Result<T> {
+        let said = self.run(&format!("{words} -o json"))?;
+        serde_json::from_slice(&said).with_context(|| {
+            format!("`ws-guard {words} -o json` said {}", String::from_utf8_lossy(&said))
+        })
+    }
+
+    /// What the daemon has logged.
+    pub fn log(&self) -> String {
+        self.daemon.lines().join("\n")
+    }
+
+    /// End the daemon, unload, and make sure that nothing of it is left: no pin, program, link or
+    /// socket.
+    pub fn finish(mut self) -> Result<()> {
+        let programs = self.programs()?;
+        ensure!(programs.len() >= 2, "two programs at least hold its maps: {programs:?}");
+        ensure!(!links(&programs).is_empty() || self.log().contains("clsact"), "{}", self.log());
+        self.gone = true;
+        self.remove()?;
+        ensure!(!self.pin_dir.exists(), "{} is left behind", self.pin_dir.display());
+        ensure!(!self.socket.exists(), "{} is left behind", self.socket.display());
+        let deadline = Instant::now() + FREE;
+        loop {
+            let loaded = |id: &u32| loaded_programs().flatten().any(|info| info.id() == *id);
+            let left: Vec<u32> = programs.iter().copied().filter(loaded).collect();
+            let links = links(&programs);
+            if left.is_empty() && links.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "programs {left:?} and links {links:?} are left");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ids of the programs that use the maps pinned here.
+    fn programs(&self) -> Result<Vec<u32>> {
+        let entries = fs::read_dir(&self.pin_dir)?.flatten();
+        let maps: Vec<u32> =
+            entries.filter_map(|entry| Some(MapInfo::from_pin(entry.path()).ok()?.id())).collect();
+        let ours = loaded_programs().flatten().filter(|info| {
+            let used = info.map_ids().ok().flatten().unwrap_or_default();
+            used.iter().any(|map| maps.contains(map))
+        });
+        Ok(ours.map(|info| info.id()).collect())
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        self.daemon.terminate()?;
+        let unloaded = self.run("unload");
+        // The socket belongs to the daemon; this is for one that did not end by itself.
+        if unloaded.is_err() {
+            let _ = fs::remove_file(&self.socket);
+        }
+        unloaded.map(drop)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.gone {
+            eprintln!("ws-guard run said:\n{}", self.log());
+            if let Err(error) = self.remove() {
+                eprintln!("cleaning up: {error:#}");
+            }
+        }
+    }
+}
+
+/// Ids of the links that hold one of these programs.
+fn links(programs: &[u32]) -> Vec<u32> {
+    let all = loaded_links().flatten();
+    all.filter(|link| programs.contains(&link.program_id())).map(|link| link.id()).collect()
+}

@@ -1,0 +1,157 @@
+//! Two namespaces, a server, a guard in front of it, and what it says about a client.
+use std::{
+    fs,
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions},
+    netns::{Family, Pair, PairOptions},
+    servers::{Library, Server, Totals},
+};
+
+use crate::process::Guard;
+
+/// Where the first server listens; others at the ports behind it.
+pub const PORT: u16 = 9001;
+/// For what must come, on a busy machine.
+pub const WAIT: Duration = Duration::from_secs(10);
+
+/// A row of `flows -o json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Flow {
+    pub client: String,
+    pub state: String,
+    pub frames_in: u64,
+    pub pings_in: u64,
+    pub pongs_in: u64,
+    pub frames_out: u64,
+    pub pongs_out: u64,
+    pub defused: u64,
+    pub coalesced_segments: u64,
+    pub split_headers: u64,
+    pub violations: u64,
+    pub gaps: u64,
+    pub unsynced_total: u64,
+}
+
+/// A row of `sources -o json`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Source {
+    pub source: String,
+    pub state: String,
+    pub pings_total: u64,
+    pub defused_total: u64,
+    pub dropped_total: u64,
+}
+
+/// Servers and their guard.
+pub struct Stage {
+    pub pair: Pair,
+    pub guard: Guard,
+    servers: Vec<Server>,
+}
+
+impl Stage {
+    /// One server, and a guard with these words on its command line.
+    pub fn new(library: Library, options: PairOptions, words: &str) -> Result<Stage> {
+        Stage::with(&[library], options, words)
+    }
+
+    /// Servers on ports from [`PORT`], all behind one guard.
+    pub fn with(libraries: &[Library], options: PairOptions, words: &str) -> Result<Stage> {
+        Stage::on(Pair::new(options)?, libraries, words)
+    }
+
+    /// As [`Stage::with`], in namespaces that are there.
+    pub fn on(pair: Pair, libraries: &[Library], words: &str) -> Result<Stage> {
+        let ports = PORT..PORT + libraries.len() as u16;
+        let listed: Vec<String> = ports.clone().map(|port| port.to_string()).collect();
+        let servers = libraries.iter().zip(ports);
+        let servers =
+            servers.map(|(library, port)| Server::start(&pair.server, *library, port, None));
+        let servers = servers.collect::<Result<Vec<Server>>>()?;
+        let guard = Guard::start(&pair.server, &format!("--port {} {words}", listed.join(",")))?;
+        Ok(Stage { pair, guard, servers })
+    }
+
+    /// Connect client number `n` to the first server.
+    pub fn client(&self, family: Family, n: u8) -> Result<Client> {
+        self.client_of(0, family, n)
+    }
+
+    /// Connect client number `n` to server number `server`.
+    pub fn client_of(&self, server: usize, family: Family, n: u8) -> Result<Client> {
+        let options = ConnectOptions { source: Some(family.client(n)), ..Default::default() };
+        let at = self.servers[server].at(family.server());
+        Client::connect(&self.pair.client, at, options)
+    }
+
+    /// What the guard says about the client's connection.
+    pub fn flow(&self, client: &Client) -> Result<Flow> {
+        let name = client.local().to_string();
+        let flows: Vec<Flow> = self.guard.ask("flows")?;
+        let found = flows.iter().find(|flow| flow.client == name);
+        found.cloned().with_context(|| format!("no flow of {name} among {flows:?}"))
+    }
+
+    /// What the guard says about client number `n`; nothing counted when it does not know it.
+    pub fn source(&self, family: Family, n: u8) -> Result<Source> {
+        let sources: Vec<Source> = self.guard.ask("sources")?;
+        let name = source_name(family.client(n));
+        Ok(sources.into_iter().find(|source| source.source == name).unwrap_or_default())
+    }
+
+    /// The names that `throttled` lists.
+    pub fn throttled(&self) -> Result<Vec<String>> {
+        let sources: Vec<Source> = self.guard.ask("throttled")?;
+        ensure!(sources.iter().all(|source| source.state == "throttled"), "{sources:?}");
+        Ok(sources.into_iter().map(|source| source.source).collect())
+    }
+
+    pub fn is_throttled(&self, family: Family, n: u8) -> Result<bool> {
+        Ok(self.throttled()?.contains(&source_name(family.client(n))))
+    }
+
+    /// Stop the servers, unload the guard, and make sure that nothing is left. What the servers
+    /// counted, in their order.
+    pub fn finish(self) -> Result<Vec<Totals>> {
+        let Stage { pair, guard, servers } = self;
+        let totals = servers.into_iter().map(Server::stop).collect::<Result<Vec<Totals>>>()?;
+        guard.finish()?;
+        let names = [pair.client.path(), pair.server.path()];
+        drop(pair);
+        ensure!(!names.iter().any(|name| fs::exists(name).unwrap_or(true)), "{names:?} are left");
+        Ok(totals)
+    }
+
+    /// As [`Stage::finish`], for one server.
+    pub fn finish_one(self) -> Result<Totals> {
+        self.finish()?.pop().context("there is a server")
+    }
+}
+
+/// How the guard names the source at an address: the address, or its /64.
+fn source_name(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let network = u128::from(address) >> 64 << 64;
+            format!("{}/64", std::net::Ipv6Addr::from(network))
+        }
+    }
+}
+
+/// Wait until `done` says so.
+pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + WAIT;
+    while !done()? {
+        ensure!(Instant::now() < deadline, "{what}: not within {WAIT:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
