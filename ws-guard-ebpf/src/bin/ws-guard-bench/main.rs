@@ -63,7 +63,8 @@ fn prepare(data: usize, end: usize) -> bool {
 /// The flow of the segment that was parsed.
 #[inline(always)]
 fn look_up() -> Option<*mut Flow> {
-    FLOWS.get_ptr_mut(&packet::segment()?.key)
+    let key = &packet::segment()?.key;
+    FLOWS.get_ptr_mut(key)
 }
 
 /// There is an open flow for the segment that was parsed.
@@ -99,7 +100,7 @@ fn xdp_verdict(worked: bool) -> u32 {
 
 #[inline(always)]
 fn tc_verdict(worked: bool) -> i32 {
-    if worked { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
+    if worked { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
 #[inline(always)]
@@ -159,7 +160,7 @@ pub fn bench_tc_look_up(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn bench_in(ctx: TcContext) -> i32 {
     if !prepare(ctx.data(), ctx.data_end()) {
-        return TC_ACT_SHOT as i32;
+        return TC_ACT_SHOT;
     }
     ingress::tc(&ctx)
 }
@@ -167,7 +168,7 @@ pub fn bench_in(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn bench_out(ctx: TcContext) -> i32 {
     if !prepare(ctx.data(), ctx.data_end()) {
-        return TC_ACT_SHOT as i32;
+        return TC_ACT_SHOT;
     }
     egress::tc(&ctx)
 }
