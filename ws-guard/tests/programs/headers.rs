@@ -74,6 +74,12 @@ pub fn cases() -> Vec<Case> {
             .fate(Fate::DefusedPartial(vec![180]))
             .counts(&[(Defused, 1), (Rewritten, 1)])
             .xdp_only("packets of a test run have no CHECKSUM_PARTIAL, which TC looks at"),
+        case("less payload than IP says")
+            .open()
+            .client(pings(2))
+            .bytes(|bytes| bytes.truncate(bytes.len() - 5))
+            .dropped()
+            .counts(&[(Pings, 0), (DroppedUnreadable, 1)]),
         case("Ethernet padding is no payload")
             .open()
             .client(text("x"))

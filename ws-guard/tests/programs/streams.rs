@@ -118,6 +118,29 @@ fn repeated() -> Vec<Case> {
             .server(186, "")
             .client_at(0, &*burst)
             .counts(&[(Pings, 31), (Rewritten, 1), (Rewalked, 0)]),
+        case("a cut ping comes whole, and is defused again")
+            .open()
+            .client(pings(30))
+            .client(&first[..1])
+            .defused(&[0])
+            .client_at(180, &*first)
+            .defused(&[0])
+            .client_at(186, text("x"))
+            .counts(&[(Pings, 31), (Defused, 1), (Frames, 32), (Rewritten, 2)]),
+        case("from the middle of a segment, where no checkpoint stands")
+            .open()
+            .client(&*burst)
+            .defused(&[180])
+            .client_at(60, &burst[60..])
+            .dropped()
+            .counts(&[(Pings, 31), (DroppedNoCheckpoint, 1), (Rewritten, 1)]),
+        case("other frames than the first time are not believed")
+            .open()
+            .client(text(""))
+            .client(text(""))
+            .client_at(0, &*first)
+            .dropped()
+            .counts(&[(Frames, 2), (Pings, 0), (DroppedChanged, 1)]),
     ]
 }
 
