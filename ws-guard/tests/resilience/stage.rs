@@ -47,8 +47,7 @@ impl Stage {
         let pin_dir = PathBuf::from("/sys/fs/bpf").join(&name);
         let socket = std::env::temp_dir().join(format!("{name}.sock"));
         let text = |path: &PathBuf| path.display().to_string();
-        let place =
-            ["--pin-dir".into(), text(&pin_dir), "--control-socket".into(), text(&socket)];
+        let place = ["--pin-dir".into(), text(&pin_dir), "--control-socket".into(), text(&socket)];
         let mut stage = Stage {
             server: Some(server),
             daemon: None,

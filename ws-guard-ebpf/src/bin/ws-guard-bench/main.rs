@@ -14,11 +14,12 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use patch::Patch;
-use ws_guard_common::{flow::state, maps::FlowKey};
+use ws_guard_common::flow::state;
 use ws_guard_ebpf::{
     control, egress, ingress,
     maps::FLOWS,
     packet::{self, Parsed},
+    report::Side,
     skb,
 };
 
@@ -58,27 +59,13 @@ fn prepare(data: usize, end: usize) -> bool {
     true
 }
 
-/// Who sent the segment that was parsed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
-    Client,
-    Server,
-}
-
 /// There is an open flow for the segment that was parsed.
 #[inline(always)]
-fn look_up(from: From) -> bool {
+fn look_up() -> bool {
     let Some(segment) = packet::segment() else {
         return false;
     };
-    let source = (segment.source, segment.source_port);
-    let destination = (segment.destination, segment.destination_port);
-    let ((client, client_port), (server, server_port)) = match from {
-        From::Client => (source, destination),
-        From::Server => (destination, source),
-    };
-    let key = FlowKey { client, server, client_port, server_port };
-    match FLOWS.get_ptr(&key) {
+    match FLOWS.get_ptr(&segment.key) {
         // SAFETY: map values stay mapped while a program runs.
         Some(flow) => unsafe { (*flow).state == state::OPEN },
         None => false,
@@ -98,12 +85,13 @@ fn tc_verdict(worked: bool) -> i32 {
 
 #[inline(always)]
 fn parses_xdp(ctx: &XdpContext) -> bool {
-    prepare(ctx.data(), ctx.data_end()) && packet::parse(ctx.data(), ctx.data_end()) == Parsed::Tcp
+    prepare(ctx.data(), ctx.data_end())
+        && packet::parse(ctx.data(), ctx.data_end(), Side::Client) == Parsed::Tcp
 }
 
 #[inline(always)]
 fn parses_tc(ctx: &TcContext) -> bool {
-    prepare(ctx.data(), ctx.data_end()) && skb::parse_skb(ctx) == Parsed::Tcp
+    prepare(ctx.data(), ctx.data_end()) && skb::parse_skb(ctx, Side::Server) == Parsed::Tcp
 }
 
 #[xdp]
@@ -118,7 +106,7 @@ pub fn bench_xdp_parse(ctx: XdpContext) -> u32 {
 
 #[xdp]
 pub fn bench_xdp_look_up(ctx: XdpContext) -> u32 {
-    xdp_verdict(parses_xdp(&ctx) && look_up(From::Client))
+    xdp_verdict(parses_xdp(&ctx) && look_up())
 }
 
 #[xdp]
@@ -141,7 +129,7 @@ pub fn bench_tc_parse(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn bench_tc_look_up(ctx: TcContext) -> i32 {
-    tc_verdict(parses_tc(&ctx) && look_up(From::Server))
+    tc_verdict(parses_tc(&ctx) && look_up())
 }
 
 #[classifier]
