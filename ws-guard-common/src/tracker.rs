@@ -309,6 +309,8 @@ impl Walk {
             }
             pongs += (opcode == opcode::PONG) as u32;
             frames += 1;
+            let header = Header { first, second, payload_len: payload_len.into() };
+            segment.header(next, header, Violations(0));
             mark = mark_after(mark, next, first, second);
             next = next.wrapping_add(6 + payload_len);
             i += 1;
