@@ -8,7 +8,11 @@ use nix::{
 };
 use ws_guard_testkit::{programs::Programs, skip_reason, tools};
 
-use super::{rows, run, table};
+use super::{
+    rows::{self, Limit, Row},
+    run,
+    table::{self, Sample},
+};
 use crate::{build_ebpf, setup};
 
 /// What is built for this and never committed.
@@ -17,10 +21,10 @@ const OBJECT: &str = "ws-guard-bench.bpf.o";
 #[derive(clap::Args)]
 pub struct Args {
     /// How often each program is run in a round
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     repeats: u32,
     /// Rounds; each measures every row once, and the median counts
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Take this object instead of a fresh build
     #[arg(long, value_name = "FILE")]
@@ -43,22 +47,40 @@ pub fn main(args: Args) -> Result<()> {
     stay_on_one_cpu()?;
     run::prepare(&mut programs)?;
     let rows = rows::rows();
-    let mut times: Vec<Vec<u64>> = vec![Vec::new(); rows.len()];
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); rows.len()];
     for round in 1..=args.rounds {
         eprintln!("  round {round} of {}", args.rounds);
-        for (row, times) in rows.iter().zip(&mut times) {
-            times.push(run::measure(&mut programs, row, args.repeats)?);
+        for (row, samples) in rows.iter().zip(&mut samples) {
+            samples.push(sample(&mut programs, &rows, row, args.repeats)?);
         }
     }
-    let results = table::results(&rows, times)?;
+    let results = table::results(&rows, &samples);
     println!("{}", table::render(&results));
     let path = tools::target().join("bench/kernel.json");
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(&path, table::json(&args.repeats, &results)?)
+    fs::write(&path, table::json(args.repeats, &results)?)
         .with_context(|| format!("writing {}", path.display()))?;
     Ok(())
+}
+
+/// Measure a row with what it is compared with right before it: a busy machine is slower in one
+/// second than in the next.
+fn sample(programs: &mut Programs, rows: &[Row], row: &Row, repeats: u32) -> Result<Sample> {
+    let mut time = |name: &str| {
+        let found = rows.iter().find(|other| other.is(name, row.hook));
+        let found = found.with_context(|| format!("no row {name:?} for {}", row.hook.name()))?;
+        run::measure(programs, found, repeats)
+    };
+    Ok(Sample {
+        reference_ns: time(row.reference)?,
+        first_ns: match row.limit {
+            Limit::EachFurther { first, .. } => time(first)?,
+            _ => 0,
+        },
+        ns: time(row.name)?,
+    })
 }
 
 /// Stay on the last CPU that we may use: clocks, caches and per-CPU maps are then the same for all.

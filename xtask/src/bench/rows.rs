@@ -109,6 +109,13 @@ impl Row {
         }
     }
 
+    /// It is the row of that name for `hook`. The baselines of TC are the same on its two sides.
+    pub fn is(&self, name: &str, hook: Hook) -> bool {
+        let baseline = self.name.starts_with("baseline");
+        let tc = self.hook != Hook::Xdp && hook != Hook::Xdp;
+        self.name == name && (self.hook == hook || (baseline && tc))
+    }
+
     fn times(mut self, times: f64) -> Row {
         self.limit = Limit::Times(times);
         self

@@ -5,6 +5,16 @@ use serde::Serialize;
 
 use super::rows::{Hook, Limit, Row};
 
+/// What one round found for a row: mean nanoseconds a packet.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sample {
+    /// The reference, right before.
+    pub reference_ns: u64,
+    /// The row with one frame, for rows with several; otherwise 0.
+    pub first_ns: u64,
+    pub ns: u64,
+}
+
 /// A row's figures.
 #[derive(Debug, Serialize)]
 pub struct Figures {
@@ -12,12 +22,12 @@ pub struct Figures {
     row: &'static str,
     /// Median over the rounds, nanoseconds a packet.
     ns: f64,
-    /// Each round's mean.
-    rounds_ns: Vec<u64>,
+    rounds: Vec<Sample>,
     /// For rows with several frames: nanoseconds for each but the first.
     ns_each_further: Option<f64>,
     reference: &'static str,
-    /// `ns`, or `ns_each_further` where there is one, over the reference's `ns`.
+    /// Median over the rounds of what `ns`, or `ns_each_further` where there is one, is to the
+    /// reference of the same round.
     ratio: f64,
     limit: Option<f64>,
     over: bool,
@@ -31,51 +41,54 @@ struct Report<'a> {
 }
 
 /// The middle one, or the mean of the two in the middle.
-fn median(times: &[u64]) -> f64 {
-    let mut times = times.to_vec();
-    times.sort_unstable();
-    let middle = times.len() / 2;
-    match (times.len() % 2, times.get(middle)) {
-        (1, Some(time)) => *time as f64,
-        (_, Some(time)) => (times[middle - 1] + time) as f64 / 2.0,
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.len() % 2, values.get(middle)) {
+        (1, Some(value)) => *value,
+        (_, Some(value)) => (values[middle - 1] + value) / 2.0,
         _ => f64::NAN,
     }
 }
 
-pub fn results(rows: &[Row], times: Vec<Vec<u64>>) -> Result<Vec<Figures>> {
-    let medians: Vec<f64> = times.iter().map(|times| median(times)).collect();
-    let find = |hook: Hook, name: &str| {
-        // The baselines of TC are the same on its two sides.
-        let baseline = name.starts_with("baseline") && hook == Hook::TcIngress;
-        let hook = if baseline { Hook::TcEgress } else { hook };
-        let at = rows.iter().position(|row| row.hook == hook && row.name == name);
-        at.map(|at| medians[at]).with_context(|| format!("no row {name:?} for {}", hook.name()))
-    };
-    let mut results = Vec::new();
-    for ((row, rounds_ns), ns) in rows.iter().zip(times).zip(&medians) {
-        let reference = find(row.hook, row.reference)?;
-        let (ns_each_further, limit) = match row.limit {
-            Limit::Shown => (None, None),
-            Limit::Times(times) => (None, Some(times)),
-            Limit::EachFurther { first, frames, times } => {
-                let first = find(row.hook, first)?;
-                (Some((ns - first) / f64::from(frames - 1)), Some(times))
-            }
-        };
-        let ratio = ns_each_further.unwrap_or(*ns) / reference;
-        results.push(Figures {
-            hook: row.hook,
-            row: row.name,
-            ns: *ns,
-            rounds_ns,
-            ns_each_further,
-            reference: row.reference,
-            ratio,
-            limit,
-            over: limit.is_some_and(|limit| ratio > limit),
-        });
+impl Sample {
+    /// Nanoseconds for each frame but the first, of `frames`.
+    fn each_further(&self, frames: u32) -> f64 {
+        (self.ns as f64 - self.first_ns as f64) / f64::from(frames - 1)
     }
-    Ok(results)
+}
+
+/// The figures of each row, from its samples.
+pub fn results(rows: &[Row], samples: &[Vec<Sample>]) -> Vec<Figures> {
+    rows.iter().zip(samples).map(|(row, samples)| figures(row, samples)).collect()
+}
+
+fn figures(row: &Row, samples: &[Sample]) -> Figures {
+    let frames = match row.limit {
+        Limit::EachFurther { frames, .. } => Some(frames),
+        _ => None,
+    };
+    let limit = match row.limit {
+        Limit::Shown => None,
+        Limit::Times(times) | Limit::EachFurther { times, .. } => Some(times),
+    };
+    let ratio = median(samples.iter().map(|sample| {
+        let ns = frames.map_or(sample.ns as f64, |frames| sample.each_further(frames));
+        ns / sample.reference_ns as f64
+    }));
+    Figures {
+        hook: row.hook,
+        row: row.name,
+        ns: median(samples.iter().map(|sample| sample.ns as f64)),
+        rounds: samples.to_vec(),
+        ns_each_further: frames
+            .map(|frames| median(samples.iter().map(|sample| sample.each_further(frames)))),
+        reference: row.reference,
+        ratio,
+        limit,
+        over: limit.is_some_and(|limit| ratio > limit),
+    }
 }
 
 pub fn render(results: &[Figures]) -> String {
@@ -109,9 +122,9 @@ pub fn render(results: &[Figures]) -> String {
     format!("{table}\n\n{} rows, {over} over their limit", results.len())
 }
 
-pub fn json(repeats: &u32, results: &[Figures]) -> Result<String> {
+pub fn json(repeats: u32, results: &[Figures]) -> Result<String> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let report = Report { kernel: kernel.trim().to_owned(), repeats: *repeats, results };
+    let report = Report { kernel: kernel.trim().to_owned(), repeats, results };
     serde_json::to_string_pretty(&report).context("writing JSON")
 }
 
@@ -121,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_median_is_in_the_middle() {
-        assert_eq!(median(&[9, 1, 5]), 5.0);
-        assert_eq!(median(&[9, 1, 5, 6]), 5.5);
+        assert_eq!(median([9.0, 1.0, 5.0].into_iter()), 5.0);
+        assert_eq!(median([9.0, 1.0, 5.0, 6.0].into_iter()), 5.5);
     }
 }
