@@ -20,6 +20,13 @@ const MTU: u32 = 2000;
 const WRITE: usize = 64 * 1024;
 /// Pings in one segment.
 const BURST: u64 = 240;
+const BURST_NAME: &str = "240 pings in one segment";
+
+/// npm ws ends a connection that made it queue more than 60 pongs: there the guard takes most pings
+/// of the burst away. (Setting the limit from above 64 to below empties the window.)
+fn burst_defused(library: Library) -> u64 {
+    if library == Library::Ws { BURST - 30 } else { 0 }
+}
 
 /// A way to cut frames into segments; returns what it adds to (coalesced segments, split headers),
 /// where that does not hang on the moment.
@@ -30,7 +37,7 @@ const PATTERNS: [(&str, Pattern); 5] = [
     ("64 KiB writes", large_writes),
     ("a message of 1 MiB", large_message),
     ("a fragmented message", fragmented_message),
-    ("240 pings in one segment", pings_in_one_segment),
+    (BURST_NAME, pings_in_one_segment),
 ];
 
 fn one_byte_segments(client: &mut Client) -> Result<Option<(u64, u64)>> {
@@ -45,8 +52,8 @@ fn one_byte_segments(client: &mut Client) -> Result<Option<(u64, u64)>> {
 
 fn large_writes(client: &mut Client) -> Result<Option<(u64, u64)>> {
     let mut frames = Vec::new();
-    for n in 0..300u64 {
-        frames.push(Frame::new(opcode::BINARY, pattern(n as usize * 7, n)));
+    for n in 0..60u64 {
+        frames.push(Frame::new(opcode::BINARY, pattern(n as usize * 90, n)));
         frames.extend(pings(n, n % 3));
     }
     client.send(&frames, &Cut::Every(WRITE))?;
@@ -89,7 +96,7 @@ fn settle(client: &mut Client) -> Result<()> {
 fn ensure_exact(flow: &Flow, client: &Client) -> Result<()> {
     let (sent, received) = (client.sent(), client.received());
     ensure!(flow.state == "open" && flow.unsynced_total == 0, "{flow:?}");
-    ensure!(flow.violations == 0 && flow.gaps == 0 && flow.defused == 0, "{flow:?}");
+    ensure!(flow.violations == 0 && flow.gaps == 0, "{flow:?}");
     ensure!(flow.frames_in == sent.frames, "{} frames sent: {flow:?}", sent.frames);
     ensure!(flow.pings_in == sent.pings, "{} pings sent: {flow:?}", sent.pings);
     ensure!(flow.pongs_in == sent.pongs, "{} pongs sent: {flow:?}", sent.pongs);
@@ -98,21 +105,28 @@ fn ensure_exact(flow: &Flow, client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Every pattern over one connection; returns what the client sent.
-fn talk(stage: &Stage, client: &mut Client) -> Result<()> {
+/// Every pattern over one connection.
+fn talk(stage: &Stage, library: Library, client: &mut Client) -> Result<()> {
     settle(client)?;
     for (what, pattern) in PATTERNS {
         let before = stage.flow(client)?;
-        let added = pattern(client).context(what)?;
+        let defused = if what == BURST_NAME { burst_defused(library) } else { 0 };
+        if defused > 0 {
+            stage.guard.run(&format!("policy set --max-ping-rate {}", BURST - defused))?;
+        }
+        let added = pattern(client)
+            .with_context(|| format!("{what}: {:?}, {}", stage.flow(client), stage.drops()))?;
         settle(client).context(what)?;
         let flow = stage.flow(client)?;
         ensure_exact(&flow, client).context(what)?;
+        ensure!(flow.defused == defused, "{what}: {flow:?}");
         let grown = (
             flow.coalesced_segments - before.coalesced_segments,
             flow.split_headers - before.split_headers,
         );
         ensure!(added.is_none_or(|added| added == grown), "{what}: {added:?}, counted {grown:?}");
     }
+    stage.guard.run(&format!("policy set {UNLIMITED}"))?;
     ensure!(client.received().pongs > 0, "no pong at all");
     Ok(())
 }
@@ -123,16 +137,19 @@ fn every_server(options: PairOptions, words: &str) -> Result<()> {
     let mut sent = Vec::new();
     for (server, library) in Library::ALL.into_iter().enumerate() {
         let (mut messages, mut pings, mut pongs) = (0, 0, 0);
+        let defused = burst_defused(library);
         for family in Family::BOTH {
             let mut client = stage.client_of(server, family, server as u8)?;
-            talk(&stage, &mut client).with_context(|| format!("{} {family:?}", library.name()))?;
+            talk(&stage, library, &mut client)
+                .with_context(|| format!("{} {family:?}", library.name()))?;
             let source = stage.source(family, server as u8)?;
-            ensure!(source.state == "ok" && source.defused_total == 0, "{source:?}");
+            ensure!(source.state == if defused > 0 { "throttled" } else { "ok" }, "{source:?}");
+            ensure!(source.defused_total == defused, "{source:?}");
             ensure!(source.pings_total == client.sent().pings, "{source:?}: {:?}", client.sent());
             let sent = client.close()?;
             messages += sent.messages;
-            pings += sent.pings;
-            pongs += sent.pongs;
+            pings += sent.pings - defused;
+            pongs += sent.pongs + defused;
         }
         sent.push((messages, pings, pongs));
     }

@@ -16,17 +16,17 @@ macro_rules! needs_root {
     };
 }
 
-// mod capture;
-// mod checksums;
+mod capture;
+mod checksums;
 mod counting;
 mod crowd;
-// mod defuse;
-// mod drop;
-// mod limit;
-// mod neighbours;
-// mod observe;
+mod defuse;
+mod drop;
+mod limit;
+mod neighbours;
+mod observe;
 mod process;
-// mod retransmission;
+mod retransmission;
 mod stage;
-// mod statistics;
+mod statistics;
 mod talk;

@@ -27,6 +27,7 @@ const FREE: Duration = Duration::from_secs(10);
 /// A daemon with a pin directory and a control socket of its own; unloaded when dropped.
 pub struct Guard {
     daemon: Process,
+    namespace: PathBuf,
     pin_dir: PathBuf,
     socket: PathBuf,
     gone: bool,
@@ -45,7 +46,7 @@ impl Guard {
         command.args(["run", "--interface", INTERFACE, "--max-flows", "1024"]);
         command.args(["--max-sources", "1024"]).args(words.split_whitespace());
         let daemon = Process::spawn("ws-guard run", command)?;
-        let mut guard = Guard { daemon, pin_dir, socket, gone: false };
+        let mut guard = Guard { daemon, namespace: namespace.path(), pin_dir, socket, gone: false };
         guard.wait_attached()?;
         Ok(guard)
     }
@@ -66,16 +67,14 @@ impl Guard {
         }
     }
 
-    /// Run a subcommand; its words are parted by spaces.
+    /// Run a subcommand; its words are parted by spaces. In the namespace, as its interfaces can be
+    /// found nowhere else.
     pub fn run(&self, words: &str) -> Result<Vec<u8>> {
-        let output = Command::new(env!("CARGO_BIN_EXE_ws-guard"))
-            .arg("--pin-dir")
-            .arg(&self.pin_dir)
-            .arg("--control-socket")
-            .arg(&self.socket)
-            .args(words.split_whitespace())
-            .output()
-            .context("running ws-guard")?;
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace.display())).arg("--");
+        command.arg(env!("CARGO_BIN_EXE_ws-guard")).arg("--pin-dir").arg(&self.pin_dir);
+        command.arg("--control-socket").arg(&self.socket).args(words.split_whitespace());
+        let output = command.output().context("running ws-guard")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`ws-guard {words}` failed: {}", said.trim());
         Ok(output.stdout)

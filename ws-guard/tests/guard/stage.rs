@@ -106,6 +106,12 @@ impl Stage {
         Ok(sources.into_iter().find(|source| source.source == name).unwrap_or_default())
     }
 
+    /// What was dropped and why, for messages.
+    pub fn drops(&self) -> String {
+        let status = self.guard.ask::<serde_json::Value>("status");
+        status.map_or_else(|error| format!("{error:#}"), |status| status["drops"].to_string())
+    }
+
     /// The names that `throttled` lists.
     pub fn throttled(&self) -> Result<Vec<String>> {
         let sources: Vec<Source> = self.guard.ask("throttled")?;
