@@ -96,7 +96,10 @@ impl Source {
         if over > 0 && policy.action != action::OBSERVE {
             let share = share.saturating_sub(kept);
             let share = if share < over { share } else { over };
-            let spared = self.spared.charge(now_ms, policy.rate, share);
+            let spared = match share {
+                0 => 0,
+                share => self.spared.charge(now_ms, policy.rate, share),
+            };
             charged.passed = kept + spared;
             self.defused_total += (over - spared) as u64;
         }

@@ -110,6 +110,12 @@ impl RateWindow {
     pub fn charge(&mut self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
         let now_ms = self.not_before_last(now_ms);
         self.forget_old(now_ms, rate);
+        if pings == 1 {
+            // By far the commonest, and without a loop.
+            let kept = rate.limit == 0 || !self.over(0, now_ms, rate);
+            self.record_one(now_ms, rate);
+            return kept as u32;
+        }
         let kept = self.within(now_ms, rate, pings);
         self.record(now_ms, rate, pings);
         kept
@@ -142,6 +148,13 @@ impl RateWindow {
             return 0;
         }
         self.within(self.not_before_last(now_ms), rate, limit)
+    }
+
+    /// A ping at `now_ms` keeps to a limit of `limit` pings.
+    #[inline(always)]
+    pub fn has_room(&self, now_ms: u32, limit: u32, window_ms: u32) -> bool {
+        let rate = Rate { limit, window_ms, shift: self.shift };
+        limit > 0 && !self.over(0, self.not_before_last(now_ms), rate)
     }
 
     /// How many of the next `pings` keep to the limit when they all come at `now_ms`: those before
@@ -211,7 +224,24 @@ impl RateWindow {
             self.stamps[(first.wrapping_add(i) & SLOT_MASK) as usize] = now_ms;
             i += 1;
         }
-        // Keep the count far from wrapping; a whole number of rounds leaves every slot in place.
+        self.settle(now_ms);
+    }
+
+    /// Log one ping.
+    #[inline(always)]
+    fn record_one(&mut self, now_ms: u32, rate: Rate) {
+        let shift = rate.shift & 31;
+        if self.total & ((1 << shift) - 1) == 0 {
+            self.stamps[(self.total >> shift & SLOT_MASK) as usize] = now_ms;
+        }
+        self.total = self.total.wrapping_add(1);
+        self.settle(now_ms);
+    }
+
+    /// After logging: keep the count far from wrapping; a whole number of rounds leaves every slot in
+    /// place.
+    #[inline(always)]
+    fn settle(&mut self, now_ms: u32) {
         if self.total >= 1 << 31 {
             self.total -= 1 << 30;
         }

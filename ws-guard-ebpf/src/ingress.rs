@@ -21,6 +21,7 @@ use crate::{
     handshake,
     maps::{self, FLOWS},
     packet::{self, ACK, FIN, Packet, Parsed, RST, Segment, parse},
+    quick::{self, came_to},
     report::{self, Side},
     skb::{SkbPayload, parse_skb},
     sources,
@@ -211,7 +212,16 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             flow.last_ns = scene.now;
             return Verdict::Pass;
         }
-        Action::Walk => Outcome::Rewound,
+        Action::Walk => {
+            let came_to = quick::pass(scene, flow, &packet());
+            if came_to & came_to::PING != 0 {
+                return quick::ping(scene, flow, &mut packet(), came_to);
+            }
+            if came_to != came_to::NOTHING {
+                return Verdict::Pass;
+            }
+            Outcome::Rewound
+        }
         Action::Rewalk => {
             walk::from_checkpoint(plan.checkpoint);
             again(scene, flow, &packet)
@@ -429,7 +439,7 @@ fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> 
 
 /// Fewer pings pass than the flow was told.
 #[inline(always)]
-fn take_back(flow: &mut Flow, pings: u32) {
+pub fn take_back(flow: &mut Flow, pings: u32) {
     // SAFETY: the lock guards the flow; nothing but plain code runs under it.
     unsafe {
         bpf_spin_lock((&raw mut flow.lock).cast());

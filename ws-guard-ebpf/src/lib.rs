@@ -5,6 +5,7 @@
 //!
 //! - [`packet`] finds TCP in a packet, [`xdp`] and [`skb`] read and change its payload;
 //! - [`ingress`] takes a client's segment through plan, walk, commit and charge;
+//! - [`quick`] is the shortcut of the common segment;
 //! - [`handshake`] reads requests and answers, and opens flows;
 //! - [`egress`] takes the server's acknowledgements and frames;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
@@ -20,6 +21,7 @@ pub mod handshake;
 pub mod ingress;
 pub mod maps;
 pub mod packet;
+pub mod quick;
 pub mod report;
 pub mod skb;
 pub mod sources;

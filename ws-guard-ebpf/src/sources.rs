@@ -65,6 +65,17 @@ pub fn dropped(source: *mut Source) {
 /// many of them pass.
 #[inline(never)]
 pub fn charge(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> u32 {
+    charge_some(address, policy, now, pings, share)
+}
+
+/// The same for one ping, which needs none of the loops.
+#[inline(never)]
+pub fn charge_one(address: &Address, policy: &Policy, now: u64, share: u32) -> u32 {
+    charge_some(address, policy, now, 1, share & 1)
+}
+
+#[inline(always)]
+fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> u32 {
     let key = of(address, policy);
     let Some(source) = find_or_insert(&key, policy, now) else {
         let closed = policy.flags & SOURCES_FAIL_CLOSED != 0;

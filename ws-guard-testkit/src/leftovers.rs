@@ -6,7 +6,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -138,29 +137,20 @@ fn pinned(path: &Path) -> Option<Object> {
     ProgramInfo::from_pin(path).ok().map(|program| Object::Program(program.id()))
 }
 
-/// What hangs on an interface, for a comparison before and after: its queueing disciplines, filters
-/// and XDP program.
+/// What hangs on an interface, for a comparison before and after: whether XDP does, its queueing
+/// disciplines and filters.
 pub fn hooks(namespace: &Namespace, interface: &str) -> Result<String> {
-    let mut text = String::new();
-    for words in [
-        &["ip", "-o", "-details", "link", "show", "dev", interface][..],
-        &["tc", "qdisc", "show", "dev", interface],
-        &["tc", "filter", "show", "dev", interface, "ingress"],
-        &["tc", "filter", "show", "dev", interface, "egress"],
-    ] {
+    let run = |words: &[&str]| -> Result<String> {
         let output = namespace.command(words[0]).args(&words[1..]).output();
         let output = output.with_context(|| format!("running {words:?}"))?;
-        text.push_str(&String::from_utf8_lossy(&output.stdout));
-        // Where there is no clsact, tc says so.
+        // Where there is no clsact, tc says so on standard error.
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let link = run(&["ip", "-o", "link", "show", "dev", interface])?;
+    let mut text = format!("XDP: {}\n", link.contains("xdp"));
+    text.push_str(&run(&["tc", "qdisc", "show", "dev", interface])?);
+    for side in ["ingress", "egress"] {
+        text.push_str(&run(&["tc", "filter", "show", "dev", interface, side])?);
     }
     Ok(text)
-}
-
-/// Namespaces of this process that `ip netns` still has.
-pub fn namespaces() -> Vec<String> {
-    let output = Command::new("ip").args(["netns", "list"]).output();
-    let text = output.map(|output| output.stdout).unwrap_or_default();
-    let own = format!("wsg-{}-", std::process::id());
-    let text = String::from_utf8_lossy(&text).into_owned();
-    text.lines().filter(|line| line.starts_with(&own)).map(str::to_owned).collect()
 }

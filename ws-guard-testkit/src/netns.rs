@@ -212,14 +212,20 @@ impl Pair {
             options.clients
         );
         let pair = Pair { client: Namespace::new("client")?, server: Namespace::new("server")? };
-        pair.connect(options.mtu)?;
+        pair.connect(options)?;
+        Ok(pair)
+    }
+
+    /// Make the veth pair, and give it its addresses. Where it was deleted, it can be made again.
+    pub fn connect(&self, options: PairOptions) -> Result<()> {
+        self.make_veth(options.mtu)?;
         for family in Family::BOTH {
-            pair.server.add_address(family.server(), true)?;
+            self.server.add_address(family.server(), true)?;
             for n in 0..options.clients {
-                pair.client.add_address(family.client(n), n == 0)?;
+                self.client.add_address(family.client(n), n == 0)?;
             }
         }
-        for namespace in [&pair.client, &pair.server] {
+        for namespace in [&self.client, &self.server] {
             // Each write of a client shall be a segment of its own.
             namespace.sysctl("net/ipv4/tcp_autocorking", "0")?;
             namespace.ip(&format!("link set {INTERFACE} up"))?;
@@ -227,10 +233,10 @@ impl Pair {
                 namespace.offloads(INTERFACE, false)?;
             }
         }
-        Ok(pair)
+        Ok(())
     }
 
-    fn connect(&self, mtu: u32) -> Result<()> {
+    fn make_veth(&self, mtu: u32) -> Result<()> {
         let (client, server, mtu) = (self.client.name(), self.server.name(), mtu.to_string());
         let mut args = vec!["link", "add", INTERFACE, "mtu", &mtu, "netns", client];
         args.extend(["type", "veth", "peer", "name", INTERFACE, "mtu", &mtu, "netns", server]);

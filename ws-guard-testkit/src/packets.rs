@@ -111,7 +111,7 @@ impl Packet {
     }
 
     /// Bytes of TCP header and payload.
-    fn tcp_len(&self) -> usize {
+    pub fn tcp_len(&self) -> usize {
         20 + self.tcp_options.len().next_multiple_of(4) + self.payload.len()
     }
 

@@ -3,7 +3,8 @@ mod report;
 
 use std::{path::Path, process::Command, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use ws_guard_testkit::{netns, skip_reason, tools};
 
 use crate::{build_ebpf, setup, step};
@@ -14,6 +15,8 @@ const OBJECT: &str = "WS_GUARD_OBJECT";
 /// How many cases each property test runs instead of its ordinary number.
 const CASES: &str = "WS_GUARD_CASES";
 const NIGHTLY_CASES: &str = "1000000";
+/// The test target that says how much work the verifier has with each program, and holds a budget.
+const VERIFIER: &str = "programs";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -78,27 +81,57 @@ fn host_tests(report: &mut Report, args: &Args) {
 fn kernel_tests(report: &mut Report, args: &Args, fresh: &Path) -> Result<()> {
     let committed = build_ebpf::committed();
     let same = std::fs::read(fresh).ok() == std::fs::read(&committed).ok();
-    let mut objects = vec![("tests on the kernel, fresh object", fresh)];
-    if !same && !args.quick {
-        objects.push(("tests on the kernel, committed object", &*committed));
+    let targets = kernel_targets()?;
+    for target in &targets {
+        kernel_test(report, args, target, ("fresh", fresh));
     }
-    for (name, object) in objects {
-        if let Some(reason) = skip_reason() {
-            report.skip(name, &reason);
-            continue;
-        }
-        // One at a time: they measure rates and times, and there may be few CPUs.
-        let mut command =
-            cargo(&["test", "--package", "ws-guard", "--test", "*", "--no-fail-fast"]);
-        command.env(OBJECT, object).env("RUST_TEST_THREADS", "1");
-        tests(report, name, command, args);
-    }
+    let mut why = "";
     if same {
-        report.note("the committed object has the same bytes");
+        why = "the same bytes as the fresh one";
     } else if args.quick {
-        report.skip("tests on the kernel, committed object", "--quick");
+        why = "--quick";
+    }
+    if !why.is_empty() {
+        report.skip("kernel tests, committed object", why);
+        return Ok(());
+    }
+    for target in &targets {
+        kernel_test(report, args, target, ("committed", &committed));
     }
     Ok(())
+}
+
+/// The daemon's test targets, each a program of its own: those that load the kernel programs. What
+/// the verifier thinks of them comes first: where it refuses, nothing else can work.
+fn kernel_targets() -> Result<Vec<String>> {
+    let output = cargo(&["metadata", "--no-deps", "--format-version", "1"])
+        .output()
+        .context("running cargo metadata")?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages
+        .filter(|package| package["name"] == "ws-guard")
+        .flat_map(|package| package["targets"].as_array().into_iter().flatten())
+        .filter(|target| target["kind"][0] == "test");
+    let names = targets.filter_map(|target| target["name"].as_str());
+    let mut names: Vec<String> = names.map(str::to_owned).collect();
+    names.sort_by_key(|name| (name != VERIFIER, name.clone()));
+    ensure!(!names.is_empty(), "cargo metadata names no test target of ws-guard");
+    Ok(names)
+}
+
+/// One test target against one build of the kernel programs.
+fn kernel_test(report: &mut Report, args: &Args, target: &str, (build, object): (&str, &Path)) {
+    let what = if target == VERIFIER { "verifier and programs" } else { target };
+    let name = format!("kernel tests, {what}, {build} object");
+    if let Some(reason) = skip_reason() {
+        report.skip(&name, &reason);
+        return;
+    }
+    // One at a time: they measure rates and times, and there may be few CPUs.
+    let mut command = cargo(&["test", "--package", "ws-guard", "--test", target]);
+    command.env(OBJECT, object).env("RUST_TEST_THREADS", "1");
+    tests(report, &name, command, args);
 }
 
 /// Run a `cargo test` command; its failures are printed, and its results added up.
@@ -130,8 +163,8 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
 /// What shows that a long step goes on: one line a test, and what cargo does.
 fn show(line: &str) {
     let line = line.trim_end();
-    if line.starts_with("test ") && !line.starts_with("test result") || line.starts_with("skipped:")
-    {
+    let result = line.starts_with("test ") && !line.starts_with("test result");
+    if result || line.starts_with("skipped:") || line.contains(" instructions verified") {
         eprintln!("    {line}");
     }
 }

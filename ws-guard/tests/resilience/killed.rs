@@ -1,6 +1,5 @@
 //! The daemon dies in the middle of a flood.
 use std::{
-    collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
@@ -10,14 +9,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ws_guard_testkit::flood::{Bounds, flood};
 
-use crate::stage::{Asker, Stage, eventually, number};
+use crate::stage::{Asker, Figures, Stage, eventually, number};
 
 const LIMIT: u64 = 30;
-/// Where the daemon serves its metrics, inside the server's namespace.
-const METRICS: &str = "127.0.0.1:9464";
-
-/// Figures that only ever grow, by name.
-type Figures = BTreeMap<String, u64>;
 
 /// The numbers of a JSON document that count things that happened.
 fn collect(figures: &mut Figures, name: &str, value: &Value) {
@@ -64,26 +58,10 @@ fn never_back(before: &Figures, after: &Figures) -> Result<()> {
     Ok(())
 }
 
-/// The counters that the kernel keeps, out of the metrics page.
-fn metrics(stage: &Stage) -> Result<Figures> {
-    let mut curl = stage.pair.server.command("curl");
-    let output = curl.args(["-sS", "--fail", &format!("http://{METRICS}/metrics")]).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let counts = |line: &&str| line.starts_with("wsguard_") && line.contains("_total");
-    let mut figures = Figures::new();
-    for line in text.lines().filter(counts) {
-        let (name, value) = line.rsplit_once(' ').context("a sample has a value")?;
-        figures.insert(name.to_owned(), value.parse::<f64>()? as u64);
-    }
-    ensure!(figures.len() > 20, "only {} counters", figures.len());
-    Ok(figures)
-}
-
 /// Kill and start the daemon; counters are compared before, while it is down, and after.
 fn die_and_rise(stage: &mut Stage, round: u64) -> Result<()> {
     let asker = stage.asker();
-    let (before, shown) = (counted(&asker)?, metrics(stage)?);
+    let (before, shown) = (counted(&asker)?, stage.metrics()?);
     stage.kill()?;
     let down = counted(&asker)?;
     ensure!(asker.ask("status")?["pid"].is_null(), "a daemon answers, although it was killed");
@@ -92,15 +70,14 @@ fn die_and_rise(stage: &mut Stage, round: u64) -> Result<()> {
     never_back(&down, &counted(&asker)?).context("while it is down")?;
     stage.start()?;
     never_back(&down, &counted(&asker)?).context("after its start")?;
-    never_back(&shown, &metrics(stage)?).context("in the metrics")
+    never_back(&shown, &stage.metrics()?).context("in the metrics")
 }
 
 #[test]
 fn a_daemon_killed_in_a_flood_lets_no_ping_more_through() -> Result<()> {
     needs_root!();
     // A window that outlasts the test: what passes, passes once.
-    let options = ["--max-ping-rate", "30", "--window-seconds", "600", "--metrics-listen", METRICS];
-    let mut stage = Stage::new(1, &options)?;
+    let mut stage = Stage::new(1, &["--max-ping-rate", "30", "--window-seconds", "600"])?;
     let mut client = stage.connect(0)?;
     let source = client.local().ip();
     let stop = AtomicBool::new(false);

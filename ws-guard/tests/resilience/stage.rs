@@ -1,7 +1,9 @@
 //! A server, a guard in front of it, and what the guard says.
 use std::{
+    collections::BTreeMap,
     fs,
-    net::{IpAddr, SocketAddr},
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -21,8 +23,13 @@ use ws_guard_testkit::{
 };
 
 pub const PORT: u16 = 9001;
+/// Where the daemon serves its metrics, inside the server's namespace.
+const METRICS: &str = "127.0.0.1:9464";
 /// How long it may take until the programs are attached: the verifier has its work to do.
 const START: Duration = Duration::from_secs(40);
+
+/// Figures that only ever grow, by name.
+pub type Figures = BTreeMap<String, u64>;
 
 /// Everything of one test. End it with [`Stage::finish`].
 pub struct Stage {
@@ -69,7 +76,8 @@ impl Stage {
     pub fn start(&mut self) -> Result<()> {
         let mut command = self.pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
         command.args(&self.place).args(["run", "--interface", INTERFACE]);
-        command.args(["--port", &PORT.to_string()]).args(&self.options);
+        command.args(["--port", &PORT.to_string(), "--metrics-listen", METRICS]);
+        command.args(&self.options);
         self.daemon = Some(Process::spawn("ws-guard run", command)?);
         self.wait_attached()
     }
@@ -156,6 +164,28 @@ impl Stage {
             .with_context(|| format!("`flows` does not have {client}"))
     }
 
+    /// The samples of the metrics page, by name and labels, that count what happened.
+    pub fn metrics(&self) -> Result<Figures> {
+        let text = self.pair.server.run(|| -> Result<String> {
+            let mut stream = TcpStream::connect(METRICS)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            // The server closes behind its answer to a client of this version.
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        })?;
+        let text = text.with_context(|| format!("asking {METRICS} for metrics"))?;
+        let counts = |line: &&str| line.starts_with("wsguard_") && line.contains("_total");
+        let mut figures = Figures::new();
+        for line in text.lines().filter(counts) {
+            let (name, value) = line.rsplit_once(' ').context("a sample has a value")?;
+            figures.insert(name.to_owned(), value.parse::<f64>()? as u64);
+        }
+        ensure!(figures.len() > 20, "only {} counters", figures.len());
+        Ok(figures)
+    }
+
     /// Stop the server; what it counted.
     pub fn stop_server(&mut self) -> Result<Totals> {
         self.server.take().context("no server")?.stop()
@@ -185,12 +215,6 @@ impl Stage {
     pub fn unload(&self) -> Result<()> {
         let mut command = self.pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
         finished(command.args(&self.place).arg("unload")).map(drop)
-    }
-
-    /// The interface is a new one, with nothing on it yet.
-    pub fn renew_hooks(&mut self) -> Result<()> {
-        self.hooks = hooks(&self.pair.server, INTERFACE)?;
-        Ok(())
     }
 }
 

@@ -1,1 +1,144 @@
+//! Full tables: newcomers are counted and treated as configured, those who are in stay in.
+use std::thread;
 
+use anyhow::{Context, Result, ensure};
+use ws_guard_testkit::{
+    client::{Client, Cut},
+    frame::Frame,
+    netns::Family,
+};
+
+use crate::stage::{Stage, eventually, number};
+
+/// Room in the table under test.
+const ROOM: usize = 64;
+const MORE: usize = 36;
+/// Client addresses, so that no source comes near its limit.
+const ADDRESSES: u8 = 100;
+
+/// Counters of the metrics.
+const REFUSED_FLOWS: &str = r#"wsguard_flow_events_total{event="refused"}"#;
+const REFUSED_SOURCES: &str = r#"wsguard_source_events_total{event="refused"}"#;
+
+/// A message and a ping on each, and both their answers.
+fn talk(clients: &mut [Client]) -> Result<()> {
+    let frames = [Frame::text("hello"), Frame::ping("?")];
+    clients.iter_mut().try_for_each(|client| client.send(&frames, &Cut::Whole))?;
+    for client in clients {
+        let sent = client.sent();
+        eventually("the answers", || {
+            let received = client.received();
+            Ok((received.messages, received.pongs) == (sent.messages, sent.pings))
+        })
+        .with_context(|| format!("{} sent {sent:?}", client.local()))?;
+    }
+    Ok(())
+}
+
+/// Each flow is in the table, with all that the client sent.
+fn tracked(stage: &Stage, clients: &[Client]) -> Result<()> {
+    let flows = stage.ask("flows")?;
+    for client in clients {
+        let (name, sent) = (client.local().to_string(), client.sent());
+        let flow = flows.as_array().and_then(|rows| rows.iter().find(|row| row["client"] == name));
+        let flow = flow.with_context(|| format!("{name} is not in {flows}"))?;
+        let counts = (number(&flow["frames_in"])?, number(&flow["pings_in"])?);
+        ensure!(counts == (sent.frames, sent.pings), "{sent:?}: {flow}");
+    }
+    ensure!(flows.as_array().map(Vec::len) == Some(clients.len()), "others are in {flows}");
+    Ok(())
+}
+
+/// A counter that must be in the metrics.
+fn metric(stage: &Stage, name: &str) -> Result<u64> {
+    let figures = stage.metrics()?;
+    figures.get(name).copied().with_context(|| format!("no {name} in {figures:?}"))
+}
+
+fn connect(stage: &Stage, numbers: std::ops::Range<usize>) -> Result<Vec<Client>> {
+    numbers.map(|n| stage.connect(n as u8)).collect()
+}
+
+#[test]
+fn a_full_flow_table_lets_newcomers_through_untracked() -> Result<()> {
+    needs_root!();
+    let mut stage = Stage::new(ADDRESSES, &["--max-flows", "64"])?;
+    let mut settled = connect(&stage, 0..ROOM)?;
+    talk(&mut settled)?;
+    let mut others = connect(&stage, ROOM..ROOM + MORE)?;
+    ensure!(metric(&stage, REFUSED_FLOWS)? == MORE as u64, "{:?}", stage.metrics()?);
+    talk(&mut others)?;
+    talk(&mut settled)?;
+    tracked(&stage, &settled)?;
+
+    // Room comes back when somebody leaves; the table is searched for it once a second.
+    settled.pop().context("nobody")?.close()?;
+    eventually("a newcomer is tracked", || {
+        let newcomer = stage.connect(0)?;
+        Ok(stage.flow(newcomer.local()).is_ok())
+    })?;
+    drop((settled, others));
+    let totals = stage.stop_server()?;
+    ensure!(totals.pings == (2 * ROOM + MORE) as u64, "{totals:?}");
+    stage.finish()
+}
+
+#[test]
+fn a_full_flow_table_refuses_newcomers_where_it_shall() -> Result<()> {
+    needs_root!();
+    let mut stage = Stage::new(ADDRESSES, &["--max-flows", "64", "--on-full-flows", "closed"])?;
+    let mut settled = connect(&stage, 0..ROOM)?;
+    talk(&mut settled)?;
+    let (start, stage_ref) = (ROOM as u8, &stage);
+    let refused = thread::scope(|scope| {
+        // At once: each waits for an answer that never comes.
+        let connects = (start..start + MORE as u8).map(|n| move || stage_ref.connect(n).is_err());
+        let all: Vec<_> = connects.map(|connect| scope.spawn(connect)).collect();
+        all.into_iter().filter_map(|one| one.join().ok()).filter(|refused| *refused).count()
+    });
+    ensure!(refused == MORE, "only {refused} of {MORE} were refused");
+    // The server sends its answer again and again, and each is refused.
+    ensure!(metric(&stage, REFUSED_FLOWS)? >= MORE as u64, "{:?}", stage.metrics()?);
+    talk(&mut settled)?;
+    tracked(&stage, &settled)?;
+    stage.stop_server()?;
+    stage.finish()
+}
+
+/// Clients past the room of the source table; returns the pongs that the last ones got for a ping.
+fn newcomers_among_sources(policy: &str) -> Result<u64> {
+    let options = ["--max-sources", "64", "--on-full-sources", policy];
+    let mut stage = Stage::new(ADDRESSES, &options)?;
+    let mut settled = connect(&stage, 0..ROOM)?;
+    talk(&mut settled)?;
+    let mut others = connect(&stage, ROOM..ROOM + MORE)?;
+    for client in &mut others {
+        client.send(&[Frame::ping("?"), Frame::text("hello")], &Cut::Whole)?;
+    }
+    for client in &others {
+        // The echo comes behind the pong, if there is one.
+        eventually("the echo", || Ok(client.received().messages == 1))?;
+    }
+    let pongs = others.iter().map(|client| client.received().pongs).sum();
+    ensure!(metric(&stage, REFUSED_SOURCES)? == MORE as u64, "{:?}", stage.metrics()?);
+    talk(&mut settled)?;
+    for n in 0..ROOM {
+        let source = stage.source(Family::V4.client(n as u8))?;
+        ensure!(number(&source["pings_total"])? == 2 && source["state"] == "ok", "{source}");
+    }
+    ensure!(number(&stage.ask("status")?["sources"])? == ROOM as u64, "not {ROOM} sources");
+    drop((settled, others));
+    let totals = stage.stop_server()?;
+    ensure!(totals.pings == 2 * ROOM as u64 + pongs, "{totals:?}");
+    ensure!(totals.pongs == MORE as u64 - pongs, "{totals:?}");
+    stage.finish()?;
+    Ok(pongs)
+}
+
+#[test]
+fn a_full_source_table_answers_newcomers_or_not() -> Result<()> {
+    needs_root!();
+    let (open, closed) = (newcomers_among_sources("open")?, newcomers_among_sources("closed")?);
+    ensure!((open, closed) == (MORE as u64, 0), "{open} and {closed} pongs for {MORE} pings");
+    Ok(())
+}

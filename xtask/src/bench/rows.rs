@@ -7,6 +7,7 @@ use ws_guard_testkit::frame::{Frame, encode, opcode};
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
     Xdp,
+    TcIngress,
     TcEgress,
 }
 
@@ -14,6 +15,7 @@ impl Hook {
     pub fn name(self) -> &'static str {
         match self {
             Hook::Xdp => "XDP",
+            Hook::TcIngress => "TC ingress",
             Hook::TcEgress => "TC egress",
         }
     }
@@ -68,6 +70,7 @@ pub struct Row {
 const UNSPEC: u32 = u32::MAX;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const TC_SHOT: u32 = 2;
 /// What the issue of the first version asks for: 8 ns where one look-up takes 53.
 const FURTHER: f64 = 8.0 / 53.0;
 
@@ -137,7 +140,8 @@ impl Row {
 /// All rows, in the order of the table.
 pub fn rows() -> Vec<Row> {
     let mut rows = baselines();
-    rows.extend(client());
+    rows.extend(client(Hook::Xdp, "bench_xdp"));
+    rows.extend(client(Hook::TcIngress, "bench_in"));
     rows.extend(server());
     rows.sort_by_key(|row| row.hook as u8);
     rows
@@ -154,12 +158,15 @@ fn baselines() -> Vec<Row> {
         rows.push(Row::new(hook, PARSE, parses).work(&idle));
         rows.push(Row::new(hook, LOOK_UP, looks_up).work(&idle));
     }
+    // What each change of a flow pays, whatever it changes.
+    let locks = Row::new(Hook::Xdp, "baseline: the same, one lock", "bench_xdp_lock");
+    rows.push(locks.work(&[(Counter::Seen, 0)]));
     rows
 }
 
 /// What clients send.
-fn client() -> Vec<Row> {
-    let row = |name| Row::new(Hook::Xdp, name, "bench_xdp");
+fn client(hook: Hook, program: &'static str) -> Vec<Row> {
+    let row = |name| Row::new(hook, name, program);
     let one = [(Counter::Tracked, 1), (Counter::Frames, 1), (Counter::Pings, 0)];
     let mut unprotected = row("unprotected port").times(1.15);
     unprotected.unprotected = true;
@@ -172,7 +179,7 @@ fn client() -> Vec<Row> {
     let mut dropped = row("any packet, throttled, dropped").times(1.1);
     dropped.throttled = Some(action::DROP);
     dropped.work = vec![(Counter::DroppedThrottled, 1), (Counter::Tracked, 0)];
-    dropped.verdict = XDP_DROP;
+    dropped.verdict = if hook == Hook::Xdp { XDP_DROP } else { TC_SHOT };
     let mut rows = vec![
         unprotected.work(&[(Counter::Seen, 1), (Counter::Protected, 0)]),
         inside.work(&[(Counter::Tracked, 1), (Counter::Frames, 0)]),

@@ -27,14 +27,16 @@ const PROTECTED: u16 = 80;
 const UNPROTECTED: u16 = 443;
 
 /// Every program that a row names, and what sets the scene.
-pub const PROGRAMS: [&str; 9] = [
+pub const PROGRAMS: [&str; 11] = [
     "bench_xdp_return",
     "bench_xdp_parse",
     "bench_xdp_look_up",
+    "bench_xdp_lock",
     "bench_xdp",
     "bench_tc_return",
     "bench_tc_parse",
     "bench_tc_look_up",
+    "bench_in",
     "bench_out",
     program::CONTROL,
 ];
@@ -94,7 +96,7 @@ pub fn prepare(programs: &mut Programs) -> Result<()> {
 
 /// Measure a row: mean nanoseconds of `repeat` runs, less where its pings would reach the limit.
 pub fn measure(programs: &mut Programs, row: &Row, repeat: u32) -> Result<u64> {
-    let repeat = if row.pings > 0 { repeat.min(MOST_PINGS / row.pings) } else { repeat };
+    let repeat = MOST_PINGS.checked_div(row.pings).map_or(repeat, |most| repeat.min(most));
     let warm_up = repeat / 20 + 16;
     let (bytes, patch) = scene(programs, row)?;
     programs.set(PATCH, 0, patch)?;

@@ -45,6 +45,9 @@ fn median(times: &[u64]) -> f64 {
 pub fn results(rows: &[Row], times: Vec<Vec<u64>>) -> Result<Vec<Figures>> {
     let medians: Vec<f64> = times.iter().map(|times| median(times)).collect();
     let find = |hook: Hook, name: &str| {
+        // The baselines of TC are the same on its two sides.
+        let baseline = name.starts_with("baseline") && hook == Hook::TcIngress;
+        let hook = if baseline { Hook::TcEgress } else { hook };
         let at = rows.iter().position(|row| row.hook == hook && row.name == name);
         at.map(|at| medians[at]).with_context(|| format!("no row {name:?} for {}", hook.name()))
     };

@@ -1,4 +1,4 @@
-//! What `cargo xtask bench kernel` measures: the very code of the product, and three baselines.
+//! What `cargo xtask bench kernel` measures: the very code of the product, and the baselines.
 //!
 //! Each program first patches its packet, which must be Ethernet, IPv4 and TCP without options: so
 //! all pay the same for it, and a ratio of two is one of what they do afterwards.
@@ -10,11 +10,12 @@ mod patch;
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     btf_maps::Array,
+    helpers::{bpf_spin_lock, bpf_spin_unlock},
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use patch::Patch;
-use ws_guard_common::flow::state;
+use ws_guard_common::flow::{Flow, state};
 use ws_guard_ebpf::{
     control, egress, ingress,
     maps::FLOWS,
@@ -59,16 +60,35 @@ fn prepare(data: usize, end: usize) -> bool {
     true
 }
 
+/// The flow of the segment that was parsed.
+#[inline(always)]
+fn look_up() -> Option<*mut Flow> {
+    let key = &packet::segment()?.key;
+    FLOWS.get_ptr_mut(key)
+}
+
 /// There is an open flow for the segment that was parsed.
 #[inline(always)]
-fn look_up() -> bool {
-    let Some(segment) = packet::segment() else {
-        return false;
-    };
-    match FLOWS.get_ptr(&segment.key) {
+fn is_open() -> bool {
+    match look_up() {
         // SAFETY: map values stay mapped while a program runs.
         Some(flow) => unsafe { (*flow).state == state::OPEN },
         None => false,
+    }
+}
+
+/// The same, read under the flow's lock.
+#[inline(always)]
+fn is_open_under_lock() -> bool {
+    let Some(flow) = look_up() else {
+        return false;
+    };
+    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
+    unsafe {
+        bpf_spin_lock((&raw mut (*flow).lock).cast());
+        let open = (*flow).state == state::OPEN;
+        bpf_spin_unlock((&raw mut (*flow).lock).cast());
+        open
     }
 }
 
@@ -80,7 +100,7 @@ fn xdp_verdict(worked: bool) -> u32 {
 
 #[inline(always)]
 fn tc_verdict(worked: bool) -> i32 {
-    if worked { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
+    if worked { TC_ACT_UNSPEC } else { TC_ACT_SHOT }
 }
 
 #[inline(always)]
@@ -106,7 +126,12 @@ pub fn bench_xdp_parse(ctx: XdpContext) -> u32 {
 
 #[xdp]
 pub fn bench_xdp_look_up(ctx: XdpContext) -> u32 {
-    xdp_verdict(parses_xdp(&ctx) && look_up())
+    xdp_verdict(parses_xdp(&ctx) && is_open())
+}
+
+#[xdp]
+pub fn bench_xdp_lock(ctx: XdpContext) -> u32 {
+    xdp_verdict(parses_xdp(&ctx) && is_open_under_lock())
 }
 
 #[xdp]
@@ -129,13 +154,21 @@ pub fn bench_tc_parse(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn bench_tc_look_up(ctx: TcContext) -> i32 {
-    tc_verdict(parses_tc(&ctx) && look_up())
+    tc_verdict(parses_tc(&ctx) && is_open())
+}
+
+#[classifier]
+pub fn bench_in(ctx: TcContext) -> i32 {
+    if !prepare(ctx.data(), ctx.data_end()) {
+        return TC_ACT_SHOT;
+    }
+    ingress::tc(&ctx)
 }
 
 #[classifier]
 pub fn bench_out(ctx: TcContext) -> i32 {
     if !prepare(ctx.data(), ctx.data_end()) {
-        return TC_ACT_SHOT as i32;
+        return TC_ACT_SHOT;
     }
     egress::tc(&ctx)
 }

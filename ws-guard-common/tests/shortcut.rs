@@ -1,0 +1,113 @@
+//! The tracker's shortcuts come to what its steps come to.
+
+use ws_guard_common::{
+    frame::{Header, Violations},
+    tracker::{
+        FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Segment, Step, Tracker, Walk,
+    },
+};
+
+/// Plain bytes; `slow` hides pairs of bytes, so that every header is taken byte by byte and no
+/// shortcut applies.
+struct Bytes {
+    bytes: Vec<u8>,
+    slow: bool,
+    headers: Vec<(u32, Header, Violations)>,
+}
+
+impl Segment for Bytes {
+    fn u8_at(&self, at: u32) -> Option<u8> {
+        self.bytes.get(at as usize).copied()
+    }
+
+    fn u16_at(&self, at: u32) -> Option<u16> {
+        let pair = self.bytes.get(at as usize..)?.first_chunk()?;
+        (!self.slow).then(|| u16::from_be_bytes(*pair))
+    }
+
+    fn u64_at(&self, at: u32) -> Option<u64> {
+        let eight = self.bytes.get(at as usize..)?.first_chunk()?;
+        (!self.slow).then(|| u64::from_be_bytes(*eight))
+    }
+
+    fn defuse(&mut self, at: u32) {
+        self.bytes[at as usize] ^= 3;
+    }
+
+    fn header(&mut self, seq: u32, header: Header, violations: Violations) {
+        if !violations.is_empty() {
+            self.headers.push((seq, header, violations));
+        }
+    }
+}
+
+fn segment(random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..random.usize(1..30) {
+        let first = match random.u8(0..10) {
+            0 => random.u8(..),
+            1 => 0x80 | random.u8(0..16),
+            2 | 3 => 0x89,
+            4 => 0x8A,
+            _ => 0x81 + random.u8(0..2),
+        };
+        let mask = if random.u8(0..20) == 0 { 0 } else { 0x80 };
+        let len = match random.u8(0..8) {
+            0 => 126,
+            1 => 125,
+            2 => random.u8(0..128),
+            _ => random.u8(0..20),
+        };
+        bytes.extend([first, mask | len]);
+        let rest = match len {
+            126 => 2 + 4 + usize::from(random.u8(..)),
+            len => 4 + usize::from(len),
+        };
+        bytes.extend(std::iter::repeat_with(|| random.u8(..)).take(rest));
+    }
+    bytes.truncate(random.usize(1..=bytes.len()));
+    bytes
+}
+
+fn run(bytes: &[u8], walk: Walk, slow: bool) -> (Walk, Bytes) {
+    let mut segment = Bytes { bytes: bytes.to_vec(), slow, headers: Vec::new() };
+    let mut walk = walk;
+    assert_eq!(walk.run(&mut segment), Step::Done);
+    (walk, segment)
+}
+
+/// `carry` aside: only a header that was cut leaves bytes there, and both ways zero it behind one.
+fn counted(walk: &Walk) -> (Tracker, u32, u32, u32, u32, Violations) {
+    (walk.tracker, walk.frames, walk.pings, walk.pongs, walk.violations, walk.kinds)
+}
+
+#[test]
+fn shortcuts_come_to_the_same() {
+    let seed = std::env::var("WS_GUARD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut taken = 0;
+    for case in 0..20_000 {
+        let bytes = segment(&mut random);
+        let base = random.u32(..);
+        let known = random.u8(0..8) & (RSV1_AGREED | IN_MESSAGE)
+            | if case % 50 == 0 { MESSAGE_UNKNOWN } else { 0 };
+        let start = Tracker { mark: random.u32(..), ..Tracker::new(base, FROM_CLIENT | known) };
+        let mut walk = Walk::new(start, &start, base, bytes.len() as u32);
+        walk.budget = random.u32(0..6);
+        let (quick, quick_bytes) = run(&bytes, walk, false);
+        let (slow, slow_bytes) = run(&bytes, walk, true);
+        assert_eq!(counted(&quick), counted(&slow), "case {case}, seed {seed}: {bytes:02x?}");
+        assert_eq!(quick_bytes.bytes, slow_bytes.bytes, "case {case}, seed {seed}");
+        assert_eq!(quick_bytes.headers, slow_bytes.headers, "case {case}, seed {seed}");
+        let mut only = Walk::new(start, &start, base, bytes.len() as u32);
+        let plain = Bytes { bytes: bytes.clone(), slow: false, headers: Vec::new() };
+        if only.only(&plain) {
+            taken += 1;
+            walk.budget = Walk::UNLIMITED;
+            let (slow, _) = run(&bytes, walk, true);
+            assert_eq!(counted(&only), counted(&slow), "case {case}, seed {seed}: {bytes:02x?}");
+            assert_eq!(only.splits_frame(), slow.splits_frame(), "case {case}, seed {seed}");
+        }
+    }
+    assert!(taken > 200, "only {taken} segments were of the common kind");
+}

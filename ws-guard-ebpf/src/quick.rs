@@ -1,0 +1,114 @@
+//! The way of most segments: new bytes in which exactly one frame begins.
+//!
+//! A shortcut through [`crate::ingress`], with the same result: no loop, no state outside of
+//! registers, one turn of the flow's lock. Whatever is out of the ordinary is left to the long way.
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_spin_lock, bpf_spin_unlock};
+use ws_guard_common::{
+    flow::{Flow, state},
+    maps::{Counter, action},
+    source::millis,
+    tracker::Walk,
+};
+
+use crate::{
+    ingress::{Scene, Verdict, take_back},
+    packet::Packet,
+    report, sources,
+};
+
+/// What the shortcut came to, in one word: bits, and above them the offset of a ping's first byte.
+///
+/// No enum with data: that would come back through memory.
+pub mod came_to {
+    /// Nothing was changed: go the long way.
+    pub const NOTHING: u32 = 0;
+    /// The flow has taken the segment over.
+    pub const TAKEN: u32 = 1 << 0;
+    /// The frame is a PING: [`super::ping`] has to judge it.
+    pub const PING: u32 = 1 << 1;
+    /// The ping keeps to the connection's share.
+    pub const FITS_SHARE: u32 = 1 << 2;
+    /// The ping keeps to the connection's limit.
+    pub const FITS_CONNECTION: u32 = 1 << 3;
+    /// From this bit on: where in the payload the ping's first byte is.
+    pub const AT: u32 = 4;
+}
+
+/// Take the segment through, if it is of the common kind.
+#[inline(never)]
+pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &P) -> u32 {
+    let start = flow.client;
+    let mut walk = Walk::new(start, &start, scene.segment.seq, scene.segment.len);
+    if !walk.only(packet) {
+        return came_to::NOTHING;
+    }
+    let is_ping = walk.pings > 0;
+    let now_ms = millis(scene.now);
+    let mut asked_ns = flow.ping_ns;
+    if is_ping && asked_ns == 0 {
+        // SAFETY: no arguments, no effects.
+        asked_ns = unsafe { bpf_ktime_get_ns() };
+    }
+    let (share, window_ms) = (scene.policy.share, scene.policy.rate.window_ms);
+    let mut fits = 0;
+    let mut committed = false;
+    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
+    unsafe {
+        bpf_spin_lock((&raw mut flow.lock).cast());
+        if flow.client == start && flow.state == state::OPEN {
+            if is_ping {
+                let fits_share = flow.window.has_room(now_ms, share, window_ms) as u32;
+                let kept = flow.charge(now_ms, scene.policy.connection_rate, 1);
+                fits = fits_share * came_to::FITS_SHARE + kept * came_to::FITS_CONNECTION;
+                flow.ping_ns = asked_ns;
+            }
+            flow.commit(&start, &walk, walk.pings);
+            flow.last_ns = scene.now;
+            committed = true;
+        }
+        bpf_spin_unlock((&raw mut flow.lock).cast());
+    }
+    if !committed {
+        return came_to::NOTHING;
+    }
+    count(&walk);
+    let at = start.next.wrapping_sub(scene.segment.seq);
+    if is_ping { came_to::TAKEN | came_to::PING | fits | at << came_to::AT } else { came_to::TAKEN }
+}
+
+/// Count what the walk found: one frame.
+#[inline(always)]
+fn count(walk: &Walk) {
+    if let Some(counters) = report::counters() {
+        counters.events[Counter::Frames as usize] += 1;
+        counters.events[Counter::Pings as usize] += walk.pings as u64;
+        counters.events[Counter::Pongs as usize] += walk.pongs as u64;
+        counters.events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
+    }
+}
+
+/// The one frame was a PING, and the flow has taken it over: charge its source, and take its harm
+/// away if it is one too many.
+#[inline(never)]
+pub fn ping<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &mut P, ping: u32) -> Verdict {
+    let policy = scene.policy;
+    let share = (ping & came_to::FITS_SHARE != 0) as u32;
+    let charged = sources::charge_one(&scene.segment.key.client, policy, scene.now, share);
+    let source_over = charged == 0;
+    if !scene.enforces() || (!source_over && ping & came_to::FITS_CONNECTION != 0) {
+        return Verdict::Pass;
+    }
+    take_back(flow, 1);
+    report::count(Counter::Defused);
+    if policy.action == action::DROP && source_over {
+        report::count(Counter::DroppedThrottled);
+        return Verdict::Drop;
+    }
+    let at = ping >> came_to::AT;
+    packet.defuse(at);
+    let odd = (scene.segment.payload + at - scene.segment.tcp) & 1;
+    packet.seal(scene.segment, 1 - odd, odd);
+    report::count(Counter::Rewritten);
+    Verdict::Pass
+}

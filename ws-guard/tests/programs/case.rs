@@ -1,0 +1,264 @@
+//! One row of the table: what comes, and what becomes of it.
+use std::time::Duration;
+
+use ws_guard_common::{
+    frame::Violation,
+    maps::{Address, Counter, Policy, action},
+    window::Rate,
+};
+use ws_guard_testkit::{
+    frame::{Frame, encode},
+    packets::{Connection, Packet, REQUEST, SWITCHING},
+};
+
+pub const PROTECTED: u16 = 80;
+
+/// The connections that a row may use: the second shares the first one's address, the others have
+/// one each.
+pub const CONNECTIONS: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// Which connection `index` is. Sequence numbers wrap soon after the handshake.
+pub fn connection(family: Family, index: usize) -> Connection {
+    let host = if index < 2 { 1 } else { index };
+    let (client, server) = match family {
+        Family::V4 => (format!("10.77.0.{host}"), "10.77.9.9"),
+        Family::V6 => (format!("fd77:0:0:{host}::1"), "fd77:9::9"),
+    };
+    let address =
+        |text: &str, port| std::net::SocketAddr::new(text.parse().expect("an address"), port);
+    Connection {
+        client: address(&client, 4711 + index as u16),
+        server: address(server, PROTECTED),
+        client_seq: u32::MAX - 300,
+        server_seq: u32::MAX - 200,
+    }
+}
+
+/// Changes a packet before it is built.
+pub type Edit = Box<dyn Fn(&mut Packet)>;
+/// Changes its bytes afterwards.
+pub type EditBytes = Box<dyn Fn(&mut Vec<u8>)>;
+
+/// What a packet looks like behind the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It passes as it came.
+    Passes,
+    /// It passes, the PINGs at these payload offsets are PONGs, and the checksum fits.
+    Defused(Vec<usize>),
+    /// The same, but the checksum field is as it was.
+    DefusedPartial(Vec<usize>),
+    Dropped,
+}
+
+/// A packet of a row.
+pub struct Sent {
+    pub connection: usize,
+    pub from_client: bool,
+    /// Bytes behind the request or the answer; before them for negative numbers.
+    pub at: i64,
+    pub acked: i64,
+    pub payload: Vec<u8>,
+    pub edits: Vec<Edit>,
+    pub edit_bytes: Option<EditBytes>,
+    pub fate: Fate,
+}
+
+pub enum Step {
+    Packet(Sent),
+    /// An operator throttles the source of the first connection.
+    Throttle,
+    Wait(Duration),
+}
+
+/// A row.
+pub struct Case {
+    pub name: &'static str,
+    pub policy: Policy,
+    pub allowed: bool,
+    pub steps: Vec<Step>,
+    /// What the counters grow by.
+    pub counts: Vec<(Counter, u64)>,
+    /// Which violations the client's frames have, one each.
+    pub violations: Vec<Violation>,
+    /// State of the first connection's flow at the end; `None` when it must have none.
+    pub state: Option<Option<u8>>,
+    /// Why it cannot be played at TC.
+    pub xdp_only: Option<&'static str>,
+    at: [i64; CONNECTIONS],
+    answered: [i64; CONNECTIONS],
+    current: usize,
+}
+
+/// At most `limit` pings in any `window_ms`.
+pub fn rate(limit: u32, window_ms: u32) -> Rate {
+    Rate::new(limit, window_ms, 0).expect("a limit and a window in range")
+}
+
+/// Start a row: the default policy, 30 pings in any 10 s, a share of 2, defuse.
+pub fn case(name: &'static str) -> Case {
+    Case {
+        name,
+        policy: Policy {
+            rate: rate(30, 10_000),
+            connection_rate: rate(0, 10_000),
+            share: 2,
+            action: action::DEFUSE,
+            mask_v4: Address::mask(128),
+            mask_v6: Address::mask(64),
+            ..Policy::default()
+        },
+        allowed: false,
+        steps: Vec::new(),
+        counts: Vec::new(),
+        violations: Vec::new(),
+        state: None,
+        xdp_only: None,
+        at: [0; CONNECTIONS],
+        answered: [0; CONNECTIONS],
+        current: 0,
+    }
+}
+
+pub fn pings(count: usize) -> Vec<u8> {
+    encode(&vec![Frame::ping([]); count])
+}
+
+pub fn text(text: &str) -> Vec<u8> {
+    encode(&[Frame::text(text)])
+}
+
+impl Case {
+    pub fn policy(mut self, change: impl Fn(&mut Policy)) -> Case {
+        change(&mut self.policy);
+        self
+    }
+
+    /// What follows is of this connection.
+    pub fn on(mut self, connection: usize) -> Case {
+        self.current = connection;
+        self
+    }
+
+    fn packet(mut self, from_client: bool, at: i64, acked: i64, payload: Vec<u8>) -> Case {
+        self.steps.push(Step::Packet(Sent {
+            connection: self.current,
+            from_client,
+            at,
+            acked,
+            payload,
+            edits: Vec::new(),
+            edit_bytes: None,
+            fate: Fate::Passes,
+        }));
+        self
+    }
+
+    /// A segment of the client at some place of its stream.
+    pub fn client_at(self, at: i64, payload: impl Into<Vec<u8>>) -> Case {
+        self.packet(true, at, 0, payload.into())
+    }
+
+    /// The client's next segment.
+    pub fn client(mut self, payload: impl Into<Vec<u8>>) -> Case {
+        let (payload, at) = (payload.into(), self.at[self.current]);
+        self.at[self.current] += payload.len() as i64;
+        self.client_at(at, payload)
+    }
+
+    /// The server's next segment, which acknowledges the client's bytes up to `acked`.
+    pub fn server(mut self, acked: i64, payload: impl Into<Vec<u8>>) -> Case {
+        let (payload, at) = (payload.into(), self.answered[self.current]);
+        self.answered[self.current] += payload.len() as i64;
+        self.packet(false, at, acked, payload)
+    }
+
+    pub fn request(self) -> Case {
+        self.client_at(-(REQUEST.len() as i64), REQUEST)
+    }
+
+    /// The server's answer to the request.
+    pub fn answer(self, head: impl Into<Vec<u8>>) -> Case {
+        self.packet(false, -(SWITCHING.len() as i64), 0, head.into())
+    }
+
+    /// Request and answer.
+    pub fn open(self) -> Case {
+        self.request().answer(SWITCHING)
+    }
+
+    pub fn throttle(mut self) -> Case {
+        self.steps.push(Step::Throttle);
+        self
+    }
+
+    pub fn wait(mut self, time: Duration) -> Case {
+        self.steps.push(Step::Wait(time));
+        self
+    }
+
+    fn last(&mut self) -> &mut Sent {
+        let last = self.steps.iter_mut().rev().find_map(|step| match step {
+            Step::Packet(sent) => Some(sent),
+            _ => None,
+        });
+        last.expect("a packet before it is described")
+    }
+
+    /// The latest packet is different.
+    pub fn with(mut self, edit: impl Fn(&mut Packet) + 'static) -> Case {
+        self.last().edits.push(Box::new(edit));
+        self
+    }
+
+    /// The latest packet's bytes are different.
+    pub fn bytes(mut self, edit: impl Fn(&mut Vec<u8>) + 'static) -> Case {
+        self.last().edit_bytes = Some(Box::new(edit));
+        self
+    }
+
+    /// What becomes of the latest packet; it passes unchanged unless something else is said.
+    pub fn fate(mut self, fate: Fate) -> Case {
+        self.last().fate = fate;
+        self
+    }
+
+    pub fn dropped(self) -> Case {
+        self.fate(Fate::Dropped)
+    }
+
+    pub fn defused(self, at: &[usize]) -> Case {
+        self.fate(Fate::Defused(at.to_vec()))
+    }
+
+    pub fn counts(mut self, counts: &[(Counter, u64)]) -> Case {
+        self.counts.extend(counts);
+        self
+    }
+
+    pub fn violates(mut self, kinds: &[Violation]) -> Case {
+        self.violations.extend(kinds);
+        self
+    }
+
+    pub fn xdp_only(mut self, reason: &'static str) -> Case {
+        self.xdp_only = Some(reason);
+        self
+    }
+
+    pub fn leaves(mut self, state: u8) -> Case {
+        self.state = Some(Some(state));
+        self
+    }
+
+    pub fn leaves_no_flow(mut self) -> Case {
+        self.state = Some(None);
+        self
+    }
+}

@@ -1,0 +1,128 @@
+//! What opens a flow, and what does not.
+use ws_guard_common::{
+    flow::state,
+    maps::{Counter::*, FLOWS_FAIL_CLOSED},
+};
+use ws_guard_testkit::{
+    frame::{Frame, encode},
+    packets::{REQUEST, SWITCHING},
+};
+
+use crate::case::{Case, case, pings, text};
+
+const H2C: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+const DEFLATE: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+
+/// The request with these bytes behind it, in one segment.
+fn request_and(more: Vec<u8>) -> Vec<u8> {
+    [REQUEST, &more].concat()
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = answers();
+    cases.extend(early_frames());
+    cases
+}
+
+fn answers() -> Vec<Case> {
+    let request = -(REQUEST.len() as i64);
+    let answer = SWITCHING.len();
+    vec![
+        case("a request alone").request().leaves_no_flow().counts(&[(Tracked, 0)]),
+        case("a request and its 101").open().leaves(state::OPEN).counts(&[
+            (FlowsOpened, 1),
+            (RequestsUnseen, 0),
+            (EgressTracked, 0),
+        ]),
+        case("a 101 to another protocol")
+            .request()
+            .answer(H2C)
+            .leaves_no_flow()
+            .counts(&[(FlowsOpened, 0)]),
+        case("a refusal")
+            .request()
+            .answer(b"HTTP/1.1 403 Forbidden\r\nUpgrade: websocket\r\n\r\n")
+            .leaves_no_flow()
+            .counts(&[(FlowsOpened, 0)]),
+        case("a 101 whose request was not seen")
+            .answer(SWITCHING)
+            .leaves(state::OPEN)
+            .counts(&[(FlowsOpened, 1), (RequestsUnseen, 1)]),
+        case("a request in two segments")
+            .client_at(request, &REQUEST[..50])
+            .client_at(request + 50, &REQUEST[50..])
+            .answer(SWITCHING)
+            .client(pings(2))
+            .leaves(state::OPEN)
+            .counts(&[(FlowsOpened, 1), (RequestsUnseen, 0), (Pings, 2)]),
+        case("a 101 in two segments")
+            .request()
+            .answer(&SWITCHING[..40])
+            .leaves_no_flow()
+            .server(0, &SWITCHING[40..])
+            .with(move |packet| packet.seq = packet.seq.wrapping_sub(answer as u32 - 40))
+            .client(pings(2))
+            .leaves(state::OPEN)
+            .counts(&[(FlowsOpened, 1), (RequestsUnseen, 0), (Pings, 2)]),
+        case("the server's first frame behind its 101")
+            .request()
+            .answer([SWITCHING, &[0x81, 1, b'x', 0x8A, 0]].concat())
+            .counts(&[(FlowsOpened, 1), (FramesOut, 2), (PongsOut, 1)]),
+        case("an agreed permessage-deflate gives RSV1 a meaning")
+            .request()
+            .answer(DEFLATE)
+            .client(encode(&[Frame { rsv: 4, ..Frame::text("x") }]))
+            .counts(&[(Frames, 1)]),
+        case("a full flow table lets connections through untracked")
+            .open()
+            .on(1)
+            .open()
+            .on(2)
+            .open()
+            .on(3)
+            .open()
+            .client(pings(40))
+            .leaves(state::OPEN)
+            .counts(&[(FlowsOpened, 3), (FlowsRefused, 1), (Pings, 0)]),
+        case("a full flow table refuses connections, if it shall")
+            .policy(|policy| policy.flags = FLOWS_FAIL_CLOSED)
+            .open()
+            .on(1)
+            .open()
+            .on(2)
+            .open()
+            .on(3)
+            .open()
+            .dropped()
+            .counts(&[(FlowsOpened, 3), (FlowsRefused, 1)]),
+    ]
+}
+
+/// Frames that come before the answer.
+fn early_frames() -> Vec<Case> {
+    let request = -(REQUEST.len() as i64);
+    let length = REQUEST.len();
+    vec![
+        case("pings behind the request: a connection's share passes")
+            .client_at(request, request_and(pings(4)))
+            .defused(&[length + 12, length + 18])
+            .answer(SWITCHING)
+            .leaves(state::OPEN)
+            .counts(&[(FlowsOpened, 1), (Pings, 4), (Rewritten, 2)]),
+        case("pings before the answer, in a segment of their own")
+            .request()
+            .client(pings(3))
+            .defused(&[12])
+            .answer(SWITCHING)
+            .client(text("x"))
+            .leaves(state::OPEN)
+            .counts(&[(Pings, 3), (Frames, 1), (Rewritten, 1)]),
+        case("early frames with a gap before them")
+            .request()
+            .client_at(10, pings(1))
+            .dropped()
+            .counts(&[(DroppedEarly, 1)]),
+    ]
+}

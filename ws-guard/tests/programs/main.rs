@@ -1,0 +1,84 @@
+//! The kernel programs on packets built by hand: one table, played at both client-side hooks and in
+//! both address families; and what they cost the verifier.
+mod case;
+mod handshakes;
+mod headers;
+mod play;
+mod streams;
+mod throttling;
+mod verifier;
+
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use case::{Case, Family};
+use play::{Hook, play};
+use ws_guard_common::maps::{name, program};
+use ws_guard_testkit::{
+    programs::{Programs, object},
+    skip_reason,
+};
+
+/// Rows fill these tables.
+const SIZES: [(&str, u32); 2] = [(name::FLOWS, 3), (name::SOURCES, 2)];
+const PROGRAMS: [&str; 4] =
+    [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS, program::CONTROL];
+
+/// Loaded once: the verifier takes seconds.
+static LOADED: LazyLock<Mutex<Programs>> = LazyLock::new(|| {
+    let programs = Programs::load(&object(), &PROGRAMS, &SIZES);
+    Mutex::new(programs.unwrap_or_else(|error| panic!("{error:#}")))
+});
+
+/// The programs, or `None`, said aloud, where they cannot be loaded.
+fn programs() -> Option<MutexGuard<'static, Programs>> {
+    if let Some(reason) = skip_reason() {
+        println!("skipped: {reason}");
+        return None;
+    }
+    // A row that failed left the maps as they were; each begins by emptying them.
+    Some(LOADED.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn table() -> Vec<Case> {
+    let mut cases = headers::cases();
+    cases.extend(handshakes::cases());
+    cases.extend(streams::cases());
+    cases.extend(throttling::cases());
+    cases
+}
+
+/// Play the whole table, and fail with all rows that failed.
+fn play_all(hook: Hook, family: Family) {
+    let Some(mut programs) = programs() else { return };
+    let mut failures = Vec::new();
+    for case in table() {
+        if let (Hook::Tc, Some(reason)) = (hook, case.xdp_only) {
+            println!("skipped: {}: {reason}", case.name);
+            continue;
+        }
+        if let Err(error) = play(&mut programs, &case, hook, family) {
+            failures.push(format!("{}: {error:#}", case.name));
+        }
+    }
+    assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn packets_at_xdp_ipv4() {
+    play_all(Hook::Xdp, Family::V4);
+}
+
+#[test]
+fn packets_at_xdp_ipv6() {
+    play_all(Hook::Xdp, Family::V6);
+}
+
+#[test]
+fn packets_at_tc_ipv4() {
+    play_all(Hook::Tc, Family::V4);
+}
+
+#[test]
+fn packets_at_tc_ipv6() {
+    play_all(Hook::Tc, Family::V6);
+}

@@ -1,0 +1,156 @@
+//! Plays a row at one hook, in one address family.
+use std::{ops::Range, thread};
+
+use anyhow::{Result, ensure};
+use ws_guard_common::{
+    frame::Violation,
+    maps::{FlowKey, program},
+};
+use ws_guard_testkit::{
+    packets::{Packet, checksum_is_right},
+    programs::{Programs, Run},
+};
+
+use crate::case::{Case, Family, Fate, PROTECTED, Sent, Step, connection};
+
+/// Where the client's packets are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Xdp,
+    Tc,
+}
+
+impl Hook {
+    fn program(self) -> &'static str {
+        match self {
+            Hook::Xdp => program::XDP_INGRESS,
+            Hook::Tc => program::TC_INGRESS,
+        }
+    }
+}
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const TC_SHOT: u32 = 2;
+/// TC_ACT_UNSPEC: the next program decides.
+const TC_UNSPEC: u32 = u32::MAX;
+
+/// Play all of a row, and compare what became of each packet, of the counters and of the flow.
+pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) -> Result<()> {
+    programs.forget()?;
+    programs.set_ports(&[PROTECTED])?;
+    programs.set_policy(case.policy)?;
+    let first = connection(family, 0);
+    if case.allowed {
+        programs.allow(first.client.ip())?;
+    }
+    let before = programs.counters()?;
+    for (index, step) in case.steps.iter().enumerate() {
+        let result = match step {
+            Step::Packet(sent) => send(programs, sent, hook, family),
+            Step::Throttle => programs.throttle(source(family)),
+            Step::Wait(time) => {
+                thread::sleep(*time);
+                Ok(())
+            }
+        };
+        result.map_err(|error| error.context(format!("step {}", index + 1)))?;
+    }
+    let counted = programs.counters()?.since(&before);
+    for (counter, wanted) in &case.counts {
+        let found = counted.get(*counter);
+        ensure!(found == *wanted, "{counter:?} grew by {found}, not {wanted}");
+    }
+    for kind in Violation::ALL {
+        let wanted = case.violations.iter().filter(|violation| **violation == kind).count() as u64;
+        let found = counted.violations_in[kind as usize];
+        ensure!(found == wanted, "{kind:?} was counted {found} times, not {wanted}");
+    }
+    if let Some(wanted) = case.state {
+        let flow = programs.flow(FlowKey::new(first.client, first.server))?;
+        let found = flow.map(|flow| flow.state);
+        ensure!(found == wanted, "the flow's state is {found:?}, not {wanted:?}");
+    }
+    Ok(())
+}
+
+/// The first connection's source, as the policy groups addresses.
+fn source(family: Family) -> std::net::IpAddr {
+    match (family, connection(family, 0).client.ip()) {
+        (Family::V6, std::net::IpAddr::V6(ip)) => {
+            std::net::Ipv6Addr::from(u128::from(ip) >> 64 << 64).into()
+        }
+        (_, ip) => ip,
+    }
+}
+
+fn packet(sent: &Sent, family: Family) -> Packet {
+    let connection = connection(family, sent.connection);
+    let (at, acked) = (sent.at as u32, sent.acked as u32);
+    let mut packet = match sent.from_client {
+        true => connection.from_client(at, &*sent.payload),
+        false => connection.from_server(at, acked, &*sent.payload),
+    };
+    sent.edits.iter().for_each(|edit| edit(&mut packet));
+    packet
+}
+
+fn send(programs: &Programs, sent: &Sent, hook: Hook, family: Family) -> Result<()> {
+    let packet = packet(sent, family);
+    let mut bytes = packet.build()?;
+    if let Some(edit) = &sent.edit_bytes {
+        edit(&mut bytes);
+    }
+    let name = if sent.from_client { hook.program() } else { program::TC_EGRESS };
+    let run = programs.run(name, &bytes)?;
+    let (pass, drop) = match name {
+        program::XDP_INGRESS => (XDP_PASS, XDP_DROP),
+        _ => (TC_UNSPEC, TC_SHOT),
+    };
+    let wanted = if sent.fate == Fate::Dropped { drop } else { pass };
+    ensure!(run.verdict == wanted, "the verdict is {}, not {wanted}", run.verdict as i32);
+    match &sent.fate {
+        Fate::Dropped => Ok(()),
+        Fate::Passes => compare(&run, &bytes),
+        Fate::Defused(at) => {
+            compare_defused(&run, &bytes, &packet, at)?;
+            ensure!(checksum_is_right(&run.packet)?, "the checksum is wrong");
+            Ok(())
+        }
+        Fate::DefusedPartial(at) => {
+            let field = compare_defused(&run, &bytes, &packet, at)?;
+            ensure!(run.packet[field.clone()] == bytes[field], "the checksum field has changed");
+            Ok(())
+        }
+    }
+}
+
+fn compare(run: &Run, bytes: &[u8]) -> Result<()> {
+    ensure!(run.packet.len() == bytes.len(), "{} bytes came out", run.packet.len());
+    let changed: Vec<usize> = (0..bytes.len()).filter(|at| run.packet[*at] != bytes[*at]).collect();
+    ensure!(changed.is_empty(), "the bytes at {changed:?} have changed");
+    Ok(())
+}
+
+/// Exactly the bytes at payload offsets `defused` and the checksum may differ; returns where the
+/// checksum field is.
+fn compare_defused(
+    run: &Run,
+    bytes: &[u8],
+    packet: &Packet,
+    defused: &[usize],
+) -> Result<Range<usize>> {
+    let mut wanted = bytes.to_vec();
+    let payload = bytes.len() - packet.payload.len();
+    for at in defused {
+        let byte = &mut wanted[payload + at];
+        ensure!(*byte & 15 == 9, "the row is wrong: no PING at {at}");
+        *byte = *byte & 0xF0 | 10;
+    }
+    let tcp = bytes.len() - packet.tcp_len();
+    let field = tcp + 16..tcp + 18;
+    ensure!(run.packet.len() == bytes.len(), "{} bytes came out", run.packet.len());
+    wanted[field.clone()].copy_from_slice(&run.packet[field.clone()]);
+    compare(run, &wanted)?;
+    Ok(field)
+}

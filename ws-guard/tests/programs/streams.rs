@@ -1,0 +1,293 @@
+//! Frames in a stream, however it is cut, repeated or lost.
+use ws_guard_common::{
+    flow::state,
+    frame::Violation,
+    maps::{Counter::*, action},
+};
+use ws_guard_testkit::{
+    frame::{Frame, encode, opcode},
+    packets::flag,
+};
+
+use crate::case::{Case, case, pings, text};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = frames();
+    cases.extend(repeated());
+    cases.extend(lost());
+    cases.extend(ends());
+    cases.extend(violations());
+    cases.extend(server());
+    cases
+}
+
+/// A header of 14 bytes: binary, masked, of a 64 bit length.
+fn long(length: u64) -> Vec<u8> {
+    let mut header = vec![0x82, 0xFF];
+    header.extend(length.to_be_bytes());
+    header.extend([1, 2, 3, 4]);
+    header
+}
+
+fn frames() -> Vec<Case> {
+    let medium = encode(&[Frame::new(opcode::BINARY, vec![9; 1000])]);
+    vec![
+        case("a text frame").open().client(text("hello")).counts(&[
+            (Tracked, 1),
+            (Frames, 1),
+            (Pings, 0),
+            (Coalesced, 0),
+        ]),
+        case("one ping").open().client(pings(1)).counts(&[(Frames, 1), (Pings, 1), (Defused, 0)]),
+        case("a pong").open().client(encode(&[Frame::new(opcode::PONG, [])])).counts(&[
+            (Frames, 1),
+            (Pongs, 1),
+            (Pings, 0),
+        ]),
+        case("two frames in a segment").open().client([text("a"), pings(1)].concat()).counts(&[
+            (Frames, 2),
+            (Pings, 1),
+            (Coalesced, 1),
+        ]),
+        case("a 16 bit length, cut in the payload")
+            .open()
+            .client(&medium[..500])
+            .client(&medium[500..])
+            .client(pings(1))
+            .counts(&[(Frames, 2), (Pings, 1), (SplitFrames, 1), (SplitHeaders, 0)]),
+        case("one byte a segment")
+            .open()
+            .client(&medium[..1])
+            .client(&medium[1..2])
+            .client(&medium[2..3])
+            .client(&medium[3..4])
+            .client(&medium[4..])
+            .client(pings(1))
+            .counts(&[(Frames, 2), (Pings, 1), (SplitFrames, 1), (SplitHeaders, 1)]),
+        case("a 64 bit length")
+            .open()
+            .client(long(70_000))
+            .client_at(14, vec![0x89; 1400])
+            .client_at(70_014, pings(1))
+            .counts(&[(Tracked, 3), (Frames, 2), (Pings, 1)]),
+        case("a frame longer than the sequence space")
+            .open()
+            .client(long(1 << 40))
+            .client(vec![0x89; 1400])
+            .client(vec![0x89; 1400])
+            .counts(&[(Tracked, 3), (Frames, 1), (Pings, 0)]),
+        case("240 frames in a segment")
+            .open()
+            .client(encode(&vec![Frame::text(""); 240]))
+            .counts(&[(Frames, 240), (Coalesced, 1)]),
+    ]
+}
+
+fn repeated() -> Vec<Case> {
+    let burst = pings(31);
+    let more = pings(2);
+    let (first, second) = (more[..6].to_vec(), more.clone());
+    vec![
+        case("a defused ping is defused again")
+            .open()
+            .client(&*burst)
+            .defused(&[180])
+            .client_at(0, &*burst)
+            .defused(&[180])
+            .counts(&[(Pings, 31), (Defused, 1), (Rewritten, 2), (Rewalked, 1)]),
+        case("a ping that passed passes again, though the source is throttled by now")
+            .open()
+            .client(&*first)
+            .client(&*burst)
+            .defused(&[29 * 6, 30 * 6])
+            .client_at(0, &*first)
+            .counts(&[(Pings, 32), (Defused, 2), (Rewritten, 2), (Rewalked, 1)]),
+        case("a retransmission that goes on with new bytes")
+            .open()
+            .client(pings(30))
+            .server(180, "")
+            .client(&*first)
+            .defused(&[0])
+            .client_at(180, second)
+            .defused(&[0, 6])
+            .counts(&[(Pings, 32), (Defused, 2), (Rewritten, 3)]),
+        case("bytes that the server has already acknowledged")
+            .open()
+            .client(&*burst)
+            .defused(&[180])
+            .server(186, "")
+            .client_at(0, &*burst)
+            .counts(&[(Pings, 31), (Rewritten, 1), (Rewalked, 0)]),
+        case("a cut ping comes whole, and is defused again")
+            .open()
+            .client(pings(30))
+            .client(&first[..1])
+            .defused(&[0])
+            .client_at(180, &*first)
+            .defused(&[0])
+            .client_at(186, text("x"))
+            .counts(&[(Pings, 31), (Defused, 1), (Frames, 32), (Rewritten, 2)]),
+        case("from the middle of a segment, where no checkpoint stands")
+            .open()
+            .client(&*burst)
+            .defused(&[180])
+            .client_at(60, &burst[60..])
+            .dropped()
+            .counts(&[(Pings, 31), (DroppedNoCheckpoint, 1), (Rewritten, 1)]),
+        case("other frames than the first time are not believed")
+            .open()
+            .client(text(""))
+            .client(text(""))
+            .client_at(0, &*first)
+            .dropped()
+            .counts(&[(Frames, 2), (Pings, 0), (DroppedChanged, 1)]),
+    ]
+}
+
+fn lost() -> Vec<Case> {
+    vec![
+        case("a gap is dropped")
+            .open()
+            .client(text("x"))
+            .client_at(17, pings(1))
+            .dropped()
+            .leaves(state::OPEN)
+            .counts(&[(Gaps, 1), (DroppedGap, 1), (Pings, 0)]),
+        case("and filled")
+            .open()
+            .client_at(7, pings(1))
+            .dropped()
+            .client_at(0, text("x"))
+            .client_at(7, pings(1))
+            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 2), (Pings, 1)]),
+        case("a gap passes where the guard only observes")
+            .policy(|policy| policy.action = action::OBSERVE)
+            .open()
+            .client_at(10, pings(1))
+            .counts(&[(Gaps, 1), (DroppedGap, 0), (Pings, 0)]),
+        case("an acknowledgement past the cursor: frames were missed")
+            .open()
+            .client(text("x"))
+            .server(100, "")
+            .leaves(state::UNSYNCED)
+            .counts(&[(FlowsUnsynced, 1)]),
+        case("valid headers in a row bring it back")
+            .open()
+            .server(100, "")
+            .client_at(100, encode(&vec![Frame::text("in step"); 4]))
+            .client_at(152, pings(1))
+            .leaves(state::OPEN)
+            .counts(&[(FlowsUnsynced, 1), (FlowsResynced, 1), (Pings, 1)]),
+    ]
+}
+
+fn ends() -> Vec<Case> {
+    let reset = |name, at| {
+        case(name).open().client(text("x")).server(7, "").client_at(at, "").with(|packet| {
+            packet.flags = flag::RST;
+        })
+    };
+    vec![
+        reset("RST at the server's next byte ends a flow", 7)
+            .leaves(state::CLOSED)
+            .counts(&[(FlowsClosed, 1)]),
+        reset("RST before it does not", 6).leaves(state::OPEN).counts(&[(FlowsClosed, 0)]),
+        reset("RST behind it does not", 8).leaves(state::OPEN).counts(&[(FlowsClosed, 0)]),
+        case("FIN does not end a flow before it is acknowledged")
+            .open()
+            .client("")
+            .with(|packet| packet.flags = flag::FIN | flag::ACK)
+            .server(0, "")
+            .leaves(state::OPEN)
+            .counts(&[(FlowsClosed, 0)]),
+        case("FIN acknowledged ends it")
+            .open()
+            .client(text("x"))
+            .with(|packet| packet.flags = flag::FIN | flag::ACK)
+            .server(8, "")
+            .leaves(state::CLOSED)
+            .counts(&[(FlowsClosed, 1)]),
+        case("the server's RST ends a flow")
+            .open()
+            .server(0, "")
+            .with(|packet| packet.flags = flag::RST)
+            .leaves(state::CLOSED)
+            .counts(&[(FlowsClosed, 1)]),
+        case("the server's SYN ACK removes the old flow")
+            .open()
+            .server(0, "")
+            .with(|packet| packet.flags = flag::SYN | flag::ACK)
+            .leaves_no_flow(),
+    ]
+}
+
+/// One of each kind, behind what it takes.
+fn violations() -> Vec<Case> {
+    let kind =
+        |name, bytes: Vec<u8>, kinds: &[Violation]| case(name).open().client(bytes).violates(kinds);
+    let frame = |frame: Frame| encode(&[frame]);
+    let reserved = Frame::new(3, []);
+    vec![
+        kind("reserved opcode", frame(reserved), &[Violation::ReservedOpcode]),
+        kind(
+            "reserved bits",
+            frame(Frame { rsv: 1, ..Frame::text("x") }),
+            &[Violation::ReservedBits],
+        ),
+        kind("unmasked", frame(Frame { mask: None, ..Frame::text("x") }), &[Violation::Unmasked]),
+        kind("control too long", frame(Frame::ping([0; 126])), &[Violation::ControlTooLong]),
+        kind(
+            "control fragmented",
+            frame(Frame { fin: false, ..Frame::ping([]) }),
+            &[Violation::ControlFragmented],
+        ),
+        kind(
+            "non-minimal length",
+            vec![0x82, 0xFE, 0, 1, 0, 0, 0, 0, 7],
+            &[Violation::NonMinimalLength],
+        ),
+        kind("length with the top bit", long(1 << 63), &[Violation::LengthTopBit]),
+        kind(
+            "continuation of nothing",
+            frame(Frame::new(opcode::CONTINUATION, [])),
+            &[Violation::UnexpectedContinuation],
+        ),
+        kind(
+            "data inside a message",
+            encode(&[Frame { fin: false, ..Frame::text("a") }, Frame::text("b")]),
+            &[Violation::InterleavedData],
+        ),
+        kind("a message in three parts", encode(&Frame::fragments(1, b"abc", 1)), &[])
+            .counts(&[(Frames, 3)]),
+    ]
+}
+
+fn server() -> Vec<Case> {
+    let unmasked = |opcode| encode(&[Frame { mask: None, ..Frame::new(opcode, b"x") }]);
+    vec![
+        case("a frame of the server").open().server(0, unmasked(opcode::TEXT)).counts(&[
+            (EgressTracked, 1),
+            (FramesOut, 1),
+            (PongsOut, 0),
+        ]),
+        case("a pong of the server")
+            .open()
+            .client(pings(1))
+            .server(6, unmasked(opcode::PONG))
+            .counts(&[(EgressTracked, 1), (FramesOut, 1), (PongsOut, 1)]),
+        case("a pong in two segments")
+            .open()
+            .server(0, &unmasked(opcode::PONG)[..1])
+            .server(0, &unmasked(opcode::PONG)[1..])
+            .counts(&[(FramesOut, 1), (PongsOut, 1)]),
+        case("a server's frame comes twice")
+            .open()
+            .server(0, unmasked(opcode::TEXT))
+            .server(0, "")
+            .with(|packet| {
+                packet.seq = packet.seq.wrapping_sub(3);
+                packet.payload = vec![0x81, 1, b'x'];
+            })
+            .counts(&[(FramesOut, 1)]),
+    ]
+}

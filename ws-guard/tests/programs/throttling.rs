@@ -1,0 +1,158 @@
+//! Who is throttled, and what is done about it.
+use std::time::Duration;
+
+use ws_guard_common::maps::{Counter::*, SOURCES_FAIL_CLOSED, action};
+
+use crate::case::{Case, case, pings, rate, text};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = limits();
+    cases.extend(actions());
+    cases.extend(neighbours());
+    cases
+}
+
+fn limits() -> Vec<Case> {
+    let ping = pings(1);
+    let all_but_30: Vec<usize> = (30..240).map(|n| n * 6).collect();
+    vec![
+        case("30 pings keep to the limit").open().client(pings(30)).counts(&[
+            (Pings, 30),
+            (Defused, 0),
+            (Throttled, 0),
+        ]),
+        case("the 31st does not").open().client(pings(30)).client(&*ping).defused(&[0]).counts(&[
+            (Pings, 31),
+            (Defused, 1),
+            (Throttled, 1),
+            (Rewritten, 1),
+        ]),
+        case("240 pings in a segment: 30 pass")
+            .open()
+            .client(pings(240))
+            .defused(&all_but_30)
+            .counts(&[(Pings, 240), (Defused, 210), (Rewritten, 210), (Throttled, 1)]),
+        case("a ping at an odd offset")
+            .open()
+            .client(pings(30))
+            .client([text("x"), pings(1), text("y")].concat())
+            .defused(&[7])
+            .counts(&[(Pings, 31), (Defused, 1)]),
+        case("a header cut behind its first byte is defused there")
+            .open()
+            .client(pings(30))
+            .client(&ping[..1])
+            .defused(&[0])
+            .client(&ping[1..])
+            .client(text("x"))
+            .counts(&[(Pings, 31), (Defused, 1), (Frames, 32), (SplitHeaders, 1)]),
+        case("free again after a quiet window")
+            .policy(|policy| policy.rate = rate(30, 60))
+            .open()
+            .client(pings(31))
+            .defused(&[180])
+            .wait(Duration::from_millis(100))
+            .client(pings(30))
+            .counts(&[(Pings, 61), (Defused, 1), (Throttled, 1), (Released, 1)]),
+        case("a limit of its own for each connection")
+            .policy(|policy| policy.connection_rate = rate(3, 10_000))
+            .open()
+            .client(pings(5))
+            .defused(&[18, 24])
+            .counts(&[(Pings, 5), (Defused, 2), (Throttled, 0)]),
+        case("no limit")
+            .policy(|policy| policy.rate = rate(0, 10_000))
+            .open()
+            .client(pings(240))
+            .counts(&[(Pings, 240), (Defused, 0), (Throttled, 0)]),
+    ]
+}
+
+fn actions() -> Vec<Case> {
+    let mut allowed = case("an allowed source is counted, and nothing done about it")
+        .policy(|policy| (policy.rules, policy.rules_generation) = (1, 1))
+        .open()
+        .client(pings(60))
+        .counts(&[(Pings, 60), (Defused, 0), (Throttled, 0)]);
+    allowed.allowed = true;
+    vec![
+        allowed,
+        case("observe changes nothing")
+            .policy(|policy| policy.action = action::OBSERVE)
+            .open()
+            .client(pings(240))
+            .client(pings(1))
+            .counts(&[(Pings, 241), (Defused, 0), (Rewritten, 0), (Throttled, 1)]),
+        case("drop: the segment that goes past the limit, and all that follows")
+            .policy(|policy| policy.action = action::DROP)
+            .open()
+            .client(pings(30))
+            .client(pings(1))
+            .dropped()
+            .client(text("x"))
+            .dropped()
+            .client("")
+            .dropped()
+            .on(1)
+            .client_at(0, "")
+            .dropped()
+            .counts(&[(Throttled, 1), (DroppedThrottled, 4), (Rewritten, 0)]),
+        case("a source that an operator throttles")
+            .open()
+            .client(pings(1))
+            .throttle()
+            .client(pings(3))
+            .defused(&[6, 12])
+            .counts(&[(Pings, 4), (Defused, 2)]),
+    ]
+}
+
+fn neighbours() -> Vec<Case> {
+    vec![
+        case("behind the same address a connection's small share lives on")
+            .open()
+            .on(1)
+            .open()
+            .on(0)
+            .client(pings(31))
+            .defused(&[180])
+            .on(1)
+            .client(pings(1))
+            .client(pings(1))
+            .client(pings(1))
+            .defused(&[0])
+            .counts(&[(Pings, 34), (Defused, 2), (Throttled, 1)]),
+        case("another source never notices")
+            .open()
+            .on(2)
+            .open()
+            .on(0)
+            .client(pings(240))
+            .defused(&(30..240).map(|n| n * 6).collect::<Vec<_>>())
+            .on(2)
+            .client(pings(30))
+            .counts(&[(Pings, 270), (Defused, 210), (Throttled, 1)]),
+        case("a full source table lets pings pass")
+            .open()
+            .client(pings(1))
+            .on(2)
+            .open()
+            .client(pings(1))
+            .on(3)
+            .open()
+            .client(pings(60))
+            .counts(&[(Pings, 62), (SourcesRefused, 1), (Defused, 0)]),
+        case("a full source table takes pings for too many, if it shall")
+            .policy(|policy| policy.flags = SOURCES_FAIL_CLOSED)
+            .open()
+            .client(pings(1))
+            .on(2)
+            .open()
+            .client(pings(1))
+            .on(3)
+            .open()
+            .client(pings(2))
+            .defused(&[0, 6])
+            .counts(&[(Pings, 4), (SourcesRefused, 1), (Defused, 2)]),
+    ]
+}
