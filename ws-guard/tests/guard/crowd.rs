@@ -41,10 +41,8 @@ fn talk_all(clients: &mut [Client]) -> Result<()> {
             .enumerate()
             .map(|(chunk, clients)| {
                 scope.spawn(move || {
-                    let numbered = clients.iter_mut().enumerate();
-                    numbered
-                        .map(|(n, client)| talk(chunk * PER_THREAD + n, client))
-                        .collect::<Result<()>>()
+                    let mut numbered = clients.iter_mut().enumerate();
+                    numbered.try_for_each(|(n, client)| talk(chunk * PER_THREAD + n, client))
                 })
             })
             .collect();

@@ -131,7 +131,7 @@ fn keeps_its_pongs(jitter: &[u64]) -> Result<()> {
 #[test]
 fn a_neighbour_behind_the_same_address_keeps_its_pongs() -> Result<()> {
     needs_root!();
-    // Growing distances only: each ping has left the window when the next but one comes.
+    // As evenly as the machine does it.
     keeps_its_pongs(&[0])
 }
 

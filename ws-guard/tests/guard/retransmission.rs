@@ -61,7 +61,8 @@ fn copies(capture: &Capture, from: SocketAddr) -> Result<Vec<Captured>> {
     }
 }
 
-fn defused_again(stage: &Stage, family: Family) -> Result<()> {
+/// The ping is sent by TCP until it was seen [`COPIES`] times, then up to each of `cuts` by us.
+fn defused_again(stage: &Stage, family: Family, cuts: &[usize]) -> Result<()> {
     let mut client = stage.client(family, 0)?;
     client.send(&pings(0, LIMIT), &Cut::Whole)?;
     round_trip(&mut client, "within the limit")?;
@@ -76,10 +77,10 @@ fn defused_again(stage: &Stage, family: Family) -> Result<()> {
     ensure!(seen.iter().all(|s| s.payload[0] == PONG), "a copy was not defused: {seen:?}");
     ensure!(seen.iter().all(|s| s.payload[1..] == bytes[1..]), "other bytes changed: {seen:?}");
 
-    // The same bytes from somebody who cuts them in another way.
+    // The same bytes, cut in another way.
     let first = seen.first().context("there are copies")?;
     let sender = Sender::new(&stage.pair)?;
-    for end in [1, 2, bytes.len()] {
+    for end in cuts.iter().map(|end| bytes.len().min(*end)) {
         sender.send(&Segment {
             source: client.local(),
             destination: SocketAddr::new(family.server(), PORT),
@@ -91,8 +92,9 @@ fn defused_again(stage: &Stage, family: Family) -> Result<()> {
     }
     thread::sleep(Duration::from_millis(50));
     let again = data(&capture, client.local());
-    ensure!(again.len() >= 3, "dropped {}: {again:?}", stage.drops());
     ensure!(again.iter().all(|s| s.payload[0] == PONG), "a copy was not defused: {again:?}");
+    let whole = again.iter().any(|s| s.payload.len() == bytes.len());
+    ensure!(whole, "cut at {cuts:?}: dropped {}: {again:?}", stage.drops());
 
     take_address(stage, family, false)?;
     round_trip(&mut client, "it goes on")?;
@@ -105,15 +107,14 @@ fn defused_again(stage: &Stage, family: Family) -> Result<()> {
     client.close().map(drop)
 }
 
-#[test]
-fn a_retransmitted_ping_is_defused_again() -> Result<()> {
-    needs_root!();
+fn every_copy_is_defused(cuts: &[usize]) -> Result<()> {
     for offloads in [false, true] {
         let options = PairOptions { offloads, ..PairOptions::default() };
         let words = "--attach xdp-native --window-seconds 60";
         let stage = Stage::new(Library::Python, options, words)?;
         for family in Family::BOTH {
-            defused_again(&stage, family).with_context(|| format!("{family:?} {offloads}"))?;
+            let defused = defused_again(&stage, family, cuts);
+            defused.with_context(|| format!("{family:?}, offloads {offloads}"))?;
         }
         let errors = tcp(&stage.pair.server, "InErrs")?;
         ensure!(errors == 0, "InErrs: {errors}");
@@ -121,6 +122,18 @@ fn a_retransmitted_ping_is_defused_again() -> Result<()> {
         ensure!((totals.pings, totals.pongs) == (2 * LIMIT, 2), "{totals:?}");
     }
     Ok(())
+}
+
+#[test]
+fn a_retransmitted_ping_is_defused_again() -> Result<()> {
+    needs_root!();
+    every_copy_is_defused(&[usize::MAX])
+}
+
+#[test]
+fn a_ping_retransmitted_in_parts_is_defused_again() -> Result<()> {
+    needs_root!();
+    every_copy_is_defused(&[1, 2, usize::MAX])
 }
 
 /// Bytes that passed pass again: a ping within the limit is answered, lost or not.

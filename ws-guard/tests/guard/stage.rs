@@ -51,9 +51,10 @@ pub struct Source {
 
 /// Servers and their guard.
 pub struct Stage {
-    pub pair: Pair,
+    // Dropped in this order: the guard is unloaded in a namespace that is still there.
     pub guard: Guard,
     servers: Vec<Server>,
+    pub pair: Pair,
 }
 
 impl Stage {
@@ -76,7 +77,7 @@ impl Stage {
             servers.map(|(library, port)| Server::start(&pair.server, *library, port, None));
         let servers = servers.collect::<Result<Vec<Server>>>()?;
         let guard = Guard::start(&pair.server, &format!("--port {} {words}", listed.join(",")))?;
-        Ok(Stage { pair, guard, servers })
+        Ok(Stage { guard, servers, pair })
     }
 
     /// Connect client number `n` to the first server.
