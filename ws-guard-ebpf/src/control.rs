@@ -1,9 +1,6 @@
 //! The daemon's hand on a source: what changes one has to take its lock, which user space cannot.
 
-use aya_ebpf::{
-    helpers::{bpf_ktime_get_ns, bpf_spin_lock, bpf_spin_unlock},
-    programs::TcContext,
-};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use ws_guard_common::maps::{Operation, Request, answer};
 
 use crate::{maps, sources};
@@ -26,12 +23,7 @@ pub fn run(ctx: &TcContext) -> u32 {
         let Some(source) = sources::find(&request.source) else {
             return answer::NOT_FOUND;
         };
-        // SAFETY: the lock guards the value; nothing but plain code runs under it.
-        unsafe {
-            bpf_spin_lock((&raw mut (*source).lock).cast());
-            (*source).release();
-            bpf_spin_unlock((&raw mut (*source).lock).cast());
-        }
+        source.locked(|source| source.release());
         return answer::DONE;
     }
     if request.operation == Operation::Report as u32 {
@@ -44,12 +36,7 @@ pub fn run(ctx: &TcContext) -> u32 {
     let Some(source) = sources::find_or_insert(&request.source, policy, now) else {
         return answer::TABLE_FULL;
     };
-    // SAFETY: as above.
-    unsafe {
-        bpf_spin_lock((&raw mut (*source).lock).cast());
-        (*source).throttle(now, request.until);
-        bpf_spin_unlock((&raw mut (*source).lock).cast());
-    }
+    source.locked(|source| source.throttle(now, request.until));
     sources::raise(request.until);
     answer::DONE
 }

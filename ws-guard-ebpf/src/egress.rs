@@ -32,7 +32,7 @@ pub fn tc(ctx: &TcContext) -> i32 {
     };
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT as i32,
+        Verdict::Drop => TC_ACT_SHOT,
     }
 }
 
@@ -73,11 +73,11 @@ fn follow(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
     let verdict = handshake::answer(scene, SkbPayload::new(ctx, scene.segment, Side::Server));
-    if verdict == Verdict::Pass {
-        if let Some(flow) = FLOWS.get_ptr_mut(scene.key) {
-            // SAFETY: as in `follow`.
-            frames(ctx, scene, unsafe { &mut *flow });
-        }
+    if verdict == Verdict::Pass
+        && let Some(flow) = FLOWS.get_ptr_mut(scene.key)
+    {
+        // SAFETY: as in `follow`.
+        frames(ctx, scene, unsafe { &mut *flow });
     }
     verdict
 }

@@ -183,11 +183,11 @@ fn early<P: Packet>(scene: &Scene, packet: P) -> Verdict {
     };
     state.walk = Walk::new(pending.early, &pending.early, segment.seq, segment.len);
     let share = scene.policy.share;
-    let room = if share > pending.pings { share - pending.pings } else { 0 };
+    let room = share.saturating_sub(pending.pings);
     state.walk.budget = if scene.enforces() { room } else { Walk::UNLIMITED };
     let mut walker = Walker { state, packet };
     if !matches!(walker.run_on(), Step::Done) {
-        return Verdict::Drop;
+        return scene.drop(Counter::DroppedUnreadable);
     }
     let walk = &walker.state.walk;
     let passed = if walk.pings < walk.budget { walk.pings } else { walk.budget };
@@ -318,7 +318,8 @@ fn open(scene: &Scene) -> Verdict {
     if !inserted {
         report::count(Counter::FlowsRefused);
         report::source_event(EventKind::TableFull, &key.client, now, 0, 0);
-        return if policy.flags & FLOWS_FAIL_CLOSED != 0 { Verdict::Drop } else { Verdict::Pass };
+        let closed = policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
+        return if closed { Verdict::Drop } else { Verdict::Pass };
     }
     report::count(Counter::FlowsOpened);
     report::flow_event(EventKind::FlowOpened, key, now, 0);

@@ -54,7 +54,7 @@ impl Scene<'_> {
 
     /// Drop for a reason, unless the policy only observes.
     #[inline(always)]
-    fn drop(&self, reason: Counter) -> Verdict {
+    pub fn drop(&self, reason: Counter) -> Verdict {
         if !self.enforces() {
             return Verdict::Pass;
         }
@@ -86,7 +86,7 @@ pub fn tc(ctx: &TcContext) -> i32 {
     match verdict {
         // To pass is to let the next program decide: TC_ACT_OK would end the chain.
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT as i32,
+        Verdict::Drop => TC_ACT_SHOT,
     }
 }
 
@@ -117,11 +117,11 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     if policy.action == action::DROP && sources::any_throttled(now) {
         let key = sources::of(&segment.key.client, policy);
-        if let Some(source) = sources::find(&key) {
-            if sources::is_throttled(source, &segment.key.client, policy, now) {
-                sources::dropped(source);
-                return Verdict::Drop;
-            }
+        if let Some(source) = sources::find(&key)
+            && source.is_throttled(&segment.key.client, policy, now)
+        {
+            source.dropped();
+            return Verdict::Drop;
         }
     }
     let key = &segment.key;
@@ -326,7 +326,7 @@ fn throttled(scene: &Scene) -> bool {
     }
     let address = &scene.segment.key.client;
     match sources::find(&sources::of(address, scene.policy)) {
-        Some(source) => sources::is_throttled(source, address, scene.policy, scene.now),
+        Some(source) => source.is_throttled(address, scene.policy, scene.now),
         None => false,
     }
 }

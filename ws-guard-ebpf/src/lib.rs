@@ -12,6 +12,10 @@
 //! - [`control`] is the daemon's hand on a source;
 //! - [`report`] counts and sends events.
 #![no_std]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a map value passed by value would be copied to the stack, which cannot hold it"
+)]
 #![allow(internal_features, reason = "the BPF target has no stable atomic add")]
 #![feature(core_intrinsics)]
 

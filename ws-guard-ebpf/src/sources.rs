@@ -33,31 +33,70 @@ pub fn any_throttled(now: u64) -> bool {
     }
 }
 
+/// An entry of the source table, which stays mapped while a program runs.
+#[derive(Clone, Copy)]
+pub struct Entry(*mut Source);
+
 /// The source's entry, if it has one.
 #[inline(always)]
-pub fn find(source: &Address) -> Option<*mut Source> {
-    SOURCES.get_ptr_mut(source)
+pub fn find(source: &Address) -> Option<Entry> {
+    SOURCES.get_ptr_mut(source).map(Entry)
 }
 
-/// The entry is throttled now, and no rule exempts `address`.
-#[inline(always)]
-pub fn is_throttled(source: *mut Source, address: &Address, policy: &Policy, now: u64) -> bool {
-    // SAFETY: map values stay readable while a program runs; single words are read whole.
-    if unsafe { (*source).throttled_until } <= now {
-        return false;
+impl Entry {
+    /// The entry is throttled now, and no rule exempts `address`.
+    #[inline(always)]
+    pub fn is_throttled(self, address: &Address, policy: &Policy, now: u64) -> bool {
+        // SAFETY: map values stay readable while a program runs; single words are read whole.
+        if unsafe { (*self.0).throttled_until } <= now {
+            return false;
+        }
+        self.refresh(address, policy);
+        // SAFETY: as above.
+        unsafe { (*self.0).flags & ALLOWED == 0 }
     }
-    refresh(source, address, policy);
-    // SAFETY: as above.
-    unsafe { (*source).flags & ALLOWED == 0 }
-}
 
-/// Count a packet that was dropped because of its source.
-#[inline(always)]
-pub fn dropped(source: *mut Source) {
-    report::count(Counter::DroppedThrottled);
-    // SAFETY: the value stays mapped while the program runs; the addition is atomic.
-    unsafe {
-        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*source).dropped_total, 1);
+    /// Count a packet that was dropped because of its source.
+    #[inline(always)]
+    pub fn dropped(self) {
+        report::count(Counter::DroppedThrottled);
+        // SAFETY: the value stays mapped while the program runs; the addition is atomic.
+        unsafe {
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
+                &raw mut (*self.0).dropped_total,
+                1,
+            );
+        }
+    }
+
+    /// Change the entry under its lock. `change` must be plain code: no helper may be called there.
+    #[inline(always)]
+    pub fn locked<T>(self, change: impl FnOnce(&mut Source) -> T) -> T {
+        // SAFETY: the value stays mapped while the program runs, and the lock guards it.
+        unsafe {
+            bpf_spin_lock((&raw mut (*self.0).lock).cast());
+            let result = change(&mut *self.0);
+            bpf_spin_unlock((&raw mut (*self.0).lock).cast());
+            result
+        }
+    }
+
+    /// Look up again whether a rule exempts the address, if any rule changed since.
+    #[inline(always)]
+    fn refresh(self, address: &Address, policy: &Policy) {
+        // SAFETY: a single word; two CPUs would write the same.
+        if unsafe { (*self.0).rules_generation } == policy.rules_generation {
+            return;
+        }
+        let allowed = policy.rules > 0
+            && RULES
+                .get(&Key::new(128, *address))
+                .is_some_and(|rule| rule.flags & Rule::ALLOW != 0);
+        let generation = policy.rules_generation;
+        self.locked(|source| {
+            source.flags = source.flags & !ALLOWED | if allowed { ALLOWED } else { 0 };
+            source.rules_generation = generation;
+        });
     }
 }
 
@@ -81,15 +120,11 @@ fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: 
         let closed = policy.flags & SOURCES_FAIL_CLOSED != 0;
         return if closed { 0 } else { pings };
     };
-    refresh(source, address, policy);
-    // SAFETY: the lock guards the value; nothing but plain code runs under it.
-    let (charged, until) = unsafe {
-        bpf_spin_lock((&raw mut (*source).lock).cast());
-        let charged = (*source).charge(now, policy, pings, share);
-        let until = (*source).throttled_until;
-        bpf_spin_unlock((&raw mut (*source).lock).cast());
-        (charged, until)
-    };
+    source.refresh(address, policy);
+    let (charged, until) = source.locked(|source| {
+        let charged = source.charge(now, policy, pings, share);
+        (charged, source.throttled_until)
+    });
     if until > now {
         raise(until);
     }
@@ -106,7 +141,7 @@ fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: 
 
 /// The source's entry; made if there is none.
 #[inline(always)]
-pub fn find_or_insert(key: &Address, policy: &Policy, now: u64) -> Option<*mut Source> {
+pub fn find_or_insert(key: &Address, policy: &Policy, now: u64) -> Option<Entry> {
     if let Some(source) = find(key) {
         return Some(source);
     }
@@ -136,26 +171,6 @@ fn insert(key: &Address) -> bool {
     };
     // SAFETY: the scratch value has the size of a source and is never written: all zero.
     unsafe { SOURCES.insert(key, &*empty.cast::<Source>(), BPF_NOEXIST.into()).is_ok() }
-}
-
-/// Look up again whether a rule exempts the address, if any rule changed since.
-#[inline(always)]
-fn refresh(source: *mut Source, address: &Address, policy: &Policy) {
-    // SAFETY: single words; two CPUs would write the same.
-    unsafe {
-        if (*source).rules_generation == policy.rules_generation {
-            return;
-        }
-    }
-    let allowed = policy.rules > 0
-        && RULES.get(&Key::new(128, *address)).is_some_and(|rule| rule.flags & Rule::ALLOW != 0);
-    // SAFETY: the lock guards the flags.
-    unsafe {
-        bpf_spin_lock((&raw mut (*source).lock).cast());
-        (*source).flags = (*source).flags & !ALLOWED | if allowed { ALLOWED } else { 0 };
-        (*source).rules_generation = policy.rules_generation;
-        bpf_spin_unlock((&raw mut (*source).lock).cast());
-    }
 }
 
 /// Let all CPUs know that somebody is throttled until `until`.

@@ -58,7 +58,10 @@ pub fn of_object(path: &Path) -> Result<Option<String>> {
 /// Manifest and sources of a crate, in order; its tests, benchmarks and fuzz targets are no part.
 fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     let mut files = vec![folder.join("Cargo.toml")];
-    for entry in WalkDir::new(folder.join("src")).sort_by_file_name() {
+    // The benchmark's programs make an object of their own, which is not committed.
+    let benchmark = folder.join("src/bin");
+    let entries = WalkDir::new(folder.join("src")).sort_by_file_name().into_iter();
+    for entry in entries.filter_entry(|entry| entry.path() != benchmark) {
         let entry = entry.with_context(|| format!("listing {}", folder.display()))?;
         if entry.file_type().is_file() {
             files.push(entry.into_path());
