@@ -152,7 +152,8 @@ pub struct Policy {
     pub rate: Rate,
     /// Pings a connection may send in any window; the same window. Limit 0: no such limit.
     pub connection_rate: Rate,
-    /// Pings a window that a connection of a throttled source is answered: at most 8.
+    /// Pings that a connection of a throttled source is answered in any
+    /// [`Rate::share_window_ms`]: at most 8.
     pub share: u32,
     /// Raised whenever a rule changes.
     pub rules_generation: u32,

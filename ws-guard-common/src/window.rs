@@ -60,6 +60,13 @@ impl Rate {
         Ok(Rate { limit, window_ms, shift })
     }
 
+    /// The window for a connection's small share: an eighth shorter, or a heartbeat that comes every
+    /// half window would be one too many whenever it is a little early.
+    #[inline(always)]
+    pub const fn share_window_ms(&self) -> u32 {
+        self.window_ms - (self.window_ms >> 3)
+    }
+
     /// Largest number of pings over the limit that may pass in a window: 0 up to [`SLOTS`].
     pub const fn max_error(&self) -> u32 {
         (1 << self.shift) - 1

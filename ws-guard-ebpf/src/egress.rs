@@ -13,7 +13,7 @@ use ws_guard_common::{
 };
 
 use crate::{
-    handshake,
+    debug, handshake,
     ingress::{Scene, Verdict},
     maps::{self, FLOWS},
     packet::{self, ACK, Parsed, RST, SYN},
@@ -76,6 +76,7 @@ fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
     if verdict == Verdict::Pass
         && let Some(flow) = FLOWS.get_ptr_mut(scene.key)
     {
+        debug::opened(ctx);
         // SAFETY: as in `follow`.
         frames(ctx, scene, unsafe { &mut *flow });
     }

@@ -18,7 +18,7 @@ use ws_guard_common::{
 };
 
 use crate::{
-    handshake,
+    debug, handshake,
     maps::{self, FLOWS},
     packet::{self, ACK, FIN, Packet, Parsed, RST, Segment, parse},
     quick::{self, came_to},
@@ -72,7 +72,10 @@ pub fn xdp(ctx: &XdpContext) -> u32 {
     };
     match verdict {
         Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Drop => {
+            debug::dropped(ctx);
+            xdp_action::XDP_DROP
+        }
     }
 }
 
@@ -86,7 +89,10 @@ pub fn tc(ctx: &TcContext) -> i32 {
     match verdict {
         // To pass is to let the next program decide: TC_ACT_OK would end the chain.
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT,
+        Verdict::Drop => {
+            debug::dropped(ctx);
+            TC_ACT_SHOT
+        }
     }
 }
 
@@ -305,7 +311,7 @@ fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, step: 
     if !matches!(step, Step::Ask) {
         return matches!(step, Step::Done);
     }
-    let window_ms = scene.policy.rate.window_ms;
+    let window_ms = scene.policy.rate.share_window_ms();
     let share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
     walker.state.share = share;
     walker.state.walk.budget = if throttled(scene) { share } else { Walk::UNLIMITED };

@@ -10,7 +10,7 @@
 //! - [`egress`] takes the server's acknowledgements and frames;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
 //! - [`control`] is the daemon's hand on a source;
-//! - [`report`] counts and sends events.
+//! - [`report`] counts and sends events, [`debug`] logs for who debugs.
 #![no_std]
 #![allow(
     clippy::needless_borrows_for_generic_args,
@@ -20,6 +20,7 @@
 #![feature(core_intrinsics)]
 
 pub mod control;
+pub mod debug;
 pub mod egress;
 pub mod handshake;
 pub mod ingress;

@@ -50,7 +50,7 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &P) -> u32 {
         // SAFETY: no arguments, no effects.
         asked_ns = unsafe { bpf_ktime_get_ns() };
     }
-    let (share, window_ms) = (scene.policy.share, scene.policy.rate.window_ms);
+    let (share, window_ms) = (scene.policy.share, scene.policy.rate.share_window_ms());
     let mut fits = 0;
     let mut committed = false;
     // SAFETY: the lock guards the flow; nothing but plain code runs under it.

@@ -81,18 +81,19 @@ fn unload_leaves_nothing_in_the_kernel() -> Result<()> {
         let made: Vec<_> = namespace.run(|| {
             let mut guard = pins.load()?;
             guard.attach("v0", mode)?;
-            let flows = MapInfo::from_pin(pins.0.join(name::FLOWS))?.id();
+            // The one map that all four programs use.
+            let sources = MapInfo::from_pin(pins.0.join(name::SOURCES))?.id();
             let loaded: Vec<(u32, String)> = loaded_programs()
                 .flatten()
-                .filter(|p| p.map_ids().ok().flatten().is_some_and(|maps| maps.contains(&flows)))
+                .filter(|p| p.map_ids().ok().flatten().is_some_and(|maps| maps.contains(&sources)))
                 .map(|p| (p.id(), p.name_as_str().unwrap_or_default().to_owned()))
-                .chain([(flows, name::FLOWS.to_owned())])
+                .chain([(sources, name::SOURCES.to_owned())])
                 .collect();
             drop(guard);
             unload(&pins.0)?;
             Ok::<_, anyhow::Error>(loaded)
         })??;
-        assert_eq!(made.len(), 5, "four programs and the flow table: {made:?}");
+        assert_eq!(made.len(), 5, "four programs and the source table: {made:?}");
         assert!(made.iter().all(|one| !before.contains(one)));
         eventually("all of it is gone", || made.iter().all(|one| !of_ours().contains(one)))?;
     }
