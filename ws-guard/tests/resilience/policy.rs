@@ -128,7 +128,7 @@ fn burst(stage: &Stage, client: &mut Client, pings: usize) -> Result<u64> {
 /// 50 pings under one limit, then 10 under a lower one that the 50 are already over.
 fn lowered(from: &str, to: &str) -> Result<()> {
     let options = ["--max-ping-rate", from, "--window-seconds", "600", "--neighbour-share", "0"];
-    let mut stage = Stage::new(1, &options)?;
+    let stage = Stage::new(1, &options)?;
     let mut client = stage.connect(0)?;
     ensure!(burst(&stage, &mut client, 50)? == 50, "the limit was {from}");
     set(&stage, to)?;
