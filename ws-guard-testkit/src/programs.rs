@@ -69,6 +69,8 @@ impl Programs {
     pub fn load(object: &Path, programs: &[&str], sizes: &[(&str, u32)]) -> Result<Programs> {
         let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
         let mut loader = EbpfLoader::new();
+        // As the daemon does: with the debug log off, the verifier takes its code out.
+        loader.override_global("AYA_LOG_LEVEL", &0u8, false);
         for (map, size) in sizes {
             loader.map_max_entries(map, *size);
         }
