@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_spin_lock, bpf_spin_unlock},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     programs::TcContext,
 };
 use ws_guard_common::{
@@ -15,7 +15,7 @@ use ws_guard_common::{
 use crate::{
     debug, handshake,
     ingress::{Scene, Verdict},
-    maps::{self, FLOWS},
+    maps::{self, FLOWS, locked},
     packet::{self, ACK, Parsed, RST, SYN},
     report::{self, Side},
     skb::{SkbPayload, parse_skb},
@@ -92,12 +92,9 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
         return;
     }
     if segment.flags & RST != 0 {
-        // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-        unsafe {
-            bpf_spin_lock((&raw mut flow.lock).cast());
+        locked(flow, |flow| {
             flow.state = state::CLOSED;
-            bpf_spin_unlock((&raw mut flow.lock).cast());
-        }
+        });
         closed(scene, flow);
         return;
     }
@@ -112,13 +109,7 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
 /// The server acknowledges more of the client's bytes.
 #[inline(never)]
 fn acknowledge(scene: &Scene, flow: &mut Flow) {
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    let outcome = unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
-        let outcome = flow.acknowledge(scene.segment.ack);
-        bpf_spin_unlock((&raw mut flow.lock).cast());
-        outcome
-    };
+    let outcome = locked(flow, |flow| flow.acknowledge(scene.segment.ack));
     match outcome {
         Acknowledged::Fine => {}
         Acknowledged::Closed => closed(scene, flow),
@@ -165,9 +156,7 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
     let mut asked = 0;
     // SAFETY: no arguments, no effects.
     let precise = if walk.pongs > 0 { unsafe { bpf_ktime_get_ns() } } else { 0 };
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
+    locked(flow, |flow| {
         flow.server = walk.tracker;
         flow.frames_out += walk.frames as u64;
         flow.pongs_out += walk.pongs as u64;
@@ -177,8 +166,7 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
             flow.ping_ns = 0;
             flow.heartbeat_rtt_us = ((precise - asked) / 1000) as u32;
         }
-        bpf_spin_unlock((&raw mut flow.lock).cast());
-    }
+    });
     if asked != 0 {
         report::heartbeat(precise - asked);
     }

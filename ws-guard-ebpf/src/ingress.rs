@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_spin_lock, bpf_spin_unlock},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
@@ -19,7 +19,7 @@ use ws_guard_common::{
 
 use crate::{
     debug, handshake,
-    maps::{self, FLOWS},
+    maps::{self, FLOWS, locked},
     packet::{self, ACK, FIN, Packet, Parsed, RST, Segment, parse},
     quick::{self, came_to},
     report::{self, Side},
@@ -160,17 +160,14 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
 fn ending(scene: &Scene, flow: &mut Flow) {
     let segment = scene.segment;
     let mut closed = false;
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
+    locked(flow, |flow| {
         if segment.flags & RST != 0 {
             closed = flow.client_reset(segment.seq);
         } else if segment.flags & ACK != 0 {
             flow.fin = segment.seq.wrapping_add(segment.len);
             flow.flags |= flow::FIN_SEEN;
         }
-        bpf_spin_unlock((&raw mut flow.lock).cast());
-    }
+    });
     if closed {
         report::count(Counter::FlowsClosed);
         report::flow_event(EventKind::FlowClosed, scene.key, scene.now, flow.frames_in);
@@ -278,18 +275,13 @@ enum Noted {
 #[inline(never)]
 fn note(scene: &Scene, flow: &mut Flow, what: Noted) {
     let segment = scene.segment;
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
-        match what {
-            Noted::Hole => flow.let_through(segment.seq, segment.len),
-            Noted::Gap => {
-                flow.gaps += 1;
-                flow.flags |= flow::GAP;
-            }
+    locked(flow, |flow| match what {
+        Noted::Hole => flow.let_through(segment.seq, segment.len),
+        Noted::Gap => {
+            flow.gaps += 1;
+            flow.flags |= flow::GAP;
         }
-        bpf_spin_unlock((&raw mut flow.lock).cast());
-    }
+    });
 }
 
 /// Bytes that come for the first time.
@@ -378,9 +370,7 @@ fn take_over(
     let mut committed = false;
     let enforces = scene.enforces();
     let now_ms = millis(scene.now);
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
+    locked(flow, |flow| {
         if flow.client == state.start && flow.state == flow::state::OPEN && valid(flow, state) {
             if pings > 0 {
                 let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
@@ -391,8 +381,7 @@ fn take_over(
             flow.last_ns = scene.now;
             committed = true;
         }
-        bpf_spin_unlock((&raw mut flow.lock).cast());
-    }
+    });
     state.passed = passed;
     committed
 }
@@ -446,12 +435,9 @@ fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> 
 /// Fewer pings pass than the flow was told.
 #[inline(always)]
 pub fn take_back(flow: &mut Flow, pings: u32) {
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
+    locked(flow, |flow| {
         flow.take_back(pings);
-        bpf_spin_unlock((&raw mut flow.lock).cast());
-    }
+    });
 }
 
 /// Put the checksum right.
@@ -551,16 +537,13 @@ fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
 /// Other bytes take the place of those from a checkpoint on.
 #[inline(always)]
 fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
+    locked(flow, |flow| {
         let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
         if unchanged {
             flow.rewind(checkpoint);
         }
-        bpf_spin_unlock((&raw mut flow.lock).cast());
         unchanged
-    }
+    })
 }
 
 /// The flow lost step: look whether headers start in this segment.
@@ -584,15 +567,12 @@ fn probe<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
         return Verdict::Pass;
     }
     let mut resynced = false;
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
+    locked(flow, |flow| {
         if flow.state == flow::state::UNSYNCED {
             resynced = flow.probed(&walker.state.start, &walker.state.walk);
             flow.last_ns = scene.now;
         }
-        bpf_spin_unlock((&raw mut flow.lock).cast());
-    }
+    });
     if resynced {
         report::count(Counter::FlowsResynced);
     }

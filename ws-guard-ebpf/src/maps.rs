@@ -3,6 +3,7 @@
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    helpers::{bpf_spin_lock, bpf_spin_unlock},
     macros::btf_map,
 };
 use ws_guard_common::{
@@ -67,4 +68,17 @@ pub fn is_protected(port: u16) -> bool {
         return false;
     };
     ports.0[(port >> 6 & 1023) as usize] >> (port & 63) & 1 != 0
+}
+
+/// Change a flow under its lock. `change` must be plain code: no helper may be called there.
+#[inline(always)]
+pub fn locked<T>(flow: &mut Flow, change: impl FnOnce(&mut Flow) -> T) -> T {
+    let lock = &raw mut flow.lock;
+    // SAFETY: the flow stays mapped while the program runs, and the lock guards it.
+    unsafe {
+        bpf_spin_lock(lock.cast());
+        let result = change(flow);
+        bpf_spin_unlock(lock.cast());
+        result
+    }
 }

@@ -29,7 +29,7 @@ const IPPROTO_DSTOPTS: u8 = 60;
 /// and destination options twice).
 const MAX_EXTENSIONS: usize = 6;
 
-/// More IP options, don't-fragment and reserved bits aside: any other fragment bit or offset.
+/// Offset and more-fragments bit of IPv4's header; don't-fragment and the reserved bit aside.
 const IPV4_FRAGMENT: u16 = 0x3FFF_u16.to_be();
 /// Offset and more-fragments bit of IPv6's fragment header.
 const IPV6_FRAGMENT: u16 = 0xFFF9_u16.to_be();

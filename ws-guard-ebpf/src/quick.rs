@@ -3,7 +3,7 @@
 //! A shortcut through [`crate::ingress`], with the same result: no loop, no state outside of
 //! registers, one turn of the flow's lock. Whatever is out of the ordinary is left to the long way.
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_spin_lock, bpf_spin_unlock};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
     flow::{Flow, state},
     maps::{Counter, action},
@@ -13,6 +13,7 @@ use ws_guard_common::{
 
 use crate::{
     ingress::{Scene, Verdict, take_back},
+    maps::locked,
     packet::Packet,
     report, sources,
 };
@@ -53,9 +54,7 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &P) -> u32 {
     let (share, window_ms) = (scene.policy.share, scene.policy.rate.share_window_ms());
     let mut fits = 0;
     let mut committed = false;
-    // SAFETY: the lock guards the flow; nothing but plain code runs under it.
-    unsafe {
-        bpf_spin_lock((&raw mut flow.lock).cast());
+    locked(flow, |flow| {
         if flow.client == start && flow.state == state::OPEN {
             if is_ping {
                 let fits_share = flow.window.has_room(now_ms, share, window_ms) as u32;
@@ -67,8 +66,7 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &P) -> u32 {
             flow.last_ns = scene.now;
             committed = true;
         }
-        bpf_spin_unlock((&raw mut flow.lock).cast());
-    }
+    });
     if !committed {
         return came_to::NOTHING;
     }
