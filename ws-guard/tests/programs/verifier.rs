@@ -10,7 +10,7 @@ use crate::programs;
 const BUDGETS: [(&str, u32); 4] = [
     (program::XDP_INGRESS, 379_000),
     (program::TC_INGRESS, 365_000),
-    (program::TC_EGRESS, 134_000),
+    (program::TC_EGRESS, 168_000),
     (program::CONTROL, 15_300),
 ];
 
