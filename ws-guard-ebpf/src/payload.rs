@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Bytes that are copied at a time.
-const CHUNK: u32 = 128;
+const CHUNK: u32 = 64;
 /// No place in the window, or no byte.
 const NONE: u32 = 1 << 31;
 
