@@ -27,6 +27,7 @@ pub use crate::checkpoint::{
 };
 use crate::{
     maps::SpinLock,
+    search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Tracker, Walk},
     window::{Rate, RateWindow},
@@ -66,13 +67,11 @@ pub const REQUEST_UNSEEN: u8 = 1 << 3;
 pub const HOLE: u8 = 1 << 4;
 /// The next segment takes the place of others that the server never acknowledged.
 pub const REWOUND: u8 = 1 << 5;
+/// The stream was joined in the middle, where frames seemed to begin.
+pub const JOINED: u8 = 1 << 6;
 
 /// How many bytes an acknowledgement of the client may lie behind its latest.
 pub const OLDEST_ACK: u32 = 256 * 1024;
-
-/// Valid headers in a row after which an unsynced flow is open again. Random bytes look like a
-/// valid client header once in about 43 times.
-pub const PROOF: u8 = 4;
 
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,11 +103,13 @@ pub struct Flow {
     pub kept: u8,
     /// One of [`state`].
     pub state: u8,
-    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`].
+    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`], [`JOINED`].
     pub flags: u8,
-    /// While unsynced: valid headers found in a row.
-    pub proof: u8,
-    pub _pad: [u8; 3],
+    pub _pad: [u8; 4],
+    /// While unsynced: where the next header may be.
+    pub candidate: Candidate,
+    /// Pings that only their pongs told of.
+    pub witnessed: u32,
     /// How often the flow lost step; from the first on, the counters are lower bounds.
     pub unsynced_total: u32,
     /// Latest time from a ping (at XDP) to the pong that answers it (at TC egress), microseconds;
@@ -162,8 +163,8 @@ pub enum Action {
     Gap = 3,
     /// It holds provisional headers, and there is no checkpoint to judge them from.
     NoCheckpoint = 4,
-    /// The flow is unsynced: see whether headers start here.
-    Probe = 5,
+    /// The flow is unsynced: see whether frames begin here.
+    Search = 5,
 }
 
 /// [`Flow::plan`]'s answer.
@@ -222,8 +223,7 @@ impl Flow {
         let end = seq.wrapping_add(len);
         let plan = |action| Plan { action, checkpoint: 0 };
         if self.state == state::UNSYNCED {
-            let inside_frame = self.proof > 0 && !after(end, cursor);
-            return plan(if inside_frame { Action::Pass } else { Action::Probe });
+            return plan(Action::Search);
         }
         if after(seq, cursor) {
             return plan(Action::Gap);
@@ -269,6 +269,9 @@ impl Flow {
         self.split_headers += walk.splits_header(before_walk) as u64;
         self.split_frames += walk.splits_frame() as u64;
         self.keep(before_walk, walk, passed);
+        if self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST)) {
+            self.lose_step();
+        }
     }
 
     /// The server acknowledged the client's bytes up to `ack`.
@@ -298,43 +301,66 @@ impl Flow {
     pub fn lose_step(&mut self) {
         self.state = state::UNSYNCED;
         self.unsynced_total += 1;
-        self.proof = 0;
+        self.candidate = Candidate::default();
         self.kept = 0;
         self.flags &= !GAP;
     }
 
-    /// Where a probe of the segment at `seq` starts: at the candidate cursor if the segment
-    /// reaches it, else at the segment itself.
+    /// A search for frames in the segment of `len` payload bytes at `seq`, while unsynced.
     #[inline(always)]
-    pub fn probe_start(&self, seq: u32, len: u32) -> Tracker {
-        let candidate = self.client.resume();
-        let reaches = !after(seq, candidate) && before(candidate, seq.wrapping_add(len));
-        if self.proof > 0 && reaches {
-            self.client
-        } else {
-            let flags = self.client.flags & !IN_MESSAGE | MESSAGE_UNKNOWN;
-            Tracker::new(later(seq, self.acked), flags)
-        }
+    pub fn search(&self, seq: u32, len: u32) -> Search {
+        Search::new(self.candidate, seq, len)
     }
 
-    /// A probe was walked: `true` when the flow is open again.
+    /// A search came to its end. `true` when frames were found: the flow is open again, and the
+    /// segment is to be walked from where they begin.
     #[inline(always)]
-    pub fn probed(&mut self, start: &Tracker, walk: &Walk) -> bool {
-        let continued = self.proof > 0 && *start == self.client;
-        if walk.violations > 0 {
-            self.proof = 0;
+    pub fn searched(&mut self, search: &Search) -> bool {
+        let Some(next) = search.proven() else {
+            self.candidate = search.known();
             return false;
-        }
-        let frames = if walk.frames > 100 { 100 } else { walk.frames as u8 };
-        self.proof = if continued { self.proof.saturating_add(frames) } else { frames };
-        self.client = walk.tracker;
-        self.high = later(self.high, walk.end());
-        if self.proof < PROOF {
-            return false;
-        }
-        self.state = state::OPEN;
-        self.kept = 0;
+        };
+        self.join(next);
         true
+    }
+
+    /// Follow the client's frames from sequence number `next` on, in the middle of the stream.
+    #[inline(always)]
+    pub fn join(&mut self, next: u32) {
+        let flags = self.client.flags & !IN_MESSAGE | MESSAGE_UNKNOWN;
+        let mark = self.client.mark;
+        self.client = Tracker::new(next, flags);
+        self.client.mark = mark;
+        self.high = next;
+        self.state = state::OPEN;
+        self.flags = self.flags & !(GAP | HOLE | REWOUND) | JOINED;
+        self.kept = 0;
+    }
+
+    /// Where frames begin was concluded from their looks: it may be wrong, and it may be a trick.
+    #[inline(always)]
+    pub const fn is_uncertain(&self) -> bool {
+        self.flags & (JOINED | REQUEST_UNSEEN) != 0
+    }
+
+    /// The server has sent more pongs than it was sent pings: pings that nobody saw, so many more
+    /// than at the last call.
+    ///
+    /// Only where frames were not followed from the first one on: a server may send pongs unasked
+    /// (RFC 6455, 5.5.3).
+    #[inline(always)]
+    pub fn unseen_pings(&mut self) -> u32 {
+        let seen = self.pings_in.wrapping_sub(self.defused) + self.witnessed as u64;
+        let asks = self.state == state::UNSYNCED || self.is_uncertain();
+        if !asks || self.pongs_out <= seen {
+            return 0;
+        }
+        let unseen = (self.pongs_out - seen) as u32;
+        self.witnessed = self.witnessed.wrapping_add(unseen);
+        if self.state == state::OPEN {
+            self.lose_step();
+        }
+        unseen
     }
 
     /// A RST of the client at `seq`. It ends the connection only at the server's exact next byte

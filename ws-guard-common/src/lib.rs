@@ -8,9 +8,10 @@
 //! 2. [`tracker`] follows frames through a TCP byte stream by sequence number.
 //! 3. [`flow`] adds what the guard knows of one connection: what the server acknowledged, what is
 //!    provisional, how often it pinged; [`checkpoint`] is how it judges retransmissions.
-//! 4. [`window`] decides whether a ping is one too many.
-//! 5. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
-//! 6. [`maps`] is the layout of everything that crosses between kernel and user space.
+//! 4. [`search`] finds frames in a stream whose beginning nobody saw.
+//! 5. [`window`] decides whether a ping is one too many.
+//! 6. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
+//! 7. [`maps`] is the layout of everything that crosses between kernel and user space.
 //!
 //! With the `user` feature, `replay` drives a flow over byte slices as the kernel programs do over
 //! packets.
@@ -23,6 +24,7 @@ pub mod handshake;
 pub mod maps;
 #[cfg(feature = "user")]
 pub mod replay;
+pub mod search;
 pub mod seq;
 pub mod source;
 pub mod tracker;

@@ -105,7 +105,7 @@ impl Replay {
                 self.unless_observing(Reason::Gap, seq, payload)
             }
             Action::NoCheckpoint => self.unless_observing(Reason::NoCheckpoint, seq, payload),
-            Action::Probe => self.probe(seq, payload),
+            Action::Search => self.search(seq, payload, budget),
         }
     }
 
@@ -210,15 +210,13 @@ impl Replay {
         Some(passed)
     }
 
-    /// Step is lost: see whether frames begin in this segment. Nothing is rewritten, because what
-    /// looks like a header may be payload.
-    fn probe(&mut self, seq: u32, payload: &mut [u8]) -> Verdict {
-        let len = payload.len() as u32;
-        let start = self.flow.probe_start(seq, len);
-        let mut walk = Walk::new(start, &start, seq, len);
-        walk.budget = Walk::UNLIMITED;
-        walk.run(&mut Payload { bytes: payload, rewrite: false, headers: None });
-        self.flow.probed(&start, &walk);
+    /// Step is lost: see whether frames begin in this segment, and walk it from there.
+    fn search(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
+        let mut search = self.flow.search(seq, payload.len() as u32);
+        search.run(&Payload { bytes: payload, rewrite: false, headers: None });
+        if self.flow.searched(&search) {
+            return self.walk(self.flow.client, seq, payload, budget);
+        }
         self.let_through(seq, payload)
     }
 }

@@ -216,6 +216,13 @@ impl Walk {
         self.frames > 1
     }
 
+    /// The last frame goes on for more than `bytes` behind the segment's end.
+    #[inline(always)]
+    pub const fn claims_more_than(&self, bytes: u32) -> bool {
+        let behind = self.tracker.next.wrapping_sub(self.end());
+        self.tracker.beyond != 0 || behind > bytes && behind < 1 << 31
+    }
+
     /// The segment's end cuts a header that no earlier segment had cut; the walk started at
     /// `start`.
     #[inline(always)]

@@ -1,0 +1,157 @@
+//! Where do frames begin, in a stream whose beginning nobody saw?
+//!
+//! A client's frame header is no proof of itself: about one in forty places in random bytes looks
+//! like one. But its length says where the next one has to be. A [`Search`] follows such chains
+//! through a segment, from where the last segment's chain ended and from each of its first bytes;
+//! [`PROOF`] headers in a row are taken for frames. HTTP, HTTP/2 and TLS have none: their first bytes
+//! lack the mask bit or set bits that RFC 6455 reserves.
+
+use crate::{
+    frame::{self, MASK, MAX_CONTROL_PAYLOAD, RSV, RSV1, opcode},
+    seq::{after, before},
+    tracker::Segment,
+};
+
+/// Headers in a row that prove a chain: random bytes have so many once in 10¹² places.
+pub const PROOF: u32 = 8;
+/// Longest frame that a chain goes through, in bytes: what claims more would end every search.
+pub const LONGEST: u32 = 1 << 20;
+/// Offsets of a segment that a chain may begin at: as many as a control frame is long, twice.
+const PLACES: u32 = 262;
+/// Steps that a search may take in one segment.
+pub const MAX_STEPS: u32 = 1024;
+
+/// What is known of a stream: where its next header may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Candidate {
+    /// Sequence number of that header.
+    pub next: u32,
+    /// Headers in a row that led there; 0 for none.
+    pub proof: u32,
+}
+
+/// A search through one segment. Offsets count from its first payload byte.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Search {
+    /// What was known before.
+    known: Candidate,
+    /// Sequence number of the segment's first byte.
+    base: u32,
+    /// Length of its payload in bytes.
+    len: u32,
+    /// Where the chain's next header has to be.
+    at: u32,
+    /// Where its first header in this segment is.
+    origin: u32,
+    /// Its headers so far, those in earlier segments included.
+    count: u32,
+    /// The next place to try.
+    place: u32,
+    /// The chain goes on from what was known.
+    continues: bool,
+    pub _pad: [u8; 3],
+}
+
+impl Search {
+    /// A search through `len` bytes at sequence number `base`.
+    #[inline(always)]
+    pub fn new(known: Candidate, base: u32, len: u32) -> Search {
+        let reaches = known.proof > 0
+            && !after(base, known.next)
+            && before(known.next, base.wrapping_add(len));
+        let at = if reaches { known.next.wrapping_sub(base) } else { 0 };
+        Search {
+            known,
+            base,
+            len,
+            at,
+            origin: at,
+            count: if reaches { known.proof } else { 0 },
+            place: !reaches as u32,
+            continues: reaches,
+            _pad: [0; 3],
+        }
+    }
+
+    /// Look at one header. `true` when the search is over.
+    #[inline(always)]
+    pub fn step<S: Segment>(&mut self, segment: &S) -> bool {
+        if self.at >= self.len {
+            return true;
+        }
+        let length = frame_at(segment, self.at);
+        if length != 0 {
+            self.count += 1;
+            self.at += length;
+            return self.count >= PROOF;
+        }
+        self.count = 0;
+        self.continues = false;
+        (self.at, self.origin) = (self.place, self.place);
+        self.place += 1;
+        self.at >= PLACES
+    }
+
+    /// Search to the end.
+    pub fn run<S: Segment>(&mut self, segment: &S) {
+        let mut steps = 0;
+        while steps < MAX_STEPS && !self.step(segment) {
+            steps += 1;
+        }
+    }
+
+    /// Frames begin where the chain began; sequence number of the first of them in this segment.
+    #[inline(always)]
+    pub const fn proven(&self) -> Option<u32> {
+        if self.count >= PROOF { Some(self.base.wrapping_add(self.origin)) } else { None }
+    }
+
+    /// What is known behind the segment.
+    #[inline(always)]
+    pub fn known(&self) -> Candidate {
+        let end = self.base.wrapping_add(self.len);
+        let inside = self.known.proof > 0 && !before(self.known.next, end);
+        let reached = self.count > 0 && self.at >= self.len;
+        // Clients mostly begin a segment with a frame. A chain from anywhere else has to be longer.
+        let likely = self.continues || self.origin == 0 || self.count > 2;
+        if reached && likely && (!inside || self.count >= self.known.proof) {
+            Candidate { next: self.base.wrapping_add(self.at), proof: self.count }
+        } else if inside {
+            self.known
+        } else {
+            Candidate::default()
+        }
+    }
+}
+
+/// Length of the frame whose header is at `at`, in bytes; 0 when no client sends such a header, when
+/// the segment cuts it, or when it claims more than [`LONGEST`].
+#[inline(always)]
+fn frame_at<S: Segment>(segment: &S, at: u32) -> u32 {
+    let Some(word) = segment.u16_at(at) else {
+        return 0;
+    };
+    let (first, second) = ((word >> 8) as u8, word as u8);
+    let opcode = first & frame::OPCODE;
+    let len7 = u32::from(second & frame::LEN7);
+    let allowed = if opcode == opcode::TEXT || opcode == opcode::BINARY { RSV1 } else { 0 };
+    if second & MASK == 0 || first & RSV & !allowed != 0 || opcode::is_reserved(opcode) {
+        return 0;
+    }
+    if opcode::is_control(opcode) {
+        let whole = first & frame::FIN != 0 && len7 <= MAX_CONTROL_PAYLOAD as u32;
+        return if whole { 6 + len7 } else { 0 };
+    }
+    if len7 == 126 {
+        let extended = segment.u16_at(at + 2).map_or(0, u32::from);
+        return if extended >= 126 { 8 + extended } else { 0 };
+    }
+    if len7 == 127 {
+        let extended = segment.u64_at(at + 2).map_or(0, |length| length);
+        let fits = extended > 0xFFFF && extended <= LONGEST as u64;
+        return if fits { 14 + extended as u32 } else { 0 };
+    }
+    6 + len7
+}
