@@ -19,8 +19,15 @@ const PRODUCT: &str = "ws-guard";
 /// Flags that decide what the object looks like. `bpf_target_arch` is what aya-ebpf asks for the
 /// layout of `pt_regs`, which none of our programs looks at.
 /// Version 3 of the instruction set (Linux 5.12) has 32 bit arithmetic, which sequence numbers want.
-pub const RUSTFLAGS: [&str; 4] =
-    ["--cfg=bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+pub const RUSTFLAGS: [&str; 5] = [
+    "--cfg=bpf_target_arch=\"x86_64\"",
+    "-Ctarget-cpu=v3",
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+    // All functions in one section: aya 0.14 tells them apart by their offset alone, and takes one
+    // for another when a second section, that of cold functions, has one at the same offset.
+    "-Clink-arg=--llvm-args=-profile-guided-section-prefix=false",
+];
 
 #[derive(clap::Args)]
 pub struct Args {
