@@ -143,6 +143,10 @@ pub const FLOWS_FAIL_CLOSED: u8 = 1 << 0;
 /// of letting them pass.
 pub const SOURCES_FAIL_CLOSED: u8 = 1 << 1;
 
+/// [`Policy::flags`]: let packets pass that may carry TCP to a protected port and cannot be
+/// followed: first fragments, and headers that hide it.
+pub const UNREADABLE_PASSES: u8 = 1 << 2;
+
 /// The policy in force. A packet sees one policy whole: user space writes the slot that is not in
 /// force and then switches [`name::ACTIVE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,7 +165,7 @@ pub struct Policy {
     pub rules: u32,
     /// One of [`action`].
     pub action: u8,
-    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`].
+    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`].
     pub flags: u8,
     pub _pad: [u8; 2],
     /// What of a mapped IPv4 address makes a source.
@@ -187,6 +191,25 @@ impl Rule {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Ports(pub [u64; 1024]);
+
+/// Tunnels to look into. No map: a constant of the programs, [`global::TUNNELS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tunnels {
+    /// UDP port of VXLAN, in the machine's byte order; 0 for none.
+    pub vxlan: u16,
+    /// UDP port of Geneve.
+    pub geneve: u16,
+    /// IPv4 and IPv6 in each other and in themselves: 1, or 0.
+    pub ip_in_ip: u8,
+    pub _pad: u8,
+}
+
+/// Constants of the programs that the loader sets.
+pub mod global {
+    /// [`super::Tunnels`].
+    pub const TUNNELS: &str = "TUNNELS";
+}
 
 /// What all CPUs have to know.
 #[derive(Clone, Copy, Debug, Default)]
@@ -241,7 +264,7 @@ pub enum Counter {
     Protected,
     /// Client segments with payload on a tracked flow.
     Tracked,
-    /// Packets whose TCP header could not be read: fragments, unknown extension headers, malformed.
+    /// Packets that may carry TCP and could not be read: fragments, too many headers, malformed.
     Unparsed,
     /// Packets that the server-side program saw.
     EgressSeen,
@@ -283,6 +306,10 @@ pub enum Counter {
     DroppedForged,
     /// Packets dropped because of the urgent flag: it takes bytes out of the stream.
     DroppedUrgent,
+    /// First fragments to a protected port.
+    DroppedFragment,
+    /// Packets whose headers hide whether they are for a protected port.
+    DroppedHeaders,
     /// Segments walked again from a checkpoint.
     Rewalked,
     /// Segments past the cursor.

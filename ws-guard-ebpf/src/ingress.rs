@@ -20,13 +20,13 @@ use ws_guard_common::{
 use crate::{
     debug, handshake,
     maps::{self, FLOWS, locked},
-    packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG, parse},
+    packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
     quick::{self, came_to},
     report::{self, Side},
     skb::{SkbPayload, parse_skb},
-    sources,
+    sources, unreadable,
     walk::{self, State, Walker},
-    xdp::XdpPayload,
+    xdp::{XdpPayload, parse_xdp},
 };
 
 /// What becomes of a packet.
@@ -66,9 +66,9 @@ impl Scene<'_> {
 /// The XDP program.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext) -> u32 {
-    let verdict = match parse(ctx.data(), ctx.data_end(), Side::Client) {
+    let verdict = match parse_xdp(ctx) {
         Parsed::Tcp => guard(|segment| XdpPayload::new(ctx, segment)),
-        other => unreadable(other),
+        other => unreadable::verdict(other),
     };
     match verdict {
         Verdict::Pass => xdp_action::XDP_PASS,
@@ -84,7 +84,7 @@ pub fn xdp(ctx: &XdpContext) -> u32 {
 pub fn tc(ctx: &TcContext) -> i32 {
     let verdict = match parse_skb(ctx, Side::Client) {
         Parsed::Tcp => guard(|segment| SkbPayload::new(ctx, segment, Side::Client)),
-        other => unreadable(other),
+        other => unreadable::verdict(other),
     };
     match verdict {
         // To pass is to let the next program decide: TC_ACT_OK would end the chain.
@@ -94,15 +94,6 @@ pub fn tc(ctx: &TcContext) -> i32 {
             TC_ACT_SHOT
         }
     }
-}
-
-#[inline(always)]
-fn unreadable(parsed: Parsed) -> Verdict {
-    report::count(Counter::Seen);
-    if matches!(parsed, Parsed::Unreadable) {
-        report::count(Counter::Unparsed);
-    }
-    Verdict::Pass
 }
 
 /// Any TCP segment.

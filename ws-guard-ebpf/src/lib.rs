@@ -3,8 +3,9 @@
 //! What a frame is and what becomes of it is decided in `ws-guard-common`, which the host tests.
 //! Here is only what needs the kernel:
 //!
-//! - [`packet`] finds TCP in a packet, [`payload`] reads and changes what it carries, with what
-//!   [`xdp`] and [`skb`] know of the hooks;
+//! - [`headers`] and [`tunnel`] find TCP in a [`packet`], [`payload`] reads and changes what it
+//!   carries, [`checksum`] mends it, with what [`xdp`] and [`skb`] know of the hooks;
+//! - [`unreadable`] decides about what cannot be read;
 //! - [`ingress`] takes a client's segment through plan, walk, commit and charge;
 //! - [`quick`] is the shortcut of the common segment;
 //! - [`handshake`] reads requests and answers, and opens flows;
@@ -20,10 +21,12 @@
 #![allow(internal_features, reason = "the BPF target has no stable atomic add")]
 #![feature(core_intrinsics, stmt_expr_attributes)]
 
+pub mod checksum;
 pub mod control;
 pub mod debug;
 pub mod egress;
 pub mod handshake;
+pub mod headers;
 pub mod ingress;
 pub mod maps;
 pub mod packet;
@@ -33,5 +36,7 @@ pub mod report;
 pub mod skb;
 pub mod sources;
 pub mod tables;
+pub mod tunnel;
+pub mod unreadable;
 pub mod walk;
 pub mod xdp;

@@ -23,7 +23,7 @@ const CHUNK: u32 = 64;
 /// No place in the window, or no byte.
 const NONE: u32 = 1 << 31;
 
-/// Bytes of the packet at hand that its linear part does not hold. [`packet::parse`] empties it.
+/// Bytes of the packet at hand that its linear part does not hold. [`crate::headers::parse`] empties it.
 #[repr(C)]
 pub struct Window {
     /// Offset of the first byte in the packet.
@@ -37,12 +37,14 @@ pub struct Window {
 pub trait Hook {
     /// `data` and `data_end`: read anew each time, because helpers that change a packet move them.
     fn linear(&self) -> (usize, usize);
+    /// Bytes of the whole packet, not of its linear part alone.
+    fn size(&self) -> u32;
     /// Copy `len` bytes from `offset` of the packet on. `false` when it does not hold them.
     ///
     /// # Safety
     /// `len` bytes may be written at `to`.
     unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool;
-    /// [`cover`], as a global function: one of those the verifier checks once, not at each call.
+    /// [`cover`], as a global function.
     fn cover(&self, at: u32, len: u32) -> u32;
     /// [`byte`], likewise.
     fn byte(&self, at: u32) -> u32;

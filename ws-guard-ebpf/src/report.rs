@@ -41,6 +41,13 @@ pub enum Side {
     Server = 1,
 }
 
+impl From<u32> for Side {
+    #[inline(always)]
+    fn from(number: u32) -> Side {
+        if number == Side::Client as u32 { Side::Client } else { Side::Server }
+    }
+}
+
 /// Count what a header violates, by kind.
 #[inline(always)]
 pub fn violations(side: Side, kinds: Violations) {

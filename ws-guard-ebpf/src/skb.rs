@@ -1,4 +1,7 @@
 //! A packet at TC.
+//!
+//! The functions with a name in the object's BTF are global ones: the verifier checks each on its
+//! own, for any arguments, and not anew at each call.
 
 use aya_ebpf::{
     EbpfContext,
@@ -6,31 +9,31 @@ use aya_ebpf::{
     helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes},
     programs::TcContext,
 };
-
 use ws_guard_common::frame::PING_TO_PONG;
 
 use crate::{
-    packet::{Parsed, Segment, TCP_CHECK, parse},
+    checksum, headers,
+    packet::{self, Parsed, Segment, TCP_CHECK},
     payload::{self, Hook, Payload},
     report::Side,
 };
 
-/// Longest headers that are parsed, in bytes: Ethernet with two tags, IPv6 with some extensions, TCP
-/// with all its options.
+/// Headers that are usual, in bytes: Ethernet with two tags, IPv6 with some extensions, TCP with all
+/// its options.
 const HEADERS: u32 = 192;
+/// Headers that are looked at, in bytes. Longer ones are hidden.
+const MOST_HEADERS: u32 = 4096;
 
 /// Find the TCP segment of a packet at TC.
 #[inline(always)]
 pub fn parse_skb(ctx: &TcContext, side: Side) -> Parsed {
-    let (data, end) = (ctx.data(), ctx.data_end());
-    let linear = end - data;
-    let wanted = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
-    if linear < wanted as usize {
-        // SAFETY: the context outlives the program's run. On failure the parser finds too little,
-        // and says so.
-        unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), wanted) };
+    let hook = Skb(ctx.as_ptr().cast());
+    hook.pull(HEADERS);
+    let mut found = hook.parse(side);
+    if found == Parsed::Short as u32 && hook.pull(MOST_HEADERS) {
+        found = hook.parse(side);
     }
-    parse(ctx.data(), ctx.data_end(), side)
+    packet::no_longer_short(&hook, found)
 }
 
 /// The context of a TC program.
@@ -46,25 +49,78 @@ impl SkbPayload {
     }
 }
 
-/// [`payload::cover`]. Its name is in the object's BTF: the verifier checks it on its own.
+impl Skb {
+    #[inline(always)]
+    fn parse(&self, side: Side) -> u32 {
+        packet::begin();
+        let found = ws_guard_headers_skb(self.0, side as u32);
+        if found == Parsed::Tunnel as u32 {
+            return ws_guard_headers_skb(self.0, side as u32);
+        }
+        found
+    }
+
+    /// Make the first `bytes` readable directly, or all there is. `false` when they were already.
+    #[inline(always)]
+    fn pull(&self, bytes: u32) -> bool {
+        let size = self.size();
+        let wanted = if size < bytes { size } else { bytes };
+        let (data, end) = self.linear();
+        let short = end - data < wanted as usize;
+        if short {
+            // SAFETY: the context outlives the program's run. On failure the parser finds too
+            // little, and says so.
+            unsafe { bpf_skb_pull_data(self.0, wanted) };
+        }
+        short
+    }
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_headers_skb(ctx: *mut __sk_buff, side: u32) -> u32 {
+    headers::parse(&Skb(ctx), Side::from(side)) as u32
+}
+
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_cover_skb(ctx: *mut __sk_buff, at: u32, len: u32) -> u32 {
     payload::cover(&Skb(ctx), at, len)
 }
 
-/// [`payload::byte`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_byte_skb(ctx: *mut __sk_buff, at: u32) -> u32 {
     payload::byte(&Skb(ctx), at)
 }
 
-/// [`payload::defuse`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_defuse_skb(ctx: *mut __sk_buff, at: u32) -> u32 {
     payload::defuse(&Skb(ctx), at)
+}
+
+/// Inside a tunnel the kernel's own mark of a checksum still to be completed (CHECKSUM_PARTIAL) may
+/// be about the outer one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_seal_inner_skb(ctx: *mut __sk_buff, even: u32, odd: u32) -> u32 {
+    let Some(segment) = packet::segment() else {
+        return 0;
+    };
+    let offset = segment.tcp.wrapping_add(TCP_CHECK);
+    let mut field = [0u8; 2];
+    let pointer = field.as_mut_ptr();
+    // SAFETY: two bytes on the stack; the helper checks the packet's bounds.
+    if !unsafe { Skb(ctx).load(offset, pointer, 2) } {
+        return 0;
+    }
+    let Some(new) = checksum::mended(u16::from_be_bytes(field), segment, even, odd) else {
+        return 0;
+    };
+    field = new.to_be_bytes();
+    // SAFETY: as above.
+    unsafe { bpf_skb_store_bytes(ctx, offset, field.as_ptr().cast(), 2, 0) as u32 }
 }
 
 impl Hook for Skb {
@@ -75,14 +131,20 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn cover(&self, at: u32, len: u32) -> u32 {
-        ws_guard_cover_skb(self.0, at, len)
+    fn size(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).len }
     }
 
     #[inline(always)]
     unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: the caller vouches for `to`; the helper checks the packet's bounds.
         unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn cover(&self, at: u32, len: u32) -> u32 {
+        ws_guard_cover_skb(self.0, at, len)
     }
 
     #[inline(always)]
@@ -113,6 +175,10 @@ impl Hook for Skb {
 
     #[inline(always)]
     fn seal(&self, segment: &Segment, even: u32, odd: u32) {
+        if segment.tunnelled != 0 {
+            ws_guard_seal_inner_skb(self.0, even, odd);
+            return;
+        }
         // Each rewrite adds one to its byte. The helper leaves a field alone that holds only the
         // pseudo header's sum (CHECKSUM_PARTIAL); with a size of 0 it adds a difference.
         let difference = ((even << 8) + odd).to_be();

@@ -1,18 +1,34 @@
 //! A packet at XDP.
+//!
+//! The functions with a name in the object's BTF are global ones: the verifier checks each on its
+//! own, for any arguments, and not anew at each call.
 
 use aya_ebpf::{
     EbpfContext,
     bindings::xdp_md,
-    helpers::{bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
     programs::XdpContext,
 };
-use ws_guard_common::{frame::PING_TO_PONG, maps::Address};
+use ws_guard_common::frame::PING_TO_PONG;
 
 use crate::{
-    packet::{self, Segment, TCP_CHECK},
+    checksum, headers,
+    packet::{self, Parsed, Segment, TCP_CHECK},
     payload::{self, Hook, Payload},
     report::Side,
 };
+
+/// Find the TCP segment of a client's packet at XDP.
+#[inline(always)]
+pub fn parse_xdp(ctx: &XdpContext) -> Parsed {
+    let hook = Xdp(ctx.as_ptr().cast());
+    packet::begin();
+    let mut found = ws_guard_headers_xdp(hook.0);
+    if found == Parsed::Tunnel as u32 {
+        found = ws_guard_headers_xdp(hook.0);
+    }
+    packet::no_longer_short(&hook, found)
+}
 
 /// The context of an XDP program.
 pub struct Xdp(*mut xdp_md);
@@ -27,21 +43,24 @@ impl XdpPayload {
     }
 }
 
-/// [`payload::cover`]. Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_headers_xdp(ctx: *mut xdp_md) -> u32 {
+    headers::parse(&Xdp(ctx), Side::Client) as u32
+}
+
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_cover_xdp(ctx: *mut xdp_md, at: u32, len: u32) -> u32 {
     payload::cover(&Xdp(ctx), at, len)
 }
 
-/// [`payload::byte`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_byte_xdp(ctx: *mut xdp_md, at: u32) -> u32 {
     payload::byte(&Xdp(ctx), at)
 }
 
-/// [`payload::defuse`], likewise.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_defuse_xdp(ctx: *mut xdp_md, at: u32) -> u32 {
@@ -56,14 +75,20 @@ impl Hook for Xdp {
     }
 
     #[inline(always)]
-    fn cover(&self, at: u32, len: u32) -> u32 {
-        ws_guard_cover_xdp(self.0, at, len)
+    fn size(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { bpf_xdp_get_buff_len(self.0) as u32 }
     }
 
     #[inline(always)]
     unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: the caller vouches for `to`; the helper checks the packet's bounds.
         unsafe { bpf_xdp_load_bytes(self.0, offset, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn cover(&self, at: u32, len: u32) -> u32 {
+        ws_guard_cover_xdp(self.0, at, len)
     }
 
     #[inline(always)]
@@ -104,40 +129,10 @@ impl Hook for Xdp {
             let pointer = pointer.cast_mut();
             // SAFETY: `at` checked the bounds.
             let old = u16::from_be(unsafe { pointer.read_unaligned() });
-            // A field with only the pseudo header's sum is one that somebody after us completes.
-            if old != pseudo_sum(segment) {
-                // Each rewrite adds one to its byte: 0x9 becomes 0xA. RFC 1624, equation 3.
-                let sum = u32::from(!old) + (even << 8) + odd;
-                let new = !fold(sum);
+            if let Some(new) = checksum::mended(old, segment, even, odd) {
                 // SAFETY: as above.
                 unsafe { pointer.write_unaligned(new.to_be()) };
             }
         }
     }
-}
-
-/// The pseudo header's sum over a segment, folded, not complemented: what the checksum field holds
-/// until hardware or a segmentation step completes it.
-#[inline(always)]
-fn pseudo_sum(segment: &Segment) -> u16 {
-    const IPPROTO_TCP: u32 = 6;
-    let words = |address: &Address| {
-        let mut sum = 0;
-        let mut i = 0;
-        // Of a mapped IPv4 address only the last word is in the real pseudo header.
-        while i < 4 {
-            let word = u32::from_be(address.0[i]);
-            sum += if i == 3 || !address.is_v4() { (word >> 16) + (word & 0xFFFF) } else { 0 };
-            i += 1;
-        }
-        sum
-    };
-    fold(words(&segment.key.client) + words(&segment.key.server) + IPPROTO_TCP + segment.tcp_len())
-}
-
-/// Ones' complement sum of the halves.
-#[inline(always)]
-fn fold(sum: u32) -> u16 {
-    let sum = (sum >> 16) + (sum & 0xFFFF);
-    ((sum >> 16) + (sum & 0xFFFF)) as u16
 }

@@ -21,7 +21,7 @@ use ws_guard_ebpf::{
     maps::FLOWS,
     packet::{self, Parsed},
     report::Side,
-    skb,
+    skb, xdp,
 };
 
 /// Offset of the TCP header.
@@ -105,8 +105,7 @@ fn tc_verdict(worked: bool) -> i32 {
 
 #[inline(always)]
 fn parses_xdp(ctx: &XdpContext) -> bool {
-    prepare(ctx.data(), ctx.data_end())
-        && packet::parse(ctx.data(), ctx.data_end(), Side::Client) == Parsed::Tcp
+    prepare(ctx.data(), ctx.data_end()) && xdp::parse_xdp(ctx) == Parsed::Tcp
 }
 
 #[inline(always)]

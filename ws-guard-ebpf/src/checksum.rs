@@ -1,0 +1,47 @@
+//! The TCP checksum of a segment in which PINGs became PONGs.
+
+use ws_guard_common::maps::Address;
+
+use crate::packet::Segment;
+
+const IPPROTO_TCP: u32 = 6;
+
+/// What the checksum field is to hold when it held `old` and so many bytes at even and at odd offsets
+/// were raised by one; `None` to leave it alone.
+///
+/// What a tunnel wraps around the segment stays right, its own checksum included: what the changed
+/// bytes add to the sum over all, this takes away.
+#[inline(always)]
+pub fn mended(old: u16, segment: &Segment, even: u32, odd: u32) -> Option<u16> {
+    // A field with only the pseudo header's sum is one that somebody after us completes.
+    if old == pseudo_sum(segment) {
+        return None;
+    }
+    // Each rewrite adds one to its byte: 0x9 becomes 0xA. RFC 1624, equation 3.
+    Some(!fold(u32::from(!old) + (even << 8) + odd))
+}
+
+/// The pseudo header's sum over a segment, folded, not complemented: what the checksum field holds
+/// until hardware or a segmentation step completes it.
+#[inline(always)]
+fn pseudo_sum(segment: &Segment) -> u16 {
+    let words = |address: &Address| {
+        let mut sum = 0;
+        let mut i = 0;
+        // Of a mapped IPv4 address only the last word is in the real pseudo header.
+        while i < 4 {
+            let word = u32::from_be(address.0[i]);
+            sum += if i == 3 || !address.is_v4() { (word >> 16) + (word & 0xFFFF) } else { 0 };
+            i += 1;
+        }
+        sum
+    };
+    fold(words(&segment.key.client) + words(&segment.key.server) + IPPROTO_TCP + segment.tcp_len())
+}
+
+/// Ones' complement sum of the halves.
+#[inline(always)]
+fn fold(sum: u32) -> u16 {
+    let sum = (sum >> 16) + (sum & 0xFFFF);
+    ((sum >> 16) + (sum & 0xFFFF)) as u16
+}

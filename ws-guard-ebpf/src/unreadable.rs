@@ -1,0 +1,44 @@
+//! What becomes of packets that may carry TCP and cannot be followed.
+//!
+//! Linux puts fragments together and follows any chain of extension headers before TCP sees the
+//! segment, so a flood would go by uncounted in them. They are dropped where they are for a
+//! protected port, or where nobody can tell what they are for; the operator may let them pass.
+
+use ws_guard_common::maps::{Counter, UNREADABLE_PASSES, action};
+
+use crate::{
+    ingress::Verdict,
+    maps,
+    packet::{self, Parsed},
+    report,
+};
+
+/// What becomes of a packet that is not a TCP segment.
+#[cold]
+#[inline(never)]
+pub fn verdict(parsed: Parsed) -> Verdict {
+    report::count(Counter::Seen);
+    if matches!(parsed, Parsed::Other) {
+        return Verdict::Pass;
+    }
+    report::count(Counter::Unparsed);
+    let reason = match parsed {
+        Parsed::Fragment if is_for_protected_port() => Counter::DroppedFragment,
+        Parsed::Rerouted if is_for_protected_port() => Counter::DroppedHeaders,
+        Parsed::Hidden => Counter::DroppedHeaders,
+        _ => return Verdict::Pass,
+    };
+    let Some(policy) = maps::policy() else {
+        return Verdict::Pass;
+    };
+    if policy.action == action::OBSERVE || policy.flags & UNREADABLE_PASSES != 0 {
+        return Verdict::Pass;
+    }
+    report::count(reason);
+    Verdict::Drop
+}
+
+#[inline(always)]
+fn is_for_protected_port() -> bool {
+    packet::segment().is_some_and(|segment| maps::is_protected(segment.key.server_port))
+}
