@@ -41,10 +41,7 @@ fn follow(ctx: &TcContext) -> Verdict {
     let Some(segment) = packet::segment() else {
         return Verdict::Pass;
     };
-    if !maps::is_protected(segment.key.server_port) {
-        return Verdict::Pass;
-    }
-    let Some(policy) = maps::policy() else {
+    let Some(policy) = maps::policy_of(segment.key.server_port) else {
         return Verdict::Pass;
     };
     let key = &segment.key;

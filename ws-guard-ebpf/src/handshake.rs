@@ -11,7 +11,7 @@ use ws_guard_common::{
     handshake::{
         END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
     },
-    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, Pending},
+    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, Pending, SourceKey},
     seq::{after, before},
     tracker::{FROM_CLIENT, Step, Tracker, Walk},
 };
@@ -317,7 +317,8 @@ fn open(scene: &Scene) -> Verdict {
         || (tables::reclaim_flows(now) && FLOWS.insert(key, &*flow, BPF_NOEXIST.into()).is_ok());
     if !inserted {
         report::count(Counter::FlowsRefused);
-        report::source_event(EventKind::TableFull, &key.client, now, 0, 0);
+        let client = SourceKey { address: key.client, scope: policy.scope };
+        report::source_event(EventKind::TableFull, &client, now, 0, 0);
         let closed = policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
         return if closed { Verdict::Drop } else { Verdict::Pass };
     }

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{self, Action, Flow, Rewalk},
-    maps::{Counter, EventKind, FlowKey, Policy, action},
+    maps::{Counter, EventKind, FlowKey, MAY_DROP, Policy, action},
     seq::{after, later},
     source::millis,
     tracker::{Step, Tracker, Walk},
@@ -46,10 +46,13 @@ pub struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// Under `observe` nothing is ever dropped or changed.
+    /// Under `observe`, and for who is allowed, nothing is ever dropped or changed.
     #[inline(always)]
     pub fn enforces(&self) -> bool {
-        self.policy.action != action::OBSERVE
+        match self.policy.rules {
+            0 => self.policy.action != action::OBSERVE,
+            _ => sources::acts_on(&self.key.client, self.policy),
+        }
     }
 
     /// Drop for a reason, unless the policy only observes.
@@ -112,23 +115,15 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     };
     counters.events[Counter::Seen as usize] += 1;
-    if !maps::is_protected(segment.key.server_port) {
-        return Verdict::Pass;
-    }
-    counters.events[Counter::Protected as usize] += 1;
-    let Some(policy) = maps::policy() else {
+    let Some(policy) = maps::policy_of(segment.key.server_port) else {
         return Verdict::Pass;
     };
+    counters.events[Counter::Protected as usize] += 1;
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if policy.action == action::DROP && sources::any_throttled(now) {
-        let key = sources::of(&segment.key.client, policy);
-        if let Some(source) = sources::find(&key)
-            && source.is_throttled(&segment.key.client, policy, now)
-        {
-            source.dropped();
-            return Verdict::Drop;
-        }
+    let may_drop = policy.action == action::DROP || policy.flags & MAY_DROP != 0;
+    if may_drop && sources::any_throttled(now) && sources::drop(&segment.key.client, policy, now) {
+        return Verdict::Drop;
     }
     let key = &segment.key;
     let scene = Scene { key, segment, policy, now };
@@ -394,7 +389,7 @@ fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
     };
     let mut walker = Walker { state, packet };
     if walker.state.walk.pings > 0 && !charge(scene, flow, &mut walker) {
-        return scene.drop(Counter::DroppedThrottled);
+        return Verdict::Drop;
     }
     finish(scene, &mut walker);
     Verdict::Pass
@@ -405,10 +400,11 @@ fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
 fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
     let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
     let segment = scene.segment;
-    let charged = sources::charge(&segment.key.client, scene.policy, scene.now, pings, share);
-    if !scene.enforces() {
+    let answer = sources::charge(&segment.key.client, scene.policy, scene.now, pings, share);
+    if answer & sources::OBSERVED != 0 {
         return true;
     }
+    let charged = answer & sources::PASSED;
     let kept = if charged < passed { charged } else { passed };
     if kept < passed {
         take_back(flow, passed - kept);
@@ -416,10 +412,10 @@ fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> 
     if kept == pings {
         return true;
     }
-    report::add(Counter::Defused, (pings - kept) as u64);
-    if scene.policy.action == action::DROP && charged < pings {
+    if answer & sources::DROP != 0 {
         return false;
     }
+    report::add(Counter::Defused, (pings - kept) as u64);
     let state = &mut *walker.state;
     if kept < state.walk.budget {
         // The walk let more pass than the charge does: go again, now that it is known how many.

@@ -9,7 +9,7 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem};
 use ws_guard_common::{
     flow::{Flow, state},
-    maps::{Address, Counter, FlowKey},
+    maps::{Counter, FlowKey, SourceKey},
     source::Source,
 };
 
@@ -102,7 +102,7 @@ pub fn reclaim_sources(now: u64, window_ms: u32) -> bool {
     let mut sweep = Sweep { now, window };
     let visit: unsafe extern "C" fn(
         *mut c_void,
-        *const Address,
+        *const SourceKey,
         *const Source,
         *mut Sweep,
     ) -> c_long = visit_source;
@@ -120,7 +120,7 @@ pub fn reclaim_sources(now: u64, window_ms: u32) -> bool {
 
 unsafe extern "C" fn visit_source(
     map: *mut c_void,
-    key: *const Address,
+    key: *const SourceKey,
     source: *const Source,
     sweep: *mut Sweep,
 ) -> c_long {

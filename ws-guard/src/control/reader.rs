@@ -5,14 +5,14 @@ use std::{net::IpAddr, path::Path};
 use ipnet::IpNet;
 use ws_guard_common::maps::Rule;
 
-use super::{AllowView, Origin, operator::CONFIGURED};
+use super::{AllowView, Origin, networks::ALLOWED_BY_CONFIG};
 use crate::{
     domain::{
         address::network_text,
         clock::Clock,
         flow::{FlowStates, FlowView},
         policy::PolicySettings,
-        source::{Allowlist, SourceState, SourceView, SourceViews},
+        source::{Rules, SourceState, SourceView, SourceViews},
         status::{self, EventLoss, Packets, Status, Tables},
     },
     guard::{Attachment, GuardError, Maps},
@@ -54,8 +54,8 @@ impl Reader {
 
     pub fn source_views(&self) -> Result<SourceViews, GuardError> {
         Ok(SourceViews {
-            policy: self.maps.policy()?,
-            allowlist: Allowlist::new(self.maps.rules()?),
+            policies: self.maps.policies()?,
+            rules: Rules::new(self.maps.rules()?),
             clock: Clock::now(),
         })
     }
@@ -72,13 +72,13 @@ impl Reader {
     }
 
     pub fn policy(&self) -> Result<PolicySettings, GuardError> {
-        Ok(PolicySettings::from_kernel(&self.maps.policy()?, self.maps.ports()?))
+        Ok(PolicySettings::from_kernel(&self.maps.policies()?, &self.maps.rules()?))
     }
 
     pub fn allow(&self) -> Result<Vec<AllowView>, GuardError> {
         let view = |(address, length, rule): (IpAddr, u8, Rule)| {
             let network = IpNet::new(address, length).ok()?;
-            let configured = rule.flags & CONFIGURED != 0;
+            let configured = rule.flags & ALLOWED_BY_CONFIG != 0;
             (rule.flags & Rule::ALLOW != 0).then(|| AllowView {
                 network: network_text(&network),
                 origin: if configured { Origin::Config } else { Origin::Runtime },

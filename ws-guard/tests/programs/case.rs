@@ -112,6 +112,7 @@ pub fn case(name: &'static str) -> Case {
             action: action::DEFUSE,
             mask_v4: Address::mask(128),
             mask_v6: Address::mask(64),
+            generation: 1,
             ..Policy::default()
         },
         allowed: false,
