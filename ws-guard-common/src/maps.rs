@@ -461,8 +461,7 @@ pub const EVENTS_PER_SECOND: u64 = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EventKind {
-    /// A source went past the limit. `value`: pings over it in the segment that did it; `detail`: its
-    /// scope.
+    /// A source went past the limit. `value`: pings in the segment that did it; `detail`: its scope.
     Throttled = 0,
     /// A throttling ended. `detail`: the source's scope.
     Released,

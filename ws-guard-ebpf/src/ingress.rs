@@ -211,7 +211,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             return Verdict::Pass;
         }
         Action::Walk => {
-            let came_to = quick::pass(scene, flow, &packet());
+            let came_to = walk::forget(quick::pass(scene, flow, &packet()), segment.seq);
             if came_to & came_to::PING != 0 {
                 return quick::ping(scene, flow, &mut packet(), came_to);
             }

@@ -3,7 +3,8 @@
 use ws_guard_common::{
     frame::{Violation, Violations},
     maps::{
-        Counter, Counters, EVENTS_PER_SECOND, Event, EventKind, FlowKey, HEARTBEAT_BUCKETS, SourceKey,
+        Counter, Counters, EVENTS_PER_SECOND, Event, EventKind, FlowKey, HEARTBEAT_BUCKETS,
+        SourceKey,
     },
     tracker::Walk,
 };

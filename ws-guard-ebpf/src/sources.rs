@@ -18,6 +18,7 @@ use ws_guard_common::{
 use crate::{
     maps::{NEW_SOURCE, RULES, SHARED, SOURCES},
     report, tables,
+    walk::forget,
 };
 
 /// The source that an address belongs to, as the policy groups them.
@@ -52,8 +53,7 @@ pub fn drop(address: &Address, policy: &Policy, now: u64) -> bool {
     let Some(source) = find(&of(address, policy)) else {
         return false;
     };
-    let drops =
-        source.is_throttled(address, policy, now) && source.action() == action::DROP;
+    let drops = source.is_throttled(address, policy, now) && source.action() == action::DROP;
     if drops {
         source.dropped();
     }
@@ -181,23 +181,30 @@ fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: 
     if source.0.is_null() {
         return charge_nobody(policy, pings);
     }
-    let (charged, observed) = source.locked(|source| {
+    let (passed, over, what) = source.locked(|source| {
         let charged = source.judge(now, pings, share);
-        (charged, source.action() == action::OBSERVE)
+        let observed = source.action() == action::OBSERVE;
+        let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
+        (charged.passed, charged.over, what | charged.released as u32)
     });
-    if charged.released {
+    let unknown = now as u32;
+    let (passed, over, what) =
+        (forget(passed, unknown), forget(over, unknown), forget(what, unknown));
+    if what & RELEASED != 0 {
         report::count(Counter::Released);
         report::source_event(EventKind::Released, &key, now, 0, key.scope as u16);
     }
-    if charged.over > 0 {
-        flooded(source, &key, now, charged.over);
+    if over > 0 {
+        flooded(source, &key, now, pings, over);
     }
-    if charged.dropped {
+    if what & DROP != 0 {
         source.dropped();
-        return charged.passed | DROP;
     }
-    charged.passed | if observed { OBSERVED } else { 0 }
+    passed | what & (DROP | OBSERVED)
 }
+
+/// In the course of [`charge`]: an earlier throttling had ended.
+const RELEASED: u32 = 1;
 
 /// The source's entry, with what holds for it now; null where the table has no room.
 ///
@@ -213,9 +220,9 @@ fn up_to_date(key: &SourceKey, address: &Address, policy: &Policy, now: u64) -> 
     }
 }
 
-/// `over` pings of a source came over the limit: see [`Source::flooded`].
+/// `pings` pings of a source came, `over` of them over the limit: see [`Source::flooded`].
 #[inline(never)]
-fn flooded(source: Entry, key: &SourceKey, now: u64, over: u32) {
+fn flooded(source: Entry, key: &SourceKey, now: u64, pings: u32, over: u32) {
     let (new, until) = source.locked(|source| {
         let new = source.flooded(now, over);
         (new, source.throttled_until)
@@ -223,7 +230,7 @@ fn flooded(source: Entry, key: &SourceKey, now: u64, over: u32) {
     raise(until);
     if new {
         report::count(Counter::Throttled);
-        report::source_event(EventKind::Throttled, key, now, over as u64, key.scope as u16);
+        report::source_event(EventKind::Throttled, key, now, pings as u64, key.scope as u16);
     }
 }
 

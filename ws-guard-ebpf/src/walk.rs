@@ -87,6 +87,14 @@ pub fn rewritten(offset: u32) {
     }
 }
 
+/// `value`, of which the verifier forgets what it knows: where it has come in many ways to one place
+/// it goes on from there once, and not once for each value. `unknown` is any number that it does not
+/// know.
+#[inline(always)]
+pub fn forget(value: u32, unknown: u32) -> u32 {
+    core::hint::black_box(value ^ unknown) ^ unknown
+}
+
 /// A walk through a payload; what the loop's callback works on.
 pub struct Walker<P> {
     pub state: &'static mut State,
