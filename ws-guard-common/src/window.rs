@@ -280,6 +280,11 @@ impl RateWindow {
         }
     }
 
+    /// A group of the log is 2^shift pings.
+    pub const fn shift(&self) -> u32 {
+        self.shift
+    }
+
     /// The log holds pings in other groups than `rate` wants: [`RateWindow::regroup`] first, or some
     /// of them do not count.
     #[inline(always)]

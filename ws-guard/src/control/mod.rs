@@ -22,6 +22,7 @@ pub mod error;
 pub mod networks;
 pub mod operator;
 pub mod reader;
+pub mod regroup;
 pub mod routes;
 pub mod socket;
 pub mod throttling;

@@ -19,6 +19,7 @@ use crate::{
         clock::step_ms,
         overrides::{NetworkPolicy, OWN, Overrides},
         policy::PolicySettings,
+        source::{Rules, SourceViews},
     },
 };
 
@@ -85,7 +86,9 @@ impl Operator {
             .filter(|(_, rule)| rule.flags != 0)
             .map(|(network, rule)| (network.addr(), network.prefix_len(), rule))
             .collect();
-        Ok(self.maps.set_rules(&rules)?)
+        let before = self.views()?;
+        let after = SourceViews { rules: Rules::new(rules.iter().copied()), ..before.clone() };
+        self.regrouping(&before, &after, || self.maps.set_rules(&rules))
     }
 
     /// Add a network to the allowlist; returns it as it is kept.
@@ -169,12 +172,17 @@ impl Operator {
 
     /// Write a rule, or remove one that says nothing any more.
     fn put(&self, network: &IpNet, rule: Rule) -> Result<(), ApiError> {
-        if rule.flags & Rule::ALLOW == 0 && settings_of(&rule) == 0 {
-            self.maps.remove_rule(network.addr(), network.prefix_len())?;
-        } else {
-            self.maps.set_rule(network.addr(), network.prefix_len(), rule)?;
-        }
-        Ok(())
+        let (address, length) = (network.addr(), network.prefix_len());
+        let kept = rule.flags & Rule::ALLOW != 0 || settings_of(&rule) != 0;
+        let before = self.views()?;
+        let mut rules = self.maps.rules()?;
+        rules.retain(|(a, l, _)| (*a, *l) != (address, length));
+        rules.extend(kept.then_some((address, length, rule)));
+        let after = SourceViews { rules: Rules::new(rules), ..before.clone() };
+        self.regrouping(&before, &after, || match kept {
+            true => self.maps.set_rule(address, length, rule),
+            false => self.maps.remove_rule(address, length).map(drop),
+        })
     }
 
     /// A network that holds whole sources; an address stands for its source.

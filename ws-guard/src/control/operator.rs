@@ -15,6 +15,7 @@ use crate::{
         overrides::{Overrides, PortPolicy},
         policy::{MOST_PORT_POLICIES, POLICY, PolicySettings},
         setting::{Setting, closest},
+        source::SourceViews,
     },
     guard::{GuardError, Maps},
 };
@@ -122,7 +123,9 @@ impl Operator {
 
     fn write_policy(&self, policy: &PolicySettings) -> Result<(), ApiError> {
         let new = policy.to_kernel(step_ms()).map_err(out_of_range)?;
-        Ok(self.maps.set_policies(&new)?)
+        let views = self.views()?;
+        let after = SourceViews { policies: new, ..views.clone() };
+        self.regrouping(&views, &after, || self.maps.set_policies(&after.policies))
     }
 }
 

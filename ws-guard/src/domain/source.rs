@@ -1,11 +1,11 @@
 //! One source, as `sources` and `throttled` show it.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
-    maps::{Limits, Rule, SourceKey},
+    maps::{Limits, Rule, SourceKey, own},
     source::{ESCALATED, MANUAL, Source, UNTIL_RELEASED, millis},
 };
 
@@ -83,6 +83,7 @@ impl Rules {
 }
 
 /// What makes views of sources: one reading of policies, rules and clock for all of them.
+#[derive(Clone, Debug)]
 pub struct SourceViews {
     pub policies: PolicySet,
     pub rules: Rules,
@@ -101,8 +102,17 @@ impl SourceViews {
         }
     }
 
+    /// How the logs of pings are grouped, under each policy and each rule with a limit.
+    pub fn groupings(&self) -> (Vec<u32>, BTreeMap<IpNet, u32>) {
+        let limited = self.rules.0.iter().filter(|(_, rule)| rule.flags & own::LIMIT != 0);
+        (
+            self.policies.scopes.iter().map(|policy| policy.rate.shift).collect(),
+            limited.map(|(network, rule)| (*network, rule.limits.rate.shift)).collect(),
+        )
+    }
+
     /// What holds for the source from its next ping on.
-    fn limits(&self, key: &SourceKey) -> Limits {
+    pub fn limits(&self, key: &SourceKey) -> Limits {
         let policy = self.policies.scopes.get(key.scope as usize).copied().unwrap_or_default();
         let limits = Limits::of(&policy);
         self.rules.longest(key.address.into()).map_or(limits, |rule| limits.with(rule))
