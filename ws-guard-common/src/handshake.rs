@@ -16,6 +16,9 @@ pub const PERMESSAGE_DEFLATE: u8 = 1 << 1;
 /// The empty line that ends the head has come.
 pub const END: u8 = 1 << 2;
 
+/// Something else than an empty line has come.
+const BEGUN: u8 = 1 << 3;
+
 const IN_UPGRADE: u8 = 1;
 const IN_EXTENSIONS: u8 = 2;
 
@@ -48,7 +51,9 @@ impl HeadScanner {
     #[inline(always)]
     pub fn push(&mut self, byte: u8) -> bool {
         let lower = byte | if byte.wrapping_sub(b'A') < 26 { 0x20 } else { 0 };
-        let blank = self.line == 0 || (self.line == 1 && self.tail as u8 == b'\r');
+        let empty = self.line == 0 || (self.line == 1 && self.tail as u8 == b'\r');
+        // Those in front of the first line are ignored (RFC 9112, 2.2).
+        let blank = empty && self.found & BEGUN != 0;
         self.tail = self.tail << 8 | u64::from(lower);
         if byte == b'\n' {
             self.line = 0;
@@ -58,6 +63,7 @@ impl HeadScanner {
             self.found |= if blank { END } else { 0 };
             return blank;
         }
+        self.found |= if byte == b'\r' { 0 } else { BEGUN };
         self.line = self.line.saturating_add(1);
         if self.header == 0 {
             self.name_byte(lower);

@@ -18,15 +18,19 @@ pub mod name {
     pub const FLOWS: &str = "FLOWS";
     /// LRU hash: [`super::FlowKey`] → [`super::Pending`], requests without an answer yet.
     pub const PENDING: &str = "PENDING";
-    /// Hash: [`super::Address`] → [`super::Source`], who has sent a ping.
+    /// LRU hash: [`super::FlowKey`] → [`super::Stranger`], connections that a server speaks on and
+    /// nobody saw begin.
+    pub const STRANGERS: &str = "STRANGERS";
+    /// Hash: [`super::SourceKey`] → [`super::Source`], who has sent a ping.
     pub const SOURCES: &str = "SOURCES";
     /// LPM trie: prefix of a [`super::Address`] → [`super::Rule`].
     pub const RULES: &str = "RULES";
-    /// Array of two [`super::Policy`]: the one in force, and the one being written.
+    /// Array of two sets of [`super::SCOPES`] [`super::Policy`]: the set in force, and the one being
+    /// written.
     pub const POLICY: &str = "POLICY";
-    /// Array of one `u32`: which [`POLICY`] is in force.
+    /// Array of one `u32`: which set of [`POLICY`] and which of [`PORTS`] is in force.
     pub const ACTIVE: &str = "ACTIVE";
-    /// Array of one [`super::Ports`]: a bit a protected port.
+    /// Array of two [`super::Ports`]: which ports are protected, and under which policy.
     pub const PORTS: &str = "PORTS";
     /// Array of one [`super::Shared`]: what all CPUs have to know.
     pub const SHARED: &str = "SHARED";
@@ -117,6 +121,16 @@ pub struct FlowKey {
     pub server_port: u16,
 }
 
+/// A source in a scope: key of the source table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct SourceKey {
+    /// Masked as the policy says.
+    pub address: Address,
+    /// [`Policy::scope`].
+    pub scope: u32,
+}
+
 /// What an over-limit ping leads to.
 pub mod action {
     /// Count and report.
@@ -147,7 +161,15 @@ pub const SOURCES_FAIL_CLOSED: u8 = 1 << 1;
 /// followed: first fragments, and headers that hide it.
 pub const UNREADABLE_PASSES: u8 = 1 << 2;
 
-/// The policy in force. A packet sees one policy whole: user space writes the slot that is not in
+/// [`Policy::flags`]: some source may be dropped although [`Policy::action`] is not
+/// [`action::DROP`]: a rule says so, or sources climb to it.
+pub const MAY_DROP: u8 = 1 << 3;
+
+/// Policies that can be in force side by side. Scope 0 is that of all ports without settings of
+/// their own; each port with some has a scope, in which its sources are counted for themselves.
+pub const SCOPES: u32 = 32;
+
+/// The policy of one scope. A packet sees one policy whole: user space writes the set that is not in
 /// force and then switches [`name::ACTIVE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -159,27 +181,113 @@ pub struct Policy {
     /// Pings that a connection of a throttled source is answered in any
     /// [`Rate::share_window_ms`]: at most 8.
     pub share: u32,
-    /// Raised whenever a rule changes.
-    pub rules_generation: u32,
+    /// Raised whenever a policy or a rule changes, and never 0: what a source knows of them may be
+    /// out of date. The same in all scopes.
+    pub generation: u32,
     /// How many rules there are; with none there is nothing to look up.
     pub rules: u32,
     /// One of [`action`].
     pub action: u8,
-    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`].
+    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`], [`MAY_DROP`].
     pub flags: u8,
     pub _pad: [u8; 2],
     /// What of a mapped IPv4 address makes a source.
     pub mask_v4: Address,
     /// What of an IPv6 address makes a source.
     pub mask_v6: Address,
+    /// Which scope this is.
+    pub scope: u32,
+    /// A throttling lasts so many milliseconds at the least; 0: as long as the window.
+    pub min_throttle_ms: u32,
+    /// Pings over the limit in one window after which a source is dropped where it would be
+    /// defused; 0: never.
+    pub escalate_after: u32,
+    /// Which settings the scope has of its own, the others being those of scope 0; [`own`]. For
+    /// people: the kernel does not look at it.
+    pub own: u32,
 }
 
-/// What a rule in the LPM trie says of the addresses it covers.
+/// Which settings a scope or a rule has of its own.
+pub mod own {
+    /// The limit of [`super::Policy::rate`].
+    pub const LIMIT: u32 = 1 << 1;
+    /// Its window.
+    pub const WINDOW: u32 = 1 << 2;
+    pub const ACTION: u32 = 1 << 3;
+    pub const MIN_THROTTLE: u32 = 1 << 4;
+    pub const ESCALATE: u32 = 1 << 5;
+    /// The limit of [`super::Policy::connection_rate`]; not in rules.
+    pub const CONNECTION_LIMIT: u32 = 1 << 6;
+    /// [`super::Policy::share`]; not in rules.
+    pub const SHARE: u32 = 1 << 7;
+}
+
+/// What holds for a source: its scope's policy, and what the longest rule that covers it has
+/// otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Limits {
+    /// As [`Policy::rate`].
+    pub rate: Rate,
+    /// As [`Policy::min_throttle_ms`].
+    pub min_throttle_ms: u32,
+    /// As [`Policy::escalate_after`].
+    pub escalate_after: u32,
+    /// One of [`action`].
+    pub action: u8,
+    pub _pad: [u8; 3],
+}
+
+impl Limits {
+    /// Where no rule says otherwise.
+    #[inline(always)]
+    pub const fn of(policy: &Policy) -> Limits {
+        Limits {
+            rate: policy.rate,
+            min_throttle_ms: policy.min_throttle_ms,
+            escalate_after: policy.escalate_after,
+            action: policy.action,
+            _pad: [0; 3],
+        }
+    }
+
+    /// With what `rule` has otherwise.
+    ///
+    /// Masks instead of branches: the kernel's verifier would follow each combination of them.
+    #[inline(always)]
+    pub fn with(self, rule: &Rule) -> Limits {
+        let (own, other) = (&rule.limits, rule.flags);
+        let limit = pick(other, own::LIMIT, own.rate.limit, self.rate.limit);
+        let shift = pick(other, own::LIMIT, own.rate.shift, self.rate.shift);
+        let window_ms = pick(other, own::WINDOW, own.rate.window_ms, self.rate.window_ms);
+        let least = pick(other, own::MIN_THROTTLE, own.min_throttle_ms, self.min_throttle_ms);
+        let after = pick(other, own::ESCALATE, own.escalate_after, self.escalate_after);
+        let action = pick(other, own::ACTION, own.action as u32, self.action as u32);
+        Limits {
+            rate: Rate { limit, window_ms, shift },
+            min_throttle_ms: least,
+            escalate_after: after,
+            action: action as u8,
+            _pad: [0; 3],
+        }
+    }
+}
+
+/// `yes` where `flags` have the one bit, else `no`.
+#[inline(always)]
+fn pick(flags: u32, bit: u32, yes: u32, no: u32) -> u32 {
+    let mask = (flags >> bit.trailing_zeros() & 1).wrapping_neg();
+    no ^ (no ^ yes) & mask
+}
+
+/// What a rule in the LPM trie says of the addresses it covers. The longest prefix decides alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Rule {
-    /// [`Rule::ALLOW`] or 0.
+    /// [`Rule::ALLOW`], and which of `limits` the rule has ([`own`]). User space keeps notes of its
+    /// own in the upper half.
     pub flags: u32,
+    pub limits: Limits,
 }
 
 impl Rule {
@@ -187,10 +295,16 @@ impl Rule {
     pub const ALLOW: u32 = 1 << 0;
 }
 
-/// The protected ports: bit `p % 64` of word `p / 64`, `p` in the machine's byte order.
+/// The ports, by number in the machine's byte order: 0 where a port is not protected, else its
+/// scope and 1, in the bits of [`Ports::SCOPE`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Ports(pub [u64; 1024]);
+pub struct Ports(pub [u8; 65_536]);
+
+impl Ports {
+    /// Bits of a port's byte that hold its scope and 1.
+    pub const SCOPE: u8 = 0x3F;
+}
 
 /// Tunnels to look into. No map: a constant of the programs, [`global::TUNNELS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -242,16 +356,26 @@ pub struct Pending {
     pub length: u32,
     /// [`LOST`] or 0.
     pub flags: u32,
-    /// Frames in the head's last segment, behind it.
-    pub frames: u32,
-    /// PING frames among them.
-    pub pings: u32,
-    /// How many of the pings passed.
-    pub passed: u32,
     /// Bytes of the 101's head so far; 0 when there is no unfinished one.
     pub answer_length: u32,
     /// Sequence number of its next byte.
     pub answer_next: u32,
+    pub _pad: u32,
+}
+
+/// How many [`Stranger`]s there are at most.
+pub const STRANGERS: u32 = 16_384;
+
+/// A connection without a flow on which the server sent data: value of the strangers' table.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Stranger {
+    /// Where the client's next header may be.
+    pub candidate: crate::search::Candidate,
+    /// The client's bytes up to here were acknowledged by the server.
+    pub acked: u32,
+    /// The server's bytes up to here were sent.
+    pub server_high: u32,
 }
 
 /// Everything that can happen to a packet or a frame; index into [`Counters::events`].
@@ -326,6 +450,8 @@ pub enum Counter {
     FlowsClosed,
     /// Closed flows whose client went on.
     FlowsReopened,
+    /// Flows of connections whose beginning nobody saw.
+    FlowsJoined,
     /// Flows that lost step.
     FlowsUnsynced,
     /// Flows that found it again.
@@ -344,6 +470,8 @@ pub enum Counter {
     Released,
     /// Pings answered although their source was throttled.
     Spared,
+    /// Pings that only their pongs told of.
+    Witnessed,
     /// Handshakes whose answer was seen but not the request.
     RequestsUnseen,
     /// Events that did not fit the ring buffer.
@@ -388,9 +516,9 @@ pub const EVENTS_PER_SECOND: u64 = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EventKind {
-    /// A source went past the limit. `value`: pings in the segment that did it.
+    /// A source went past the limit. `value`: pings in the segment that did it; `detail`: its scope.
     Throttled = 0,
-    /// A throttling ended.
+    /// A throttling ended. `detail`: the source's scope.
     Released,
     /// Frame headers violate RFC 6455. `detail`: bits of [`crate::frame::Violations`]; `value`:
     /// frames.
@@ -457,6 +585,9 @@ pub enum Operation {
     Release = 1,
     /// Log `pings` pings that a terminator decrypted.
     Report = 2,
+    /// Write the log of pings in groups of 2^`pings`, for a window of `until` milliseconds: the
+    /// limit changes ([`crate::window::RateWindow::regroup`]).
+    Regroup = 3,
 }
 
 /// A request to the control program: the payload of its packet, behind 14 bytes of Ethernet.
@@ -465,13 +596,13 @@ pub enum Operation {
 pub struct Request {
     /// One of [`Operation`].
     pub operation: u32,
-    /// For [`Operation::Report`].
+    /// For [`Operation::Report`] and [`Operation::Regroup`].
     pub pings: u32,
     /// For [`Operation::Throttle`]: nanoseconds of CLOCK_MONOTONIC, or
-    /// [`crate::source::UNTIL_RELEASED`].
+    /// [`crate::source::UNTIL_RELEASED`]. For [`Operation::Regroup`].
     pub until: u64,
-    /// The source, masked as the policy says.
-    pub source: Address,
+    pub source: SourceKey,
+    pub _pad: u32,
 }
 
 /// Answers of the control program.
@@ -485,13 +616,15 @@ pub mod answer {
 const _: () = {
     assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 4);
     assert!(size_of::<Address>() == 16);
-    assert!(size_of::<Policy>() == 72);
+    assert!(size_of::<SourceKey>() == 20);
+    assert!(size_of::<Policy>() == 88);
+    assert!(size_of::<Rule>() == 28);
     assert!(size_of::<Flow>() == 808);
-    assert!(size_of::<Source>() == 608);
+    assert!(size_of::<Source>() == 640);
     assert!(size_of::<Event>() == 56);
-    assert!(size_of::<Request>() == 32);
-    assert!(size_of::<Pending>() == 64);
-    assert!(size_of::<Ports>() == 8192);
+    assert!(size_of::<Request>() == 40);
+    assert!(size_of::<Pending>() == 56);
+    assert!(size_of::<Ports>() == 65_536);
 };
 
 #[cfg(any(test, feature = "user"))]

@@ -117,6 +117,7 @@ impl RateWindow {
     pub fn charge(&mut self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
         let now_ms = self.not_before_last(now_ms);
         self.forget_old(now_ms, rate);
+        let rate = Rate { shift: self.shift, ..rate };
         if pings == 1 {
             // By far the commonest, and without a loop.
             let kept = rate.limit == 0 || !self.over(0, now_ms, rate);
@@ -134,14 +135,15 @@ impl RateWindow {
         let mut seen = *self;
         let now_ms = seen.not_before_last(now_ms);
         seen.forget_old(now_ms, rate);
-        let groups = (seen.total + (1 << rate.shift) - 1) >> rate.shift;
+        let shift = seen.shift & 31;
+        let groups = (seen.total + (1 << shift) - 1) >> shift;
         let mut inside = 0;
         for group in (groups.saturating_sub(SLOTS as u32)..groups).rev() {
             let stamp = seen.stamps[(group & SLOT_MASK) as usize];
             if now_ms.wrapping_sub(stamp) >= rate.window_ms {
                 break;
             }
-            inside += (1 << rate.shift).min(seen.total - (group << rate.shift));
+            inside += (1 << shift).min(seen.total - (group << shift));
         }
         inside
     }
@@ -264,13 +266,64 @@ impl RateWindow {
         if self.total != 0 && behind < 10_000 { self.last_ms } else { now_ms }
     }
 
-    /// Begin afresh when every logged ping has left the window, or the grouping has changed.
+    /// Begin afresh when every logged ping has left the window.
+    ///
+    /// A log in larger groups than `rate` wants serves as well, if not as exactly, until somebody
+    /// calls [`RateWindow::regroup`]. One in smaller groups does not reach back a whole limit.
     #[inline(always)]
     fn forget_old(&mut self, now_ms: u32, rate: Rate) {
-        if now_ms.wrapping_sub(self.last_ms) >= rate.window_ms || self.shift != rate.shift {
+        if now_ms.wrapping_sub(self.last_ms) >= rate.window_ms || self.shift < rate.shift {
             self.total = 0;
+        }
+        if self.total == 0 {
             self.shift = rate.shift;
         }
+    }
+
+    /// A group of the log is 2^shift pings.
+    pub const fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    /// The log holds pings in other groups than `rate` wants: [`RateWindow::regroup`] first, or some
+    /// of them do not count.
+    #[inline(always)]
+    pub const fn is_grouped_otherwise(&self, rate: Rate) -> bool {
+        self.shift != rate.shift && self.total != 0
+    }
+
+    /// Write the log anew in the groups of `rate`, because the limit changes. `scratch` is
+    /// overwritten. Not for the packet path: whoever changes the limit sees to it, before the change
+    /// where the groups become larger, after it where they become smaller.
+    ///
+    /// Where a group is split, all of its pings get the time of its first; of pings that the log
+    /// does not reach back to, the time is one outside of the window. Both in the client's favour.
+    #[inline(always)]
+    pub fn regroup(&mut self, now_ms: u32, rate: Rate, scratch: &mut [u32; SLOTS]) {
+        const ALL: u32 = SLOTS as u32;
+        let (old, new) = (self.shift & 31, rate.shift & 31);
+        let held = self.total.wrapping_add((1 << old) - 1) >> old;
+        let oldest = held.saturating_sub(ALL);
+        let groups = self.total.wrapping_add((1 << new) - 1) >> new;
+        let mut i = 0u32;
+        while i < ALL {
+            let group = groups.wrapping_sub(ALL - i);
+            let from = group << new >> old;
+            let stamp = self.stamps[(from & SLOT_MASK) as usize];
+            let outside = now_ms.wrapping_sub(rate.window_ms);
+            // Without a branch: the kernel's verifier would follow both ways of each of 64.
+            let before_first = (group.wrapping_sub(groups) as i32 >> 31) as u32;
+            let held = !((from.wrapping_sub(oldest) as i32 >> 31) as u32);
+            let known = before_first & held;
+            scratch[(group & SLOT_MASK) as usize] = stamp & known | outside & !known;
+            i += 1;
+        }
+        let mut i = 0;
+        while i < SLOTS {
+            self.stamps[i] = scratch[i];
+            i += 1;
+        }
+        self.shift = rate.shift;
     }
 }
 

@@ -7,9 +7,9 @@ use fastrand::Rng;
 use oracle::pings::Pings;
 use support::{cases, one_in};
 use ws_guard_common::{
-    maps::{Policy, action},
+    maps::{Limits, action},
     source::Source,
-    window::{Rate, RateWindow},
+    window::{Rate, RateWindow, SLOTS},
 };
 
 /// The next time pings come: often close, sometimes exactly a window later.
@@ -77,26 +77,62 @@ fn many_at_once_are_as_many_one_by_one() {
     });
 }
 
-fn policy(limit: u32, window_ms: u32, share: u32) -> Policy {
+#[test]
+fn a_log_in_other_groups_keeps_the_pings_that_came_before() {
+    cases(10_000, |rng| {
+        let window = rng.u32(100..20_000);
+        let limit = |rng: &mut Rng| match rng.u8(..3) {
+            0 => rng.u32(1..=64),
+            1 => rng.u32(65..600),
+            _ => rng.u32(600..100_000),
+        };
+        let rate = |limit| Rate::new(limit, window, 0).expect("in range");
+        let (old, new) = (rate(limit(rng)), rate(limit(rng)));
+        let (mut log, mut oracle) = (RateWindow::new(), Pings::default());
+        let mut now = rng.u64(1 << 20..1 << 33);
+        for _ in 0..rng.usize(1..20) {
+            now += rng.u64(..=u64::from(window) / 8);
+            let pings = rng.u32(1..4);
+            log.charge(now as u32, old, pings);
+            (0..pings).for_each(|_| oracle.log(now));
+        }
+        log.regroup(now as u32, new, &mut [0; SLOTS]);
+        // A group that was split counts from its first ping on.
+        let error = (1 << old.shift) + (1 << new.shift) - 2;
+        for _ in 0..rng.usize(1..20) {
+            now += rng.u64(..=u64::from(window) / 8);
+            let expected = oracle.ping(now, new.limit.into(), window.into());
+            let kept = log.charge(now as u32, new, 1) == 1;
+            assert!(kept || !expected, "a ping at {now} kept to {new:?}, after {old:?}");
+            let inside = oracle.inside(now, window.into());
+            let most = u64::from(new.limit + error);
+            assert!(!kept || inside <= most, "{inside} pings keep to {new:?}, after {old:?}");
+        }
+    });
+}
+
+/// An empty source that is held to `limit` pings in `window_ms`.
+fn source(limit: u32, window_ms: u32) -> Source {
     let rate = Rate::new(limit, window_ms, 0).expect("in range");
-    Policy { rate, share, action: action::DEFUSE, ..Policy::default() }
+    let limits = Limits { rate, action: action::DEFUSE, ..Limits::default() };
+    Source { limits, ..Source::default() }
 }
 
 #[test]
 fn a_source_never_gets_more_than_its_limit_and_one_more_in_shares() {
     cases(10_000, |rng| {
         let (limit, window) = (rng.u32(1..=64), rng.u32(10..20_000));
-        let policy = policy(limit, window, rng.u32(..=8));
+        let most = rng.u32(..=8);
         let (mut source, mut within, mut spared) =
-            (Source::default(), Pings::default(), Pings::default());
+            (source(limit, window), Pings::default(), Pings::default());
         let mut now = rng.u64(..1 << 33);
         for _ in 0..rng.usize(1..80) {
             now = later(rng, now, window.into());
             let pings = if one_in(rng, 4) { rng.u32(1..100) } else { rng.u32(1..3) };
-            let share = rng.u32(..=policy.share);
+            let share = rng.u32(..=most);
             let throttled = source.is_throttled(now * 1_000_000);
             let defused = source.defused_total;
-            let charged = source.charge(now * 1_000_000, &policy, pings, share);
+            let charged = source.charge(now * 1_000_000, pings, share);
             assert!(charged.passed <= pings);
             assert_eq!(source.defused_total - defused, u64::from(pings - charged.passed));
             if throttled {
@@ -115,8 +151,7 @@ fn a_source_never_gets_more_than_its_limit_and_one_more_in_shares() {
 fn who_keeps_to_the_limit_is_never_throttled_and_who_does_not_always_is() {
     cases(10_000, |rng| {
         let (limit, window) = (rng.u32(1..=64), rng.u32(10..20_000));
-        let policy = policy(limit, window, 2);
-        let (mut source, mut oracle) = (Source::default(), Pings::default());
+        let (mut source, mut oracle) = (source(limit, window), Pings::default());
         let mut now = rng.u64(..1 << 33);
         let mut over_until = 0;
         for _ in 0..rng.usize(1..200) {
@@ -126,7 +161,7 @@ fn who_keeps_to_the_limit_is_never_throttled_and_who_does_not_always_is() {
                 continue;
             }
             let kept = oracle.ping(now, limit.into(), window.into());
-            let charged = source.charge(now * 1_000_000, &policy, 1, 0);
+            let charged = source.charge(now * 1_000_000, 1, 0);
             let was_throttled = over_until > now;
             assert_eq!(charged.passed == 1, kept && !was_throttled, "at {now}, until {over_until}");
             assert_eq!(charged.throttled, !kept && !was_throttled);

@@ -1,7 +1,14 @@
 //! The daemon's hand on a source: what changes one has to take its lock, which user space cannot.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
-use ws_guard_common::maps::{Operation, Request, answer};
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    programs::TcContext,
+};
+use ws_guard_common::{
+    maps::{Operation, Request, answer},
+    source::millis,
+    window::Rate,
+};
 
 use crate::{maps, sources};
 
@@ -14,7 +21,7 @@ pub fn run(ctx: &TcContext) -> u32 {
     let Ok(request) = ctx.load::<Request>(REQUEST) else {
         return answer::BAD_REQUEST;
     };
-    let Some(policy) = maps::policy() else {
+    let Some(policy) = maps::policy_of_scope(request.source.scope) else {
         return answer::BAD_REQUEST;
     };
     // SAFETY: no arguments, no effects.
@@ -26,17 +33,37 @@ pub fn run(ctx: &TcContext) -> u32 {
         source.locked(|source| source.release());
         return answer::DONE;
     }
-    if request.operation == Operation::Report as u32 {
-        sources::charge(&request.source, policy, now, request.pings, 0);
-        return answer::DONE;
+    if request.operation == Operation::Regroup as u32 {
+        return regroup(&request);
     }
-    if request.operation != Operation::Throttle as u32 {
+    let report = request.operation == Operation::Report as u32;
+    if !report && request.operation != Operation::Throttle as u32 {
         return answer::BAD_REQUEST;
     }
     let Some(source) = sources::find_or_insert(&request.source, policy, now) else {
         return answer::TABLE_FULL;
     };
+    if report {
+        sources::charge(&request.source.address, policy, now, request.pings, 0);
+        return answer::DONE;
+    }
     source.locked(|source| source.throttle(now, request.until));
     sources::raise(request.until);
+    answer::DONE
+}
+
+/// Write a source's log of pings in other groups.
+#[inline(never)]
+fn regroup(request: &Request) -> u32 {
+    let (Some(source), Some(stamps)) =
+        (sources::find(&request.source), maps::STAMPS.get_ptr_mut(0))
+    else {
+        return answer::NOT_FOUND;
+    };
+    let rate = Rate { limit: 0, window_ms: request.until as u32, shift: request.pings & 31 };
+    // SAFETY: no arguments, no effects.
+    let now_ms = millis(unsafe { bpf_ktime_get_coarse_ns() });
+    // SAFETY: this CPU's element, which nothing else uses meanwhile.
+    source.locked(|source| source.window.regroup(now_ms, rate, unsafe { &mut *stamps }));
     answer::DONE
 }

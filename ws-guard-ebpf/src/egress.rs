@@ -8,6 +8,7 @@ use aya_ebpf::{
 use ws_guard_common::{
     flow::{Acknowledged, Flow, state},
     maps::{Counter, EventKind},
+    search::LONGEST,
     seq::{after, later},
     tracker::{Segment, Step, Tracker, Walk},
 };
@@ -15,7 +16,8 @@ use ws_guard_common::{
 use crate::{
     debug, handshake,
     ingress::{Scene, Verdict},
-    maps::{self, FLOWS, PENDING, locked},
+    joining,
+    maps::{self, FLOWS, PENDING, STRANGERS, locked},
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
     skb::{SkbPayload, parse_skb},
@@ -23,7 +25,7 @@ use crate::{
 };
 
 /// How each HTTP/1.1 response begins.
-const HTTP: u64 = u64::from_be_bytes(*b"HTTP/1.1");
+pub const HTTP: u64 = u64::from_be_bytes(*b"HTTP/1.1");
 
 /// The TC program.
 #[inline(always)]
@@ -44,10 +46,7 @@ fn follow(ctx: &TcContext) -> Verdict {
     let Some(segment) = packet::segment() else {
         return Verdict::Pass;
     };
-    if !maps::is_protected(segment.key.server_port) {
-        return Verdict::Pass;
-    }
-    let Some(policy) = maps::policy() else {
+    let Some(policy) = maps::policy_of(segment.key.server_port) else {
         return Verdict::Pass;
     };
     let key = &segment.key;
@@ -55,6 +54,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         // The server begins a new connection with these end points: the old one is gone.
         let _ = FLOWS.remove(key);
         let _ = PENDING.remove(key);
+        let _ = STRANGERS.remove(key);
         return Verdict::Pass;
     }
     // SAFETY: no arguments, no effects.
@@ -81,14 +81,17 @@ fn follow(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
     let verdict = handshake::answer(scene, SkbPayload::new(ctx, scene.segment, Side::Server));
-    if verdict == Verdict::Pass
-        && let Some(flow) = FLOWS.get_ptr_mut(scene.key)
-    {
-        debug::opened(ctx);
-        // SAFETY: as in `follow`.
-        frames(ctx, scene, unsafe { &mut *flow });
+    if verdict == Verdict::Drop {
+        return verdict;
     }
-    verdict
+    let Some(flow) = FLOWS.get_ptr_mut(scene.key) else {
+        joining::remember(scene, SkbPayload::new(ctx, scene.segment, Side::Server));
+        return Verdict::Pass;
+    };
+    debug::opened(ctx);
+    // SAFETY: as in `follow`.
+    frames(ctx, scene, unsafe { &mut *flow });
+    Verdict::Pass
 }
 
 /// A packet of the server on a flow. `true` when the server does not speak WebSocket there.
@@ -166,7 +169,17 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     if walk.violations > 0 && walker.packet.u64_at(0) == Some(HTTP) {
         return false;
     }
-    let mut asked = 0;
+    if flow.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST)) {
+        // Where its frames begin was a guess, and a wrong one.
+        let next = Tracker::new(end, start.flags);
+        locked(
+            flow,
+            #[inline(always)]
+            |flow| flow.server = next,
+        );
+        return true;
+    }
+    let (mut asked, mut unseen) = (0, 0);
     // SAFETY: no arguments, no effects.
     let precise = if walk.pongs > 0 { unsafe { bpf_ktime_get_ns() } } else { 0 };
     locked(flow, |flow| {
@@ -179,7 +192,11 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
             flow.ping_ns = 0;
             flow.heartbeat_rtt_us = ((precise - asked) / 1000) as u32;
         }
+        unseen = flow.unseen_pings();
     });
+    if unseen > 0 {
+        joining::witnessed(scene, unseen);
+    }
     if asked != 0 {
         report::heartbeat(precise - asked);
     }

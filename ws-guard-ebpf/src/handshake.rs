@@ -3,7 +3,7 @@
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
+    bindings::BPF_ANY,
     helpers::{bpf_get_prandom_u32, bpf_loop},
 };
 use ws_guard_common::{
@@ -12,14 +12,13 @@ use ws_guard_common::{
         END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
     },
     maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, LOST, Pending},
-    tracker::{FROM_CLIENT, Step, Tracker, Walk},
 };
 
 use crate::{
     ingress::{Scene, Verdict, throttled},
-    maps::{FLOWS, NEW_FLOW, NEW_PENDING, PENDING},
+    maps::{NEW_FLOW, NEW_PENDING, PENDING, STRANGERS},
     packet::{Packet, Segment},
-    report, sources, tables,
+    report, tables,
     walk::{self, Walker},
 };
 
@@ -43,7 +42,14 @@ unsafe extern "C" fn read_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -
         return 1;
     };
     walker.state.at += 1;
-    walker.state.head.push(byte) as c_long
+    let ends = walker.state.head.push(byte);
+    let upgrade = walker.state.head.found & UPGRADE_WEBSOCKET != 0;
+    if ends && !upgrade && walker.packet.u8_at(walker.state.at) == Some(GET[0]) {
+        // The next request is right behind it (RFC 9112, 9.3.2).
+        walker.state.head = HeadScanner::default();
+        return 0;
+    }
+    ends as c_long
 }
 
 /// The payload begins with these bytes.
@@ -61,9 +67,14 @@ fn begins<P: Packet, const N: usize>(packet: &P, text: &[u8; N]) -> bool {
 }
 
 /// The payload is the beginning of a request: [`GET`], or as much of it as there is.
+///
+/// Empty lines in front are to be ignored (RFC 9112, 2.2).
 #[inline(always)]
 fn begins_request<P: Packet>(packet: &P) -> bool {
     let bytes = packet.bytes();
+    if packet.u8_at(0).is_some_and(|byte| byte == b'\r' || byte == b'\n') {
+        return true;
+    }
     if bytes >= GET.len() as u32 {
         return begins(packet, GET);
     }
@@ -77,58 +88,48 @@ fn begins_request<P: Packet>(packet: &P) -> bool {
     true
 }
 
-/// Payload of a client without a flow: it may be a request that asks for an upgrade, or what
-/// follows one.
-#[inline(always)]
-pub fn request<P: Packet>(scene: &Scene, packet: impl Fn() -> P) -> Verdict {
-    match head(scene, packet()) {
-        Head::Passes => Verdict::Pass,
-        Head::Early => scene.drop(Counter::DroppedEarly),
-        // Not called from there: two such functions on top of each other are too much stack.
-        Head::EndsHere => behind_head(scene, packet()),
-    }
-}
-
-/// What [`head`] makes of a segment.
-enum Head {
-    Passes,
-    /// It comes after the head, and before the answer.
+/// What a client's segment on a connection without a flow is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A request, or a piece of it.
+    Head,
+    /// Data between a request and its answer.
     Early,
-    /// The head ends in it, and more follows.
-    EndsHere,
+    /// Neither.
+    Stranger,
 }
 
-/// Read the head of a request.
+/// Payload of a client without a flow: it may be a request that asks for an upgrade. Read its head.
 ///
 /// Whatever is not the next piece of it is lost to us: old bytes may be other ones than the server
 /// took, and nothing is known from there on but what the answer acknowledges.
 #[cold]
 #[inline(never)]
-fn head<P: Packet>(scene: &Scene, packet: P) -> Head {
+pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
     let segment = scene.segment;
     let known = PENDING.get_ptr_mut(scene.key);
     let (scanner, length) = match known {
         None if begins_request(&packet) => (HeadScanner::default(), 0),
-        None => return Head::Passes,
+        None => return Request::Stranger,
         Some(pending) => {
             // SAFETY: an LRU entry may be used again for another key meanwhile; then the sequence
             // numbers do not fit, and nothing worse than a missed request follows.
             let pending = unsafe { &mut *pending };
             if pending.flags & LOST != 0 {
-                return Head::Passes;
+                return Request::Stranger;
             }
             if segment.seq != pending.next {
                 pending.flags |= LOST;
-                return Head::Passes;
+                return Request::Stranger;
             }
             if pending.head.found & END != 0 {
-                return Head::Early;
+                return Request::Early;
             }
             (pending.head, pending.length)
         }
     };
     let Some(state) = walk::state() else {
-        return Head::Passes;
+        return Request::Head;
     };
     let mut walker = Walker { state, packet };
     read_head(&mut walker, scanner);
@@ -140,53 +141,21 @@ fn head<P: Packet>(scene: &Scene, packet: P) -> Head {
         if known.is_some() {
             let _ = PENDING.remove(scene.key);
         }
-        return Head::Passes;
+        return Request::Head;
     }
     let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
-        return Head::Passes;
+        return Request::Head;
     };
     // SAFETY: this CPU's scratch value.
     let new = unsafe { &mut *new };
+    if read < segment.len && scene.enforces() {
+        // There is data behind the head: the request has to come again without it.
+        return Request::Early;
+    }
     let next = segment.seq.wrapping_add(segment.len);
     *new = Pending { head, length, next, ..Pending::default() };
-    if PENDING.insert(scene.key, &*new, BPF_ANY.into()).is_err() || read >= segment.len {
-        return Head::Passes;
-    }
-    Head::EndsHere
-}
-
-/// Frames in the segment that ends the head: let no more of their pings pass than a connection's
-/// share.
-///
-/// RFC 6455, 4.1 forbids them. They are taken off the server's hands here because the request
-/// cannot go on without them; where the answer acknowledges, a connection's frames begin.
-#[cold]
-#[inline(never)]
-fn behind_head<P: Packet>(scene: &Scene, packet: P) -> Verdict {
-    let segment = scene.segment;
-    let (Some(pending), Some(state)) = (PENDING.get_ptr_mut(scene.key), walk::resume()) else {
-        return Verdict::Pass;
-    };
-    // SAFETY: as in `head`.
-    let pending = unsafe { &mut *pending };
-    let start = Tracker::new(segment.seq.wrapping_add(state.at), FROM_CLIENT);
-    state.walk = Walk::new(start, &start, segment.seq, segment.len);
-    state.walk.budget = if scene.enforces() { scene.policy.share } else { Walk::UNLIMITED };
-    (state.even, state.odd) = (0, 0);
-    let mut walker = Walker { state, packet };
-    if !matches!(walker.run_on(), Step::Done) {
-        return scene.drop(Counter::DroppedUnreadable);
-    }
-    let walk = &walker.state.walk;
-    pending.frames = walk.frames;
-    pending.pings = walk.pings;
-    pending.passed = if walk.pings < walk.budget { walk.pings } else { walk.budget };
-    let (even, odd) = (walker.state.even, walker.state.odd);
-    if even + odd > 0 {
-        walker.packet.seal(segment, even, odd);
-        report::add(Counter::Rewritten, (even + odd) as u64);
-    }
-    Verdict::Pass
+    let _ = PENDING.insert(scene.key, &*new, BPF_ANY.into());
+    Request::Head
 }
 
 /// Payload of the server without a flow. [`Verdict::Drop`] refuses the connection.
@@ -281,18 +250,13 @@ fn open(scene: &Scene) -> Verdict {
     // SAFETY: no arguments, no effects.
     flow.generation = unsafe { bpf_get_prandom_u32() };
     let flags = if deflate { flow::DEFLATE } else { 0 };
-    let mut early = 0;
     let pending = PENDING.get_ptr_mut(key);
     // SAFETY: as in `head`.
     let followed = pending.map(|pending| unsafe { &*pending }).filter(|pending| {
         pending.flags & LOST == 0 && pending.head.found & END != 0 && pending.next == segment.ack
     });
-    if let Some(pending) = followed {
+    if followed.is_some() {
         flow.open(segment.ack, server_next, flags, now);
-        flow.frames_in = pending.frames as u64;
-        flow.pings_in = pending.pings as u64;
-        flow.defused = (pending.pings - pending.passed) as u64;
-        early = pending.pings;
     } else {
         report::count(Counter::RequestsUnseen);
         if throttled(scene) {
@@ -303,19 +267,12 @@ fn open(scene: &Scene) -> Verdict {
     }
     flow.server_high = segment.seq.wrapping_add(segment.len);
     let _ = PENDING.remove(key);
-    let inserted = FLOWS.insert(key, &*flow, BPF_ANY.into()).is_ok()
-        || (tables::reclaim_flows(now) && FLOWS.insert(key, &*flow, BPF_NOEXIST.into()).is_ok());
-    if !inserted {
-        report::count(Counter::FlowsRefused);
-        report::source_event(EventKind::TableFull, &key.client, now, 0, 0);
+    let _ = STRANGERS.remove(key);
+    if !tables::insert_flow(scene) {
         let closed = policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
         return if closed { Verdict::Drop } else { Verdict::Pass };
     }
     report::count(Counter::FlowsOpened);
     report::flow_event(EventKind::FlowOpened, key, now, 0);
-    if early > 0 {
-        report::add(Counter::Pings, early as u64);
-        sources::charge(&key.client, policy, now, early, early);
-    }
     Verdict::Pass
 }

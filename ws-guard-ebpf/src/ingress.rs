@@ -11,14 +11,16 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{self, Action, Flow, Rewalk},
-    maps::{Counter, EventKind, FlowKey, Policy, action},
+    maps::{Counter, EventKind, FlowKey, MAY_DROP, Policy, action},
     seq::{after, later},
     source::millis,
     tracker::{Step, Tracker, Walk},
 };
 
 use crate::{
-    debug, handshake,
+    debug,
+    handshake::{self, Request},
+    joining,
     maps::{self, FLOWS, locked},
     packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
     quick::{self, came_to},
@@ -46,10 +48,13 @@ pub struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// Under `observe` nothing is ever dropped or changed.
+    /// Under `observe`, and for who is allowed, nothing is ever dropped or changed.
     #[inline(always)]
     pub fn enforces(&self) -> bool {
-        self.policy.action != action::OBSERVE
+        match self.policy.rules {
+            0 => self.policy.action != action::OBSERVE,
+            _ => sources::acts_on(&self.key.client, self.policy),
+        }
     }
 
     /// Drop for a reason, unless the policy only observes.
@@ -103,23 +108,15 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     };
     counters.events[Counter::Seen as usize] += 1;
-    if !maps::is_protected(segment.key.server_port) {
-        return Verdict::Pass;
-    }
-    counters.events[Counter::Protected as usize] += 1;
-    let Some(policy) = maps::policy() else {
+    let Some(policy) = maps::policy_of(segment.key.server_port) else {
         return Verdict::Pass;
     };
+    counters.events[Counter::Protected as usize] += 1;
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if policy.action == action::DROP && sources::any_throttled(now) {
-        let key = sources::of(&segment.key.client, policy);
-        if let Some(source) = sources::find(&key)
-            && source.is_throttled(&segment.key.client, policy, now)
-        {
-            source.dropped();
-            return Verdict::Drop;
-        }
+    let may_drop = policy.action == action::DROP || policy.flags & MAY_DROP != 0;
+    if may_drop && sources::any_throttled(now) && sources::drop(&segment.key.client, policy, now) {
+        return Verdict::Drop;
     }
     let key = &segment.key;
     let scene = Scene { key, segment, policy, now };
@@ -128,12 +125,23 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         // place (RFC 6093, 3.1): the frames would be other ones than those on the wire.
         return scene.drop(Counter::DroppedUrgent);
     }
-    let flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & SYN == 0);
-    let Some(flow) = flow else {
+    let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & SYN == 0);
+    if flow.is_none() {
         if segment.len == 0 {
             return Verdict::Pass;
         }
-        return handshake::request(&scene, || payload(segment));
+        match handshake::request(&scene, payload(segment)) {
+            Request::Head => return Verdict::Pass,
+            Request::Early => return scene.drop(Counter::DroppedEarly),
+            Request::Stranger => {}
+        }
+        if segment.flags & SYN != 0 || !joining::join(&scene, payload(segment)) {
+            return Verdict::Pass;
+        }
+        flow = FLOWS.get_ptr_mut(key);
+    }
+    let Some(flow) = flow else {
+        return Verdict::Pass;
     };
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
@@ -196,7 +204,7 @@ fn ending(scene: &Scene, flow: &mut Flow) {
 }
 
 /// What a walk came to.
-enum Outcome {
+pub enum Outcome {
     /// Nothing more to do.
     Pass,
     Drop,
@@ -237,7 +245,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             return Verdict::Pass;
         }
         Action::Walk => {
-            let came_to = quick::pass(scene, flow, &packet());
+            let came_to = walk::forget(quick::pass(scene, flow, &packet()), segment.seq);
             if came_to & came_to::PING != 0 {
                 return quick::ping(scene, flow, &mut packet(), came_to);
             }
@@ -256,7 +264,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             return scene.drop(Counter::DroppedGap);
         }
         Action::NoCheckpoint => return scene.drop(Counter::DroppedNoCheckpoint),
-        Action::Probe => return probe(scene, flow, packet()),
+        Action::Search => joining::search(scene, flow, packet()),
     };
     // Not called from where the outcome came about: two of these on top of each other are too much
     // stack, and two calls of one are twice the work for the verifier.
@@ -388,7 +396,7 @@ fn take_over(
     let walk = &state.walk;
     let pings = walk.pings;
     let mut passed = if pings < walk.budget { pings } else { walk.budget };
-    let mut committed = false;
+    let (mut committed, mut lost) = (false, false);
     let enforces = scene.enforces();
     let now_ms = millis(scene.now);
     locked(flow, |flow| {
@@ -400,10 +408,14 @@ fn take_over(
             }
             take(flow, &state.start, walk, passed);
             flow.last_ns = scene.now;
+            lost = flow.state != flow::state::OPEN;
             committed = true;
         }
     });
     state.passed = passed;
+    if lost {
+        report::count(Counter::FlowsUnsynced);
+    }
     committed
 }
 
@@ -415,7 +427,7 @@ fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
     };
     let mut walker = Walker { state, packet };
     if walker.state.walk.pings > 0 && !charge(scene, flow, &mut walker) {
-        return scene.drop(Counter::DroppedThrottled);
+        return Verdict::Drop;
     }
     finish(scene, &mut walker);
     Verdict::Pass
@@ -426,10 +438,11 @@ fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
 fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
     let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
     let segment = scene.segment;
-    let charged = sources::charge(&segment.key.client, scene.policy, scene.now, pings, share);
-    if !scene.enforces() {
+    let answer = sources::charge(&segment.key.client, scene.policy, scene.now, pings, share);
+    if answer & sources::OBSERVED != 0 {
         return true;
     }
+    let charged = answer & sources::PASSED;
     let kept = if charged < passed { charged } else { passed };
     if kept < passed {
         take_back(flow, passed - kept);
@@ -437,10 +450,10 @@ fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> 
     if kept == pings {
         return true;
     }
-    report::add(Counter::Defused, (pings - kept) as u64);
-    if scene.policy.action == action::DROP && charged < pings {
+    if answer & sources::DROP != 0 {
         return false;
     }
+    report::add(Counter::Defused, (pings - kept) as u64);
     let state = &mut *walker.state;
     if kept < state.walk.budget {
         // The walk let more pass than the charge does: go again, now that it is known how many.
@@ -565,37 +578,4 @@ fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> b
         }
         unchanged
     })
-}
-
-/// The flow lost step: look whether headers start in this segment.
-#[cold]
-#[inline(never)]
-fn probe<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
-    let segment = scene.segment;
-    if throttled(scene) {
-        // What cannot be followed cannot be defused either.
-        return scene.drop(Counter::DroppedUnsynced);
-    }
-    let Some(state) = walk::state() else {
-        return Verdict::Pass;
-    };
-    state.start = flow.probe_start(segment.seq, segment.len);
-    state.walk = Walk::new(state.start, &state.start, segment.seq, segment.len);
-    state.walk.budget = Walk::UNLIMITED;
-    let mut walker = Walker { state, packet };
-    walker.packet.only_look(true);
-    if !matches!(walker.run_on(), Step::Done) {
-        return Verdict::Pass;
-    }
-    let mut resynced = false;
-    locked(flow, |flow| {
-        if flow.state == flow::state::UNSYNCED {
-            resynced = flow.probed(&walker.state.start, &walker.state.walk);
-            flow.last_ns = scene.now;
-        }
-    });
-    if resynced {
-        report::count(Counter::FlowsResynced);
-    }
-    Verdict::Pass
 }

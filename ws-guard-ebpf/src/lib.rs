@@ -28,6 +28,7 @@ pub mod egress;
 pub mod handshake;
 pub mod headers;
 pub mod ingress;
+pub mod joining;
 pub mod maps;
 pub mod packet;
 pub mod payload;

@@ -8,8 +8,12 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::Flow,
-    maps::{Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, Shared},
+    maps::{
+        Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS,
+        Shared, SourceKey, Stranger,
+    },
     source::Source,
+    window::SLOTS,
 };
 
 #[btf_map]
@@ -19,19 +23,22 @@ pub static FLOWS: HashMap<FlowKey, Flow, 32768> = HashMap::new();
 pub static PENDING: LruHashMap<FlowKey, Pending, 4096> = LruHashMap::new();
 
 #[btf_map]
-pub static SOURCES: HashMap<Address, Source, 32768> = HashMap::new();
+pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static SOURCES: HashMap<SourceKey, Source, 32768> = HashMap::new();
 
 #[btf_map]
 pub static RULES: LpmTrie<Address, Rule, 4096> = LpmTrie::new();
 
 #[btf_map]
-pub static POLICY: Array<Policy, 2> = Array::new();
+pub static POLICY: Array<Policy, { 2 * SCOPES as usize }> = Array::new();
 
 #[btf_map]
 pub static ACTIVE: Array<u32, 1> = Array::new();
 
 #[btf_map]
-pub static PORTS: Array<Ports, 1> = Array::new();
+pub static PORTS: Array<Ports, 2> = Array::new();
 
 #[btf_map]
 pub static SHARED: Array<Shared, 1> = Array::new();
@@ -50,24 +57,30 @@ pub static NEW_FLOW: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray:
 #[btf_map]
 pub static NEW_SOURCE: PerCpuArray<[u64; size_of::<Source>() / 8], 1> = PerCpuArray::new();
 
+/// Where a log of pings is put together that is written in other groups.
+#[btf_map]
+pub static STAMPS: PerCpuArray<[u32; SLOTS], 1> = PerCpuArray::new();
+
 #[btf_map]
 pub static NEW_PENDING: PerCpuArray<Pending, 1> = PerCpuArray::new();
 
-/// The policy in force.
+/// The policy in force for a scope.
 #[inline(always)]
-pub fn policy() -> Option<&'static Policy> {
-    let active = *ACTIVE.get(0)?;
-    POLICY.get(active & 1)
+pub fn policy_of_scope(scope: u32) -> Option<&'static Policy> {
+    let active = *ACTIVE.get(0)? & 1;
+    POLICY.get(active * SCOPES + (scope & (SCOPES - 1)))
 }
 
-/// The port, in network byte order, is protected.
+/// The policy in force for a port, in network byte order; `None` where it is not protected.
 #[inline(always)]
-pub fn is_protected(port: u16) -> bool {
-    let port = u16::from_be(port) as u32;
-    let Some(ports) = PORTS.get(0) else {
-        return false;
-    };
-    ports.0[(port >> 6 & 1023) as usize] >> (port & 63) & 1 != 0
+pub fn policy_of(port: u16) -> Option<&'static Policy> {
+    let active = *ACTIVE.get(0)? & 1;
+    let entry = PORTS.get(active)?.0[u16::from_be(port) as usize];
+    let scope = (entry & Ports::SCOPE) as u32;
+    if scope == 0 {
+        return None;
+    }
+    POLICY.get(active * SCOPES + (scope - 1 & (SCOPES - 1)))
 }
 
 /// Change a flow under its lock.

@@ -6,7 +6,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
     flow::{Flow, state},
-    maps::{Counter, action},
+    maps::Counter,
     source::millis,
     tracker::Walk,
 };
@@ -92,17 +92,16 @@ fn count(walk: &Walk) {
 pub fn ping<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &mut P, ping: u32) -> Verdict {
     let policy = scene.policy;
     let share = (ping & came_to::FITS_SHARE != 0) as u32;
-    let charged = sources::charge_one(&scene.segment.key.client, policy, scene.now, share);
-    let source_over = charged == 0;
-    if !scene.enforces() || (!source_over && ping & came_to::FITS_CONNECTION != 0) {
+    let answer = sources::charge_one(&scene.segment.key.client, policy, scene.now, share);
+    let keeps = answer & sources::PASSED != 0 && ping & came_to::FITS_CONNECTION != 0;
+    if keeps || answer & sources::OBSERVED != 0 {
         return Verdict::Pass;
     }
     take_back(flow, 1);
-    report::count(Counter::Defused);
-    if policy.action == action::DROP && source_over {
-        report::count(Counter::DroppedThrottled);
+    if answer & sources::DROP != 0 {
         return Verdict::Drop;
     }
+    report::count(Counter::Defused);
     let at = ping >> came_to::AT;
     packet.defuse(at);
     let odd = (scene.segment.payload + at - scene.segment.tcp) & 1;

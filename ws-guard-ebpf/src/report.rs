@@ -3,7 +3,8 @@
 use ws_guard_common::{
     frame::{Violation, Violations},
     maps::{
-        Address, Counter, Counters, EVENTS_PER_SECOND, Event, EventKind, FlowKey, HEARTBEAT_BUCKETS,
+        Counter, Counters, EVENTS_PER_SECOND, Event, EventKind, FlowKey, HEARTBEAT_BUCKETS,
+        SourceKey,
     },
     tracker::Walk,
 };
@@ -93,10 +94,10 @@ pub fn flow_event(kind: EventKind, key: &FlowKey, now: u64, value: u64) {
 
 /// An event of a source.
 #[inline(always)]
-pub fn source_event(kind: EventKind, source: &Address, now: u64, value: u64, detail: u16) {
+pub fn source_event(kind: EventKind, source: &SourceKey, now: u64, value: u64, detail: u16) {
     send(kind, now, |event| {
         event.value = value;
-        event.flow.client = *source;
+        event.flow.client = source.address;
         event.detail = detail;
     });
 }

@@ -168,7 +168,7 @@ impl Hook for Skb {
             if !self.load(offset, pointer, 1) {
                 return false;
             }
-            byte ^= PING_TO_PONG;
+            *pointer ^= PING_TO_PONG;
             bpf_skb_store_bytes(self.0, offset, pointer.cast(), 1, 0) == 0
         }
     }

@@ -8,20 +8,24 @@ use aya_ebpf::{
     helpers::{bpf_spin_lock, bpf_spin_unlock},
 };
 use ws_guard_common::{
-    maps::{Address, Counter, EventKind, Policy, Rule, SOURCES_FAIL_CLOSED},
+    maps::{
+        Address, Counter, EventKind, Limits, Policy, Rule, SOURCES_FAIL_CLOSED, SourceKey, action,
+        own,
+    },
     source::{ALLOWED, Source},
 };
 
 use crate::{
     maps::{NEW_SOURCE, RULES, SHARED, SOURCES},
     report, tables,
+    walk::forget,
 };
 
 /// The source that an address belongs to, as the policy groups them.
 #[inline(always)]
-pub fn of(address: &Address, policy: &Policy) -> Address {
+pub fn of(address: &Address, policy: &Policy) -> SourceKey {
     let mask = if address.is_v4() { &policy.mask_v4 } else { &policy.mask_v6 };
-    address.masked(mask)
+    SourceKey { address: address.masked(mask), scope: policy.scope }
 }
 
 /// Somebody may be throttled: only then is a source worth looking up before it pings.
@@ -39,8 +43,46 @@ pub struct Entry(*mut Source);
 
 /// The source's entry, if it has one.
 #[inline(always)]
-pub fn find(source: &Address) -> Option<Entry> {
+pub fn find(source: &SourceKey) -> Option<Entry> {
     SOURCES.get_ptr_mut(source).map(Entry)
+}
+
+/// A packet of `address` is to be dropped because of its source, and is counted.
+#[inline(never)]
+pub fn drop(address: &Address, policy: &Policy, now: u64) -> bool {
+    let Some(source) = find(&of(address, policy)) else {
+        return false;
+    };
+    let drops = source.is_throttled(address, policy, now) && source.action() == action::DROP;
+    if drops {
+        source.dropped();
+    }
+    drops
+}
+
+/// The longest rule that covers `address`.
+#[inline(always)]
+fn rule(address: &Address, policy: &Policy) -> Option<&'static Rule> {
+    if policy.rules == 0 {
+        return None;
+    }
+    RULES.get(&Key::new(128, *address))
+}
+
+/// Something may be done about what comes from `address`, where there are rules. Not for every
+/// packet: only where something would be done.
+#[inline(never)]
+pub fn acts_on(address: &Address, policy: &Policy) -> bool {
+    if let Some(source) = find(&of(address, policy)) {
+        source.refresh(address, policy);
+        return source.action() != action::OBSERVE;
+    }
+    let done = match rule(address, policy) {
+        Some(rule) if rule.flags & Rule::ALLOW != 0 => action::OBSERVE,
+        Some(rule) if rule.flags & own::ACTION != 0 => rule.limits.action,
+        _ => policy.action,
+    };
+    done != action::OBSERVE
 }
 
 impl Entry {
@@ -54,6 +96,13 @@ impl Entry {
         self.refresh(address, policy);
         // SAFETY: as above.
         unsafe { (*self.0).flags & ALLOWED == 0 }
+    }
+
+    /// What is done about its pings over the limit: one of [`action`].
+    #[inline(always)]
+    pub fn action(self) -> u8 {
+        // SAFETY: as in `is_throttled`.
+        unsafe { (*self.0).action() }
     }
 
     /// Count a packet that was dropped because of its source.
@@ -81,27 +130,39 @@ impl Entry {
         }
     }
 
-    /// Look up again whether a rule exempts the address, if any rule changed since.
+    /// Look up again what holds for the address, if any policy or rule changed since.
     #[inline(always)]
     fn refresh(self, address: &Address, policy: &Policy) {
         // SAFETY: a single word; two CPUs would write the same.
-        if unsafe { (*self.0).rules_generation } == policy.rules_generation {
-            return;
+        if unsafe { (*self.0).generation } != policy.generation {
+            look_up_rules(self, address, policy);
         }
-        let allowed = policy.rules > 0
-            && RULES
-                .get(&Key::new(128, *address))
-                .is_some_and(|rule| rule.flags & Rule::ALLOW != 0);
-        let generation = policy.rules_generation;
-        self.locked(|source| {
-            source.flags = source.flags & !ALLOWED | if allowed { ALLOWED } else { 0 };
-            source.rules_generation = generation;
-        });
     }
 }
 
-/// Charge the source of `address` with pings on one connection, see [`Source::charge`]; returns how
-/// many of them pass.
+/// See [`Entry::refresh`]. Once for each source after a change.
+#[cold]
+#[inline(never)]
+fn look_up_rules(source: Entry, address: &Address, policy: &Policy) {
+    const { assert!(Rule::ALLOW == ALLOWED) };
+    let rule = rule(address, policy).copied().unwrap_or_default();
+    let limits = Limits::of(policy).with(&rule);
+    source.locked(|source| {
+        source.limits = limits;
+        source.flags = source.flags & !ALLOWED | rule.flags & ALLOWED;
+        source.generation = policy.generation;
+    });
+}
+
+/// [`charge`]'s answer: so many of the pings pass.
+pub const PASSED: u32 = DROP - 1;
+/// [`charge`]'s answer: the segment is to be dropped.
+pub const DROP: u32 = 1 << 30;
+/// [`charge`]'s answer: nothing is done about this source, whatever it sends.
+pub const OBSERVED: u32 = 1 << 31;
+
+/// Charge the source of `address` with pings on one connection, see [`Source::charge`]; the answer
+/// in one word, [`PASSED`], [`DROP`] and [`OBSERVED`].
 #[inline(never)]
 pub fn charge(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> u32 {
     charge_some(address, policy, now, pings, share)
@@ -116,35 +177,82 @@ pub fn charge_one(address: &Address, policy: &Policy, now: u64, share: u32) -> u
 #[inline(always)]
 fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> u32 {
     let key = of(address, policy);
-    let Some(source) = find_or_insert(&key, policy, now) else {
-        let closed = policy.flags & SOURCES_FAIL_CLOSED != 0;
-        return if closed { 0 } else { pings };
-    };
-    source.refresh(address, policy);
-    let (charged, until) = source.locked(
-        #[inline(always)]
-        |source| {
-            let charged = source.charge(now, policy, pings, share);
-            (charged, source.throttled_until)
-        },
-    );
-    if until > now {
-        raise(until);
+    let source = Entry(up_to_date(&key, address, policy, now));
+    if source.0.is_null() {
+        return charge_nobody(policy, pings);
     }
-    if charged.released {
+    let (passed, over, what) = source.locked(
+#[inline(always)]
+|source| {
+        let charged = source.judge(now, pings, share);
+        let observed = source.action() == action::OBSERVE;
+        let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
+        (charged.passed, charged.over, what | charged.released as u32)
+    });
+    let unknown = now as u32;
+    let (passed, over, what) =
+        (forget(passed, unknown), forget(over, unknown), forget(what, unknown));
+    if what & RELEASED != 0 {
         report::count(Counter::Released);
-        report::source_event(EventKind::Released, &key, now, 0, 0);
+        report::source_event(EventKind::Released, &key, now, 0, key.scope as u16);
     }
-    if charged.throttled {
+    if over > 0 {
+        flooded(source, &key, now, pings, over);
+    }
+    if what & DROP != 0 {
+        source.dropped();
+    }
+    passed | what & (DROP | OBSERVED)
+}
+
+/// In the course of [`charge`]: an earlier throttling had ended.
+const RELEASED: u32 = 1;
+
+/// The source's entry, with what holds for it now; null where the table has no room.
+///
+/// A function, with a plain pointer for an answer: so the verifier comes back from it in one state.
+#[inline(never)]
+fn up_to_date(key: &SourceKey, address: &Address, policy: &Policy, now: u64) -> *mut Source {
+    match find_or_insert(key, policy, now) {
+        Some(source) => {
+            source.refresh(address, policy);
+            source.0
+        }
+        None => core::ptr::null_mut(),
+    }
+}
+
+/// `pings` pings of a source came, `over` of them over the limit: see [`Source::flooded`].
+#[inline(never)]
+fn flooded(source: Entry, key: &SourceKey, now: u64, pings: u32, over: u32) {
+    let (new, until) = source.locked(
+#[inline(always)]
+|source| {
+        let new = source.flooded(now, over);
+        (new, source.throttled_until)
+    });
+    raise(until);
+    if new {
         report::count(Counter::Throttled);
-        report::source_event(EventKind::Throttled, &key, now, pings as u64, 0);
+        report::source_event(EventKind::Throttled, key, now, pings as u64, key.scope as u16);
     }
-    charged.passed
+}
+
+/// Pings of a source that the table has no room for.
+#[inline(always)]
+fn charge_nobody(policy: &Policy, pings: u32) -> u32 {
+    if policy.action == action::OBSERVE {
+        pings | OBSERVED
+    } else if policy.flags & SOURCES_FAIL_CLOSED != 0 {
+        0
+    } else {
+        pings
+    }
 }
 
 /// The source's entry; made if there is none.
 #[inline(always)]
-pub fn find_or_insert(key: &Address, policy: &Policy, now: u64) -> Option<Entry> {
+pub fn find_or_insert(key: &SourceKey, policy: &Policy, now: u64) -> Option<Entry> {
     if let Some(source) = find(key) {
         return Some(source);
     }
@@ -155,7 +263,7 @@ pub fn find_or_insert(key: &Address, policy: &Policy, now: u64) -> Option<Entry>
 /// Add an entry, making room for it if there is none.
 #[cold]
 #[inline(never)]
-fn make_room_and_insert(key: &Address, window_ms: u32, now: u64) {
+fn make_room_and_insert(key: &SourceKey, window_ms: u32, now: u64) {
     if insert(key) || (tables::reclaim_sources(now, window_ms) && insert(key)) {
         return;
     }
@@ -168,7 +276,7 @@ fn make_room_and_insert(key: &Address, window_ms: u32, now: u64) {
 
 /// Add an empty entry. `false` when there is no room, or when there is one already.
 #[inline(always)]
-fn insert(key: &Address) -> bool {
+fn insert(key: &SourceKey) -> bool {
     let Some(empty) = NEW_SOURCE.get_ptr_mut(0) else {
         return false;
     };

@@ -6,15 +6,19 @@
 
 use core::ffi::{c_long, c_void};
 
-use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::{bpf_for_each_map_elem, bpf_map_delete_elem},
+};
 use ws_guard_common::{
     flow::{Flow, state},
-    maps::{Address, Counter, FlowKey},
+    maps::{Counter, EventKind, FlowKey, SourceKey},
     source::Source,
 };
 
 use crate::{
-    maps::{FLOWS, SHARED, SOURCES},
+    ingress::Scene,
+    maps::{FLOWS, NEW_FLOW, SHARED, SOURCES},
     report,
 };
 
@@ -49,6 +53,25 @@ fn may_sweep(now: u64) -> bool {
         }
         due
     }
+}
+
+/// Insert the flow that was put together in [`NEW_FLOW`], making room for it if there is none.
+#[inline(always)]
+pub fn insert_flow(scene: &Scene) -> bool {
+    let (key, now) = (scene.key, scene.now);
+    let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's scratch value, of a flow's size and alignment.
+    let flow = unsafe { &*new.cast::<Flow>() };
+    let inserted = FLOWS.insert(key, flow, BPF_ANY.into()).is_ok()
+        || (reclaim_flows(now) && FLOWS.insert(key, flow, BPF_NOEXIST.into()).is_ok());
+    if !inserted {
+        report::count(Counter::FlowsRefused);
+        let client = SourceKey { address: key.client, scope: scene.policy.scope };
+        report::source_event(EventKind::TableFull, &client, now, 0, 0);
+    }
+    inserted
 }
 
 /// Look for room in the flow table. `false` when it is too early to look again.
@@ -105,7 +128,7 @@ pub fn reclaim_sources(now: u64, window_ms: u32) -> bool {
     let mut sweep = Sweep { now, window };
     let visit: unsafe extern "C" fn(
         *mut c_void,
-        *const Address,
+        *const SourceKey,
         *const Source,
         *mut Sweep,
     ) -> c_long = visit_source;
@@ -123,7 +146,7 @@ pub fn reclaim_sources(now: u64, window_ms: u32) -> bool {
 
 unsafe extern "C" fn visit_source(
     map: *mut c_void,
-    key: *const Address,
+    key: *const SourceKey,
     source: *const Source,
     sweep: *mut Sweep,
 ) -> c_long {

@@ -4,7 +4,7 @@
 //! segment, so a flood would go by uncounted in them. They are dropped where they are for a
 //! protected port, or where nobody can tell what they are for; the operator may let them pass.
 
-use ws_guard_common::maps::{Counter, UNREADABLE_PASSES, action};
+use ws_guard_common::maps::{Counter, Policy, UNREADABLE_PASSES, action};
 
 use crate::{
     ingress::Verdict,
@@ -22,13 +22,13 @@ pub fn verdict(parsed: Parsed) -> Verdict {
         return Verdict::Pass;
     }
     report::count(Counter::Unparsed);
-    let reason = match parsed {
-        Parsed::Fragment if is_for_protected_port() => Counter::DroppedFragment,
-        Parsed::Rerouted if is_for_protected_port() => Counter::DroppedHeaders,
-        Parsed::Hidden => Counter::DroppedHeaders,
+    let (reason, policy) = match parsed {
+        Parsed::Fragment => (Counter::DroppedFragment, policy_of_port()),
+        Parsed::Rerouted => (Counter::DroppedHeaders, policy_of_port()),
+        Parsed::Hidden => (Counter::DroppedHeaders, maps::policy_of_scope(0)),
         _ => return Verdict::Pass,
     };
-    let Some(policy) = maps::policy() else {
+    let Some(policy) = policy else {
         return Verdict::Pass;
     };
     if policy.action == action::OBSERVE || policy.flags & UNREADABLE_PASSES != 0 {
@@ -39,6 +39,6 @@ pub fn verdict(parsed: Parsed) -> Verdict {
 }
 
 #[inline(always)]
-fn is_for_protected_port() -> bool {
-    packet::segment().is_some_and(|segment| maps::is_protected(segment.key.server_port))
+fn policy_of_port() -> Option<&'static Policy> {
+    packet::segment().and_then(|segment| maps::policy_of(segment.key.server_port))
 }

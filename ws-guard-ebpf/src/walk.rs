@@ -5,6 +5,7 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
 use ws_guard_common::{
     handshake::HeadScanner,
+    search::{self, Search},
     tracker::{Step, Tracker, Walk},
 };
 
@@ -27,6 +28,8 @@ pub struct State {
     /// For a head: what was read of it, and the offset of its next byte.
     pub head: HeadScanner,
     pub at: u32,
+    /// For a stream that is joined in the middle.
+    pub search: Search,
     /// The flow's `ping_ns` once it has taken the walk over.
     pub asked_ns: u64,
     /// How many of the new pings keep to the connection's share.
@@ -87,6 +90,14 @@ pub fn rewritten(offset: u32) {
     }
 }
 
+/// `value`, of which the verifier forgets what it knows: where it has come in many ways to one place
+/// it goes on from there once, and not once for each value. `unknown` is any number that it does not
+/// know.
+#[inline(always)]
+pub fn forget(value: u32, unknown: u32) -> u32 {
+    core::hint::black_box(value ^ unknown) ^ unknown
+}
+
 /// A walk through a payload; what the loop's callback works on.
 pub struct Walker<P> {
     pub state: &'static mut State,
@@ -123,6 +134,25 @@ impl<P: Packet> Walker<P> {
             _ => Step::Unreadable,
         }
     }
+}
+
+impl<P: Packet> Walker<P> {
+    /// Run the search in the state to its end.
+    #[inline(always)]
+    pub fn search(&mut self) {
+        let turn: unsafe extern "C" fn(u32, *mut Self) -> c_long = search_turn::<P>;
+        // SAFETY: the callback gets `self` back, which outlives the loop.
+        unsafe {
+            bpf_loop(search::MAX_STEPS, turn as *mut c_void, core::ptr::from_mut(self).cast(), 0);
+        }
+    }
+}
+
+/// One header; 1 ends the loop.
+unsafe extern "C" fn search_turn<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
+    // SAFETY: `search` passed it, and nobody else uses it during the loop.
+    let walker = unsafe { &mut *walker };
+    walker.state.search.step(&walker.packet) as c_long
 }
 
 const MORE: u32 = Step::More as u32;

@@ -116,7 +116,7 @@ impl Hook for Xdp {
             if !self.load(offset, pointer, 1) {
                 return false;
             }
-            byte ^= PING_TO_PONG;
+            *pointer ^= PING_TO_PONG;
             bpf_xdp_store_bytes(self.0, offset, pointer.cast(), 1) == 0
         }
     }

@@ -16,8 +16,8 @@ use aya::{
 use ws_guard_common::{
     flow::Flow,
     maps::{
-        Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule,
-        Shared, name, program,
+        Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule, Stranger,
+        SCOPES, Shared, SourceKey, name, program,
     },
     source::Source,
 };
@@ -45,7 +45,7 @@ macro_rules! pod {
     };
 }
 
-pod!(Address, Counters, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared, Source);
+pod!(Address, Counters, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared, Source, SourceKey, Stranger);
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,34 +167,45 @@ impl Programs {
         Ok(self.table::<K, V>(map)?.keys().collect::<Result<Vec<K>, _>>()?.len())
     }
 
-    /// Put a policy in force.
+    /// Put a policy in force, in the scope that it names.
     pub fn set_policy(&mut self, policy: Policy) -> Result<()> {
-        self.set(name::POLICY, 0, Raw(policy))?;
+        self.set(name::POLICY, policy.scope % SCOPES, Raw(policy))?;
         self.set(name::ACTIVE, 0, 0u32)
     }
 
-    /// Protect these ports and no others.
+    /// Protect these ports and no others, under the policy of scope 0.
     pub fn set_ports(&mut self, protected: &[u16]) -> Result<()> {
-        let mut ports = Ports([0; 1024]);
-        for port in protected.iter().map(|port| usize::from(*port)) {
-            ports.0[port / 64] |= 1 << (port % 64);
+        self.set_scopes(&protected.iter().map(|port| (*port, 0)).collect::<Vec<_>>())
+    }
+
+    /// Protect these ports and no others, each under the policy of its scope.
+    pub fn set_scopes(&mut self, protected: &[(u16, u8)]) -> Result<()> {
+        let mut ports = Ports([0; 65_536]);
+        for (port, scope) in protected {
+            ports.0[usize::from(*port)] = scope + 1;
         }
         self.set(name::PORTS, 0, Raw(ports))
     }
 
     /// Never act on what this address sends. The policy must say that there is a rule.
     pub fn allow(&mut self, address: IpAddr) -> Result<()> {
+        self.set_rule(address, Rule { flags: Rule::ALLOW, ..Rule::default() })
+    }
+
+    /// A rule for one address. The policy must say that there is a rule.
+    pub fn set_rule(&mut self, address: IpAddr, rule: Rule) -> Result<()> {
         let map = self.map(name::RULES)?;
         let mut rules = lpm_trie::LpmTrie::<&mut MapData, Raw<Address>, Raw<Rule>>::try_from(map)?;
         let key = lpm_trie::Key::new(128, Raw(address.into()));
-        rules.insert(&key, Raw(Rule { flags: Rule::ALLOW }), 0).context("adding a rule")
+        rules.insert(&key, Raw(rule), 0).context("adding a rule")
     }
 
     /// Forget all flows, sources, requests and throttlings. Counters go on.
     pub fn forget(&mut self) -> Result<()> {
         self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
-        self.empty::<Raw<Address>, Raw<Source>>(name::SOURCES)?;
+        self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
+        self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.set(name::SHARED, 0, Raw(Shared::default()))
     }
 
@@ -204,14 +215,14 @@ impl Programs {
     }
 
     pub fn source(&mut self, address: IpAddr) -> Result<Option<Source>> {
-        let key = Raw(Address::from(address));
+        let key = Raw(SourceKey { address: address.into(), scope: 0 });
         Ok(self.look_up::<_, Raw<Source>>(name::SOURCES, key)?.map(|Raw(source)| source))
     }
 
     /// How many flows and how many sources there are.
     pub fn occupancy(&mut self) -> Result<(usize, usize)> {
         let flows = self.entries::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
-        Ok((flows, self.entries::<Raw<Address>, Raw<Source>>(name::SOURCES)?))
+        Ok((flows, self.entries::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?))
     }
 
     /// The counters, over all CPUs.
@@ -237,13 +248,16 @@ impl Programs {
             operation: Operation::Throttle as u32,
             pings: 0,
             until: ws_guard_common::source::UNTIL_RELEASED,
-            source: address.into(),
+            source: SourceKey { address: address.into(), scope: 0 },
+            _pad: 0,
         };
         let mut packet = vec![0; 14];
         packet.extend(request.operation.to_ne_bytes());
         packet.extend(request.pings.to_ne_bytes());
         packet.extend(request.until.to_ne_bytes());
-        packet.extend(request.source.0.iter().flat_map(|word| word.to_ne_bytes()));
+        packet.extend(request.source.address.0.iter().flat_map(|word| word.to_ne_bytes()));
+        packet.extend(request.source.scope.to_ne_bytes());
+        packet.extend([0; 4]);
         let run = self.run(program::CONTROL, &packet)?;
         ensure!(run.verdict == 0, "the control program answered {}", run.verdict);
         Ok(())

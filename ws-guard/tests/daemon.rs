@@ -145,7 +145,7 @@ async fn every_error_is_json_with_a_remedy() {
 async fn the_allowlist_keeps_apart_what_operators_and_configuration_want() {
     let Some(loaded) = load() else { return };
     let api = routes::router(loaded.state.clone());
-    let generation = || loaded.state.reader.maps.policy().expect("a policy").rules_generation;
+    let generation = || loaded.state.reader.maps.policy().expect("a policy").generation;
     let before = generation();
     let (status, list) = ask(&api, "POST", "/v1/allow", r#"{"network": "fd77::5"}"#).await;
     assert_eq!(status, StatusCode::OK);

@@ -66,7 +66,7 @@ fn row(view: &FlowView) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use ws_guard_common::maps::{FlowKey, Pending};
+    use ws_guard_common::{flow::state, maps::FlowKey};
 
     use super::*;
 
@@ -79,7 +79,7 @@ mod tests {
             frames_in: 7,
             heartbeat_rtt_us: Some(1_250),
             idle_ms: Some(3_000),
-            ..FlowView::handshake(&key, &Pending::default())
+            ..FlowView::without_flow(&key, state::HANDSHAKE)
         };
         assert_eq!(
             table(&[view]).render(false),

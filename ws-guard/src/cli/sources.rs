@@ -60,6 +60,7 @@ fn table(views: &[SourceView]) -> Table {
             Column::text("THROTTLED-SINCE").wide(),
             Column::text("THROTTLED-UNTIL").wide(),
             Column::text("BY").wide(),
+            Column::text("PORT").wide(),
         ],
         rows: views.iter().map(row).collect(),
         count: format!("{}, {throttled} throttled", plural(views.len(), "source", "sources")),
@@ -68,10 +69,11 @@ fn table(views: &[SourceView]) -> Table {
 
 fn row(view: &SourceView) -> Vec<String> {
     let throttled = view.state == SourceState::Throttled;
-    let by = match (throttled, view.manual) {
-        (false, _) => "-",
-        (true, true) => "operator",
-        (true, false) => "pings",
+    let by = match (throttled, view.manual, view.escalated) {
+        (false, _, _) => "-",
+        (true, true, _) => "operator",
+        (true, false, false) => "pings",
+        (true, false, true) => "pings, dropped",
     };
     vec![
         view.source.clone(),
@@ -89,6 +91,7 @@ fn row(view: &SourceView) -> Vec<String> {
         absolute(view.throttled_since),
         absolute(view.throttled_until),
         by.into(),
+        view.port.map_or("-".into(), |port| port.to_string()),
     ]
 }
 
@@ -113,6 +116,8 @@ mod tests {
             throttled_since: Some(Timestamp(now - Duration::from_secs(60))),
             throttled_until: Some(Timestamp(now + Duration::from_millis(9_900))),
             manual: false,
+            escalated: false,
+            port: None,
         };
         let calm = SourceView {
             source: "10.77.0.1".into(),

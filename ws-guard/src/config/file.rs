@@ -1,4 +1,6 @@
-//! The configuration file: TOML whose keys are the flags without their dashes.
+//! The configuration file: TOML whose keys are the flags without their dashes. A table stands for
+//! what has settings of its own: `[[port]]` and `[[cidr]]` hold a key of the same name, one value or
+//! several, and the settings.
 
 use std::{
     fs::File,
@@ -75,6 +77,9 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
     }
 }
 
+/// Settings whose values may be tables.
+const TABLES: [&str; 2] = ["port", "cidr"];
+
 /// Turns places in a text into lines.
 struct Lines<'a> {
     path: PathBuf,
@@ -94,10 +99,54 @@ impl Lines<'_> {
 
     /// The texts of a value: one, or those of an array.
     fn values(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<Given>, Problem> {
+        let mut texts = Vec::new();
         match value.get_ref() {
-            DeValue::Array(items) => items.iter().map(|item| self.scalar(key, item)).collect(),
+            DeValue::Array(items) => {
+                for item in items {
+                    texts.extend(self.one(key, item)?);
+                }
+            }
+            _ => texts = self.one(key, value)?,
+        }
+        Ok(texts)
+    }
+
+    fn one(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<Given>, Problem> {
+        match value.get_ref() {
+            DeValue::Table(table) if TABLES.contains(&key) => self.table(key, value, table),
             _ => Ok(vec![self.scalar(key, value)?]),
         }
+    }
+
+    /// A table as the text that a flag would have: each target with all of the settings.
+    fn table(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        table: &DeTable<'_>,
+    ) -> Result<Vec<Given>, Problem> {
+        let mut targets = Vec::new();
+        let mut settings = String::new();
+        for (name, item) in table {
+            if name.get_ref() == key {
+                targets = match item.get_ref() {
+                    DeValue::Array(items) => {
+                        items.iter().map(|item| self.scalar(key, item)).collect::<Result<_, _>>()?
+                    }
+                    _ => vec![self.scalar(key, item)?],
+                };
+            } else {
+                settings += &format!(" {}={}", name.get_ref(), self.scalar(key, item)?.text);
+            }
+        }
+        if targets.is_empty() {
+            let message = format!("the table does not say which {key}: add {key} = …");
+            return Err(self.problem(value.span(), key, message));
+        }
+        for target in &mut targets {
+            target.text.push_str(&settings);
+        }
+        Ok(targets)
     }
 
     fn scalar(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Given, Problem> {
@@ -157,7 +206,25 @@ mod tests {
     fn broken_toml_names_its_line() {
         let found = problems("port = 80\ninterface = \n");
         assert!(found[0].starts_with("/etc/g.toml:2: "), "{found:?}");
-        assert!(problems("port = {a = 1}")[0].contains("not a nested"), "nested");
+        assert!(problems("interface = {a = 1}")[0].contains("not a nested"), "nested");
+    }
+
+    #[test]
+    fn tables_become_texts() {
+        let layer = parsed(
+            "[[port]]\nport = 80\n[[port]]\nport = [443, 8443]\nmax-ping-rate = 5\naction = \"drop\"\n",
+        );
+        assert!(layer.problems.is_empty());
+        let texts: Vec<&str> = layer.values[0].1.iter().map(|given| given.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            ["80", "443 action=drop max-ping-rate=5", "8443 action=drop max-ping-rate=5"]
+        );
+        assert_eq!(layer.values[0].1[1].place.to_string(), "/etc/g.toml:4: port");
+        assert_eq!(
+            problems("[[port]]\nmax-ping-rate = 5\n"),
+            ["/etc/g.toml:1: port: the table does not say which port: add port = …"]
+        );
     }
 
     proptest! {

@@ -11,7 +11,8 @@ use super::{
     settings::{RUN, Settings},
 };
 use crate::domain::{
-    address::Prefixes,
+    address::{Given as Meant, Prefixes},
+    overrides::{NetworkPolicy, parse_network},
     policy::POLICY,
     setting::{Setting, closest},
 };
@@ -114,8 +115,12 @@ impl Inputs {
         let mut settings = Settings { file: self.file.clone(), ..Settings::default() };
         let mut problems = Vec::new();
         let file = self.file_layer(&mut problems);
+        let mut cidrs = Vec::new();
         for setting in &POLICY {
-            self.apply(setting, &mut settings.policy, &file, &mut problems);
+            let winner = self.apply(setting, &mut settings.policy, &file, &mut problems);
+            if setting.name == "cidr" {
+                cidrs = winner;
+            }
         }
         let mut allow = Vec::new();
         for setting in &RUN {
@@ -125,7 +130,7 @@ impl Inputs {
             }
         }
         if problems.is_empty() {
-            check_together(&mut settings, &allow, &mut problems);
+            check_together(&mut settings, &allow, &cidrs, &mut problems);
         }
         if problems.is_empty() { Ok(settings) } else { Err(ConfigError(problems)) }
     }
@@ -228,7 +233,12 @@ fn service_link(text: &str, place: &Place) -> &'static str {
 }
 
 /// What can only be seen with all values in hand.
-fn check_together(settings: &mut Settings, allow: &[Given], problems: &mut Vec<Problem>) {
+fn check_together(
+    settings: &mut Settings,
+    allow: &[Given],
+    cidrs: &[Given],
+    problems: &mut Vec<Problem>,
+) {
     let missing = |name: &'static str, flag: &str| Problem {
         place: Place::Missing(name),
         message: format!(
@@ -247,6 +257,32 @@ fn check_together(settings: &mut Settings, allow: &[Given], problems: &mut Vec<P
         match prefixes.exemption(*network) {
             Ok(network) => settings.allow.push(network),
             Err(message) => problems.push(Problem { place: given.place.clone(), message }),
+        }
+    }
+    check_cidrs(settings, prefixes, cidrs, problems);
+}
+
+/// Networks with settings of their own hold whole sources; a single address stands for its source.
+fn check_cidrs(
+    settings: &mut Settings,
+    prefixes: Prefixes,
+    cidrs: &[Given],
+    problems: &mut Vec<Problem>,
+) {
+    for network in std::mem::take(&mut settings.policy.cidrs) {
+        let cidr = network.cidr;
+        let single = cidr.prefix_len() == cidr.max_prefix_len();
+        let meant = if single { Meant::Address(cidr.addr()) } else { Meant::Network(cidr) };
+        match prefixes.exemption(meant) {
+            Ok(cidr) => settings.policy.add_cidr(NetworkPolicy { cidr, ..network }),
+            Err(message) => {
+                let named = |given: &&Given| {
+                    parse_network(&given.text).is_ok_and(|network| network.cidr == cidr)
+                };
+                let place = cidrs.iter().find(named).map(|given| given.place.clone());
+                let place = place.unwrap_or(Place::Missing("cidr"));
+                problems.push(Problem { place, message });
+            }
         }
     }
 }

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use super::{Inputs, LogFormat, watch::Watch};
 use crate::{
-    domain::policy::{Action, OnFull},
+    domain::{
+        overrides::{NetworkPolicy, PortPolicy},
+        policy::{Action, OnFull},
+    },
     guard::AttachMode,
 };
 
@@ -124,6 +127,46 @@ fn an_exemption_narrower_than_a_source_names_its_place() {
     let error = inputs(dir.path(), &[], &[("WS_GUARD_ALLOW", "fd77::1/128")], None).load();
     let text = error.unwrap_err().to_string();
     assert!(text.contains("WS_GUARD_ALLOW: fd77::1/128 is narrower than a source"), "{text}");
+}
+
+#[test]
+fn ports_and_networks_have_settings_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = "\
+max-ping-rate = 60
+
+[[cidr]]
+cidr = [\"10.0.0.0/8\", \"fd77::1\"]
+max-ping-rate = 100
+
+[[cidr]]
+cidr = \"192.0.2.0/24\"
+action = \"drop\"
+";
+    let flags = [("port", "80,8443 max-ping-rate=5 action=drop")];
+    let policy = inputs(dir.path(), &flags, &[], Some(file)).load().unwrap().policy;
+    assert_eq!(policy.ports, [80, 8443]);
+    let texts: Vec<String> = policy.port_policies.iter().map(PortPolicy::text).collect();
+    assert_eq!(texts, ["8443 action=drop max-ping-rate=5"]);
+    let texts: Vec<String> = policy.cidrs.iter().map(NetworkPolicy::text).collect();
+    assert_eq!(
+        texts,
+        ["10.0.0.0/8 max-ping-rate=100", "192.0.2.0/24 action=drop", "fd77::/64 max-ping-rate=100"]
+    );
+}
+
+#[test]
+fn settings_of_their_own_are_checked_with_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = "[[cidr]]\ncidr = \"10.0.0.0/8\"\nmax-ping-rate = 0\n\n[[cidr]]\ncidr = \"fd77::/96\"\naction = \"drop\"\n";
+    let text = |file: &str| {
+        let error = inputs(dir.path(), &[], &[], Some(file)).load().unwrap_err().to_string();
+        error.replace(dir.path().to_str().unwrap(), "")
+    };
+    let found = text(file);
+    assert!(found.contains("/guard.toml:2: cidr: max-ping-rate: \"0\" is out of range"), "{found}");
+    let found = text(&file.replace("= 0", "= 1"));
+    assert!(found.contains("/guard.toml:6: cidr: fd77::/96 is narrower than a source"), "{found}");
 }
 
 #[test]

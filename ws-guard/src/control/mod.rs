@@ -8,6 +8,8 @@
 //! | `GET /v1/sources[?state=ok\|throttled\|allowed]` | array of [`crate::domain::source::SourceView`] |
 //! | `GET /v1/policy` | [`crate::domain::policy::PolicySettings`] |
 //! | `PATCH /v1/policy` | some fields of it in, the whole of it out |
+//! | `PATCH`, `DELETE /v1/policy/cidr` | [`ForNetwork`] in, the whole policy out |
+//! | `PATCH`, `DELETE /v1/policy/port` | [`ForPort`] in, the whole policy out |
 //! | `POST /v1/throttle` | [`Throttle`] in, [`Decision`] out |
 //! | `POST /v1/release` | [`Release`] in, [`Decision`] out |
 //! | `GET`, `POST`, `DELETE /v1/allow` | [`Allow`] in, array of [`AllowView`] out |
@@ -17,10 +19,13 @@
 
 pub mod client;
 pub mod error;
+pub mod networks;
 pub mod operator;
 pub mod reader;
+pub mod regroup;
 pub mod routes;
 pub mod socket;
+pub mod throttling;
 
 use std::path::PathBuf;
 
@@ -34,6 +39,22 @@ pub struct Info {
     pub version: String,
     pub pid: u32,
     pub pin_dir: PathBuf,
+}
+
+/// Settings that a network has of its own; none of them to take them all away.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ForNetwork {
+    pub cidr: String,
+    #[serde(flatten)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Settings that a protected port has of its own; none of them to take them all away.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ForPort {
+    pub port: u16,
+    #[serde(flatten)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Throttle the source that an address belongs to.

@@ -1,18 +1,21 @@
 //! Reads the maps into views: for the API while the daemon lives, for the command line without it.
 
-use std::{net::IpAddr, path::Path};
+use std::{collections::HashSet, net::IpAddr, path::Path};
 
 use ipnet::IpNet;
-use ws_guard_common::maps::Rule;
+use ws_guard_common::{
+    flow::state,
+    maps::{FlowKey, Rule},
+};
 
-use super::{AllowView, Origin, operator::CONFIGURED};
+use super::{AllowView, Origin, networks::ALLOWED_BY_CONFIG};
 use crate::{
     domain::{
         address::network_text,
         clock::Clock,
         flow::{FlowStates, FlowView},
         policy::PolicySettings,
-        source::{Allowlist, SourceState, SourceView, SourceViews},
+        source::{Rules, SourceState, SourceView, SourceViews},
         status::{self, EventLoss, Packets, Status, Tables},
     },
     guard::{Attachment, GuardError, Maps},
@@ -29,12 +32,17 @@ impl Reader {
     pub fn flows(&self) -> Result<Vec<FlowView>, GuardError> {
         let clock = Clock::now();
         let flows = self.maps.flows()?;
-        let pending = self.maps.pending()?;
+        let known: HashSet<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
+        let pending = self.maps.pending()?.into_iter().map(|(key, _)| (key, state::HANDSHAKE));
+        // Those of which not even one header was found may speak anything.
+        let strangers = self.maps.strangers()?.into_iter();
+        let strangers = strangers.filter(|(_, stranger)| stranger.candidate.proof > 0);
+        let strangers = strangers.map(|(key, _)| (key, state::UNSYNCED));
         let mut views: Vec<FlowView> = pending
-            .iter()
-            // A flow may have been opened from it since; then it is no handshake any more.
-            .filter(|(key, _)| !flows.iter().any(|(flow, _)| flow == key))
-            .map(|(key, pending)| FlowView::handshake(key, pending))
+            .chain(strangers)
+            // A flow may have been opened from it since.
+            .filter(|(key, _)| !known.contains(key))
+            .map(|(key, state)| FlowView::without_flow(&key, state))
             .collect();
         views.extend(flows.iter().map(|(key, flow)| FlowView::new(key, flow, &clock)));
         views.sort_by(|a, b| (&a.client, &a.server).cmp(&(&b.client, &b.server)));
@@ -54,8 +62,8 @@ impl Reader {
 
     pub fn source_views(&self) -> Result<SourceViews, GuardError> {
         Ok(SourceViews {
-            policy: self.maps.policy()?,
-            allowlist: Allowlist::new(self.maps.rules()?),
+            policies: self.maps.policies()?,
+            rules: Rules::new(self.maps.rules()?),
             clock: Clock::now(),
         })
     }
@@ -72,13 +80,13 @@ impl Reader {
     }
 
     pub fn policy(&self) -> Result<PolicySettings, GuardError> {
-        Ok(PolicySettings::from_kernel(&self.maps.policy()?, self.maps.ports()?))
+        Ok(PolicySettings::from_kernel(&self.maps.policies()?, &self.maps.rules()?))
     }
 
     pub fn allow(&self) -> Result<Vec<AllowView>, GuardError> {
         let view = |(address, length, rule): (IpAddr, u8, Rule)| {
             let network = IpNet::new(address, length).ok()?;
-            let configured = rule.flags & CONFIGURED != 0;
+            let configured = rule.flags & ALLOWED_BY_CONFIG != 0;
             (rule.flags & Rule::ALLOW != 0).then(|| AllowView {
                 network: network_text(&network),
                 origin: if configured { Origin::Config } else { Origin::Runtime },

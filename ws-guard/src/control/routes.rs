@@ -8,19 +8,20 @@ use axum::{
     extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State as Shared},
     http::{StatusCode, header},
     response::Response,
-    routing::{get, post},
+    routing::{get, patch, post},
 };
 use futures_util::stream;
 use serde::Serialize;
 
 use super::{
-    Allow, AllowView, Decision, EventQuery, Info, Release, SourceQuery, Throttle, error::ApiError,
+    Allow, AllowView, Decision, EventQuery, ForNetwork, ForPort, Info, Release, SourceQuery,
+    Throttle, error::ApiError, operator::refused,
 };
 use crate::{
     daemon::{events::Follower, state::State},
     domain::{
-        event::EventView, flow::FlowView, policy::PolicySettings, source::SourceView,
-        status::Status,
+        event::EventView, flow::FlowView, overrides::Overrides, policy::PolicySettings,
+        source::SourceView, status::Status,
     },
 };
 
@@ -47,6 +48,8 @@ pub fn router(state: State) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/sources", get(sources))
         .route("/v1/policy", get(policy).patch(patch_policy))
+        .route("/v1/policy/cidr", patch(patch_cidr).delete(unset_cidr))
+        .route("/v1/policy/port", patch(patch_port).delete(unset_port))
         .route("/v1/throttle", post(throttle))
         .route("/v1/release", post(release))
         .route("/v1/allow", get(allowlist).post(allow).delete(disallow))
@@ -93,13 +96,14 @@ async fn policy(Shared(state): Shared<State>) -> Answer<PolicySettings> {
     blocking(state, |state| Ok(state.reader.policy()?)).await
 }
 
-async fn patch_policy(
-    Shared(state): Shared<State>,
-    Input(fields): Input<serde_json::Map<String, serde_json::Value>>,
-) -> Answer<PolicySettings> {
-    blocking(state, move |state| {
+/// Change the policy, and tell what changed.
+async fn change_policy<F>(state: State, change: F) -> Answer<PolicySettings>
+where
+    F: FnOnce(&State) -> Result<PolicySettings, ApiError> + Send + 'static,
+{
+    blocking(state, |state| {
         let before = state.reader.policy()?;
-        let after = state.operator.patch(&fields)?;
+        let after = change(state)?;
         let changes = before.differences(&after);
         if !changes.is_empty() {
             state.events.record(EventView::message("policy", changes.join(", ")));
@@ -107,6 +111,58 @@ async fn patch_policy(
         Ok(after)
     })
     .await
+}
+
+async fn patch_policy(
+    Shared(state): Shared<State>,
+    Input(fields): Input<serde_json::Map<String, serde_json::Value>>,
+) -> Answer<PolicySettings> {
+    change_policy(state, move |state| state.operator.patch(&fields)).await
+}
+
+async fn patch_cidr(
+    Shared(state): Shared<State>,
+    Input(wanted): Input<ForNetwork>,
+) -> Answer<PolicySettings> {
+    let own = own_settings(&wanted.settings, true)?;
+    change_policy(state, move |state| state.operator.set_cidr(&wanted.cidr, &own)).await
+}
+
+async fn unset_cidr(
+    Shared(state): Shared<State>,
+    Input(wanted): Input<ForNetwork>,
+) -> Answer<PolicySettings> {
+    change_policy(state, move |state| {
+        let configured = state.config().settings.policy.cidrs.clone();
+        state.operator.unset_cidr(&wanted.cidr, &configured)
+    })
+    .await
+}
+
+async fn patch_port(
+    Shared(state): Shared<State>,
+    Input(wanted): Input<ForPort>,
+) -> Answer<PolicySettings> {
+    let own = own_settings(&wanted.settings, false)?;
+    change_policy(state, move |state| state.operator.set_port(wanted.port, &own)).await
+}
+
+async fn unset_port(
+    Shared(state): Shared<State>,
+    Input(wanted): Input<ForPort>,
+) -> Answer<PolicySettings> {
+    change_policy(state, move |state| state.operator.unset_port(wanted.port)).await
+}
+
+fn own_settings(
+    fields: &serde_json::Map<String, serde_json::Value>,
+    network: bool,
+) -> Result<Overrides, ApiError> {
+    let own = Overrides::from_fields(fields.iter(), network).map_err(|errors| refused(&errors))?;
+    if own.is_empty() {
+        return Err(ApiError::bad("nothing to set", "name a setting, such as max_ping_rate"));
+    }
+    Ok(own)
 }
 
 async fn throttle(
@@ -177,7 +233,7 @@ async fn not_found(uri: axum::http::Uri) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!("there is no {path}"),
-        "the paths are /v1/info, status, flows, sources, policy, throttle, release, allow, events",
+        "the paths are /v1/info, status, flows, sources, policy, policy/cidr, policy/port, throttle, release, allow, events",
     )
 }
 

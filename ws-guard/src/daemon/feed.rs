@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::mpsc::Receiver;
-use ws_guard_common::maps::{Address, Event, EventKind};
+use ws_guard_common::maps::{Event, EventKind, SourceKey};
 
 use super::{
     releases::{News, Releases},
@@ -58,7 +58,7 @@ fn prefixes(state: &State) -> Prefixes {
 }
 
 fn from_kernel(state: &State, releases: &mut Releases, event: &Event) {
-    let source = event.flow.client;
+    let source = SourceKey { address: event.flow.client, scope: event.detail.into() };
     let news = match EventKind::ALL.get(usize::from(event.kind)) {
         Some(EventKind::Throttled) => releases.throttled(source, event.time),
         Some(EventKind::Released) => releases.released(&source, event.time),
@@ -85,12 +85,12 @@ fn from_table(state: &State, releases: &mut Releases) {
         };
         let time = time.unwrap_or(crate::domain::clock::Timestamp(clock.wall));
         let view = EventView::bare(kind, time);
-        state.events.record(EventView { source: Some(prefixes.display(&source)), ..view });
+        state.events.record(EventView { source: Some(prefixes.display(&source.address)), ..view });
     }
 }
 
 /// Who is throttled now, and since when.
-fn throttled(state: &State) -> Result<HashMap<Address, u64>, GuardError> {
+fn throttled(state: &State) -> Result<HashMap<SourceKey, u64>, GuardError> {
     let views = state.reader.source_views()?;
     let sources = state.reader.maps.sources()?.into_iter();
     let throttled =

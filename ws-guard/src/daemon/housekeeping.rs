@@ -24,7 +24,7 @@ struct Closed(HashMap<(FlowKey, u32), Instant>);
 
 impl Closed {
     /// The flows that have been closed for long enough.
-    fn due(&mut self, flows: &[(FlowKey, Flow)], now: Instant) -> Vec<FlowKey> {
+    fn due(&mut self, flows: &[(FlowKey, Flow)], now: Instant) -> Vec<(FlowKey, u32)> {
         let closed = flows.iter().filter(|(_, flow)| flow.state == state::CLOSED);
         let known = std::mem::take(&mut self.0);
         let mut due = Vec::new();
@@ -32,7 +32,7 @@ impl Closed {
             let id = (*key, flow.generation);
             let since = known.get(&id).copied().unwrap_or(now);
             if now.duration_since(since) >= KEEP {
-                due.push(*key);
+                due.push(id);
             } else {
                 self.0.insert(id, since);
             }
@@ -49,7 +49,7 @@ pub async fn run(state: State) {
         let maps = &state.reader.maps;
         let forgotten = maps.flows().and_then(|flows| {
             let due = closed.due(&flows, Instant::now());
-            due.iter().try_for_each(|key| maps.remove_flow(key))
+            due.iter().try_for_each(|(key, generation)| maps.remove_flow(key, *generation))
         });
         if let Err(error) = forgotten {
             tracing::warn!("closed connections cannot be forgotten: {error}");
@@ -73,6 +73,6 @@ mod tests {
         // The slot was used again meanwhile, and closed again: its minute begins anew.
         let again = [(key(1), flow(state::CLOSED, 9))];
         assert!(closed.due(&again, start + KEEP).is_empty());
-        assert_eq!(closed.due(&again, start + KEEP + KEEP), [key(1)]);
+        assert_eq!(closed.due(&again, start + KEEP + KEEP), [(key(1), 9)]);
     }
 }

@@ -3,25 +3,25 @@
 
 use std::collections::HashMap;
 
-use ws_guard_common::maps::Address;
+use ws_guard_common::maps::SourceKey;
 
 /// The throttlings whose end was not told yet: source → since when, nanoseconds of CLOCK_MONOTONIC.
 #[derive(Default)]
 pub struct Releases {
-    open: HashMap<Address, u64>,
+    open: HashMap<SourceKey, u64>,
 }
 
 /// What the table knows before any event told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// Since then.
-    Throttled(Address, u64),
-    Released(Address),
+    Throttled(SourceKey, u64),
+    Released(SourceKey),
 }
 
 impl Releases {
     /// A throttling began: whether it is news.
-    pub fn throttled(&mut self, source: Address, since: u64) -> bool {
+    pub fn throttled(&mut self, source: SourceKey, since: u64) -> bool {
         let known = self.open.entry(source).or_insert(0);
         let news = since > *known;
         *known = since.max(*known);
@@ -30,7 +30,7 @@ impl Releases {
 
     /// The kernel reports a release at `time`: whether it is news. One that is not later than the
     /// throttling we know of ended an earlier one, which the clock has told already.
-    pub fn released(&mut self, source: &Address, time: u64) -> bool {
+    pub fn released(&mut self, source: &SourceKey, time: u64) -> bool {
         let news = self.open.get(source).is_some_and(|since| *since < time);
         if news {
             self.open.remove(source);
@@ -39,7 +39,7 @@ impl Releases {
     }
 
     /// The table says who is throttled now, and since when: what of that is news.
-    pub fn seen(&mut self, throttled: &HashMap<Address, u64>) -> Vec<News> {
+    pub fn seen(&mut self, throttled: &HashMap<SourceKey, u64>) -> Vec<News> {
         let mut news = Vec::new();
         self.open.retain(|source, since| {
             let now = throttled.get(source);
@@ -60,11 +60,13 @@ impl Releases {
 
 #[cfg(test)]
 mod tests {
+    use ws_guard_common::maps::Address;
+
     use super::*;
 
-    const SOURCE: Address = Address([1, 2, 3, 4]);
+    const SOURCE: SourceKey = SourceKey { address: Address([1, 2, 3, 4]), scope: 0 };
 
-    fn table(since: Option<u64>) -> HashMap<Address, u64> {
+    fn table(since: Option<u64>) -> HashMap<SourceKey, u64> {
         since.map(|since| (SOURCE, since)).into_iter().collect()
     }
 

@@ -61,7 +61,7 @@ impl Prefixes {
         network_text(&self.source_of(IpAddr::from(*source)))
     }
 
-    /// The network that an operator means to exempt. Narrower than a source cannot be had: the
+    /// The network that an operator means to make a rule for. Narrower than a source cannot be had: the
     /// kernel keeps one count for the whole of it.
     pub fn exemption(&self, given: Given) -> Result<IpNet, String> {
         let network = match given {
@@ -75,7 +75,7 @@ impl Prefixes {
         let whole = self.source_of(network.addr());
         let option = if network.addr().is_ipv4() { "--ipv4-prefix" } else { "--ipv6-prefix" };
         Err(format!(
-            "{network} is narrower than a source, which is a /{length} here: allow {whole}, or run with {option} {}",
+            "{network} is narrower than a source, which is a /{length} here: name {whole}, or run with {option} {}",
             network.prefix_len()
         ))
     }
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(allow("::ffff:10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
         assert_eq!(allow("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
         let narrow = allow("fd77::1/128").unwrap_err();
-        assert!(narrow.contains("allow fd77::/64"), "{narrow}");
+        assert!(narrow.contains("name fd77::/64"), "{narrow}");
         assert!(narrow.contains("--ipv6-prefix 128"), "{narrow}");
     }
 

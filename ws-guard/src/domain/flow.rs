@@ -11,7 +11,7 @@ use ws_guard_common::{
 use super::clock::{Clock, Timestamp};
 
 /// A connection in JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowView {
     pub client: String,
     pub server: String,
@@ -69,29 +69,14 @@ impl FlowView {
         }
     }
 
-    /// A handshake that the server has not answered; its frames came before the answer.
-    pub fn handshake(key: &FlowKey, pending: &Pending) -> FlowView {
+    /// A connection that has no flow yet: a handshake that the server has not answered, or a stream
+    /// that has to prove itself.
+    pub fn without_flow(key: &FlowKey, state: u8) -> FlowView {
         FlowView {
             client: key.client_addr().to_string(),
             server: key.server_addr().to_string(),
-            state: state::name(state::HANDSHAKE).into(),
-            frames_in: pending.frames.into(),
-            pings_in: pending.pings.into(),
-            pongs_in: 0,
-            frames_out: 0,
-            pongs_out: 0,
-            defused: pending.pings.saturating_sub(pending.passed).into(),
-            coalesced_segments: 0,
-            split_headers: 0,
-            split_frames: 0,
-            violations: 0,
-            gaps: 0,
-            unsynced_total: 0,
-            heartbeat_rtt_us: None,
-            idle_ms: None,
-            opened: None,
-            deflate: false,
-            request_unseen: false,
+            state: state::name(state).into(),
+            ..FlowView::default()
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod address;
 pub mod clock;
 pub mod event;
 pub mod flow;
+pub mod overrides;
 pub mod policy;
 pub mod setting;
 pub mod source;

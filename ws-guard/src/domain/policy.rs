@@ -1,15 +1,18 @@
 //! The policy as people set it, and its shape in the kernel.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
-    maps::{self, Address, Policy},
+    maps::{self, Address, Limits, Policy, Rule, SCOPES, own},
     window::{Rate, RateError},
 };
 
 use super::{
     address::Prefixes,
+    overrides::{NetworkPolicy, Overrides, PortPolicy, parse_network, parse_port},
     setting::{Setting, store, whole, word},
 };
+use crate::guard::{NetworkRule, PolicySet};
 
 /// What an over-limit ping leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +89,10 @@ pub struct PolicySettings {
     /// Pings a source may send in any window.
     pub max_ping_rate: u32,
     pub window_seconds: u32,
+    /// How long a throttling lasts at the least; 0: as long as the window.
+    pub min_throttle_seconds: u32,
+    /// Pings over the limit in a window after which defuse becomes drop; 0: never.
+    pub escalate_after: u32,
     /// Pings a connection may send in any window; 0: no such limit.
     pub max_ping_rate_per_connection: u32,
     /// Pings a window that each connection of a throttled source is still answered.
@@ -96,6 +103,10 @@ pub struct PolicySettings {
     pub on_full_sources: OnFull,
     /// Protected TCP ports of the server side.
     pub ports: Vec<u16>,
+    /// Those of them with settings of their own, in the order of their numbers.
+    pub port_policies: Vec<PortPolicy>,
+    /// Networks with settings of their own.
+    pub cidrs: Vec<NetworkPolicy>,
 }
 
 impl Default for PolicySettings {
@@ -104,6 +115,8 @@ impl Default for PolicySettings {
             action: Action::default(),
             max_ping_rate: 30,
             window_seconds: 10,
+            min_throttle_seconds: 0,
+            escalate_after: 0,
             max_ping_rate_per_connection: 0,
             neighbour_share: 2,
             ipv4_prefix: 32,
@@ -111,46 +124,118 @@ impl Default for PolicySettings {
             on_full_flows: OnFull::default(),
             on_full_sources: OnFull::default(),
             ports: Vec::new(),
+            port_policies: Vec::new(),
+            cidrs: Vec::new(),
         }
     }
 }
 
+/// So many ports may have settings of their own.
+pub const MOST_PORT_POLICIES: usize = SCOPES as usize - 1;
+
 impl PolicySettings {
-    /// The kernel's form, but for the rules, which the maps keep count of themselves.
-    pub fn to_kernel(&self, clock_step_ms: u32) -> Result<Policy, RateError> {
+    /// The kernel's form of all but the networks, for which see [`PolicySettings::rule`].
+    pub fn to_kernel(&self, clock_step_ms: u32) -> Result<PolicySet, RateError> {
+        let mut scopes = vec![self.scope(0, clock_step_ms)?];
+        let mut ports: Vec<(u16, u32)> = self.ports.iter().map(|port| (*port, 0)).collect();
+        for (policy, scope) in self.port_policies.iter().zip(1..SCOPES) {
+            let bits = policy.own.bits();
+            scopes.push(policy.own.over(self).scope(bits, clock_step_ms)?);
+            ports.retain(|(port, _)| *port != policy.port);
+            ports.push((policy.port, scope));
+        }
+        ports.sort_unstable();
+        Ok(PolicySet { scopes, ports })
+    }
+
+    /// The policy of one scope, which has `own` settings of its own.
+    fn scope(&self, own: u32, clock_step_ms: u32) -> Result<Policy, RateError> {
         let window_ms = self.window_seconds.saturating_mul(1000);
         let rate = |limit| Rate::new(limit, window_ms, clock_step_ms);
         Ok(Policy {
             rate: rate(self.max_ping_rate)?,
             connection_rate: rate(self.max_ping_rate_per_connection)?,
             share: self.neighbour_share,
-            rules_generation: 0,
-            rules: 0,
             action: self.action.to_kernel(),
             flags: self.on_full_flows.flag(maps::FLOWS_FAIL_CLOSED)
                 | self.on_full_sources.flag(maps::SOURCES_FAIL_CLOSED),
-            _pad: [0; 2],
             mask_v4: Address::mask(96 + u32::from(self.ipv4_prefix)),
             mask_v6: Address::mask(u32::from(self.ipv6_prefix)),
+            min_throttle_ms: self.min_throttle_seconds.saturating_mul(1000),
+            escalate_after: self.escalate_after,
+            own,
+            ..Policy::default()
         })
     }
 
-    /// What is in force, read back. The kernel's window is shorter than the one set by less than a
+    /// The rule for a network with settings of its own.
+    pub fn rule(own: &Overrides, clock_step_ms: u32) -> Result<Rule, RateError> {
+        let policy = own.over(&PolicySettings::default()).scope(0, clock_step_ms)?;
+        Ok(Rule { flags: own.bits(), limits: Limits::of(&policy) })
+    }
+
+    /// What is in force, read back. The kernel's windows are shorter than those set by less than a
     /// second: by the step of its clock.
-    pub fn from_kernel(policy: &Policy, ports: Vec<u16>) -> PolicySettings {
+    pub fn from_kernel(set: &PolicySet, rules: &[NetworkRule]) -> PolicySettings {
+        let first = set.scopes.first().copied().unwrap_or_default();
+        let own = |(port, scope): &(u16, u32)| {
+            let policy = set.scopes.get(*scope as usize).filter(|_| *scope > 0)?;
+            Some(PortPolicy {
+                port: *port,
+                own: Overrides::of(policy.own, &PolicySettings::of_scope(policy)),
+            })
+        };
+        PolicySettings {
+            ports: set.ports.iter().map(|(port, _)| *port).collect(),
+            port_policies: set.ports.iter().filter_map(own).collect(),
+            cidrs: rules.iter().filter_map(network_policy).collect(),
+            ..PolicySettings::of_scope(&first)
+        }
+    }
+
+    fn of_scope(policy: &Policy) -> PolicySettings {
         let prefixes = Prefixes::of(policy);
         PolicySettings {
             action: Action::from_kernel(policy.action),
             max_ping_rate: policy.rate.limit,
             window_seconds: policy.rate.window_ms.div_ceil(1000),
+            min_throttle_seconds: policy.min_throttle_ms / 1000,
+            escalate_after: policy.escalate_after,
             max_ping_rate_per_connection: policy.connection_rate.limit,
             neighbour_share: policy.share,
             ipv4_prefix: prefixes.v4,
             ipv6_prefix: prefixes.v6,
             on_full_flows: OnFull::from_flag(policy.flags & maps::FLOWS_FAIL_CLOSED != 0),
             on_full_sources: OnFull::from_flag(policy.flags & maps::SOURCES_FAIL_CLOSED != 0),
-            ports,
+            ..PolicySettings::default()
         }
+    }
+
+    /// Protect a port, with settings of its own or without any.
+    fn add_port(&mut self, port: u16, own: Overrides) -> Result<(), String> {
+        if !self.ports.contains(&port) {
+            self.ports.push(port);
+            self.ports.sort_unstable();
+        }
+        if !own.is_empty() {
+            self.port_policies.retain(|policy| policy.port != port);
+            self.port_policies.push(PortPolicy { port, own });
+            self.port_policies.sort_unstable_by_key(|policy| policy.port);
+        }
+        if self.port_policies.len() > MOST_PORT_POLICIES {
+            return Err(format!(
+                "port {port} is one too many with settings of its own: at most \
+                 {MOST_PORT_POLICIES} ports can have some"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The same for a network.
+    pub fn add_cidr(&mut self, network: NetworkPolicy) {
+        self.cidrs.retain(|other| other.cidr != network.cidr);
+        self.cidrs.push(network);
+        self.cidrs.sort_unstable_by_key(|network| network.cidr);
     }
 
     /// The settings that differ, as `name: old → new`.
@@ -163,14 +248,31 @@ impl PolicySettings {
         POLICY.iter().filter(differs).map(text).collect()
     }
 
-    /// Take over what changed from `before` to `after`, and leave the rest as it is.
+    /// Take over what changed from `before` to `after`, and leave the rest as it is. Networks are
+    /// kept as rules, each with its origin, and are no matter of this.
     pub fn merge(&mut self, before: &PolicySettings, after: &PolicySettings) {
-        for setting in &POLICY {
+        for setting in POLICY.iter().filter(|setting| setting.name != "cidr") {
             if (setting.get)(before) != (setting.get)(after) {
                 setting.copy(after, self);
             }
         }
     }
+}
+
+/// The settings that a rule has, if it has any.
+fn network_policy((address, length, rule): &NetworkRule) -> Option<NetworkPolicy> {
+    let limits = &rule.limits;
+    let policy = Policy {
+        rate: limits.rate,
+        action: limits.action,
+        min_throttle_ms: limits.min_throttle_ms,
+        escalate_after: limits.escalate_after,
+        ..Policy::default()
+    };
+    let networks = own::LIMIT | own::WINDOW | own::ACTION | own::MIN_THROTTLE | own::ESCALATE;
+    let own = Overrides::of(rule.flags & networks, &PolicySettings::of_scope(&policy));
+    let cidr = IpNet::new(*address, *length).ok().filter(|_| !own.is_empty())?;
+    Some(NetworkPolicy { cidr, own })
 }
 
 /// One text, as `Setting::get` wants it.
@@ -199,23 +301,28 @@ const fn seeded(
 }
 
 /// Every setting of a policy: flags of `run` and `policy set`, keys of the file, fields of the API.
-pub static POLICY: [Setting<PolicySettings>; 10] = [
+pub static POLICY: [Setting<PolicySettings>; 13] = [
     Setting {
         name: "port",
         value: "PORT",
-        help: "TCP port of the WebSocket server to protect",
+        help: "TCP port of the WebSocket server to protect; with settings of its own as '8443 max-ping-rate=5 action=drop'",
         many: true,
         seed: None,
         set: |p, text| {
-            let port = whole(text, 1, 65_535)?;
-            if !p.ports.contains(&port) {
-                p.ports.push(port);
-                p.ports.sort_unstable();
-            }
-            Ok(())
+            let (port, own) = parse_port(text)?;
+            p.add_port(port, own)
         },
-        get: |p| p.ports.iter().map(u16::to_string).collect(),
-        clear: |p| p.ports.clear(),
+        get: |p| {
+            let own = |port: &u16| p.port_policies.iter().find(|policy| policy.port == *port);
+            p.ports
+                .iter()
+                .map(|port| own(port).map_or(port.to_string(), PortPolicy::text))
+                .collect()
+        },
+        clear: |p| {
+            p.ports.clear();
+            p.port_policies.clear();
+        },
     },
     single(
         "action",
@@ -243,6 +350,20 @@ pub static POLICY: [Setting<PolicySettings>; 10] = [
             |p| one(p.window_seconds),
         ),
         "WINDOW_SECONDS",
+    ),
+    single(
+        "min-throttle-seconds",
+        "S",
+        "How long a throttling lasts at the least, up to 604800; 0 is as long as the window",
+        |p, text| store(&mut p.min_throttle_seconds, whole(text, 0, 604_800)),
+        |p| one(p.min_throttle_seconds),
+    ),
+    single(
+        "escalate-after",
+        "N",
+        "Drop a source that would be defused, once it has sent so many pings over the limit in one window; 0 is never",
+        |p, text| store(&mut p.escalate_after, whole(text, 0, Rate::MAX_LIMIT as u64)),
+        |p| one(p.escalate_after),
     ),
     single(
         "max-ping-rate-per-connection",
@@ -288,6 +409,19 @@ pub static POLICY: [Setting<PolicySettings>; 10] = [
         |p, text| store(&mut p.on_full_sources, word(text, &OnFull::WORDS)),
         |p| one(p.on_full_sources.name()),
     ),
+    Setting {
+        name: "cidr",
+        value: "NETWORK",
+        help: "Network with settings of its own, as '10.0.0.0/8 max-ping-rate=100 action=observe'; the longest prefix that covers a source decides",
+        many: true,
+        seed: None,
+        set: |p, text| {
+            p.add_cidr(parse_network(text)?);
+            Ok(())
+        },
+        get: |p| p.cidrs.iter().map(NetworkPolicy::text).collect(),
+        clear: |p| p.cidrs.clear(),
+    },
 ];
 
 #[cfg(test)]
@@ -301,6 +435,8 @@ mod tests {
             action: Action::Drop,
             max_ping_rate: 60,
             window_seconds: 1,
+            min_throttle_seconds: 90,
+            escalate_after: 300,
             max_ping_rate_per_connection: 5,
             neighbour_share: 3,
             ipv4_prefix: 24,
@@ -308,21 +444,36 @@ mod tests {
             on_full_flows: OnFull::Closed,
             on_full_sources: OnFull::Closed,
             ports: vec![80, 9001],
+            port_policies: vec![PortPolicy {
+                port: 9001,
+                own: parse_port("9001 max-ping-rate=7 neighbour-share=0").unwrap().1,
+            }],
+            cidrs: vec![parse_network("10.0.0.0/8 action=observe").unwrap()],
         }
+    }
+
+    /// Written to the kernel and read back.
+    fn there_and_back(settings: &PolicySettings, step: u32) -> PolicySettings {
+        let rule = |network: &NetworkPolicy| {
+            let rule = PolicySettings::rule(&network.own, step).unwrap();
+            (network.cidr.addr(), network.cidr.prefix_len(), rule)
+        };
+        let rules: Vec<NetworkRule> = settings.cidrs.iter().map(rule).collect();
+        PolicySettings::from_kernel(&settings.to_kernel(step).unwrap(), &rules)
     }
 
     #[test]
     fn the_kernel_form_reads_back_as_what_was_set() {
         for (settings, step) in [(settings(), 4), (PolicySettings::default(), 10)] {
-            let kernel = settings.to_kernel(step).unwrap();
-            assert_eq!(PolicySettings::from_kernel(&kernel, settings.ports.clone()), settings);
+            assert_eq!(there_and_back(&settings, step), settings);
         }
     }
 
     #[test]
     fn json_fields_are_the_settings_names() {
         let json = serde_json::to_value(settings()).unwrap();
-        let fields: Vec<String> = POLICY.iter().map(Setting::json_name).collect();
+        let mut fields: Vec<String> = POLICY.iter().map(Setting::json_name).collect();
+        fields.push("port_policies".into());
         let object = json.as_object().unwrap();
         assert_eq!(object.len(), fields.len());
         assert!(fields.iter().all(|field| object.contains_key(field)), "{fields:?}");
@@ -343,6 +494,24 @@ mod tests {
                 ..before
             }
         );
+    }
+
+    #[test]
+    fn a_port_with_settings_of_its_own_has_a_scope() {
+        let set = settings().to_kernel(0).unwrap();
+        assert_eq!(set.ports, [(80, 0), (9001, 1)]);
+        let limits: Vec<_> = set.scopes.iter().map(|p| (p.rate.limit, p.share)).collect();
+        assert_eq!(limits, [(60, 3), (7, 0)]);
+    }
+
+    #[test]
+    fn too_many_ports_with_settings_of_their_own_are_refused() {
+        let mut policy = PolicySettings::default();
+        let port = POLICY.iter().find(|setting| setting.name == "port").unwrap();
+        let texts: Vec<String> = (1..=32).map(|n| format!("{n} max-ping-rate=5")).collect();
+        let errors = port.replace(&mut policy, &texts);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].1.contains("port 32 is one too many"), "{errors:?}");
     }
 
     #[test]
@@ -367,8 +536,7 @@ mod tests {
                 setting.copy(&from, &mut to);
             }
             prop_assert_eq!(&to, &from);
-            let kernel = from.to_kernel(step).unwrap();
-            prop_assert_eq!(PolicySettings::from_kernel(&kernel, from.ports.clone()), from);
+            prop_assert_eq!(there_and_back(&from, step), from);
         }
     }
 }

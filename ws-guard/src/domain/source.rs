@@ -1,18 +1,19 @@
 //! One source, as `sources` and `throttled` show it.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
-    maps::{Address, Policy, Rule},
-    source::{MANUAL, Source, UNTIL_RELEASED, millis},
+    maps::{Limits, Rule, SourceKey, own},
+    source::{ESCALATED, MANUAL, Source, UNTIL_RELEASED, millis},
 };
 
 use super::{
     address::Prefixes,
     clock::{Clock, Timestamp},
 };
+use crate::guard::PolicySet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,36 +53,47 @@ pub struct SourceView {
     pub throttled_until: Option<Timestamp>,
     /// An operator throttled it, not its pings.
     pub manual: bool,
+    /// It went so far past the limit that it is dropped instead of defused.
+    pub escalated: bool,
+    /// The port that these pings came to, where it has settings of its own; null for all others,
+    /// which are counted together.
+    pub port: Option<u16>,
 }
 
-/// The allowlist, for longest-prefix questions.
+/// The rules, for longest-prefix questions.
 #[derive(Clone, Debug, Default)]
-pub struct Allowlist(Vec<(IpNet, Rule)>);
+pub struct Rules(Vec<(IpNet, Rule)>);
 
-impl Allowlist {
-    pub fn new(rules: impl IntoIterator<Item = (IpAddr, u8, Rule)>) -> Allowlist {
+impl Rules {
+    pub fn new(rules: impl IntoIterator<Item = (IpAddr, u8, Rule)>) -> Rules {
         let network = |(address, length, rule)| Some((IpNet::new(address, length).ok()?, rule));
-        Allowlist(rules.into_iter().filter_map(network).collect())
+        Rules(rules.into_iter().filter_map(network).collect())
     }
 
-    pub fn covers(&self, address: IpAddr) -> bool {
+    /// The rule that decides for an address.
+    fn longest(&self, address: IpAddr) -> Option<&Rule> {
         let covering = self.0.iter().filter(|(network, _)| network.contains(&address));
-        let longest = covering.max_by_key(|(network, _)| network.prefix_len());
-        longest.is_some_and(|(_, rule)| rule.flags & Rule::ALLOW != 0)
+        covering.max_by_key(|(network, _)| network.prefix_len()).map(|(_, rule)| rule)
+    }
+
+    /// The allowlist covers the address.
+    pub fn allow(&self, address: IpAddr) -> bool {
+        self.longest(address).is_some_and(|rule| rule.flags & Rule::ALLOW != 0)
     }
 }
 
-/// What makes views of sources: one reading of policy, rules and clock for all of them.
+/// What makes views of sources: one reading of policies, rules and clock for all of them.
+#[derive(Clone, Debug)]
 pub struct SourceViews {
-    pub policy: Policy,
-    pub allowlist: Allowlist,
+    pub policies: PolicySet,
+    pub rules: Rules,
     pub clock: Clock,
 }
 
 impl SourceViews {
     /// Whether the guard acts on the source now.
-    pub fn state(&self, key: &Address, source: &Source) -> SourceState {
-        if self.allowlist.covers((*key).into()) {
+    pub fn state(&self, key: &SourceKey, source: &Source) -> SourceState {
+        if self.rules.allow(key.address.into()) {
             SourceState::Allowed
         } else if source.throttled_until > self.clock.now_ns {
             SourceState::Throttled
@@ -90,15 +102,31 @@ impl SourceViews {
         }
     }
 
-    pub fn view(&self, key: &Address, source: &Source) -> SourceView {
+    /// How the logs of pings are grouped, under each policy and each rule with a limit.
+    pub fn groupings(&self) -> (Vec<u32>, BTreeMap<IpNet, u32>) {
+        let limited = self.rules.0.iter().filter(|(_, rule)| rule.flags & own::LIMIT != 0);
+        (
+            self.policies.scopes.iter().map(|policy| policy.rate.shift).collect(),
+            limited.map(|(network, rule)| (*network, rule.limits.rate.shift)).collect(),
+        )
+    }
+
+    /// What holds for the source from its next ping on.
+    pub fn limits(&self, key: &SourceKey) -> Limits {
+        let policy = self.policies.scopes.get(key.scope as usize).copied().unwrap_or_default();
+        let limits = Limits::of(&policy);
+        self.rules.longest(key.address.into()).map_or(limits, |rule| limits.with(rule))
+    }
+
+    pub fn view(&self, key: &SourceKey, source: &Source) -> SourceView {
         let state = self.state(key, source);
         let throttled = state == SourceState::Throttled;
         let at = |ns| self.clock.at(ns);
         let end = source.throttled_until;
         SourceView {
-            source: Prefixes::of(&self.policy).display(key),
+            source: self.prefixes().display(&key.address),
             state,
-            pings_in_window: source.window.count(millis(self.clock.now_ns), self.policy.rate),
+            pings_in_window: source.window.count(millis(self.clock.now_ns), self.limits(key).rate),
             pings_total: source.pings_total,
             defused_total: source.defused_total,
             dropped_total: source.dropped_total,
@@ -106,7 +134,13 @@ impl SourceViews {
             throttled_since: at(source.throttled_since).filter(|_| throttled),
             throttled_until: at(end).filter(|_| throttled && end != UNTIL_RELEASED),
             manual: throttled && source.flags & MANUAL != 0,
+            escalated: throttled && source.flags & ESCALATED != 0,
+            port: self.policies.port_of(key.scope),
         }
+    }
+
+    fn prefixes(&self) -> Prefixes {
+        Prefixes::of(&self.policies.scopes.first().copied().unwrap_or_default())
     }
 }
 
@@ -121,11 +155,11 @@ mod tests {
 
     fn views(rules: &[(&str, u8, u32)]) -> SourceViews {
         let rule = |(address, length, flags): &(&str, u8, u32)| {
-            (address.parse().unwrap(), *length, Rule { flags: *flags })
+            (address.parse().unwrap(), *length, Rule { flags: *flags, ..Rule::default() })
         };
         SourceViews {
-            policy: PolicySettings::default().to_kernel(4).unwrap(),
-            allowlist: Allowlist::new(rules.iter().map(rule)),
+            policies: PolicySettings::default().to_kernel(4).unwrap(),
+            rules: Rules::new(rules.iter().map(rule)),
             clock: Clock {
                 now_ns: NOW,
                 wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
@@ -133,14 +167,15 @@ mod tests {
         }
     }
 
-    fn key(text: &str) -> Address {
-        text.parse::<IpAddr>().unwrap().into()
+    fn key(text: &str) -> SourceKey {
+        SourceKey { address: text.parse::<IpAddr>().unwrap().into(), scope: 0 }
     }
 
     /// A source that sent `pings` pings `age_ms` ago.
     fn source(views: &SourceViews, pings: u32, age_ms: u64) -> Source {
-        let mut source = Source::default();
-        source.charge(NOW - age_ms * 1_000_000, &views.policy, pings, 0);
+        let limits = Limits::of(&views.policies.scopes[0]);
+        let mut source = Source { limits, ..Source::default() };
+        source.charge(NOW - age_ms * 1_000_000, pings, 0);
         source
     }
 
@@ -207,6 +242,7 @@ mod tests {
             "last_ping",
             "throttled_since",
             "throttled_until",
+            "port",
         ] {
             assert!(json.get(field).is_some(), "{field} is missing in {json}");
         }

@@ -38,7 +38,7 @@ impl Control {
 
 /// An empty Ethernet header and the request, field by field in the machine's byte order.
 fn packet(request: &Request) -> [u8; PACKET] {
-    let words = request.source.0.map(u32::to_ne_bytes);
+    let words = request.source.address.0.map(u32::to_ne_bytes);
     let mut packet = [0; PACKET];
     let mut rest = &mut packet[ETHERNET..];
     for field in [
@@ -46,6 +46,8 @@ fn packet(request: &Request) -> [u8; PACKET] {
         &request.pings.to_ne_bytes(),
         &request.until.to_ne_bytes(),
         words.as_flattened(),
+        &request.source.scope.to_ne_bytes(),
+        &request._pad.to_ne_bytes(),
     ] {
         let (here, behind) = rest.split_at_mut(field.len());
         here.copy_from_slice(field);
@@ -58,14 +60,14 @@ fn packet(request: &Request) -> [u8; PACKET] {
 mod tests {
     use std::mem::offset_of;
 
-    use ws_guard_common::maps::Address;
+    use ws_guard_common::maps::{Address, SourceKey};
 
     use super::*;
 
     #[test]
     fn the_packet_holds_the_request_as_the_kernel_reads_it() {
-        let source = Address([1, 2, 3, 4]);
-        let packet = packet(&Request { operation: 2, pings: 7, until: 1 << 40, source });
+        let source = SourceKey { address: Address([1, 2, 3, 4]), scope: 5 };
+        let packet = packet(&Request { operation: 2, pings: 7, until: 1 << 40, source, _pad: 0 });
         let word = |offset: usize| {
             u32::from_ne_bytes(packet[ETHERNET + offset..][..4].try_into().unwrap())
         };
@@ -74,5 +76,6 @@ mod tests {
         let until = offset_of!(Request, until);
         assert_eq!(packet[ETHERNET + until..][..8], (1u64 << 40).to_ne_bytes());
         assert_eq!(word(offset_of!(Request, source) + 12), 4);
+        assert_eq!(word(offset_of!(Request, source) + 16), 5);
     }
 }

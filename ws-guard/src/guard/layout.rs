@@ -5,7 +5,8 @@
 use aya::maps::{MapInfo, MapType};
 use ws_guard_common::{
     flow::Flow,
-    maps::{Address, Counters, FlowKey, Pending, Policy, Ports, Rule, Shared, name},
+    maps::{Counters, FlowKey, Pending, Policy, Ports, Rule, SCOPES, STRANGERS, Shared, SourceKey, Stranger, name,
+    },
     source::Source,
 };
 
@@ -75,14 +76,15 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
 }
 
 /// Every map that outlives the daemon. Maps that are not here are private to one load.
-pub const LAYOUTS: [Layout; 10] = [
+pub const LAYOUTS: [Layout; 11] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
-    map::<Address, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),
+    map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Fixed(STRANGERS), 0),
+    map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
-    map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2), 0),
+    map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2 * SCOPES), 0),
     map::<u32, u32>(name::ACTIVE, MapType::Array, Entries::Fixed(1), 0),
-    map::<u32, Ports>(name::PORTS, MapType::Array, Entries::Fixed(1), 0),
+    map::<u32, Ports>(name::PORTS, MapType::Array, Entries::Fixed(2), 0),
     map::<u32, Shared>(name::SHARED, MapType::Array, Entries::Fixed(1), 0),
     map::<u32, Counters>(name::COUNTERS, MapType::PerCpuArray, Entries::Fixed(1), 0),
     map::<(), ()>(name::EVENTS, MapType::RingBuf, Entries::Chosen, 0),
@@ -130,7 +132,7 @@ mod tests {
             assert!(flows.check(&bad).unwrap_err().starts_with(what));
         }
         let policy = &LAYOUTS[4];
-        let three = Found { kind: 2, key: 4, value: 72, entries: 3, flags: 0 };
+        let three = Found { kind: 2, key: 4, value: 88, entries: 3, flags: 0 };
         assert!(policy.check(&three).unwrap_err().contains("number of entries"));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use aya::maps::MapData;
 use ws_guard_common::{
     flow::Flow,
-    maps::{Address, Counters, FlowKey, Pending, Policy, Ports, Request, Rule, name},
+    maps::{Counters, FlowKey, Pending, Policy, Request, Rule, SourceKey, Stranger, name},
     source::Source,
 };
 
@@ -19,7 +19,7 @@ use super::{
     error::GuardError,
     pins::Pins,
     plain::{Plain, PrefixKey},
-    policy::{PolicyMaps, PolicyWriter},
+    policy::{PolicyMaps, PolicySet, PolicyWriter},
     rules::{self, NetworkRule},
     sys,
     table::Table,
@@ -37,10 +37,10 @@ struct Inner {
     pins: Pins,
     flows: Table<FlowKey, Flow>,
     pending: Table<FlowKey, Pending>,
-    sources: Table<Address, Source>,
+    strangers: Table<FlowKey, Stranger>,
+    sources: Table<SourceKey, Source>,
     rules: Table<PrefixKey, Rule>,
     policy: PolicyMaps,
-    ports: Table<u32, Ports>,
     counters: CounterMap,
     /// Opened at the first request.
     control: OnceLock<Control>,
@@ -67,10 +67,10 @@ impl Maps {
         Ok(Maps(Arc::new(Inner {
             flows: open(dir, name::FLOWS, sys::F_LOCK)?,
             pending: open(dir, name::PENDING, 0)?,
+            strangers: open(dir, name::STRANGERS, 0)?,
             sources: open(dir, name::SOURCES, sys::F_LOCK)?,
             rules: open(dir, name::RULES, 0)?,
             policy: PolicyMaps::open(dir)?,
-            ports: open(dir, name::PORTS, 0)?,
             counters: CounterMap::open(dir)?,
             control: OnceLock::new(),
             pins: pins.clone(),
@@ -93,13 +93,18 @@ impl Maps {
         self.0.pending.entries()
     }
 
+    /// Connections without a flow on which a server sent data. They have no lock either.
+    pub fn strangers(&self) -> Result<Vec<(FlowKey, Stranger)>, GuardError> {
+        self.0.strangers.entries()
+    }
+
     /// All sources, each read whole under its lock.
-    pub fn sources(&self) -> Result<Vec<(Address, Source)>, GuardError> {
+    pub fn sources(&self) -> Result<Vec<(SourceKey, Source)>, GuardError> {
         self.0.sources.entries()
     }
 
     /// One source, by its masked address.
-    pub fn source(&self, source: &Address) -> Result<Option<Source>, GuardError> {
+    pub fn source(&self, source: &SourceKey) -> Result<Option<Source>, GuardError> {
         self.0.sources.get(source)
     }
 
@@ -124,9 +129,14 @@ impl Maps {
         }
     }
 
-    /// Remove a flow, if it is there.
-    pub fn remove_flow(&self, key: &FlowKey) -> Result<(), GuardError> {
-        self.0.flows.remove(key).map(drop)
+    /// Remove a flow, unless another has taken its place: one of another generation. The kernel has
+    /// no removal with a condition; a connection that is made between the look and the removal, and
+    /// between the same end points as one that closed before, is lost to the guard.
+    pub fn remove_flow(&self, key: &FlowKey, generation: u32) -> Result<(), GuardError> {
+        match self.0.flows.get(key)? {
+            Some(flow) if flow.generation == generation => self.0.flows.remove(key).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Summed over the CPUs.
@@ -134,37 +144,50 @@ impl Maps {
         self.0.counters.sum()
     }
 
-    /// The policy in force.
+    /// The policy in force for ports without settings of their own.
     pub fn policy(&self) -> Result<Policy, GuardError> {
         self.0.policy.get()
     }
 
-    /// Takes effect on the next packet, whole: writes the slot not in force, then switches.
-    /// Blocks for up to 10 ms after the previous change, until no CPU reads the slot any more.
+    /// Every policy in force, and the protected ports.
+    pub fn policies(&self) -> Result<PolicySet, GuardError> {
+        self.0.policy.all()
+    }
+
+    /// Takes effect on the next packet, whole: writes the sets not in force, then switches.
+    /// Blocks for up to 10 ms after the previous change, until no CPU reads those any more.
     ///
-    /// `rules` and `rules_generation` are kept as they are: they belong to [`Maps::set_rules`].
+    /// What scopes have in common with the rules (`rules`, `generation` and
+    /// [`ws_guard_common::maps::MAY_DROP`]) is seen to here.
+    pub fn set_policies(&self, set: &PolicySet) -> Result<(), GuardError> {
+        self.change_policies(|current| *current = set.clone())
+    }
+
+    /// The same for the first scope alone.
     pub fn set_policy(&self, policy: &Policy) -> Result<(), GuardError> {
-        self.0.policy.writer().change(|current| {
-            let (rules, rules_generation) = (current.rules, current.rules_generation);
-            *current = Policy { rules, rules_generation, ..*policy };
+        self.change_policies(|current| match current.scopes.first_mut() {
+            Some(first) => *first = *policy,
+            None => current.scopes.push(*policy),
         })
     }
 
     /// The protected ports, in order.
     pub fn ports(&self) -> Result<Vec<u16>, GuardError> {
-        let bits = self.0.ports.get(&0)?.map_or([0; 1024], |ports| ports.0);
-        Ok((0..=u16::MAX)
-            .filter(|port| bits[usize::from(*port) / 64] >> (port % 64) & 1 == 1)
-            .collect())
+        Ok(self.policies()?.ports.iter().map(|(port, _)| *port).collect())
     }
 
-    /// Protect exactly these.
+    /// Protect exactly these, all in the first scope.
     pub fn set_ports(&self, ports: &[u16]) -> Result<(), GuardError> {
-        let mut bits = Ports([0; 1024]);
-        for port in ports {
-            bits.0[usize::from(*port) / 64] |= 1 << (port % 64);
-        }
-        self.0.ports.insert(&0, &bits)
+        self.change_policies(|current| {
+            current.ports = ports.iter().map(|port| (*port, 0)).collect();
+        })
+    }
+
+    fn change_policies(&self, change: impl FnOnce(&mut PolicySet)) -> Result<(), GuardError> {
+        let mut writer = self.0.policy.writer();
+        let rules = self.0.rules.entries()?;
+        let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
+        writer.change(&rules, change)
     }
 
     /// Prefix lengths are those of the address family (0..=32 or 0..=128); in order.
@@ -244,11 +267,9 @@ impl Maps {
     }
 
     fn rules_changed(&self, writer: &mut PolicyWriter<'_>) -> Result<(), GuardError> {
-        let rules = self.0.rules.count()?;
-        writer.change(|policy| {
-            policy.rules = rules;
-            policy.rules_generation = policy.rules_generation.wrapping_add(1);
-        })
+        let rules = self.0.rules.entries()?;
+        let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
+        writer.change(&rules, |_| {})
     }
 
     /// Run the control program; returns one of `ws_guard_common::maps::answer`.

@@ -60,6 +60,7 @@ pub use self::{
     maps::Maps,
     object::OBJECT_VARIABLE,
     pins::{DEFAULT_PIN_DIR, THROTTLE_MAP},
+    policy::PolicySet,
     privileges::{MissingCapability, missing_capabilities},
     rules::NetworkRule,
 };

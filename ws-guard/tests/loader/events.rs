@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use aya::{maps::MapInfo, programs::loaded_programs};
 use ws_guard::guard::{Guard, LoadOptions};
 use ws_guard_common::{
-    maps::{Address, EventKind, Operation, Policy, Request, name, program},
+    maps::{Address, EventKind, Operation, Policy, Request, SourceKey, name, program},
     window::Rate,
 };
 
@@ -18,7 +18,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 fn events_come_through_and_the_reader_ends_with_its_receiver() -> Result<()> {
     needs_root!();
     let pins = PinDir::new();
-    let source = Address::from("10.77.0.9".parse::<IpAddr>()?);
+    let source = SourceKey { address: "10.77.0.9".parse::<IpAddr>()?.into(), scope: 0 };
     runtime()?.block_on(async {
         let mut guard = pins.load()?;
         let maps = guard.maps();
@@ -27,7 +27,8 @@ fn events_come_through_and_the_reader_ends_with_its_receiver() -> Result<()> {
         maps.set_policy(&Policy { rate, mask_v4: all, mask_v6: all, ..Policy::default() })?;
         let mut events = guard.events()?;
         // More pings than the limit, as a terminator reports them.
-        let report = Request { operation: Operation::Report as u32, pings: 5, until: 0, source };
+        let operation = Operation::Report as u32;
+        let report = Request { operation, pings: 5, until: 0, source, _pad: 0 };
         maps.request(&report)?;
         let event = tokio::time::timeout(Duration::from_secs(5), events.recv()).await?;
         let event = event.context("the channel is open")?;

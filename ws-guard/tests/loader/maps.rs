@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
 use ws_guard::guard::{AttachMode, GuardError, Maps, unload};
 use ws_guard_common::maps::{
-    Address, Counter, Counters, Operation, Policy, Request, Rule, answer, name,
+    Address, Counter, Counters, Operation, Policy, Request, Rule, SourceKey, answer, name,
 };
 use ws_guard_testkit::netns::{Family, INTERFACE, Pair, PairOptions};
 
@@ -47,11 +47,11 @@ fn a_policy_is_seen_whole_and_rules_stay() -> Result<()> {
         Ok(())
     })?;
     let before = maps.policy()?;
-    maps.set_rule("10.77.0.0".parse()?, 16, Rule { flags: Rule::ALLOW })?;
+    maps.set_rule("10.77.0.0".parse()?, 16, Rule { flags: Rule::ALLOW, ..Rule::default() })?;
     maps.set_policy(&whole(30))?;
     let after = maps.policy()?;
     assert_eq!((after.share, after.rules), (30, 1));
-    assert_ne!(after.rules_generation, before.rules_generation);
+    assert_ne!(after.generation, before.generation);
     Ok(())
 }
 
@@ -61,7 +61,7 @@ fn rules_by_network() -> Result<()> {
     let pins = PinDir::new();
     let guard = pins.load()?;
     let maps = guard.maps();
-    let allow = Rule { flags: Rule::ALLOW };
+    let allow = Rule { flags: Rule::ALLOW, ..Rule::default() };
     let network = |text: &str| -> Result<(IpAddr, u8)> {
         let (address, prefix) = text.split_once('/').context("a slash")?;
         Ok((address.parse()?, prefix.parse()?))
@@ -73,11 +73,11 @@ fn rules_by_network() -> Result<()> {
     let shown: Vec<String> = maps.rules()?.iter().map(|(a, p, _)| format!("{a}/{p}")).collect();
     assert_eq!(shown, ["0.0.0.0/0", "10.77.0.0/16", "192.0.2.1/32", "::/0", "fd77::/64"]);
     assert_eq!(maps.policy()?.rules, 5);
-    let generation = maps.policy()?.rules_generation;
+    let generation = maps.policy()?.generation;
     assert!(!maps.remove_rule("10.77.0.0".parse()?, 24)?, "another prefix is another rule");
-    assert_eq!(maps.policy()?.rules_generation, generation);
+    assert_eq!(maps.policy()?.generation, generation);
     assert!(maps.remove_rule("10.77.0.0".parse()?, 16)?);
-    assert_eq!((maps.policy()?.rules, maps.policy()?.rules_generation), (4, generation + 1));
+    assert_eq!((maps.policy()?.rules, maps.policy()?.generation), (4, generation + 1));
     let wanted = [("fd77::".parse()?, 64, allow), ("10.0.0.0".parse()?, 8, allow)];
     maps.set_rules(&wanted)?;
     assert_eq!(maps.rules()?, [wanted[1], wanted[0]]);
@@ -103,11 +103,11 @@ fn ten_thousand_entries_come_in_batches() -> Result<()> {
     let maps = guard.maps();
     let path = pins.0.join(name::SOURCES);
     let map = aya::maps::Map::HashMap(MapData::from_pin(path)?);
-    let mut sources: HashMap<_, [u32; 4], [u64; 76]> = map.try_into()?;
+    let mut sources: HashMap<_, [u32; 5], [u64; 80]> = map.try_into()?;
     for n in 0..ENTRIES {
-        let mut value = [0; 76];
+        let mut value = [0; 80];
         value[2] = u64::from(n);
-        sources.insert([0, 0, Address::MAPPED, n.to_be()], value, 0)?;
+        sources.insert([0, 0, Address::MAPPED, n.to_be(), 0], value, 0)?;
     }
     let began = Instant::now();
     let mut read = maps.sources()?;
@@ -115,15 +115,16 @@ fn ten_thousand_entries_come_in_batches() -> Result<()> {
     let began = Instant::now();
     assert_eq!(maps.source_count()?, ENTRIES);
     println!("counted in {:?}", began.elapsed());
-    read.sort_by_key(|(address, _)| u32::from_be(address.0[3]));
+    read.sort_by_key(|(key, _)| u32::from_be(key.address.0[3]));
     assert_eq!(read.len(), ENTRIES as usize);
-    for (n, (address, source)) in read.iter().enumerate() {
-        assert_eq!(u32::from_be(address.0[3]), n as u32);
+    for (n, (key, source)) in read.iter().enumerate() {
+        assert_eq!(u32::from_be(key.address.0[3]), n as u32);
         assert_eq!(source.pings_total, n as u64);
     }
-    let one = maps.source(&Address([0, 0, Address::MAPPED, 77u32.to_be()]))?;
+    let key = |address| SourceKey { address: Address(address), scope: 0 };
+    let one = maps.source(&key([0, 0, Address::MAPPED, 77u32.to_be()]))?;
     assert_eq!(one.context("number 77")?.pings_total, 77);
-    assert!(maps.source(&Address([9; 4]))?.is_none());
+    assert!(maps.source(&key([9; 4]))?.is_none());
     assert_eq!((maps.flows()?.len(), maps.flow_count()?, maps.pending()?.len()), (0, 0, 0));
     Ok(())
 }
@@ -158,8 +159,9 @@ fn requests_reach_the_control_program() -> Result<()> {
     needs_root!();
     let pins = PinDir::new();
     let guard = pins.load()?;
-    let source = Address::from("10.77.0.9".parse::<IpAddr>()?);
-    let release = Request { operation: Operation::Release as u32, pings: 0, until: 0, source };
+    let source = SourceKey { address: "10.77.0.9".parse::<IpAddr>()?.into(), scope: 0 };
+    let operation = Operation::Release as u32;
+    let release = Request { operation, pings: 0, until: 0, source, _pad: 0 };
     assert_eq!(guard.maps().request(&release)?, answer::NOT_FOUND);
     drop(guard);
     let maps = Maps::from_pins(&pins.0)?;

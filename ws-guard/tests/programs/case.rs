@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use ws_guard_common::{
     frame::Violation,
-    maps::{Address, Counter, Policy, action},
+    maps::{Address, Counter, Policy, Rule, action},
     window::Rate,
 };
 use ws_guard_testkit::{
@@ -81,7 +81,8 @@ pub enum Step {
 pub struct Case {
     pub name: &'static str,
     pub policy: Policy,
-    pub allowed: bool,
+    /// For the address of the first two connections.
+    pub rule: Option<Rule>,
     pub steps: Vec<Step>,
     /// What the counters grow by.
     pub counts: Vec<(Counter, u64)>,
@@ -112,9 +113,10 @@ pub fn case(name: &'static str) -> Case {
             action: action::DEFUSE,
             mask_v4: Address::mask(128),
             mask_v6: Address::mask(64),
+            generation: 1,
             ..Policy::default()
         },
-        allowed: false,
+        rule: None,
         steps: Vec::new(),
         counts: Vec::new(),
         violations: Vec::new(),
@@ -235,6 +237,13 @@ impl Case {
 
     pub fn defused(self, at: &[usize]) -> Case {
         self.fate(Fate::Defused(at.to_vec()))
+    }
+
+    /// The first source has a rule.
+    pub fn rule(mut self, rule: Rule) -> Case {
+        self.policy.rules = 1;
+        self.rule = Some(rule);
+        self
     }
 
     pub fn counts(mut self, counts: &[(Counter, u64)]) -> Case {

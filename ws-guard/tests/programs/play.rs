@@ -41,8 +41,8 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
     programs.set_ports(&[PROTECTED])?;
     programs.set_policy(case.policy)?;
     let first = connection(family, 0);
-    if case.allowed {
-        programs.allow(first.client.ip())?;
+    if let Some(rule) = case.rule {
+        programs.set_rule(first.client.ip(), rule)?;
     }
     let before = programs.counters()?;
     for (index, step) in case.steps.iter().enumerate() {

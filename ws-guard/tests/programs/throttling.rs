@@ -1,13 +1,15 @@
 //! Who is throttled, and what is done about it.
 use std::time::Duration;
 
-use ws_guard_common::maps::{Counter::*, SOURCES_FAIL_CLOSED, action};
+use ws_guard_common::maps::{Counter::*, Limits, MAY_DROP, Rule, SOURCES_FAIL_CLOSED, action, own};
 
 use crate::case::{Case, case, pings, rate, text};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = limits();
     cases.extend(actions());
+    cases.extend(rules());
+    cases.extend(climbing());
     cases.extend(neighbours());
     cases
 }
@@ -69,14 +71,14 @@ fn limits() -> Vec<Case> {
 }
 
 fn actions() -> Vec<Case> {
-    let mut allowed = case("an allowed source is counted, and nothing done about it")
-        .policy(|policy| (policy.rules, policy.rules_generation) = (1, 1))
-        .open()
-        .client(pings(60))
-        .counts(&[(Pings, 60), (Defused, 0), (Throttled, 0)]);
-    allowed.allowed = true;
     vec![
-        allowed,
+        case("an allowed source is counted, and nothing done about it")
+            .policy(|policy| policy.connection_rate = rate(3, 10_000))
+            .rule(Rule { flags: Rule::ALLOW, ..Rule::default() })
+            .open()
+            .client(pings(60))
+            .client(pings(1))
+            .counts(&[(Pings, 61), (Defused, 0), (Throttled, 0)]),
         case("observe changes nothing")
             .policy(|policy| policy.action = action::OBSERVE)
             .open()
@@ -96,7 +98,7 @@ fn actions() -> Vec<Case> {
             .on(1)
             .client_at(0, "")
             .dropped()
-            .counts(&[(Throttled, 1), (DroppedThrottled, 4), (Rewritten, 0)]),
+            .counts(&[(Throttled, 1), (DroppedThrottled, 4), (Rewritten, 0), (Defused, 0)]),
         case("a source that an operator throttles")
             .open()
             .client(pings(1))
@@ -104,6 +106,128 @@ fn actions() -> Vec<Case> {
             .client(pings(3))
             .defused(&[6, 12])
             .counts(&[(Pings, 4), (Defused, 2)]),
+    ]
+}
+
+/// A rule with an action of its own.
+fn acts(action: u8) -> Rule {
+    Rule { flags: own::ACTION, limits: Limits { action, ..Limits::default() } }
+}
+
+/// A rule with a limit of its own.
+fn allows(limit: u32) -> Rule {
+    let limits = Limits { rate: rate(limit, 1), ..Limits::default() };
+    Rule { flags: own::LIMIT, limits }
+}
+
+fn rules() -> Vec<Case> {
+    vec![
+        case("a network with a lower limit, and the window of all")
+            .rule(allows(5))
+            .open()
+            .client(pings(5))
+            .client(pings(2))
+            .defused(&[0, 6])
+            .on(2)
+            .open()
+            .client(pings(30))
+            .counts(&[(Pings, 37), (Defused, 2), (Throttled, 1)]),
+        case("a network with a higher limit")
+            .rule(allows(60))
+            .open()
+            .client(pings(60))
+            .client(pings(1))
+            .defused(&[0])
+            .counts(&[(Pings, 61), (Defused, 1), (Throttled, 1)]),
+        case("a network that is only observed")
+            .rule(acts(action::OBSERVE))
+            .open()
+            .client(pings(240))
+            .client(pings(1))
+            .counts(&[(Pings, 241), (Defused, 0), (Rewritten, 0), (Throttled, 1)]),
+        case("behind a gap, a network that is only observed passes")
+            .rule(acts(action::OBSERVE))
+            .open()
+            .client_at(10, text("x"))
+            .counts(&[(Gaps, 1), (DroppedGap, 0)]),
+        case("a network that is acted on where others are observed")
+            .policy(|policy| policy.action = action::OBSERVE)
+            .rule(acts(action::DEFUSE))
+            .open()
+            .client(pings(31))
+            .defused(&[180])
+            .client_at(200, text("x"))
+            .dropped()
+            .on(2)
+            .open()
+            .client(pings(31))
+            .counts(&[(Pings, 62), (Defused, 1), (Throttled, 2), (DroppedGap, 1)]),
+        case("a network that is dropped where others are defused")
+            .policy(|policy| policy.flags = MAY_DROP)
+            .rule(acts(action::DROP))
+            .open()
+            .client(pings(31))
+            .dropped()
+            .client("")
+            .dropped()
+            .on(2)
+            .open()
+            .client(pings(31))
+            .defused(&[180])
+            .client(text("x"))
+            .counts(&[(Throttled, 2), (DroppedThrottled, 2), (Defused, 1)]),
+    ]
+}
+
+fn climbing() -> Vec<Case> {
+    vec![
+        case("from defuse to drop past so many pings over the limit")
+            .policy(|policy| (policy.escalate_after, policy.flags) = (10, MAY_DROP))
+            .open()
+            .client(pings(40))
+            .defused(&(30..40).map(|n| n * 6).collect::<Vec<_>>())
+            .client(text("x"))
+            .client(pings(1))
+            .defused(&[0])
+            .client(text("x"))
+            .dropped()
+            .on(1)
+            .client_at(0, "")
+            .dropped()
+            .counts(&[(Throttled, 1), (Defused, 11), (DroppedThrottled, 2)]),
+        case("and back when it is free again")
+            .policy(|policy| {
+                policy.rate = rate(5, 60);
+                (policy.escalate_after, policy.flags) = (1, MAY_DROP);
+            })
+            .open()
+            .client(pings(8))
+            .defused(&[30, 36, 42])
+            .client("")
+            .dropped()
+            .wait(Duration::from_millis(100))
+            .client(pings(6))
+            .defused(&[30])
+            .client(text("x"))
+            .counts(&[(Throttled, 2), (Released, 1), (Defused, 4), (DroppedThrottled, 1)]),
+        case("observed sources do not climb")
+            .policy(|policy| {
+                policy.action = action::OBSERVE;
+                (policy.escalate_after, policy.flags) = (1, MAY_DROP);
+            })
+            .open()
+            .client(pings(60))
+            .client(pings(1))
+            .counts(&[(Throttled, 1), (Defused, 0), (DroppedThrottled, 0)]),
+        case("throttled for longer than the window")
+            .policy(|policy| (policy.rate, policy.min_throttle_ms) = (rate(5, 60), 60_000))
+            .open()
+            .client(pings(6))
+            .defused(&[30])
+            .wait(Duration::from_millis(100))
+            .client(pings(3))
+            .defused(&[12])
+            .counts(&[(Throttled, 1), (Released, 0), (Defused, 2)]),
     ]
 }
 

@@ -52,6 +52,7 @@ fn policy(action: u8) -> Result<Policy> {
         action,
         mask_v4: Address::mask(128),
         mask_v6: Address::mask(64),
+        generation: 1,
         ..Policy::default()
     })
 }

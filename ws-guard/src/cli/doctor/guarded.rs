@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ws_guard_common::{
     flow::Flow,
-    maps::{Address, Counter, Counters, FlowKey, Pending, SCHEMA_VERSION},
+    maps::{Counter, Counters, FlowKey, Pending, SCHEMA_VERSION, SourceKey},
     source::Source,
 };
 
@@ -101,7 +101,7 @@ fn memory(sizes: TableSizes) -> Check {
         u64::from(entries) * (key as u64 + value as u64 + ENTRY_OVERHEAD)
     };
     let bytes = table(sizes.flows, size_of::<FlowKey>(), size_of::<Flow>())
-        + table(sizes.sources, size_of::<Address>(), size_of::<Source>())
+        + table(sizes.sources, size_of::<SourceKey>(), size_of::<Source>())
         + table(sizes.pending, size_of::<FlowKey>(), size_of::<Pending>());
     let finding = format!(
         "about {} MiB when full: {} flows, {} sources, {} handshakes",

@@ -1,0 +1,126 @@
+//! Streams that are joined in the middle: connections older than the guard, those whose handshake
+//! went by unread, and flows that lost step.
+//!
+//! State is made when the *server* sends data on a protected port: nobody fills the table with
+//! packets of his own. Until the client's stream has proved where its frames begin, that is all.
+
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_prandom_u32};
+use ws_guard_common::{
+    flow::{self, Flow},
+    maps::{Counter, EventKind, Stranger},
+    search::{Candidate, Search},
+    tracker::RSV1_AGREED,
+};
+
+use crate::{
+    egress::HTTP,
+    ingress::{Outcome, Scene, throttled},
+    maps::{NEW_FLOW, STRANGERS, locked},
+    packet::Packet,
+    report, sources, tables,
+    walk::{self, Walker},
+};
+
+/// Data of a server on a connection without a flow, which opened none: keep its place.
+#[cold]
+#[inline(never)]
+pub fn remember<P: Packet>(scene: &Scene, packet: P) {
+    if packet.u64_at(0) == Some(HTTP) {
+        return;
+    }
+    let segment = scene.segment;
+    let server_high = segment.seq.wrapping_add(segment.len);
+    if let Some(known) = STRANGERS.get_ptr_mut(scene.key) {
+        // SAFETY: single words; an LRU entry may be used again for another key meanwhile, whose
+        // search then begins with a wrong idea and finds that out.
+        unsafe {
+            ((*known).acked, (*known).server_high) = (segment.ack, server_high);
+        }
+        return;
+    }
+    let new = Stranger { candidate: Candidate::default(), acked: segment.ack, server_high };
+    let _ = STRANGERS.insert(scene.key, &new, BPF_ANY.into());
+}
+
+/// Data of a client without a flow. `true` when it has one now: its frames were found.
+#[cold]
+#[inline(never)]
+pub fn join<P: Packet>(scene: &Scene, packet: P) -> bool {
+    let segment = scene.segment;
+    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key), walk::state()) else {
+        return false;
+    };
+    // SAFETY: as in `remember`.
+    let known = unsafe { &mut *known };
+    state.search = Search::new(known.candidate, segment.seq, segment.len);
+    let mut walker = Walker { state, packet };
+    walker.search();
+    let search = &walker.state.search;
+    let Some(next) = search.proven() else {
+        known.candidate = search.known();
+        return false;
+    };
+    let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's scratch value, of a flow's size and alignment; all zero is a flow.
+    let flow = unsafe {
+        *new = [0; size_of::<Flow>() / 8];
+        &mut *new.cast::<Flow>()
+    };
+    // SAFETY: no arguments, no effects.
+    flow.generation = unsafe { bpf_get_prandom_u32() };
+    flow.open(next, known.server_high, 0, scene.now);
+    flow.join(next);
+    flow.acked = known.acked;
+    // Nobody knows what was agreed.
+    flow.client.flags |= RSV1_AGREED;
+    flow.server.flags |= RSV1_AGREED;
+    let joined = tables::insert_flow(scene);
+    if joined {
+        let _ = STRANGERS.remove(scene.key);
+        report::count(Counter::FlowsJoined);
+        report::flow_event(EventKind::FlowOpened, scene.key, scene.now, 0);
+    }
+    joined
+}
+
+/// The flow lost step: look whether frames begin in this segment.
+#[cold]
+#[inline(never)]
+pub fn search<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
+    let segment = scene.segment;
+    let Some(state) = walk::state() else {
+        return Outcome::Pass;
+    };
+    state.search = flow.search(segment.seq, segment.len);
+    let mut walker = Walker { state, packet };
+    walker.search();
+    let search = &walker.state.search;
+    let mut found = false;
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            if flow.state == flow::state::UNSYNCED {
+                found = flow.searched(search);
+                flow.last_ns = scene.now;
+            }
+        },
+    );
+    if found {
+        report::count(Counter::FlowsResynced);
+        return Outcome::Rewound;
+    }
+    // What cannot be followed cannot be defused either.
+    if throttled(scene) { scene.drop(Counter::DroppedUnsynced).into() } else { Outcome::Pass }
+}
+
+/// The server has answered pings that nobody saw.
+#[cold]
+#[inline(never)]
+pub fn witnessed(scene: &Scene, pings: u32) {
+    report::add(Counter::Witnessed, pings.into());
+    sources::charge(&scene.key.client, scene.policy, scene.now, pings, 0);
+}
+
