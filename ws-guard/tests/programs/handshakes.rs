@@ -8,7 +8,7 @@ use ws_guard_testkit::{
     packets::{REQUEST, SWITCHING},
 };
 
-use crate::case::{Case, case, pings, text};
+use crate::case::{Case, case, pings};
 
 const H2C: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
@@ -107,15 +107,25 @@ fn answers() -> Vec<Case> {
 /// Frames that come before the answer.
 fn early_frames() -> Vec<Case> {
     let request = -(REQUEST.len() as i64);
-    let length = REQUEST.len();
     vec![
-        case("pings behind the request: a connection's share passes")
+        case("frames in the request's segment: it has to come without them")
             .client_at(request, request_and(pings(4)))
-            .defused(&[length + 12, length + 18])
-            .answer(SWITCHING)
-            .with(|packet| packet.ack = packet.ack.wrapping_add(24))
+            .dropped()
+            .open()
             .leaves(state::OPEN)
-            .counts(&[(FlowsOpened, 1), (Pings, 4), (Rewritten, 2)]),
+            .counts(&[(FlowsOpened, 1), (DroppedEarly, 1), (RequestsUnseen, 0), (Pings, 0)]),
+        case("empty lines before the request")
+            .client_at(request - 4, [b"\r\n\r\n", REQUEST, &pings(4)].concat())
+            .dropped()
+            .client_at(request - 4, [b"\r\n\r\n", REQUEST].concat())
+            .answer(SWITCHING)
+            .counts(&[(FlowsOpened, 1), (DroppedEarly, 1), (RequestsUnseen, 0)]),
+        case("a request behind another one, in one segment")
+            .client_at(request - 18, [b"GET / HTTP/1.1\r\n\r\n", REQUEST, &pings(4)].concat())
+            .dropped()
+            .client_at(request - 18, [b"GET / HTTP/1.1\r\n\r\n", REQUEST].concat())
+            .answer(SWITCHING)
+            .counts(&[(FlowsOpened, 1), (DroppedEarly, 1), (RequestsUnseen, 0)]),
         case("frames before the answer, in a segment of their own, have to wait for it")
             .request()
             .client_at(0, pings(3))

@@ -174,10 +174,61 @@ fn lost() -> Vec<Case> {
         case("valid headers in a row bring it back")
             .open()
             .server(100, "")
-            .client_at(100, encode(&vec![Frame::text("in step"); 4]))
-            .client_at(152, pings(1))
+            .client_at(100, encode(&vec![Frame::text("in step"); 7]))
+            .client_at(191, pings(1))
             .leaves(state::OPEN)
-            .counts(&[(FlowsUnsynced, 1), (FlowsResynced, 1), (Pings, 1)]),
+            .counts(&[(FlowsUnsynced, 1), (FlowsResynced, 1), (Frames, 1), (Pings, 1)]),
+        case("a flood without step is found anywhere in a segment")
+            .open()
+            .server(100, "")
+            .client_at(100, [&[0xFF; 77][..], &pings(40)].concat())
+            .defused(&[257, 263, 269, 275, 281, 287, 293, 299, 305, 311])
+            .leaves(state::OPEN)
+            .counts(&[(FlowsResynced, 1), (Frames, 40), (Pings, 40)]),
+        case("a connection older than the guard is joined once the server has spoken")
+            .client_at(0, pings(10))
+            .server(60, [0x81, 1, b'x'])
+            .client_at(60, pings(40))
+            .defused(&[180, 186, 192, 198, 204, 210, 216, 222, 228, 234])
+            .leaves(state::OPEN)
+            .counts(&[(FlowsJoined, 1), (Frames, 40), (Pings, 40)]),
+        case("frame by frame, too")
+            .server(0, [0x81, 1, b'x'])
+            .client_at(0, pings(1))
+            .client_at(6, text("a"))
+            .client_at(13, text("b"))
+            .client_at(20, text("c"))
+            .client_at(27, text("d"))
+            .client_at(34, text("e"))
+            .client_at(41, text("f"))
+            .leaves_no_flow()
+            .client_at(48, pings(31))
+            .defused(&[180])
+            .leaves(state::OPEN)
+            .counts(&[(FlowsJoined, 1), (Pings, 31)]),
+        case("nobody makes a flow alone")
+            .client_at(0, pings(40))
+            .client_at(240, pings(40))
+            .leaves_no_flow()
+            .counts(&[(FlowsJoined, 0), (Pings, 0)]),
+        case("HTTP is not joined")
+            .server(0, b"HTTP/1.1 200 OK\r\n\r\n")
+            .client_at(0, pings(40))
+            .leaves_no_flow()
+            .counts(&[(FlowsJoined, 0), (Pings, 0)]),
+        case("pongs tell of pings that nobody saw")
+            .server(0, [0x81, 1, b'x'])
+            .client_at(0, pings(10))
+            .server(60, [0x8A, 0].repeat(41))
+            .leaves(state::UNSYNCED)
+            .client_at(60, [0xFF; 10])
+            .dropped()
+            .counts(&[(FlowsJoined, 1), (Witnessed, 31), (DroppedUnsynced, 1), (Throttled, 1)]),
+        case("pongs that nobody asked for, where all frames were followed")
+            .open()
+            .server(0, [0x8A, 0].repeat(41))
+            .leaves(state::OPEN)
+            .counts(&[(Witnessed, 0), (PongsOut, 41)]),
     ]
 }
 
