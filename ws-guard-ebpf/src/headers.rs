@@ -298,18 +298,12 @@ fn parse_tcp<H: Hook>(
     }
     let [from, to] = read!(bytes, tcp, [u16; 2]);
     let key = match bytes.side {
-        Side::Client => FlowKey {
-            client: source,
-            server: destination,
-            client_port: from,
-            server_port: to,
-        },
-        Side::Server => FlowKey {
-            client: destination,
-            server: source,
-            client_port: to,
-            server_port: from,
-        },
+        Side::Client => {
+            FlowKey { client: source, server: destination, client_port: from, server_port: to }
+        }
+        Side::Server => {
+            FlowKey { client: destination, server: source, client_port: to, server_port: from }
+        }
     };
     // SAFETY: this CPU's scratch value.
     let current = unsafe { &mut *current };
@@ -328,7 +322,8 @@ fn parse_tcp<H: Hook>(
     }
     current.segment = Segment {
         key,
-        seq: u32::from_be(header.seq),
+        // A SYN takes up the number before the first byte of data (RFC 9293, 3.4).
+        seq: u32::from_be(header.seq).wrapping_add(header.flags as u32 >> 1 & 1),
         ack: u32::from_be(header.ack),
         flags: header.flags.into(),
         tcp: tcp as u32,

@@ -19,7 +19,7 @@
     reason = "a map value passed by value would be copied to the stack, which cannot hold it"
 )]
 #![allow(internal_features, reason = "the BPF target has no stable atomic add")]
-#![feature(core_intrinsics)]
+#![feature(core_intrinsics, stmt_expr_attributes)]
 
 pub mod checksum;
 pub mod control;

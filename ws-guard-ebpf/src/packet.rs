@@ -18,6 +18,7 @@ pub const FIN: u32 = 0x01;
 pub const SYN: u32 = 0x02;
 pub const RST: u32 = 0x04;
 pub const ACK: u32 = 0x10;
+pub const URG: u32 = 0x20;
 
 /// Offset of the checksum in the TCP header.
 pub const TCP_CHECK: u32 = 16;
@@ -29,6 +30,7 @@ pub const TCP_CHECK: u32 = 16;
 pub struct Segment {
     /// Between whom, by the side that [`crate::headers::parse`] was told the packet comes from.
     pub key: FlowKey,
+    /// Of the first byte of payload.
     pub seq: u32,
     pub ack: u32,
     pub flags: u32,

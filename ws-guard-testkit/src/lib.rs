@@ -27,6 +27,7 @@ pub mod raw;
 pub mod servers;
 pub mod tools;
 pub mod usage;
+pub mod wrap;
 
 /// Why a test that needs root cannot run here, or `None` when it can.
 ///

@@ -1,7 +1,7 @@
 //! Which types may be read from and written to maps as bytes.
 use ws_guard_common::{
     flow::Flow,
-    maps::{Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule},
+    maps::{Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, Tunnels},
     source::Source,
 };
 
@@ -28,7 +28,8 @@ macro_rules! plain {
 }
 
 plain!(
-    u32, Address, Counters, Event, Flow, FlowKey, Pending, Policy, Ports, PrefixKey, Rule, Source
+    u32, Address, Counters, Event, Flow, FlowKey, Pending, Policy, Ports, PrefixKey, Rule, Source,
+    Tunnels
 );
 
 /// Lets aya's typed maps hold what this crate may not implement aya's `Pod` for.

@@ -50,10 +50,9 @@ pub type EditBytes = Box<dyn Fn(&mut Vec<u8>)>;
 pub enum Fate {
     /// It passes as it came.
     Passes,
-    /// It passes, the PINGs at these payload offsets are PONGs, and the checksum fits.
+    /// It passes, the PINGs at these payload offsets are PONGs, and the checksum is as it would be had
+    /// it been built so.
     Defused(Vec<usize>),
-    /// The same, but the checksum field is as it was.
-    DefusedPartial(Vec<usize>),
     Dropped,
 }
 
@@ -91,6 +90,8 @@ pub struct Case {
     pub state: Option<Option<u8>>,
     /// Why it cannot be played at TC.
     pub xdp_only: Option<&'static str>,
+    /// The one address family that it is about.
+    pub family: Option<Family>,
     at: [i64; CONNECTIONS],
     answered: [i64; CONNECTIONS],
     current: usize,
@@ -120,6 +121,7 @@ pub fn case(name: &'static str) -> Case {
         violations: Vec::new(),
         state: None,
         xdp_only: None,
+        family: None,
         at: [0; CONNECTIONS],
         answered: [0; CONNECTIONS],
         current: 0,
@@ -249,6 +251,11 @@ impl Case {
 
     pub fn xdp_only(mut self, reason: &'static str) -> Case {
         self.xdp_only = Some(reason);
+        self
+    }
+
+    pub fn only(mut self, family: Family) -> Case {
+        self.family = Some(family);
         self
     }
 

@@ -1,6 +1,8 @@
 //! The kernel programs on packets built by hand: one table, played at both client-side hooks and in
 //! both address families; and what they cost the verifier.
 mod case;
+mod forged;
+mod fragments;
 mod handshakes;
 mod headers;
 mod play;
@@ -41,9 +43,11 @@ fn programs() -> Option<MutexGuard<'static, Programs>> {
 
 fn table() -> Vec<Case> {
     let mut cases = headers::cases();
+    cases.extend(fragments::cases());
     cases.extend(handshakes::cases());
     cases.extend(streams::cases());
     cases.extend(throttling::cases());
+    cases.extend(forged::cases());
     cases
 }
 
@@ -52,6 +56,9 @@ fn play_all(hook: Hook, family: Family) {
     let Some(mut programs) = programs() else { return };
     let mut failures = Vec::new();
     for case in table() {
+        if case.family.is_some_and(|only| only != family) {
+            continue;
+        }
         if let (Hook::Tc, Some(reason)) = (hook, case.xdp_only) {
             println!("skipped: {}: {reason}", case.name);
             continue;
