@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, bail, ensure};
-use etherparse::{IpNumber, PacketBuilder};
+use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 /// Numbers of IPv6 extension headers (RFC 8200, 4.1).
 pub mod extension {
@@ -170,6 +170,28 @@ impl Tunnel {
     }
 }
 
+/// The UDP checksum of a tunnel's packet is right; `true` for a packet without UDP.
+///
+/// # Errors
+/// When it is no IP packet.
+pub fn outer_checksum_is_right(frame: &[u8]) -> Result<bool> {
+    let sliced = SlicedPacket::from_ethernet(frame).context("parsing a packet")?;
+    let Some(TransportSlice::Udp(udp)) = sliced.transport else { return Ok(true) };
+    let (header, inside) = (udp.to_header(), udp.payload());
+    let right = match sliced.net {
+        Some(NetSlice::Ipv4(ip)) => {
+            let ip = ip.header();
+            header.calc_checksum_ipv4_raw(ip.source(), ip.destination(), inside)
+        }
+        Some(NetSlice::Ipv6(ip)) => {
+            let ip = ip.header();
+            header.calc_checksum_ipv6_raw(ip.source(), ip.destination(), inside)
+        }
+        _ => bail!("no IP header in it"),
+    };
+    Ok(right.context("adding up")? == udp.checksum())
+}
+
 /// Two hosts for the ends of a tunnel.
 pub fn tunnel_ends(v6: bool) -> (IpAddr, IpAddr) {
     match v6 {
@@ -183,7 +205,7 @@ pub fn tunnel_ends(v6: bool) -> (IpAddr, IpAddr) {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{LaxSlicedPacket, SlicedPacket, TransportSlice};
+    use etherparse::LaxSlicedPacket;
 
     use super::*;
     use crate::packets::Packet;
@@ -241,6 +263,10 @@ mod tests {
             let sliced = SlicedPacket::from_ethernet(&outer).unwrap();
             let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("no UDP") };
             assert_eq!((udp.destination_port(), &udp.payload()[8..]), (4789, &frame(!v6)[..]));
+            assert!(outer_checksum_is_right(&outer).unwrap());
+            let mut changed = outer;
+            *changed.last_mut().unwrap() ^= 1;
+            assert!(!outer_checksum_is_right(&changed).unwrap());
         }
     }
 }

@@ -9,6 +9,7 @@ use ws_guard_common::{
 use ws_guard_testkit::{
     frame::{Frame, encode},
     packets::{Connection, Packet, REQUEST, SWITCHING},
+    wrap::Tunnel,
 };
 
 pub const PROTECTED: u16 = 80;
@@ -90,6 +91,8 @@ pub struct Case {
     pub state: Option<Option<u8>>,
     /// Why it cannot be played at TC.
     pub xdp_only: Option<&'static str>,
+    /// What each packet is inside of, and whether that is IPv6.
+    pub tunnel: Option<(Tunnel, bool)>,
     /// The one address family that it is about.
     pub family: Option<Family>,
     at: [i64; CONNECTIONS],
@@ -121,6 +124,7 @@ pub fn case(name: &'static str) -> Case {
         violations: Vec::new(),
         state: None,
         xdp_only: None,
+        tunnel: None,
         family: None,
         at: [0; CONNECTIONS],
         answered: [0; CONNECTIONS],
@@ -251,6 +255,12 @@ impl Case {
 
     pub fn xdp_only(mut self, reason: &'static str) -> Case {
         self.xdp_only = Some(reason);
+        self
+    }
+
+    /// Every packet comes in a tunnel, over IPv6 if `v6`.
+    pub fn inside(mut self, tunnel: Tunnel, v6: bool) -> Case {
+        self.tunnel = Some((tunnel, v6));
         self
     }
 

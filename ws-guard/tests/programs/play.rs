@@ -9,6 +9,7 @@ use ws_guard_common::{
 use ws_guard_testkit::{
     packets::Packet,
     programs::{Programs, Run},
+    wrap::{Tunnel, outer_checksum_is_right, tunnel_ends},
 };
 
 use crate::case::{Case, Family, Fate, PROTECTED, Sent, Step, connection};
@@ -47,7 +48,7 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
     let before = programs.counters()?;
     for (index, step) in case.steps.iter().enumerate() {
         let result = match step {
-            Step::Packet(sent) => send(programs, sent, hook, family),
+            Step::Packet(sent) => send(programs, sent, case.tunnel, hook, family),
             Step::Throttle => programs.throttle(source(family)),
             Step::Wait(time) => {
                 thread::sleep(*time);
@@ -95,9 +96,18 @@ fn packet(sent: &Sent, family: Family) -> Packet {
     packet
 }
 
-fn send(programs: &Programs, sent: &Sent, hook: Hook, family: Family) -> Result<()> {
+fn send(
+    programs: &Programs,
+    sent: &Sent,
+    tunnel: Option<(Tunnel, bool)>,
+    hook: Hook,
+    family: Family,
+) -> Result<()> {
     let packet = packet(sent, family);
     let mut bytes = packet.build()?;
+    if let Some((tunnel, v6)) = tunnel {
+        bytes = tunnel.around(&bytes, tunnel_ends(v6))?;
+    }
     if let Some(edit) = &sent.edit_bytes {
         edit(&mut bytes);
     }
@@ -112,7 +122,14 @@ fn send(programs: &Programs, sent: &Sent, hook: Hook, family: Family) -> Result<
     match &sent.fate {
         Fate::Dropped => Ok(()),
         Fate::Passes => compare(&run, &bytes),
-        Fate::Defused(at) => compare(&run, &defused(&bytes, &packet, at)?),
+        Fate::Defused(at) => {
+            compare(&run, &defused(&bytes, &packet, at)?)?;
+            ensure!(
+                tunnel.is_none() || outer_checksum_is_right(&run.packet)?,
+                "the tunnel's checksum is wrong"
+            );
+            Ok(())
+        }
     }
 }
 
