@@ -1,5 +1,5 @@
 //! Packets for programs that are run without a network, and the two sides of one connection. What
-//! networks put around them is in [`crate::wrap`].
+//! networks do to them is in [`crate::ip`] and [`crate::tunnel`].
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail};

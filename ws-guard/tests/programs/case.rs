@@ -9,7 +9,7 @@ use ws_guard_common::{
 use ws_guard_testkit::{
     frame::{Frame, encode},
     packets::{Connection, Packet, REQUEST, SWITCHING},
-    wrap::Tunnel,
+    tunnel::Tunnel,
 };
 
 pub const PROTECTED: u16 = 80;

@@ -5,8 +5,8 @@ use ws_guard_common::{
     maps::{Counter::*, UNREADABLE_PASSES, action},
 };
 use ws_guard_testkit::{
+    ip::{carried, extend, fragment as cut_out, header},
     packets::flag,
-    wrap::{extended, extension::*, fragment_header, fragments, options},
 };
 
 use crate::case::{Case, Family, case, pings};
@@ -15,9 +15,9 @@ use crate::case::{Case, Family, case, pings};
 /// to the end.
 fn cut(from: usize, to: Option<usize>) -> impl Fn(&mut Vec<u8>) {
     move |bytes| {
-        let header = if bytes[12] == 0x08 { 34 } else { 54 };
-        let to = to.unwrap_or(bytes.len() - header);
-        *bytes = fragments(bytes, &[from..to]).expect("an IP packet").remove(0);
+        let all = carried(bytes).expect("an IP packet");
+        let part = from..to.unwrap_or(all);
+        *bytes = cut_out(bytes, 7, &[part]).expect("an IP packet").remove(0);
     }
 }
 
@@ -88,8 +88,10 @@ fn either_version() -> Vec<Case> {
 /// ends after `end` bytes of IP payload, where that is said; what follows is Ethernet's padding.
 fn first(name: &'static str, length: usize, end: Option<u16>) -> Case {
     case(name).only(Family::V6).open().client(pings(30)).bytes(move |bytes| {
-        let headers = [(FRAGMENT, fragment_header(0, true)), (DESTINATION, options(length))];
-        *bytes = extended(bytes, &headers).expect("IPv6");
+        let headers = [(header::FRAGMENT, 8), (header::DESTINATION, length)];
+        *bytes = extend(bytes, &headers).expect("IPv6");
+        // There are more.
+        bytes[57] = 1;
         if let Some(end) = end {
             bytes[18..20].copy_from_slice(&end.to_be_bytes());
         }

@@ -1,8 +1,8 @@
 //! What stands before the payload.
 use ws_guard_common::maps::{Counter::*, UNREADABLE_PASSES, action};
 use ws_guard_testkit::{
+    ip::{extend, header::*, tag},
     packets::{Checksum, Packet, flag},
-    wrap::{CUSTOMER_TAG, SERVICE_TAG, extended, extension::*, options, routing, tagged},
 };
 
 use crate::case::{Case, Family, case, pings, text};
@@ -18,29 +18,45 @@ fn counted(case: Case) -> Case {
 
 /// The same behind these tags: VLAN identifiers, the outer one first.
 fn defused_behind_tags(name: &'static str, tags: &'static [(u16, u16)]) -> Case {
-    counted(case(name).open().client(pings(31)).bytes(|bytes| *bytes = tagged(bytes, tags)))
+    counted(case(name).open().client(pings(31)).bytes(tagged(tags)))
+}
+
+fn tagged(tags: &'static [(u16, u16)]) -> impl Fn(&mut Vec<u8>) {
+    |bytes| *bytes = tag(bytes, tags).expect("an Ethernet frame")
 }
 
 /// A packet with these IPv6 extension headers.
-fn with_extensions(case: Case, headers: Vec<(u8, Vec<u8>)>) -> Case {
-    case.only(Family::V6).bytes(move |bytes| *bytes = extended(bytes, &headers).expect("IPv6"))
+fn with_extensions(case: Case, headers: &'static [(u8, usize)]) -> Case {
+    case.only(Family::V6).bytes(extended(headers))
+}
+
+fn extended(headers: &'static [(u8, usize)]) -> impl Fn(&mut Vec<u8>) {
+    |bytes| *bytes = extend(bytes, headers).expect("IPv6")
 }
 
 /// As [`defused_in`], behind extension headers.
-fn defused_behind(name: &'static str, headers: Vec<(u8, Vec<u8>)>) -> Case {
+fn defused_behind(name: &'static str, headers: &'static [(u8, usize)]) -> Case {
     counted(with_extensions(case(name).open().client(pings(31)), headers))
 }
 
-/// Headers that hide a segment, which is dropped.
-fn hidden_behind(name: &'static str, headers: Vec<(u8, Vec<u8>)>) -> Case {
-    let case = with_extensions(case(name).open().client(pings(31)), headers).dropped();
-    case.counts(&[(Seen, 2), (Pings, 0), (Unparsed, 1), (DroppedHeaders, 1)])
+/// A packet in which a router has yet to send the segment on: RFC 8200, 4.4.
+fn routed_on(bytes: &mut Vec<u8>) {
+    extended(&[(ROUTING, 24)])(bytes);
+    bytes[54 + 3] = 1;
 }
 
-/// So many of the shortest destination options.
-fn chain(length: usize) -> Vec<(u8, Vec<u8>)> {
-    vec![(DESTINATION, options(8)); length]
+fn hidden(case: Case) -> Case {
+    case.dropped().counts(&[(Seen, 2), (Pings, 0), (Unparsed, 1), (DroppedHeaders, 1)])
 }
+
+/// The shortest options.
+const OPTIONS: (u8, usize) = (DESTINATION, 8);
+const EACH: [(u8, usize); 5] =
+    [(HOP_BY_HOP, 8), (DESTINATION, 16), (ROUTING, 24), (FRAGMENT, 8), (DESTINATION, 24)];
+const CUSTOMER_TAG: u16 = 0x8100;
+const SERVICE_TAG: u16 = 0x88A8;
+/// A tag that carries a priority only.
+const PRIORITY: (u16, u16) = (CUSTOMER_TAG, 0x2000);
 
 pub fn cases() -> Vec<Case> {
     let mut cases = usual();
@@ -50,48 +66,41 @@ pub fn cases() -> Vec<Case> {
 
 /// IPv6 extension headers.
 fn extensions() -> Vec<Case> {
-    let each = || {
-        vec![
-            (HOP_BY_HOP, options(8)),
-            (DESTINATION, options(16)),
-            (ROUTING, routing(4, 0)),
-            (FRAGMENT, vec![0; 7]),
-            // Four 4-byte words, less two.
-            (AUTHENTICATION, [vec![2], vec![0; 14]].concat()),
-            (DESTINATION, options(24)),
-        ]
-    };
-    let headers = |headers: Vec<(u8, Vec<u8>)>| move |case| with_extensions(case, headers.clone());
+    let nine = |name| with_extensions(case(name).open().client(pings(31)), &[OPTIONS; 9]);
+    let passes = |case: Case| case.counts(&[(Pings, 0), (Unparsed, 1), (DroppedHeaders, 0)]);
+    let ping = |name| case(name).only(Family::V6).client(pings(1));
     vec![
-        defused_behind("each extension header", each()),
-        defused_behind("an atomic fragment", vec![(FRAGMENT, vec![0; 7])]),
-        defused_behind("eight extension headers", chain(8)),
+        defused_behind("each extension header", &EACH),
+        defused_behind("an atomic fragment", &[(FRAGMENT, 8)]),
+        defused_behind("eight extension headers", &[OPTIONS; 8]),
         // More than is linear at TC, and than the programs make so at first.
-        defused_behind("long extension headers", vec![(DESTINATION, options(1000)); 2]),
-        hidden_behind("nine extension headers", chain(9)),
-        hidden_behind("a router has yet to send it on", vec![(ROUTING, routing(4, 1))]),
-        headers(chain(9))(case("nine extension headers, let pass").open().client(pings(31)))
-            .policy(|policy| policy.flags = UNREADABLE_PASSES)
-            .counts(&[(Pings, 0), (Unparsed, 1), (DroppedHeaders, 0)]),
-        headers(chain(9))(case("nine extension headers, observed").open().client(pings(31)))
-            .policy(|policy| policy.action = action::OBSERVE)
-            .counts(&[(Pings, 0), (Unparsed, 1), (DroppedHeaders, 0)]),
-        headers(vec![(ROUTING, routing(4, 1))])(case("sent on to another port").client(pings(1)))
+        defused_behind("long extension headers", &[(DESTINATION, 1000); 2]),
+        // RFC 4302, 2.2: its length is in words of 4 bytes, less 2.
+        counted(case("an authentication header").only(Family::V6).open().client(pings(31)).bytes(
+            |bytes| {
+                extended(&[(DESTINATION, 24)])(bytes);
+                (bytes[20], bytes[55]) = (51, 4);
+            },
+        )),
+        hidden(nine("nine extension headers")),
+        passes(nine("nine, let pass")).policy(|policy| policy.flags = UNREADABLE_PASSES),
+        passes(nine("nine, observed")).policy(|policy| policy.action = action::OBSERVE),
+        hidden(case("a router has yet to send it on").only(Family::V6).open().client(pings(31)))
+            .bytes(routed_on),
+        passes(ping("a router has yet to send it on to another port"))
             .with(|packet| packet.to.set_port(443))
-            .counts(&[(Unparsed, 1), (DroppedHeaders, 0)]),
-        headers(chain(8))(case("extension headers before something else").client(""))
+            .bytes(routed_on),
+        passes(ping("extension headers longer than their packet")).bytes(|bytes| {
+            extended(&[OPTIONS; 2])(bytes);
+            bytes[18..20].copy_from_slice(&[0, 12]);
+        }),
+        ping("extension headers before something else")
             .bytes(|bytes| {
-                *bytes = extended(bytes, &chain(8)).expect("IPv6");
+                extended(&[OPTIONS; 8])(bytes);
                 // The last one says: UDP.
                 bytes[14 + 40 + 7 * 8] = 17;
             })
             .counts(&[(Seen, 1), (Unparsed, 0)]),
-        headers(chain(2))(case("extension headers longer than their packet").client(pings(1)))
-            .bytes(|bytes| {
-                *bytes = extended(bytes, &chain(2)).expect("IPv6");
-                bytes[18..20].copy_from_slice(&[0, 12]);
-            })
-            .counts(&[(Unparsed, 1), (DroppedHeaders, 0)]),
     ]
 }
 
@@ -139,17 +148,17 @@ fn usual() -> Vec<Case> {
         defused_behind_tags("a VLAN tag", &[(CUSTOMER_TAG, 5)]),
         defused_behind_tags("a service tag and a VLAN tag", &[(SERVICE_TAG, 5), (CUSTOMER_TAG, 6)]),
         // Linux takes off any number of these.
-        defused_behind_tags("four priority tags", &[(CUSTOMER_TAG, 0x2000); 4]),
+        defused_behind_tags("four priority tags", &[PRIORITY; 4]),
         case("five tags")
             .open()
             .client(pings(31))
-            .bytes(|bytes| *bytes = tagged(bytes, &[(CUSTOMER_TAG, 0x2000); 5]))
+            .bytes(tagged(&[PRIORITY; 5]))
             .dropped()
             .counts(&[(Pings, 0), (Unparsed, 1), (DroppedHeaders, 1)]),
         case("tags in front of something else")
             .client("")
             .bytes(|bytes| {
-                *bytes = tagged(bytes, &[(CUSTOMER_TAG, 5), (CUSTOMER_TAG, 6)]);
+                tagged(&[(CUSTOMER_TAG, 5), (CUSTOMER_TAG, 6)])(bytes);
                 bytes[20..22].copy_from_slice(&[0x08, 0x06]);
             })
             .counts(&[(Seen, 1), (Unparsed, 0)]),

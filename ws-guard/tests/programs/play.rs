@@ -9,7 +9,7 @@ use ws_guard_common::{
 use ws_guard_testkit::{
     packets::Packet,
     programs::{Programs, Run},
-    wrap::{Tunnel, outer_checksum_is_right, tunnel_ends},
+    tunnel::{self, Tunnel, outer_checksum_is_right},
 };
 
 use crate::case::{Case, Family, Fate, PROTECTED, Sent, Step, connection};
@@ -106,7 +106,7 @@ fn send(
     let packet = packet(sent, family);
     let mut bytes = packet.build()?;
     if let Some((tunnel, v6)) = tunnel {
-        bytes = tunnel.around(&bytes, tunnel_ends(v6))?;
+        bytes = tunnel.around(&bytes, tunnel::ends(v6))?;
     }
     if let Some(edit) = &sent.edit_bytes {
         edit(&mut bytes);

@@ -4,9 +4,10 @@ use ws_guard_common::maps::{
     Tunnels,
 };
 use ws_guard_testkit::{
+    ip::fragment,
     programs::{Programs, object},
     skip_reason,
-    wrap::{Tunnel, fragments, tunnel_ends},
+    tunnel::{Tunnel, ends},
 };
 
 use crate::{
@@ -38,11 +39,11 @@ fn passes(name: &'static str, tunnel: Tunnel) -> Case {
 
 /// The first part of an IP packet.
 fn cut(bytes: &mut Vec<u8>) {
-    *bytes = fragments(bytes, &[0..160]).expect("an IP packet").remove(0);
+    *bytes = fragment(bytes, 7, &[0..160]).expect("an IP packet").remove(0);
 }
 
 fn looked_into() -> Vec<Case> {
-    let fragment = |case: Case| {
+    let first = |case: Case| {
         case.client(pings(31)).dropped().counts(&[(Pings, 0), (Unparsed, 1), (DroppedFragment, 1)])
     };
     vec![
@@ -52,19 +53,21 @@ fn looked_into() -> Vec<Case> {
         followed("Geneve over IPv6", GENEVE, true),
         followed("in IPv4", Tunnel::IpInIp, false),
         followed("in IPv6", Tunnel::IpInIp, true),
-        fragment(case("VXLAN's packet cut").inside(VXLAN, false).open()).bytes(cut),
-        fragment(case("IPv6's packet cut").inside(Tunnel::IpInIp, true).open()).bytes(cut),
+        first(case("VXLAN's packet cut").inside(VXLAN, false).open()).bytes(cut),
+        first(case("IPv6's packet cut").inside(Tunnel::IpInIp, true).open()).bytes(cut),
         passes("another port", Tunnel::Vxlan(8472)),
         passes("VXLAN without a valid network", VXLAN).bytes(|bytes| bytes[42] = 0),
         passes("Geneve of another version", GENEVE).bytes(|bytes| bytes[42] |= 0x40),
         passes("Geneve with something else inside", GENEVE).bytes(|bytes| bytes[44] = 0x12),
         passes("a tunnel in a tunnel", VXLAN).bytes(|bytes| {
-            *bytes = VXLAN.around(bytes, tunnel_ends(true)).expect("two IPv6 addresses");
+            *bytes = VXLAN.around(bytes, ends(true)).expect("two IPv6 addresses");
         }),
         case("a later fragment of a tunnel's packet")
             .inside(VXLAN, false)
             .client(pings(31))
-            .bytes(|bytes| *bytes = fragments(bytes, &[160..200]).expect("an IP packet").remove(0))
+            .bytes(|bytes| {
+                *bytes = fragment(bytes, 7, &[160..200]).expect("an IP packet").remove(0)
+            })
             .counts(&NOT_LOOKED_AT),
         case("a segment that is in no tunnel")
             .open()
