@@ -298,18 +298,12 @@ fn parse_tcp<H: Hook>(
     }
     let [from, to] = read!(bytes, tcp, [u16; 2]);
     let key = match bytes.side {
-        Side::Client => FlowKey {
-            client: source,
-            server: destination,
-            client_port: from,
-            server_port: to,
-        },
-        Side::Server => FlowKey {
-            client: destination,
-            server: source,
-            client_port: to,
-            server_port: from,
-        },
+        Side::Client => {
+            FlowKey { client: source, server: destination, client_port: from, server_port: to }
+        }
+        Side::Server => {
+            FlowKey { client: destination, server: source, client_port: to, server_port: from }
+        }
     };
     // SAFETY: this CPU's scratch value.
     let current = unsafe { &mut *current };

@@ -23,7 +23,8 @@ const CHUNK: u32 = 64;
 /// No place in the window, or no byte.
 const NONE: u32 = 1 << 31;
 
-/// Bytes of the packet at hand that its linear part does not hold. [`crate::headers::parse`] empties it.
+/// Bytes of the packet at hand that its linear part does not hold. [`crate::headers::parse`] empties
+/// it.
 #[repr(C)]
 pub struct Window {
     /// Offset of the first byte in the packet.

@@ -10,6 +10,7 @@
 //!   it sent and received without a line of `ws-guard-common`;
 //! - [`flood`], [`honest`]: the two clients of the demonstration;
 //! - [`raw`]: spoofed segments;
+//! - [`ip`] and [`tunnel`]: what networks do to packets, and put around them;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
 //! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
@@ -18,6 +19,7 @@ pub mod client;
 pub mod flood;
 pub mod frame;
 pub mod honest;
+pub mod ip;
 pub mod leftovers;
 pub mod netns;
 pub mod packets;
@@ -26,6 +28,7 @@ pub mod programs;
 pub mod raw;
 pub mod servers;
 pub mod tools;
+pub mod tunnel;
 pub mod usage;
 
 /// Why a test that needs root cannot run here, or `None` when it can.

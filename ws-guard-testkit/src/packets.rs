@@ -1,12 +1,11 @@
-//! Packets for programs that are run without a network: everything the parser may meet, and the two
-//! sides of one connection.
+//! Packets for programs that are run without a network, and the two sides of one connection. What
+//! networks do to them is in [`crate::ip`] and [`crate::tunnel`].
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
 use etherparse::{
-    IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv4Options, Ipv6Extensions, Ipv6FlowLabel,
-    Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, PacketBuilder, SlicedPacket, TcpHeader,
-    TransportSlice, VlanId, checksum::Sum16BitWords,
+    IpHeaders, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, PacketBuilder,
+    SlicedPacket, TcpHeader, TransportSlice, checksum::Sum16BitWords,
 };
 
 /// TCP flags, RFC 9293, 3.1.
@@ -29,14 +28,6 @@ pub enum Checksum {
     Partial,
 }
 
-/// An IP fragment's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// In units of 8 bytes.
-    pub offset: u16,
-    pub more: bool,
-}
-
 /// One packet to build.
 #[derive(Clone, Debug)]
 pub struct Packet {
@@ -47,13 +38,8 @@ pub struct Packet {
     /// Of [`flag`].
     pub flags: u8,
     pub payload: Vec<u8>,
-    /// Identifiers of up to two VLAN tags, the outer one first.
-    pub vlans: Vec<u16>,
     /// IPv4 options, a multiple of 4 bytes up to 40.
     pub ip_options: Vec<u8>,
-    /// Bytes of IPv6 destination options and hop-by-hop options, each 6 and a multiple of 8.
-    pub extensions: Option<usize>,
-    pub fragment: Option<Fragment>,
     /// TCP options, up to 40 bytes.
     pub tcp_options: Vec<u8>,
     pub checksum: Checksum,
@@ -70,10 +56,7 @@ impl Packet {
             ack,
             flags,
             payload,
-            vlans: Vec::new(),
             ip_options: Vec::new(),
-            extensions: None,
-            fragment: None,
             tcp_options: Vec::new(),
             checksum: Checksum::Full,
         }
@@ -88,20 +71,10 @@ impl Packet {
     /// The Ethernet frame.
     ///
     /// # Errors
-    /// When the parts do not fit together: addresses of two families, options of a wrong length,
-    /// more than two VLAN tags.
+    /// When the parts do not fit together: addresses of two families, options of a wrong length.
     pub fn build(&self) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-        let ip = self.ip()?;
-        let ip = match self.vlans[..] {
-            [] => ethernet.ip(ip),
-            [tag] => ethernet.single_vlan(VlanId::try_new(tag)?).ip(ip),
-            [outer, inner] => {
-                ethernet.double_vlan(VlanId::try_new(outer)?, VlanId::try_new(inner)?).ip(ip)
-            }
-            _ => bail!("{} VLAN tags, at most 2 can be built", self.vlans.len()),
-        };
-        let tcp = ip.tcp_header(self.tcp()?);
+        let tcp = ethernet.ip(self.ip()?).tcp_header(self.tcp()?);
         let mut bytes = Vec::with_capacity(tcp.size(self.payload.len()));
         tcp.write(&mut bytes, &self.payload).context("building a packet")?;
         if self.checksum == Checksum::Partial {
@@ -133,11 +106,6 @@ impl Packet {
                 let mut ip = Ipv4Header::new(0, 64, IpNumber::TCP, from.octets(), to.octets())
                     .context("IPv4 header")?;
                 ip.options = Ipv4Options::try_from(&*self.ip_options).context("IPv4 options")?;
-                if let Some(fragment) = self.fragment {
-                    ip.fragment_offset = IpFragOffset::try_new(fragment.offset)?;
-                    ip.more_fragments = fragment.more;
-                    ip.dont_fragment = false;
-                }
                 Ok(IpHeaders::Ipv4(ip, Default::default()))
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
@@ -150,29 +118,10 @@ impl Packet {
                     source: from.octets(),
                     destination: to.octets(),
                 };
-                Ok(IpHeaders::Ipv6(ip, self.extensions()?))
+                Ok(IpHeaders::Ipv6(ip, Default::default()))
             }
             (from, to) => bail!("{from} and {to} are not of one address family"),
         }
-    }
-
-    fn extensions(&self) -> Result<Ipv6Extensions> {
-        let mut extensions = Ipv6Extensions::default();
-        if let Some(length) = self.extensions {
-            // PadN, RFC 8200, 4.2.
-            let mut padding = vec![0; length];
-            if let [kind, bytes, ..] = &mut padding[..] {
-                (*kind, *bytes) = (1, (length - 2) as u8);
-            }
-            let header = Ipv6RawExtHeader::new_raw(IpNumber::TCP, &padding).context("extension")?;
-            extensions.hop_by_hop_options = Some(header.clone());
-            extensions.destination_options = Some(header);
-        }
-        if let Some(Fragment { offset, more }) = self.fragment {
-            let offset = IpFragOffset::try_new(offset)?;
-            extensions.fragment = Some(Ipv6FragmentHeader::new(IpNumber::TCP, offset, more, 7));
-        }
-        Ok(extensions)
     }
 
     /// The pseudo header's sum, not complemented.

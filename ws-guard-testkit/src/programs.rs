@@ -16,8 +16,8 @@ use aya::{
 use ws_guard_common::{
     flow::Flow,
     maps::{
-        Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule, Stranger,
-        SCOPES, Shared, SourceKey, name, program,
+        Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule,
+        SCOPES, Shared, SourceKey, Stranger, Tunnels, global, name, program,
     },
     source::Source,
 };
@@ -45,7 +45,10 @@ macro_rules! pod {
     };
 }
 
-pod!(Address, Counters, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared, Source, SourceKey, Stranger);
+pod!(
+    Address, Counters, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared, Source, SourceKey,
+    Stranger, Tunnels
+);
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,10 +70,22 @@ impl Programs {
     /// # Errors
     /// When the file cannot be read, or the kernel refuses a map or a program.
     pub fn load(object: &Path, programs: &[&str], sizes: &[(&str, u32)]) -> Result<Programs> {
+        Programs::load_with(object, programs, sizes, Tunnels::default())
+    }
+
+    /// The same for programs that look into tunnels.
+    pub fn load_with(
+        object: &Path,
+        programs: &[&str],
+        sizes: &[(&str, u32)],
+        tunnels: Tunnels,
+    ) -> Result<Programs> {
         let bytes = std::fs::read(object).with_context(|| object.display().to_string())?;
         let mut loader = EbpfLoader::new();
         // As the daemon does: with the debug log off, the verifier takes its code out.
         loader.override_global("AYA_LOG_LEVEL", &0u8, false);
+        let tunnels = Raw(tunnels);
+        loader.override_global(global::TUNNELS, &tunnels, true);
         for (map, size) in sizes {
             loader.map_max_entries(map, *size);
         }

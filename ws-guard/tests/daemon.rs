@@ -48,7 +48,12 @@ fn load() -> Option<Loaded> {
     let unique = format!("wsg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let pin_dir = Path::new(BPFFS_MOUNT_POINT).join(unique);
     let sizes = TableSizes { flows: 64, sources: 64, pending: 64, rules: 64 };
-    let options = LoadOptions { pin_dir: pin_dir.clone(), sizes, kernel_debug_log: false };
+    let options = LoadOptions {
+        pin_dir: pin_dir.clone(),
+        sizes,
+        tunnels: ws_guard_common::maps::Tunnels::default(),
+        kernel_debug_log: false,
+    };
     let guard = Guard::load(&options).expect("the guard loads");
     let settings = settings(&[]);
     let state = State::new(guard.maps(), pin_dir.clone(), settings.clone());

@@ -9,6 +9,7 @@ use crate::{
         address::{Given, Quoted},
         policy::PolicySettings,
         setting::{Setting, store, whole, word},
+        tunnel::Tunnel,
     },
     guard::{AttachMode, TableSizes, interfaces::check_name},
 };
@@ -43,6 +44,7 @@ pub struct RunSettings {
     pub interfaces: Vec<String>,
     pub attach: AttachMode,
     pub allow: Vec<Given>,
+    pub tunnels: Vec<Tunnel>,
     pub max_flows: u32,
     pub max_sources: u32,
     pub metrics_listen: Option<SocketAddr>,
@@ -56,6 +58,7 @@ impl Default for RunSettings {
             interfaces: Vec::new(),
             attach: AttachMode::Auto,
             allow: Vec::new(),
+            tunnels: Vec::new(),
             max_flows: 32_768,
             max_sources: 32_768,
             metrics_listen: None,
@@ -133,7 +136,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 8] = [
+pub static RUN: [Setting<RunSettings>; 9] = [
     Setting {
         name: "interface",
         value: "IF",
@@ -169,6 +172,16 @@ pub static RUN: [Setting<RunSettings>; 8] = [
         },
         get: |s| s.allow.iter().map(given_text).collect(),
         clear: |s| s.allow.clear(),
+    },
+    Setting {
+        name: "tunnel",
+        value: "KIND[:PORT]",
+        help: "Look for clients inside these tunnels too: vxlan[:4789], geneve[:6081], ipip",
+        many: true,
+        seed: None,
+        set: |s, text| text.parse::<Tunnel>()?.add_to(&mut s.tunnels),
+        get: |s| s.tunnels.iter().map(Tunnel::to_string).collect(),
+        clear: |s| s.tunnels.clear(),
     },
     single(
         "max-flows",

@@ -23,7 +23,7 @@ use self::{interfaces::Supervisor, reload::Reloader, state::State};
 use crate::{
     config::{Inputs, Settings, watch::Watch},
     control::{routes, socket::Socket},
-    domain::policy::PolicySettings,
+    domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions},
     metrics,
 };
@@ -91,6 +91,7 @@ fn load(options: &RunOptions) -> anyhow::Result<Guard> {
     Ok(Guard::load(&LoadOptions {
         pin_dir: options.pin_dir.clone(),
         sizes: run.table_sizes(),
+        tunnels: Tunnel::to_kernel(&run.tunnels),
         kernel_debug_log: run.kernel_debug,
     })?)
 }

@@ -9,3 +9,4 @@ pub mod policy;
 pub mod setting;
 pub mod source;
 pub mod status;
+pub mod tunnel;

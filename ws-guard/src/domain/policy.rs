@@ -82,6 +82,39 @@ impl OnFull {
     }
 }
 
+/// What becomes of packets that may carry TCP to a protected port and cannot be followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fragments {
+    #[default]
+    Drop,
+    /// Uncounted, and a way around every limit.
+    Pass,
+}
+
+impl Fragments {
+    const WORDS: [(&'static str, Fragments); 2] =
+        [("drop", Fragments::Drop), ("pass", Fragments::Pass)];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Fragments::Drop => "drop",
+            Fragments::Pass => "pass",
+        }
+    }
+
+    const fn flag(self) -> u8 {
+        match self {
+            Fragments::Drop => 0,
+            Fragments::Pass => maps::UNREADABLE_PASSES,
+        }
+    }
+
+    const fn from_flags(flags: u8) -> Fragments {
+        if flags & maps::UNREADABLE_PASSES != 0 { Fragments::Pass } else { Fragments::Drop }
+    }
+}
+
 /// Everything that may change while packets flow. Field names are those of the JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicySettings {
@@ -101,6 +134,7 @@ pub struct PolicySettings {
     pub ipv6_prefix: u8,
     pub on_full_flows: OnFull,
     pub on_full_sources: OnFull,
+    pub fragments: Fragments,
     /// Protected TCP ports of the server side.
     pub ports: Vec<u16>,
     /// Those of them with settings of their own, in the order of their numbers.
@@ -123,6 +157,7 @@ impl Default for PolicySettings {
             ipv6_prefix: 64,
             on_full_flows: OnFull::default(),
             on_full_sources: OnFull::default(),
+            fragments: Fragments::default(),
             ports: Vec::new(),
             port_policies: Vec::new(),
             cidrs: Vec::new(),
@@ -158,7 +193,8 @@ impl PolicySettings {
             share: self.neighbour_share,
             action: self.action.to_kernel(),
             flags: self.on_full_flows.flag(maps::FLOWS_FAIL_CLOSED)
-                | self.on_full_sources.flag(maps::SOURCES_FAIL_CLOSED),
+                | self.on_full_sources.flag(maps::SOURCES_FAIL_CLOSED)
+                | self.fragments.flag(),
             mask_v4: Address::mask(96 + u32::from(self.ipv4_prefix)),
             mask_v6: Address::mask(u32::from(self.ipv6_prefix)),
             min_throttle_ms: self.min_throttle_seconds.saturating_mul(1000),
@@ -207,6 +243,7 @@ impl PolicySettings {
             ipv6_prefix: prefixes.v6,
             on_full_flows: OnFull::from_flag(policy.flags & maps::FLOWS_FAIL_CLOSED != 0),
             on_full_sources: OnFull::from_flag(policy.flags & maps::SOURCES_FAIL_CLOSED != 0),
+            fragments: Fragments::from_flags(policy.flags),
             ..PolicySettings::default()
         }
     }
@@ -301,7 +338,7 @@ const fn seeded(
 }
 
 /// Every setting of a policy: flags of `run` and `policy set`, keys of the file, fields of the API.
-pub static POLICY: [Setting<PolicySettings>; 13] = [
+pub static POLICY: [Setting<PolicySettings>; 14] = [
     Setting {
         name: "port",
         value: "PORT",
@@ -422,6 +459,13 @@ pub static POLICY: [Setting<PolicySettings>; 13] = [
         get: |p| p.cidrs.iter().map(NetworkPolicy::text).collect(),
         clear: |p| p.cidrs.clear(),
     },
+    single(
+        "fragments",
+        "drop|pass",
+        "Segments to a protected port in IP fragments, or behind headers that hide them: drop them, or let them pass uncounted",
+        |p, text| store(&mut p.fragments, word(text, &Fragments::WORDS)),
+        |p| one(p.fragments.name()),
+    ),
 ];
 
 #[cfg(test)]
@@ -443,6 +487,7 @@ mod tests {
             ipv6_prefix: 56,
             on_full_flows: OnFull::Closed,
             on_full_sources: OnFull::Closed,
+            fragments: Fragments::Pass,
             ports: vec![80, 9001],
             port_policies: vec![PortPolicy {
                 port: 9001,

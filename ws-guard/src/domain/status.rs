@@ -7,7 +7,7 @@ use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings};
 use crate::guard::{Attachment, TableSizes};
 
 /// Why packets are dropped: label of the metric, field of the status.
-pub const DROP_REASONS: [(Counter, &str); 10] = [
+pub const DROP_REASONS: [(Counter, &str); 12] = [
     (Counter::DroppedThrottled, "throttled"),
     (Counter::DroppedGap, "gap"),
     (Counter::DroppedNoCheckpoint, "no_checkpoint"),
@@ -18,6 +18,8 @@ pub const DROP_REASONS: [(Counter, &str); 10] = [
     (Counter::DroppedUnseen, "request_unseen"),
     (Counter::DroppedForged, "forged"),
     (Counter::DroppedUrgent, "urgent"),
+    (Counter::DroppedFragment, "fragment"),
+    (Counter::DroppedHeaders, "headers"),
 ];
 
 /// `status` in JSON.

@@ -295,7 +295,7 @@ fn explain(mode: Mode, errno: i32) -> Option<&'static str> {
     Some(match (mode, errno) {
         (Mode::XdpNative, libc::EOPNOTSUPP) => "the driver has no native XDP",
         (Mode::XdpNative, libc::ERANGE) => {
-            "the MTU is too large for native XDP without multi-buffer support"
+            "the driver has no native XDP at this MTU: it cannot do packets in several buffers"
         }
         (Mode::XdpNative | Mode::XdpGeneric, libc::EBUSY) => "the XDP slot is taken",
         (Mode::XdpNative | Mode::XdpGeneric, libc::EEXIST) => {

@@ -6,7 +6,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use ws_guard_common::maps::{name, program};
+use ws_guard_common::maps::{global, name, program};
 
 use super::{
     LoadOptions, TableSizes, debug_log,
@@ -14,6 +14,7 @@ use super::{
     layout::{Found, LAYOUTS},
     object::ObjectFile,
     pins::{self, Pins},
+    plain::Raw,
 };
 
 /// All programs; the control program is last, and never attached.
@@ -41,11 +42,13 @@ pub fn load(pins: &Pins, options: &LoadOptions) -> Result<Ebpf, GuardError> {
     raise_memory_limit();
     pins.write_schema()?;
 
+    let tunnels = Raw(options.tunnels);
     let level = debug_log::level(options.kernel_debug_log);
     let paths: Vec<(&str, PathBuf)> =
         LAYOUTS.iter().map(|layout| (layout.name, pins.map(layout.name))).collect();
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
+    loader.override_global(global::TUNNELS, &tunnels, true);
     for (name, size) in options.sizes.by_name() {
         loader.map_max_entries(name, size);
     }

@@ -50,7 +50,7 @@ use aya::Ebpf;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use ws_guard_common::maps::Event;
+use ws_guard_common::maps::{Event, Tunnels};
 
 use self::{attach::Attacher, interfaces::Interface, pins::Pins};
 pub use self::{
@@ -162,6 +162,8 @@ pub struct LoadOptions {
     pub pin_dir: PathBuf,
     /// For tables that are not pinned yet.
     pub sizes: TableSizes,
+    /// To look into. Without any, the programs hold no code for them.
+    pub tunnels: Tunnels,
     /// Let the programs log what they do (slow). Without it they hold no log call at all.
     pub kernel_debug_log: bool,
 }

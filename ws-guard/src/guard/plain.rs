@@ -1,7 +1,9 @@
 //! Which types may be read from and written to maps as bytes.
 use ws_guard_common::{
     flow::Flow,
-    maps::{Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SourceKey, Stranger},
+    maps::{
+        Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SourceKey, Stranger, Tunnels,
+    },
     source::Source,
 };
 
@@ -28,7 +30,8 @@ macro_rules! plain {
 }
 
 plain!(
-    u32, Counters, Event, Flow, FlowKey, Pending, Policy, Ports, PrefixKey, Rule, Source, SourceKey, Stranger
+    u32, Address, Counters, Event, Flow, FlowKey, Pending, Policy, Ports, PrefixKey, Rule, Source,
+    SourceKey, Stranger, Tunnels
 );
 
 /// Lets aya's typed maps hold what this crate may not implement aya's `Pod` for.

@@ -51,7 +51,7 @@ pub static COUNTERS: [Family; 19] = [
     ),
     plain(
         "packets_unparsed_total",
-        "Packets passed whose TCP header could not be read: fragments, unknown extension headers, malformed ones.",
+        "Packets that may carry TCP and could not be read: fragments, too many headers, malformed ones. Those for a protected port are dropped, with reason fragment or headers.",
         &[(Counter::Unparsed, "")],
     ),
     by(

@@ -32,7 +32,7 @@ use std::{
 use anyhow::{Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
 use ws_guard::guard::{Attachment, Guard, GuardError, LoadOptions, Maps, Mode, TableSizes, unload};
-use ws_guard_common::maps::Counter;
+use ws_guard_common::maps::{Counter, Tunnels};
 use ws_guard_testkit::netns::Namespace;
 
 /// Small, so that a full table is soon reached.
@@ -51,7 +51,12 @@ impl PinDir {
     }
 
     fn options(&self) -> LoadOptions {
-        LoadOptions { pin_dir: self.0.clone(), sizes: SIZES, kernel_debug_log: false }
+        LoadOptions {
+            pin_dir: self.0.clone(),
+            sizes: SIZES,
+            tunnels: Tunnels::default(),
+            kernel_debug_log: false,
+        }
     }
 
     fn load(&self) -> Result<Guard, GuardError> {

@@ -13,7 +13,7 @@ use ws_guard::guard::{
     AttachMode, DEFAULT_PIN_DIR, Guard, GuardError, LoadOptions, Maps, THROTTLE_MAP, TableSizes,
     is_bpffs, unload,
 };
-use ws_guard_common::maps::name;
+use ws_guard_common::maps::{Tunnels, name};
 
 use crate::{PinDir, SIZES, eventually, veth};
 
@@ -134,8 +134,12 @@ fn without_bpffs<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 fn a_missing_bpffs_is_mounted_and_the_throttle_map_pinned() -> Result<()> {
     needs_root!();
     without_bpffs(|| {
-        let options =
-            LoadOptions { pin_dir: DEFAULT_PIN_DIR.into(), sizes: SIZES, kernel_debug_log: false };
+        let options = LoadOptions {
+            pin_dir: DEFAULT_PIN_DIR.into(),
+            sizes: SIZES,
+            tunnels: Tunnels::default(),
+            kernel_debug_log: false,
+        };
         drop(Guard::load(&options)?);
         ensure!(is_bpffs(Path::new(DEFAULT_PIN_DIR)));
         let sources = MapInfo::from_pin(Path::new(DEFAULT_PIN_DIR).join(name::SOURCES))?;
@@ -159,7 +163,12 @@ fn a_missing_bpffs_is_mounted_and_the_throttle_map_pinned() -> Result<()> {
 fn a_pin_directory_elsewhere_is_refused() -> Result<()> {
     needs_root!();
     for (dir, part) in [("/tmp/wsg-no-bpffs", "mount -t bpf"), ("/sys/fs/bpf/v1.0/x", "dot")] {
-        let options = LoadOptions { pin_dir: dir.into(), sizes: SIZES, kernel_debug_log: false };
+        let options = LoadOptions {
+            pin_dir: dir.into(),
+            sizes: SIZES,
+            tunnels: Tunnels::default(),
+            kernel_debug_log: false,
+        };
         let error = Guard::load(&options).err().context(dir)?.to_string();
         assert!(error.contains(dir) && error.contains(part), "{error}");
         assert!(!Path::new(dir).exists());

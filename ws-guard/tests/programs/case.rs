@@ -9,6 +9,7 @@ use ws_guard_common::{
 use ws_guard_testkit::{
     frame::{Frame, encode},
     packets::{Connection, Packet, REQUEST, SWITCHING},
+    tunnel::Tunnel,
 };
 
 pub const PROTECTED: u16 = 80;
@@ -50,10 +51,9 @@ pub type EditBytes = Box<dyn Fn(&mut Vec<u8>)>;
 pub enum Fate {
     /// It passes as it came.
     Passes,
-    /// It passes, the PINGs at these payload offsets are PONGs, and the checksum fits.
+    /// It passes, the PINGs at these payload offsets are PONGs, and the checksum is as it would be had
+    /// it been built so.
     Defused(Vec<usize>),
-    /// The same, but the checksum field is as it was.
-    DefusedPartial(Vec<usize>),
     Dropped,
 }
 
@@ -92,6 +92,10 @@ pub struct Case {
     pub state: Option<Option<u8>>,
     /// Why it cannot be played at TC.
     pub xdp_only: Option<&'static str>,
+    /// What each packet is inside of, and whether that is IPv6.
+    pub tunnel: Option<(Tunnel, bool)>,
+    /// The one address family that it is about.
+    pub family: Option<Family>,
     at: [i64; CONNECTIONS],
     answered: [i64; CONNECTIONS],
     current: usize,
@@ -122,6 +126,8 @@ pub fn case(name: &'static str) -> Case {
         violations: Vec::new(),
         state: None,
         xdp_only: None,
+        tunnel: None,
+        family: None,
         at: [0; CONNECTIONS],
         answered: [0; CONNECTIONS],
         current: 0,
@@ -258,6 +264,17 @@ impl Case {
 
     pub fn xdp_only(mut self, reason: &'static str) -> Case {
         self.xdp_only = Some(reason);
+        self
+    }
+
+    /// Every packet comes in a tunnel, over IPv6 if `v6`.
+    pub fn inside(mut self, tunnel: Tunnel, v6: bool) -> Case {
+        self.tunnel = Some((tunnel, v6));
+        self
+    }
+
+    pub fn only(mut self, family: Family) -> Case {
+        self.family = Some(family);
         self
     }
 

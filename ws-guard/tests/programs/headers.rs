@@ -1,19 +1,110 @@
 //! What stands before the payload.
-use ws_guard_common::maps::Counter::*;
-use ws_guard_testkit::packets::{Checksum, Fragment, flag};
+use ws_guard_common::maps::{Counter::*, UNREADABLE_PASSES, action};
+use ws_guard_testkit::{
+    ip::{extend, header::*, tag},
+    packets::{Checksum, Packet, flag},
+};
 
-use crate::case::{Case, Fate, case, pings, text};
+use crate::case::{Case, Family, case, pings, text};
 
 /// The 31st ping, in a packet that looks as `edit` says.
-fn defused_in(
-    name: &'static str,
-    edit: impl Fn(&mut ws_guard_testkit::packets::Packet) + 'static,
-) -> Case {
-    let case = case(name).open().client(pings(31)).with(edit).defused(&[180]);
-    case.counts(&[(Pings, 31), (Defused, 1), (Rewritten, 1), (Unparsed, 0)])
+fn defused_in(name: &'static str, edit: impl Fn(&mut Packet) + 'static) -> Case {
+    counted(case(name).open().client(pings(31)).with(edit))
 }
 
+fn counted(case: Case) -> Case {
+    case.defused(&[180]).counts(&[(Pings, 31), (Defused, 1), (Rewritten, 1), (Unparsed, 0)])
+}
+
+/// The same behind these tags: VLAN identifiers, the outer one first.
+fn defused_behind_tags(name: &'static str, tags: &'static [(u16, u16)]) -> Case {
+    counted(case(name).open().client(pings(31)).bytes(tagged(tags)))
+}
+
+fn tagged(tags: &'static [(u16, u16)]) -> impl Fn(&mut Vec<u8>) {
+    |bytes| *bytes = tag(bytes, tags).expect("an Ethernet frame")
+}
+
+/// A packet with these IPv6 extension headers.
+fn with_extensions(case: Case, headers: &'static [(u8, usize)]) -> Case {
+    case.only(Family::V6).bytes(extended(headers))
+}
+
+fn extended(headers: &'static [(u8, usize)]) -> impl Fn(&mut Vec<u8>) {
+    |bytes| *bytes = extend(bytes, headers).expect("IPv6")
+}
+
+/// As [`defused_in`], behind extension headers.
+fn defused_behind(name: &'static str, headers: &'static [(u8, usize)]) -> Case {
+    counted(with_extensions(case(name).open().client(pings(31)), headers))
+}
+
+/// A packet in which a router has yet to send the segment on: RFC 8200, 4.4.
+fn routed_on(bytes: &mut Vec<u8>) {
+    extended(&[(ROUTING, 24)])(bytes);
+    bytes[54 + 3] = 1;
+}
+
+fn hidden(case: Case) -> Case {
+    case.dropped().counts(&[(Seen, 2), (Pings, 0), (Unparsed, 1), (DroppedHeaders, 1)])
+}
+
+/// The shortest options.
+const OPTIONS: (u8, usize) = (DESTINATION, 8);
+const EACH: [(u8, usize); 5] =
+    [(HOP_BY_HOP, 8), (DESTINATION, 16), (ROUTING, 24), (FRAGMENT, 8), (DESTINATION, 24)];
+const CUSTOMER_TAG: u16 = 0x8100;
+const SERVICE_TAG: u16 = 0x88A8;
+/// A tag that carries a priority only.
+const PRIORITY: (u16, u16) = (CUSTOMER_TAG, 0x2000);
+
 pub fn cases() -> Vec<Case> {
+    let mut cases = usual();
+    cases.extend(extensions());
+    cases
+}
+
+/// IPv6 extension headers.
+fn extensions() -> Vec<Case> {
+    let nine = |name| with_extensions(case(name).open().client(pings(31)), &[OPTIONS; 9]);
+    let passes = |case: Case| case.counts(&[(Pings, 0), (Unparsed, 1), (DroppedHeaders, 0)]);
+    let ping = |name| case(name).only(Family::V6).client(pings(1));
+    vec![
+        defused_behind("each extension header", &EACH),
+        defused_behind("an atomic fragment", &[(FRAGMENT, 8)]),
+        defused_behind("eight extension headers", &[OPTIONS; 8]),
+        // More than is linear at TC, and than the programs make so at first.
+        defused_behind("long extension headers", &[(DESTINATION, 1000); 2]),
+        // RFC 4302, 2.2: its length is in words of 4 bytes, less 2.
+        counted(case("an authentication header").only(Family::V6).open().client(pings(31)).bytes(
+            |bytes| {
+                extended(&[(DESTINATION, 24)])(bytes);
+                (bytes[20], bytes[55]) = (51, 4);
+            },
+        )),
+        hidden(nine("nine extension headers")),
+        passes(nine("nine, let pass")).policy(|policy| policy.flags = UNREADABLE_PASSES),
+        passes(nine("nine, observed")).policy(|policy| policy.action = action::OBSERVE),
+        hidden(case("a router has yet to send it on").only(Family::V6).open().client(pings(31)))
+            .bytes(routed_on),
+        passes(ping("a router has yet to send it on to another port"))
+            .with(|packet| packet.to.set_port(443))
+            .bytes(routed_on),
+        passes(ping("extension headers longer than their packet")).bytes(|bytes| {
+            extended(&[OPTIONS; 2])(bytes);
+            bytes[18..20].copy_from_slice(&[0, 12]);
+        }),
+        ping("extension headers before something else")
+            .bytes(|bytes| {
+                extended(&[OPTIONS; 8])(bytes);
+                // The last one says: UDP.
+                bytes[14 + 40 + 7 * 8] = 17;
+            })
+            .counts(&[(Seen, 1), (Unparsed, 0)]),
+    ]
+}
+
+fn usual() -> Vec<Case> {
     let unparsed = [(Seen, 1), (Protected, 0), (Unparsed, 1)];
     vec![
         case("a port that is not protected")
@@ -39,15 +130,6 @@ pub fn cases() -> Vec<Case> {
                 bytes[at] = 0x40;
             })
             .counts(&unparsed),
-        case("a first fragment")
-            .client(pings(1))
-            .with(|packet| packet.fragment = Some(Fragment { offset: 0, more: true }))
-            .dropped()
-            .counts(&unparsed),
-        case("a later fragment")
-            .client(pings(1))
-            .with(|packet| packet.fragment = Some(Fragment { offset: 100, more: false }))
-            .counts(&unparsed),
         case("SYN").client("").with(|packet| packet.flags = flag::SYN).leaves_no_flow().counts(&[
             (Seen, 1),
             (Protected, 1),
@@ -58,21 +140,33 @@ pub fn cases() -> Vec<Case> {
             (Tracked, 0),
             (Pings, 0),
         ]),
-        defused_in("IPv4 options, IPv6 extension headers", |packet| {
-            packet.ip_options = vec![1; 12];
-            packet.extensions = Some(14);
-        }),
+        defused_in("IPv4 options", |packet| packet.ip_options = vec![1; 12]).only(Family::V4),
         defused_in("TCP options", |packet| packet.tcp_options = vec![1; 12]),
         defused_in("the longest headers", |packet| {
             (packet.ip_options, packet.tcp_options) = (vec![1; 40], vec![1; 40]);
         }),
-        defused_in("a VLAN tag", |packet| packet.vlans = vec![5]),
-        defused_in("two VLAN tags", |packet| packet.vlans = vec![5, 6]),
+        defused_behind_tags("a VLAN tag", &[(CUSTOMER_TAG, 5)]),
+        defused_behind_tags("a service tag and a VLAN tag", &[(SERVICE_TAG, 5), (CUSTOMER_TAG, 6)]),
+        // Linux takes off any number of these.
+        defused_behind_tags("four priority tags", &[PRIORITY; 4]),
+        case("five tags")
+            .open()
+            .client(pings(31))
+            .bytes(tagged(&[PRIORITY; 5]))
+            .dropped()
+            .counts(&[(Pings, 0), (Unparsed, 1), (DroppedHeaders, 1)]),
+        case("tags in front of something else")
+            .client("")
+            .bytes(|bytes| {
+                tagged(&[(CUSTOMER_TAG, 5), (CUSTOMER_TAG, 6)])(bytes);
+                bytes[20..22].copy_from_slice(&[0x08, 0x06]);
+            })
+            .counts(&[(Seen, 1), (Unparsed, 0)]),
         case("a partial checksum is left alone")
             .open()
             .client(pings(31))
             .with(|packet| packet.checksum = Checksum::Partial)
-            .fate(Fate::DefusedPartial(vec![180]))
+            .defused(&[180])
             .counts(&[(Defused, 1), (Rewritten, 1)])
             .xdp_only("packets of a test run have no CHECKSUM_PARTIAL, which TC looks at"),
         case("less payload than IP says")

@@ -2,11 +2,13 @@
 //! both address families; and what they cost the verifier.
 mod case;
 mod forged;
+mod fragments;
 mod handshakes;
 mod headers;
 mod play;
 mod streams;
 mod throttling;
+mod tunnels;
 mod verifier;
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -42,6 +44,7 @@ fn programs() -> Option<MutexGuard<'static, Programs>> {
 
 fn table() -> Vec<Case> {
     let mut cases = headers::cases();
+    cases.extend(fragments::cases());
     cases.extend(handshakes::cases());
     cases.extend(streams::cases());
     cases.extend(throttling::cases());
@@ -49,38 +52,42 @@ fn table() -> Vec<Case> {
     cases
 }
 
-/// Play the whole table, and fail with all rows that failed.
-fn play_all(hook: Hook, family: Family) {
-    let Some(mut programs) = programs() else { return };
+/// Play a table, and fail with all rows that failed.
+fn play_all(programs: &mut Programs, table: &[Case], hook: Hook, family: Family) {
     let mut failures = Vec::new();
-    for case in table() {
+    for case in table.iter().filter(|case| case.family.is_none_or(|only| only == family)) {
         if let (Hook::Tc, Some(reason)) = (hook, case.xdp_only) {
             println!("skipped: {}: {reason}", case.name);
             continue;
         }
-        if let Err(error) = play(&mut programs, &case, hook, family) {
+        if let Err(error) = play(programs, case, hook, family) {
             failures.push(format!("{}: {error:#}", case.name));
         }
     }
     assert!(failures.is_empty(), "{} rows failed:\n{}", failures.len(), failures.join("\n"));
 }
 
+fn play_table(hook: Hook, family: Family) {
+    let Some(mut programs) = programs() else { return };
+    play_all(&mut programs, &table(), hook, family);
+}
+
 #[test]
 fn packets_at_xdp_ipv4() {
-    play_all(Hook::Xdp, Family::V4);
+    play_table(Hook::Xdp, Family::V4);
 }
 
 #[test]
 fn packets_at_xdp_ipv6() {
-    play_all(Hook::Xdp, Family::V6);
+    play_table(Hook::Xdp, Family::V6);
 }
 
 #[test]
 fn packets_at_tc_ipv4() {
-    play_all(Hook::Tc, Family::V4);
+    play_table(Hook::Tc, Family::V4);
 }
 
 #[test]
 fn packets_at_tc_ipv6() {
-    play_all(Hook::Tc, Family::V6);
+    play_table(Hook::Tc, Family::V6);
 }

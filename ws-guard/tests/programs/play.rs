@@ -1,5 +1,5 @@
 //! Plays a row at one hook, in one address family.
-use std::{ops::Range, thread};
+use std::thread;
 
 use anyhow::{Result, ensure};
 use ws_guard_common::{
@@ -7,8 +7,9 @@ use ws_guard_common::{
     maps::{FlowKey, program},
 };
 use ws_guard_testkit::{
-    packets::{Packet, checksum_is_right},
+    packets::Packet,
     programs::{Programs, Run},
+    tunnel::{self, Tunnel, outer_checksum_is_right},
 };
 
 use crate::case::{Case, Family, Fate, PROTECTED, Sent, Step, connection};
@@ -47,7 +48,7 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
     let before = programs.counters()?;
     for (index, step) in case.steps.iter().enumerate() {
         let result = match step {
-            Step::Packet(sent) => send(programs, sent, hook, family),
+            Step::Packet(sent) => send(programs, sent, case.tunnel, hook, family),
             Step::Throttle => programs.throttle(source(family)),
             Step::Wait(time) => {
                 thread::sleep(*time);
@@ -95,9 +96,18 @@ fn packet(sent: &Sent, family: Family) -> Packet {
     packet
 }
 
-fn send(programs: &Programs, sent: &Sent, hook: Hook, family: Family) -> Result<()> {
+fn send(
+    programs: &Programs,
+    sent: &Sent,
+    tunnel: Option<(Tunnel, bool)>,
+    hook: Hook,
+    family: Family,
+) -> Result<()> {
     let packet = packet(sent, family);
     let mut bytes = packet.build()?;
+    if let Some((tunnel, v6)) = tunnel {
+        bytes = tunnel.around(&bytes, tunnel::ends(v6))?;
+    }
     if let Some(edit) = &sent.edit_bytes {
         edit(&mut bytes);
     }
@@ -113,13 +123,11 @@ fn send(programs: &Programs, sent: &Sent, hook: Hook, family: Family) -> Result<
         Fate::Dropped => Ok(()),
         Fate::Passes => compare(&run, &bytes),
         Fate::Defused(at) => {
-            compare_defused(&run, &bytes, &packet, at)?;
-            ensure!(checksum_is_right(&run.packet)?, "the checksum is wrong");
-            Ok(())
-        }
-        Fate::DefusedPartial(at) => {
-            let field = compare_defused(&run, &bytes, &packet, at)?;
-            ensure!(run.packet[field.clone()] == bytes[field], "the checksum field has changed");
+            compare(&run, &defused(&bytes, &packet, at)?)?;
+            ensure!(
+                tunnel.is_none() || outer_checksum_is_right(&run.packet)?,
+                "the tunnel's checksum is wrong"
+            );
             Ok(())
         }
     }
@@ -132,25 +140,16 @@ fn compare(run: &Run, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Exactly the bytes at payload offsets `defused` and the checksum may differ; returns where the
-/// checksum field is.
-fn compare_defused(
-    run: &Run,
-    bytes: &[u8],
-    packet: &Packet,
-    defused: &[usize],
-) -> Result<Range<usize>> {
-    let mut wanted = bytes.to_vec();
-    let payload = bytes.len() - packet.payload.len();
-    for at in defused {
-        let byte = &mut wanted[payload + at];
+/// `bytes` with PONGs in place of the PINGs at these payload offsets, and the checksum that the
+/// segment would have been built with: of its kind, full or partial. It is at the end of `bytes`.
+fn defused(bytes: &[u8], packet: &Packet, at: &[usize]) -> Result<Vec<u8>> {
+    let mut packet = packet.clone();
+    for at in at {
+        let byte = &mut packet.payload[*at];
         ensure!(*byte & 15 == 9, "the row is wrong: no PING at {at}");
         *byte = *byte & 0xF0 | 10;
     }
-    let tcp = bytes.len() - packet.tcp_len();
-    let field = tcp + 16..tcp + 18;
-    ensure!(run.packet.len() == bytes.len(), "{} bytes came out", run.packet.len());
-    wanted[field.clone()].copy_from_slice(&run.packet[field.clone()]);
-    compare(run, &wanted)?;
-    Ok(field)
+    let (built, len) = (packet.build()?, packet.tcp_len());
+    let unchanged = &bytes[..bytes.len() - len];
+    Ok([unchanged, &built[built.len() - len..]].concat())
 }

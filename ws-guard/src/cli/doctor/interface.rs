@@ -6,10 +6,6 @@ use super::{
 };
 use crate::guard::{Attachment, Mode, interfaces::Interface};
 
-/// Above this MTU most drivers want programs in native XDP to take frames in pieces, and ours does
-/// not: a page less headroom and tail.
-const LARGEST_NATIVE_MTU: i32 = 3_498;
-
 pub fn checks(name: &str, attachments: &[Attachment]) -> Vec<Check> {
     let interface = match Interface::find(name) {
         Ok(interface) => interface,
@@ -48,11 +44,6 @@ fn driver(name: &str, ethtool: &Ethtool) -> Check {
 fn mtu(name: &str, ethtool: &Ethtool) -> Check {
     let check = format!("{name} mtu");
     match ethtool.mtu() {
-        Ok(mtu) if mtu > LARGEST_NATIVE_MTU => Check::warn(
-            check,
-            format!("{mtu}: native XDP is refused above about {LARGEST_NATIVE_MTU}"),
-            "leave --attach auto, which falls back, or lower the MTU",
-        ),
         Ok(mtu) => Check::ok(check, mtu.to_string()),
         Err(error) => Check::warn(check, error.to_string(), "see `ip link`"),
     }

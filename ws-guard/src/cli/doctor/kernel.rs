@@ -11,15 +11,26 @@ use aya::{
 use super::Check;
 use crate::guard::{BPFFS_MOUNT_POINT, is_bpffs, missing_capabilities};
 
-/// The oldest kernel with all that the programs call: `bpf_loop` is of 5.17.
-const OLDEST: KernelVersion = KernelVersion::new(5, 17, 0);
+/// The oldest kernel with all that the programs want: XDP in several buffers is of 5.18.
+const OLDEST: KernelVersion = KernelVersion::new(5, 18, 0);
 
 /// What the programs call, and the kernel that brought it.
-const HELPERS: [(BpfHelper, &str, &str); 4] = [
-    (BpfHelper::BPF_FUNC_loop, "bpf_loop", "5.17"),
-    (BpfHelper::BPF_FUNC_for_each_map_elem, "bpf_for_each_map_elem", "5.13"),
-    (BpfHelper::BPF_FUNC_ktime_get_coarse_ns, "bpf_ktime_get_coarse_ns", "5.11"),
-    (BpfHelper::BPF_FUNC_ringbuf_output, "bpf_ringbuf_output", "5.8"),
+const HELPERS: [(ProgramType, BpfHelper, &str, &str); 5] = [
+    (ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_load_bytes, "bpf_xdp_load_bytes", "5.18"),
+    (ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_loop, "bpf_loop", "5.17"),
+    (
+        ProgramType::SchedClassifier,
+        BpfHelper::BPF_FUNC_for_each_map_elem,
+        "bpf_for_each_map_elem",
+        "5.13",
+    ),
+    (
+        ProgramType::SchedClassifier,
+        BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
+        "bpf_ktime_get_coarse_ns",
+        "5.11",
+    ),
+    (ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ringbuf_output, "bpf_ringbuf_output", "5.8"),
 ];
 
 pub fn checks() -> Vec<Check> {
@@ -33,8 +44,8 @@ fn version() -> Check {
     let release = release.trim();
     match KernelVersion::current() {
         Ok(version) if version >= OLDEST => Check::ok("kernel", release),
-        Ok(_) => Check::fail("kernel", release, "run Linux 5.17 or later (TCX: 6.6)"),
-        Err(error) => Check::warn("kernel", error.to_string(), "run Linux 5.17 or later"),
+        Ok(_) => Check::fail("kernel", release, "run Linux 5.18 or later (TCX: 6.6)"),
+        Err(error) => Check::warn("kernel", error.to_string(), "run Linux 5.18 or later"),
     }
 }
 
@@ -86,8 +97,8 @@ fn jit() -> Check {
     }
 }
 
-fn helper((helper, name, since): (BpfHelper, &str, &str)) -> Check {
-    match is_helper_supported(ProgramType::SchedClassifier, helper) {
+fn helper((kind, helper, name, since): (ProgramType, BpfHelper, &str, &str)) -> Check {
+    match is_helper_supported(kind, helper) {
         Ok(true) => Check::ok(name, "supported"),
         Ok(false) => Check::fail(name, "not supported", format!("run Linux {since} or later")),
         Err(error) => {
