@@ -52,6 +52,16 @@ pub mod state {
     }
 }
 
+/// Whose programs follow a flow.
+pub mod owner {
+    /// Whoever sees it next makes it its own.
+    pub const NOBODY: u8 = 0;
+    /// Those on interfaces that clients come in through.
+    pub const UPLINK: u8 = 1;
+    /// Those on the host's side of pods' interfaces.
+    pub const POD: u8 = 2;
+}
+
 /// A FIN of the client was seen, at sequence number [`Flow::fin`].
 pub const FIN_SEEN: u8 = 1 << 0;
 /// A segment past the cursor came, and the gap before it is not yet filled.
@@ -97,7 +107,9 @@ pub struct Flow {
     pub flags: u8,
     /// While unsynced: valid headers found in a row.
     pub proof: u8,
-    pub _pad: [u8; 3],
+    /// One of [`owner`].
+    pub owner: u8,
+    pub _pad: [u8; 2],
     /// How often the flow lost step; from the first on, the counters are lower bounds.
     pub unsynced_total: u32,
     /// Latest time from a ping (at XDP) to the pong that answers it (at TC egress), microseconds;

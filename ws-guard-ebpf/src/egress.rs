@@ -18,6 +18,7 @@ use crate::{
     maps::{self, FLOWS, locked},
     packet::{self, ACK, Parsed, RST, SYN},
     report::{self, Side},
+    role,
     skb::{SkbPayload, parse_skb},
     walk::{self, Walker},
 };
@@ -87,6 +88,9 @@ fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
 #[inline(always)]
 fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
     let segment = scene.segment;
+    if !role::owns(flow) {
+        return;
+    }
     report::count(Counter::EgressTracked);
     if flow.state == state::CLOSED {
         return;

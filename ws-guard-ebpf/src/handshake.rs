@@ -20,7 +20,7 @@ use crate::{
     ingress::{Scene, Verdict},
     maps::{FLOWS, NEW_FLOW, NEW_PENDING, PENDING},
     packet::{Packet, Segment},
-    report, sources, tables,
+    report, role, sources, tables,
     walk::{self, Walker},
 };
 
@@ -296,6 +296,7 @@ fn open(scene: &Scene) -> Verdict {
     };
     // SAFETY: no arguments, no effects.
     flow.generation = unsafe { bpf_get_prandom_u32() };
+    flow.owner = role::own();
     let flags = if deflate { flow::DEFLATE } else { 0 };
     let mut early_pings = 0;
     match PENDING.get_ptr_mut(key) {

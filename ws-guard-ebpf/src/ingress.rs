@@ -23,6 +23,7 @@ use crate::{
     packet::{self, ACK, FIN, Packet, Parsed, RST, Segment, parse},
     quick::{self, came_to},
     report::{self, Side},
+    role,
     skb::{SkbPayload, parse_skb},
     sources,
     walk::{self, State, Walker},
@@ -141,7 +142,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
     let flow = unsafe { &mut *flow };
-    if flow.state == flow::state::CLOSED {
+    if flow.state == flow::state::CLOSED || !role::owns(flow) {
         return Verdict::Pass;
     }
     if segment.flags & (RST | FIN) != 0 {
