@@ -20,6 +20,7 @@ use super::{
     pins::Pins,
     plain::{Plain, PrefixKey},
     policy::{PolicyMaps, PolicyWriter},
+    role::Role,
     rules::{self, NetworkRule},
     sys,
     table::Table,
@@ -127,6 +128,17 @@ impl Maps {
     /// Remove a flow, if it is there.
     pub fn remove_flow(&self, key: &FlowKey) -> Result<(), GuardError> {
         self.0.flows.remove(key).map(drop)
+    }
+
+    /// Remove the flows that programs in these roles follow.
+    pub fn remove_flows_of(&self, roles: &[Role]) -> Result<(), GuardError> {
+        if roles.is_empty() {
+            return Ok(());
+        }
+        let flows = self.flows()?.into_iter();
+        let mut theirs =
+            flows.filter(|(_, flow)| roles.iter().any(|role| role.owner() == flow.owner));
+        theirs.try_for_each(|(key, _)| self.remove_flow(&key))
     }
 
     /// Summed over the CPUs.
