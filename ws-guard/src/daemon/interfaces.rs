@@ -12,7 +12,8 @@ use super::state::State;
 use crate::{
     domain::{event::EventView, status::PatternStatus},
     guard::{
-        self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Mode, Role, Selection,
+        self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Mode, Overtaken, Role,
+        Selection,
     },
 };
 
@@ -20,6 +21,9 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait after an attach that failed.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How often to see who comes before us.
+const PRECEDENCE: Duration = Duration::from_secs(5);
 
 /// One wanted interface.
 #[derive(Default)]
@@ -49,6 +53,8 @@ pub struct Supervisor {
     /// By name: those that exist and are selected, and those selected by name that do not.
     wanted: BTreeMap<String, Wanted>,
     watcher: InterfaceWatcher,
+    /// What was last said about programs that come before ours, and when to look again.
+    overtaken: (Vec<Overtaken>, Instant),
 }
 
 impl Supervisor {
@@ -64,7 +70,9 @@ impl Supervisor {
         // Older than the first look, so that nothing falls between the two.
         let watcher = InterfaceWatcher::new()?;
         let wanted = BTreeMap::new();
-        let mut supervisor = Supervisor { guard, state, mode, selection, wanted, watcher };
+        let overtaken = (Vec::new(), Instant::now());
+        let mut supervisor =
+            Supervisor { guard, state, mode, selection, wanted, watcher, overtaken };
         if supervisor.selection.wants(Role::Pod) {
             supervisor.guard.load_for_pods()?;
         }
@@ -78,6 +86,7 @@ impl Supervisor {
         supervisor.drop_unwanted();
         supervisor.disown();
         supervisor.warn_of_idle_patterns();
+        supervisor.publish();
         Ok(supervisor)
     }
 
@@ -131,11 +140,26 @@ impl Supervisor {
                     self.select();
                     self.reconcile();
                     self.disown();
+                    self.publish();
                 }
             }
             self.reconcile();
+            self.look_ahead();
             self.state.set_events_dropped(self.guard.events_dropped());
         }
+    }
+
+    /// Say it when somebody comes before us, once.
+    fn look_ahead(&mut self) {
+        if self.overtaken.1 > Instant::now() {
+            return;
+        }
+        let found = guard::overtaken(&self.state.info().pin_dir).unwrap_or_default();
+        for new in found.iter().filter(|new| !self.overtaken.0.contains(new)) {
+            tracing::warn!("{new}");
+            self.state.events.record(EventView::message("interface", new.to_string()));
+        }
+        self.overtaken = (found, Instant::now() + PRECEDENCE);
     }
 
     /// The configuration wants other interfaces.

@@ -10,7 +10,7 @@
 //! | object file, layout of maps | [`object`], [`layout`] |
 //! | loading, pin directory, bpffs | [`load`], [`pins`], [`bpffs`] |
 //! | which interfaces, in which role | [`selection`], [`role`], [`interfaces`] |
-//! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`] |
+//! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`] |
 //! | tables, policy, rules, counters | [`maps`], [`table`], [`policy`], [`rules`], [`counters`] |
 //! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
 mod attach;
@@ -32,6 +32,7 @@ mod object;
 mod pins;
 mod plain;
 mod policy;
+mod precedence;
 mod privileges;
 mod role;
 mod rules;
@@ -64,6 +65,7 @@ pub use self::{
     maps::Maps,
     object::OBJECT_VARIABLE,
     pins::{DEFAULT_PIN_DIR, THROTTLE_MAP},
+    precedence::{Overtaken, overtaken},
     privileges::{MissingCapability, missing_capabilities},
     role::Role,
     rules::NetworkRule,

@@ -12,6 +12,9 @@ macro_rules! needs_root {
     };
 }
 
+mod beside;
+mod foreign;
 mod guard;
 mod hotplug;
+mod namespaces;
 mod traffic;
