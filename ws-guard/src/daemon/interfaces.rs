@@ -111,7 +111,7 @@ impl Supervisor {
             }
         };
         for name in pinned {
-            if !self.wanted.get(&name).is_some_and(|wanted| wanted.index.is_some()) {
+            if self.wanted.get(&name).is_none_or(|wanted| wanted.index.is_none()) {
                 self.detach(&name);
                 let message = format!("{name}, which an earlier daemon guarded, is no more");
                 self.state.events.record(EventView::message("interface", message));
@@ -238,7 +238,7 @@ impl Supervisor {
         };
         if was.is_some() {
             // A new role replaces the old one without a gap.
-            if !now.is_some_and(|(index, _)| *index == was) {
+            if now.is_none_or(|(index, _)| *index != was) {
                 self.detach(name);
             }
             self.state.events.record(EventView::message("interface", message));

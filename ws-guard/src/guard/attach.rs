@@ -49,18 +49,19 @@ struct Refusal {
 impl Attacher<'_> {
     /// Attach both directions, or neither where nothing was attached before.
     ///
-    /// The client side comes first: a flow opens at the server's 101, and from then on every client
-    /// byte has to be seen.
+    /// The server side comes first. Between the two a few milliseconds pass, in which a request that
+    /// is seen would wait for an answer that is not, its client's data held back; of an answer whose
+    /// request was not seen, the flow finds its way.
     pub fn attach(&mut self, mode: AttachMode) -> Result<Attachment, GuardError> {
         let (client, server) =
             (self.role.direction(Side::Client), self.role.direction(Side::Server));
-        let before = self.present(client)?;
-        let client_mode = self.attach_direction(client, mode)?;
-        let server_mode = match self.attach_direction(server, mode) {
-            Ok(server_mode) => server_mode,
+        let before = self.present(server)?;
+        let server_mode = self.attach_direction(server, mode)?;
+        let client_mode = match self.attach_direction(client, mode) {
+            Ok(client_mode) => client_mode,
             Err(error) => {
                 if before.is_empty() {
-                    self.remove(client, client_mode)?;
+                    self.remove(server, server_mode)?;
                 }
                 return Err(error);
             }

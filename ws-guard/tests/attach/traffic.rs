@@ -7,7 +7,7 @@ use serde_json::Value;
 use ws_guard_testkit::{
     client::{Client, ConnectOptions},
     flood::{Bounds, Flooded, flood},
-    frame::Frame,
+    frame::{Frame, encode},
     netns::{Family, Namespace, PairOptions},
     node::Node,
     servers::{Library, Server, Totals},
@@ -197,4 +197,75 @@ fn a_flood_from_the_node_or_from_a_pod() -> Result<()> {
         ensure!(totals[1].pings == 2 * LIMIT, "{totals:?}");
     }
     Ok(())
+}
+
+/// Frames in one segment with the request are read at the first of two guarded interfaces, which
+/// defuses them; the second lets them be.
+#[test]
+fn frames_before_the_answer_are_counted_once() -> Result<()> {
+    needs_root!();
+    for words in [PODS, BOTH] {
+        let stage = Stage::new(words, PairOptions::default())?;
+        let at = SocketAddr::new(stage.node.pods[0].address(Family::V4), PORT);
+        let early = [Frame::ping("1"), Frame::text("2"), Frame::ping("3")];
+        let outside = &stage.node.pair.client;
+        let mut client = Client::connect_early(outside, at, ConnectOptions::default(), &early)?;
+        client.send_one(Frame::text("4"))?;
+        ensure!(client.wait(PATIENCE, |got| got.messages == 2), "{words}: not all echoed");
+        eventually("the counts are complete", || {
+            Ok(number(&stage.flow(&client)?, "frames_in") >= 4)
+        })?;
+        let flow = stage.flow(&client)?;
+        // No neighbour's share: not one of the early pings passes.
+        let figures = ["frames_in", "pings_in", "defused"].map(|field| number(&flow, field));
+        ensure!(figures == [4, 2, 2], "{words}: {flow}");
+        drop(client);
+        let totals = stage.finish()?;
+        ensure!((totals[0].pings, totals[0].messages) == (0, 2), "{words}: {totals:?}");
+    }
+    Ok(())
+}
+
+/// What is dropped on egress never reaches the pod, and what is dropped at the uplink not even that.
+#[test]
+fn the_source_may_be_dropped_too() -> Result<()> {
+    needs_root!();
+    for words in [PODS, BOTH] {
+        let stage = Stage::new(&format!("{words} --action drop"), PairOptions::default())?;
+        let mut honest = stage.connect(&stage.node.pair.client, 1, Family::V4, Some(1))?;
+        let mut flooder = stage.connect(&stage.node.pair.client, 0, Family::V4, Some(0))?;
+        for _ in 0..LIMIT + 5 {
+            flooder.write_segment(&encode(&[Frame::ping("")]))?;
+        }
+        ensure!(!flooder.drain(Duration::from_millis(500)), "{words}: nothing was dropped");
+        talk(&mut honest)?;
+        let status = stage.guard.ask("status")?;
+        ensure!(number(&status["drops"], "throttled") > 0, "{words}: {status}");
+        flooder.reset()?;
+        drop(honest);
+        let totals = stage.finish()?;
+        ensure!((totals[0].pings, totals[1].pings) == (LIMIT, 5), "{words}: {totals:?}");
+    }
+    Ok(())
+}
+
+/// The daemon is started again for the uplink alone: who followed the pods' connections is gone, and
+/// new ones are followed at the uplink.
+#[test]
+fn the_pods_are_given_up_for_the_uplink() -> Result<()> {
+    needs_root!();
+    let mut stage = Stage::new(BOTH, PairOptions::default())?;
+    let mut before = stage.connect(&stage.node.pair.client, 1, Family::V4, Some(1))?;
+    talk(&mut before)?;
+    stage.guard.stop()?;
+    stage.guard.set_words(UPLINK);
+    stage.guard.restart()?;
+    ensure!(stage.guard.interface("cali0")?.is_none() && stage.guard.attached()? == 1);
+    let flows = stage.guard.ask("flows")?;
+    ensure!(flows == serde_json::json!([]), "nobody follows them: {flows}");
+    let mut after = stage.connect(&stage.node.pair.client, 0, Family::V4, Some(0))?;
+    talk(&mut after)?;
+    ensure!(number(&stage.flow(&after)?, "frames_in") == 100);
+    drop((before, after));
+    stage.finish().map(drop)
 }
