@@ -30,11 +30,13 @@ struct Stage {
 
 impl Stage {
     fn new(words: &str, options: PairOptions) -> Result<Stage> {
+        Stage::with(Library::TokioTungstenite, words, options)
+    }
+
+    fn with(library: Library, words: &str, options: PairOptions) -> Result<Stage> {
         let node = Node::new(2, options)?;
-        let servers = node
-            .pods
-            .iter()
-            .map(|pod| Server::start(&pod.namespace, Library::TokioTungstenite, PORT, None));
+        let servers =
+            node.pods.iter().map(|pod| Server::start(&pod.namespace, library, PORT, None));
         let servers = servers.collect::<Result<Vec<Server>>>()?;
         let guard = Guard::start(node.namespace(), words)?;
         Ok(Stage { guard, servers, node })
@@ -205,7 +207,8 @@ fn a_flood_from_the_node_or_from_a_pod() -> Result<()> {
 fn frames_before_the_answer_are_counted_once() -> Result<()> {
     needs_root!();
     for words in [PODS, BOTH] {
-        let stage = Stage::new(words, PairOptions::default())?;
+        // Other servers refuse such a request.
+        let stage = Stage::with(Library::Ws, words, PairOptions::default())?;
         let at = SocketAddr::new(stage.node.pods[0].address(Family::V4), PORT);
         let early = [Frame::ping("1"), Frame::text("2"), Frame::ping("3")];
         let outside = &stage.node.pair.client;
