@@ -56,7 +56,7 @@ pub mod state {
 
 /// Whose programs follow a flow.
 pub mod owner {
-    /// Whoever sees it next makes it its own.
+    /// The first client-side program that sees it makes it its own.
     pub const NOBODY: u8 = 0;
     /// Those on interfaces that clients come in through.
     pub const UPLINK: u8 = 1;

@@ -96,7 +96,7 @@ fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
 #[inline(always)]
 fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     let segment = scene.segment;
-    if !role::owns(&mut flow.owner) {
+    if !role::follows(flow.owner) {
         return false;
     }
     report::count(Counter::EgressTracked);

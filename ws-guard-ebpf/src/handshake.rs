@@ -114,7 +114,7 @@ fn head<P: Packet>(scene: &Scene, packet: P) -> Head {
             // SAFETY: an LRU entry may be used again for another key meanwhile; then the sequence
             // numbers do not fit, and nothing worse than a missed request follows.
             let pending = unsafe { &mut *pending };
-            if pending.flags & LOST != 0 || !role::owns(&mut pending.owner) {
+            if pending.flags & LOST != 0 || !role::claims(&mut pending.owner) {
                 return Head::Passes;
             }
             if segment.seq != pending.next {
@@ -280,7 +280,6 @@ fn open(scene: &Scene) -> Verdict {
     };
     // SAFETY: no arguments, no effects.
     flow.generation = unsafe { bpf_get_prandom_u32() };
-    flow.owner = role::own();
     let flags = if deflate { flow::DEFLATE } else { 0 };
     let mut early = 0;
     let pending = PENDING.get_ptr_mut(key);

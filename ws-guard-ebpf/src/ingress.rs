@@ -148,7 +148,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
     let flow = unsafe { &mut *flow };
-    if !role::owns(&mut flow.owner) {
+    if !role::claims(&mut flow.owner) {
         return Verdict::Pass;
     }
     if segment.flags & (RST | FIN) != 0 {

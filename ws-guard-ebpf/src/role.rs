@@ -1,9 +1,10 @@
 //! On which kind of interface these programs are, and which flows are theirs.
 //!
-//! A packet may pass two guarded interfaces of one node: its uplink and a pod's. A request is read at
-//! the first of the two, and a flow is followed where the answer, coming the other way, opened it. The
-//! others let its packets pass untouched, or a frame would be looked at twice, the second time after
-//! it was changed.
+//! A packet may pass two guarded interfaces of one node: its uplink and a pod's. A request is read, and
+//! a flow is followed, where the client's packets come by first. The other programs let them pass
+//! untouched, or a frame would be looked at twice, the second time after it was changed. (Not where
+//! the answer opened the flow: a CNI plugin may hand clients' packets to a pod past the host's side of
+//! its interface.)
 
 use aya_ebpf::Global;
 use ws_guard_common::flow::owner;
@@ -18,11 +19,19 @@ pub fn own() -> u8 {
     ROLE.load()
 }
 
-/// Whether these programs follow what has this mark; what is nobody's is theirs from now on.
+/// The client side: whether these programs follow what has this mark; what is nobody's is theirs from
+/// now on.
 #[inline(always)]
-pub fn owns(mark: &mut u8) -> bool {
+pub fn claims(mark: &mut u8) -> bool {
     if *mark == owner::NOBODY {
         *mark = own();
     }
     *mark == own()
+}
+
+/// The server side: whether these programs follow what has this mark. What is nobody's yet is followed
+/// by all; what a tracker has seen it takes no notice of.
+#[inline(always)]
+pub fn follows(mark: u8) -> bool {
+    mark == owner::NOBODY || mark == own()
 }

@@ -14,7 +14,7 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    foreign::{Constant, OnTcx},
+    foreign::{OnTcx, Small},
     guard::{Guard, PORT, eventually},
 };
 
@@ -148,7 +148,7 @@ fn who_overtakes_us_is_named() -> Result<()> {
 fn beside_xdp_programs() -> Result<()> {
     needs_root!();
     let (node, server) = node()?;
-    let theirs = Constant::new(bpf_prog_type::BPF_PROG_TYPE_XDP, XDP_PASS)?;
+    let theirs = Small::constant(bpf_prog_type::BPF_PROG_TYPE_XDP, XDP_PASS)?;
     for interface in ["cali0", INTERFACE] {
         let mut command = node.namespace().command("ip");
         command.args(["link", "set", "dev", interface, "xdp", "pinned", theirs.path()]);
@@ -180,10 +180,10 @@ fn beside_xdp_programs() -> Result<()> {
 fn beside_clsact_filters() -> Result<()> {
     needs_root!();
     let (node, server) = node()?;
-    let theirs = |verdict| Constant::new(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, verdict);
+    let theirs = |verdict| Small::constant(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, verdict);
     let (accepts, drops) = (theirs(TC_ACT_OK)?, theirs(TC_ACT_SHOT)?);
     for (interface, words) in PLACES {
-        let filter = |verb: &str, hook: &str, program: &Constant| {
+        let filter = |verb: &str, hook: &str, program: &Small| {
             let place = format!("dev {interface} {hook} prio 10 handle 1");
             tc(&node, &format!("filter {verb} {place} bpf da pinned {}", program.path()))
         };
@@ -222,4 +222,32 @@ fn tc(node: &Node, words: &str) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "tc {words}: {said}");
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A CNI plugin hands what comes in at the uplink to the pod, past the host's side of its interface
+/// (bpf_redirect_peer): our program for clients' packets there sees none of them, and the uplink's has
+/// to follow them although the answers pass the pod's interface first.
+#[test]
+fn a_plugin_goes_past_the_pods_interface() -> Result<()> {
+    needs_root!();
+    let (node, server) = node()?;
+    let (uplink, client) = (node.namespace(), &node.pair.client);
+    // Everything is redirected, ARP too.
+    for (from, to, address) in
+        [(client, uplink, Family::V4.server()), (uplink, client, Family::V4.client(0))]
+    {
+        let mac = to.mac(INTERFACE)?.map(|byte| format!("{byte:02x}")).join(":");
+        from.ip(&format!("neigh replace {address} lladdr {mac} nud permanent dev {INTERFACE}"))?;
+    }
+    let guard = Guard::start(uplink, "--interface veth0 --pod-interface cali* --attach tcx")?;
+    let index = uplink.run(|| nix::net::if_::if_nametoindex("cali0"))??;
+    let plugin = Small::redirect_peer(index)?;
+    let (hook, last) = (TcAttachType::Ingress, LinkOrder::last());
+    let _plugin = OnTcx::attach_program(uplink, INTERFACE, hook, last, plugin)?;
+    let flow = pings(&node, &guard, 0)?;
+    ensure!(is_guarded(&flow), "{flow}");
+    guard.finish()?;
+    let totals = server.stop()?;
+    ensure!((totals.pings, totals.pongs) == (30, 10), "{totals:?}");
+    Ok(())
 }

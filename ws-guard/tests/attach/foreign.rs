@@ -15,17 +15,37 @@ use aya::programs::{
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
 use ws_guard_testkit::netns::Namespace;
 
-/// A pinned program that returns a number.
-pub struct Constant(PathBuf);
+/// Instructions of linux/bpf.h: BPF_ALU | BPF_MOV | BPF_K, BPF_JMP | BPF_CALL, BPF_JMP | BPF_EXIT. The
+/// register is in bits 8 to 11, the operand in the upper half.
+const MOVE: u64 = 0xb4;
+const CALL: u64 = 0x85;
+const EXIT: u64 = 0x95;
 
-impl Constant {
-    pub fn new(kind: bpf_prog_type, verdict: i32) -> Result<Constant> {
+/// A pinned program of a few instructions.
+pub struct Small(PathBuf);
+
+impl Small {
+    /// One that returns a number.
+    pub fn constant(kind: bpf_prog_type, verdict: i32) -> Result<Small> {
+        Small::new(kind, &[MOVE | (verdict as u32 as u64) << 32, EXIT])
+    }
+
+    /// One that hands packets to the other end of a veth pair, in its namespace, as CNI plugins do.
+    pub fn redirect_peer(interface: u32) -> Result<Small> {
+        const REDIRECT_PEER: u64 = 155 << 32;
+        let to = MOVE | 1 << 8 | u64::from(interface) << 32;
+        let no_flags = MOVE | 2 << 8;
+        let instructions = [to, no_flags, CALL | REDIRECT_PEER, EXIT];
+        Small::new(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, &instructions)
+    }
+
+    fn new(kind: bpf_prog_type, instructions: &[u64]) -> Result<Small> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Relaxed);
         let path = format!("/sys/fs/bpf/wsg-foreign-{}-{number}", std::process::id());
-        let program = load(kind, verdict).context("loading a foreign program")?;
+        let program = load(kind, instructions).context("loading a foreign program")?;
         pin(&program, &path).context("pinning a foreign program")?;
-        Ok(Constant(path.into()))
+        Ok(Small(path.into()))
     }
 
     pub fn path(&self) -> &str {
@@ -33,7 +53,7 @@ impl Constant {
     }
 }
 
-impl Drop for Constant {
+impl Drop for Small {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
@@ -43,7 +63,7 @@ impl Drop for Constant {
 pub struct OnTcx {
     program: SchedClassifier,
     link: Option<SchedClassifierLinkId>,
-    _pin: Constant,
+    _pin: Small,
 }
 
 impl OnTcx {
@@ -54,7 +74,17 @@ impl OnTcx {
         order: LinkOrder,
         verdict: i32,
     ) -> Result<OnTcx> {
-        let pin = Constant::new(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, verdict)?;
+        let pin = Small::constant(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, verdict)?;
+        OnTcx::attach_program(namespace, interface, hook, order, pin)
+    }
+
+    pub fn attach_program(
+        namespace: &Namespace,
+        interface: &str,
+        hook: TcAttachType,
+        order: LinkOrder,
+        pin: Small,
+    ) -> Result<OnTcx> {
         let mut program = SchedClassifier::from_pin(&pin.0)?;
         let options = TcAttachOptions::TcxOrder(order);
         let link = namespace.run(|| program.attach_with_options(interface, hook, options))??;
@@ -82,9 +112,8 @@ fn zeroed() -> bpf_attr {
     unsafe { mem::zeroed() }
 }
 
-/// BPF_PROG_LOAD of `r0 = verdict; exit` (linux/bpf.h: BPF_ALU | BPF_MOV | BPF_K, BPF_JMP | BPF_EXIT).
-fn load(kind: bpf_prog_type, verdict: i32) -> io::Result<OwnedFd> {
-    let instructions = [0xb4 | (verdict as u32 as u64) << 32, 0x95];
+/// BPF_PROG_LOAD.
+fn load(kind: bpf_prog_type, instructions: &[u64]) -> io::Result<OwnedFd> {
     let license = c"GPL";
     let mut attributes = zeroed();
     // SAFETY: a member of a union of integers.
