@@ -55,6 +55,16 @@ pub mod state {
     }
 }
 
+/// Whose programs follow a flow.
+pub mod owner {
+    /// The first client-side program that sees it makes it its own.
+    pub const NOBODY: u8 = 0;
+    /// Those on interfaces that clients come in through.
+    pub const UPLINK: u8 = 1;
+    /// Those on the host's side of pods' interfaces.
+    pub const POD: u8 = 2;
+}
+
 /// A FIN of the client was seen, at sequence number [`Flow::fin`].
 pub const FIN_SEEN: u8 = 1 << 0;
 /// A segment past the cursor came, and the gap before it is not yet filled.
@@ -105,7 +115,9 @@ pub struct Flow {
     pub state: u8,
     /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`], [`JOINED`].
     pub flags: u8,
-    pub _pad: [u8; 4],
+    /// One of [`owner`].
+    pub owner: u8,
+    pub _pad: [u8; 3],
     /// While unsynced: where the next header may be.
     pub candidate: Candidate,
     /// Pings that only their pongs told of.

@@ -340,7 +340,7 @@ pub struct Shared {
 
 /// [`Pending::flags`]: the request was not followed to its end in one go, so that nobody knows where
 /// it ends.
-pub const LOST: u32 = 1 << 0;
+pub const LOST: u8 = 1 << 0;
 
 /// A request whose answer has not been seen: value of the pending table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -355,7 +355,10 @@ pub struct Pending {
     /// Bytes of the head so far.
     pub length: u32,
     /// [`LOST`] or 0.
-    pub flags: u32,
+    pub flags: u8,
+    /// Whose programs read the request, one of [`owner`](crate::flow::owner).
+    pub owner: u8,
+    pub _reserved: [u8; 2],
     /// Bytes of the 101's head so far; 0 when there is no unfinished one.
     pub answer_length: u32,
     /// Sequence number of its next byte.

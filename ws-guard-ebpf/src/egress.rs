@@ -20,6 +20,7 @@ use crate::{
     maps::{self, FLOWS, PENDING, STRANGERS, locked},
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
+    role,
     skb::{SkbPayload, parse_skb},
     walk::{self, Walker},
 };
@@ -98,6 +99,9 @@ fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
 #[inline(always)]
 fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     let segment = scene.segment;
+    if !role::follows(flow.owner) {
+        return false;
+    }
     report::count(Counter::EgressTracked);
     let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
     // A single word, and a connection's segments leave one after the other.

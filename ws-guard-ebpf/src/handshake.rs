@@ -18,7 +18,7 @@ use crate::{
     ingress::{Scene, Verdict, throttled},
     maps::{NEW_FLOW, NEW_PENDING, PENDING, STRANGERS},
     packet::{Packet, Segment},
-    report, tables,
+    report, role, tables,
     walk::{self, Walker},
 };
 
@@ -118,6 +118,9 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
             if pending.flags & LOST != 0 {
                 return Request::Stranger;
             }
+            if !role::claims(&mut pending.owner) {
+                return Request::Head;
+            }
             if segment.seq != pending.next {
                 pending.flags |= LOST;
                 return Request::Stranger;
@@ -153,7 +156,7 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
         return Request::Early;
     }
     let next = segment.seq.wrapping_add(segment.len);
-    *new = Pending { head, length, next, ..Pending::default() };
+    *new = Pending { head, length, next, owner: role::own(), ..Pending::default() };
     let _ = PENDING.insert(scene.key, &*new, BPF_ANY.into());
     Request::Head
 }

@@ -25,6 +25,7 @@ use crate::{
     packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
     quick::{self, came_to},
     report::{self, Side},
+    role,
     skb::{SkbPayload, parse_skb},
     sources, unreadable,
     walk::{self, State, Walker},
@@ -146,6 +147,9 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
     let flow = unsafe { &mut *flow };
+    if !role::claims(&mut flow.owner) {
+        return Verdict::Pass;
+    }
     if segment.flags & (RST | FIN) != 0 {
         ending(&scene, flow);
     }

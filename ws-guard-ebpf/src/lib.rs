@@ -10,6 +10,7 @@
 //! - [`quick`] is the shortcut of the common segment;
 //! - [`handshake`] reads requests and answers, and opens flows;
 //! - [`egress`] takes the server's acknowledgements and frames;
+//! - [`role`] tells whose flow it is where a packet passes two guarded interfaces;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
 //! - [`control`] is the daemon's hand on a source;
 //! - [`report`] counts and sends events, [`debug`] logs for who debugs.
@@ -34,6 +35,7 @@ pub mod packet;
 pub mod payload;
 pub mod quick;
 pub mod report;
+pub mod role;
 pub mod skb;
 pub mod sources;
 pub mod tables;

@@ -3,7 +3,7 @@
 //! Everything here works on the real kernel and needs root. All traffic stays inside network
 //! namespaces that [`netns`] makes and removes again.
 //!
-//! - [`netns`]: two namespaces and the veth pair between them;
+//! - [`netns`]: two namespaces and the veth pair between them; [`node`]: a node with pods;
 //! - [`process`]: child processes with captured output, ended when dropped;
 //! - [`servers`]: echo servers made with other people's WebSocket libraries;
 //! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
@@ -22,6 +22,7 @@ pub mod honest;
 pub mod ip;
 pub mod leftovers;
 pub mod netns;
+pub mod node;
 pub mod packets;
 pub mod process;
 pub mod programs;

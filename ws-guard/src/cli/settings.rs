@@ -74,9 +74,10 @@ impl Args for RunFlags {
     fn augment_args(command: Command) -> Command {
         let (run, policy) = (RunSettings::default(), PolicySettings::default());
         // What everybody gives comes first.
-        let command = command.arg(run_flag(&RUN[0], &run));
+        let (first, rest) = RUN.split_at(2);
+        let command = command.args(first.iter().map(|setting| run_flag(setting, &run)));
         let command = command.args(POLICY.iter().map(|setting| run_flag(setting, &policy)));
-        command.args(RUN[1..].iter().map(|setting| run_flag(setting, &run)))
+        command.args(rest.iter().map(|setting| run_flag(setting, &run)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -7,12 +7,15 @@ use clap::Args;
 use super::{
     Global,
     backend::Backend,
-    output::{Listing, show, span},
+    output::{Listing, plural, show, span},
 };
 use crate::{
     domain::status::{ConfigStatus, Status},
-    guard::Mode,
+    guard::{Attachment, Mode, Role},
 };
+
+/// More pods than these share a line.
+const LISTED_PODS: usize = 8;
 
 #[derive(Args)]
 pub struct StatusCommand {
@@ -32,12 +35,7 @@ fn text(status: &Status, wide: bool) -> String {
     let mut lines: Vec<(&str, String)> = vec![("version", status.version.clone())];
     lines.push(("daemon", daemon(status)));
     lines.push(("pins", status.pin_dir.clone()));
-    for interface in &status.interfaces {
-        let mode = |mode: Option<Mode>| mode.map_or("waiting", Mode::name);
-        let text =
-            format!("ingress {}, egress {}", mode(interface.ingress), mode(interface.egress));
-        lines.push(("interface", format!("{}: {text}", interface.name)));
-    }
+    lines.extend(interfaces(status, wide));
     lines.extend(policy(status));
     let packets = status.packets;
     lines.push((
@@ -89,6 +87,32 @@ fn daemon(status: &Status) -> String {
     }
 }
 
+/// A line each; but many pods that are all attached share one, unless `wide`.
+fn interfaces(status: &Status, wide: bool) -> Vec<(&'static str, String)> {
+    let attached = |a: &Attachment| a.ingress.is_some() && a.egress.is_some();
+    let pods = status.interfaces.iter().filter(|a| a.role == Role::Pod && attached(a)).count();
+    let summed_up = !wide && pods > LISTED_PODS;
+    let mode = |mode: Option<Mode>| mode.map_or("waiting", Mode::name);
+    let listed =
+        status.interfaces.iter().filter(|a| !summed_up || a.role != Role::Pod || !attached(a));
+    let mut lines: Vec<_> = listed
+        .map(|a| {
+            let (ingress, egress) = (mode(a.ingress), mode(a.egress));
+            let role = a.role.name();
+            ("interface", format!("{}: {role}, ingress {ingress}, egress {egress}", a.name))
+        })
+        .collect();
+    if summed_up {
+        lines.push(("interface", format!("{pods} pods attached; -o wide lists them")));
+    }
+    let idle = status.patterns.iter().filter(|pattern| wide || pattern.interfaces == 0);
+    lines.extend(idle.map(|p| {
+        let matches = plural(p.interfaces, "interface", "interfaces");
+        ("pattern", format!("{}: {}, {matches}", p.pattern, p.role.name()))
+    }));
+    lines
+}
+
 fn policy(status: &Status) -> Vec<(&'static str, String)> {
     let policy = &status.policy;
     let ports: Vec<String> = policy.ports.iter().map(u16::to_string).collect();
@@ -121,9 +145,9 @@ mod tests {
         domain::{
             flow::FlowStates,
             policy::PolicySettings,
-            status::{EventLoss, Packets, Tables},
+            status::{EventLoss, Packets, PatternStatus, Tables},
         },
-        guard::{Attachment, TableSizes},
+        guard::TableSizes,
     };
 
     fn status() -> Status {
@@ -135,9 +159,11 @@ mod tests {
             uptime_seconds: None,
             interfaces: vec![Attachment {
                 name: "eth0".into(),
+                role: Role::Uplink,
                 ingress: Some(Mode::XdpNative),
                 egress: None,
             }],
+            patterns: Vec::new(),
             policy: PolicySettings { ports: vec![80, 443], ..PolicySettings::default() },
             packets: Packets { seen: 9, tracked: 5, defused: 1, dropped: 2 },
             drops: [("gap".to_string(), 2), ("early".to_string(), 0)].into(),
@@ -159,7 +185,7 @@ mod tests {
 version    0.1.0
 daemon     down; read from the pins, protection is in force
 pins       /sys/fs/bpf/g
-interface  eth0: ingress xdp-native, egress waiting
+interface  eth0: uplink, ingress xdp-native, egress waiting
 ports      80, 443
 policy     defuse above 30 pings in any 10 s a source
 packets    9 seen, 5 tracked, 1 pings defused, 2 dropped
@@ -169,6 +195,34 @@ flows      2 open, 0 unsynced, 0 closed, 0 handshakes
 table      sources: 10 of 10 (full)
 "
         );
+    }
+
+    #[test]
+    fn many_pods_share_a_line() {
+        let pod = |n: usize| Attachment {
+            name: format!("cali{n}"),
+            role: Role::Pod,
+            ingress: Some(Mode::Tcx),
+            egress: (n != 3).then_some(Mode::Tcx),
+        };
+        let mut status = status();
+        status.patterns.push(PatternStatus {
+            pattern: "lxc*".into(),
+            role: Role::Pod,
+            interfaces: 0,
+        });
+        status.interfaces.extend((0..10).map(pod));
+        let said = text(&status, false);
+        for line in [
+            "interface  eth0: uplink, ingress xdp-native, egress waiting\n",
+            "interface  cali3: pod, ingress tcx, egress waiting\n",
+            "interface  9 pods attached; -o wide lists them\n",
+            "pattern    lxc*: pod, 0 interfaces\n",
+        ] {
+            assert!(said.contains(line), "{line} in {said}");
+        }
+        assert_eq!(said.matches("cali").count(), 1, "{said}");
+        assert_eq!(text(&status, true).matches("cali").count(), 10);
     }
 
     #[test]

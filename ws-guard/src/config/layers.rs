@@ -246,9 +246,14 @@ fn check_together(
             flag.to_uppercase()
         ),
     };
-    if settings.run.interfaces.is_empty() {
+    let interfaces = &settings.run.interfaces;
+    if interfaces.uplinks.is_empty() && interfaces.pods.is_empty() {
         problems.push(missing("interface", "interface"));
     }
+    problems.extend(interfaces.contradictions().into_iter().map(|name| Problem {
+        place: Place::Missing("interface"),
+        message: format!("{name} is given as interface and as pod-interface: give it as one"),
+    }));
     if settings.policy.ports.is_empty() {
         problems.push(missing("port", "port"));
     }

@@ -11,7 +11,7 @@ use crate::{
         setting::{Setting, store, whole, word},
         tunnel::Tunnel,
     },
-    guard::{AttachMode, TableSizes, interfaces::check_name},
+    guard::{AttachMode, Selection, Selector, TableSizes},
 };
 
 /// Handshakes that may wait for their answer; the oldest give way to newer ones.
@@ -41,7 +41,7 @@ pub struct Settings {
 /// Settings that are not policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunSettings {
-    pub interfaces: Vec<String>,
+    pub interfaces: Selection,
     pub attach: AttachMode,
     pub allow: Vec<Given>,
     pub tunnels: Vec<Tunnel>,
@@ -55,7 +55,7 @@ pub struct RunSettings {
 impl Default for RunSettings {
     fn default() -> RunSettings {
         RunSettings {
-            interfaces: Vec::new(),
+            interfaces: Selection::default(),
             attach: AttachMode::Auto,
             allow: Vec::new(),
             tunnels: Vec::new(),
@@ -80,7 +80,7 @@ impl RunSettings {
 
     /// Names of the settings that differ and take effect only at a restart.
     pub fn restart_needed(&self, new: &RunSettings) -> Vec<String> {
-        const LIVE: [&str; 2] = ["interface", "allow"];
+        const LIVE: [&str; 3] = ["interface", "pod-interface", "allow"];
         let waits = |setting: &&Setting<_>| {
             !LIVE.contains(&setting.name) && (setting.get)(self) != (setting.get)(new)
         };
@@ -102,9 +102,16 @@ fn name_of<V: PartialEq>(words: &[(&str, V)], value: &V) -> Vec<String> {
     words.iter().filter(|(_, v)| v == value).map(|(name, _)| name.to_string()).collect()
 }
 
-fn interface(text: &str) -> Result<String, String> {
-    check_name(text).map_err(|error| error.to_string())?;
-    Ok(text.to_string())
+fn select(selectors: &mut Vec<Selector>, text: &str) -> Result<(), String> {
+    let selector = Selector::parse(text)?;
+    if !selectors.contains(&selector) {
+        selectors.push(selector);
+    }
+    Ok(())
+}
+
+fn selector_texts(selectors: &[Selector]) -> Vec<String> {
+    selectors.iter().map(Selector::to_string).collect()
 }
 
 fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
@@ -140,23 +147,27 @@ pub static RUN: [Setting<RunSettings>; 9] = [
     Setting {
         name: "interface",
         value: "IF",
-        help: "Network interface that clients come in through; waited for when it does not exist",
+        help: "Network interface that clients come in through, by name, or by a pattern such as 'eth*' that also takes those that come later",
         many: true,
         seed: None,
-        set: |s, text| {
-            let name = interface(text)?;
-            if !s.interfaces.contains(&name) {
-                s.interfaces.push(name);
-            }
-            Ok(())
-        },
-        get: |s| s.interfaces.clone(),
-        clear: |s| s.interfaces.clear(),
+        set: |s, text| select(&mut s.interfaces.uplinks, text),
+        get: |s| selector_texts(&s.interfaces.uplinks),
+        clear: |s| s.interfaces.uplinks.clear(),
+    },
+    Setting {
+        name: "pod-interface",
+        value: "IF",
+        help: "The host's side of pods' interfaces, by name or by a pattern such as 'cali*': clients' packets go out through it",
+        many: true,
+        seed: None,
+        set: |s, text| select(&mut s.interfaces.pods, text),
+        get: |s| selector_texts(&s.interfaces.pods),
+        clear: |s| s.interfaces.pods.clear(),
     },
     single(
         "attach",
         "auto|xdp-native|xdp-generic|tcx|clsact",
-        "How to attach the client side; auto takes the first of these that works",
+        "How to attach the client side; auto takes the first of these that works. Pods' interfaces take TCX or clsact",
         |s, text| store(&mut s.attach, word(text, &ATTACH)),
         |s| name_of(&ATTACH, &s.attach),
     ),

@@ -73,7 +73,9 @@ fn lists_take_commas_and_replace_those_below() {
     let file = "interface = [\"a\", \"b\"]\nport = [1, 2]\nallow = [\"10.0.0.0/8\", \"fd77::1\"]";
     let settings = inputs(dir.path(), &[("port", "443, 80,443")], &[], Some(file)).load().unwrap();
     assert_eq!(settings.policy.ports, [80, 443]);
-    assert_eq!(settings.run.interfaces, ["eth0"]);
+    let uplinks: Vec<String> =
+        settings.run.interfaces.uplinks.iter().map(ToString::to_string).collect();
+    assert_eq!(uplinks, ["eth0"]);
     let allow: Vec<String> = settings.allow.iter().map(ToString::to_string).collect();
     assert_eq!(allow, ["10.0.0.0/8", "fd77::/64"]);
 }

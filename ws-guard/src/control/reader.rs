@@ -120,6 +120,7 @@ impl Reader {
             pin_dir: pin_dir.display().to_string(),
             uptime_seconds: None,
             interfaces,
+            patterns: Vec::new(),
             policy: self.policy()?,
             packets: Packets::new(&counters),
             drops: status::drops(&counters),

@@ -1,14 +1,20 @@
-//! Keeps the programs attached to the wanted interfaces, which may be missing, go away and come
-//! back.
+//! Keeps the programs attached to the wanted interfaces, which may be missing, go away, come back,
+//! and get other names; those of pods come and go all the time.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 
 use super::state::State;
 use crate::{
-    domain::event::EventView,
-    guard::{self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Mode},
+    domain::{event::EventView, status::PatternStatus},
+    guard::{
+        self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Mode, Overtaken, Role,
+        Selection,
+    },
 };
 
 /// How often to look without being told: for attaches that failed, and the daemon's own figures.
@@ -16,20 +22,25 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait after an attach that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How often to see who comes before us.
+const PRECEDENCE: Duration = Duration::from_secs(5);
+
 /// One wanted interface.
+#[derive(Default)]
 struct Wanted {
-    name: String,
     /// Of the interface that is attached: another one under the same name has another.
     index: Option<u32>,
     /// Not before then, after a failure.
     retry: Option<Instant>,
+    /// Why it failed, to say it once.
+    failure: Option<String>,
     attachment: Attachment,
 }
 
 impl Wanted {
-    fn new(name: &str) -> Wanted {
-        let attachment = Attachment { name: name.to_string(), ingress: None, egress: None };
-        Wanted { name: name.to_string(), index: None, retry: None, attachment }
+    fn new(name: &str, role: Role) -> Wanted {
+        let attachment = Attachment { name: name.into(), role, ..Attachment::default() };
+        Wanted { attachment, ..Wanted::default() }
     }
 }
 
@@ -38,151 +49,254 @@ pub struct Supervisor {
     guard: Guard,
     state: State,
     mode: AttachMode,
-    wanted: Vec<Wanted>,
+    selection: Selection,
+    /// By name: those that exist and are selected, and those selected by name that do not.
+    wanted: BTreeMap<String, Wanted>,
     watcher: InterfaceWatcher,
+    /// What was last said about programs that come before ours, and when to look again.
+    overtaken: (Vec<Overtaken>, Instant),
 }
 
 impl Supervisor {
-    /// Attach to every interface that exists. One that refuses is an error now, at the start;
-    /// later it is tried again and again.
+    /// Attach to every wanted interface that exists. One wanted by name that is missing or refuses is
+    /// an error now, at the start; later, and for those that a pattern brings, it is tried again and
+    /// again.
     pub fn start(
         guard: Guard,
         state: State,
         mode: AttachMode,
-        interfaces: &[String],
+        selection: Selection,
     ) -> Result<Supervisor, GuardError> {
         // Older than the first look, so that nothing falls between the two.
         let watcher = InterfaceWatcher::new()?;
-        let wanted = interfaces.iter().map(|name| Wanted::new(name)).collect();
-        let mut supervisor = Supervisor { guard, state, mode, wanted, watcher };
-        for i in 0..supervisor.wanted.len() {
-            match index_of(&supervisor.wanted[i].name) {
-                Some(index) => supervisor.attach(i, index)?,
-                None => tracing::warn!(
-                    interface = supervisor.wanted[i].name,
-                    "interface does not exist; it is attached to as soon as it does"
-                ),
-            }
+        let wanted = BTreeMap::new();
+        let overtaken = (Vec::new(), Instant::now());
+        let mut supervisor =
+            Supervisor { guard, state, mode, selection, wanted, watcher, overtaken };
+        if supervisor.selection.wants(Role::Pod) {
+            supervisor.guard.load_for_pods()?;
         }
+        supervisor.watcher.catch_up();
+        let names: Vec<String> =
+            supervisor.selection.names().map(|(name, _)| name.to_string()).collect();
+        for name in names {
+            supervisor.attach_named(&name)?;
+        }
+        supervisor.reconcile();
         supervisor.drop_unwanted();
+        supervisor.disown();
+        supervisor.warn_of_idle_patterns();
         supervisor.publish();
         Ok(supervisor)
     }
 
+    fn attach_named(&mut self, name: &str) -> Result<(), GuardError> {
+        let index = self.watcher.present().find(|(present, _)| *present == name);
+        let index = index.map(|(_, index)| index);
+        let index = index.ok_or_else(|| GuardError::NoInterface(name.to_string()))?;
+        let role = self.selection.role(name).unwrap_or_default();
+        self.wanted.insert(name.to_string(), Wanted::new(name, role));
+        self.attach(name, index)
+    }
+
     /// Detach from interfaces that an earlier daemon left attached and the configuration does not
-    /// name: nobody would look after the old programs there.
+    /// name: nobody would look after the old programs there. And remove the pins of those that went
+    /// away meanwhile.
     fn drop_unwanted(&mut self) {
-        let pinned = match guard::pinned_attachments(&self.state.info().pin_dir) {
+        let pinned = match guard::pinned_interfaces(&self.state.info().pin_dir) {
             Ok(pinned) => pinned,
             Err(error) => {
                 tracing::warn!("what earlier daemons left attached cannot be listed: {error}");
                 return;
             }
         };
-        for attachment in pinned {
-            if !self.wanted.iter().any(|wanted| wanted.name == attachment.name) {
-                self.release(&attachment.name);
+        for name in pinned {
+            if self.wanted.get(&name).is_none_or(|wanted| wanted.index.is_none()) {
+                self.detach(&name);
+                let message = format!("{name}, which an earlier daemon guarded, is no more");
+                self.state.events.record(EventView::message("interface", message));
             }
         }
     }
 
-    /// Detach from an interface that is wanted no more.
-    fn release(&mut self, name: &str) {
-        if let Err(error) = self.guard.detach(name) {
-            tracing::error!(interface = name, "cannot be detached from: {error}");
+    fn warn_of_idle_patterns(&self) {
+        for pattern in self.patterns().iter().filter(|pattern| pattern.interfaces == 0) {
+            tracing::warn!(
+                pattern = pattern.pattern,
+                role = pattern.role.name(),
+                "no interface matches; one that does is attached to as soon as it exists"
+            );
         }
-        let message = format!("{name} is wanted no more, and not protected");
-        self.state.events.record(EventView::message("interface", message));
     }
 
-    /// Runs until it is dropped; `interfaces` brings the wanted ones anew when they change.
-    pub async fn run(mut self, mut interfaces: watch::Receiver<Vec<String>>) {
+    /// Runs until it is dropped; `selections` brings the wanted ones anew when they change.
+    pub async fn run(mut self, mut selections: watch::Receiver<Selection>) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
-                // Only wakes us: what there is, `look` sees itself.
-                Ok(_) = self.watcher.next() => {}
-                Ok(()) = interfaces.changed() => {
-                    let wanted = interfaces.borrow_and_update().clone();
-                    self.want(&wanted);
+                Ok(_) = self.watcher.next() => self.watcher.catch_up(),
+                Ok(()) = selections.changed() => {
+                    self.selection = selections.borrow_and_update().clone();
+                    self.select();
+                    self.reconcile();
+                    self.disown();
+                    self.publish();
                 }
             }
-            self.look();
+            self.reconcile();
+            self.look_ahead();
             self.state.set_events_dropped(self.guard.events_dropped());
         }
     }
 
-    /// Compare what is with what should be.
-    fn look(&mut self) {
-        for i in 0..self.wanted.len() {
-            let now = index_of(&self.wanted[i].name);
-            if now == self.wanted[i].index {
-                continue;
+    /// Say it when somebody comes before us, once.
+    fn look_ahead(&mut self) {
+        if self.overtaken.1 > Instant::now() {
+            return;
+        }
+        let found = guard::overtaken(&self.state.info().pin_dir).unwrap_or_default();
+        for new in found.iter().filter(|new| !self.overtaken.0.contains(new)) {
+            tracing::warn!("{new}");
+            self.state.events.record(EventView::message("interface", new.to_string()));
+        }
+        self.overtaken = (found, Instant::now() + PRECEDENCE);
+    }
+
+    /// The configuration wants other interfaces.
+    fn select(&mut self) {
+        if self.selection.wants(Role::Pod)
+            && let Err(error) = self.guard.load_for_pods()
+        {
+            tracing::error!("the programs for pods' interfaces cannot be loaded: {error}");
+        }
+        self.warn_of_idle_patterns();
+    }
+
+    /// Make what is like what should be.
+    fn reconcile(&mut self) {
+        let desired = self.desired();
+        let known: Vec<String> = self.wanted.keys().cloned().collect();
+        let mut changed = known.len() != desired.len();
+        for name in known {
+            changed |= self.drop_if_changed(&name, &desired);
+        }
+        for (name, (index, role)) in desired {
+            let wanted =
+                self.wanted.entry(name.clone()).or_insert_with(|| Wanted::new(&name, role));
+            let waits = wanted.retry.is_some_and(|retry| retry > Instant::now());
+            if let Some(index) = index.filter(|_| wanted.index.is_none() && !waits) {
+                changed = true;
+                self.try_attach(&name, index);
             }
-            if self.wanted[i].index.is_some() {
-                self.lost(i);
-            }
-            let waits = self.wanted[i].retry.is_some_and(|retry| retry > Instant::now());
-            if let Some(index) = now.filter(|_| !waits)
-                && let Err(error) = self.attach(i, index)
-            {
-                let name = &self.wanted[i].name;
-                tracing::error!(
-                    interface = name,
-                    "cannot be attached to, tried again in 5 s: {error}"
-                );
-                self.wanted[i].retry = Some(Instant::now() + RETRY);
-            }
+        }
+        if changed {
             self.publish();
         }
     }
 
-    fn attach(&mut self, i: usize, index: u32) -> Result<(), GuardError> {
-        let wanted = &mut self.wanted[i];
-        wanted.attachment = self.guard.attach(&wanted.name, self.mode)?;
+    /// Forget the flows of a role that no interface has any more: nobody follows them, and the
+    /// programs of the other role would leave them to it.
+    fn disown(&self) {
+        let gone = Role::ALL.into_iter().filter(|role| !self.selection.wants(*role));
+        if let Err(error) = self.state.reader.maps.remove_flows_of(&gone.collect::<Vec<_>>()) {
+            tracing::warn!("connections that nobody follows cannot be forgotten: {error}");
+        }
+    }
+
+    /// The interfaces that should be guarded: by name, with their index if they exist, and role.
+    fn desired(&self) -> BTreeMap<String, (Option<u32>, Role)> {
+        let named = self.selection.names();
+        let mut desired: BTreeMap<String, (Option<u32>, Role)> =
+            named.map(|(name, role)| (name.to_string(), (None, role))).collect();
+        for (name, index) in self.watcher.present() {
+            if let Some(role) = self.selection.role(name) {
+                desired.insert(name.to_string(), (Some(index), role));
+            }
+        }
+        desired
+    }
+
+    /// Let go of an interface that is not what it was; whether it is not.
+    fn drop_if_changed(
+        &mut self,
+        name: &str,
+        desired: &BTreeMap<String, (Option<u32>, Role)>,
+    ) -> bool {
+        let Some(wanted) = self.wanted.get(name) else { return false };
+        let (was, role) = (wanted.index, wanted.attachment.role);
+        let now = desired.get(name);
+        let message = match now {
+            None if self.exists(name, was) => {
+                format!("{name} is wanted no more, and not protected")
+            }
+            None => format!("{name} went away"),
+            Some((_, now)) if *now != role => format!("{name} is a {} from now on", now.name()),
+            Some((now, _)) if was.is_some() && *now != was => {
+                format!("{name} went away; it is attached to again when it comes back")
+            }
+            Some(_) => return false,
+        };
+        if was.is_some() {
+            // A new role replaces the old one without a gap.
+            if now.is_none_or(|(index, _)| *index != was) {
+                self.detach(name);
+            }
+            self.state.events.record(EventView::message("interface", message));
+        }
+        self.wanted.remove(name);
+        true
+    }
+
+    fn exists(&self, name: &str, index: Option<u32>) -> bool {
+        self.watcher.present().any(|(present, now)| present == name && Some(now) == index)
+    }
+
+    fn detach(&mut self, name: &str) {
+        if let Err(error) = self.guard.detach(name) {
+            tracing::error!(interface = name, "cannot be detached from: {error}");
+        }
+    }
+
+    fn try_attach(&mut self, name: &str, index: u32) {
+        let Err(error) = self.attach(name, index) else { return };
+        let Some(wanted) = self.wanted.get_mut(name) else { return };
+        wanted.retry = Some(Instant::now() + RETRY);
+        // One that went away just now is told of by the kernel.
+        let failure = Some(error.to_string());
+        if !matches!(error, GuardError::NoInterface(_)) && wanted.failure != failure {
+            wanted.failure = failure;
+            tracing::error!(interface = name, "cannot be attached to, tried every 5 s: {error}");
+        }
+    }
+
+    fn attach(&mut self, name: &str, index: u32) -> Result<(), GuardError> {
+        let Some(wanted) = self.wanted.get_mut(name) else { return Ok(()) };
+        wanted.attachment = match wanted.attachment.role {
+            Role::Uplink => self.guard.attach(name, self.mode)?,
+            Role::Pod => self.guard.attach_pod(name, self.mode)?,
+        };
         wanted.index = Some(index);
-        wanted.retry = None;
-        let Attachment { name, ingress, egress } = &wanted.attachment;
+        (wanted.retry, wanted.failure) = (None, None);
+        let Attachment { role, ingress, egress, .. } = &wanted.attachment;
         let mode = |mode: &Option<Mode>| mode.map_or("none", Mode::name);
+        let (ingress, egress) = (mode(ingress), mode(egress));
         let message =
-            format!("{name} attached, ingress {}, egress {}", mode(ingress), mode(egress));
+            format!("{name} attached as {}, ingress {ingress}, egress {egress}", role.name());
         self.state.events.record(EventView::message("interface", message));
         Ok(())
     }
 
-    /// An interface went away, or another one has its name.
-    fn lost(&mut self, i: usize) {
-        let name = self.wanted[i].name.clone();
-        if let Err(error) = self.guard.detach(&name) {
-            tracing::warn!(interface = name, "its pins cannot be removed: {error}");
-        }
-        self.wanted[i] = Wanted::new(&name);
-        let message = format!("{name} went away; it is attached to again when it comes back");
-        self.state.events.record(EventView::message("interface", message));
-    }
-
-    /// The configuration wants these interfaces from now on.
-    fn want(&mut self, interfaces: &[String]) {
-        let (kept, dropped): (Vec<Wanted>, Vec<Wanted>) =
-            self.wanted.drain(..).partition(|wanted| interfaces.contains(&wanted.name));
-        self.wanted = kept;
-        for wanted in dropped.iter().filter(|wanted| wanted.index.is_some()) {
-            self.release(&wanted.name);
-        }
-        for name in interfaces {
-            if !self.wanted.iter().any(|wanted| wanted.name == *name) {
-                self.wanted.push(Wanted::new(name));
-            }
-        }
-        self.publish();
-    }
-
     fn publish(&self) {
-        self.state.set_attachments(self.wanted.iter().map(|w| w.attachment.clone()).collect());
+        let attachments = self.wanted.values().map(|wanted| wanted.attachment.clone()).collect();
+        self.state.set_attachments(attachments, self.patterns());
     }
-}
 
-/// The interface's index in this network namespace, which /sys may not be the view of.
-fn index_of(name: &str) -> Option<u32> {
-    nix::net::if_::if_nametoindex(name).ok()
+    fn patterns(&self) -> Vec<PatternStatus> {
+        let patterns = self.selection.patterns().map(|(pattern, role)| {
+            let present = self.watcher.present().map(|(name, _)| name);
+            let interfaces = self.selection.taken(pattern, role, present);
+            PatternStatus { pattern: pattern.to_string(), role, interfaces }
+        });
+        patterns.collect()
+    }
 }

@@ -24,7 +24,7 @@ use crate::{
     config::{Inputs, Settings, watch::Watch},
     control::{routes, socket::Socket},
     domain::{policy::PolicySettings, tunnel::Tunnel},
-    guard::{self, Guard, GuardError, LoadOptions},
+    guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     metrics,
 };
 
@@ -39,11 +39,12 @@ pub struct RunOptions {
     pub pin_dir: PathBuf,
 }
 
-/// Protect until SIGTERM or SIGINT. In this order: claim sockets, load, policy, attach, serve; so
+/// Protect until SIGTERM or SIGINT. In this order: find interfaces, claim sockets, load, policy, attach, serve; so
 /// that what can fail does so before anything changes, and no program is attached without a policy.
 pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     check_privileges()?;
     let settings = options.settings.clone();
+    find_interfaces(&settings)?;
     let mut socket = Socket::claim(&options.control_socket)?;
     let metrics_listener = match settings.run.metrics_listen {
         Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
@@ -55,8 +56,8 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let state = State::new(guard.maps(), options.pin_dir.clone(), settings.clone());
     put_in_force(&state, &settings)?;
     let kernel_events = guard.events()?;
-    let supervisor =
-        Supervisor::start(guard, state.clone(), settings.run.attach, &settings.run.interfaces)?;
+    let selection = settings.run.interfaces.clone();
+    let supervisor = Supervisor::start(guard, state.clone(), settings.run.attach, selection)?;
 
     let mut tasks = JoinSet::new();
     let (interfaces, changed_interfaces) = watch::channel(settings.run.interfaces.clone());
@@ -84,6 +85,11 @@ fn check_privileges() -> Result<(), GuardError> {
         "{}; run as root, or give them with `setcap` or the service's AmbientCapabilities",
         list.join(", ")
     )))
+}
+
+/// A name that was mistyped must not leave a server unprotected in silence.
+fn find_interfaces(settings: &Settings) -> Result<(), GuardError> {
+    settings.run.interfaces.names().try_for_each(|(name, _)| Interface::find(name).map(drop))
 }
 
 fn load(options: &RunOptions) -> anyhow::Result<Guard> {

@@ -10,6 +10,7 @@ use crate::{
     config::{Inputs, Settings, watch::Watch},
     control::error::ApiError,
     domain::{clock::Timestamp, event::EventView},
+    guard::Selection,
 };
 
 /// Why a reload happens.
@@ -28,7 +29,7 @@ pub struct Reloader {
     watch: Option<Watch>,
     hangup: Signal,
     /// To whom a new list of interfaces goes.
-    interfaces: watch::Sender<Vec<String>>,
+    interfaces: watch::Sender<Selection>,
     /// As the daemon was started with it.
     started: Settings,
 }
@@ -40,7 +41,7 @@ impl Reloader {
         state: State,
         inputs: Inputs,
         watch: Option<Watch>,
-        interfaces: watch::Sender<Vec<String>>,
+        interfaces: watch::Sender<Selection>,
     ) -> anyhow::Result<Reloader> {
         let started = state.config().settings.clone();
         let hangup = signal(SignalKind::hangup())?;

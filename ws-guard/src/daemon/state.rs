@@ -15,7 +15,7 @@ use crate::{
     control::{Info, operator::Operator, reader::Reader},
     domain::{
         clock::Timestamp,
-        status::{ConfigStatus, Status},
+        status::{ConfigStatus, PatternStatus, Status},
     },
     guard::{Attachment, GuardError, Maps},
 };
@@ -37,6 +37,7 @@ struct Inner {
     config: Mutex<Config>,
     /// Every wanted interface, attached or waited for.
     attachments: Mutex<Vec<Attachment>>,
+    patterns: Mutex<Vec<PatternStatus>>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
     events_dropped: AtomicU64,
@@ -64,6 +65,7 @@ impl State {
                 started_at: SystemTime::now(),
                 config: Mutex::new(config),
                 attachments: Mutex::default(),
+                patterns: Mutex::default(),
                 reloads_ok: AtomicU64::new(0),
                 reloads_failed: AtomicU64::new(0),
                 events_dropped: AtomicU64::new(0),
@@ -80,17 +82,24 @@ impl State {
         self.inner.attachments.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn set_attachments(&self, attachments: Vec<Attachment>) {
-        *self.inner.attachments.lock().unwrap_or_else(PoisonError::into_inner) = attachments;
+    /// The patterns of wanted interfaces.
+    pub fn patterns(&self) -> Vec<PatternStatus> {
+        self.inner.patterns.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Every wanted interface is attached on both sides; else what is missing.
+    pub fn set_attachments(&self, attachments: Vec<Attachment>, patterns: Vec<PatternStatus>) {
+        *self.inner.attachments.lock().unwrap_or_else(PoisonError::into_inner) = attachments;
+        *self.inner.patterns.lock().unwrap_or_else(PoisonError::into_inner) = patterns;
+    }
+
+    /// Every wanted interface is attached on both sides; else what is missing. A pattern wants what
+    /// matches it, and that may be nothing: a node need not have pods.
     pub fn ready(&self) -> Result<(), String> {
         let attachments = self.attachments();
         let waits = |a: &&Attachment| a.ingress.is_none() || a.egress.is_none();
         let waiting: Vec<&str> =
             attachments.iter().filter(waits).map(|a| a.name.as_str()).collect();
-        if attachments.is_empty() {
+        if attachments.is_empty() && self.patterns().is_empty() {
             return Err("nothing is attached yet".into());
         }
         if !waiting.is_empty() {
@@ -138,6 +147,7 @@ impl State {
     pub fn status(&self) -> Result<Status, GuardError> {
         let mut status = self.reader.status(&self.inner.pin_dir, self.attachments())?;
         status.pid = Some(std::process::id());
+        status.patterns = self.patterns();
         status.uptime_seconds = Some(self.inner.started.elapsed().as_secs());
         let config = self.config();
         status.config = Some(ConfigStatus {

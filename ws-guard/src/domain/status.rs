@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ws_guard_common::maps::{Counter, Counters};
 
 use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings};
-use crate::guard::{Attachment, TableSizes};
+use crate::guard::{Attachment, Role, TableSizes};
 
 /// Why packets are dropped: label of the metric, field of the status.
 pub const DROP_REASONS: [(Counter, &str); 12] = [
@@ -32,6 +32,9 @@ pub struct Status {
     /// Of the daemon.
     pub uptime_seconds: Option<u64>,
     pub interfaces: Vec<Attachment>,
+    /// Of the daemon: what it takes interfaces by.
+    #[serde(default)]
+    pub patterns: Vec<PatternStatus>,
     pub policy: PolicySettings,
     pub packets: Packets,
     /// Dropped packets by reason.
@@ -49,9 +52,18 @@ pub struct Status {
     pub config: Option<ConfigStatus>,
 }
 
+/// A pattern of names, and how many interfaces it brings now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatternStatus {
+    pub pattern: String,
+    pub role: Role,
+    pub interfaces: usize,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packets {
-    /// That the client-side program saw.
+    /// That client-side programs saw. One that passes two guarded interfaces is seen twice, and in all
+    /// that follows counted once.
     pub seen: u64,
     /// Client segments with payload on a tracked flow.
     pub tracked: u64,

@@ -6,24 +6,27 @@ use aya::{
 use ws_guard_common::maps::program;
 
 use super::{
-    AttachMode, Attachment, Direction, Mode, clsact,
+    AttachMode, Attachment, Mode, clsact,
     error::GuardError,
     interfaces::Interface,
     links::{self, HookError, Takeover},
+    namespaces::Namespace,
     pins::{self, Pinned, Pins},
-    sys,
+    role::{Direction, Role, Side},
+    sys, unload,
 };
 
 impl AttachMode {
-    /// The modes to try, best first. Outgoing packets have no XDP hook.
-    fn candidates(self, direction: Direction) -> &'static [Mode] {
-        match (self, direction) {
-            (AttachMode::Auto, Direction::Ingress) => &Mode::ALL,
-            (AttachMode::XdpNative, Direction::Ingress) => &[Mode::XdpNative],
-            (AttachMode::XdpGeneric, Direction::Ingress) => &[Mode::XdpGeneric],
-            (AttachMode::Tcx, _) => &[Mode::Tcx],
-            (AttachMode::Clsact, _) => &[Mode::Clsact],
-            (_, Direction::Egress) => &[Mode::Tcx, Mode::Clsact],
+    /// The modes to try, best first. Outgoing packets have no XDP hook, and XDP on a pod's interface
+    /// would see what the server sends.
+    fn candidates(self, role: Role, direction: Direction) -> &'static [Mode] {
+        match (self, role, direction) {
+            (AttachMode::Tcx, ..) => &[Mode::Tcx],
+            (AttachMode::Clsact, ..) => &[Mode::Clsact],
+            (AttachMode::Auto, Role::Uplink, Direction::Ingress) => &Mode::ALL,
+            (AttachMode::XdpNative, Role::Uplink, Direction::Ingress) => &[Mode::XdpNative],
+            (AttachMode::XdpGeneric, Role::Uplink, Direction::Ingress) => &[Mode::XdpGeneric],
+            _ => &[Mode::Tcx, Mode::Clsact],
         }
     }
 }
@@ -33,6 +36,7 @@ pub struct Attacher<'a> {
     pub ebpf: &'a mut Ebpf,
     pub pins: &'a Pins,
     pub interface: Interface,
+    pub role: Role,
 }
 
 /// A mode that was not to be had, and why.
@@ -45,25 +49,43 @@ struct Refusal {
 impl Attacher<'_> {
     /// Attach both directions, or neither where nothing was attached before.
     ///
-    /// Ingress comes first: a flow opens at the server's 101, and from then on every client byte has
-    /// to be seen.
+    /// The server side comes first. Between the two a few milliseconds pass, in which a request that
+    /// is seen would wait for an answer that is not, its client's data held back; of an answer whose
+    /// request was not seen, the flow finds its way.
     pub fn attach(&mut self, mode: AttachMode) -> Result<Attachment, GuardError> {
-        let before = self.present(Direction::Ingress)?;
-        let ingress = self.attach_direction(Direction::Ingress, mode)?;
-        let egress = match self.attach_direction(Direction::Egress, mode) {
-            Ok(egress) => egress,
+        let (client, server) =
+            (self.role.direction(Side::Client), self.role.direction(Side::Server));
+        let before = self.present(server)?;
+        let server_mode = self.attach_direction(server, mode)?;
+        let client_mode = match self.attach_direction(client, mode) {
+            Ok(client_mode) => client_mode,
             Err(error) => {
                 if before.is_empty() {
-                    self.remove(Direction::Ingress, ingress)?;
+                    self.remove(server, server_mode)?;
                 }
                 return Err(error);
             }
         };
+        self.forget_the_past([client_mode, server_mode])?;
+        let (ingress, egress) = match client {
+            Direction::Ingress => (client_mode, server_mode),
+            Direction::Egress => (server_mode, client_mode),
+        };
         Ok(Attachment {
             name: self.interface.name.clone(),
+            role: self.role,
             ingress: Some(ingress),
             egress: Some(egress),
         })
+    }
+
+    /// What an earlier daemon left: programs of the other role, filters in another namespace.
+    fn forget_the_past(&self, modes: [Mode; 2]) -> Result<(), GuardError> {
+        let name = &self.interface.name;
+        unload::detach_other_roles(self.pins, name, self.role)?;
+        let here = Namespace::current().map_err(GuardError::netlink("network namespaces"))?;
+        let kept = modes.contains(&Mode::Clsact).then_some(here);
+        clsact::forget_namespaces(self.pins, name, kept)
     }
 
     fn attach_direction(
@@ -71,7 +93,7 @@ impl Attacher<'_> {
         direction: Direction,
         mode: AttachMode,
     ) -> Result<Mode, GuardError> {
-        let wanted = mode.candidates(direction);
+        let wanted = mode.candidates(self.role, direction);
         let mut guarding = self.take_over_present(direction)?;
         if let Some(kept) = guarding.iter().position(|mode| wanted.contains(mode)) {
             let kept = guarding.swap_remove(kept);
@@ -103,7 +125,7 @@ impl Attacher<'_> {
                         mode = mode.name(),
                         "the old attachment is gone with its interface"
                     );
-                    self.remove(direction, mode)?;
+                    self.remove_gone(direction, mode)?;
                 }
                 Err(error) => {
                     let refusal = self.refusal(mode, &error);
@@ -173,8 +195,8 @@ impl Attacher<'_> {
             }
             Mode::Clsact => {
                 let interface = self.interface.clone();
-                let pins = self.pins;
-                return clsact::attach(pins, self.classifier(direction)?, &interface, direction);
+                let (pins, pinned) = (self.pins, self.pinned(direction, mode));
+                return clsact::attach(pins, self.classifier(direction)?, &interface, &pinned);
             }
         };
         // Before Linux 5.9 aya falls back to netlink, which would replace whatever is there.
@@ -194,9 +216,20 @@ impl Attacher<'_> {
             }
             Mode::Tcx => links::take_over_tcx(self.classifier(direction)?, &interface, &pin),
             Mode::Clsact => {
-                let pins = self.pins;
-                clsact::take_over(pins, self.classifier(direction)?, &interface, direction)
+                let (pins, pinned) = (self.pins, self.pinned(direction, mode));
+                clsact::take_over(pins, self.classifier(direction)?, &interface, &pinned)
             }
+        }
+    }
+
+    /// Filters in a namespace that cannot be entered any more are as good as gone.
+    fn remove_gone(&self, direction: Direction, mode: Mode) -> Result<(), GuardError> {
+        match self.remove(direction, mode) {
+            Err(error @ GuardError::Unreachable { .. }) => {
+                tracing::warn!("forgotten: {error}");
+                clsact::forget(self.pins, &self.pinned(direction, mode))
+            }
+            result => result,
         }
     }
 
@@ -220,13 +253,13 @@ impl Attacher<'_> {
         let all = self.pins.attachments()?;
         Ok(all
             .into_iter()
-            .filter(|p| p.interface == self.interface.name && p.direction == direction)
+            .filter(|pinned| *pinned == self.pinned(direction, pinned.mode))
             .map(|pinned| pinned.mode)
             .collect())
     }
 
     fn pinned(&self, direction: Direction, mode: Mode) -> Pinned {
-        Pinned { interface: self.interface.name.clone(), direction, mode }
+        Pinned { interface: self.interface.name.clone(), role: self.role, direction, mode }
     }
 
     fn pin(&self, direction: Direction, mode: Mode) -> std::path::PathBuf {
@@ -239,10 +272,7 @@ impl Attacher<'_> {
     }
 
     fn classifier(&mut self, direction: Direction) -> Result<&mut SchedClassifier, HookError> {
-        let name = match direction {
-            Direction::Ingress => program::TC_INGRESS,
-            Direction::Egress => program::TC_EGRESS,
-        };
+        let name = self.role.classifier(direction);
         Ok(self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?)
     }
 
@@ -272,7 +302,7 @@ impl Attacher<'_> {
 /// Remove what is attached; whether there was anything. The clsact qdisc stays.
 pub fn remove(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
     if pinned.mode == Mode::Clsact {
-        return clsact::remove(pins, &pinned.interface, pinned.direction);
+        return clsact::remove(pins, pinned);
     }
     let path = pins.attachment(pinned);
     if let Err(error) = sys::detach_link(&path) {

@@ -14,12 +14,13 @@ use netlink_packet_route::{
 };
 
 use super::{
-    Direction, Mode,
     error::GuardError,
-    interfaces::Interface,
+    interfaces::{Interface, all_interfaces},
     links::{HookError, Takeover},
+    namespaces::Namespace,
     netlink,
     pins::{self, Pinned, Pins},
+    role::Direction,
 };
 
 /// Before all other filters.
@@ -56,15 +57,16 @@ pub fn attach(
     pins: &Pins,
     program: &mut SchedClassifier,
     interface: &Interface,
-    direction: Direction,
+    pinned: &Pinned,
 ) -> Result<(), HookError> {
+    pins::make_note(&pins.namespace(&interface.name, Namespace::current()?))?;
     add_qdisc(pins, interface)?;
-    let pin = Pin::new(pins, interface, direction);
+    let pin = Pin::new(pins, pinned);
     pin.prepare(program)?;
     let options = NlOptions { priority: PRIORITY, ..NlOptions::default() };
     let attached = program.attach_with_options(
         &interface.name,
-        direction.tc(),
+        pinned.direction.tc(),
         TcAttachOptions::Netlink(options),
     );
     match attached.and_then(|link| program.take_link(link)) {
@@ -83,15 +85,16 @@ pub fn take_over(
     pins: &Pins,
     program: &mut SchedClassifier,
     interface: &Interface,
-    direction: Direction,
+    pinned: &Pinned,
 ) -> Result<Takeover, HookError> {
-    let filters = ours(pins, interface, direction)?;
+    let pin = Pin::new(pins, pinned);
+    let filters = pin.filters(interface, pinned.direction)?;
     let Some(filter) = filters.first() else { return Ok(Takeover::Gone) };
-    let pin = Pin::new(pins, interface, direction);
+    pins::make_note(&pins.namespace(&interface.name, Namespace::current()?))?;
     pin.prepare(program)?;
     let old = SchedClassifierLink::attached(
         &interface.name,
-        direction.tc(),
+        pinned.direction.tc(),
         filter.priority,
         TcHandle::from(filter.handle),
         None,
@@ -104,14 +107,91 @@ pub fn take_over(
 
 /// Remove our filters in one direction, and the pins that say which are ours; whether there were
 /// such pins. The qdisc stays: see [`remove_qdisc`].
-pub fn remove(pins: &Pins, name: &str, direction: Direction) -> Result<bool, GuardError> {
-    if let Ok(interface) = Interface::find(name) {
-        for filter in ours(pins, &interface, direction)? {
-            remove_filter(&interface, direction, filter)?;
+///
+/// # Errors
+/// [`GuardError::Unreachable`] where the filters are in a network namespace that cannot be found;
+/// then the pins stay.
+pub fn remove(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
+    let pin = Pin::new(pins, pinned);
+    inside(pins, &pinned.interface, || remove_filters(&pin, pinned))?;
+    pin.remove()
+}
+
+/// In this thread's network namespace.
+fn remove_filters(pin: &Pin, pinned: &Pinned) -> Result<(), GuardError> {
+    let mut interfaces: Vec<Interface> = Interface::find(&pinned.interface).into_iter().collect();
+    let mut filters = match interfaces.first() {
+        Some(interface) => pin.filters(interface, pinned.direction)?,
+        None => Vec::new(),
+    };
+    if filters.is_empty() {
+        // The interface may have got another name since.
+        interfaces = all_interfaces()?;
+    }
+    for interface in &interfaces {
+        if filters.is_empty() {
+            filters = pin.filters(interface, pinned.direction)?;
+        }
+        for filter in filters.drain(..) {
+            remove_filter(interface, pinned.direction, filter)?;
         }
     }
-    let pin = Pin::of(pins, name, direction);
-    pin.remove()
+    Ok(())
+}
+
+/// Do something in every network namespace that filters of an interface are noted to be in.
+fn inside<T: Send + Default>(
+    pins: &Pins,
+    interface: &str,
+    f: impl Fn() -> Result<T, GuardError> + Sync,
+) -> Result<T, GuardError> {
+    let namespaces = pins.namespaces(interface)?;
+    if namespaces.is_empty() {
+        return f();
+    }
+    let mut result = T::default();
+    for namespace in namespaces {
+        let unreachable = |reason: String| GuardError::Unreachable {
+            interface: interface.into(),
+            namespace: namespace.0,
+            reason,
+        };
+        match namespace.run(&f) {
+            Ok(Some(done)) => result = done?,
+            Ok(None) => {
+                return Err(unreachable("no process and no name leads there".into()));
+            }
+            Err(error) => return Err(unreachable(error.to_string())),
+        }
+    }
+    Ok(result)
+}
+
+/// Forget a filter whose network namespace is gone.
+pub fn forget(pins: &Pins, pinned: &Pinned) -> Result<(), GuardError> {
+    Pin::new(pins, pinned).remove().map(drop)
+}
+
+/// Note that the filters of an interface are in this network namespace or nowhere, and in no other.
+pub fn forget_namespaces(
+    pins: &Pins,
+    interface: &str,
+    kept: Option<Namespace>,
+) -> Result<(), GuardError> {
+    for namespace in pins.namespaces(interface)? {
+        if Some(namespace) != kept {
+            pins::remove(&pins.namespace(interface, namespace))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the interface of a filter is there, as far as this process can see.
+pub fn is_alive(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
+    let here = Namespace::current().map_err(GuardError::netlink("network namespaces"))?;
+    let noted = pins.namespaces(&pinned.interface)?;
+    let elsewhere = noted.iter().any(|noted| *noted != here && noted.is_reachable());
+    Ok(elsewhere || Interface::find(&pinned.interface).is_ok())
 }
 
 /// The pin of the program in a filter: it says which filter is ours.
@@ -124,13 +204,8 @@ struct Pin {
 }
 
 impl Pin {
-    fn new(pins: &Pins, interface: &Interface, direction: Direction) -> Self {
-        Pin::of(pins, &interface.name, direction)
-    }
-
-    fn of(pins: &Pins, interface: &str, direction: Direction) -> Self {
-        let pinned = Pinned { interface: interface.into(), direction, mode: Mode::Clsact };
-        let path = pins.attachment(&pinned);
+    fn new(pins: &Pins, pinned: &Pinned) -> Self {
+        let path = pins.attachment(pinned);
         let mut next = path.clone().into_os_string();
         next.push(pins::NEXT);
         Pin { path, next: next.into() }
@@ -157,20 +232,20 @@ impl Pin {
             .flat_map(|path| ProgramInfo::from_pin(path).map(|info| info.id()))
             .collect()
     }
-}
 
-/// Our filters in one direction of an interface.
-fn ours(
-    pins: &Pins,
-    interface: &Interface,
-    direction: Direction,
-) -> Result<Vec<Filter>, GuardError> {
-    let programs = Pin::new(pins, interface, direction).programs();
-    let filters = filters(interface, direction)?.into_iter();
-    Ok(filters
-        .filter(|(_, program)| programs.contains(program))
-        .map(|(filter, _)| filter)
-        .collect())
+    /// Our filters in one direction of an interface.
+    fn filters(
+        &self,
+        interface: &Interface,
+        direction: Direction,
+    ) -> Result<Vec<Filter>, GuardError> {
+        let programs = self.programs();
+        let filters = filters(interface, direction)?.into_iter();
+        Ok(filters
+            .filter(|(_, program)| programs.contains(program))
+            .map(|(filter, _)| filter)
+            .collect())
+    }
 }
 
 fn add_qdisc(pins: &Pins, interface: &Interface) -> Result<(), HookError> {
@@ -201,10 +276,17 @@ fn remove_filter(
 }
 
 /// Remove the clsact qdisc when we made it and nobody else uses it; whether it was removed.
+///
+/// # Errors
+/// As [`remove`].
 pub fn remove_qdisc(pins: &Pins, interface: &Interface) -> Result<bool, GuardError> {
-    if !pins::remove(&pins.qdisc(&interface.name, interface.index))? {
-        return Ok(false);
-    }
+    let removed = inside(pins, &interface.name, || remove_unused_qdisc(interface))?;
+    pins::remove(&pins.qdisc(&interface.name, interface.index))?;
+    Ok(removed)
+}
+
+/// In this thread's network namespace.
+fn remove_unused_qdisc(interface: &Interface) -> Result<bool, GuardError> {
     for direction in Direction::ALL {
         if !filters(interface, direction)?.is_empty() {
             return Ok(false);

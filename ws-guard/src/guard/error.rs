@@ -14,12 +14,18 @@ pub enum GuardError {
     Incompatible(PathBuf, String),
     #[error("another ws-guard runs with the pin directory {0}: stop it, or use another --pin-dir")]
     InUse(PathBuf),
-    #[error("interface {0} does not exist")]
+    #[error(
+        "interface {0} does not exist: see `ip link` for those that do, or wait for it with a pattern, such as '{0}*'"
+    )]
     NoInterface(String),
     #[error(
         "{0:?} is not a name that an interface can have: 1 to 15 bytes, no slash, colon or white space"
     )]
     BadInterfaceName(String),
+    #[error(
+        "the filters on {interface} are still in force: they are in the network namespace {namespace}, which cannot be entered ({reason}); run this again inside it, with `nsenter --net=FILE`, or where it is gone for good, remove the pin directory with `rm -r`"
+    )]
+    Unreachable { interface: String, namespace: u64, reason: String },
     #[error("missing privileges: {0}")]
     Privileges(String),
     #[error(

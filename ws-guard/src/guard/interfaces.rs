@@ -5,9 +5,10 @@ use std::{
 };
 
 use aya::programs::loaded_programs;
+use futures_util::FutureExt as _;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage, LinkXdp},
 };
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
@@ -58,6 +59,30 @@ impl Interface {
             name.map_or_else(|| format!("program {id}"), |name| format!("program {id}, {name}"))
         }))
     }
+}
+
+/// Every interface of this thread's network namespace.
+///
+/// # Errors
+/// [`GuardError::Netlink`].
+pub fn all_interfaces() -> Result<Vec<Interface>, GuardError> {
+    let answers = netlink::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
+        .map_err(GuardError::netlink("interfaces"))?;
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => of(link),
+            _ => None,
+        })
+        .collect())
+}
+
+fn of(link: LinkMessage) -> Option<Interface> {
+    let index = link.header.index;
+    link.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(Interface { name, index }),
+        _ => None,
+    })
 }
 
 /// # Errors
@@ -146,6 +171,17 @@ impl InterfaceWatcher {
         }
     }
 
+    /// Take in all that the kernel has told so far, without waiting: many interfaces come at once, and
+    /// each has several messages.
+    pub fn catch_up(&mut self) {
+        while let Some(Ok(_)) = self.next().now_or_never() {}
+    }
+
+    /// The interfaces that exist, by what the kernel has told so far.
+    pub fn present(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.known.iter().map(|(index, name)| (name.as_str(), *index))
+    }
+
     /// Compare what is known with what there is.
     fn look(&mut self) -> io::Result<()> {
         let answers = netlink::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
@@ -166,12 +202,7 @@ impl InterfaceWatcher {
     fn note(&mut self, message: RouteNetlinkMessage) {
         match message {
             RouteNetlinkMessage::NewLink(link) => {
-                let index = link.header.index;
-                let name = link.attributes.into_iter().find_map(|attribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name),
-                    _ => None,
-                });
-                if let Some(name) = name
+                if let Some(Interface { name, index }) = of(link)
                     && self.known.get(&index) != Some(&name)
                 {
                     self.disappeared(index);
@@ -179,7 +210,12 @@ impl InterfaceWatcher {
                     self.events.push_back(InterfaceEvent::Appeared(Interface { name, index }));
                 }
             }
-            RouteNetlinkMessage::DelLink(link) => self.disappeared(link.header.index),
+            // One of a family says that the interface left a bridge, say, and is there all the same.
+            RouteNetlinkMessage::DelLink(link)
+                if link.header.interface_family == AddressFamily::Unspec =>
+            {
+                self.disappeared(link.header.index);
+            }
             _ => {}
         }
     }

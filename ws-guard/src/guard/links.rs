@@ -11,7 +11,7 @@ use aya::{
     },
 };
 
-use super::{Direction, error::GuardError, interfaces::Interface, sys};
+use super::{error::GuardError, interfaces::Interface, role::Direction, sys};
 
 /// What became of an attempt to take over a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

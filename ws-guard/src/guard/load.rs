@@ -15,11 +15,16 @@ use super::{
     object::ObjectFile,
     pins::{self, Pins},
     plain::Raw,
+    role::Role,
 };
 
 /// All programs; the control program is last, and never attached.
 const PROGRAMS: [&str; 4] =
     [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS, program::CONTROL];
+/// What is attached to pods' interfaces.
+const POD_PROGRAMS: [&str; 2] = [program::TC_INGRESS, program::TC_EGRESS];
+/// The variable in the object that says whose flows the programs follow.
+const ROLE: &str = "ROLE";
 
 impl TableSizes {
     fn by_name(&self) -> [(&'static str, u32); 4] {
@@ -41,14 +46,19 @@ pub fn load(pins: &Pins, options: &LoadOptions) -> Result<Ebpf, GuardError> {
     compare_sizes(pins, &options.sizes, &defined)?;
     raise_memory_limit();
     pins.write_schema()?;
+    let mut ebpf = load_programs(pins, options, &object, Role::Uplink, &PROGRAMS)?;
+    pin_control(&mut ebpf, pins)?;
+    Ok(ebpf)
+}
 
+    let (level, owner) = (debug_log::level(options.kernel_debug_log), role.owner());
     let tunnels = Raw(options.tunnels);
-    let level = debug_log::level(options.kernel_debug_log);
     let paths: Vec<(&str, PathBuf)> =
         LAYOUTS.iter().map(|layout| (layout.name, pins.map(layout.name))).collect();
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
     loader.override_global(global::TUNNELS, &tunnels, true);
+    loader.override_global(ROLE, &owner, true);
     for (name, size) in options.sizes.by_name() {
         loader.map_max_entries(name, size);
     }
@@ -61,12 +71,11 @@ pub fn load(pins: &Pins, options: &LoadOptions) -> Result<Ebpf, GuardError> {
     if options.kernel_debug_log {
         debug_log::start(&mut ebpf)?;
     }
-    for name in PROGRAMS {
+    for name in programs {
         let program = ebpf.program_mut(name);
         let program = program.ok_or_else(|| object.error(format!("no program {name}")))?;
         load_program(program).map_err(|error| refused(name, explain(&error)))?;
     }
-    pin_control(&mut ebpf, pins)?;
     Ok(ebpf)
 }
 

@@ -20,6 +20,7 @@ use super::{
     pins::Pins,
     plain::{Plain, PrefixKey},
     policy::{PolicyMaps, PolicySet, PolicyWriter},
+    role::Role,
     rules::{self, NetworkRule},
     sys,
     table::Table,
@@ -137,6 +138,17 @@ impl Maps {
             Some(flow) if flow.generation == generation => self.0.flows.remove(key).map(drop),
             _ => Ok(()),
         }
+    }
+
+    /// Remove the flows that programs in these roles follow.
+    pub fn remove_flows_of(&self, roles: &[Role]) -> Result<(), GuardError> {
+        if roles.is_empty() {
+            return Ok(());
+        }
+        let flows = self.flows()?.into_iter();
+        let mut theirs =
+            flows.filter(|(_, flow)| roles.iter().any(|role| role.owner() == flow.owner));
+        theirs.try_for_each(|(key, flow)| self.remove_flow(&key, flow.generation))
     }
 
     /// Summed over the CPUs.

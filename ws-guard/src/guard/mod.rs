@@ -1,7 +1,7 @@
 //! Loading, attaching and pinning the kernel programs, and typed access to their maps.
 //!
-//! [`Guard::load`] loads the programs onto the pinned maps, [`Guard::attach`] puts them on an
-//! interface in the best mode it offers, taking over what an earlier daemon left there, and
+//! [`Guard::load`] loads the programs onto the pinned maps, [`Guard::attach`] and
+//! [`Guard::attach_pod`] put them on an interface in the best mode it offers, taking over what an earlier daemon left there, and
 //! [`Guard::maps`] gives the tables. Everything is pinned (see [`pins`]): dropping the guard, or
 //! killing the daemon, leaves protection in place. [`unload`] takes it away.
 //!
@@ -9,7 +9,8 @@
 //! |---|---|
 //! | object file, layout of maps | [`object`], [`layout`] |
 //! | loading, pin directory, bpffs | [`load`], [`pins`], [`bpffs`] |
-//! | attach modes, links, filters | [`attach`], [`links`], [`clsact`] |
+//! | which interfaces, in which role | [`selection`], [`role`], [`interfaces`] |
+//! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`] |
 //! | tables, policy, rules, counters | [`maps`], [`table`], [`policy`], [`rules`], [`counters`] |
 //! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
 mod attach;
@@ -25,19 +26,23 @@ mod layout;
 mod links;
 mod load;
 mod maps;
+mod namespaces;
 mod netlink;
 mod object;
 mod pins;
 mod plain;
 mod policy;
+mod precedence;
 mod privileges;
+mod role;
 mod rules;
+mod selection;
 mod sys;
 mod table;
 mod unload;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     path::{Path, PathBuf},
     sync::{
@@ -52,7 +57,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use ws_guard_common::maps::{Event, Tunnels};
 
-use self::{attach::Attacher, interfaces::Interface, pins::Pins};
+use self::{attach::Attacher, interfaces::Interface, pins::Pins, role::Direction};
 pub use self::{
     bpffs::{MOUNT_POINT as BPFFS_MOUNT_POINT, is_bpffs},
     error::GuardError,
@@ -61,8 +66,11 @@ pub use self::{
     object::OBJECT_VARIABLE,
     pins::{DEFAULT_PIN_DIR, THROTTLE_MAP},
     policy::PolicySet,
+    precedence::{Overtaken, overtaken},
     privileges::{MissingCapability, missing_capabilities},
+    role::Role,
     rules::NetworkRule,
+    selection::{Selection, Selector},
 };
 
 /// How a direction is attached to an interface.
@@ -111,37 +119,12 @@ pub enum AttachMode {
     Clsact,
 }
 
-/// Which packets a program sees, from the server's side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Direction {
-    /// What clients send.
-    Ingress,
-    /// What the server answers.
-    Egress,
-}
-
-impl Direction {
-    const ALL: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        }
-    }
-
-    const fn pin_name(self) -> &'static str {
-        match self {
-            Direction::Ingress => "in",
-            Direction::Egress => "out",
-        }
-    }
-}
-
 /// One interface and how it is attached; `None` while it is waited for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     pub name: String,
+    #[serde(default)]
+    pub role: Role,
     pub ingress: Option<Mode>,
     pub egress: Option<Mode>,
 }
@@ -171,6 +154,9 @@ pub struct LoadOptions {
 /// The loaded programs. Dropping it leaves protection in place: everything is pinned.
 pub struct Guard {
     ebpf: Ebpf,
+    /// The TC programs once more, for pods' interfaces; loaded when first wanted.
+    pod_ebpf: Option<Ebpf>,
+    options: LoadOptions,
     pins: Pins,
     maps: Maps,
     attachments: BTreeMap<String, Attachment>,
@@ -206,7 +192,9 @@ impl Guard {
         pins.pin_throttle_map();
         let attachments = BTreeMap::new();
         let events_dropped = Arc::default();
-        Ok(Guard { ebpf, pins, maps, attachments, events_dropped, _lock: lock })
+        let options = options.clone();
+        let pod_ebpf = None;
+        Ok(Guard { ebpf, pod_ebpf, options, pins, maps, attachments, events_dropped, _lock: lock })
     }
 
     /// The maps; cheap.
@@ -225,10 +213,43 @@ impl Guard {
     /// the reason of each mode, [`GuardError::Privileges`].
     pub fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attachment, GuardError> {
         let interface = Interface::find(interface)?;
-        let mut attacher = Attacher { ebpf: &mut self.ebpf, pins: &self.pins, interface };
-        let attachment = attacher.attach(mode)?;
+        let (role, pins) = (Role::Uplink, &self.pins);
+        let attachment = Attacher { ebpf: &mut self.ebpf, pins, interface, role }.attach(mode)?;
         self.attachments.insert(attachment.name.clone(), attachment.clone());
         Ok(attachment)
+    }
+
+    /// As [`Guard::attach`], to the host's side of a pod's veth pair, where clients' packets are on
+    /// egress and servers' on ingress. TC alone has hooks on both, so an XDP mode stands for the best
+    /// TC mode.
+    ///
+    /// # Errors
+    /// As [`Guard::attach`], and as [`Guard::load`] the first time.
+    pub fn attach_pod(
+        &mut self,
+        interface: &str,
+        mode: AttachMode,
+    ) -> Result<Attachment, GuardError> {
+        let interface = Interface::find(interface)?;
+        self.load_for_pods()?;
+        let Some(ebpf) = &mut self.pod_ebpf else {
+            return Err(GuardError::NotLoaded(self.options.pin_dir.clone()));
+        };
+        let (role, pins) = (Role::Pod, &self.pins);
+        let attachment = Attacher { ebpf, pins, interface, role }.attach(mode)?;
+        self.attachments.insert(attachment.name.clone(), attachment.clone());
+        Ok(attachment)
+    }
+
+    /// Load what [`Guard::attach_pod`] attaches, so that the first pod need not wait for it.
+    ///
+    /// # Errors
+    /// As [`Guard::load`].
+    pub fn load_for_pods(&mut self) -> Result<(), GuardError> {
+        if self.pod_ebpf.is_none() {
+            self.pod_ebpf = Some(load::load_for_pods(&self.pins, &self.options)?);
+        }
+        Ok(())
     }
 
     /// Stop guarding an interface, or forget one that went away; its pins are removed.
@@ -259,6 +280,15 @@ impl Guard {
     }
 }
 
+/// The interfaces that there are pins for, also those that are gone.
+///
+/// # Errors
+/// [`GuardError::Pin`] where they cannot be listed.
+pub fn pinned_interfaces(pin_dir: &Path) -> Result<BTreeSet<String>, GuardError> {
+    let pinned = Pins::new(pin_dir).attachments()?;
+    Ok(pinned.into_iter().map(|pinned| pinned.interface).collect())
+}
+
 /// What is attached according to the pins, with the daemon down. Interfaces that are gone are left
 /// out.
 ///
@@ -273,13 +303,14 @@ pub fn pinned_attachments(pin_dir: &Path) -> Result<Vec<Attachment>, GuardError>
     for pinned in pins.attachments()? {
         let path = pins.attachment(&pinned);
         let alive = match pinned.mode {
-            Mode::Clsact => Interface::find(&pinned.interface).is_ok(),
+            Mode::Clsact => clsact::is_alive(&pins, &pinned)?,
             _ => sys::pinned_link(&path).is_ok_and(|link| link.interface != 0),
         };
         if alive {
-            let name = pinned.interface.clone();
-            let attachment = attachments.entry(pinned.interface).or_insert(Attachment {
-                name,
+            let key = (pinned.interface.clone(), pinned.role);
+            let attachment = attachments.entry(key).or_insert(Attachment {
+                name: pinned.interface,
+                role: pinned.role,
                 ingress: None,
                 egress: None,
             });

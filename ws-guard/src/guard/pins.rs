@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! /sys/fs/bpf/ws-guard/
-//!   schema-1/                     version of the layouts; bpffs takes no regular files
+//!   schema-2/                     version of the layouts; bpffs takes no regular files
 //!   FLOWS SOURCES POLICY …        the maps
 //!   programs/ws_guard_control     so that requests work without the daemon
 //!   links/eth0-in-xdp-native      a link each: interface, direction, mode
+//!   links/pod:cali0-out-tcx       the same for a pod's interface; no name holds a colon
 //!   filters/eth0-out-clsact       netlink filters cannot be pinned: the program in one
+//!   filters/eth0-netns-4026531840/ the network namespace that the filters are in
 //!   filters/eth0-qdisc-4/         the clsact qdisc of interface number 4 was made by us
 //! /sys/fs/bpf/ws_throttle_map     SOURCES once more, with the default directory
 //! ```
@@ -22,10 +24,12 @@ use nix::fcntl::{Flock, FlockArg};
 use ws_guard_common::maps::{SCHEMA_VERSION, name, program};
 
 use super::{
-    Direction, Mode, bpffs,
+    Mode, bpffs,
     error::GuardError,
     interfaces::Interface,
     layout::{Found, LAYOUTS, Layout},
+    namespaces::Namespace,
+    role::{Direction, Role},
 };
 
 /// Where pins are kept unless `--pin-dir` says otherwise.
@@ -37,6 +41,9 @@ pub const THROTTLE_MAP: &str = "/sys/fs/bpf/ws_throttle_map";
 pub const NEXT: &str = "-next";
 
 const SCHEMA: &str = "schema-";
+/// Before the name of a pod's interface. No interface has a colon in its name.
+const POD: &str = "pod:";
+const NETNS: &str = "-netns-";
 
 /// A pin directory, whether it exists or not.
 #[derive(Clone, Debug)]
@@ -48,6 +55,7 @@ pub struct Pins {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     pub interface: String,
+    pub role: Role,
     pub direction: Direction,
     pub mode: Mode,
 }
@@ -86,6 +94,22 @@ impl Pins {
     /// The note that the clsact qdisc of an interface is ours.
     pub fn qdisc(&self, interface: &str, index: u32) -> PathBuf {
         self.filters().join(format!("{}-qdisc-{index}", escape(interface)))
+    }
+
+    /// The note that the filters of an interface are in a network namespace.
+    pub fn namespace(&self, interface: &str, namespace: Namespace) -> PathBuf {
+        self.filters().join(format!("{}{NETNS}{}", escape(interface), namespace.0))
+    }
+
+    /// The network namespaces that filters of an interface are noted to be in: one, unless a daemon
+    /// died between two notes. None where a daemon of older days attached.
+    pub fn namespaces(&self, interface: &str) -> Result<Vec<Namespace>, GuardError> {
+        let notes = names(&self.filters())?;
+        let noted = notes.iter().filter_map(|note| {
+            let (name, inode) = note.rsplit_once(NETNS)?;
+            (unescape(name) == interface).then_some(Namespace(inode.parse().ok()?))
+        });
+        Ok(noted.collect())
     }
 
     /// The second pin of the source table; only the default directory has one.
@@ -193,16 +217,22 @@ impl Pins {
 
 impl Pinned {
     fn file_name(&self) -> String {
-        format!("{}-{}-{}", escape(&self.interface), self.direction.pin_name(), self.mode.name())
+        let role = if self.role == Role::Pod { POD } else { "" };
+        let (direction, mode) = (self.direction.pin_name(), self.mode.name());
+        format!("{role}{}-{direction}-{mode}", escape(&self.interface))
     }
 
     fn parse(file_name: &str) -> Option<Pinned> {
         let file_name = file_name.strip_suffix(NEXT).unwrap_or(file_name);
+        let (role, file_name) = match file_name.strip_prefix(POD) {
+            Some(rest) => (Role::Pod, rest),
+            None => (Role::Uplink, file_name),
+        };
         Mode::ALL.into_iter().find_map(|mode| {
             let rest = file_name.strip_suffix(mode.name())?.strip_suffix('-')?;
             Direction::ALL.into_iter().find_map(|direction| {
                 let name = rest.strip_suffix(direction.pin_name())?.strip_suffix('-')?;
-                Some(Pinned { interface: unescape(name), direction, mode })
+                Some(Pinned { interface: unescape(name), role, direction, mode })
             })
         })
     }
@@ -269,10 +299,12 @@ mod tests {
 
     #[test]
     fn names_of_pins_go_there_and_back() {
-        for interface in ["eth0", "eth0.100", "a-in-tcx", "50%2E", "wg-out"] {
-            for direction in Direction::ALL {
+        let roles = [Role::Uplink, Role::Pod];
+        for interface in ["eth0", "eth0.100", "a-in-tcx", "50%2E", "wg-out", "pod-x", "a*[b]"] {
+            for (direction, role) in Direction::ALL.into_iter().flat_map(|d| roles.map(|r| (d, r)))
+            {
                 for mode in Mode::ALL {
-                    let pinned = Pinned { interface: interface.into(), direction, mode };
+                    let pinned = Pinned { interface: interface.into(), role, direction, mode };
                     let name = pinned.file_name();
                     assert!(!name.contains('.'), "{name}");
                     assert_eq!(Pinned::parse(&format!("{name}{NEXT}")).as_ref(), Some(&pinned));

@@ -1,5 +1,5 @@
 //! The few commands of bpf(2) that aya has no call for: batches, look-ups under a map's spin lock
-//! through a shared reference, and the interface that a pinned link is on.
+//! through a shared reference, the interface that a pinned link is on, and what else is there.
 use std::{
     ffi::CString,
     io, mem,
@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 
 /// Look up or update an element under its spin lock.
 pub const F_LOCK: u64 = 4;
@@ -184,6 +184,22 @@ pub fn detach_link(path: &Path) -> io::Result<()> {
     attributes.link_detach.link_fd = link.as_raw_fd() as u32;
     // SAFETY: the command takes nothing but the descriptor, which outlives the call.
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attributes) }.map(drop)
+}
+
+/// BPF_PROG_QUERY (Linux 6.6 for TCX): the program that comes first on a hook of an interface.
+pub fn first_program(interface: u32, hook: bpf_attach_type) -> io::Result<Option<u32>> {
+    let mut first = 0_u32;
+    let mut attributes = zeroed();
+    attributes.query.__bindgen_anon_1.target_ifindex = interface;
+    attributes.query.attach_type = hook as u32;
+    attributes.query.prog_ids = &raw mut first as u64;
+    attributes.query.__bindgen_anon_2.prog_cnt = 1;
+    // SAFETY: the list has room for the one id that is asked for, and outlives the call.
+    match unsafe { bpf(bpf_cmd::BPF_PROG_QUERY, &mut attributes) } {
+        // There are more, for which there was no room.
+        Err(error) if error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
+        _ => Ok((first != 0).then_some(first)),
+    }
 }
 
 /// BPF_OBJ_GET_INFO_BY_FD of a pinned XDP or TCX link.

@@ -9,7 +9,8 @@ use super::{
     error::GuardError,
     interfaces::Interface,
     layout::LAYOUTS,
-    pins::{self, Pins},
+    pins::{self, Pinned, Pins},
+    role::Role,
 };
 
 /// Remove links, filters, maps, programs and the directory; says what was removed.
@@ -25,17 +26,7 @@ pub fn unload(pins: &Pins) -> Result<Vec<String>, GuardError> {
 
 fn remove_all(pins: &Pins) -> Result<Vec<String>, GuardError> {
     let mut removed = Vec::new();
-    for pinned in pins.attachments()? {
-        if attach::remove(pins, &pinned)? {
-            let (direction, mode) = (pinned.direction.name(), pinned.mode.name());
-            removed.push(format!("{mode} on {direction} of {}", pinned.interface));
-        }
-    }
-    for interface in qdisc_notes(pins)? {
-        if clsact::remove_qdisc(pins, &interface)? {
-            removed.push(format!("clsact qdisc of {}", interface.name));
-        }
-    }
+    detach_all(pins, &mut removed)?;
     remove_throttle_map(pins, &mut removed)?;
     let control = pins.control();
     let mut paths = vec![control.with_file_name("new"), control];
@@ -56,17 +47,49 @@ pub fn discard(pins: &Pins) {
     }
 }
 
-/// Remove what is attached to one interface, with its pins.
-pub fn detach(pins: &Pins, interface: &str) -> Result<(), GuardError> {
+/// Detach everywhere. What cannot be reached does not keep the rest attached; but the maps stay
+/// then, for who comes back to remove it.
+fn detach_all(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> {
+    let mut failure = None;
     for pinned in pins.attachments()? {
-        if pinned.interface == interface {
-            attach::remove(pins, &pinned)?;
+        match attach::remove(pins, &pinned) {
+            Ok(true) => {
+                let (direction, mode) = (pinned.direction.name(), pinned.mode.name());
+                removed.push(format!("{mode} on {direction} of {}", pinned.interface));
+            }
+            Ok(false) => {}
+            Err(error) => failure = Some(error),
         }
     }
+    for interface in qdisc_notes(pins)? {
+        match clsact::remove_qdisc(pins, &interface) {
+            Ok(true) => removed.push(format!("clsact qdisc of {}", interface.name)),
+            Ok(false) => {}
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Remove what is attached to one interface, with its pins.
+pub fn detach(pins: &Pins, interface: &str) -> Result<(), GuardError> {
+    detach_those(pins, |pinned| pinned.interface == interface)?;
     for noted in qdisc_notes(pins)? {
         if noted.name == interface {
             clsact::remove_qdisc(pins, &noted)?;
         }
+    }
+    clsact::forget_namespaces(pins, interface, None)
+}
+
+/// Remove what is attached to an interface in another role than this one.
+pub fn detach_other_roles(pins: &Pins, interface: &str, role: Role) -> Result<(), GuardError> {
+    detach_those(pins, |pinned| pinned.interface == interface && pinned.role != role)
+}
+
+fn detach_those(pins: &Pins, these: impl Fn(&Pinned) -> bool) -> Result<(), GuardError> {
+    for pinned in pins.attachments()?.iter().filter(|pinned| these(pinned)) {
+        attach::remove(pins, pinned)?;
     }
     Ok(())
 }

@@ -217,11 +217,13 @@ fn attached(status: &Status) -> Vec<MetricFamily> {
     let mut missing = Vec::new();
     for attachment in &status.interfaces {
         for (direction, mode) in [("ingress", attachment.ingress), ("egress", attachment.egress)] {
-            let name = attachment.name.as_str();
+            let (name, role) = (attachment.name.as_str(), attachment.role.name());
+            let labels = [("direction", direction), ("interface", name), ("role", role)];
             if let Some(mode) = mode {
-                info.push([("direction", direction), ("interface", name), ("mode", mode.name())]);
+                let [direction, interface, role] = labels;
+                info.push([direction, interface, ("mode", mode.name()), role]);
             }
-            missing.push(([("direction", direction), ("interface", name)], mode.is_some()));
+            missing.push((labels, mode.is_some()));
         }
     }
     let info: Vec<(Labels<'_>, f64)> = info.iter().map(|labels| (labels.as_slice(), 1.0)).collect();

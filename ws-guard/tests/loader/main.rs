@@ -31,7 +31,9 @@ use std::{
 
 use anyhow::{Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
-use ws_guard::guard::{Attachment, Guard, GuardError, LoadOptions, Maps, Mode, TableSizes, unload};
+use ws_guard::guard::{
+    Attachment, Guard, GuardError, LoadOptions, Maps, Mode, Role, TableSizes, unload,
+};
 use ws_guard_common::maps::{Counter, Tunnels};
 use ws_guard_testkit::netns::Namespace;
 
@@ -95,7 +97,8 @@ fn veth(label: &str, mtu: u32) -> Result<Namespace> {
 }
 
 fn attached(name: &str, ingress: Mode, egress: Mode) -> Attachment {
-    Attachment { name: name.into(), ingress: Some(ingress), egress: Some(egress) }
+    let (ingress, egress) = (Some(ingress), Some(egress));
+    Attachment { name: name.into(), role: Role::Uplink, ingress, egress }
 }
 
 fn counter(maps: &Maps, counter: Counter) -> Result<u64> {

@@ -1,5 +1,5 @@
 use anyhow::{Context, Result, ensure};
-use ws_guard::guard::{AttachMode, Attachment, GuardError, Mode, pinned_attachments, unload};
+use ws_guard::guard::{AttachMode, Attachment, GuardError, Mode, Role, pinned_attachments, unload};
 use ws_guard_testkit::netns::Namespace;
 
 use crate::{PinDir, attached, veth};
@@ -111,12 +111,38 @@ fn only_our_own_clsact_qdisc_is_removed() -> Result<()> {
     Ok(())
 }
 
+/// The program takes packets in several buffers, without which drivers refuse it at such an MTU.
 #[test]
-fn native_xdp_at_a_large_mtu() -> Result<()> {
+fn a_large_mtu_is_no_hindrance_to_native_xdp() -> Result<()> {
     needs_root!();
     let namespace = veth("mtu", 9000)?;
     let attachment = attach_once(&namespace, "v0", AttachMode::Auto)?;
     assert_eq!(attachment, attached("v0", Mode::XdpNative, Mode::Tcx));
+    Ok(())
+}
+
+/// A pod's interface has no use for XDP: an XDP mode, which holds for uplinks, stands for TC there.
+#[test]
+fn every_mode_attaches_to_a_pod() -> Result<()> {
+    needs_root!();
+    let namespace = veth("pod", 1500)?;
+    for (mode, both) in [
+        (AttachMode::Auto, Mode::Tcx),
+        (AttachMode::XdpNative, Mode::Tcx),
+        (AttachMode::XdpGeneric, Mode::Tcx),
+        (AttachMode::Tcx, Mode::Tcx),
+        (AttachMode::Clsact, Mode::Clsact),
+    ] {
+        let pins = PinDir::new();
+        namespace.run(|| -> Result<()> {
+            let attachment = pins.load()?.attach_pod("v0", mode)?;
+            let expected = Attachment { role: Role::Pod, ..attached("v0", both, both) };
+            assert_eq!(attachment, expected, "{mode:?}");
+            assert_eq!(pinned_attachments(&pins.0)?, [expected], "{mode:?}");
+            unload(&pins.0)?;
+            Ok(())
+        })??;
+    }
     Ok(())
 }
 

@@ -37,6 +37,7 @@ pub async fn look(global: &Global) -> Guarded {
         }
     };
     checks.push(attached(&attachments));
+    checks.push(precedence(global));
     match Maps::from_pins(&global.pin_dir) {
         Ok(maps) => {
             let schema = format!("schema {SCHEMA_VERSION} in {}", global.pin_dir.display());
@@ -94,6 +95,20 @@ fn attached(attachments: &[Attachment]) -> Check {
     }
     let names: Vec<String> = attachments.iter().map(name).collect();
     Check::ok("attached", names.join(", "))
+}
+
+fn precedence(global: &Global) -> Check {
+    let check = "precedence";
+    match guard::overtaken(&global.pin_dir) {
+        Ok(found) if found.is_empty() => Check::ok(check, "no TCX program comes before ours"),
+        Ok(found) => {
+            let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+            let remedy = "let it pass with TCX_NEXT (-1), or attach it behind, \
+                          or unload and run again to come first";
+            Check::warn(check, texts.join("; "), remedy)
+        }
+        Err(error) => Check::fail(check, error.to_string(), "see the message"),
+    }
 }
 
 fn memory(sizes: TableSizes) -> Check {

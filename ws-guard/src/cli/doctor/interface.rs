@@ -4,13 +4,14 @@ use super::{
     Check,
     ethtool::{ETHTOOL_GFLAGS, ETHTOOL_GGRO, ETHTOOL_GTXCSUM, Ethtool, FLAG_LRO},
 };
-use crate::guard::{Attachment, Mode, interfaces::Interface};
+use crate::guard::{Attachment, Mode, Role, interfaces::Interface};
 
 pub fn checks(name: &str, attachments: &[Attachment]) -> Vec<Check> {
     let interface = match Interface::find(name) {
         Ok(interface) => interface,
         Err(error) => {
-            let remedy = "list them with `ip link`; `run` waits for one that is missing";
+            let remedy =
+                "list them with `ip link`; `run` waits for those of a pattern, such as 'eth*'";
             return vec![Check::fail(format!("{name} exists"), error.to_string(), remedy)];
         }
     };
@@ -25,8 +26,19 @@ pub fn checks(name: &str, attachments: &[Attachment]) -> Vec<Check> {
         }
         Err(error) => checks.push(Check::warn(name, error.to_string(), "see `ethtool -i`")),
     }
-    checks.push(xdp(&interface, attachment));
+    match attachment {
+        // XDP there would see what the server sends.
+        Some(pod) if pod.role == Role::Pod => checks.push(pod_hooks(pod)),
+        _ => checks.push(xdp(&interface, attachment)),
+    }
     checks
+}
+
+fn pod_hooks(pod: &Attachment) -> Check {
+    let mode = |mode: Option<Mode>| mode.map_or("nothing", Mode::name);
+    let finding =
+        format!("a pod's: {} on ingress, {} on egress", mode(pod.ingress), mode(pod.egress));
+    Check::ok(format!("{} hooks", pod.name), finding)
 }
 
 fn driver(name: &str, ethtool: &Ethtool) -> Check {

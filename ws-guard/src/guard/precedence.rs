@@ -1,0 +1,65 @@
+//! Whether our TCX programs still are the first on their hooks.
+//!
+//! They are put there at the head of the chain. Who attaches to the head later comes before them,
+//! and what such a program accepts (TC_ACT_OK) or drops, ours never see. Nobody fights for the place:
+//! it is said.
+use std::{fmt, path::Path};
+
+use aya_obj::generated::bpf_attach_type;
+
+use super::{
+    Mode,
+    error::GuardError,
+    pins::Pins,
+    role::Direction,
+    sys::{self, LinkInfo},
+};
+
+/// A program of somebody else that comes before ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Overtaken {
+    pub interface: String,
+    hook: &'static str,
+    /// The kernel's id of the program.
+    pub program: u32,
+}
+
+impl fmt::Display for Overtaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Overtaken { interface, hook, program } = self;
+        write!(
+            f,
+            "program {program} comes before the guard on {hook} of {interface}: what it accepts by \
+             itself goes by unseen (`bpftool prog show id {program}` says what it is)"
+        )
+    }
+}
+
+/// The hooks, of those with pinned TCX links in this thread's network namespace, on which somebody
+/// else's program comes first.
+///
+/// # Errors
+/// [`GuardError::Pin`] where the pins cannot be listed.
+pub fn overtaken(pin_dir: &Path) -> Result<Vec<Overtaken>, GuardError> {
+    let pins = Pins::new(pin_dir);
+    let tcx = pins.attachments()?.into_iter().filter(|pinned| pinned.mode == Mode::Tcx);
+    let mut found = Vec::new();
+    for pinned in tcx {
+        // One that goes away meanwhile is overtaken by nobody.
+        let Ok(link) = sys::pinned_link(&pins.attachment(&pinned)) else { continue };
+        if let Some(program) = before(link, pinned.direction) {
+            let (interface, hook) = (pinned.interface, pinned.direction.name());
+            found.push(Overtaken { interface, hook, program });
+        }
+    }
+    Ok(found)
+}
+
+fn before(ours: LinkInfo, direction: Direction) -> Option<u32> {
+    let hook = match direction {
+        Direction::Ingress => bpf_attach_type::BPF_TCX_INGRESS,
+        Direction::Egress => bpf_attach_type::BPF_TCX_EGRESS,
+    };
+    let first = sys::first_program(ours.interface, hook).ok()??;
+    (first != ours.program_id).then_some(first)
+}

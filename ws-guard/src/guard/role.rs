@@ -1,0 +1,93 @@
+//! On which side of its clients an interface is, and so which program goes on which hook.
+//!
+//! | role | ingress | egress |
+//! |---|---|---|
+//! | uplink | clients' packets: XDP or TC | servers' packets: TC |
+//! | pod | servers' packets: TC | clients' packets: TC |
+use serde::{Deserialize, Serialize};
+use ws_guard_common::{flow::owner, maps::program};
+
+/// What an interface is to the guard.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Clients' packets come in through it.
+    #[default]
+    Uplink,
+    /// The host's side of a pod's veth pair: clients' packets go out through it.
+    Pod,
+}
+
+/// A hook of an interface, as the kernel names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// Whose packets a program looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+impl Role {
+    pub const ALL: [Role; 2] = [Role::Uplink, Role::Pod];
+
+    /// The name in JSON and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Uplink => "uplink",
+            Role::Pod => "pod",
+        }
+    }
+
+    /// What the programs mark the flows with that they follow.
+    pub(super) const fn owner(self) -> u8 {
+        match self {
+            Role::Uplink => owner::UPLINK,
+            Role::Pod => owner::POD,
+        }
+    }
+
+    /// Where the packets of a side pass.
+    pub(super) const fn direction(self, side: Side) -> Direction {
+        match (self, side) {
+            (Role::Uplink, Side::Client) | (Role::Pod, Side::Server) => Direction::Ingress,
+            (Role::Uplink, Side::Server) | (Role::Pod, Side::Client) => Direction::Egress,
+        }
+    }
+
+    /// The TC program for a hook.
+    pub(super) const fn classifier(self, direction: Direction) -> &'static str {
+        match (self, direction) {
+            (Role::Uplink, Direction::Ingress) | (Role::Pod, Direction::Egress) => {
+                program::TC_INGRESS
+            }
+            (Role::Uplink, Direction::Egress) | (Role::Pod, Direction::Ingress) => {
+                program::TC_EGRESS
+            }
+        }
+    }
+}
+
+impl Direction {
+    pub const ALL: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        }
+    }
+
+    pub const fn pin_name(self) -> &'static str {
+        match self {
+            Direction::Ingress => "in",
+            Direction::Egress => "out",
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Floods and honest traffic through a node, guarded at its pods, at its uplink, or at both: every
+//! frame is counted once, and the servers see what they may.
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions},
+    flood::{Bounds, Flooded, flood},
+    frame::{Frame, encode},
+    netns::{Family, Namespace, PairOptions},
+    node::Node,
+    servers::{Library, Server, Totals},
+};
+
+use crate::guard::{Guard, PORT, eventually};
+
+/// Of the flood; enough for thousands of segments.
+const PINGS: u64 = 20_000;
+/// The default of `--max-ping-rate`.
+const LIMIT: u64 = 30;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node with a server in each of its two pods.
+struct Stage {
+    guard: Guard,
+    servers: Vec<Server>,
+    node: Node,
+}
+
+impl Stage {
+    fn new(words: &str, options: PairOptions) -> Result<Stage> {
+        Stage::with(Library::TokioTungstenite, words, options)
+    }
+
+    fn with(library: Library, words: &str, options: PairOptions) -> Result<Stage> {
+        let node = Node::new(2, options)?;
+        let servers =
+            node.pods.iter().map(|pod| Server::start(&pod.namespace, library, PORT, None));
+        let servers = servers.collect::<Result<Vec<Server>>>()?;
+        let guard = Guard::start(node.namespace(), words)?;
+        Ok(Stage { guard, servers, node })
+    }
+
+    fn connect(
+        &self,
+        from: &Namespace,
+        pod: usize,
+        family: Family,
+        source: Option<u8>,
+    ) -> Result<Client> {
+        let at = SocketAddr::new(self.node.pods[pod].address(family), PORT);
+        let source = source.map(|n| family.client(n));
+        Client::connect(from, at, ConnectOptions { source, ..ConnectOptions::default() })
+    }
+
+    fn flow(&self, client: &Client) -> Result<Value> {
+        let flows = self.guard.ask("flows")?;
+        let name = client.local().to_string();
+        let found = flows.as_array().and_then(|rows| rows.iter().find(|row| row["client"] == name));
+        found.cloned().with_context(|| format!("no flow of {name} among {flows}"))
+    }
+
+    /// Stop servers and guard; what the servers counted.
+    fn finish(self) -> Result<Vec<Totals>> {
+        let Stage { guard, servers, node } = self;
+        let totals = servers.into_iter().map(Server::stop).collect::<Result<Vec<Totals>>>()?;
+        guard.finish()?;
+        drop(node);
+        Ok(totals)
+    }
+}
+
+/// Send pings as fast as they go, and wait until the server has taken them all.
+fn flooded(client: &mut Client) -> Result<Flooded> {
+    let bounds = Bounds { pings: PINGS, time: PATIENCE, pause: Duration::ZERO };
+    let done = flood(client, bounds, || true)?;
+    ensure!(done.pings == PINGS, "only {} pings left within {PATIENCE:?}", done.pings);
+    ensure!(client.drain(PATIENCE), "the server has not taken all");
+    Ok(done)
+}
+
+/// Text and a few pings, each answered.
+fn talk(client: &mut Client) -> Result<()> {
+    for n in 0..100 {
+        let frame = if n % 20 == 0 { Frame::ping("ping") } else { Frame::text("some text") };
+        client.send_one(frame)?;
+    }
+    ensure!(client.wait(PATIENCE, |got| got.messages == 95 && got.pongs == 5), "not all answered");
+    Ok(())
+}
+
+fn number(row: &Value, field: &str) -> u64 {
+    row[field].as_u64().unwrap_or(u64::MAX)
+}
+
+/// A flooder and an honest client, to a pod each, and every figure.
+fn every_frame_once(words: &str, family: Family, options: PairOptions) -> Result<()> {
+    let stage = Stage::new(words, options)?;
+    let outside = &stage.node.pair.client;
+    let mut honest = stage.connect(outside, 1, family, Some(1))?;
+    let mut flooder = stage.connect(outside, 0, family, Some(0))?;
+    flooded(&mut flooder)?;
+    talk(&mut honest)?;
+    eventually("the counts are complete", || {
+        Ok(number(&stage.flow(&flooder)?, "frames_in") >= PINGS)
+    })?;
+    let (flood, talk) = (stage.flow(&flooder)?, stage.flow(&honest)?);
+    let status = stage.guard.ask("status")?;
+    for (row, field, wanted) in [
+        (&flood, "frames_in", PINGS),
+        (&flood, "pings_in", PINGS),
+        (&flood, "defused", PINGS - LIMIT),
+        (&flood, "pongs_out", LIMIT),
+        (&flood, "violations", 0),
+        (&flood, "unsynced_total", 0),
+        (&talk, "frames_in", 100),
+        (&talk, "pings_in", 5),
+        (&talk, "pongs_out", 5),
+        (&talk, "frames_out", 100),
+        (&talk, "defused", 0),
+        (&status["packets"], "defused", PINGS - LIMIT),
+    ] {
+        ensure!(number(row, field) == wanted, "{field} is not {wanted}: {row}\n{status}");
+    }
+    let sources = stage.guard.ask("sources")?;
+    let pings: u64 =
+        sources.as_array().context("sources")?.iter().map(|s| number(s, "pings_total")).sum();
+    ensure!(pings == PINGS + 5, "{sources}");
+    println!("{words} {family:?}: {}", status["drops"]);
+    drop((honest, flooder));
+    let totals = stage.finish()?;
+    ensure!((totals[0].pings, totals[0].pongs) == (LIMIT, PINGS - LIMIT), "{totals:?}");
+    ensure!((totals[1].pings, totals[1].messages) == (5, 95), "{totals:?}");
+    Ok(())
+}
+
+const PODS: &str = "--pod-interface cali*";
+const UPLINK: &str = "--interface veth0";
+const BOTH: &str = "--interface veth0 --pod-interface cali*";
+
+fn with_and_without_offloads(words: &str) -> Result<()> {
+    for (family, offloads) in [(Family::V4, true), (Family::V6, true), (Family::V4, false)] {
+        every_frame_once(words, family, PairOptions { offloads, ..PairOptions::default() })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn guarded_at_the_pods() -> Result<()> {
+    needs_root!();
+    with_and_without_offloads(PODS)
+}
+
+#[test]
+fn guarded_at_the_uplink() -> Result<()> {
+    needs_root!();
+    with_and_without_offloads(UPLINK)
+}
+
+#[test]
+fn guarded_at_both_every_frame_is_counted_once() -> Result<()> {
+    needs_root!();
+    with_and_without_offloads(BOTH)
+}
+
+#[test]
+fn guarded_without_tcx() -> Result<()> {
+    needs_root!();
+    for words in [PODS, UPLINK, BOTH] {
+        every_frame_once(&format!("{words} --attach clsact"), Family::V4, PairOptions::default())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn guarded_at_both_without_xdp() -> Result<()> {
+    needs_root!();
+    every_frame_once(&format!("{BOTH} --attach tcx"), Family::V6, PairOptions::default())
+}
+
+/// Who floods from the node itself, or from another pod, never passes the uplink. The node's own
+/// segments are clones of what TCP keeps to send again.
+#[test]
+fn a_flood_from_the_node_or_from_a_pod() -> Result<()> {
+    needs_root!();
+    for attach in ["auto", "clsact"] {
+        let stage = Stage::new(&format!("{BOTH} --attach {attach}"), PairOptions::default())?;
+        for (from, to) in [(stage.node.namespace(), 1), (&stage.node.pods[0].namespace, 1)] {
+            let mut flooder = stage.connect(from, to, Family::V4, None)?;
+            flooded(&mut flooder)?;
+            let counted = || Ok(number(&stage.flow(&flooder)?, "frames_in") >= PINGS);
+            eventually("the counts are complete", counted)?;
+            let flow = stage.flow(&flooder)?;
+            let figures = ["frames_in", "pings_in", "defused"].map(|field| number(&flow, field));
+            ensure!(figures == [PINGS, PINGS, PINGS - LIMIT], "{flow}");
+        }
+        let totals = stage.finish()?;
+        ensure!(totals[1].pings == 2 * LIMIT, "{totals:?}");
+    }
+    Ok(())
+}
+
+/// Frames in one segment with the request are read at the first of two guarded interfaces, which
+/// defuses them; the second lets them be.
+#[test]
+fn frames_before_the_answer_are_counted_once() -> Result<()> {
+    needs_root!();
+    for words in [PODS, BOTH] {
+        // Other servers refuse such a request.
+        let stage = Stage::with(Library::Ws, words, PairOptions::default())?;
+        let at = SocketAddr::new(stage.node.pods[0].address(Family::V4), PORT);
+        let early = [Frame::ping("1"), Frame::text("2"), Frame::ping("3")];
+        let outside = &stage.node.pair.client;
+        let mut client = Client::connect_early(outside, at, ConnectOptions::default(), &early)?;
+        client.send_one(Frame::text("4"))?;
+        ensure!(client.wait(PATIENCE, |got| got.messages == 2), "{words}: not all echoed");
+        eventually("the counts are complete", || {
+            Ok(number(&stage.flow(&client)?, "frames_in") >= 4)
+        })?;
+        let flow = stage.flow(&client)?;
+        // No neighbour's share: not one of the early pings passes.
+        let figures = ["frames_in", "pings_in", "defused"].map(|field| number(&flow, field));
+        ensure!(figures == [4, 2, 2], "{words}: {flow}");
+        drop(client);
+        let totals = stage.finish()?;
+        ensure!((totals[0].pings, totals[0].messages) == (0, 2), "{words}: {totals:?}");
+    }
+    Ok(())
+}
+
+/// What is dropped on egress never reaches the pod, and what is dropped at the uplink not even that.
+#[test]
+fn the_source_may_be_dropped_too() -> Result<()> {
+    needs_root!();
+    for words in [PODS, BOTH] {
+        let stage = Stage::new(&format!("{words} --action drop"), PairOptions::default())?;
+        let mut honest = stage.connect(&stage.node.pair.client, 1, Family::V4, Some(1))?;
+        let mut flooder = stage.connect(&stage.node.pair.client, 0, Family::V4, Some(0))?;
+        for _ in 0..LIMIT + 5 {
+            flooder.write_segment(&encode(&[Frame::ping("")]))?;
+        }
+        ensure!(!flooder.drain(Duration::from_millis(500)), "{words}: nothing was dropped");
+        talk(&mut honest)?;
+        let status = stage.guard.ask("status")?;
+        ensure!(number(&status["drops"], "throttled") > 0, "{words}: {status}");
+        flooder.reset()?;
+        drop(honest);
+        let totals = stage.finish()?;
+        ensure!((totals[0].pings, totals[1].pings) == (LIMIT, 5), "{words}: {totals:?}");
+    }
+    Ok(())
+}
+
+/// The daemon is started again for the uplink alone: who followed the pods' connections is gone, and
+/// new ones are followed at the uplink.
+#[test]
+fn the_pods_are_given_up_for_the_uplink() -> Result<()> {
+    needs_root!();
+    let mut stage = Stage::new(BOTH, PairOptions::default())?;
+    let mut before = stage.connect(&stage.node.pair.client, 1, Family::V4, Some(1))?;
+    talk(&mut before)?;
+    stage.guard.stop()?;
+    stage.guard.set_words(UPLINK);
+    stage.guard.restart()?;
+    ensure!(stage.guard.interface("cali0")?.is_none() && stage.guard.attached()? == 1);
+    let flows = stage.guard.ask("flows")?;
+    ensure!(flows == serde_json::json!([]), "nobody follows them: {flows}");
+    let mut after = stage.connect(&stage.node.pair.client, 0, Family::V4, Some(0))?;
+    talk(&mut after)?;
+    ensure!(number(&stage.flow(&after)?, "frames_in") == 100);
+    drop((before, after));
+    stage.finish().map(drop)
+}
