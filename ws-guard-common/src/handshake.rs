@@ -7,7 +7,7 @@ pub const SWITCHING: &[u8; 12] = b"HTTP/1.1 101";
 /// The first bytes of a request that may ask for an upgrade (RFC 6455, 4.1, 2).
 pub const GET: &[u8; 4] = b"GET ";
 /// Longest head that is followed, in bytes; a longer one opens no flow.
-pub const MAX_HEAD: u32 = 16 * 1024;
+pub const MAX_HEAD: u32 = 64 * 1024;
 
 /// `Upgrade: websocket` is among the headers.
 pub const UPGRADE_WEBSOCKET: u8 = 1 << 0;

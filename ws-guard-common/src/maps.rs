@@ -358,12 +358,12 @@ pub struct Pending {
     pub flags: u8,
     /// Whose programs read the request, one of [`owner`](crate::flow::owner).
     pub owner: u8,
-    pub _reserved: [u8; 2],
+    pub _pad: [u8; 2],
     /// Bytes of the 101's head so far; 0 when there is no unfinished one.
     pub answer_length: u32,
     /// Sequence number of its next byte.
     pub answer_next: u32,
-    pub _pad: u32,
+    pub _pad_end: u32,
 }
 
 /// How many [`Stranger`]s there are at most.

@@ -7,10 +7,11 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{Acknowledged, Flow, state},
-    maps::{Counter, EventKind},
+    handshake::MAX_HEAD,
+    maps::{Counter, EventKind, FlowKey},
     search::LONGEST,
     seq::{after, later},
-    tracker::{Segment, Step, Tracker, Walk},
+    tracker::{RSV1_AGREED, Segment, Step, Tracker, Walk},
 };
 
 use crate::{
@@ -52,10 +53,7 @@ fn follow(ctx: &TcContext) -> Verdict {
     };
     let key = &segment.key;
     if segment.flags & (SYN | ACK) == SYN | ACK {
-        // The server begins a new connection with these end points: the old one is gone.
-        let _ = FLOWS.remove(key);
-        let _ = PENDING.remove(key);
-        let _ = STRANGERS.remove(key);
+        begins(key, segment.seq);
         return Verdict::Pass;
     }
     // SAFETY: no arguments, no effects.
@@ -109,7 +107,8 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     if flow.state == state::CLOSED {
         return false;
     }
-    if segment.flags & RST != 0 {
+    // Others answer segments that are none of this connection's (RFC 9293, 3.10.7.4).
+    if segment.flags & RST != 0 && segment.seq == flow.server_high {
         locked(flow, |flow| {
             flow.state = state::CLOSED;
         });
@@ -120,6 +119,21 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
         acknowledge(scene, flow);
     }
     segment.len > 0 && !frames(ctx, scene, flow)
+}
+
+/// The server begins a new connection with these end points, and the old one is gone; unless it only
+/// says again how this one began, as it does while the client keeps silent (RFC 7413).
+#[cold]
+#[inline(never)]
+fn begins(key: &FlowKey, seq: u32) {
+    // SAFETY: a single word of a value that stays mapped while the program runs.
+    let high = FLOWS.get_ptr(key).map(|flow| unsafe { (*flow).server_high });
+    let again = high.is_some_and(|high| high.wrapping_sub(seq) < MAX_HEAD);
+    if !again {
+        let _ = FLOWS.remove(key);
+        let _ = PENDING.remove(key);
+        let _ = STRANGERS.remove(key);
+    }
 }
 
 /// The server acknowledges more of the client's bytes.
@@ -146,42 +160,66 @@ fn closed(scene: &Scene, flow: &Flow) {
 /// Follow the server's frames. `false` when there is an HTTP response where one should begin.
 #[inline(never)]
 fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
-    let segment = scene.segment;
-    let start = flow.server;
-    let end = segment.seq.wrapping_add(segment.len);
-    if !after(end, start.resume()) {
+    if !has_news(scene, flow) {
         return true;
     }
-    // The server is not hostile, and its segments leave in order. If some went another way, follow
-    // it from here on: servers write whole frames.
-    let start = if after(segment.seq, start.resume()) {
-        Tracker::new(segment.seq, start.flags)
-    } else {
-        start
-    };
-    let Some(state) = walk::state() else {
+    let Some(state) = walk::resume() else {
         return true;
     };
-    state.walk = Walk::new(start, &start, segment.seq, segment.len);
-    state.walk.budget = Walk::UNLIMITED;
-    let mut walker = Walker { state, packet: SkbPayload::new(ctx, segment, Side::Server) };
+    let packet = SkbPayload::new(ctx, scene.segment, Side::Server);
+    if flow.is_uncertain() && packet.u64_at(0) == Some(HTTP) {
+        return false;
+    }
+    let mut walker = Walker { state, packet };
     if !matches!(walker.run(), Step::Done) {
         return true;
     }
-    let walk = &walker.state.walk;
     // Read as a header, `HT` is a close frame with a bit that nothing defines.
-    if walk.violations > 0 && walker.packet.u64_at(0) == Some(HTTP) {
+    if walker.state.walk.violations > 0 && walker.packet.u64_at(0) == Some(HTTP) {
         return false;
     }
+    answered(scene, flow);
+    true
+}
+
+/// Put a walk through the server's segment into this CPU's state, if a header may be in it.
+#[inline(never)]
+fn has_news(scene: &Scene, flow: &Flow) -> bool {
+    let segment = scene.segment;
+    let mut start = flow.server;
+    let end = segment.seq.wrapping_add(segment.len);
+    if !after(end, start.resume()) {
+        return false;
+    }
+    if after(segment.seq, start.resume()) {
+        // The server is not hostile, and its segments leave in order. If some went another way,
+        // follow it from here on: servers write whole frames.
+        start = Tracker::new(segment.seq, start.flags);
+    }
+    let Some(state) = walk::state() else {
+        return false;
+    };
+    state.walk = Walk::new(start, &start, segment.seq, segment.len);
+    state.walk.budget = Walk::UNLIMITED;
+    true
+}
+
+/// Let the flow take over what a walk through the server's frames found.
+#[inline(never)]
+fn answered(scene: &Scene, flow: &mut Flow) {
+    let Some(state) = walk::resume() else {
+        return;
+    };
+    let walk = &state.walk;
     if flow.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST)) {
         // Where its frames begin was a guess, and a wrong one.
-        let next = Tracker::new(end, start.flags);
+        let next = Tracker::new(walk.end(), walk.tracker.flags & RSV1_AGREED);
         locked(
             flow,
             #[inline(always)]
             |flow| flow.server = next,
         );
-        return true;
+        return;
     }
     let (mut asked, mut unseen) = (0, 0);
     // SAFETY: no arguments, no effects.
@@ -207,5 +245,4 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     report::add(Counter::FramesOut, walk.frames as u64);
     report::add(Counter::PongsOut, walk.pongs as u64);
     report::violation_event(Side::Server, scene.key, walk, scene.now);
-    true
 }

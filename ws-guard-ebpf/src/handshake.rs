@@ -140,7 +140,14 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
     let length = length + read;
     let done = head.found & END != 0;
     let upgrade = head.found & UPGRADE_WEBSOCKET != 0;
-    if (done && !upgrade) || length > MAX_HEAD {
+    if length > MAX_HEAD {
+        if let Some(pending) = known {
+            // SAFETY: as above.
+            unsafe { (*pending).flags |= LOST };
+        }
+        return Request::Stranger;
+    }
+    if done && !upgrade {
         if known.is_some() {
             let _ = PENDING.remove(scene.key);
         }

@@ -136,7 +136,8 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
             Request::Early => return scene.drop(Counter::DroppedEarly),
             Request::Stranger => {}
         }
-        if segment.flags & SYN != 0 || !joining::join(&scene, payload(segment)) {
+        let joins = segment.flags & SYN == 0 && joining::find(&scene, payload(segment));
+        if !joins || !joining::open(&scene) {
             return Verdict::Pass;
         }
         flow = FLOWS.get_ptr_mut(key);
@@ -336,17 +337,28 @@ fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, step: 
     if !matches!(step, Step::Ask) {
         return matches!(step, Step::Done);
     }
+    grant(scene, flow);
+    matches!(walker.run_on(), Step::Done)
+}
+
+/// Set the budget for new pings of the walk in this CPU's state.
+///
+/// A function: its caller's stack is that of the walk, too.
+#[inline(never)]
+fn grant(scene: &Scene, flow: &Flow) {
+    let Some(state) = walk::resume() else {
+        return;
+    };
+    state.enforces = scene.enforces() as u32;
     let window_ms = scene.policy.rate.share_window_ms();
-    let share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
-    walker.state.share = share;
-    walker.state.walk.budget = if throttled(scene) { share } else { Walk::UNLIMITED };
-    walker.state.asked_ns = flow.ping_ns;
-    if flow.ping_ns == 0 && walker.state.walk.budget > 0 {
+    state.share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
+    state.walk.budget = if throttled(scene) { state.share } else { Walk::UNLIMITED };
+    state.asked_ns = flow.ping_ns;
+    if flow.ping_ns == 0 && state.walk.budget > 0 {
         // A ping may wait for its pong from now on.
         // SAFETY: no arguments, no effects.
-        walker.state.asked_ns = unsafe { bpf_ktime_get_ns() };
+        state.asked_ns = unsafe { bpf_ktime_get_ns() };
     }
-    matches!(walker.run_on(), Step::Done)
 }
 
 /// The segment's source is throttled, and something may be done about it.
@@ -401,7 +413,7 @@ fn take_over(
     let pings = walk.pings;
     let mut passed = if pings < walk.budget { pings } else { walk.budget };
     let (mut committed, mut lost) = (false, false);
-    let enforces = scene.enforces();
+    let enforces = state.enforces != 0;
     let now_ms = millis(scene.now);
     locked(flow, |flow| {
         if flow.client == state.start && flow.state == flow::state::OPEN && valid(flow, state) {

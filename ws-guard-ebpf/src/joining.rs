@@ -17,7 +17,7 @@ use crate::{
     ingress::{Outcome, Scene, throttled},
     maps::{NEW_FLOW, STRANGERS, locked},
     packet::Packet,
-    report, sources, tables,
+    report, role, sources, tables,
     walk::{self, Walker},
 };
 
@@ -42,10 +42,10 @@ pub fn remember<P: Packet>(scene: &Scene, packet: P) {
     let _ = STRANGERS.insert(scene.key, &new, BPF_ANY.into());
 }
 
-/// Data of a client without a flow. `true` when it has one now: its frames were found.
+/// Data of a client without a flow: look for frames in it. `true` when [`open`] is to follow them.
 #[cold]
 #[inline(never)]
-pub fn join<P: Packet>(scene: &Scene, packet: P) -> bool {
+pub fn find<P: Packet>(scene: &Scene, packet: P) -> bool {
     let segment = scene.segment;
     let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key), walk::state()) else {
         return false;
@@ -56,8 +56,23 @@ pub fn join<P: Packet>(scene: &Scene, packet: P) -> bool {
     let mut walker = Walker { state, packet };
     walker.search();
     let search = &walker.state.search;
-    let Some(next) = search.proven() else {
+    let found = search.proven().is_some();
+    if !found {
         known.candidate = search.known();
+    }
+    found
+}
+
+/// Open a flow for what [`find`] found. `false` where the table has no room.
+#[cold]
+#[inline(never)]
+pub fn open(scene: &Scene) -> bool {
+    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key), walk::resume()) else {
+        return false;
+    };
+    // SAFETY: as in `remember`.
+    let known = unsafe { &*known };
+    let Some(next) = state.search.proven() else {
         return false;
     };
     let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
@@ -72,6 +87,7 @@ pub fn join<P: Packet>(scene: &Scene, packet: P) -> bool {
     flow.generation = unsafe { bpf_get_prandom_u32() };
     flow.open(next, known.server_high, 0, scene.now);
     flow.join(next);
+    flow.owner = role::own();
     flow.acked = known.acked;
     // Nobody knows what was agreed.
     flow.client.flags |= RSV1_AGREED;
@@ -123,4 +139,3 @@ pub fn witnessed(scene: &Scene, pings: u32) {
     report::add(Counter::Witnessed, pings.into());
     sources::charge(&scene.key.client, scene.policy, scene.now, pings, 0);
 }
-

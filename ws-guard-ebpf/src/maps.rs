@@ -9,8 +9,8 @@ use aya_ebpf::{
 use ws_guard_common::{
     flow::Flow,
     maps::{
-        Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS,
-        Shared, SourceKey, Stranger,
+        Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SCOPES,
+        STRANGERS as MAX_STRANGERS, Shared, SourceKey, Stranger,
     },
     source::Source,
     window::SLOTS,

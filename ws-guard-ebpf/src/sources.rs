@@ -182,13 +182,14 @@ fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: 
         return charge_nobody(policy, pings);
     }
     let (passed, over, what) = source.locked(
-#[inline(always)]
-|source| {
-        let charged = source.judge(now, pings, share);
-        let observed = source.action() == action::OBSERVE;
-        let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
-        (charged.passed, charged.over, what | charged.released as u32)
-    });
+        #[inline(always)]
+        |source| {
+            let charged = source.judge(now, pings, share);
+            let observed = source.action() == action::OBSERVE;
+            let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
+            (charged.passed, charged.over, what | charged.released as u32)
+        },
+    );
     let unknown = now as u32;
     let (passed, over, what) =
         (forget(passed, unknown), forget(over, unknown), forget(what, unknown));
@@ -226,11 +227,12 @@ fn up_to_date(key: &SourceKey, address: &Address, policy: &Policy, now: u64) -> 
 #[inline(never)]
 fn flooded(source: Entry, key: &SourceKey, now: u64, pings: u32, over: u32) {
     let (new, until) = source.locked(
-#[inline(always)]
-|source| {
-        let new = source.flooded(now, over);
-        (new, source.throttled_until)
-    });
+        #[inline(always)]
+        |source| {
+            let new = source.flooded(now, over);
+            (new, source.throttled_until)
+        },
+    );
     raise(until);
     if new {
         report::count(Counter::Throttled);

@@ -34,6 +34,8 @@ pub struct State {
     pub asked_ns: u64,
     /// How many of the new pings keep to the connection's share.
     pub share: u32,
+    /// Something may be done about the source's pings; known once there are new ones.
+    pub enforces: u32,
     /// How many of them are let pass so far.
     pub passed: u32,
     /// Bytes rewritten at even and at odd offsets of the segment.
@@ -58,6 +60,7 @@ pub fn state() -> Option<&'static mut State> {
     state.odd = 0;
     state.share = 0;
     state.passed = 0;
+    state.enforces = 0;
     Some(state)
 }
 

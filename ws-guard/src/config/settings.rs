@@ -143,7 +143,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 9] = [
+pub static RUN: [Setting<RunSettings>; 10] = [
     Setting {
         name: "interface",
         value: "IF",

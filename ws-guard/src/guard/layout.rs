@@ -5,7 +5,9 @@
 use aya::maps::{MapInfo, MapType};
 use ws_guard_common::{
     flow::Flow,
-    maps::{Counters, FlowKey, Pending, Policy, Ports, Rule, SCOPES, STRANGERS, Shared, SourceKey, Stranger, name,
+    maps::{
+        Counters, FlowKey, Pending, Policy, Ports, Rule, SCOPES, STRANGERS, Shared, SourceKey,
+        Stranger, name,
     },
     source::Source,
 };

@@ -51,6 +51,18 @@ pub fn load(pins: &Pins, options: &LoadOptions) -> Result<Ebpf, GuardError> {
     Ok(ebpf)
 }
 
+/// Load the programs for pods' interfaces, onto the maps that [`load`] has pinned.
+pub fn load_for_pods(pins: &Pins, options: &LoadOptions) -> Result<Ebpf, GuardError> {
+    load_programs(pins, options, &ObjectFile::find()?, Role::Pod, &POD_PROGRAMS)
+}
+
+fn load_programs(
+    pins: &Pins,
+    options: &LoadOptions,
+    object: &ObjectFile,
+    role: Role,
+    programs: &[&str],
+) -> Result<Ebpf, GuardError> {
     let (level, owner) = (debug_log::level(options.kernel_debug_log), role.owner());
     let tunnels = Raw(options.tunnels);
     let paths: Vec<(&str, PathBuf)> =

@@ -2,7 +2,8 @@
 use ws_guard_common::{
     flow::Flow,
     maps::{
-        Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SourceKey, Stranger, Tunnels,
+        Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SourceKey, Stranger,
+        Tunnels,
     },
     source::Source,
 };

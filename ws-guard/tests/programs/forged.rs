@@ -171,10 +171,11 @@ fn beginnings() -> Vec<Case> {
                 request + 50,
                 b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x82\xFF\x3F\0\0\0\0\0\0\0",
             )
+            .dropped()
             .client_at(request + 50, &REQUEST[50..])
             .answer(SWITCHING)
             .client(pings(31))
             .defused(&[180])
-            .counts(&[(RequestsUnseen, 1), (Pings, 31)]),
+            .counts(&[(RequestsUnseen, 0), (DroppedEarly, 1), (Pings, 31)]),
     ]
 }

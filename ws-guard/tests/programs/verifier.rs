@@ -8,9 +8,9 @@ use crate::programs;
 
 /// Instructions that a program may cost: what it costs today, and a tenth.
 const BUDGETS: [(&str, u32); 4] = [
-    (program::XDP_INGRESS, 481_000),
-    (program::TC_INGRESS, 466_000),
-    (program::TC_EGRESS, 134_000),
+    (program::XDP_INGRESS, 230_000),
+    (program::TC_INGRESS, 230_000),
+    (program::TC_EGRESS, 170_000),
     (program::CONTROL, 23_800),
 ];
 
