@@ -104,10 +104,11 @@ fn interface(text: &str) -> Result<String, String> {
     Ok(text.to_string())
 }
 
-fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+/// An address and a port; without an address, every one of the host.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     // Shorthand of many servers: every address of the host.
     let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_string() };
-    full.trim().parse().map(Some).map_err(|_| {
+    full.trim().parse().map_err(|_| {
         format!(
             "{} is not an address and port: write it as 127.0.0.1:9464 or [::]:9464",
             Quoted(text)
@@ -188,7 +189,7 @@ pub static RUN: [Setting<RunSettings>; 8] = [
         "metrics-listen",
         "ADDR:PORT",
         "Serve /metrics, /healthz and /readyz over HTTP on this address",
-        |s, text| store(&mut s.metrics_listen, listen(text)),
+        |s, text| store(&mut s.metrics_listen, listen_address(text).map(Some)),
         |s| s.metrics_listen.iter().map(SocketAddr::to_string).collect(),
     ),
     single(

@@ -108,13 +108,24 @@ pub struct Decoder {
     fragments: Option<Box<Fragments>>,
     /// Of the text message that is being read.
     text: utf8::Incremental,
+    /// Whole frames so far.
+    frames: u64,
     ended: bool,
 }
 
 impl Decoder {
     pub fn new(role: Role, limits: Limits, inflater: Option<Inflater>) -> Decoder {
         let text = utf8::Incremental::default();
-        Decoder { role, limits, inflater, frame: None, fragments: None, text, ended: false }
+        Decoder {
+            role,
+            limits,
+            inflater,
+            frame: None,
+            fragments: None,
+            text,
+            frames: 0,
+            ended: false,
+        }
     }
 
     /// The next event, or `None` until more bytes come.
@@ -135,10 +146,14 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Bytes that the buffer has to hold, at least, before there is more to decode: the whole frame
-    /// that is being read.
-    pub fn needed(&self) -> usize {
-        self.frame.map_or(2, |frame| frame.len)
+    /// A frame's header was read, and its payload is not whole yet.
+    pub fn in_frame(&self) -> bool {
+        self.frame.is_some()
+    }
+
+    /// Whole frames so far.
+    pub fn frames(&self) -> u64 {
+        self.frames
     }
 
     /// Bytes of memory that are held for a message whose end has not come.
@@ -160,6 +175,7 @@ impl Decoder {
             return Ok(Step::Starved);
         }
         self.frame = None;
+        self.frames += 1;
         let payload = buffer.split_to(frame.len);
         let event = if opcode::is_control(frame.opcode()) {
             Some(control(frame.opcode(), payload)?)

@@ -1,0 +1,75 @@
+//! What the server allows, and how long it waits.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ws_guard_common::window::Rate;
+
+use super::{
+    admission::CLOCK_STEP_MS,
+    heartbeat::Times,
+    protocol::{Limits, extension::DeflateOptions},
+};
+use crate::domain::address::Prefixes;
+
+/// Everything a server has to be told. The defaults are those of the command line.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Threads, each with connections of its own.
+    pub shards: usize,
+    /// Open connections, all together; above that a handshake is answered with 503.
+    pub max_connections: usize,
+    /// Open connections of one source; above that a handshake is answered with 429.
+    pub max_connections_per_source: usize,
+    /// Connections whose handshake is not done; above that a new one is dropped unanswered.
+    pub max_handshakes: usize,
+    /// From the TCP connection to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// Size of a request in bytes, all headers included.
+    pub max_request: usize,
+    /// Messages and their fragments.
+    pub limits: Limits,
+    /// How long the socket may take no byte while there are some to write.
+    pub write_timeout: Duration,
+    /// A frame that began may take so long, and a second more for each KiB that came.
+    pub frame_timeout: Duration,
+    /// From a close frame to the peer's answer and the end of its TCP stream.
+    pub close_timeout: Duration,
+    /// For all connections together at the end.
+    pub drain_timeout: Duration,
+    pub heartbeat: Times,
+    /// Pings of a source that are answered, in any window; a limit of 0 answers all.
+    pub ping_rate: Rate,
+    /// The same for each connection.
+    pub ping_rate_per_connection: Rate,
+    /// What makes a source.
+    pub prefixes: Prefixes,
+    /// permessage-deflate, unless it is switched off.
+    pub deflate: Option<DeflateOptions>,
+}
+
+impl Config {
+    /// A server on `listen` with everything else at its default.
+    pub fn new(listen: SocketAddr) -> Config {
+        let limit = |pings| Rate::new(pings, 10_000, CLOCK_STEP_MS).unwrap_or_default();
+        Config {
+            listen,
+            shards: std::thread::available_parallelism().map_or(1, usize::from),
+            max_connections: 16_384,
+            max_connections_per_source: 16_384,
+            max_handshakes: 1024,
+            handshake_timeout: Duration::from_secs(10),
+            max_request: 16 * 1024,
+            limits: Limits::default(),
+            write_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(10),
+            heartbeat: Times::default(),
+            ping_rate: limit(30),
+            ping_rate_per_connection: Rate::default(),
+            prefixes: Prefixes { v4: 32, v6: 64 },
+            deflate: Some(DeflateOptions::default()),
+        }
+    }
+}
