@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -17,13 +18,13 @@ use ws_guard_common::window::RateWindow;
 use super::{
     admission::Ticket,
     cause::Cause,
+    handshake::Done,
     heartbeat::{Action, Heartbeat, State},
     outbox::Outbox,
     pool,
     protocol::{
         Close, Decoder, Event, Message, Role, code,
         deflate::{Deflater, Inflater},
-        extension::Agreed,
     },
     shard::Shard,
 };
@@ -41,6 +42,16 @@ enum Phase {
     Ending,
     /// The same, with this side's end sent.
     Lingering,
+}
+
+/// Which connection it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// From 1, in the order of handshakes.
+    pub id: u64,
+    pub peer: SocketAddr,
+    /// When its TCP connection was accepted.
+    pub started: Instant,
 }
 
 /// When a frame began to be waited for.
@@ -95,6 +106,7 @@ pub struct Connection<I> {
     shard: Rc<Shard>,
     /// Its place in the shard's wheel.
     slot: usize,
+    origin: Origin,
     ticket: Ticket,
     decoder: Decoder,
     deflater: Option<Deflater>,
@@ -120,30 +132,27 @@ pub struct Connection<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
-    /// A connection whose handshake is done; `leftover` is what came behind it.
-    pub fn new(
-        io: I,
-        shard: Rc<Shard>,
-        ticket: Ticket,
-        agreed: Option<Agreed>,
-        leftover: &[u8],
-        id: u64,
-    ) -> Connection<I> {
+    /// A connection whose handshake is done.
+    pub fn new(shard: Rc<Shard>, origin: Origin, done: Done<I, Ticket>) -> Connection<I> {
         let config = &shard.service.config;
+        let agreed = done.upgrade.deflate;
         let inflater = agreed.as_ref().map(Inflater::new);
         let decoder = Decoder::new(Role::Server, config.limits, inflater);
         // Consecutive numbers times the golden ratio fall evenly.
-        let spread = (id as u32).wrapping_mul(0x9E37_79B9);
+        let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
         let slot = shard.wheel.enter();
         shard.show(None, Some("open"));
+        let input = BytesMut::from(done.leftover);
+        let bytes_in = input.len() as u64;
         Connection {
-            io,
+            io: done.io,
             slot,
-            ticket,
+            origin,
+            ticket: done.ticket,
             decoder,
             deflater: agreed.as_ref().map(Deflater::new),
-            input: BytesMut::from(leftover),
+            input,
             outbox: Outbox::default(),
             heartbeat,
             pings: None,
@@ -155,7 +164,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             stuck_since: None,
             frame: None,
             close_by: None,
-            totals: Totals { bytes_in: leftover.len() as u64, ..Totals::default() },
+            totals: Totals { bytes_in, ..Totals::default() },
             shard,
         }
     }
@@ -436,9 +445,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
-    type Output = Ended;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let now = Instant::now();
         let before = this.totals;
@@ -451,7 +460,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let over = over || this.run(cx, now).is_ready();
         this.shard.count(&before, &this.totals);
         if over {
-            return Poll::Ready(this.ended());
+            let ended = this.ended();
+            this.shard.closed(&this.origin, &ended);
+            return Poll::Ready(());
         }
         pool::return_read(&mut this.input);
         this.show();

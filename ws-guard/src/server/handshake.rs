@@ -235,7 +235,6 @@ where
         async { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
-        .keep_alive(false)
         .max_buf_size(config.max_request.max(MIN_REQUEST))
         .max_headers(MAX_FIELDS)
         .serve_connection(TokioIo::new(io), service)

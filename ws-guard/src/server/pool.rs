@@ -9,6 +9,8 @@ use bytes::BytesMut;
 
 /// Room of a lent buffer, in bytes: a message of 64 KiB and its header, twice.
 pub const ROOM: usize = 132 * 1024;
+/// A read into less room than this is not worth its system call.
+const WORTH_READING: usize = 16 * 1024;
 /// Buffers of a kind that a thread keeps.
 const KEPT: usize = 4;
 /// A buffer that is kept across waits may be so many times larger than what is in it.
@@ -23,7 +25,8 @@ thread_local! {
 
 /// Make room in `buffer` for a read; what it holds stays in front.
 pub fn borrow_read(buffer: &mut BytesMut) {
-    if buffer.capacity() >= ROOM && buffer.len() < buffer.capacity() {
+    // First what is behind the bytes, then what was before them.
+    if buffer.capacity() - buffer.len() >= WORTH_READING || buffer.try_reclaim(ROOM / 2) {
         return;
     }
     if buffer.len() >= ROOM / 2 {
@@ -111,7 +114,7 @@ mod tests {
         for _ in 0..100 {
             borrow_read(&mut buffer);
             let free = buffer.capacity() - buffer.len();
-            assert!(free > 0 && buffer.capacity() <= (2 * buffer.len()).max(2 * ROOM));
+            assert!(free >= WORTH_READING && buffer.capacity() <= (3 * buffer.len()).max(2 * ROOM));
             buffer.resize(buffer.len() + free.min(10_000), 0);
         }
         assert_eq!(buffer.len(), 1_000_000);

@@ -11,9 +11,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     access_log::{Closed, Line, What, timestamp},
-    admission::{Full, Handshaking},
+    admission::{Full, Handshaking, Ticket},
     cause::Cause,
-    connection::{Connection, Ended, Totals},
+    connection::{Connection, Ended, Origin, Totals},
     handshake::{self, Refusal},
     service::Service,
     wheel::Wheel,
@@ -80,48 +80,43 @@ impl Shard {
         if stream.set_nodelay(true).is_err() {
             return;
         }
-        tasks.spawn_local(self.clone().serve(stream, peer, handshaking));
+        tasks.spawn_local(self.clone().shake(stream, peer, handshaking, tasks.clone()));
     }
 
-    /// Everything that becomes of one TCP connection. The handshake is in a box of its own: it needs
-    /// much more memory than a connection, and not for long.
-    async fn serve(self: Rc<Shard>, stream: TcpStream, peer: SocketAddr, handshaking: Handshaking) {
+    /// From a TCP connection to a task for the WebSocket connection. The handshake is a task of its
+    /// own: it needs much more memory, and not for long.
+    async fn shake(
+        self: Rc<Shard>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        handshaking: Handshaking,
+        tasks: TaskTracker,
+    ) {
         let started = Instant::now();
-        let shaken = Box::pin(self.clone().shake(stream, peer, started)).await;
+        let accepted = handshake::accept(stream, &self.service.config, || self.let_in(peer));
+        let accepted = timeout(self.service.config.handshake_timeout, accepted).await;
         drop(handshaking);
-        match shaken {
-            Ok((id, connection)) => {
-                let ended = connection.await;
-                self.closed(id, peer, started, &ended);
+        match accepted.unwrap_or(Err(Refusal::Timeout)) {
+            Ok(done) => {
+                let id = self.service.next_id();
+                let origin = Origin { id, peer, started };
+                self.opened(&origin);
+                let connection = Connection::new(self, origin, done);
+                tasks.spawn_local(connection);
             }
             Err(refusal) => self.refused(peer, refusal),
         }
     }
 
-    async fn shake(
-        self: Rc<Shard>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        started: Instant,
-    ) -> Result<(u64, Connection<TcpStream>), Refusal> {
+    fn let_in(&self, peer: SocketAddr) -> Result<Ticket, Refusal> {
         let service = &self.service;
-        let admit = || {
-            if service.is_stopping() {
-                return Err(Refusal::Shutdown);
-            }
-            service.admission.admit(peer.ip(), &service.config).map_err(|full| match full {
-                Full::Server => Refusal::ServerFull,
-                Full::Source => Refusal::SourceFull,
-            })
-        };
-        let accepted = handshake::accept(stream, &service.config, admit);
-        let done = timeout(service.config.handshake_timeout, accepted).await;
-        let done = done.map_err(|_| Refusal::Timeout)??;
-        let id = service.next_id();
-        self.opened(id, peer, started);
-        let (deflate, shard) = (done.upgrade.deflate, self.clone());
-        let connection = Connection::new(done.io, shard, done.ticket, deflate, &done.leftover, id);
-        Ok((id, connection))
+        if service.is_stopping() {
+            return Err(Refusal::Shutdown);
+        }
+        service.admission.admit(peer.ip(), &service.config).map_err(|full| match full {
+            Full::Server => Refusal::ServerFull,
+            Full::Source => Refusal::SourceFull,
+        })
     }
 
     async fn drain(&self, tasks: &TaskTracker) {
@@ -166,28 +161,32 @@ impl Shard {
         self.log(Line { refused: Some(refusal.name()), status, ..line(What::Refused, peer) });
     }
 
-    fn opened(&self, id: u64, peer: SocketAddr, started: Instant) {
-        let took = started.elapsed();
+    fn opened(&self, origin: &Origin) {
+        let took = origin.started.elapsed();
         let metrics = &self.service.metrics;
         metrics.opened.inc();
         metrics.handshake_seconds.observe(took.as_secs_f64());
         let interval = self.service.config.heartbeat.ping_interval;
         self.log(Line {
-            connection_id: Some(id),
+            connection_id: Some(origin.id),
             handshake_duration_ms: Some(took.as_secs_f64() * 1e3),
             ping_interval_ms: Some(interval.as_millis() as u64),
-            ..line(What::Open, peer)
+            ..line(What::Open, origin.peer)
         });
     }
 
-    fn closed(&self, id: u64, peer: SocketAddr, started: Instant, ended: &Ended) {
+    /// Count and log the end of a connection.
+    pub fn closed(&self, origin: &Origin, ended: &Ended) {
         let metrics = &self.service.metrics;
         metrics.closed.with_label_values(&[ended.cause.name()]).inc();
         if let Cause::Protocol(error) = ended.cause {
             metrics.protocol_errors.with_label_values(&[error.name()]).inc();
         }
-        let closed = Closed::new(ended, started.elapsed());
-        self.log(Line { connection_id: Some(id), closed: Some(closed), ..line(What::Close, peer) });
+        self.log(Line {
+            connection_id: Some(origin.id),
+            closed: Some(Closed::new(ended, origin.started.elapsed())),
+            ..line(What::Close, origin.peer)
+        });
     }
 
     fn log(&self, line: Line<'_>) {

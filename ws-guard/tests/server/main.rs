@@ -1,4 +1,11 @@
 //! The companion server: its protocol without a socket, and the server itself on loopback. Nothing
 //! here needs privileges.
 
+mod closing;
 mod codec;
+mod handshake;
+mod hostile;
+mod memory;
+mod pings;
+mod stage;
+mod talk;
