@@ -438,7 +438,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             close: self.close.take().map(|close| *close),
             sent: self.sent_close,
             totals: self.totals,
-            queued: self.outbox.len(),
+            queued: self.outbox.waiting(),
             round_trip: self.heartbeat.round_trip(),
         }
     }

@@ -53,12 +53,12 @@ pub struct Outbox {
 
 impl Outbox {
     /// Bytes that are waiting, control frames that are not encoded yet left out.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.bytes.len() + self.large.as_ref().map_or(0, Bytes::len) - self.written
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0 && self.pong.is_none() && self.ping.is_none()
+        self.waiting() == 0 && self.pong.is_none() && self.ping.is_none()
     }
 
     /// The answer to a ping is not with the socket yet.
@@ -68,7 +68,7 @@ impl Outbox {
 
     /// Too much is waiting: take nothing more in until it is written.
     pub fn is_full(&self) -> bool {
-        self.large.is_some() || self.len() >= FULL
+        self.large.is_some() || self.waiting() >= FULL
     }
 
     /// Queue a message.
@@ -173,7 +173,7 @@ impl Outbox {
     fn advance(&mut self, written: usize) {
         self.written += written;
         self.pong_end = self.pong_end.filter(|end| *end > self.written);
-        if self.len() == 0 {
+        if self.waiting() == 0 {
             self.bytes.clear();
             self.large = None;
             self.written = 0;

@@ -1,6 +1,7 @@
 //! The companion server: its protocol without a socket, and the server itself on loopback. Nothing
 //! here needs privileges.
 
+mod autobahn;
 mod closing;
 mod codec;
 mod handshake;
