@@ -10,13 +10,13 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use ws_guard_common::window::{Rate, RateError};
+use ws_guard_common::window::Rate;
 
 use super::run::log_to_stderr;
 use crate::{
     config::{LogFormat, listen_address},
     metrics::text,
-    server::{Config, Server, access_log::AccessLog, admission::CLOCK_STEP_MS, heartbeat::Times},
+    server::{Config, PingRates, Server, access_log::AccessLog, heartbeat::Times},
 };
 
 const HELP: &str = "\
@@ -136,9 +136,7 @@ impl Serve {
         config.max_connections_per_source = self.max_connections_per_source;
         config.limits.message = self.max_message_size;
         config.drain_timeout = self.drain_timeout;
-        config.ping_rate = self.rate("--max-ping-rate", self.max_ping_rate)?;
-        config.ping_rate_per_connection =
-            self.rate("--max-ping-rate-per-connection", self.max_ping_rate_per_connection)?;
+        config.ping_rates = self.ping_rates()?;
         config.heartbeat = Times {
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
@@ -150,15 +148,15 @@ impl Serve {
         Ok(config)
     }
 
-    fn rate(&self, flag: &str, limit: u32) -> anyhow::Result<Rate> {
-        let rate = Rate::new(limit, self.window_seconds * 1000, CLOCK_STEP_MS);
-        rate.map_err(|error| match error {
-            RateError::LimitTooLarge => {
-                anyhow::anyhow!("{flag} {limit} is over {}: give less, or 0", Rate::MAX_LIMIT)
-            }
-            RateError::WindowOutOfRange => {
-                anyhow::anyhow!("--window-seconds {} is not 1 to 3600", self.window_seconds)
-            }
+    fn ping_rates(&self) -> anyhow::Result<PingRates> {
+        let (source, connection) = (self.max_ping_rate, self.max_ping_rate_per_connection);
+        // The window has been checked by its flag.
+        PingRates::new(source, connection, self.window_seconds).map_err(|_| {
+            let (flag, limit) = match source > Rate::MAX_LIMIT {
+                true => ("--max-ping-rate", source),
+                false => ("--max-ping-rate-per-connection", connection),
+            };
+            anyhow::anyhow!("{flag} {limit} is over {}: give less, or 0", Rate::MAX_LIMIT)
         })
     }
 }

@@ -46,6 +46,8 @@ pub struct RunSettings {
     pub max_flows: u32,
     pub max_sources: u32,
     pub metrics_listen: Option<SocketAddr>,
+    pub listen: Option<SocketAddr>,
+    pub access_log: PathBuf,
     pub log_format: LogFormat,
     pub kernel_debug: bool,
 }
@@ -59,6 +61,8 @@ impl Default for RunSettings {
             max_flows: 32_768,
             max_sources: 32_768,
             metrics_listen: None,
+            listen: None,
+            access_log: PathBuf::from("-"),
             log_format: LogFormat::Text,
             kernel_debug: false,
         }
@@ -134,7 +138,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 8] = [
+pub static RUN: [Setting<RunSettings>; 10] = [
     Setting {
         name: "interface",
         value: "IF",
@@ -191,6 +195,20 @@ pub static RUN: [Setting<RunSettings>; 8] = [
         "Serve /metrics, /healthz and /readyz over HTTP on this address",
         |s, text| store(&mut s.metrics_listen, listen_address(text).map(Some)),
         |s| s.metrics_listen.iter().map(SocketAddr::to_string).collect(),
+    ),
+    single(
+        "listen",
+        "ADDR",
+        "Address and port for the companion WebSocket server, see `ws-guard serve`; none without",
+        |s, text| store(&mut s.listen, listen_address(text).map(Some)),
+        |s| s.listen.iter().map(SocketAddr::to_string).collect(),
+    ),
+    single(
+        "access-log",
+        "PATH",
+        "File to append the companion server's access log to; - is standard output",
+        |s, text| store(&mut s.access_log, Ok(PathBuf::from(text))),
+        |s| vec![s.access_log.display().to_string()],
     ),
     single(
         "log-format",

@@ -30,8 +30,7 @@ pub fn router(registry: Registry, state: State) -> Router {
 }
 
 /// Serve until dropped.
-pub async fn serve(listener: TcpListener, state: State) -> anyhow::Result<()> {
-    let registry = registry(state.clone())?;
+pub async fn serve(listener: TcpListener, registry: Registry, state: State) -> anyhow::Result<()> {
     Ok(axum::serve(listener, router(registry, state)).await?)
 }
 

@@ -37,6 +37,8 @@ struct Source {
     /// around the limit.
     pings: Option<Box<RateWindow>>,
     last_ping_ms: u32,
+    /// Length of the window that they were last charged under.
+    window_ms: u32,
 }
 
 #[derive(Debug)]
@@ -84,7 +86,7 @@ impl Admission {
         // From here on the ticket's end takes back what was counted.
         let ticket = Ticket { admission: self.clone(), source };
         let mut sources = self.sources();
-        self.sweep(&mut sources, config);
+        self.sweep(&mut sources);
         let entry = sources.by_network.entry(source).or_default();
         entry.connections += 1;
         let full = entry.connections > config.max_connections_per_source;
@@ -108,17 +110,16 @@ impl Admission {
     }
 
     /// Forget sources without connections and without pings in their window.
-    fn sweep(&self, sources: &mut Sources, config: &Config) {
+    fn sweep(&self, sources: &mut Sources) {
         let now = Instant::now();
         if now.duration_since(sources.swept) < SWEEP {
             return;
         }
         sources.swept = now;
         let now_ms = self.clock_ms();
-        let window_ms = config.ping_rate.window_ms;
         sources.by_network.retain(|_, source| {
-            let pinged =
-                source.pings.is_some() && now_ms.wrapping_sub(source.last_ping_ms) < window_ms;
+            let pinged = source.pings.is_some()
+                && now_ms.wrapping_sub(source.last_ping_ms) < source.window_ms;
             source.connections > 0 || pinged
         });
     }
@@ -151,6 +152,7 @@ impl Ticket {
         let mut sources = self.admission.sources();
         let source = sources.by_network.entry(self.source).or_default();
         source.last_ping_ms = now_ms;
+        source.window_ms = rate.window_ms;
         source.pings.get_or_insert_default().charge(now_ms, rate, 1) == 1
     }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use ws_guard_common::window::Rate;
+use ws_guard_common::window::{Rate, RateError};
 
 use super::{
     admission::CLOCK_STEP_MS,
@@ -10,6 +10,24 @@ use super::{
     protocol::{Limits, extension::DeflateOptions},
 };
 use crate::domain::address::Prefixes;
+
+/// Pings that are answered; a limit of 0 answers all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PingRates {
+    /// Those of a source, over all its connections.
+    pub source: Rate,
+    /// Those of a connection.
+    pub connection: Rate,
+}
+
+impl PingRates {
+    /// At most so many pings in any `window_seconds`, of a source and of a connection.
+    pub fn new(source: u32, connection: u32, window_seconds: u32) -> Result<PingRates, RateError> {
+        let window_ms = window_seconds.saturating_mul(1000);
+        let rate = |limit| Rate::new(limit, window_ms, CLOCK_STEP_MS);
+        Ok(PingRates { source: rate(source)?, connection: rate(connection)? })
+    }
+}
 
 /// Everything a server has to be told. The defaults are those of the command line.
 #[derive(Clone, Debug)]
@@ -38,10 +56,10 @@ pub struct Config {
     /// For all connections together at the end.
     pub drain_timeout: Duration,
     pub heartbeat: Times,
-    /// Pings of a source that are answered, in any window; a limit of 0 answers all.
-    pub ping_rate: Rate,
-    /// The same for each connection.
-    pub ping_rate_per_connection: Rate,
+    /// Pings that are answered, to begin with: see [`Service::set_ping_rates`].
+    ///
+    /// [`Service::set_ping_rates`]: super::service::Service::set_ping_rates
+    pub ping_rates: PingRates,
     /// What makes a source.
     pub prefixes: Prefixes,
     /// permessage-deflate, unless it is switched off.
@@ -51,7 +69,8 @@ pub struct Config {
 impl Config {
     /// A server on `listen` with everything else at its default.
     pub fn new(listen: SocketAddr) -> Config {
-        let limit = |pings| Rate::new(pings, 10_000, CLOCK_STEP_MS).unwrap_or_default();
+        let source = Rate::new(30, 10_000, CLOCK_STEP_MS).unwrap_or_default();
+        let ping_rates = PingRates { source, connection: Rate::default() };
         Config {
             listen,
             shards: std::thread::available_parallelism().map_or(1, usize::from),
@@ -66,8 +85,7 @@ impl Config {
             close_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),
             heartbeat: Times::default(),
-            ping_rate: limit(30),
-            ping_rate_per_connection: Rate::default(),
+            ping_rates,
             prefixes: Prefixes { v4: 32, v6: 64 },
             deflate: Some(DeflateOptions::default()),
         }

@@ -310,15 +310,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Whether a ping keeps to the limits of its source and its connection.
     fn charge_ping(&mut self) -> bool {
-        let config = &self.shard.service.config;
-        let by_source = self.ticket.charge_ping(config.ping_rate);
-        let rate = config.ping_rate_per_connection;
-        if rate.limit == 0 {
+        let rates = self.shard.service.ping_rates();
+        let by_source = self.ticket.charge_ping(rates.source);
+        if rates.connection.limit == 0 {
             return by_source;
         }
         let now_ms = self.ticket.clock_ms();
         let window = self.pings.get_or_insert_default();
-        window.charge(now_ms, rate, 1) == 1 && by_source
+        window.charge(now_ms, rates.connection, 1) == 1 && by_source
     }
 
     /// The peer's close frame: answer it, if it is not an answer itself, and end (RFC 6455, 7.1.1).

@@ -19,5 +19,5 @@ pub mod service;
 pub mod shard;
 pub mod wheel;
 
-pub use config::Config;
+pub use config::{Config, PingRates};
 pub use service::{Server, StartError};

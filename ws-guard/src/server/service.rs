@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -15,7 +15,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{runtime::Builder, sync::watch, task::LocalSet};
 
 use super::{
-    access_log::AccessLog, admission::Admission, config::Config, metrics::Metrics, shard::Shard,
+    access_log::AccessLog,
+    admission::Admission,
+    config::{Config, PingRates},
+    metrics::Metrics,
+    shard::Shard,
 };
 
 /// Connections that may wait for their accept(2).
@@ -29,12 +33,23 @@ pub struct Service {
     pub admission: Arc<Admission>,
     next_id: AtomicU64,
     stopping: AtomicBool,
+    ping_rates: RwLock<PingRates>,
 }
 
 impl Service {
     /// A number for a connection, from 1.
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Pings that are answered.
+    pub fn ping_rates(&self) -> PingRates {
+        *self.ping_rates.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answer so many pings from now on. What was counted stays counted.
+    pub fn set_ping_rates(&self, rates: PingRates) {
+        *self.ping_rates.write().unwrap_or_else(PoisonError::into_inner) = rates;
     }
 
     /// No more connections are let in, and those that are there are closed.
@@ -70,6 +85,7 @@ impl Server {
         registry: &Registry,
     ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
+        let ping_rates = config.ping_rates;
         let listeners = listen(config.listen, config.shards.max(1))
             .map_err(|error| StartError::Listen(config.listen, error))?;
         let address = match listeners.first().map(TcpListener::local_addr) {
@@ -83,6 +99,7 @@ impl Server {
             admission: Arc::new(Admission::default()),
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
+            ping_rates: RwLock::new(ping_rates),
         });
         let (stop, stopped) = watch::channel(false);
         let mut server = Server { service, address, stop, shards: Vec::new() };

@@ -1,6 +1,6 @@
 //! The quick groups of Autobahn|Testsuite. All of them: `cargo xtask test autobahn`.
 
-use ws_guard_common::window::Rate;
+use ws_guard::server::PingRates;
 use ws_guard_testkit::{autobahn, tools};
 
 use super::stage::Stage;
@@ -15,7 +15,7 @@ fn every_case_of_the_quick_groups_is_ok() {
         return;
     }
     // Some cases send pings in bursts.
-    let stage = Stage::start(|config| config.ping_rate = Rate::default());
+    let stage = Stage::start(|config| config.ping_rates = PingRates::default());
     let folder = tempfile::tempdir().unwrap();
     let mut command = autobahn::command(stage.address, &autobahn::QUICK, folder.path()).unwrap();
     let output = command.output().unwrap();
