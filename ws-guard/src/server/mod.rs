@@ -13,6 +13,7 @@ pub mod handshake;
 pub mod heartbeat;
 pub mod metrics;
 mod outbox;
+pub mod packets;
 mod pool;
 pub mod protocol;
 pub mod service;

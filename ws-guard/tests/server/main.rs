@@ -7,6 +7,7 @@ mod codec;
 mod handshake;
 mod hostile;
 mod memory;
+mod packets;
 mod pings;
 mod stage;
 mod talk;
