@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -32,7 +32,15 @@ pub struct Line<'a> {
     pub event: What,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_id: Option<u64>,
+    /// The other end of the TCP connection.
     pub peer: SocketAddr,
+    /// The client's address, where a trusted proxy says that it is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshake_duration_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

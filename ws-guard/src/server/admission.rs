@@ -27,6 +27,8 @@ pub enum Full {
     Server,
     /// [`Config::max_connections_per_source`].
     Source,
+    /// [`Config::max_connections_per_user`].
+    User,
 }
 
 /// What is known of a source.
@@ -44,6 +46,8 @@ struct Source {
 #[derive(Debug)]
 struct Sources {
     by_network: HashMap<IpNet, Source>,
+    /// Open connections of those who said who they are.
+    by_user: HashMap<Box<str>, usize>,
     swept: Instant,
 }
 
@@ -63,7 +67,11 @@ impl Default for Admission {
             started: now,
             handshakes: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
-            sources: Mutex::new(Sources { by_network: HashMap::new(), swept: now }),
+            sources: Mutex::new(Sources {
+                by_network: HashMap::new(),
+                by_user: HashMap::new(),
+                swept: now,
+            }),
         }
     }
 }
@@ -76,22 +84,38 @@ impl Admission {
         (before < config.max_handshakes).then_some(guard)
     }
 
-    /// Count a connection from `address`, for as long as the ticket lives.
-    pub fn admit(self: &Arc<Admission>, address: IpAddr, config: &Config) -> Result<Ticket, Full> {
+    /// Count a connection of `user` from `address`, for as long as the ticket lives.
+    pub fn admit(
+        self: &Arc<Admission>,
+        address: IpAddr,
+        user: Option<&str>,
+        config: &Config,
+    ) -> Result<Ticket, Full> {
         if self.open.fetch_add(1, Ordering::Relaxed) >= config.max_connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Full::Server);
         }
         let source = config.prefixes.source_of(address);
         // From here on the ticket's end takes back what was counted.
-        let ticket = Ticket { admission: self.clone(), source };
+        let ticket = Ticket { admission: self.clone(), source, user: user.map(Box::from) };
         let mut sources = self.sources();
         self.sweep(&mut sources);
         let entry = sources.by_network.entry(source).or_default();
         entry.connections += 1;
-        let full = entry.connections > config.max_connections_per_source;
+        let source_full = entry.connections > config.max_connections_per_source;
+        let of_user = user.map_or(0, |user| {
+            let count = sources.by_user.entry(Box::from(user)).or_default();
+            *count += 1;
+            *count
+        });
         drop(sources);
-        if full { Err(Full::Source) } else { Ok(ticket) }
+        if source_full {
+            Err(Full::Source)
+        } else if of_user > config.max_connections_per_user {
+            Err(Full::User)
+        } else {
+            Ok(ticket)
+        }
     }
 
     /// Open connections.
@@ -140,6 +164,7 @@ impl Drop for Handshaking {
 pub struct Ticket {
     admission: Arc<Admission>,
     source: IpNet,
+    user: Option<Box<str>>,
 }
 
 impl Ticket {
@@ -173,6 +198,12 @@ impl Drop for Ticket {
                 entry.remove();
             }
         }
+        let user = self.user.take().map(|user| sources.by_user.entry(user));
+        let Some(Entry::Occupied(mut entry)) = user else { return };
+        *entry.get_mut() = entry.get().saturating_sub(1);
+        if *entry.get() == 0 {
+            entry.remove();
+        }
     }
 }
 
@@ -192,14 +223,26 @@ mod tests {
     fn limits_hold_and_tickets_give_back() {
         let (admission, config) = (Arc::new(Admission::default()), config());
         let (one, two) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let first = admission.admit(one, &config).unwrap();
-        let _second = admission.admit(one, &config).unwrap();
-        assert_eq!(admission.admit(one, &config).unwrap_err(), Full::Source);
-        let _third = admission.admit(two, &config).unwrap();
-        assert_eq!(admission.admit(two, &config).unwrap_err(), Full::Server);
+        let first = admission.admit(one, None, &config).unwrap();
+        let _second = admission.admit(one, None, &config).unwrap();
+        assert_eq!(admission.admit(one, None, &config).unwrap_err(), Full::Source);
+        let _third = admission.admit(two, None, &config).unwrap();
+        assert_eq!(admission.admit(two, None, &config).unwrap_err(), Full::Server);
         drop(first);
-        assert!(admission.admit(one, &config).is_ok());
+        assert!(admission.admit(one, None, &config).is_ok());
         assert_eq!(admission.open(), 2);
+    }
+
+    #[test]
+    fn a_user_is_counted_over_all_addresses() {
+        let (admission, mut config) = (Arc::new(Admission::default()), config());
+        config.max_connections_per_user = 1;
+        let (one, two) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let first = admission.admit(one, Some("u-1"), &config).unwrap();
+        assert_eq!(admission.admit(two, Some("u-1"), &config).unwrap_err(), Full::User);
+        assert!(admission.admit(two, Some("u-2"), &config).is_ok());
+        drop(first);
+        assert!(admission.admit(two, Some("u-1"), &config).is_ok());
     }
 
     #[test]
@@ -216,10 +259,10 @@ mod tests {
         let (admission, config) = (Arc::new(Admission::default()), config());
         let (here, there) = ("fd77::1".parse().unwrap(), "fd77::2".parse().unwrap());
         let rate = Rate::new(3, 10_000, 1).unwrap();
-        let one = admission.admit(here, &config).unwrap();
+        let one = admission.admit(here, None, &config).unwrap();
         assert!(one.charge_ping(rate) && one.charge_ping(rate));
         drop(one);
-        let two = admission.admit(there, &config).unwrap();
+        let two = admission.admit(there, None, &config).unwrap();
         assert!(two.charge_ping(rate));
         assert!(!two.charge_ping(rate));
         assert!(two.charge_ping(Rate::default()));
@@ -229,8 +272,9 @@ mod tests {
     fn sources_without_connections_are_forgotten() {
         let (admission, config) = (Arc::new(Admission::default()), config());
         for last in 0..100 {
-            drop(admission.admit([10, 0, 0, last].into(), &config));
+            drop(admission.admit([10, 0, 0, last].into(), Some("user"), &config));
         }
         assert!(admission.sources().by_network.is_empty());
+        assert!(admission.sources().by_user.is_empty());
     }
 }

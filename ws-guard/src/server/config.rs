@@ -7,7 +7,9 @@ use ws_guard_common::window::{Rate, RateError};
 use super::{
     admission::CLOCK_STEP_MS,
     heartbeat::Times,
+    identity::Access,
     protocol::{Limits, extension::DeflateOptions},
+    proxies::Proxies,
 };
 use crate::domain::address::Prefixes;
 
@@ -39,6 +41,12 @@ pub struct Config {
     pub max_connections: usize,
     /// Open connections of one source; above that a handshake is answered with 429.
     pub max_connections_per_source: usize,
+    /// Open connections of one user; above that a handshake is answered with 429.
+    pub max_connections_per_user: usize,
+    /// Who may connect, and how they say who they are.
+    pub access: Access,
+    /// Proxies that are believed.
+    pub proxies: Proxies,
     /// Connections whose handshake is not done; above that a new one is dropped unanswered.
     pub max_handshakes: usize,
     /// From the TCP connection to the end of the handshake.
@@ -76,6 +84,9 @@ impl Config {
             shards: std::thread::available_parallelism().map_or(1, usize::from),
             max_connections: 16_384,
             max_connections_per_source: 16_384,
+            max_connections_per_user: 16_384,
+            access: Access::default(),
+            proxies: Proxies::default(),
             max_handshakes: 1024,
             handshake_timeout: Duration::from_secs(10),
             max_request: 16 * 1024,

@@ -3,9 +3,10 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -20,6 +21,7 @@ use super::{
     cause::Cause,
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
+    identity::Identity,
     outbox::Outbox,
     pool,
     protocol::{
@@ -45,11 +47,17 @@ enum Phase {
 }
 
 /// Which connection it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Origin {
     /// From 1, in the order of handshakes.
     pub id: u64,
+    /// The other end of TCP.
     pub peer: SocketAddr,
+    /// The client, which may be behind it.
+    pub client: IpAddr,
+    pub identity: Option<Box<Identity>>,
+    /// The region as metrics have it.
+    pub region: Arc<str>,
     /// When its TCP connection was accepted.
     pub started: Instant,
 }
@@ -133,7 +141,12 @@ pub struct Connection<I> {
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     /// A connection whose handshake is done.
-    pub fn new(shard: Rc<Shard>, origin: Origin, done: Done<I, Ticket>) -> Connection<I> {
+    pub fn new(
+        shard: Rc<Shard>,
+        origin: Origin,
+        ticket: Ticket,
+        done: Done<I, ()>,
+    ) -> Connection<I> {
         let config = &shard.service.config;
         let agreed = done.upgrade.deflate;
         let inflater = agreed.as_ref().map(Inflater::new);
@@ -142,14 +155,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
         let slot = shard.wheel.enter();
-        shard.show(None, Some("open"));
+        shard.show(&origin.region, None, Some("open"));
         let input = BytesMut::from(done.leftover);
         let bytes_in = input.len() as u64;
         Connection {
             io: done.io,
             slot,
             origin,
-            ticket: done.ticket,
+            ticket,
             decoder,
             deflater: agreed.as_ref().map(Deflater::new),
             input,
@@ -426,7 +439,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             _ => "closing",
         };
         if state != self.shown {
-            self.shard.show(Some(self.shown), Some(state));
+            self.shard.show(&self.origin.region, Some(self.shown), Some(state));
             self.shown = state;
         }
     }
@@ -474,7 +487,7 @@ impl<I> Drop for Connection<I> {
     fn drop(&mut self) {
         self.input.clear();
         pool::return_read(&mut self.input);
-        self.shard.show(Some(self.shown), None);
+        self.shard.show(&self.origin.region, Some(self.shown), None);
         self.shard.wheel.leave(self.slot);
     }
 }

@@ -44,10 +44,21 @@ pub enum Refusal {
     Key,
     /// No `Host`, or more than one.
     Host,
+    /// A proxy that has to say whom it connects for did not.
+    ProxyHeader,
+    /// A page of an origin that may not connect.
+    Origin,
+    NoToken,
+    /// Expired, signed by somebody else, or no token at all.
+    BadToken,
+    /// The client has to say who it is, and did not.
+    NoUser,
     /// Too many connections.
     ServerFull,
     /// Too many connections of this source.
     SourceFull,
+    /// Too many connections of this user.
+    UserFull,
     /// The server is shutting down.
     Shutdown,
 }
@@ -63,8 +74,14 @@ impl Refusal {
             Refusal::Version => "version",
             Refusal::Key => "key",
             Refusal::Host => "host",
+            Refusal::ProxyHeader => "proxy_header",
+            Refusal::Origin => "origin",
+            Refusal::NoToken => "no_token",
+            Refusal::BadToken => "bad_token",
+            Refusal::NoUser => "no_user",
             Refusal::ServerFull => "server_full",
             Refusal::SourceFull => "source_full",
+            Refusal::UserFull => "user_full",
             Refusal::Shutdown => "shutdown",
         }
     }
@@ -72,12 +89,14 @@ impl Refusal {
     /// The answer's status, where there is one to answer.
     pub const fn status(self) -> Option<StatusCode> {
         Some(match self {
-            Refusal::NotHttp | Refusal::Timeout => return None,
+            Refusal::NotHttp | Refusal::Timeout | Refusal::ProxyHeader => return None,
             Refusal::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
             Refusal::Key | Refusal::Host => StatusCode::BAD_REQUEST,
             Refusal::ServerFull | Refusal::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::SourceFull => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::SourceFull | Refusal::UserFull => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::Origin => StatusCode::FORBIDDEN,
+            Refusal::NoToken | Refusal::BadToken | Refusal::NoUser => StatusCode::UNAUTHORIZED,
         })
     }
 
@@ -93,6 +112,12 @@ impl Refusal {
             Refusal::Version => "Sec-WebSocket-Version has to be 13",
             Refusal::Key => "Sec-WebSocket-Key has to be 16 bytes in base64, once",
             Refusal::Host => "a request has exactly one Host field",
+            Refusal::ProxyHeader => "a trusted proxy did not send the PROXY protocol's header",
+            Refusal::Origin => "pages of this origin may not connect",
+            Refusal::NoToken => "send a token: Authorization: Bearer, or access_token in the query",
+            Refusal::BadToken => "the token is not valid, or no longer",
+            Refusal::NoUser => "the request has to say who its user is",
+            Refusal::UserFull => "this user has as many connections as it may have",
             Refusal::ServerFull => {
                 "the server has as many connections as it takes: try again later"
             }
@@ -116,7 +141,8 @@ impl Refusal {
                 field(header::UPGRADE, "websocket");
                 field(header::SEC_WEBSOCKET_VERSION, "13");
             }
-            Refusal::ServerFull | Refusal::SourceFull | Refusal::Shutdown => {
+            Refusal::NoToken | Refusal::BadToken => field(header::WWW_AUTHENTICATE, "Bearer"),
+            Refusal::ServerFull | Refusal::SourceFull | Refusal::UserFull | Refusal::Shutdown => {
                 field(header::RETRY_AFTER, RETRY_AFTER);
             }
             _ => {}
@@ -209,7 +235,15 @@ pub struct Done<I, T> {
     pub leftover: Bytes,
     pub upgrade: Upgrade,
     /// What `admit` gave.
-    pub ticket: T,
+    pub admitted: T,
+}
+
+impl<I, T> Done<I, T> {
+    /// The stream, and what `admit` gave.
+    pub fn split(self) -> (Done<I, ()>, T) {
+        let Done { io, leftover, upgrade, admitted } = self;
+        (Done { io, leftover, upgrade, admitted: () }, admitted)
+    }
 }
 
 /// Read the one request of a stream and answer it. `admit` is asked once the request is a proper
@@ -217,7 +251,7 @@ pub struct Done<I, T> {
 pub async fn accept<I, T>(
     io: I,
     config: &Config,
-    admit: impl Fn() -> Result<T, Refusal>,
+    admit: impl Fn(&Request<Incoming>) -> Result<T, Refusal>,
 ) -> Result<Done<I, T>, Refusal>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -226,7 +260,7 @@ where
     let outcome = Rc::new(RefCell::new(Err(Refusal::NotHttp)));
     let service = service_fn(|request: Request<Incoming>| {
         let checked = Upgrade::check(&request, config.deflate.as_ref());
-        let admitted = checked.and_then(|upgrade| Ok((upgrade, admit()?)));
+        let admitted = checked.and_then(|upgrade| Ok((upgrade, admit(&request)?)));
         let response = match &admitted {
             Ok((upgrade, _)) => upgrade.response(),
             Err(refusal) => refusal.response(),
@@ -240,9 +274,9 @@ where
         .serve_connection(TokioIo::new(io), service)
         .without_shutdown()
         .await;
-    let (upgrade, ticket) = outcome.replace(Err(Refusal::NotHttp))?;
+    let (upgrade, admitted) = outcome.replace(Err(Refusal::NotHttp))?;
     let parts = served.map_err(|_| Refusal::NotHttp)?;
-    Ok(Done { io: parts.io.into_inner(), leftover: parts.read_buf, upgrade, ticket })
+    Ok(Done { io: parts.io.into_inner(), leftover: parts.read_buf, upgrade, admitted })
 }
 
 #[cfg(test)]

@@ -1,8 +1,37 @@
 //! What the server counts. No label is an address or an identity: see the access log for those.
 
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
+
+/// Regions that get a time series of their own; who names more of them is `other`.
+const REGIONS: usize = 64;
+
+/// The regions that clients have named: few, however many they make up.
+#[derive(Debug, Default)]
+pub struct Regions(Mutex<HashSet<Arc<str>>>);
+
+impl Regions {
+    /// The label for a region.
+    pub fn intern(&self, region: Option<&str>) -> Arc<str> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut label = region.unwrap_or("unknown");
+        if let Some(label) = known.get(label) {
+            return label.clone();
+        }
+        if region.is_some() && known.len() >= REGIONS {
+            label = "other";
+        }
+        let label: Arc<str> = label.into();
+        known.insert(label.clone());
+        label
+    }
+}
 
 /// Counters of all shards together.
 #[derive(Clone, Debug)]
@@ -93,5 +122,23 @@ impl Metrics {
                 "kind",
             )?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_up_regions_are_others() {
+        let regions = Regions::default();
+        assert_eq!(&*regions.intern(None), "unknown");
+        for number in 0..REGIONS - 1 {
+            let name = format!("r{number}");
+            assert_eq!(*regions.intern(Some(&name)), *name);
+        }
+        assert_eq!(&*regions.intern(Some("one-more")), "other");
+        assert_eq!(&*regions.intern(Some("r7")), "r7");
+        assert_eq!(&*regions.intern(None), "unknown");
     }
 }

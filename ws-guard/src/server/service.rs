@@ -18,7 +18,7 @@ use super::{
     access_log::AccessLog,
     admission::Admission,
     config::{Config, PingRates},
-    metrics::Metrics,
+    metrics::{Metrics, Regions},
     shard::Shard,
 };
 
@@ -31,6 +31,7 @@ pub struct Service {
     pub metrics: Metrics,
     pub access_log: AccessLog,
     pub admission: Arc<Admission>,
+    pub regions: Regions,
     next_id: AtomicU64,
     stopping: AtomicBool,
     ping_rates: RwLock<PingRates>,
@@ -97,6 +98,7 @@ impl Server {
             metrics,
             access_log,
             admission: Arc::new(Admission::default()),
+            regions: Regions::default(),
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             ping_rates: RwLock::new(ping_rates),

@@ -1,7 +1,14 @@
 //! One thread of the server: its listener, its connections, and the wheel of their timers.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 
+use hyper::{Request, body::Incoming};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -14,7 +21,8 @@ use super::{
     admission::{Full, Handshaking, Ticket},
     cause::Cause,
     connection::{Connection, Ended, Origin, Totals},
-    handshake::{self, Refusal},
+    handshake::{self, Done, Refusal},
+    identity::Identity,
     service::Service,
     wheel::Wheel,
 };
@@ -23,8 +31,13 @@ use super::{
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// What connections get to say goodbye in once the time to drain is over.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
-/// Until connections can say where they come from.
-const REGION: &str = "unknown";
+
+/// What is known of a client that was let in.
+struct Admitted {
+    ticket: Ticket,
+    client: IpAddr,
+    identity: Identity,
+}
 
 /// What the connections of one thread share.
 pub struct Shard {
@@ -93,30 +106,56 @@ impl Shard {
         tasks: TaskTracker,
     ) {
         let started = Instant::now();
-        let accepted = handshake::accept(stream, &self.service.config, || self.let_in(peer));
+        let accepted = self.accept_upgrade(stream, peer);
         let accepted = timeout(self.service.config.handshake_timeout, accepted).await;
         drop(handshaking);
-        match accepted.unwrap_or(Err(Refusal::Timeout)) {
-            Ok(done) => {
-                let id = self.service.next_id();
-                let origin = Origin { id, peer, started };
-                self.opened(&origin);
-                let connection = Connection::new(self, origin, done);
-                tasks.spawn_local(connection);
-            }
-            Err(refusal) => self.refused(peer, refusal),
-        }
+        let (done, admitted) = match accepted.unwrap_or(Err(Refusal::Timeout)) {
+            Ok(done) => done.split(),
+            Err(refusal) => return self.refused(peer, refusal),
+        };
+        let Admitted { ticket, client, identity } = admitted;
+        let region = self.service.regions.intern(identity.region.as_deref());
+        let known = identity != Identity::default();
+        let identity = known.then(|| Box::new(identity));
+        let id = self.service.next_id();
+        let origin = Origin { id, peer, client, identity, region, started };
+        self.opened(&origin);
+        tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
 
-    fn let_in(&self, peer: SocketAddr) -> Result<Ticket, Refusal> {
+    /// The PROXY protocol's header, if there has to be one, and the HTTP handshake.
+    async fn accept_upgrade(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Done<TcpStream, Admitted>, Refusal> {
+        let config = &self.service.config;
+        let proxied = config.proxies.accept(&mut stream, peer).await;
+        let proxied = proxied.ok_or(Refusal::ProxyHeader)?;
+        handshake::accept(stream, config, |request| self.let_in(request, peer, proxied)).await
+    }
+
+    fn let_in(
+        &self,
+        request: &Request<Incoming>,
+        peer: SocketAddr,
+        proxied: SocketAddr,
+    ) -> Result<Admitted, Refusal> {
         let service = &self.service;
         if service.is_stopping() {
             return Err(Refusal::Shutdown);
         }
-        service.admission.admit(peer.ip(), &service.config).map_err(|full| match full {
+        let proxies = &service.config.proxies;
+        let identity = service.config.access.check(request, proxies.trust(peer.ip()))?;
+        let client = proxies.client(request.headers(), proxied.ip());
+        let user = identity.user_id.as_deref();
+        let ticket = service.admission.admit(client, user, &service.config);
+        let ticket = ticket.map_err(|full| match full {
             Full::Server => Refusal::ServerFull,
             Full::Source => Refusal::SourceFull,
-        })
+            Full::User => Refusal::UserFull,
+        })?;
+        Ok(Admitted { ticket, client, identity })
     }
 
     async fn drain(&self, tasks: &TaskTracker) {
@@ -130,13 +169,13 @@ impl Shard {
     }
 
     /// Move a connection from one state's gauge to another's.
-    pub fn show(&self, from: Option<&str>, to: Option<&str>) {
+    pub fn show(&self, region: &str, from: Option<&str>, to: Option<&str>) {
         let gauges = &self.service.metrics.connections;
         if let Some(state) = from {
-            gauges.with_label_values(&[state, REGION]).dec();
+            gauges.with_label_values(&[state, region]).dec();
         }
         if let Some(state) = to {
-            gauges.with_label_values(&[state, REGION]).inc();
+            gauges.with_label_values(&[state, region]).inc();
         }
     }
 
@@ -168,10 +207,9 @@ impl Shard {
         metrics.handshake_seconds.observe(took.as_secs_f64());
         let interval = self.service.config.heartbeat.ping_interval;
         self.log(Line {
-            connection_id: Some(origin.id),
             handshake_duration_ms: Some(took.as_secs_f64() * 1e3),
             ping_interval_ms: Some(interval.as_millis() as u64),
-            ..line(What::Open, origin.peer)
+            ..line_of(What::Open, origin)
         });
     }
 
@@ -183,9 +221,8 @@ impl Shard {
             metrics.protocol_errors.with_label_values(&[error.name()]).inc();
         }
         self.log(Line {
-            connection_id: Some(origin.id),
             closed: Some(Closed::new(ended, origin.started.elapsed())),
-            ..line(What::Close, origin.peer)
+            ..line_of(What::Close, origin)
         });
     }
 
@@ -196,6 +233,18 @@ impl Shard {
     }
 }
 
+/// A line about a connection.
+fn line_of(event: What, origin: &Origin) -> Line<'_> {
+    let identity = origin.identity.as_deref();
+    Line {
+        connection_id: Some(origin.id),
+        client: (origin.client != origin.peer.ip()).then_some(origin.client),
+        user_id: identity.and_then(|identity| identity.user_id.as_deref()),
+        region: identity.and_then(|identity| identity.region.as_deref()),
+        ..line(event, origin.peer)
+    }
+}
+
 /// A line with nothing in it yet; its time is set when it is written.
 fn line<'a>(event: What, peer: SocketAddr) -> Line<'a> {
     Line {
@@ -203,6 +252,9 @@ fn line<'a>(event: What, peer: SocketAddr) -> Line<'a> {
         event,
         connection_id: None,
         peer,
+        client: None,
+        user_id: None,
+        region: None,
         handshake_duration_ms: None,
         ping_interval_ms: None,
         closed: None,

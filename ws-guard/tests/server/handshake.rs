@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::Ipv4Addr, time::Duration};
 
-use super::stage::{Client, REQUEST, Stage, connect, connect_from, refused, wait_for};
+use super::stage::{Client, PATIENCE, REQUEST, Stage, connect, connect_from, refused, wait_for};
 
 #[test]
 fn refusals_say_why() {
@@ -109,4 +109,69 @@ fn handshakes_at_a_time_are_limited() {
         answer.starts_with("HTTP/1.1 426").then_some(())
     });
     assert!(entered.is_some());
+}
+
+#[test]
+fn who_it_is_shows_in_log_and_metrics() {
+    let stage = Stage::start(|config| {
+        config.access.user = Some("query:user".parse().unwrap());
+        config.access.region = Some("header:x-region".parse().unwrap());
+        config.access.user_required = true;
+        config.access.origins = vec!["https://example.test".into()];
+        config.max_connections_per_user = 1;
+        config.proxies.networks = vec!["127.0.0.0/8".parse().unwrap()];
+    });
+    let request = |user: &str, fields: &str| {
+        format!("{REQUEST}{fields}\r\n").replace("GET / ", &format!("GET /chat{user} "))
+    };
+    let answer = |request: String| refused(connect(stage.address), request.as_bytes());
+    assert!(answer(request("", "")).starts_with("HTTP/1.1 401 "));
+    let evil = answer(request("?user=u-1", "Origin: https://evil.test\r\n"));
+    assert!(evil.starts_with("HTTP/1.1 403 "), "{evil}");
+    for reason in ["no_user", "origin"] {
+        let sample = format!("wsguard_server_refused_total{{reason=\"{reason}\"}}");
+        let counted = wait_for(PATIENCE, || (stage.metric(&sample) == 1.0).then_some(()));
+        assert!(counted.is_some(), "{reason}");
+    }
+    let mut stream = connect(stage.address);
+    let local = stream.local_addr().unwrap();
+    let fields = "X-Region: shanghai\r\nX-Forwarded-For: 6.6.6.6, 192.0.2.7\r\n";
+    stream.write_all(request("?user=u-1", fields).as_bytes()).unwrap();
+    let line = stage.logged("open", local);
+    assert_eq!(
+        (line["user_id"].as_str(), line["region"].as_str(), line["client"].as_str()),
+        (Some("u-1"), Some("shanghai"), Some("192.0.2.7"))
+    );
+    let live = || stage.metric("websocket_connections_total{region=\"shanghai\",state=\"open\"}");
+    assert_eq!(live(), 1.0);
+    assert!(answer(request("?user=u-1", "")).starts_with("HTTP/1.1 429 "));
+    drop(stream);
+    assert_eq!(stage.logged("close", local)["user_id"], "u-1");
+    assert!(wait_for(PATIENCE, || (live() == 0.0).then_some(())).is_some());
+}
+
+#[test]
+fn a_trusted_proxy_says_whom_it_connects_for() {
+    let stage = Stage::start(|config| {
+        config.proxies.networks = vec!["127.0.0.1/32".parse().unwrap()];
+        config.proxies.proxy_protocol = true;
+        config.max_connections_per_source = 1;
+    });
+    let proxied = |client: &str| {
+        let mut stream = connect(stage.address);
+        write!(stream, "PROXY TCP4 {client} 127.0.0.1 4711 80\r\n").unwrap();
+        stream
+    };
+    let first = Client::request(proxied("192.0.2.1"), "", &[]);
+    assert_eq!(stage.logged("open", first.local)["client"], "192.0.2.1");
+    // Limits are the client's, not the proxy's.
+    let _second = Client::request(proxied("192.0.2.2"), "", &[]);
+    let third = refused(proxied("192.0.2.1"), format!("{REQUEST}\r\n").as_bytes());
+    assert!(third.starts_with("HTTP/1.1 429 "), "{third}");
+    let bare = connect(stage.address);
+    let local = bare.local_addr().unwrap();
+    assert_eq!(refused(bare, format!("{REQUEST}\r\n").as_bytes()), "");
+    assert_eq!(stage.logged("refused", local)["refused"], "proxy_header");
+    // Who is no proxy needs no header.
+    Client::request(connect_from(Ipv4Addr::new(127, 0, 0, 5), stage.address, None), "", &[]);
 }

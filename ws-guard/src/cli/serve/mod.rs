@@ -12,6 +12,9 @@ use tokio::{
 };
 use ws_guard_common::window::Rate;
 
+mod access;
+
+use self::access::AccessFlags;
 use super::run::log_to_stderr;
 use crate::{
     config::{LogFormat, listen_address},
@@ -92,6 +95,16 @@ pub struct Serve {
     /// File to append the access log to; - is standard output
     #[arg(long, value_name = "PATH", env = "WS_GUARD_ACCESS_LOG", default_value = "-")]
     access_log: PathBuf,
+    /// Connections of one user at a time; above that a handshake is answered with 429
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WS_GUARD_MAX_CONNECTIONS_PER_USER",
+        default_value_t = 16_384
+    )]
+    max_connections_per_user: usize,
+    #[command(flatten)]
+    access: AccessFlags,
 }
 
 /// A duration that no sum of instants can overflow.
@@ -134,6 +147,9 @@ impl Serve {
         config.shards = self.shards.map_or(config.shards, usize::from);
         config.max_connections = self.max_connections;
         config.max_connections_per_source = self.max_connections_per_source;
+        config.max_connections_per_user = self.max_connections_per_user;
+        config.access = self.access.access()?;
+        config.proxies = self.access.proxies();
         config.limits.message = self.max_message_size;
         config.drain_timeout = self.drain_timeout;
         config.ping_rates = self.ping_rates()?;
