@@ -15,6 +15,7 @@
 //! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
+pub mod autobahn;
 pub mod client;
 pub mod flood;
 pub mod frame;

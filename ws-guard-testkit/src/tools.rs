@@ -51,6 +51,11 @@ pub fn node_modules() -> PathBuf {
     root().join("npm/node_modules")
 }
 
+/// Autobahn|Testsuite's program.
+pub fn wstest() -> PathBuf {
+    root().join("autobahn/bin/wstest")
+}
+
 /// The echo server on gorilla/websocket.
 pub fn gorilla_echo() -> PathBuf {
     root().join("gorilla-echo")

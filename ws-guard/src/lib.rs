@@ -8,3 +8,4 @@ pub mod daemon;
 pub mod domain;
 pub mod guard;
 pub mod metrics;
+pub mod server;

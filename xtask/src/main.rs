@@ -1,4 +1,5 @@
 //! `cargo xtask`: set-up, build, demonstration, tests and benchmarks of ws-guard.
+mod autobahn;
 mod bench;
 mod build_ebpf;
 mod demo;

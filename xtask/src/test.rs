@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ws_guard_testkit::{netns, skip_reason, tools};
 
-use crate::{build_ebpf, setup, step};
+use crate::{autobahn, build_ebpf, setup, step};
 use report::{Report, Tally};
 
 /// Where the daemon takes its object from instead of the one it holds.
@@ -26,9 +26,21 @@ pub struct Args {
     /// A million cases for each property test, and the tests that are ignored otherwise
     #[arg(long)]
     nightly: bool,
+    #[command(subcommand)]
+    only: Option<Only>,
+}
+
+/// What can be run by itself.
+#[derive(clap::Subcommand)]
+enum Only {
+    /// Run all cases of Autobahn|Testsuite, compression included, against the companion server
+    Autobahn,
 }
 
 pub fn main(args: Args) -> Result<()> {
+    if let Some(Only::Autobahn) = args.only {
+        return autobahn::main();
+    }
     let mut report = Report::default();
     let toolchain = setup::all()?;
     for name in netns::remove_stale()? {

@@ -10,6 +10,7 @@ mod flows;
 mod output;
 mod policy;
 mod run;
+mod serve;
 mod settings;
 mod sources;
 mod status;
@@ -71,6 +72,8 @@ pub struct Global {
 enum Command {
     /// Load, attach and protect until SIGTERM; protection stays when it ends
     Run(run::Run),
+    /// Serve WebSocket connections, without guarding an interface
+    Serve(serve::Serve),
     /// Show interfaces, policy, packets and tables
     Status(status::StatusCommand),
     /// List the sources that are throttled now
@@ -120,6 +123,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     match cli.command {
         Command::Run(run) => run.run(&global),
+        Command::Serve(serve) => serve.run(),
         Command::Completions(completions) => completions.run(),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -142,7 +146,7 @@ async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Events(events) => events.run(global).await?,
         Command::Unload(unload) => unload.run(global).await?,
         Command::Doctor(doctor) => return doctor.run(global).await,
-        Command::Run(_) | Command::Completions(_) => {}
+        Command::Run(_) | Command::Serve(_) | Command::Completions(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use super::{Global, settings::RunFlags};
 use crate::{
-    config::{Inputs, LogFormat, Settings, watch::Watch},
+    config::{Inputs, LogFormat, watch::Watch},
     daemon::{self, RunOptions},
 };
 
@@ -47,7 +47,9 @@ impl Run {
         let watch = self.config.clone().map(Watch::new);
         let inputs = Inputs::new(self.flags.0, self.config);
         let settings = inputs.load()?;
-        log(&settings);
+        // The kernel programs log through the `log` crate, at debug level.
+        let level = if settings.run.kernel_debug { "debug" } else { "info" };
+        log_to_stderr(settings.run.log_format, level);
         for variable in inputs.unknown_variables() {
             tracing::warn!("{variable} is no setting of ws-guard, and is ignored");
         }
@@ -66,17 +68,15 @@ impl Run {
     }
 }
 
-fn log(settings: &Settings) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        // The kernel programs log through the `log` crate, at debug level.
-        EnvFilter::new(if settings.run.kernel_debug { "debug" } else { "info" })
-    });
+/// Log to standard error, from `level` on unless RUST_LOG says otherwise.
+pub fn log_to_stderr(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
-    match settings.run.log_format {
+    match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }

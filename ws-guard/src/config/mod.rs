@@ -9,4 +9,4 @@ mod tests;
 pub mod watch;
 
 pub use layers::{Arguments, ConfigError, Inputs, Place, Problem};
-pub use settings::{LogFormat, RUN, RunSettings, Settings};
+pub use settings::{LogFormat, RUN, RunSettings, Settings, listen_address};

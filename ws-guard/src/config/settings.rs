@@ -48,6 +48,8 @@ pub struct RunSettings {
     pub max_flows: u32,
     pub max_sources: u32,
     pub metrics_listen: Option<SocketAddr>,
+    pub listen: Option<SocketAddr>,
+    pub access_log: PathBuf,
     pub log_format: LogFormat,
     pub kernel_debug: bool,
 }
@@ -62,6 +64,8 @@ impl Default for RunSettings {
             max_flows: 32_768,
             max_sources: 32_768,
             metrics_listen: None,
+            listen: None,
+            access_log: PathBuf::from("-"),
             log_format: LogFormat::Text,
             kernel_debug: false,
         }
@@ -114,10 +118,11 @@ fn selector_texts(selectors: &[Selector]) -> Vec<String> {
     selectors.iter().map(Selector::to_string).collect()
 }
 
-fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+/// An address and a port; without an address, every one of the host.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     // Shorthand of many servers: every address of the host.
     let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_string() };
-    full.trim().parse().map(Some).map_err(|_| {
+    full.trim().parse().map_err(|_| {
         format!(
             "{} is not an address and port: write it as 127.0.0.1:9464 or [::]:9464",
             Quoted(text)
@@ -212,8 +217,22 @@ pub static RUN: [Setting<RunSettings>; 10] = [
         "metrics-listen",
         "ADDR:PORT",
         "Serve /metrics, /healthz and /readyz over HTTP on this address",
-        |s, text| store(&mut s.metrics_listen, listen(text)),
+        |s, text| store(&mut s.metrics_listen, listen_address(text).map(Some)),
         |s| s.metrics_listen.iter().map(SocketAddr::to_string).collect(),
+    ),
+    single(
+        "listen",
+        "ADDR",
+        "Address and port for the companion WebSocket server, see `ws-guard serve`; none without",
+        |s, text| store(&mut s.listen, listen_address(text).map(Some)),
+        |s| s.listen.iter().map(SocketAddr::to_string).collect(),
+    ),
+    single(
+        "access-log",
+        "PATH",
+        "File to append the companion server's access log to; - is standard output",
+        |s, text| store(&mut s.access_log, Ok(PathBuf::from(text))),
+        |s| vec![s.access_log.display().to_string()],
     ),
     single(
         "log-format",

@@ -1,5 +1,6 @@
 //! The daemon: start-up order, supervision, signals, and an end that leaves protection in place.
 
+mod companion;
 pub mod events;
 mod feed;
 mod housekeeping;
@@ -19,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{interfaces::Supervisor, reload::Reloader, state::State};
+use self::{companion::Companion, interfaces::Supervisor, reload::Reloader, state::State};
 use crate::{
     config::{Inputs, Settings, watch::Watch},
     control::{routes, socket::Socket},
@@ -59,6 +60,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let selection = settings.run.interfaces.clone();
     let supervisor = Supervisor::start(guard, state.clone(), settings.run.attach, selection)?;
 
+    let registry = metrics::registry(state.clone())?;
     let mut tasks = JoinSet::new();
     let (interfaces, changed_interfaces) = watch::channel(settings.run.interfaces.clone());
     let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?;
@@ -68,10 +70,18 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("reload", reloader.run()));
     tasks.spawn(serve_control(socket.listener()?, state.clone()));
     if let Some(listener) = metrics_listener {
-        tasks.spawn(metrics::serve(listener, state.clone()));
+        tasks.spawn(metrics::serve(listener, registry.clone(), state.clone()));
+    }
+    let companion = Companion::start(&settings, &registry)?;
+    if let Some(companion) = &companion {
+        tasks.spawn(ended("companion server", companion.follow_policy(state.clone())));
     }
     announce(&state, &options.control_socket);
-    until_signal(tasks).await
+    let ended = until_signal(tasks).await;
+    if let Some(companion) = companion {
+        companion.stop().await;
+    }
+    ended
 }
 
 /// Before anything else asks for them, and fails with less to say.

@@ -23,19 +23,19 @@ pub fn registry(state: State) -> prometheus::Result<Registry> {
 /// The endpoints, for any listener.
 pub fn router(registry: Registry, state: State) -> Router {
     Router::new()
-        .route("/metrics", get(move || metrics(registry.clone())))
+        .route("/metrics", get(move || text(registry.clone())))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(state)
 }
 
 /// Serve until dropped.
-pub async fn serve(listener: TcpListener, state: State) -> anyhow::Result<()> {
-    let registry = registry(state.clone())?;
+pub async fn serve(listener: TcpListener, registry: Registry, state: State) -> anyhow::Result<()> {
     Ok(axum::serve(listener, router(registry, state)).await?)
 }
 
-async fn metrics(registry: Registry) -> Response {
+/// All that is in a registry, in Prometheus' text format.
+pub async fn text(registry: Registry) -> Response {
     let scraped = tokio::task::spawn_blocking(move || {
         let encoder = TextEncoder::new();
         let mut text = Vec::new();

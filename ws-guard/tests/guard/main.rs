@@ -18,6 +18,7 @@ macro_rules! needs_root {
 
 mod capture;
 mod checksums;
+mod companion;
 mod counting;
 mod crowd;
 mod defuse;

@@ -3,6 +3,7 @@
 //! Each [`Component`] can tell quickly whether it is there, so that a second run does nothing. The
 //! other commands call [`ebpf`] and [`all`] themselves. What is not a system package goes below
 //! `target/tools`, so nobody's own tools are replaced.
+mod autobahn;
 mod foreign;
 pub mod linker;
 mod system;
@@ -62,6 +63,7 @@ fn for_tests() -> Vec<Box<dyn Component>> {
             }
         }
     }
+    components.push(Box::new(autobahn::Component));
     components
 }
 
@@ -89,6 +91,11 @@ pub fn ebpf() -> Result<Toolchain> {
 /// Make sure that the demonstration can run.
 pub fn demo(library: Library) -> Result<()> {
     install(for_demo(library)).map(drop)
+}
+
+/// Make sure that Autobahn|Testsuite can run.
+pub fn autobahn() -> Result<()> {
+    install([Box::new(autobahn::Component) as Box<dyn Component>]).map(drop)
 }
 
 /// Make sure that everything can be built and tested.

@@ -1,0 +1,77 @@
+//! Autobahn|Testsuite: a fuzzing client of other people's making, against any server.
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::tools;
+
+/// Groups that take seconds: framing, pings, reserved bits, opcodes, fragments, UTF-8, closing,
+/// limits, and some of no group.
+pub const QUICK: [&str; 9] = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "9.*", "10.*"];
+/// Groups that take minutes: compression.
+pub const COMPRESSION: [&str; 2] = ["12.*", "13.*"];
+
+/// Name of the server in the report.
+const AGENT: &str = "server";
+
+/// What Autobahn says of one case.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// `OK`, `NON-STRICT`, `INFORMATIONAL`, `UNIMPLEMENTED`, `FAILED`.
+    pub behavior: String,
+    /// The same of how the connection was closed.
+    pub behavior_close: String,
+}
+
+impl Verdict {
+    /// OK, or a case of those in which Autobahn judges nothing.
+    pub fn passed(&self, case: &str) -> bool {
+        let judges_nothing = case == "7.1.6" || case.starts_with("7.13.");
+        let fine = |verdict: &str| verdict == "OK" || verdict == "INFORMATIONAL" && judges_nothing;
+        // How a connection ends is at times left to the server.
+        fine(&self.behavior)
+            && (fine(&self.behavior_close) || self.behavior_close == "INFORMATIONAL")
+    }
+}
+
+/// Verdicts by case.
+pub type Verdicts = BTreeMap<String, Verdict>;
+
+/// The command that runs `cases` against `server`; its report goes to `folder`.
+pub fn command(server: SocketAddr, cases: &[&str], folder: &Path) -> Result<Command> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let specification = json!({
+        "outdir": folder.join("reports"),
+        "servers": [{ "agent": AGENT, "url": format!("ws://{server}") }],
+        "cases": cases,
+        "exclude-cases": [],
+        "exclude-agent-cases": {},
+    });
+    let file = folder.join("specification.json");
+    fs::write(&file, specification.to_string()).context("writing the specification")?;
+    let mut command = Command::new(tools::wstest());
+    // It leaves a file of its own where it is started.
+    command.args(["--mode", "fuzzingclient", "--spec"]).arg(&file).current_dir(folder);
+    command.stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Read what [`command`] has found.
+pub fn verdicts(folder: &Path) -> Result<Verdicts> {
+    let file = folder.join("reports/index.json");
+    let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    let mut agents: BTreeMap<String, Verdicts> =
+        serde_json::from_slice(&text).context("Autobahn's report")?;
+    let verdicts = agents.remove(AGENT).unwrap_or_default();
+    ensure!(!verdicts.is_empty(), "Autobahn's report holds no case");
+    Ok(verdicts)
+}

@@ -1,0 +1,280 @@
+//! Who may come in, and how many pings of whom are answered. One for all shards.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+use ws_guard_common::window::{Rate, RateWindow};
+
+use super::config::Config;
+
+/// Steps of the clock that stamps pings, in milliseconds.
+pub const CLOCK_STEP_MS: u32 = 1;
+/// Sources are looked through for those that are gone at most so often.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Why a connection is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// [`Config::max_connections`].
+    Server,
+    /// [`Config::max_connections_per_source`].
+    Source,
+    /// [`Config::max_connections_per_user`].
+    User,
+}
+
+/// What is known of a source.
+#[derive(Debug, Default)]
+struct Source {
+    connections: usize,
+    /// Its pings, once it sent one. They outlast its connections, or reconnecting would be a way
+    /// around the limit.
+    pings: Option<Box<RateWindow>>,
+    last_ping_ms: u32,
+    /// Length of the window that they were last charged under.
+    window_ms: u32,
+}
+
+#[derive(Debug)]
+struct Sources {
+    by_network: HashMap<IpNet, Source>,
+    /// Open connections of those who said who they are.
+    by_user: HashMap<Box<str>, usize>,
+    swept: Instant,
+}
+
+/// Counts of what is open.
+#[derive(Debug)]
+pub struct Admission {
+    started: Instant,
+    handshakes: AtomicUsize,
+    open: AtomicUsize,
+    sources: Mutex<Sources>,
+}
+
+impl Default for Admission {
+    fn default() -> Admission {
+        let now = Instant::now();
+        Admission {
+            started: now,
+            handshakes: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            sources: Mutex::new(Sources {
+                by_network: HashMap::new(),
+                by_user: HashMap::new(),
+                swept: now,
+            }),
+        }
+    }
+}
+
+impl Admission {
+    /// Begin a handshake, unless there are too many.
+    pub fn handshake(self: &Arc<Admission>, config: &Config) -> Option<Handshaking> {
+        let before = self.handshakes.fetch_add(1, Ordering::Relaxed);
+        let guard = Handshaking(self.clone());
+        (before < config.max_handshakes).then_some(guard)
+    }
+
+    /// Count a connection of `user` from `address`, for as long as the ticket lives.
+    pub fn admit(
+        self: &Arc<Admission>,
+        address: IpAddr,
+        user: Option<&str>,
+        config: &Config,
+    ) -> Result<Ticket, Full> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= config.max_connections {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full::Server);
+        }
+        let source = config.prefixes.source_of(address);
+        // From here on the ticket's end takes back what was counted.
+        let ticket = Ticket { admission: self.clone(), source, user: user.map(Box::from) };
+        let mut sources = self.sources();
+        self.sweep(&mut sources);
+        let entry = sources.by_network.entry(source).or_default();
+        entry.connections += 1;
+        let source_full = entry.connections > config.max_connections_per_source;
+        let of_user = user.map_or(0, |user| {
+            let count = sources.by_user.entry(Box::from(user)).or_default();
+            *count += 1;
+            *count
+        });
+        drop(sources);
+        if source_full {
+            Err(Full::Source)
+        } else if of_user > config.max_connections_per_user {
+            Err(Full::User)
+        } else {
+            Ok(ticket)
+        }
+    }
+
+    /// Open connections.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Milliseconds on the clock that stamps pings.
+    pub fn clock_ms(&self) -> u32 {
+        self.started.elapsed().as_millis() as u32
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        // Counts stay what they are when a thread panics between two of them.
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forget sources without connections and without pings in their window.
+    fn sweep(&self, sources: &mut Sources) {
+        let now = Instant::now();
+        if now.duration_since(sources.swept) < SWEEP {
+            return;
+        }
+        sources.swept = now;
+        let now_ms = self.clock_ms();
+        sources.by_network.retain(|_, source| {
+            let pinged = source.pings.is_some()
+                && now_ms.wrapping_sub(source.last_ping_ms) < source.window_ms;
+            source.connections > 0 || pinged
+        });
+    }
+}
+
+/// A handshake that goes on.
+#[derive(Debug)]
+pub struct Handshaking(Arc<Admission>);
+
+impl Drop for Handshaking {
+    fn drop(&mut self) {
+        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that was let in.
+#[derive(Debug)]
+pub struct Ticket {
+    admission: Arc<Admission>,
+    source: IpNet,
+    user: Option<Box<str>>,
+}
+
+impl Ticket {
+    /// Charge the source for a ping; whether it keeps to `rate`.
+    pub fn charge_ping(&self, rate: Rate) -> bool {
+        if rate.limit == 0 {
+            return true;
+        }
+        let now_ms = self.admission.clock_ms();
+        let mut sources = self.admission.sources();
+        let source = sources.by_network.entry(self.source).or_default();
+        source.last_ping_ms = now_ms;
+        source.window_ms = rate.window_ms;
+        source.pings.get_or_insert_default().charge(now_ms, rate, 1) == 1
+    }
+
+    /// Milliseconds on the clock that stamps pings.
+    pub fn clock_ms(&self) -> u32 {
+        self.admission.clock_ms()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.admission.open.fetch_sub(1, Ordering::Relaxed);
+        let mut sources = self.admission.sources();
+        if let Entry::Occupied(mut entry) = sources.by_network.entry(self.source) {
+            let source = entry.get_mut();
+            source.connections = source.connections.saturating_sub(1);
+            if source.connections == 0 && source.pings.is_none() {
+                entry.remove();
+            }
+        }
+        let user = self.user.take().map(|user| sources.by_user.entry(user));
+        let Some(Entry::Occupied(mut entry)) = user else { return };
+        *entry.get_mut() = entry.get().saturating_sub(1);
+        if *entry.get() == 0 {
+            entry.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let mut config = Config::new(([127, 0, 0, 1], 0).into());
+        config.max_connections = 3;
+        config.max_connections_per_source = 2;
+        config.max_handshakes = 1;
+        config
+    }
+
+    #[test]
+    fn limits_hold_and_tickets_give_back() {
+        let (admission, config) = (Arc::new(Admission::default()), config());
+        let (one, two) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let first = admission.admit(one, None, &config).unwrap();
+        let _second = admission.admit(one, None, &config).unwrap();
+        assert_eq!(admission.admit(one, None, &config).unwrap_err(), Full::Source);
+        let _third = admission.admit(two, None, &config).unwrap();
+        assert_eq!(admission.admit(two, None, &config).unwrap_err(), Full::Server);
+        drop(first);
+        assert!(admission.admit(one, None, &config).is_ok());
+        assert_eq!(admission.open(), 2);
+    }
+
+    #[test]
+    fn a_user_is_counted_over_all_addresses() {
+        let (admission, mut config) = (Arc::new(Admission::default()), config());
+        config.max_connections_per_user = 1;
+        let (one, two) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let first = admission.admit(one, Some("u-1"), &config).unwrap();
+        assert_eq!(admission.admit(two, Some("u-1"), &config).unwrap_err(), Full::User);
+        assert!(admission.admit(two, Some("u-2"), &config).is_ok());
+        drop(first);
+        assert!(admission.admit(two, Some("u-1"), &config).is_ok());
+    }
+
+    #[test]
+    fn handshakes_are_limited() {
+        let (admission, config) = (Arc::new(Admission::default()), config());
+        let first = admission.handshake(&config);
+        assert!(first.is_some() && admission.handshake(&config).is_none());
+        drop(first);
+        assert!(admission.handshake(&config).is_some());
+    }
+
+    #[test]
+    fn a_source_is_charged_over_all_its_connections_and_reconnecting_does_not_help() {
+        let (admission, config) = (Arc::new(Admission::default()), config());
+        let (here, there) = ("fd77::1".parse().unwrap(), "fd77::2".parse().unwrap());
+        let rate = Rate::new(3, 10_000, 1).unwrap();
+        let one = admission.admit(here, None, &config).unwrap();
+        assert!(one.charge_ping(rate) && one.charge_ping(rate));
+        drop(one);
+        let two = admission.admit(there, None, &config).unwrap();
+        assert!(two.charge_ping(rate));
+        assert!(!two.charge_ping(rate));
+        assert!(two.charge_ping(Rate::default()));
+    }
+
+    #[test]
+    fn sources_without_connections_are_forgotten() {
+        let (admission, config) = (Arc::new(Admission::default()), config());
+        for last in 0..100 {
+            drop(admission.admit([10, 0, 0, last].into(), Some("user"), &config));
+        }
+        assert!(admission.sources().by_network.is_empty());
+        assert!(admission.sources().by_user.is_empty());
+    }
+}

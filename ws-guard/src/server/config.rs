@@ -1,0 +1,104 @@
+//! What the server allows, and how long it waits.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ws_guard_common::window::{Rate, RateError};
+
+use super::{
+    admission::CLOCK_STEP_MS,
+    heartbeat::Times,
+    identity::Access,
+    protocol::{Limits, extension::DeflateOptions},
+    proxies::Proxies,
+};
+use crate::domain::address::Prefixes;
+
+/// Pings that are answered; a limit of 0 answers all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PingRates {
+    /// Those of a source, over all its connections.
+    pub source: Rate,
+    /// Those of a connection.
+    pub connection: Rate,
+}
+
+impl PingRates {
+    /// At most so many pings in any `window_seconds`, of a source and of a connection.
+    pub fn new(source: u32, connection: u32, window_seconds: u32) -> Result<PingRates, RateError> {
+        let window_ms = window_seconds.saturating_mul(1000);
+        let rate = |limit| Rate::new(limit, window_ms, CLOCK_STEP_MS);
+        Ok(PingRates { source: rate(source)?, connection: rate(connection)? })
+    }
+}
+
+/// Everything a server has to be told. The defaults are those of the command line.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Threads, each with connections of its own.
+    pub shards: usize,
+    /// Open connections, all together; above that a handshake is answered with 503.
+    pub max_connections: usize,
+    /// Open connections of one source; above that a handshake is answered with 429.
+    pub max_connections_per_source: usize,
+    /// Open connections of one user; above that a handshake is answered with 429.
+    pub max_connections_per_user: usize,
+    /// Who may connect, and how they say who they are.
+    pub access: Access,
+    /// Proxies that are believed.
+    pub proxies: Proxies,
+    /// Connections whose handshake is not done; above that a new one is dropped unanswered.
+    pub max_handshakes: usize,
+    /// From the TCP connection to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// Size of a request in bytes, all headers included.
+    pub max_request: usize,
+    /// Messages and their fragments.
+    pub limits: Limits,
+    /// How long the socket may take no byte while there are some to write.
+    pub write_timeout: Duration,
+    /// A frame that began may take so long, and a second more for each KiB that came.
+    pub frame_timeout: Duration,
+    /// From a close frame to the peer's answer and the end of its TCP stream.
+    pub close_timeout: Duration,
+    /// For all connections together at the end.
+    pub drain_timeout: Duration,
+    pub heartbeat: Times,
+    /// Pings that are answered, to begin with: see [`Service::set_ping_rates`].
+    ///
+    /// [`Service::set_ping_rates`]: super::service::Service::set_ping_rates
+    pub ping_rates: PingRates,
+    /// What makes a source.
+    pub prefixes: Prefixes,
+    /// permessage-deflate, unless it is switched off.
+    pub deflate: Option<DeflateOptions>,
+}
+
+impl Config {
+    /// A server on `listen` with everything else at its default.
+    pub fn new(listen: SocketAddr) -> Config {
+        let source = Rate::new(30, 10_000, CLOCK_STEP_MS).unwrap_or_default();
+        let ping_rates = PingRates { source, connection: Rate::default() };
+        Config {
+            listen,
+            shards: std::thread::available_parallelism().map_or(1, usize::from),
+            max_connections: 16_384,
+            max_connections_per_source: 16_384,
+            max_connections_per_user: 16_384,
+            access: Access::default(),
+            proxies: Proxies::default(),
+            max_handshakes: 1024,
+            handshake_timeout: Duration::from_secs(10),
+            max_request: 16 * 1024,
+            limits: Limits::default(),
+            write_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(10),
+            heartbeat: Times::default(),
+            ping_rates,
+            prefixes: Prefixes { v4: 32, v6: 64 },
+            deflate: Some(DeflateOptions::default()),
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::poll_read_buf;
+use ws_guard_common::window::RateWindow;
+
+use super::{
+    admission::Ticket,
+    cause::Cause,
+    handshake::Done,
+    heartbeat::{Action, Heartbeat, State},
+    identity::Identity,
+    outbox::Outbox,
+    pool,
+    protocol::{
+        Close, Decoder, Event, Message, Role, code,
+        deflate::{Deflater, Inflater},
+    },
+    shard::Shard,
+};
+
+/// Bytes that come on top of the time a frame may take, for each second.
+const FRAME_RATE: u64 = 1024;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// This side's close frame is out or queued, the peer's has not come.
+    Closing,
+    /// Nothing more is read as frames: flush, end this side of TCP, wait for the other to end.
+    Ending,
+    /// The same, with this side's end sent.
+    Lingering,
+}
+
+/// Which connection it is.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// From 1, in the order of handshakes.
+    pub id: u64,
+    /// The other end of TCP.
+    pub peer: SocketAddr,
+    /// The client, which may be behind it.
+    pub client: IpAddr,
+    pub identity: Option<Box<Identity>>,
+    /// The region as metrics have it.
+    pub region: Arc<str>,
+    /// When its TCP connection was accepted.
+    pub started: Instant,
+}
+
+/// When a frame began to be waited for.
+#[derive(Clone, Copy, Debug)]
+struct FrameTime {
+    /// Whole frames before it.
+    number: u64,
+    since: Instant,
+    /// Bytes that had come by then.
+    bytes: u64,
+}
+
+/// What a connection did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    pub messages_in: u64,
+    pub messages_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub pings_in: u64,
+    pub pings_ignored: u64,
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub cause: Cause,
+    /// The peer's close frame.
+    pub close: Option<Close>,
+    /// The close frame that this side wrote, if it was written.
+    pub sent: Option<u16>,
+    pub totals: Totals,
+    pub queued: usize,
+    pub round_trip: Option<Duration>,
+}
+
+impl Ended {
+    /// The status code as RFC 6455, 7.1.5 has it: the peer's, or 1005 for none, 1006 for no frame.
+    /// Of a connection that this side closed and the peer agreed, this side's.
+    pub fn code(&self) -> u16 {
+        match (&self.close, self.cause) {
+            (Some(close), _) => close.code,
+            (None, Cause::Protocol(_) | Cause::SlowSender) => self.sent.unwrap_or(code::ABNORMAL),
+            _ => code::ABNORMAL,
+        }
+    }
+}
+
+/// A WebSocket connection that echoes.
+pub struct Connection<I> {
+    io: I,
+    shard: Rc<Shard>,
+    /// Its place in the shard's wheel.
+    slot: usize,
+    origin: Origin,
+    ticket: Ticket,
+    decoder: Decoder,
+    deflater: Option<Deflater>,
+    /// Bytes of a frame that is not whole; without memory between frames.
+    input: BytesMut,
+    outbox: Outbox,
+    heartbeat: Heartbeat,
+    /// Its pings, once it sent one, where they are limited by connection.
+    pings: Option<Box<RateWindow>>,
+    phase: Phase,
+    /// The gauge it is counted in.
+    shown: &'static str,
+    cause: Option<Cause>,
+    close: Option<Box<Close>>,
+    sent_close: Option<u16>,
+    /// When the socket last took bytes, while there are more.
+    stuck_since: Option<Instant>,
+    /// The frame that is being read, once it had to be waited for.
+    frame: Option<FrameTime>,
+    /// When closing has to be over.
+    close_by: Option<Instant>,
+    totals: Totals,
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
+    /// A connection whose handshake is done.
+    pub fn new(
+        shard: Rc<Shard>,
+        origin: Origin,
+        ticket: Ticket,
+        done: Done<I, ()>,
+    ) -> Connection<I> {
+        let config = &shard.service.config;
+        let agreed = done.upgrade.deflate;
+        let inflater = agreed.as_ref().map(Inflater::new);
+        let decoder = Decoder::new(Role::Server, config.limits, inflater);
+        // Consecutive numbers times the golden ratio fall evenly.
+        let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
+        let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
+        let slot = shard.wheel.enter();
+        shard.show(&origin.region, None, Some("open"));
+        let input = BytesMut::from(done.leftover);
+        let bytes_in = input.len() as u64;
+        Connection {
+            io: done.io,
+            slot,
+            origin,
+            ticket,
+            decoder,
+            deflater: agreed.as_ref().map(Deflater::new),
+            input,
+            outbox: Outbox::default(),
+            heartbeat,
+            pings: None,
+            phase: Phase::Open,
+            shown: "open",
+            cause: None,
+            close: None,
+            sent_close: None,
+            stuck_since: None,
+            frame: None,
+            close_by: None,
+            totals: Totals { bytes_in, ..Totals::default() },
+            shard,
+        }
+    }
+
+    /// Work until there is nothing to do but to wait; returns when the connection is over.
+    fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        loop {
+            if self.flush(cx, now).is_err() {
+                return self.vanished();
+            }
+            let open = matches!(self.phase, Phase::Open | Phase::Closing);
+            if open && self.outbox.is_full() {
+                return Poll::Pending;
+            }
+            if open && self.decode(now) {
+                continue;
+            }
+            if self.phase == Phase::Ending && self.outbox.is_empty() {
+                match Pin::new(&mut self.io).poll_shutdown(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
+                }
+            }
+            match self.read(cx, now) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false) | Err(_)) => return self.vanished(),
+            }
+        }
+    }
+
+    /// The peer's TCP stream is at its end.
+    fn vanished(&mut self) -> Poll<()> {
+        self.cause.get_or_insert(Cause::PeerVanished);
+        Poll::Ready(())
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
+        if self.outbox.is_empty() {
+            return Ok(());
+        }
+        let progress = match self.outbox.poll_flush(cx, &mut self.io) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
+        self.totals.bytes_out += progress as u64;
+        if self.outbox.is_empty() {
+            self.stuck_since = None;
+        } else if progress > 0 {
+            self.stuck_since = Some(now);
+        } else {
+            self.stuck_since.get_or_insert(now);
+        }
+        if !self.outbox.owes_pong() {
+            self.heartbeat.pong_sent();
+        }
+        Ok(())
+    }
+
+    /// Read once; `false` at the end of the stream.
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<bool>> {
+        pool::borrow_read(&mut self.input);
+        let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
+        let Poll::Ready(Ok(n)) = read else { return read.map_ok(|_| true) };
+        self.totals.bytes_in += n as u64;
+        self.heartbeat.heard(now, &self.shard.service.config.heartbeat);
+        if matches!(self.phase, Phase::Ending | Phase::Lingering) {
+            self.input.clear();
+        }
+        Poll::Ready(Ok(n > 0))
+    }
+
+    /// Take events out of what was read; whether there was anything to do.
+    fn decode(&mut self, now: Instant) -> bool {
+        let mut worked = false;
+        while !self.outbox.is_full() {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(event)) => {
+                    worked = true;
+                    self.handle(event, now);
+                    if self.phase == Phase::Ending {
+                        return true;
+                    }
+                }
+                Ok(None) => {
+                    self.time_frame(now);
+                    break;
+                }
+                Err(error) => {
+                    self.end(Cause::Protocol(error), now);
+                    return true;
+                }
+            }
+        }
+        worked
+    }
+
+    /// Note whether a frame has begun and not come to its end.
+    fn time_frame(&mut self, now: Instant) {
+        let number = self.decoder.frames();
+        if self.input.is_empty() && !self.decoder.in_frame() {
+            self.frame = None;
+        } else if self.frame.is_none_or(|frame| frame.number != number) {
+            self.frame = Some(FrameTime { number, since: now, bytes: self.totals.bytes_in });
+        }
+    }
+
+    fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Message(message) => self.message(message),
+            Event::Ping(payload) => self.ping(&payload, now),
+            Event::Pong(payload) => self.heartbeat.pong(now, &payload),
+            Event::Close(close) => self.peer_closes(close, now),
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        self.totals.messages_in += 1;
+        if self.phase == Phase::Open {
+            self.totals.messages_out += 1;
+            self.outbox.message(message, self.deflater.as_mut());
+        }
+    }
+
+    fn ping(&mut self, payload: &[u8], now: Instant) {
+        self.totals.pings_in += 1;
+        if self.phase != Phase::Open {
+            return;
+        }
+        if !self.charge_ping() {
+            self.totals.pings_ignored += 1;
+            return self.shard.service.metrics.pings_over_limit.inc();
+        }
+        let service = &self.shard.service;
+        self.heartbeat.owes_pong(now, &service.config.heartbeat);
+        if self.outbox.pong(payload) {
+            service.metrics.pings_passed_over.inc();
+        } else {
+            service.metrics.pings_answered.inc();
+        }
+    }
+
+    /// Whether a ping keeps to the limits of its source and its connection.
+    fn charge_ping(&mut self) -> bool {
+        let rates = self.shard.service.ping_rates();
+        let by_source = self.ticket.charge_ping(rates.source);
+        if rates.connection.limit == 0 {
+            return by_source;
+        }
+        let now_ms = self.ticket.clock_ms();
+        let window = self.pings.get_or_insert_default();
+        window.charge(now_ms, rates.connection, 1) == 1 && by_source
+    }
+
+    /// The peer's close frame: answer it, if it is not an answer itself, and end (RFC 6455, 7.1.1).
+    fn peer_closes(&mut self, close: Option<Close>, now: Instant) {
+        if self.phase == Phase::Open {
+            self.cause.get_or_insert(Cause::PeerClosed);
+            let code = close.as_ref().map_or(code::NO_STATUS, |close| close.code);
+            self.send_close(code, "");
+        }
+        let none = || Close { code: code::NO_STATUS, reason: String::new() };
+        self.close = Some(Box::new(close.unwrap_or_else(none)));
+        self.phase = Phase::Ending;
+        self.bound_closing(now);
+    }
+
+    fn send_close(&mut self, code: u16, reason: &str) {
+        self.outbox.close(code, reason);
+        self.sent_close = Some(code);
+    }
+
+    /// Close from this side and wait for the peer to agree.
+    fn begin_close(&mut self, cause: Cause, now: Instant) {
+        if self.phase == Phase::Open {
+            self.cause.get_or_insert(cause);
+            self.send_close(cause.close_code(), cause.reason());
+            self.phase = Phase::Closing;
+            self.bound_closing(now);
+        }
+    }
+
+    /// Close from this side for something after which no frame of the peer is worth reading.
+    fn end(&mut self, cause: Cause, now: Instant) {
+        self.begin_close(cause, now);
+        self.cause.get_or_insert(cause);
+        self.input.clear();
+        self.phase = Phase::Ending;
+    }
+
+    fn bound_closing(&mut self, now: Instant) {
+        self.close_by.get_or_insert(now + self.shard.service.config.close_timeout);
+    }
+
+    /// Do what time has come for; whether the connection is over.
+    fn on_time(&mut self, now: Instant) -> bool {
+        if self.close_by.is_some_and(|by| by <= now) {
+            return true;
+        }
+        for (deadline, cause) in
+            [(self.stuck_until(), Cause::SlowReader), (self.frame_until(), Cause::SlowSender)]
+        {
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return self.give_up(cause, now);
+            }
+        }
+        if self.phase != Phase::Open {
+            return false;
+        }
+        let times = &self.shard.service.config.heartbeat;
+        match self.heartbeat.poll(now, times) {
+            None => false,
+            Some(Action::Ping(payload)) => {
+                self.outbox.ping(payload);
+                self.shard.service.metrics.pings_sent.inc();
+                false
+            }
+            Some(action) => self.give_up(action.into(), now),
+        }
+    }
+
+    /// End without waiting for the peer; whether there is nothing left to try.
+    fn give_up(&mut self, cause: Cause, now: Instant) -> bool {
+        // Behind bytes that the socket does not take, a close frame would not go out either.
+        let hopeless = cause == Cause::SlowReader || !self.outbox.is_empty();
+        if hopeless {
+            self.cause.get_or_insert(cause);
+        } else {
+            self.end(cause, now);
+        }
+        hopeless
+    }
+
+    fn stuck_until(&self) -> Option<Instant> {
+        self.stuck_since.map(|since| since + self.shard.service.config.write_timeout)
+    }
+
+    fn frame_until(&self) -> Option<Instant> {
+        let frame = self.frame.as_ref()?;
+        let came = Duration::from_secs((self.totals.bytes_in - frame.bytes) / FRAME_RATE);
+        Some(frame.since + self.shard.service.config.frame_timeout + came)
+    }
+
+    /// Wait for the earliest of what is to come.
+    fn arm(&self) {
+        let heartbeat = (self.phase == Phase::Open).then(|| self.heartbeat.deadline());
+        let all = [heartbeat, self.close_by, self.stuck_until(), self.frame_until()];
+        if let Some(deadline) = all.into_iter().flatten().min() {
+            self.shard.wheel.arm(self.slot, deadline);
+        }
+    }
+
+    /// Keep the gauge of connections by state true.
+    fn show(&mut self) {
+        let state = match (self.phase, self.heartbeat.state()) {
+            (Phase::Open, State::Suspect | State::Dead) => "suspect",
+            (Phase::Open, _) => "open",
+            _ => "closing",
+        };
+        if state != self.shown {
+            self.shard.show(&self.origin.region, Some(self.shown), Some(state));
+            self.shown = state;
+        }
+    }
+
+    fn ended(&mut self) -> Ended {
+        Ended {
+            cause: self.cause.unwrap_or(Cause::PeerVanished),
+            close: self.close.take().map(|close| *close),
+            sent: self.sent_close,
+            totals: self.totals,
+            queued: self.outbox.waiting(),
+            round_trip: self.heartbeat.round_trip(),
+        }
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let now = Instant::now();
+        let before = this.totals;
+        let signals = this.shard.wheel.signals(this.slot, cx);
+        let order = this.shard.service.is_stopping().then_some(Cause::Shutdown);
+        if let Some(cause) = signals.order.or(order) {
+            this.begin_close(cause, now);
+        }
+        let over = signals.abandon || signals.due && this.on_time(now);
+        let over = over || this.run(cx, now).is_ready();
+        this.shard.count(&before, &this.totals);
+        if over {
+            let ended = this.ended();
+            this.shard.closed(&this.origin, &ended);
+            return Poll::Ready(());
+        }
+        pool::return_read(&mut this.input);
+        this.show();
+        this.arm();
+        Poll::Pending
+    }
+}
+
+impl<I> Drop for Connection<I> {
+    fn drop(&mut self) {
+        self.input.clear();
+        pool::return_read(&mut self.input);
+        self.shard.show(&self.origin.region, Some(self.shown), None);
+        self.shard.wheel.leave(self.slot);
+    }
+}

@@ -1,0 +1,358 @@
+//! The opening handshake, RFC 6455, 4.2: HTTP/1.1 by hyper, and what makes it an upgrade.
+
+use std::{cell::RefCell, convert::Infallible, rc::Rc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Version,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use sha1::{Digest, Sha1};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    config::Config,
+    protocol::extension::{self, Agreed, DeflateOptions},
+};
+
+/// What the accept key is made with (RFC 6455, 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// Most header fields in a request.
+const MAX_FIELDS: usize = 100;
+/// What hyper cannot do with less than.
+const MIN_REQUEST: usize = 8192;
+/// Whoever is sent away may come back after so many seconds.
+const RETRY_AFTER: &str = "5";
+
+/// Why a request is no upgrade, or why the upgrade is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No request came, or none that hyper could read: broken, too long, or cut off.
+    NotHttp,
+    /// It took longer than [`Config::handshake_timeout`].
+    Timeout,
+    NotGet,
+    /// Plain HTTP, or HTTP/1.0.
+    NoUpgrade,
+    Version,
+    Key,
+    /// No `Host`, or more than one.
+    Host,
+    /// A proxy that has to say whom it connects for did not.
+    ProxyHeader,
+    /// A page of an origin that may not connect.
+    Origin,
+    NoToken,
+    /// Expired, signed by somebody else, or no token at all.
+    BadToken,
+    /// The client has to say who it is, and did not.
+    NoUser,
+    /// Too many connections.
+    ServerFull,
+    /// Too many connections of this source.
+    SourceFull,
+    /// Too many connections of this user.
+    UserFull,
+    /// The server is shutting down.
+    Shutdown,
+}
+
+impl Refusal {
+    /// The name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Refusal::NotHttp => "not_http",
+            Refusal::Timeout => "handshake_timeout",
+            Refusal::NotGet => "not_get",
+            Refusal::NoUpgrade => "no_upgrade",
+            Refusal::Version => "version",
+            Refusal::Key => "key",
+            Refusal::Host => "host",
+            Refusal::ProxyHeader => "proxy_header",
+            Refusal::Origin => "origin",
+            Refusal::NoToken => "no_token",
+            Refusal::BadToken => "bad_token",
+            Refusal::NoUser => "no_user",
+            Refusal::ServerFull => "server_full",
+            Refusal::SourceFull => "source_full",
+            Refusal::UserFull => "user_full",
+            Refusal::Shutdown => "shutdown",
+        }
+    }
+
+    /// The answer's status, where there is one to answer.
+    pub const fn status(self) -> Option<StatusCode> {
+        Some(match self {
+            Refusal::NotHttp | Refusal::Timeout | Refusal::ProxyHeader => return None,
+            Refusal::NotGet => StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
+            Refusal::Key | Refusal::Host => StatusCode::BAD_REQUEST,
+            Refusal::ServerFull | Refusal::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::SourceFull | Refusal::UserFull => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::Origin => StatusCode::FORBIDDEN,
+            Refusal::NoToken | Refusal::BadToken | Refusal::NoUser => StatusCode::UNAUTHORIZED,
+        })
+    }
+
+    /// What the answer's body says.
+    const fn explanation(self) -> &'static str {
+        match self {
+            Refusal::NotHttp => "this is not an HTTP/1.1 request",
+            Refusal::Timeout => "the handshake took too long",
+            Refusal::NotGet => "a WebSocket handshake is a GET request",
+            Refusal::NoUpgrade => {
+                "this is a WebSocket server: send Connection: Upgrade and Upgrade: websocket over HTTP/1.1"
+            }
+            Refusal::Version => "Sec-WebSocket-Version has to be 13",
+            Refusal::Key => "Sec-WebSocket-Key has to be 16 bytes in base64, once",
+            Refusal::Host => "a request has exactly one Host field",
+            Refusal::ProxyHeader => "a trusted proxy did not send the PROXY protocol's header",
+            Refusal::Origin => "pages of this origin may not connect",
+            Refusal::NoToken => "send a token: Authorization: Bearer, or access_token in the query",
+            Refusal::BadToken => "the token is not valid, or no longer",
+            Refusal::NoUser => "the request has to say who its user is",
+            Refusal::UserFull => "this user has as many connections as it may have",
+            Refusal::ServerFull => {
+                "the server has as many connections as it takes: try again later"
+            }
+            Refusal::SourceFull => "your address has as many connections as it may have",
+            Refusal::Shutdown => "the server is shutting down: try again later",
+        }
+    }
+
+    fn response(self) -> Response<Full<Bytes>> {
+        let body = format!("{}\n", self.explanation());
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = self.status().unwrap_or(StatusCode::BAD_REQUEST);
+        let mut field = |name, value| {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        };
+        field(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+        field(header::CONNECTION, "close");
+        match self {
+            Refusal::NotGet => field(header::ALLOW, "GET"),
+            Refusal::NoUpgrade | Refusal::Version => {
+                field(header::UPGRADE, "websocket");
+                field(header::SEC_WEBSOCKET_VERSION, "13");
+            }
+            Refusal::NoToken | Refusal::BadToken => field(header::WWW_AUTHENTICATE, "Bearer"),
+            Refusal::ServerFull | Refusal::SourceFull | Refusal::UserFull | Refusal::Shutdown => {
+                field(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// What a request asks for, once it is known to be a proper one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    accept: String,
+    pub deflate: Option<Agreed>,
+}
+
+impl Upgrade {
+    /// Check a request.
+    pub fn check<B>(
+        request: &Request<B>,
+        deflate: Option<&DeflateOptions>,
+    ) -> Result<Upgrade, Refusal> {
+        let headers = request.headers();
+        if request.method() != Method::GET {
+            return Err(Refusal::NotGet);
+        }
+        let upgrade = request.version() == Version::HTTP_11
+            && has_token(headers, &header::CONNECTION, "upgrade")
+            && has_token(headers, &header::UPGRADE, "websocket");
+        if !upgrade {
+            return Err(Refusal::NoUpgrade);
+        }
+        if single(headers, &header::HOST).is_none() {
+            return Err(Refusal::Host);
+        }
+        if single(headers, &header::SEC_WEBSOCKET_VERSION) != Some("13") {
+            return Err(Refusal::Version);
+        }
+        let key = single(headers, &header::SEC_WEBSOCKET_KEY)
+            .filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16))
+            .ok_or(Refusal::Key)?;
+        let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+        let offers = offers.iter().filter_map(|value| value.to_str().ok());
+        let deflate = deflate.and_then(|options| extension::negotiate(offers, options));
+        Ok(Upgrade { accept: accept_key(key), deflate })
+    }
+
+    fn response(&self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let extensions = self.deflate.map(|agreed| agreed.response());
+        for (name, value) in [
+            (header::SEC_WEBSOCKET_ACCEPT, Some(&self.accept)),
+            (header::SEC_WEBSOCKET_EXTENSIONS, extensions.as_ref()),
+        ] {
+            // Both are made of characters that a header may have.
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+                headers.insert(name, value);
+            }
+        }
+        response
+    }
+}
+
+/// `Sec-WebSocket-Accept` for a key (RFC 6455, 4.2.2).
+fn accept_key(key: &str) -> String {
+    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
+    STANDARD.encode(digest)
+}
+
+/// The value of a field that is there exactly once.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value.trim())
+}
+
+/// A comma-separated list has this token, in any case.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+/// A stream whose handshake is done.
+pub struct Done<I, T> {
+    pub io: I,
+    /// What the client sent right behind its request.
+    pub leftover: Bytes,
+    pub upgrade: Upgrade,
+    /// What `admit` gave.
+    pub admitted: T,
+}
+
+impl<I, T> Done<I, T> {
+    /// The stream, and what `admit` gave.
+    pub fn split(self) -> (Done<I, ()>, T) {
+        let Done { io, leftover, upgrade, admitted } = self;
+        (Done { io, leftover, upgrade, admitted: () }, admitted)
+    }
+}
+
+/// Read the one request of a stream and answer it. `admit` is asked once the request is a proper
+/// one, and can still refuse it. Bounded in size, not in time.
+pub async fn accept<I, T>(
+    io: I,
+    config: &Config,
+    admit: impl Fn(&Request<Incoming>) -> Result<T, Refusal>,
+) -> Result<Done<I, T>, Refusal>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: 'static,
+{
+    let outcome = Rc::new(RefCell::new(Err(Refusal::NotHttp)));
+    let service = service_fn(|request: Request<Incoming>| {
+        let checked = Upgrade::check(&request, config.deflate.as_ref());
+        let admitted = checked.and_then(|upgrade| Ok((upgrade, admit(&request)?)));
+        let response = match &admitted {
+            Ok((upgrade, _)) => upgrade.response(),
+            Err(refusal) => refusal.response(),
+        };
+        *outcome.borrow_mut() = admitted;
+        async { Ok::<_, Infallible>(response) }
+    });
+    let served = http1::Builder::new()
+        .max_buf_size(config.max_request.max(MIN_REQUEST))
+        .max_headers(MAX_FIELDS)
+        .serve_connection(TokioIo::new(io), service)
+        .without_shutdown()
+        .await;
+    let (upgrade, admitted) = outcome.replace(Err(Refusal::NotHttp))?;
+    let parts = served.map_err(|_| Refusal::NotHttp)?;
+    Ok(Done { io: parts.io.into_inner(), leftover: parts.read_buf, upgrade, admitted })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [(&str, &str); 5] = [
+        ("host", "example.test"),
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    /// A good request, without the field that `change` names, and with its value if it has one.
+    fn request(change: Option<(&str, Option<&str>)>) -> Request<()> {
+        let mut request = Request::builder();
+        for (name, value) in GOOD {
+            match change {
+                Some((changed, None)) if changed == name => {}
+                Some((changed, Some(new))) if changed == name => {
+                    request = request.header(name, new)
+                }
+                _ => request = request.header(name, value),
+            }
+        }
+        request.body(()).unwrap()
+    }
+
+    fn check(change: Option<(&str, Option<&str>)>) -> Result<Upgrade, Refusal> {
+        Upgrade::check(&request(change), Some(&DeflateOptions::default()))
+    }
+
+    #[test]
+    fn the_rfcs_own_example() {
+        let upgrade = check(None).unwrap();
+        assert_eq!(upgrade.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let response = upgrade.response();
+        assert_eq!(response.status(), 101);
+        assert!(response.headers().get("sec-websocket-extensions").is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (name, value, refusal) in [
+            ("host", None, Refusal::Host),
+            ("connection", Some("keep-alive"), Refusal::NoUpgrade),
+            ("connection", None, Refusal::NoUpgrade),
+            ("upgrade", Some("h2c"), Refusal::NoUpgrade),
+            ("sec-websocket-version", Some("8"), Refusal::Version),
+            ("sec-websocket-version", None, Refusal::Version),
+            ("sec-websocket-key", None, Refusal::Key),
+            ("sec-websocket-key", Some("dGhlIHNhbXBsZQ=="), Refusal::Key),
+            ("sec-websocket-key", Some("dGhlIHNhbXBsZSBub25jZQ"), Refusal::Key),
+        ] {
+            assert_eq!(check(Some((name, value))), Err(refusal), "{name}: {value:?}");
+        }
+        let mut post = request(None);
+        *post.method_mut() = Method::POST;
+        assert_eq!(Upgrade::check(&post, None), Err(Refusal::NotGet));
+        let mut old = request(None);
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(Upgrade::check(&old, None), Err(Refusal::NoUpgrade));
+        let mut twice = request(None);
+        twice.headers_mut().append("sec-websocket-key", HeaderValue::from_static(GOOD[4].1));
+        assert_eq!(Upgrade::check(&twice, None), Err(Refusal::Key));
+    }
+
+    #[test]
+    fn answers_tell_what_to_do() {
+        let field = |refusal: Refusal, name: &str| {
+            let response = refusal.response();
+            response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(field(Refusal::Version, "sec-websocket-version").as_deref(), Some("13"));
+        assert_eq!(field(Refusal::ServerFull, "retry-after").as_deref(), Some(RETRY_AFTER));
+        assert_eq!(Refusal::SourceFull.response().status(), 429);
+    }
+}

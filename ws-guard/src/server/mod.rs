@@ -1,0 +1,26 @@
+//! The companion WebSocket server.
+//!
+//! [`protocol`] is what it speaks, without a socket; [`heartbeat`] how it tells the living from the
+//! dead, without a clock. A [`connection`] is one future over both, [`shard`] the thread that it
+//! lives on, and [`service`] all of them together.
+
+pub mod access_log;
+pub mod admission;
+pub mod cause;
+pub mod config;
+pub mod connection;
+pub mod handshake;
+pub mod heartbeat;
+pub mod identity;
+pub mod metrics;
+mod outbox;
+pub mod packets;
+mod pool;
+pub mod protocol;
+pub mod proxies;
+pub mod service;
+pub mod shard;
+pub mod wheel;
+
+pub use config::{Config, PingRates};
+pub use service::{Server, StartError};

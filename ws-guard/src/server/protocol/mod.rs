@@ -1,0 +1,71 @@
+//! RFC 6455 and RFC 7692 without a socket: bytes in, events out.
+//!
+//! [`decoder`] takes frames out of a buffer in which they were unmasked where they stand, [`encoder`]
+//! writes them, [`deflate`] is permessage-deflate and [`extension`] how it is agreed. Nothing here
+//! waits, allocates per frame, or knows what a connection is.
+
+pub mod close;
+pub mod decoder;
+pub mod deflate;
+pub mod encoder;
+pub mod extension;
+pub mod mask;
+pub mod utf8;
+
+pub use close::{Close, code};
+pub use decoder::{Decoder, Event, Kind, Limits, Message, Role};
+
+use ws_guard_common::frame::Violation;
+
+/// Why a stream cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// A header that RFC 6455 does not allow.
+    #[error("frame header: {}", .0.name())]
+    Header(Violation),
+    /// A close frame with a payload of one byte (5.5.1).
+    #[error("close frame with half a status code")]
+    CloseTruncated,
+    /// A close frame with a status code that must not be sent (7.4).
+    #[error("close frame with the status code {0}")]
+    CloseCode(u16),
+    /// Text, or the reason of a close frame, that is not UTF-8 (8.1).
+    #[error("text that is not UTF-8")]
+    Utf8,
+    /// A message over [`Limits::message`] bytes, compressed or not.
+    #[error("message too big")]
+    TooBig,
+    /// A message in more than [`Limits::fragments`] frames.
+    #[error("message in too many fragments")]
+    TooManyFragments,
+    /// A compressed message that DEFLATE cannot make sense of (RFC 7692, 7.2.2).
+    #[error("corrupt compressed message")]
+    Deflate,
+}
+
+impl ProtocolError {
+    /// The status code that tells the peer (RFC 6455, 7.4.1).
+    pub const fn close_code(self) -> u16 {
+        match self {
+            ProtocolError::Header(_)
+            | ProtocolError::CloseTruncated
+            | ProtocolError::CloseCode(_) => code::PROTOCOL_ERROR,
+            ProtocolError::Utf8 | ProtocolError::Deflate => code::INVALID_PAYLOAD,
+            ProtocolError::TooBig => code::TOO_BIG,
+            ProtocolError::TooManyFragments => code::POLICY_VIOLATION,
+        }
+    }
+
+    /// The name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ProtocolError::Header(violation) => violation.name(),
+            ProtocolError::CloseTruncated => "close_truncated",
+            ProtocolError::CloseCode(_) => "close_code",
+            ProtocolError::Utf8 => "utf8",
+            ProtocolError::TooBig => "too_big",
+            ProtocolError::TooManyFragments => "too_many_fragments",
+            ProtocolError::Deflate => "deflate",
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The whole server: shards, what they share, and its end.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use prometheus::Registry;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{runtime::Builder, sync::watch, task::LocalSet};
+
+use super::{
+    access_log::AccessLog,
+    admission::Admission,
+    config::{Config, PingRates},
+    metrics::{Metrics, Regions},
+    shard::Shard,
+};
+
+/// Connections that may wait for their accept(2).
+const BACKLOG: i32 = 4096;
+
+/// What all shards share.
+pub struct Service {
+    pub config: Config,
+    pub metrics: Metrics,
+    pub access_log: AccessLog,
+    pub admission: Arc<Admission>,
+    pub regions: Regions,
+    next_id: AtomicU64,
+    stopping: AtomicBool,
+    ping_rates: RwLock<PingRates>,
+}
+
+impl Service {
+    /// A number for a connection, from 1.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Pings that are answered.
+    pub fn ping_rates(&self) -> PingRates {
+        *self.ping_rates.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answer so many pings from now on. What was counted stays counted.
+    pub fn set_ping_rates(&self, rates: PingRates) {
+        *self.ping_rates.write().unwrap_or_else(PoisonError::into_inner) = rates;
+    }
+
+    /// No more connections are let in, and those that are there are closed.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    #[error("cannot start a thread for connections: {0}")]
+    Thread(io::Error),
+    #[error("cannot register the server's metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A server that runs, on threads of its own.
+pub struct Server {
+    service: Arc<Service>,
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    shards: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listen, and serve until [`Server::stop`]. Its metrics go to `registry`.
+    pub fn start(
+        config: Config,
+        access_log: AccessLog,
+        registry: &Registry,
+    ) -> Result<Server, StartError> {
+        let metrics = Metrics::new(registry)?;
+        let ping_rates = config.ping_rates;
+        let listeners = listen(config.listen, config.shards.max(1))
+            .map_err(|error| StartError::Listen(config.listen, error))?;
+        let address = match listeners.first().map(TcpListener::local_addr) {
+            Some(Ok(address)) => address,
+            _ => config.listen,
+        };
+        let service = Arc::new(Service {
+            config,
+            metrics,
+            access_log,
+            admission: Arc::new(Admission::default()),
+            regions: Regions::default(),
+            next_id: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            ping_rates: RwLock::new(ping_rates),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let mut server = Server { service, address, stop, shards: Vec::new() };
+        for listener in listeners {
+            // Those that run already end with the server when this fails.
+            let shard = spawn(server.service.clone(), listener, stopped.clone());
+            server.shards.push(shard.map_err(StartError::Thread)?);
+        }
+        Ok(server)
+    }
+
+    /// Where it listens: the port is known even if it was 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// Stop accepting, close all connections with 1001, and return when they are gone, at the latest
+    /// a little after [`Config::drain_timeout`]. Blocks.
+    pub fn stop(mut self) {
+        self.tell();
+        for shard in self.shards.drain(..) {
+            if shard.join().is_err() {
+                tracing::error!("a thread of the server panicked");
+            }
+        }
+    }
+
+    fn tell(&self) {
+        self.service.stopping.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
+/// A listener for each shard: the kernel spreads connections over them.
+fn listen(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+    // One that does not share its port finds out whether somebody else has it.
+    let alone = bind(address, false)?;
+    if shards == 1 {
+        return Ok(vec![alone]);
+    }
+    let address = alone.local_addr()?;
+    drop(alone);
+    (0..shards).map(|_| bind(address, true)).collect()
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A thread with a runtime of its own: a connection never changes threads.
+fn spawn(
+    service: Arc<Service>,
+    listener: TcpListener,
+    stop: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    std::thread::Builder::new().name("ws-shard".into()).spawn(move || {
+        LocalSet::new().block_on(&runtime, Shard::run(service, listener, stop));
+    })
+}

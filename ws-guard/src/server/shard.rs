@@ -1,0 +1,270 @@
+//! One thread of the server: its listener, its connections, and the wheel of their timers.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use hyper::{Request, body::Incoming};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    access_log::{Closed, Line, What, timestamp},
+    admission::{Full, Handshaking, Ticket},
+    cause::Cause,
+    connection::{Connection, Ended, Origin, Totals},
+    handshake::{self, Done, Refusal},
+    identity::Identity,
+    service::Service,
+    wheel::Wheel,
+};
+
+/// Pause after an accept that failed for want of something, such as descriptors.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// What connections get to say goodbye in once the time to drain is over.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What is known of a client that was let in.
+struct Admitted {
+    ticket: Ticket,
+    client: IpAddr,
+    identity: Identity,
+}
+
+/// What the connections of one thread share.
+pub struct Shard {
+    pub service: Arc<Service>,
+    pub wheel: Wheel,
+}
+
+impl Shard {
+    /// Accept and serve until `stop` says so; then close what is open, within the time to drain.
+    /// Runs inside a `LocalSet`.
+    pub async fn run(service: Arc<Service>, listener: TcpListener, stop: watch::Receiver<bool>) {
+        let shard = Rc::new(Shard { service, wheel: Wheel::default() });
+        let tasks = TaskTracker::new();
+        let turning = shard.clone();
+        let turning = tokio::task::spawn_local(async move { turning.wheel.turn().await });
+        shard.accept(&listener, &tasks, stop).await;
+        drop(listener);
+        shard.drain(&tasks).await;
+        turning.abort();
+    }
+
+    async fn accept(
+        self: &Rc<Shard>,
+        listener: &TcpListener,
+        tasks: &TaskTracker,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                // Nobody left to say so means the same.
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer, tasks),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!("cannot accept connections for now: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, tasks: &TaskTracker) {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let service = &self.service;
+        let Some(handshaking) = service.admission.handshake(&service.config) else {
+            service.metrics.refused.with_label_values(&["handshakes_full"]).inc();
+            return;
+        };
+        // Without it the answer to a small message would wait for the acknowledgement of another.
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        tasks.spawn_local(self.clone().shake(stream, peer, handshaking, tasks.clone()));
+    }
+
+    /// From a TCP connection to a task for the WebSocket connection. The handshake is a task of its
+    /// own: it needs much more memory, and not for long.
+    async fn shake(
+        self: Rc<Shard>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        handshaking: Handshaking,
+        tasks: TaskTracker,
+    ) {
+        let started = Instant::now();
+        let accepted = self.accept_upgrade(stream, peer);
+        let accepted = timeout(self.service.config.handshake_timeout, accepted).await;
+        drop(handshaking);
+        let (done, admitted) = match accepted.unwrap_or(Err(Refusal::Timeout)) {
+            Ok(done) => done.split(),
+            Err(refusal) => return self.refused(peer, refusal),
+        };
+        let Admitted { ticket, client, identity } = admitted;
+        let region = self.service.regions.intern(identity.region.as_deref());
+        let known = identity != Identity::default();
+        let identity = known.then(|| Box::new(identity));
+        let id = self.service.next_id();
+        let origin = Origin { id, peer, client, identity, region, started };
+        self.opened(&origin);
+        tasks.spawn_local(Connection::new(self, origin, ticket, done));
+    }
+
+    /// The PROXY protocol's header, if there has to be one, and the HTTP handshake.
+    async fn accept_upgrade(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Done<TcpStream, Admitted>, Refusal> {
+        let config = &self.service.config;
+        let proxied = config.proxies.accept(&mut stream, peer).await;
+        let proxied = proxied.ok_or(Refusal::ProxyHeader)?;
+        handshake::accept(stream, config, |request| self.let_in(request, peer, proxied)).await
+    }
+
+    fn let_in(
+        &self,
+        request: &Request<Incoming>,
+        peer: SocketAddr,
+        proxied: SocketAddr,
+    ) -> Result<Admitted, Refusal> {
+        let service = &self.service;
+        if service.is_stopping() {
+            return Err(Refusal::Shutdown);
+        }
+        let proxies = &service.config.proxies;
+        let identity = service.config.access.check(request, proxies.trust(peer.ip()))?;
+        let client = proxies.client(request.headers(), proxied.ip());
+        let user = identity.user_id.as_deref();
+        let ticket = service.admission.admit(client, user, &service.config);
+        let ticket = ticket.map_err(|full| match full {
+            Full::Server => Refusal::ServerFull,
+            Full::Source => Refusal::SourceFull,
+            Full::User => Refusal::UserFull,
+        })?;
+        Ok(Admitted { ticket, client, identity })
+    }
+
+    async fn drain(&self, tasks: &TaskTracker) {
+        tasks.close();
+        self.wheel.order_all(Cause::Shutdown);
+        if timeout(self.service.config.drain_timeout, tasks.wait()).await.is_err() {
+            self.wheel.abandon_all();
+            // What is left now is in the middle of a handshake, and goes with its thread.
+            let _ = timeout(LAST_WORDS, tasks.wait()).await;
+        }
+    }
+
+    /// Move a connection from one state's gauge to another's.
+    pub fn show(&self, region: &str, from: Option<&str>, to: Option<&str>) {
+        let gauges = &self.service.metrics.connections;
+        if let Some(state) = from {
+            gauges.with_label_values(&[state, region]).dec();
+        }
+        if let Some(state) = to {
+            gauges.with_label_values(&[state, region]).inc();
+        }
+    }
+
+    /// Count what a connection has done since `before`.
+    pub fn count(&self, before: &Totals, now: &Totals) {
+        let metrics = &self.service.metrics;
+        for (counter, before, now) in [
+            (&metrics.messages_in, before.messages_in, now.messages_in),
+            (&metrics.messages_out, before.messages_out, now.messages_out),
+            (&metrics.bytes_in, before.bytes_in, now.bytes_in),
+            (&metrics.bytes_out, before.bytes_out, now.bytes_out),
+        ] {
+            if now != before {
+                counter.inc_by(now - before);
+            }
+        }
+    }
+
+    fn refused(&self, peer: SocketAddr, refusal: Refusal) {
+        self.service.metrics.refused.with_label_values(&[refusal.name()]).inc();
+        let status = refusal.status().map(|status| status.as_u16());
+        self.log(Line { refused: Some(refusal.name()), status, ..line(What::Refused, peer) });
+    }
+
+    fn opened(&self, origin: &Origin) {
+        let took = origin.started.elapsed();
+        let metrics = &self.service.metrics;
+        metrics.opened.inc();
+        metrics.handshake_seconds.observe(took.as_secs_f64());
+        let interval = self.service.config.heartbeat.ping_interval;
+        self.log(Line {
+            handshake_duration_ms: Some(took.as_secs_f64() * 1e3),
+            ping_interval_ms: Some(interval.as_millis() as u64),
+            ..line_of(What::Open, origin)
+        });
+    }
+
+    /// Count and log the end of a connection.
+    pub fn closed(&self, origin: &Origin, ended: &Ended) {
+        let metrics = &self.service.metrics;
+        metrics.closed.with_label_values(&[ended.cause.name()]).inc();
+        if let Cause::Protocol(error) = ended.cause {
+            metrics.protocol_errors.with_label_values(&[error.name()]).inc();
+        }
+        self.log(Line {
+            closed: Some(Closed::new(ended, origin.started.elapsed())),
+            ..line_of(What::Close, origin)
+        });
+    }
+
+    fn log(&self, line: Line<'_>) {
+        if self.service.access_log.is_open() {
+            self.service.access_log.write(&Line { time: timestamp(), ..line });
+        }
+    }
+}
+
+/// A line about a connection.
+fn line_of(event: What, origin: &Origin) -> Line<'_> {
+    let identity = origin.identity.as_deref();
+    Line {
+        connection_id: Some(origin.id),
+        client: (origin.client != origin.peer.ip()).then_some(origin.client),
+        user_id: identity.and_then(|identity| identity.user_id.as_deref()),
+        region: identity.and_then(|identity| identity.region.as_deref()),
+        ..line(event, origin.peer)
+    }
+}
+
+/// A line with nothing in it yet; its time is set when it is written.
+fn line<'a>(event: What, peer: SocketAddr) -> Line<'a> {
+    Line {
+        time: String::new(),
+        event,
+        connection_id: None,
+        peer,
+        client: None,
+        user_id: None,
+        region: None,
+        handshake_duration_ms: None,
+        ping_interval_ms: None,
+        closed: None,
+        refused: None,
+        status: None,
+    }
+}
+
+/// An error of accept(2) that says something of the connection, not of this process.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}

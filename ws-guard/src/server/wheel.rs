@@ -1,0 +1,140 @@
+//! The timers of all connections of a shard, in one wheel.
+//!
+//! A connection has one entry, for the earliest thing it waits for. Traffic only moves what it waits
+//! for further away, and does not touch the wheel: when the entry fires early, the connection looks,
+//! finds nothing due, and waits on.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use slab::Slab;
+use tokio_util::time::{DelayQueue, delay_queue};
+
+use super::cause::Cause;
+
+/// What a connection finds when it was woken.
+#[derive(Debug, Default)]
+struct Slot {
+    waker: Option<Waker>,
+    timer: Option<(delay_queue::Key, Instant)>,
+    signals: Signals,
+}
+
+/// Timers, and orders to close, of one shard's connections.
+#[derive(Debug, Default)]
+pub struct Wheel {
+    slots: RefCell<Slab<Slot>>,
+    timers: RefCell<DelayQueue<usize>>,
+}
+
+/// What a connection is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// The timer has fired.
+    pub due: bool,
+    /// Close, for this cause.
+    pub order: Option<Cause>,
+    /// End at once: the time to close is over.
+    pub abandon: bool,
+}
+
+impl Wheel {
+    /// A place for a connection.
+    pub fn enter(&self) -> usize {
+        self.slots.borrow_mut().insert(Slot::default())
+    }
+
+    /// Give the place up.
+    pub fn leave(&self, slot: usize) {
+        let Some(slot) = self.slots.borrow_mut().try_remove(slot) else { return };
+        if let Some((key, _)) = slot.timer {
+            self.timers.borrow_mut().try_remove(&key);
+        }
+    }
+
+    /// Connections that have a place.
+    pub fn len(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Take what the connection is told, and remember whom to wake for more.
+    pub fn signals(&self, slot: usize, cx: &Context<'_>) -> Signals {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(slot) else { return Signals::default() };
+        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            slot.waker = Some(cx.waker().clone());
+        }
+        std::mem::take(&mut slot.signals)
+    }
+
+    /// Fire at `deadline` at the latest.
+    pub fn arm(&self, slot: usize, deadline: Instant) {
+        let mut slots = self.slots.borrow_mut();
+        let Some(place) = slots.get_mut(slot) else { return };
+        let mut timers = self.timers.borrow_mut();
+        match &mut place.timer {
+            Some((_, armed)) if *armed <= deadline => {}
+            Some((key, armed)) => {
+                timers.reset_at(key, deadline.into());
+                *armed = deadline;
+            }
+            none => *none = Some((timers.insert_at(slot, deadline.into()), deadline)),
+        }
+    }
+
+    /// Tell every connection to close.
+    pub fn order_all(&self, cause: Cause) {
+        self.signal_all(|signals| signals.order = Some(cause));
+    }
+
+    /// Tell every connection to end at once.
+    pub fn abandon_all(&self) {
+        self.signal_all(|signals| signals.abandon = true);
+    }
+
+    fn signal_all(&self, signal: impl Fn(&mut Signals)) {
+        let wakers: Vec<Waker> = {
+            let mut slots = self.slots.borrow_mut();
+            let told = slots.iter_mut().filter_map(|(_, slot)| {
+                signal(&mut slot.signals);
+                slot.waker.take()
+            });
+            told.collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Fire timers, for ever.
+    pub async fn turn(&self) {
+        poll_fn(|cx| {
+            loop {
+                let expired = self.timers.borrow_mut().poll_expired(cx);
+                // An empty queue remembers whom to wake too.
+                let Poll::Ready(Some(expired)) = expired else { return Poll::<()>::Pending };
+                self.fire(expired.into_inner());
+            }
+        })
+        .await;
+    }
+
+    fn fire(&self, slot: usize) {
+        let waker = {
+            let mut slots = self.slots.borrow_mut();
+            let Some(slot) = slots.get_mut(slot) else { return };
+            slot.timer = None;
+            slot.signals.due = true;
+            slot.waker.clone()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The codec against any cut of the stream, and against tungstenite.
+
+use std::io::{self, Read, Write};
+
+use bytes::BytesMut;
+use proptest::prelude::*;
+use tungstenite::{Message as Theirs, WebSocket, protocol::WebSocketConfig};
+use ws_guard::server::protocol::{
+    Decoder, Event, Kind, Limits, ProtocolError, Role, close, deflate::Inflater,
+};
+use ws_guard_testkit::frame::{Frame, encode, opcode};
+
+const LIMITS: Limits = Limits { message: 1000, fragments: 20 };
+
+/// What a stream comes to: its events, and the error it ended with.
+type Outcome = (Vec<Event>, Option<ProtocolError>);
+
+fn decoder(role: Role, deflate: bool) -> Decoder {
+    Decoder::new(role, LIMITS, deflate.then(Inflater::default))
+}
+
+/// Decode `pieces`, one after the other.
+fn decode<'a>(mut decoder: Decoder, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let (mut buffer, mut events) = (BytesMut::new(), Vec::new());
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                Err(error) => return (events, Some(error)),
+            }
+        }
+    }
+    (events, None)
+}
+
+fn cut<'a>(bytes: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
+    let mut pieces = Vec::new();
+    let mut rest = bytes;
+    for size in sizes.iter().cycle() {
+        let (piece, behind) = rest.split_at((*size).min(rest.len()));
+        pieces.push(piece);
+        rest = behind;
+        if rest.is_empty() {
+            return pieces;
+        }
+    }
+    pieces
+}
+
+/// Frames of which most are as they should be.
+fn frames(masked: bool) -> impl Strategy<Value = Vec<Frame>> {
+    let opcode = prop_oneof![
+        6 => Just(opcode::TEXT), 6 => Just(opcode::BINARY), 6 => Just(opcode::CONTINUATION),
+        3 => Just(opcode::PING), 3 => Just(opcode::PONG), 1 => Just(opcode::CLOSE),
+        1 => 0u8..16,
+    ];
+    let payload = prop_oneof![
+        8 => "\\PC{0,20}".prop_map(String::into_bytes),
+        2 => prop::collection::vec(any::<u8>(), 0..200),
+        1 => Just(Vec::from(*b"\x03\xE8bye")),
+        1 => Just(vec![b'x'; 1001]),
+    ];
+    let rsv = prop_oneof![20 => Just(0u8), 1 => 0u8..8];
+    let mask = prop_oneof![20 => Just(masked), 1 => Just(!masked)];
+    let frame = (any::<bool>(), rsv, opcode, mask, any::<[u8; 4]>(), payload).prop_map(
+        |(fin, rsv, opcode, masked, key, payload)| Frame {
+            fin: fin || opcode >= 8,
+            rsv,
+            opcode,
+            mask: masked.then_some(key),
+            payload,
+        },
+    );
+    prop::collection::vec(frame, 1..12)
+}
+
+proptest! {
+    #[test]
+    fn any_cut_gives_the_same_events(
+        frames in frames(true),
+        deflate in any::<bool>(),
+        sizes in prop::collection::vec(1usize..40, 1..10),
+    ) {
+        let bytes = encode(&frames);
+        let whole = decode(decoder(Role::Server, deflate), [bytes.as_slice()]);
+        let pieces = decode(decoder(Role::Server, deflate), cut(&bytes, &sizes));
+        // Where the text is wrong inside a frame, it may be known before an error of its size is.
+        prop_assert_eq!(whole, pieces);
+    }
+
+    #[test]
+    fn rubbish_does_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        for deflate in [false, true] {
+            let (events, _) = decode(decoder(Role::Server, deflate), [bytes.as_slice()]);
+            let payload: usize = events.iter().map(size).sum();
+            prop_assert!(payload <= LIMITS.message * events.len());
+        }
+    }
+
+    #[test]
+    fn tungstenite_reads_the_same(
+        frames in frames(true),
+        sizes in prop::collection::vec(1usize..40, 1..10),
+    ) {
+        let bytes = encode(&frames);
+        let (events, error) = decode(decoder(Role::Server, false), cut(&bytes, &sizes));
+        let theirs = tungstenite_reads(&bytes, Role::Server);
+        let ours = (comparable(&events), error.is_some());
+        prop_assert_eq!(ours, theirs, "{:?}", error);
+    }
+
+    #[test]
+    fn tungstenite_reads_the_same_of_a_server(frames in frames(false)) {
+        let bytes = encode(&frames);
+        let (events, error) = decode(decoder(Role::Client, false), [bytes.as_slice()]);
+        let theirs = tungstenite_reads(&bytes, Role::Client);
+        prop_assert_eq!((comparable(&events), error.is_some()), theirs, "{:?}", error);
+    }
+}
+
+fn size(event: &Event) -> usize {
+    match event {
+        Event::Message(message) => message.payload.len(),
+        Event::Ping(payload) | Event::Pong(payload) => payload.len(),
+        Event::Close(close) => close.as_ref().map_or(0, |close| close.reason.len()),
+    }
+}
+
+/// An event as both libraries can say it.
+#[derive(Clone, Debug, PartialEq)]
+enum Said {
+    Text(Vec<u8>),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<(u16, String)>),
+}
+
+fn comparable(events: &[Event]) -> Vec<Said> {
+    let said = |event: &Event| match event {
+        Event::Message(message) if message.kind == Kind::Text => {
+            Said::Text(message.payload.to_vec())
+        }
+        Event::Message(message) => Said::Binary(message.payload.to_vec()),
+        Event::Ping(payload) => Said::Ping(payload.to_vec()),
+        Event::Pong(payload) => Said::Pong(payload.to_vec()),
+        Event::Close(close) => {
+            Said::Close(close.as_ref().map(|close| (close.code, close.reason.clone())))
+        }
+    };
+    events.iter().map(said).collect()
+}
+
+/// A stream that ends, and takes whatever is written to it.
+struct Recording<'a>(&'a [u8]);
+
+impl Read for Recording<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Write for Recording<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What tungstenite makes of it: the events, and whether it found an error.
+fn tungstenite_reads(bytes: &[u8], role: Role) -> (Vec<Said>, bool) {
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(LIMITS.message))
+        .max_frame_size(Some(LIMITS.message));
+    let role = match role {
+        Role::Server => tungstenite::protocol::Role::Server,
+        Role::Client => tungstenite::protocol::Role::Client,
+    };
+    let mut socket = WebSocket::from_raw_socket(Recording(bytes), role, Some(config));
+    let mut said = Vec::new();
+    loop {
+        use tungstenite::{Error, error::ProtocolError::ResetWithoutClosingHandshake};
+        let message = match socket.read() {
+            Ok(message) => message,
+            Err(Error::Protocol(ResetWithoutClosingHandshake) | Error::ConnectionClosed) => {
+                return (said, false);
+            }
+            Err(Error::Io(_)) => return (said, false),
+            Err(_) => return (said, true),
+        };
+        said.push(match message {
+            Theirs::Text(text) => Said::Text(text.as_bytes().to_vec()),
+            Theirs::Binary(payload) => Said::Binary(payload.to_vec()),
+            Theirs::Ping(payload) => Said::Ping(payload.to_vec()),
+            Theirs::Pong(payload) => Said::Pong(payload.to_vec()),
+            // It says so of a status code that must not be sent.
+            Theirs::Close(Some(close)) if close.reason.as_str() == "Protocol violation" => {
+                return (said, true);
+            }
+            Theirs::Close(close) => {
+                let close =
+                    close.map(|close| (close.code.into(), close.reason.as_str().to_owned()));
+                said.push(Said::Close(close));
+                return (said, false);
+            }
+            Theirs::Frame(_) => continue,
+        });
+    }
+}
+
+/// A message in one frame is the memory it was read into.
+#[test]
+fn a_single_frame_is_not_copied() {
+    let bytes = encode(&[Frame::new(opcode::BINARY, vec![7; 500])]);
+    let mut buffer = BytesMut::from(bytes.as_slice());
+    let range = buffer.as_ptr_range();
+    let event = decoder(Role::Server, false).decode(&mut buffer).unwrap();
+    let Some(Event::Message(message)) = event else { panic!("{event:?}") };
+    assert_eq!(message.payload, vec![7; 500]);
+    assert!(range.contains(&message.payload.as_ptr()));
+}
+
+#[test]
+fn text_is_refused_at_its_first_wrong_byte() {
+    let frame = Frame::new(opcode::TEXT, *b"fine so far \xF4\x90 and never the rest");
+    let bytes = encode(&[frame]);
+    let wrong = 6 + 13;
+    assert_eq!(decode(decoder(Role::Server, false), [&bytes[..wrong]]), (vec![], None));
+    let refused = (vec![], Some(ProtocolError::Utf8));
+    assert_eq!(decode(decoder(Role::Server, false), [&bytes[..=wrong]]), refused);
+}
+
+#[test]
+fn a_length_is_refused_before_its_payload_comes() {
+    let huge = [0x82, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4];
+    let refused = (vec![], Some(ProtocolError::TooBig));
+    assert_eq!(decode(decoder(Role::Server, false), [&huge[..]]), refused);
+    // Also where only all fragments together are too long.
+    let frames = Frame::fragments(opcode::BINARY, &[0; 1001], 900);
+    assert_eq!(decode(decoder(Role::Server, false), [&encode(&frames)[..]]), refused);
+}
+
+#[test]
+fn empty_fragments_are_limited() {
+    let mut frames = vec![Frame::new(opcode::CONTINUATION, []); 25];
+    frames[0].opcode = opcode::TEXT;
+    frames.iter_mut().for_each(|frame| frame.fin = false);
+    let refused = (vec![], Some(ProtocolError::TooManyFragments));
+    assert_eq!(decode(decoder(Role::Server, false), [&encode(&frames)[..]]), refused);
+}
+
+#[test]
+fn small_fragments_take_the_memory_of_their_payload() {
+    let limits = Limits { message: 1 << 20, fragments: 1 << 20 };
+    let mut decoder = Decoder::new(Role::Server, limits, None);
+    let mut frames = Frame::fragments(opcode::BINARY, &[1; 50_000], 1);
+    frames.pop();
+    let mut buffer = BytesMut::from(encode(&frames).as_slice());
+    assert_eq!(decoder.decode(&mut buffer), Ok(None));
+    assert!((49_999..4 * 50_000).contains(&decoder.held()), "{}", decoder.held());
+}
+
+#[test]
+fn nothing_is_read_behind_a_close_frame() {
+    let close = Frame::new(opcode::CLOSE, *b"\x03\xE8bye");
+    let bytes = encode(&[close, Frame::text("too late")]);
+    let close = close::Close { code: 1000, reason: "bye".into() };
+    let expected = (vec![Event::Close(Some(close))], None);
+    assert_eq!(decode(decoder(Role::Server, false), [&bytes[..]]), expected);
+}
+
+#[test]
+fn a_compressed_message_in_fragments_with_a_ping_between() {
+    let mut frames = Frame::fragments(opcode::TEXT, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00], 3);
+    frames[0].rsv = 4;
+    frames.insert(1, Frame::ping("?"));
+    let (events, error) = decode(decoder(Role::Server, true), [&encode(&frames)[..]]);
+    assert_eq!(error, None);
+    assert_eq!(comparable(&events), [Said::Ping(b"?".into()), Said::Text(b"Hello".into())]);
+}

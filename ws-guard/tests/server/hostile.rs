@@ -1,0 +1,105 @@
+//! Bugs that others had.
+
+use std::{
+    io::Write,
+    net::Shutdown,
+    time::{Duration, Instant},
+};
+
+use ws_guard_testkit::frame::{Frame, encode, opcode};
+
+use super::stage::{Client, Stage, wait_for};
+
+/// Tomcat CVE-2020-13935, nginx Unit CVE-2025-1695: a length that is negative, or that wraps.
+#[test]
+fn impossible_lengths() {
+    let stage = Stage::start(|_| {});
+    for (length, code) in [
+        (u64::MAX, 1002),
+        (1 << 63, 1002),
+        (i64::MAX as u64, 1009),
+        (u64::from(u32::MAX), 1009),
+        (125, 1002),
+    ] {
+        let mut client = Client::connect(stage.address);
+        client.write(&[0x82, 0xFF]);
+        client.write(&length.to_be_bytes());
+        client.write(&[0; 4]);
+        assert_eq!(client.close_code(), Some(code), "{length}");
+    }
+}
+
+/// Jetty CVE-2026-19204: an unknown opcode with a large payload.
+#[test]
+fn an_unknown_opcode_is_refused_at_its_header() {
+    let stage = Stage::start(|_| {});
+    let mut client = Client::connect(stage.address);
+    client.write(&[0x83, 0xFF, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0]);
+    assert_eq!(client.close_code(), Some(1002));
+}
+
+/// ws CVE-2026-48779: tiny fragments, here empty ones and without end.
+#[test]
+fn a_million_empty_fragments() {
+    let stage = Stage::start(|_| {});
+    let mut client = Client::connect(stage.address);
+    let mut first = Frame::new(opcode::TEXT, []);
+    first.fin = false;
+    client.send(&[first.clone()]);
+    first.opcode = opcode::CONTINUATION;
+    let batch = encode(&vec![first; 1000]);
+    // What comes behind the error is thrown away until the end.
+    let _ = (0..1000).try_for_each(|_| client.stream.write_all(&batch));
+    client.stream.shutdown(Shutdown::Both).unwrap();
+    let line = stage.logged("close", client.local);
+    assert_eq!(line["cause"], "protocol_error");
+    let kind = "wsguard_server_protocol_errors_total{kind=\"too_many_fragments\"}";
+    assert_eq!(stage.metric(kind), 1.0);
+}
+
+/// A bomb of 1000 to 1 is refused for what it would become.
+#[test]
+fn a_compression_bomb() {
+    let stage = Stage::start(|config| config.limits.message = 1 << 20);
+    let fields = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let stream = super::stage::connect(stage.address);
+    let mut client = Client::request(stream, fields, &[]);
+    let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
+    let mut bomb = Vec::with_capacity(1 << 20);
+    deflate.compress_vec(&vec![0; 100 << 20], &mut bomb, flate2::FlushCompress::Sync).unwrap();
+    assert!(bomb.len() < 200_000, "{}", bomb.len());
+    bomb.truncate(bomb.len() - 4);
+    let mut frame = Frame::new(opcode::BINARY, bomb);
+    frame.rsv = 4;
+    client.send(&[frame]);
+    assert_eq!(client.close_code(), Some(1009));
+}
+
+/// A half-closed connection is over: nobody is there to answer a ping.
+#[test]
+fn half_closed_in_the_middle_of_a_frame() {
+    let stage = Stage::start(|_| {});
+    let mut client = Client::connect(stage.address);
+    let bytes = encode(&[Frame::text("never whole")]);
+    client.write(&bytes[..bytes.len() - 3]);
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stage.closed(&client), ("peer_vanished".into(), 1006));
+}
+
+/// After an error nothing more is read as frames, and a client that goes on does not keep the
+/// connection.
+#[test]
+fn who_goes_on_after_an_error_is_cut_off() {
+    let stage = Stage::start(|config| config.close_timeout = Duration::from_millis(300));
+    let mut client = Client::connect(stage.address);
+    client.send(&[Frame { rsv: 1, ..Frame::text("wrong") }]);
+    let start = Instant::now();
+    let text = encode(&[Frame::text("right")]);
+    let ended = wait_for(Duration::from_secs(5), || {
+        std::thread::sleep(Duration::from_millis(5));
+        client.stream.write_all(&text).err()
+    });
+    assert!(ended.is_some() && start.elapsed() < Duration::from_secs(3));
+    assert_eq!(stage.closed(&client).0, "protocol_error");
+    assert_eq!(stage.metric("wsguard_server_messages_total{direction=\"in\"}"), 0.0);
+}

@@ -1,0 +1,13 @@
+//! The companion server: its protocol without a socket, and the server itself on loopback. Nothing
+//! here needs privileges.
+
+mod autobahn;
+mod closing;
+mod codec;
+mod handshake;
+mod hostile;
+mod memory;
+mod packets;
+mod pings;
+mod stage;
+mod talk;

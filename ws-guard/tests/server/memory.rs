@@ -1,0 +1,133 @@
+//! What connections cost, and what a client can make the server hold. In a process of its own, whose
+//! anonymous memory the kernel counts.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use ws_guard_testkit::{
+    frame::{Frame, encode},
+    process::Process,
+    usage::Usage,
+};
+
+use super::stage::{Client, PATIENCE, connect_from};
+
+/// `ws-guard serve` on a free port.
+struct Served {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Served {
+    fn start(more: &[&str]) -> Served {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
+        command.args(["--access-log", "/dev/null", "--max-connections", "20000"]).args(more);
+        let process = Process::spawn("ws-guard serve", command).expect("it starts");
+        let address = process
+            .wait_for(PATIENCE, |line| {
+                line.split("serving WebSocket connections on ").nth(1)?.trim().parse().ok()
+            })
+            .expect("it says where it listens");
+        Served { process, address }
+    }
+
+    fn anonymous(&self) -> u64 {
+        Usage::of(self.process.pid()).expect("it runs").anonymous
+    }
+}
+
+/// Send pings as fast as they are taken and read nothing, for `time`.
+fn flood(served: &Served, time: Duration) -> u64 {
+    let stream = connect_from([127, 0, 0, 1].into(), served.address, None);
+    let mut client = Client::request(stream, "", &[]);
+    let pings = encode(&vec![Frame::ping(vec![0x55; 125]); 500]);
+    client.stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+    let (start, mut sent, mut at) = (Instant::now(), 0, 0);
+    while start.elapsed() < time {
+        match client.stream.write(&pings[at..]) {
+            Ok(n) => {
+                sent += n as u64;
+                at = (at + n) % pings.len();
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // It may be cut off, and come again.
+            Err(_) => {
+                let stream = connect_from([127, 0, 0, 1].into(), served.address, None);
+                client = Client::request(stream, "", &[]);
+                client.stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+                at = 0;
+            }
+        }
+    }
+    sent / 131
+}
+
+fn grows_by(more: &[&str], time: Duration) -> (u64, u64) {
+    let served = Served::start(more);
+    // The first connection makes buffers that stay.
+    let mut first = Client::connect(served.address);
+    first.send(&[Frame::text("hello"), Frame::ping("?")]);
+    first.message();
+    let before = served.anonymous();
+    let pings = flood(&served, time);
+    (served.anonymous().saturating_sub(before), pings)
+}
+
+/// 15 s of pings from a client that reads nothing.
+#[test]
+fn a_flood_of_pings_takes_no_memory() {
+    for limit in ["30", "0"] {
+        let (growth, pings) = grows_by(&["--max-ping-rate", limit], Duration::from_secs(15));
+        println!("limit {limit}: {pings} pings, grown by {growth} bytes");
+        assert!(pings > 10_000, "{pings} pings are no flood");
+        assert!(growth < 256 * 1024, "limit {limit}: {pings} pings, grown by {growth} bytes");
+    }
+}
+
+/// Idle connections with a source address each, so that ports do not run out.
+fn idle(address: SocketAddr, count: usize, fields: &str, talk: bool) -> Vec<TcpStream> {
+    (0..count)
+        .map(|number| {
+            let source = [127, 0, 1 + (number / 5000) as u8, 1].into();
+            let stream = connect_from(source, address, None);
+            let mut client = Client::request(stream, fields, &[]);
+            if talk {
+                client.send(&[Frame::text(&"hello ".repeat(200))]);
+                client.message();
+            }
+            client.stream
+        })
+        .collect()
+}
+
+fn per_connection(count: usize, fields: &str, talk: bool) -> u64 {
+    let served = Served::start(&[]);
+    drop(idle(served.address, 50, fields, true));
+    std::thread::sleep(Duration::from_millis(200));
+    let before = served.anonymous();
+    let mut streams = idle(served.address, count, fields, talk);
+    std::thread::sleep(Duration::from_millis(300));
+    let each = served.anonymous().saturating_sub(before) / count as u64;
+    let last = streams.last_mut().unwrap();
+    last.set_nonblocking(true).unwrap();
+    assert!(last.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    each
+}
+
+/// Kibibytes that an idle connection may take: plain, after use, with compression agreed.
+#[test]
+fn an_idle_connection_is_small() {
+    const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    for (what, fields, talk, most) in
+        [("plain", "", false, 2), ("used", "", true, 3), ("deflate", DEFLATE, true, 4)]
+    {
+        let each = per_connection(3000, fields, talk);
+        println!("{what}: {each} bytes a connection");
+        assert!(each <= most * 1024, "{what}: {each} bytes a connection");
+    }
+}
