@@ -17,16 +17,21 @@ server.on("connection", (socket, request) => {
   const host = remoteAddress.replace(/^::ffff:(?=\d+\.)/, "");
   const peer = host.includes(":") ? `[${host}]:${remotePort}` : `${host}:${remotePort}`;
   let why = null;
+  const counts = { messages: 0, pings: 0, pongs: 0 };
+  const count = (kind) => {
+    counts[kind] += 1;
+    totals[kind] += 1;
+  };
   totals.connections += 1;
   say({ event: "connected", peer });
   socket.on("message", (data, binary) => {
-    totals.messages += 1;
+    count("messages");
     socket.send(data, { binary });
   });
-  socket.on("ping", () => (totals.pings += 1));
-  socket.on("pong", () => (totals.pongs += 1));
+  socket.on("ping", () => count("pings"));
+  socket.on("pong", () => count("pongs"));
   socket.on("error", (error) => (why = error.message));
-  socket.on("close", () => say({ event: "closed", peer, why }));
+  socket.on("close", () => say({ event: "closed", peer, why, ...counts }));
 });
 
 process.on("SIGTERM", () => {

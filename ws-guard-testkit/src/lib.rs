@@ -10,20 +10,26 @@
 //!   it sent and received without a line of `ws-guard-common`;
 //! - [`flood`], [`honest`]: the two clients of the demonstration;
 //! - [`raw`]: spoofed segments;
+//! - [`raw_tcp`]: a client with a TCP of its own, which can lie in every field of a segment; [`ip`]: what
+//!   IP can do to its packets;
+//! - [`capture`]: segments as they pass an interface;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
 //! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
+pub mod capture;
 pub mod client;
 pub mod flood;
 pub mod frame;
 pub mod honest;
+pub mod ip;
 pub mod leftovers;
 pub mod netns;
 pub mod packets;
 pub mod process;
 pub mod programs;
 pub mod raw;
+pub mod raw_tcp;
 pub mod servers;
 pub mod tools;
 pub mod usage;

@@ -58,6 +58,16 @@ impl Sender {
         Ok(Sender { socket, from: pair.client.mac(INTERFACE)?, to: pair.server.mac(INTERFACE)? })
     }
 
+    /// The Ethernet address that frames come from.
+    pub fn from(&self) -> [u8; 6] {
+        self.from
+    }
+
+    /// The Ethernet address that they go to.
+    pub fn to(&self) -> [u8; 6] {
+        self.to
+    }
+
     /// The Ethernet frame around a segment, with all checksums right.
     pub fn frame(&self, segment: &Segment) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2(self.from, self.to);

@@ -1,8 +1,9 @@
 //! Echo servers made with other people's WebSocket libraries.
 //!
 //! Each echoes text and binary messages and answers pings as its library does by itself. Each prints
-//! JSON lines: `{"event":"listening","port":N}`, `connected` and `closed` with `peer`, and on
-//! SIGTERM `{"event":"totals","connections":N,"messages":N,"pings":N,"pongs":N}`.
+//! JSON lines: `{"event":"listening","port":N}`, `connected` with `peer`, `closed` with `peer` and what
+//! came on the connection, `{"messages":N,"pings":N,"pongs":N}`, and on SIGTERM
+//! `{"event":"totals","connections":N,"messages":N,"pings":N,"pongs":N}`.
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -92,6 +93,18 @@ pub struct Totals {
     pub pongs: u64,
 }
 
+/// What a server counted on one connection, printed when that one ends.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Closed {
+    pub peer: SocketAddr,
+    /// What its library said, or `None` for an end in order.
+    pub why: Option<String>,
+    pub messages: u64,
+    /// Pings that its library received and answered.
+    pub pings: u64,
+    pub pongs: u64,
+}
+
 /// A running echo server.
 pub struct Server {
     process: Process,
@@ -124,6 +137,14 @@ impl Server {
 
     pub fn at(&self, address: IpAddr) -> SocketAddr {
         SocketAddr::new(address, self.port)
+    }
+
+    /// Wait for the end of the first connection of `peer`, and return what the server counted on it.
+    pub fn closed(&self, peer: SocketAddr, timeout: Duration) -> Result<Closed> {
+        self.process.wait_for(timeout, |line| {
+            let closed: Closed = serde_json::from_value(field(line, "closed")?).ok()?;
+            (closed.peer == peer).then_some(closed)
+        })
     }
 
     /// SIGTERM, and what the server counted.

@@ -1,0 +1,27 @@
+//! What an attacker tries, one named case a row, each against a real server behind the guard.
+//!
+//! The attacker has a TCP of its own ([`ws_guard_testkit::raw_tcp`]), and the server's kernel decides
+//! what of its segments counts. What a row came to is told by the server's log and by the pongs in its
+//! stream, never by the guard: pings beyond the limit must be zero. Beside each row an honest client
+//! talks, and all that it said must be counted exactly.
+//!
+//! A row that is known to fail says why; it fails when it unexpectedly passes.
+//! `WS_GUARD_ROW=NAME` runs only the rows whose name contains `NAME`.
+
+/// Skip, loudly, without root.
+macro_rules! needs_root {
+    () => {
+        if let Some(reason) = ws_guard_testkit::skip_reason() {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+}
+
+mod attacker;
+mod bait;
+mod closing;
+#[path = "../guard/process.rs"]
+mod process;
+mod row;
+mod stage;

@@ -1,0 +1,178 @@
+//! A row: an attack, what it may come to, and what it came to.
+use std::{fmt, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use ws_guard_testkit::{netns::Family, raw_tcp::RawTcp, servers::Library};
+
+use crate::{
+    attacker::Attacker,
+    stage::{LIMIT, Stage},
+};
+
+/// So long nothing comes from the server when it has dealt with everything.
+const QUIET: Duration = Duration::from_millis(120);
+const CLOSED: Duration = Duration::from_secs(5);
+
+/// How many of the attacker's pings the server must have received, as pings or defused: that the
+/// attack took place at all.
+#[derive(Clone, Copy, Debug)]
+pub enum Reached {
+    All(u64),
+    /// Some are kept away, which is fine too.
+    AtMost(u64),
+}
+
+/// A named case.
+#[derive(Clone)]
+pub struct Row {
+    pub name: &'static str,
+    pub library: Library,
+    pub families: &'static [Family],
+    pub attack: fn(&Attacker) -> Result<Vec<RawTcp>>,
+    /// Pings that may reach the server as pings.
+    pub allowed: u64,
+    pub reached: Reached,
+    /// Why it fails today.
+    pub known: Option<&'static str>,
+}
+
+impl Row {
+    /// An attack with so many pings on the Python server, over IPv4 and IPv6.
+    pub const fn new(
+        name: &'static str,
+        reached: Reached,
+        attack: fn(&Attacker) -> Result<Vec<RawTcp>>,
+    ) -> Row {
+        Row {
+            name,
+            library: Library::Python,
+            families: &Family::BOTH,
+            attack,
+            allowed: LIMIT,
+            reached,
+            known: None,
+        }
+    }
+
+    pub const fn on(mut self, library: Library) -> Row {
+        self.library = library;
+        self
+    }
+
+    pub const fn only(mut self, families: &'static [Family]) -> Row {
+        self.families = families;
+        self
+    }
+
+    pub const fn allowed(mut self, pings: u64) -> Row {
+        self.allowed = pings;
+        self
+    }
+
+    pub const fn known(mut self, why: &'static str) -> Row {
+        self.known = Some(why);
+        self
+    }
+}
+
+/// What a row came to.
+#[derive(Clone, Debug, Default)]
+struct Outcome {
+    /// Pings and pongs that the server's library received.
+    pings: u64,
+    defused: u64,
+    /// Pongs that it sent.
+    pongs: u64,
+    /// Why the server ended its connections.
+    why: Vec<String>,
+    /// What the guard says about the last one.
+    guard: String,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Outcome { pings, defused, pongs, why, guard } = self;
+        write!(f, "server: {pings} pings, {defused} defused, {pongs} pongs sent; guard: {guard}")?;
+        if !why.is_empty() {
+            write!(f, "; ended: {}", why.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Row {
+    fn play(&self, stage: &Stage, family: Family, n: u8) -> Result<Outcome> {
+        let attacker = Attacker { stage, library: self.library, family, n };
+        stage.beside_honest(self.library, family, n, || {
+            let mut connections = (self.attack)(&attacker)?;
+            let mut outcome = Outcome { guard: "no flow".into(), ..Outcome::default() };
+            for tcp in &mut connections {
+                self.end(stage, tcp, &mut outcome)?;
+            }
+            Ok(outcome)
+        })
+    }
+
+    fn end(&self, stage: &Stage, tcp: &mut RawTcp, outcome: &mut Outcome) -> Result<()> {
+        tcp.settle(QUIET)?;
+        if let Some(flow) = stage.flow(tcp.client)? {
+            outcome.guard = format!(
+                "{}, {} frames, {} pings, {} defused",
+                flow.state, flow.frames_in, flow.pings_in, flow.defused
+            );
+        }
+        if !tcp.ended {
+            tcp.finish()?;
+        }
+        let closed = stage.server(self.library)?.closed(tcp.client, CLOSED)?;
+        outcome.pings += closed.pings;
+        outcome.defused += closed.pongs;
+        outcome.pongs += tcp.pongs;
+        outcome.why.extend(closed.why);
+        Ok(())
+    }
+
+    fn judge(&self, outcome: &Outcome) -> Result<()> {
+        let answered = outcome.pings.max(outcome.pongs);
+        ensure!(answered <= self.allowed, "{answered} pings passed, {} may", self.allowed);
+        let reached = outcome.pings + outcome.defused;
+        match self.reached {
+            Reached::All(sent) => ensure!(reached == sent, "{reached} of {sent} reached it"),
+            Reached::AtMost(sent) => ensure!(reached <= sent, "{reached} of {sent} reached it"),
+        }
+        Ok(())
+    }
+}
+
+/// Play the rows one after the other, print what each came to, and fail when one did not do as it
+/// should.
+pub fn play(stage: Stage, rows: &[Row]) -> Result<()> {
+    let wanted = std::env::var("WS_GUARD_ROW").unwrap_or_default();
+    let mut wrong = Vec::new();
+    let mut n = 0;
+    for row in rows.iter().filter(|row| row.name.contains(&wanted)) {
+        for family in row.families {
+            let name = format!("{} {family:?}", row.name);
+            let result = row.play(&stage, *family, n);
+            n += 1;
+            let (verdict, told) = match &result {
+                Ok(outcome) => (row.judge(outcome), outcome.to_string()),
+                Err(error) => (Err(anyhow::anyhow!("{error:#}")), String::new()),
+            };
+            let state = match (&verdict, row.known) {
+                (Ok(()), None) => "ok",
+                (Err(_), Some(_)) if result.is_ok() => "known",
+                (Ok(()), Some(_)) => "PASSES",
+                _ => "FAILED",
+            };
+            let why = verdict.err().map(|error| format!("{error}; ")).unwrap_or_default();
+            println!("  {state:<6} {name}: {why}{told}");
+            if state == "FAILED" || state == "PASSES" {
+                wrong.push(format!("{state} {name}: {why}{told}"));
+            }
+        }
+    }
+    stage.finish().context("clean-up")?;
+    ensure!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
+}

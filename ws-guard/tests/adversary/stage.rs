@@ -1,0 +1,133 @@
+//! Servers, their guard, and everybody's counts.
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions, Cut},
+    frame::Frame,
+    netns::{Family, Pair, PairOptions},
+    servers::{Library, Server},
+};
+
+use crate::process::Guard;
+
+/// Pings that a source may send in any window...
+pub const LIMIT: u64 = 30;
+/// ...which lasts longer than all rows together: nobody is forgiven between.
+const WORDS: &str = "--max-ping-rate 30 --window-seconds 1200";
+/// Pings of an honest client beside a row.
+const HONEST_PINGS: u64 = 4;
+const PORT: u16 = 9001;
+const WAIT: Duration = Duration::from_secs(10);
+
+/// A row of `flows -o json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Flow {
+    pub client: String,
+    pub state: String,
+    pub frames_in: u64,
+    pub pings_in: u64,
+    pub defused: u64,
+}
+
+/// One server of each library, all behind one guard.
+pub struct Stage {
+    // Dropped in this order: the guard is unloaded in a namespace that is still there.
+    pub guard: Guard,
+    servers: Vec<(Library, Server)>,
+    pub pair: Pair,
+}
+
+impl Stage {
+    /// Servers on ports from [`PORT`], in the order of [`Library::ALL`]. `attach` is a mode of
+    /// `--attach`.
+    pub fn new(attach: &str, options: PairOptions) -> Result<Stage> {
+        let pair = Pair::new(options)?;
+        let mut servers = Vec::new();
+        let mut ports = Vec::new();
+        for (library, port) in Library::ALL.into_iter().zip(PORT..) {
+            servers.push((library, Server::start(&pair.server, library, port, None)?));
+            ports.push(port.to_string());
+        }
+        let words = format!("--attach {attach} --port {} {WORDS}", ports.join(","));
+        let guard = Guard::start(&pair.server, &words)?;
+        Ok(Stage { guard, servers, pair })
+    }
+
+    pub fn server(&self, library: Library) -> Result<&Server> {
+        let found = self.servers.iter().find(|(of, _)| *of == library);
+        found.map(|(_, server)| server).with_context(|| format!("no server on {}", library.name()))
+    }
+
+    /// What the guard says about the connection of `client`.
+    pub fn flow(&self, client: SocketAddr) -> Result<Option<Flow>> {
+        let flows: Vec<Flow> = self.guard.ask("flows")?;
+        Ok(flows.into_iter().find(|flow| flow.client == client.to_string()))
+    }
+
+    /// Stop the servers, unload the guard, and make sure that nothing is left.
+    pub fn finish(self) -> Result<()> {
+        let Stage { pair, guard, servers } = self;
+        servers.into_iter().try_for_each(|(_, server)| server.stop().map(drop))?;
+        guard.finish()?;
+        drop(pair);
+        Ok(())
+    }
+
+    /// Run `attack` while an honest client talks to the same server, whose counts must be exact.
+    pub fn beside_honest<T>(
+        &self,
+        library: Library,
+        family: Family,
+        n: u8,
+        attack: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let options = ConnectOptions { source: Some(family.client(n)), ..Default::default() };
+        let at = self.server(library)?.at(family.server());
+        let mut client = Client::connect(&self.pair.client, at, options)?;
+        let over = AtomicBool::new(false);
+        let result = thread::scope(|scope| {
+            let talking = scope.spawn(|| talk(&mut client, &over));
+            let result = attack();
+            over.store(true, Relaxed);
+            talking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            result
+        })?;
+        self.exact(&client).context("the honest client")?;
+        client.close()?;
+        Ok(result)
+    }
+
+    fn exact(&self, client: &Client) -> Result<()> {
+        let sent = client.sent();
+        let answered = client.wait(WAIT, |r| r.messages == sent.messages && r.pongs == sent.pings);
+        ensure!(answered, "{sent:?} was sent, {:?}", client.received());
+        let flow = self.flow(client.local())?.context("it has no flow")?;
+        let counts = (flow.frames_in, flow.pings_in, flow.defused);
+        ensure!(counts == (sent.frames, sent.pings, 0), "{sent:?} was sent: {flow:?}");
+        ensure!(flow.state == "open", "{flow:?}");
+        Ok(())
+    }
+}
+
+/// A message each 20 ms until it is over, and a ping with each of the first.
+fn talk(client: &mut Client, over: &AtomicBool) -> Result<()> {
+    let start = Instant::now();
+    let mut n = 0;
+    while n < HONEST_PINGS || !over.load(Relaxed) {
+        client.send(&[Frame::text(&format!("message {n}"))], &Cut::Whole)?;
+        if n < HONEST_PINGS {
+            client.send(&[Frame::ping(n.to_be_bytes())], &Cut::Whole)?;
+        }
+        n += 1;
+        ensure!(start.elapsed() < Duration::from_secs(60), "the row does not end");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
