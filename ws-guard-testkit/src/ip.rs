@@ -10,6 +10,8 @@ use etherparse::checksum::Sum16BitWords;
 /// Bytes of the Ethernet header; of two addresses in it.
 const ETHERNET: usize = 14;
 const ADDRESSES: usize = 12;
+/// Bytes of an IPv6 option with its type and length, even so that what remains has room for one too.
+const MAX_OPTION: usize = 256;
 /// Bytes of an IPv6 header.
 const IPV6: usize = 40;
 
@@ -35,7 +37,7 @@ pub fn tag(frame: &[u8], tags: &[(u16, u16)]) -> Result<Vec<u8>> {
 }
 
 /// The frame with IPv6 extension headers between IP and what it carries: the type of each, and how
-/// many bytes it has, a multiple of 8. Their options are padding; a fragment header makes an atomic
+/// many bytes it has, a multiple of 8. Their options are of a type for experiments; a fragment header makes an atomic
 /// fragment, a routing header has no segments left.
 pub fn extend(frame: &[u8], headers: &[(u8, usize)]) -> Result<Vec<u8>> {
     let (front, carried) = frame.split_at_checked(ETHERNET + IPV6).context("no IPv6 header")?;
@@ -62,13 +64,12 @@ fn extension(kind: u8, length: usize) -> Result<Vec<u8>> {
     let mut header = vec![0; length];
     header[1] = (length / 8 - 1) as u8;
     match kind {
-        // PadN options of at most 255 bytes of padding each, RFC 8200, 4.2.
+        // Options that a node which does not know them has to skip (RFC 4727, type 0x1E). Padding
+        // would do for 8 bytes only: Linux takes no more of it in a row.
         header::HOP_BY_HOP | header::DESTINATION => {
-            for option in header[2..].chunks_mut(7) {
-                match option {
-                    [kind, bytes, rest @ ..] => (*kind, *bytes) = (1, rest.len() as u8),
-                    [pad] => *pad = 0,
-                    [] => {}
+            for option in header[2..].chunks_mut(MAX_OPTION) {
+                if let [kind, bytes, rest @ ..] = option {
+                    (*kind, *bytes) = (0x1E, rest.len() as u8);
                 }
             }
         }

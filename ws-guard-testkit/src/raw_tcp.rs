@@ -60,6 +60,15 @@ pub fn address(family: Family, n: u8) -> IpAddr {
     }
 }
 
+/// Where the head of a 101 ends, behind whatever the server answered before.
+fn end_of_answer(bytes: &[u8]) -> Option<usize> {
+    let find = |text: &[u8], from: usize| {
+        let at = bytes.get(from..)?.windows(text.len()).position(|part| part == text)?;
+        Some(from + at)
+    };
+    Some(find(b"\r\n\r\n", find(b"HTTP/1.1 101 ", 0)?)? + 4)
+}
+
 /// One connection.
 pub struct RawTcp {
     sender: Sender,
@@ -155,7 +164,7 @@ impl RawTcp {
         }
         self.send(&syn.flags(flag::SYN))?;
         self.acked = self.next;
-        self.next = self.next.wrapping_add(1);
+        self.next = self.next.wrapping_add(1 + data.len() as u32);
         let (client, server) = (self.client, self.server);
         let answer = self
             .capture
@@ -176,19 +185,20 @@ impl RawTcp {
 
     /// Wait for the answer that switches to WebSocket.
     pub fn answered(&mut self) -> Result<()> {
-        let end = |bytes: &[u8]| bytes.windows(4).position(|four| four == b"\r\n\r\n");
-        let come = self.wait(PATIENCE, |tcp| tcp.ended || end(&tcp.bytes).is_some())?;
-        let head = end(&self.bytes).map(|at| at + 4);
-        let (true, Some(length)) = (come, head) else {
+        self.wait(PATIENCE, |tcp| tcp.ended || end_of_answer(&tcp.bytes).is_some())?;
+        let Some(end) = end_of_answer(&self.bytes) else {
             bail!("no answer to the upgrade: {:?}", String::from_utf8_lossy(&self.bytes));
         };
-        let text = String::from_utf8_lossy(&self.bytes[..length]).into_owned();
-        ensure!(text.starts_with("HTTP/1.1 101 "), "the server refused to upgrade:\n{text}");
-        let rest = self.bytes.split_off(length);
+        let rest = self.bytes.split_off(end);
         self.bytes.clear();
         self.upgraded = true;
         self.take(rest);
         Ok(())
+    }
+
+    /// How many bytes of the server came, before the upgrade.
+    pub fn answer_bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The server's bytes before the upgrade, taken away.

@@ -139,12 +139,17 @@ impl Server {
         SocketAddr::new(address, self.port)
     }
 
-    /// Wait for the end of the first connection of `peer`, and return what the server counted on it.
-    pub fn closed(&self, peer: SocketAddr, timeout: Duration) -> Result<Closed> {
+    /// Wait for the end of so many connections of `peer`, and return what the server counted on each.
+    pub fn closed(&self, peer: SocketAddr, count: usize, timeout: Duration) -> Result<Vec<Closed>> {
+        let mut found = Vec::new();
         self.process.wait_for(timeout, |line| {
             let closed: Closed = serde_json::from_value(field(line, "closed")?).ok()?;
-            (closed.peer == peer).then_some(closed)
-        })
+            if closed.peer == peer {
+                found.push(closed);
+            }
+            (found.len() >= count).then_some(())
+        })?;
+        Ok(found)
     }
 
     /// SIGTERM, and what the server counted.

@@ -81,6 +81,17 @@ pub fn persist(tcp: &mut RawTcp, packet: &Packet) -> Result<bool> {
     Ok(false)
 }
 
+/// Send bytes in order, each segment until it is acknowledged; `false` when one never is.
+pub fn try_all(tcp: &mut RawTcp, bytes: &[u8]) -> Result<bool> {
+    for part in bytes.chunks(raw_tcp::SEGMENT) {
+        let packet = tcp.segment(0, part);
+        if !persist(tcp, &packet)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Send bytes in order, each segment until it is acknowledged.
 pub fn persist_all(tcp: &mut RawTcp, bytes: &[u8]) -> Result<()> {
     for part in bytes.chunks(raw_tcp::SEGMENT) {

@@ -11,7 +11,7 @@ use ws_guard_testkit::{
 
 use crate::{
     attacker::{Attacker, header, persist, persist_all, pings},
-    row::{Reached, Row, play},
+    row::{Peers, Reached, Row, one, play},
     stage::Stage,
 };
 
@@ -20,14 +20,14 @@ const ALL: Reached = Reached::All(PINGS as u64);
 
 /// Send what the server throws away: a header that claims 60,000 bytes, changed by `spoil`. Then
 /// pings, where the guard may believe payload to be.
-fn bait(attacker: &Attacker, spoil: impl Fn(&RawTcp, &mut Packet)) -> Result<Vec<RawTcp>> {
+fn bait(attacker: &Attacker, spoil: impl Fn(&RawTcp, &mut Packet)) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut bait = tcp.segment(0, header(60_000));
     spoil(&tcp, &mut bait);
     tcp.send(&bait)?;
     not_taken(&mut tcp)?;
     persist_all(&mut tcp, &pings(PINGS))?;
-    Ok(vec![tcp])
+    one(tcp)
 }
 
 /// The server has not acknowledged anything behind the next byte to send.
@@ -37,44 +37,44 @@ fn not_taken(tcp: &mut RawTcp) -> Result<()> {
     Ok(())
 }
 
-fn bad_checksum(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn bad_checksum(attacker: &Attacker) -> Result<Peers> {
     bait(attacker, |_, packet| packet.checksum = Checksum::Wrong)
 }
 
-fn old_timestamp(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn old_timestamp(attacker: &Attacker) -> Result<Peers> {
     bait(attacker, |tcp, packet| packet.tcp_options = tcp.timestamp(tcp.now() - 0x1000_0000))
 }
 
-fn ack_of_the_future(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn ack_of_the_future(attacker: &Attacker) -> Result<Peers> {
     bait(attacker, |_, packet| packet.ack = packet.ack.wrapping_add(1_000_000))
 }
 
-fn ack_of_the_past(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn ack_of_the_past(attacker: &Attacker) -> Result<Peers> {
     bait(attacker, |_, packet| packet.ack = packet.ack.wrapping_sub(10_000_000))
 }
 
-fn no_ack_flag(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn no_ack_flag(attacker: &Attacker) -> Result<Peers> {
     bait(attacker, |_, packet| packet.flags = 0)
 }
 
-fn syn_in_the_middle(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn syn_in_the_middle(attacker: &Attacker) -> Result<Peers> {
     use ws_guard_testkit::packets::flag::SYN;
     bait(attacker, |_, packet| packet.flags = SYN)
 }
 
 /// The bytes that are counted never arrive; the same bytes come again.
-fn pings_as_bait(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn pings_as_bait(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut bait = tcp.segment(0, pings(PINGS));
     bait.checksum = Checksum::Wrong;
     tcp.send(&bait)?;
     not_taken(&mut tcp)?;
     persist_all(&mut tcp, &pings(PINGS))?;
-    Ok(vec![tcp])
+    one(tcp)
 }
 
 /// Old bytes in front of new ones: TCP takes only the new ones.
-fn left_of_the_window(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn left_of_the_window(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     persist_all(&mut tcp, &header(20))?;
     persist_all(&mut tcp, &[0; 20])?;
@@ -83,11 +83,11 @@ fn left_of_the_window(attacker: &Attacker) -> Result<Vec<RawTcp>> {
     bytes.extend(pings(PINGS));
     let packet = tcp.segment(-20, bytes);
     ensure!(persist(&mut tcp, &packet)?, "the server does not take it");
-    Ok(vec![tcp])
+    one(tcp)
 }
 
 /// A header that the server has no room for, and other bytes in its place when it has.
-fn right_of_the_window(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn right_of_the_window(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     // Header and payload of a frame that fills more than the window.
     persist_all(&mut tcp, &[0x82, 0xFF, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0])?;
@@ -96,18 +96,18 @@ fn right_of_the_window(attacker: &Attacker) -> Result<Vec<RawTcp>> {
     not_taken(&mut tcp)?;
     persist_all(&mut tcp, &vec![0; length as usize])?;
     persist_all(&mut tcp, &pings(PINGS))?;
-    Ok(vec![tcp])
+    one(tcp)
 }
 
 /// IP throws it away.
-fn bad_ip_checksum(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn bad_ip_checksum(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut frame = tcp.frame(&tcp.segment(0, header(60_000)))?;
     ws_guard_testkit::ip::break_header(&mut frame)?;
     tcp.send_frame(&frame)?;
     not_taken(&mut tcp)?;
     persist_all(&mut tcp, &pings(PINGS))?;
-    Ok(vec![tcp])
+    one(tcp)
 }
 
 const ROWS: &[Row] = &[

@@ -5,12 +5,11 @@ use anyhow::Result;
 use ws_guard_testkit::{
     netns::PairOptions,
     packets::{Checksum, flag},
-    raw_tcp::RawTcp,
 };
 
 use crate::{
     attacker::{Attacker, TEXT, persist_all, pings},
-    row::{Reached, Row, play},
+    row::{Peers, Reached, Row, one, play},
     stage::Stage,
 };
 
@@ -18,19 +17,19 @@ const PINGS: usize = 100;
 const ALL: Reached = Reached::All(PINGS as u64);
 
 /// The server's TCP never sees it.
-fn rst_with_a_bad_checksum(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn rst_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut rst = tcp.segment(0, []).flags(flag::RST);
     rst.checksum = Checksum::Wrong;
     tcp.send(&rst)?;
     tcp.settle(Duration::from_millis(30))?;
     persist_all(&mut tcp, &pings(PINGS))?;
-    Ok(vec![tcp])
+    one(tcp)
 }
 
 /// At the server's next byte as it was when it acknowledged last: it has more since then
 /// (RFC 5961, 3.2).
-fn rst_before_a_delayed_acknowledgement(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn rst_before_a_delayed_acknowledgement(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     // A text is echoed, which acknowledges it; the first byte of the next one is not.
     for _ in 0..8 {
@@ -43,24 +42,27 @@ fn rst_before_a_delayed_acknowledgement(attacker: &Attacker) -> Result<Vec<RawTc
     tcp.settle(Duration::from_millis(60))?;
     persist_all(&mut tcp, &TEXT[1..])?;
     persist_all(&mut tcp, &pings(PINGS))?;
-    Ok(vec![tcp])
+    one(tcp)
 }
 
 /// One that the server's TCP never sees, and whose acknowledgement is one of other bytes.
-fn fin_with_a_bad_checksum(attacker: &Attacker) -> Result<Vec<RawTcp>> {
+fn fin_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     let mut fin = tcp.segment(5, []).flags(flag::FIN | flag::ACK);
     fin.checksum = Checksum::Wrong;
     tcp.send(&fin)?;
     persist_all(&mut tcp, &TEXT)?;
     persist_all(&mut tcp, &pings(PINGS))?;
-    Ok(vec![tcp])
+    one(tcp)
 }
 
 const ROWS: &[Row] = &[
-    Row::new("rst_with_a_bad_checksum", ALL, rst_with_a_bad_checksum),
-    Row::new("rst_before_a_delayed_acknowledgement", ALL, rst_before_a_delayed_acknowledgement),
-    Row::new("fin_with_a_bad_checksum", ALL, fin_with_a_bad_checksum),
+    Row::new("rst_with_a_bad_checksum", ALL, rst_with_a_bad_checksum)
+        .known("any RST of the client at the exact next byte closes the flow"),
+    Row::new("rst_before_a_delayed_acknowledgement", ALL, rst_before_a_delayed_acknowledgement)
+        .known("the exact next byte is taken from the last acknowledgement, which may be old"),
+    Row::new("fin_with_a_bad_checksum", ALL, fin_with_a_bad_checksum)
+        .known("any FIN of the client closes the flow when its number is acknowledged"),
 ];
 
 #[test]

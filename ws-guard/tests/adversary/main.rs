@@ -21,7 +21,10 @@ macro_rules! needs_root {
 mod attacker;
 mod bait;
 mod closing;
+mod handshake;
+mod packet;
 #[path = "../guard/process.rs"]
 mod process;
 mod row;
 mod stage;
+mod urgent;

@@ -1,8 +1,8 @@
 //! A row: an attack, what it may come to, and what it came to.
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use ws_guard_testkit::{netns::Family, raw_tcp::RawTcp, servers::Library};
+use ws_guard_testkit::{client::Client, netns::Family, raw_tcp::RawTcp, servers::Library};
 
 use crate::{
     attacker::Attacker,
@@ -22,13 +22,68 @@ pub enum Reached {
     AtMost(u64),
 }
 
+/// The attacker's end of a connection.
+pub trait Peer {
+    fn address(&self) -> SocketAddr;
+    /// Take what comes until nothing comes any more.
+    fn settle(&mut self) -> Result<()>;
+    /// Pongs that came.
+    fn pongs(&self) -> u64;
+    /// End the connection in order.
+    fn end(&mut self) -> Result<()>;
+}
+
+/// All connections of a row.
+pub type Peers = Vec<Box<dyn Peer>>;
+
+/// The one connection of a row.
+pub fn one(tcp: RawTcp) -> Result<Peers> {
+    Ok(vec![Box::new(tcp)])
+}
+
+impl Peer for RawTcp {
+    fn address(&self) -> SocketAddr {
+        self.client
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        RawTcp::settle(self, QUIET)
+    }
+
+    fn pongs(&self) -> u64 {
+        self.pongs
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.ended { Ok(()) } else { self.finish() }
+    }
+}
+
+impl Peer for Option<Client> {
+    fn address(&self) -> SocketAddr {
+        self.as_ref().map_or(SocketAddr::from(([0; 4], 0)), Client::local)
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn pongs(&self) -> u64 {
+        self.as_ref().map_or(0, |client| client.received().pongs)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.take().map_or(Ok(()), |client| client.close().map(drop))
+    }
+}
+
 /// A named case.
 #[derive(Clone)]
 pub struct Row {
     pub name: &'static str,
     pub library: Library,
     pub families: &'static [Family],
-    pub attack: fn(&Attacker) -> Result<Vec<RawTcp>>,
+    pub attack: fn(&Attacker) -> Result<Peers>,
     /// Pings that may reach the server as pings.
     pub allowed: u64,
     pub reached: Reached,
@@ -41,7 +96,7 @@ impl Row {
     pub const fn new(
         name: &'static str,
         reached: Reached,
-        attack: fn(&Attacker) -> Result<Vec<RawTcp>>,
+        attack: fn(&Attacker) -> Result<Peers>,
     ) -> Row {
         Row {
             name,
@@ -104,32 +159,37 @@ impl Row {
     fn play(&self, stage: &Stage, family: Family, n: u8) -> Result<Outcome> {
         let attacker = Attacker { stage, library: self.library, family, n };
         stage.beside_honest(self.library, family, n, || {
-            let mut connections = (self.attack)(&attacker)?;
+            let mut peers = (self.attack)(&attacker)?;
             let mut outcome = Outcome { guard: "no flow".into(), ..Outcome::default() };
-            for tcp in &mut connections {
-                self.end(stage, tcp, &mut outcome)?;
+            // An address and port may have had several connections, one after the other.
+            let mut ends = BTreeMap::<SocketAddr, usize>::new();
+            for peer in &mut peers {
+                *ends.entry(peer.address()).or_default() += 1;
+                self.end(stage, &mut **peer, &mut outcome)?;
             }
+            for (address, connections) in ends {
+                let closed = stage.server(self.library)?.closed(address, connections, CLOSED)?;
+                for closed in closed {
+                    outcome.pings += closed.pings;
+                    outcome.defused += closed.pongs;
+                    outcome.why.extend(closed.why);
+                }
+            }
+            outcome.why.dedup();
             Ok(outcome)
         })
     }
 
-    fn end(&self, stage: &Stage, tcp: &mut RawTcp, outcome: &mut Outcome) -> Result<()> {
-        tcp.settle(QUIET)?;
-        if let Some(flow) = stage.flow(tcp.client)? {
+    fn end(&self, stage: &Stage, peer: &mut dyn Peer, outcome: &mut Outcome) -> Result<()> {
+        peer.settle()?;
+        if let Some(flow) = stage.flow(peer.address())? {
             outcome.guard = format!(
                 "{}, {} frames, {} pings, {} defused",
                 flow.state, flow.frames_in, flow.pings_in, flow.defused
             );
         }
-        if !tcp.ended {
-            tcp.finish()?;
-        }
-        let closed = stage.server(self.library)?.closed(tcp.client, CLOSED)?;
-        outcome.pings += closed.pings;
-        outcome.defused += closed.pongs;
-        outcome.pongs += tcp.pongs;
-        outcome.why.extend(closed.why);
-        Ok(())
+        outcome.pongs += peer.pongs();
+        peer.end()
     }
 
     fn judge(&self, outcome: &Outcome) -> Result<()> {

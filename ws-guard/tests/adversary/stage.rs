@@ -21,6 +21,8 @@ use crate::process::Guard;
 pub const LIMIT: u64 = 30;
 /// ...which lasts longer than all rows together: nobody is forgiven between.
 const WORDS: &str = "--max-ping-rate 30 --window-seconds 1200";
+/// Pings that a connection may send all the same while its source is throttled.
+pub const SHARE: u64 = 2;
 /// Pings of an honest client beside a row.
 const HONEST_PINGS: u64 = 4;
 const PORT: u16 = 9001;
@@ -49,6 +51,8 @@ impl Stage {
     /// `--attach`.
     pub fn new(attach: &str, options: PairOptions) -> Result<Stage> {
         let pair = Pair::new(options)?;
+        // Data in a SYN is taken, from anybody and at all ports (tcp(7), ip-sysctl).
+        pair.server.sysctl("net/ipv4/tcp_fastopen", "1539")?;
         let mut servers = Vec::new();
         let mut ports = Vec::new();
         for (library, port) in Library::ALL.into_iter().zip(PORT..) {

@@ -1,0 +1,167 @@
+//! Handshakes that the guard may miss, or take for something else.
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ws_guard_testkit::{
+    netns::PairOptions,
+    packets::{Checksum, REQUEST},
+    raw_tcp::{Opening, RawTcp},
+    servers::Library,
+};
+
+use crate::{
+    attacker::{Attacker, header, persist_all, pings, try_all},
+    row::{Peers, Reached, Row, one, play},
+    stage::{LIMIT, SHARE, Stage},
+};
+
+const PINGS: usize = 100;
+const ALL: Reached = Reached::All(PINGS as u64);
+const SOME: Reached = Reached::AtMost(PINGS as u64);
+/// What the guard knows a request by.
+const BEGIN: usize = 1;
+
+/// A request with a header of so many more bytes, in lines that servers read.
+fn long_request(bytes: usize) -> Vec<u8> {
+    let line = format!("X-Padding: {}\r\n", "x".repeat(bytes.min(4000)));
+    let padding = line.repeat((bytes / line.len()).max(1));
+    let at = REQUEST.len() - 2;
+    [&REQUEST[..at], padding.as_bytes(), b"\r\n"].concat()
+}
+
+/// Send `parts` as a segment each, the first one waiting for no answer, then finish the handshake.
+fn upgrade_in(tcp: &mut RawTcp, parts: &[&[u8]]) -> Result<()> {
+    for part in parts {
+        tcp.push(part)?;
+        tcp.settle(Duration::from_millis(2))?;
+    }
+    tcp.answered()?;
+    tcp.settle(Duration::from_millis(20))
+}
+
+fn early_data_behind_the_request(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    upgrade_in(&mut tcp, &[&[REQUEST, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+fn request_in_one_byte_segments(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let parts: Vec<&[u8]> = REQUEST.chunks(1).collect();
+    for part in parts {
+        tcp.push(part)?;
+    }
+    tcp.answered()?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+fn early_data_behind_a_cut_request(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(BEGIN);
+    upgrade_in(&mut tcp, &[begin, &[rest, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+/// The answer acknowledges the header of a frame whose payload looks like a header.
+fn payload_that_looks_like_a_header(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(BEGIN);
+    upgrade_in(&mut tcp, &[begin, &[rest, &header(16)].concat()])?;
+    let mut bytes = vec![0x82, 0xFF, 0x7F];
+    bytes.resize(16, 0xFF);
+    bytes.extend(pings(PINGS));
+    try_all(&mut tcp, &bytes)?;
+    one(tcp)
+}
+
+/// An empty line before the request, which servers skip (RFC 9112, 2.2).
+fn empty_line_before_the_request(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    upgrade_in(&mut tcp, &[&[b"\r\n", REQUEST, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+/// A request before the one that upgrades, in one segment, and pings behind both.
+fn pipelined_request(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let plain: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
+    upgrade_in(&mut tcp, &[&[plain, REQUEST, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+/// A head longer than any that is followed.
+fn head_of_20_kilobytes(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let head = long_request(20_000);
+    upgrade_in(&mut tcp, &[&head[..head.len() - 1], &[b"\n", &pings(PINGS)[..]].concat()])?;
+    one(tcp)
+}
+
+/// A longer request that the server throws away, in place of the one that it takes.
+fn longer_request_as_bait(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
+    tcp.push(begin)?;
+    let longer = long_request(900);
+    let mut bait = tcp.segment(-(begin.len() as i64), &longer[..]);
+    bait.checksum = Checksum::Wrong;
+    tcp.send(&bait)?;
+    ensure!(longer.len() > REQUEST.len() + pings(PINGS).len(), "{} bytes", longer.len());
+    upgrade_in(&mut tcp, &[rest])?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// The server's answer comes in pieces, because the client has no room for more.
+fn answer_through_a_tiny_window(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening { window: 5, ..Opening::default() })?;
+    tcp.push(REQUEST)?;
+    // The first five bytes; then there is room.
+    tcp.wait(Duration::from_secs(3), |tcp| tcp.answer_bytes() > 0)?;
+    tcp.window = 0xFFFF;
+    tcp.acknowledge()?;
+    tcp.answered()?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// Again with the same ports, as soon as the first connection is closed.
+fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
+    let mut first = attacker.connect()?;
+    persist_all(&mut first, &pings(PINGS / 2))?;
+    first.settle(Duration::from_millis(100))?;
+    first.finish()?;
+    let mut second = attacker.connect()?;
+    persist_all(&mut second, &pings(PINGS / 2))?;
+    Ok(vec![Box::new(first), Box::new(second)])
+}
+
+const ROWS: &[Row] = &[
+    Row::new("early_data_behind_the_request", ALL, early_data_behind_the_request),
+    Row::new("request_in_one_byte_segments", ALL, request_in_one_byte_segments),
+    Row::new("early_data_behind_a_cut_request", SOME, early_data_behind_a_cut_request)
+        .known("only a segment that begins with GET begins a request"),
+    Row::new("payload_that_looks_like_a_header", SOME, payload_that_looks_like_a_header)
+        .known("frames are believed to start where the 101 acknowledges"),
+    Row::new("empty_line_before_the_request", SOME, empty_line_before_the_request)
+        .on(Library::Ws)
+        .known("only a segment that begins with GET begins a request"),
+    Row::new("pipelined_request", SOME, pipelined_request)
+        .on(Library::Ws)
+        .known("only a segment that begins with GET begins a request"),
+    Row::new("head_of_20_kilobytes", SOME, head_of_20_kilobytes),
+    Row::new("longer_request_as_bait", SOME, longer_request_as_bait)
+        .known("the request that was seen last is believed, not the acknowledgement"),
+    Row::new("answer_through_a_tiny_window", ALL, answer_through_a_tiny_window)
+        .known("only a segment that begins with the status line begins an answer"),
+    // The second connection has a share of its own.
+    Row::new("ports_used_again", ALL, ports_used_again).allowed(LIMIT + SHARE),
+];
+
+#[test]
+fn handshakes() -> Result<()> {
+    needs_root!();
+    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
+    play(Stage::new("xdp-native", options)?, ROWS)
+}
