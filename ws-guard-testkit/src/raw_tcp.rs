@@ -196,6 +196,11 @@ impl RawTcp {
         Ok(())
     }
 
+    /// The server's RST was none that ended the connection.
+    pub fn survives_reset(&mut self) {
+        (self.ended, self.reset) = (false, false);
+    }
+
     /// How many bytes of the server came, before the upgrade.
     pub fn answer_bytes(&self) -> usize {
         self.bytes.len()

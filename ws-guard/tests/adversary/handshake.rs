@@ -18,6 +18,8 @@ use crate::{
 const PINGS: usize = 100;
 const ALL: Reached = Reached::All(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
+/// A request that asks for no upgrade.
+const PLAIN_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
 /// What the guard knows a request by.
 const BEGIN: usize = 1;
 
@@ -85,15 +87,14 @@ fn empty_line_before_the_request(attacker: &Attacker) -> Result<Peers> {
 /// A request before the one that upgrades, in one segment, and pings behind both.
 fn pipelined_request(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
-    let plain: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
-    upgrade_in(&mut tcp, &[&[plain, REQUEST, &pings(PINGS)].concat()])?;
+    upgrade_in(&mut tcp, &[&[PLAIN_REQUEST, REQUEST, &pings(PINGS)].concat()])?;
     one(tcp)
 }
 
 /// A head longer than any that is followed.
-fn head_of_20_kilobytes(attacker: &Attacker) -> Result<Peers> {
+fn head_of_24_kilobytes(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
-    let head = long_request(20_000);
+    let head = long_request(24_000);
     upgrade_in(&mut tcp, &[&head[..head.len() - 1], &[b"\n", &pings(PINGS)[..]].concat()])?;
     one(tcp)
 }
@@ -126,6 +127,38 @@ fn answer_through_a_tiny_window(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// A server that answers pings before it answers the request, and all of it in one segment, because the
+/// client had no room before.
+fn pongs_before_the_answer(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    tcp.window = 0;
+    tcp.push(&[REQUEST, &pings(1)].concat())?;
+    answer_waits(&mut tcp)?;
+    persist_all(&mut tcp, &pings(PINGS - 1))?;
+    one(tcp)
+}
+
+/// The answer to a request before the upgrade and the one to the upgrade, in one segment.
+fn two_answers_at_once(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    tcp.window = 0;
+    tcp.push(PLAIN_REQUEST)?;
+    tcp.settle(Duration::from_millis(50))?;
+    tcp.push(REQUEST)?;
+    answer_waits(&mut tcp)?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// Make room when the server has more to say than one write.
+fn answer_waits(tcp: &mut RawTcp) -> Result<()> {
+    tcp.settle(Duration::from_millis(100))?;
+    tcp.window = 0xFFFF;
+    tcp.acknowledge()?;
+    tcp.answered()?;
+    tcp.settle(Duration::from_millis(20))
+}
+
 /// Again with the same ports, as soon as the first connection is closed.
 fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
     let mut first = attacker.connect()?;
@@ -150,10 +183,16 @@ const ROWS: &[Row] = &[
     Row::new("pipelined_request", SOME, pipelined_request)
         .on(Library::Ws)
         .known("only a segment that begins with GET begins a request"),
-    Row::new("head_of_20_kilobytes", SOME, head_of_20_kilobytes),
+    Row::new("head_of_24_kilobytes", SOME, head_of_24_kilobytes)
+        .known("a head of more than 16 KiB is forgotten"),
     Row::new("longer_request_as_bait", SOME, longer_request_as_bait)
         .known("the request that was seen last is believed, not the acknowledgement"),
     Row::new("answer_through_a_tiny_window", ALL, answer_through_a_tiny_window)
+        .known("only a segment that begins with the status line begins an answer"),
+    Row::new("pongs_before_the_answer", ALL, pongs_before_the_answer)
+        .known("only a segment that begins with the status line begins an answer"),
+    Row::new("two_answers_at_once", ALL, two_answers_at_once)
+        .on(Library::Ws)
         .known("only a segment that begins with the status line begins an answer"),
     // The second connection has a share of its own.
     Row::new("ports_used_again", ALL, ports_used_again).allowed(LIMIT + SHARE),

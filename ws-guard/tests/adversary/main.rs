@@ -20,8 +20,12 @@ macro_rules! needs_root {
 
 mod attacker;
 mod bait;
+mod blame;
 mod closing;
+mod fast_open;
 mod handshake;
+mod order;
+mod overlap;
 mod packet;
 #[path = "../guard/process.rs"]
 mod process;
