@@ -7,8 +7,9 @@ use std::ops::Range;
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::checksum::Sum16BitWords;
 
-/// Bytes of the Ethernet header; of two addresses in it.
-const ETHERNET: usize = 14;
+/// Bytes of the Ethernet header.
+pub const ETHERNET: usize = 14;
+/// Bytes of the two addresses in it.
 const ADDRESSES: usize = 12;
 /// Bytes of an IPv6 option with its type and length, even so that what remains has room for one too.
 const MAX_OPTION: usize = 256;

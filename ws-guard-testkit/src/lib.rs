@@ -6,6 +6,7 @@
 //! - [`netns`]: two namespaces and the veth pair between them;
 //! - [`process`]: child processes with captured output, ended when dropped;
 //! - [`servers`]: echo servers made with other people's WebSocket libraries;
+//! - [`others`]: servers and clients that speak something else;
 //! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
 //!   it sent and received without a line of `ws-guard-common`;
 //! - [`flood`], [`honest`]: the two clients of the demonstration;
@@ -25,6 +26,7 @@ pub mod honest;
 pub mod ip;
 pub mod leftovers;
 pub mod netns;
+pub mod others;
 pub mod packets;
 pub mod process;
 pub mod programs;

@@ -1,5 +1,8 @@
 //! Echo servers made with other people's WebSocket libraries.
 //!
+//! The one on npm's `ws` also gives ordinary requests their own body back, and makes the head of its
+//! 101 longer where `/?pad=N` asks for it.
+//!
 //! Each echoes text and binary messages and answers pings as its library does by itself. Each prints
 //! JSON lines: `{"event":"listening","port":N}`, `connected` with `peer`, `closed` with `peer` and what
 //! came on the connection, `{"messages":N,"pings":N,"pongs":N}`, and on SIGTERM
@@ -144,7 +147,9 @@ impl Server {
         let mut found = Vec::new();
         self.process.wait_for(timeout, |line| {
             let closed: Closed = serde_json::from_value(field(line, "closed")?).ok()?;
-            if closed.peer == peer {
+            // A socket of both families shows IPv4 addresses mapped.
+            let canonical = SocketAddr::new(closed.peer.ip().to_canonical(), closed.peer.port());
+            if canonical == peer {
                 found.push(closed);
             }
             (found.len() >= count).then_some(())

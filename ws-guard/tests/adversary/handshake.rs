@@ -4,7 +4,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
     netns::PairOptions,
-    packets::{Checksum, REQUEST},
+    packets::{Checksum, REQUEST, SWITCHING},
+    raw::Sender,
     raw_tcp::{Opening, RawTcp},
     servers::Library,
 };
@@ -159,6 +160,69 @@ fn answer_waits(tcp: &mut RawTcp) -> Result<()> {
     tcp.settle(Duration::from_millis(20))
 }
 
+/// The head of the answer is longer than any that is followed.
+fn huge_head_of_the_answer(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let request = String::from_utf8_lossy(REQUEST).replace("/chat", "/?pad=60000");
+    upgrade_in(&mut tcp, &[request.as_bytes()])?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// The head of the answer comes in segments of 100 bytes.
+fn answer_in_small_segments(attacker: &Attacker) -> Result<Peers> {
+    let opening = Opening { mss: 100, timestamps: false, ..Opening::default() };
+    let mut tcp = attacker.tcp(0, &opening)?;
+    let request = String::from_utf8_lossy(REQUEST).replace("/chat", "/?pad=2000");
+    upgrade_in(&mut tcp, &[request.as_bytes()])?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// An ordinary body that looks like a 101 opens a flow; what follows in the request's body looks like
+/// the header of an endless frame.
+fn text_of_an_answer_in_a_body(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let mut endless = vec![0x82, 0xFF, 0x7F];
+    endless.resize(14, 0xFF);
+    let length = SWITCHING.len() + endless.len();
+    let head = format!("POST / HTTP/1.1\r\nHost: server\r\nContent-Length: {length}\r\n\r\n");
+    for part in [head.as_bytes(), SWITCHING, &endless] {
+        tcp.push(part)?;
+        tcp.settle(Duration::from_millis(60))?;
+    }
+    tcp.take_bytes();
+    tcp.upgrade()?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// A request with the sequence numbers of a connection that is yet to come, and is longer than the
+/// one on that connection.
+fn request_before_the_connection(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = RawTcp::new(&attacker.stage.pair, attacker.local(0), attacker.server()?)?;
+    tcp.send(&tcp.segment(1, long_request(900)))?;
+    tcp.settle(Duration::from_millis(20))?;
+    tcp.ended = false;
+    tcp.open(&Opening::default(), &[])?;
+    tcp.acknowledge()?;
+    let (begin, rest) = REQUEST.split_at(BEGIN);
+    upgrade_in(&mut tcp, &[begin, rest])?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// So many other requests, with addresses that nobody has, that this one is forgotten.
+fn request_forgotten_in_a_flood(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
+    tcp.push(begin)?;
+    let sender = Sender::new(&attacker.stage.pair)?;
+    sender.spoofed_flood(attacker.server()?, 20_000, &[REQUEST.to_vec()])?;
+    upgrade_in(&mut tcp, &[&[rest, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
 /// Again with the same ports, as soon as the first connection is closed.
 fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
     let mut first = attacker.connect()?;
@@ -194,6 +258,17 @@ const ROWS: &[Row] = &[
     Row::new("two_answers_at_once", ALL, two_answers_at_once)
         .on(Library::Ws)
         .known("only a segment that begins with the status line begins an answer"),
+    Row::new("huge_head_of_the_answer", ALL, huge_head_of_the_answer)
+        .on(Library::Ws)
+        .known("a head of more than 16 KiB opens no flow"),
+    Row::new("answer_in_small_segments", ALL, answer_in_small_segments).on(Library::Ws),
+    Row::new("text_of_an_answer_in_a_body", SOME, text_of_an_answer_in_a_body)
+        .on(Library::Ws)
+        .known("any text that begins like an answer opens a flow"),
+    Row::new("request_before_the_connection", SOME, request_before_the_connection)
+        .known("the request that was seen last is believed, not the acknowledgement"),
+    Row::new("request_forgotten_in_a_flood", SOME, request_forgotten_in_a_flood)
+        .known("requests without an answer are forgotten under a flood of others"),
     // The second connection has a share of its own.
     Row::new("ports_used_again", ALL, ports_used_again).allowed(LIMIT + SHARE),
 ];

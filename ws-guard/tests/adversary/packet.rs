@@ -147,6 +147,26 @@ fn tagged<const N: usize>(attacker: &Attacker) -> Result<Peers> {
     wrapped(attacker, |frame| Ok(vec![ip::tag(&frame, &[PRIORITY; N])?]))
 }
 
+/// Bytes behind the IP packet, as short Ethernet frames have them, that look like a header.
+fn trailer(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    push(&mut tcp, &TEXT, |mut frame| {
+        frame.extend(frame_header(60_000));
+        Ok(vec![frame])
+    })?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// A payload length of 0, which a jumbogram has, in a packet that is none (RFC 2675).
+fn no_payload_length(attacker: &Attacker) -> Result<Peers> {
+    wrapped(attacker, |frame| {
+        let mut frame = ip::extend(&frame, &[(header::HOP_BY_HOP, 8)])?;
+        frame[ip::ETHERNET + 4..ip::ETHERNET + 6].fill(0);
+        Ok(vec![frame])
+    })
+}
+
 const ROWS: &[Row] = &[
     Row::new("two_fragments", SOME, two_fragments).known("fragments pass unread"),
     Row::new("tiny_first_fragment", SOME, tiny_first_fragment)
@@ -164,6 +184,8 @@ const ROWS: &[Row] = &[
         .only(V6)
         .known("what cannot be read passes"),
     Row::new("long_extension_header", ALL, long_extension_header).only(V6),
+    Row::new("no_payload_length", SOME, no_payload_length).only(V6),
+    Row::new("trailer", ALL, trailer),
     Row::new("ip_options", ALL, ip_options).only(V4),
     Row::new("priority_tag", ALL, tagged::<1>),
     Row::new("two_priority_tags", ALL, tagged::<2>),

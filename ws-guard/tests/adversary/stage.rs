@@ -25,7 +25,9 @@ const WORDS: &str = "--max-ping-rate 30 --window-seconds 1200";
 pub const SHARE: u64 = 2;
 /// Pings of an honest client beside a row.
 const HONEST_PINGS: u64 = 4;
-const PORT: u16 = 9001;
+/// The first port that is protected. There are more than servers: others may come.
+pub const PORT: u16 = 9001;
+pub const LAST_PORT: u16 = 9010;
 const WAIT: Duration = Duration::from_secs(10);
 
 /// A row of `flows -o json`.
@@ -38,7 +40,44 @@ pub struct Flow {
     pub defused: u64,
 }
 
-/// One server of each library, all behind one guard.
+/// One server of each library, and nothing in front of them yet.
+pub struct Open {
+    servers: Vec<(Library, Server)>,
+    pub pair: Pair,
+}
+
+impl Open {
+    /// Servers on ports from [`PORT`], in the order of [`Library::ALL`].
+    pub fn new(options: PairOptions) -> Result<Open> {
+        let pair = Pair::new(options)?;
+        // Data in a SYN is taken, from anybody and at all ports (tcp(7), ip-sysctl).
+        pair.server.sysctl("net/ipv4/tcp_fastopen", "1539")?;
+        let servers = Library::ALL.into_iter().zip(PORT..);
+        let servers = servers.map(|(library, port)| {
+            Ok((library, Server::start(&pair.server, library, port, None)?))
+        });
+        let servers = servers.collect::<Result<_>>()?;
+        Ok(Open { servers, pair })
+    }
+
+    /// Where a library's server listens.
+    pub fn at(&self, library: Library, family: Family) -> Result<SocketAddr> {
+        let found = self.servers.iter().find(|(of, _)| *of == library);
+        let (_, server) = found.with_context(|| format!("no server on {}", library.name()))?;
+        Ok(server.at(family.server()))
+    }
+
+    /// Put a guard in front of them. `attach` is a mode of `--attach`.
+    pub fn guard(self, attach: &str) -> Result<Stage> {
+        let Open { servers, pair } = self;
+        let ports: Vec<String> = (PORT..=LAST_PORT).map(|port| port.to_string()).collect();
+        let words = format!("--attach {attach} --port {} {WORDS}", ports.join(","));
+        let guard = Guard::start(&pair.server, &words)?;
+        Ok(Stage { guard, servers, pair })
+    }
+}
+
+/// Servers, all behind one guard.
 pub struct Stage {
     // Dropped in this order: the guard is unloaded in a namespace that is still there.
     pub guard: Guard,
@@ -47,21 +86,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Servers on ports from [`PORT`], in the order of [`Library::ALL`]. `attach` is a mode of
-    /// `--attach`.
     pub fn new(attach: &str, options: PairOptions) -> Result<Stage> {
-        let pair = Pair::new(options)?;
-        // Data in a SYN is taken, from anybody and at all ports (tcp(7), ip-sysctl).
-        pair.server.sysctl("net/ipv4/tcp_fastopen", "1539")?;
-        let mut servers = Vec::new();
-        let mut ports = Vec::new();
-        for (library, port) in Library::ALL.into_iter().zip(PORT..) {
-            servers.push((library, Server::start(&pair.server, library, port, None)?));
-            ports.push(port.to_string());
-        }
-        let words = format!("--attach {attach} --port {} {WORDS}", ports.join(","));
-        let guard = Guard::start(&pair.server, &words)?;
-        Ok(Stage { guard, servers, pair })
+        Open::new(options)?.guard(attach)
     }
 
     pub fn server(&self, library: Library) -> Result<&Server> {
