@@ -224,6 +224,13 @@ impl RawTcp {
         packet
     }
 
+    /// The segment as TCP would send it again: with the latest acknowledgement and timestamps.
+    pub fn again(&self, packet: &Packet) -> Packet {
+        let fresh = self.segment(0, []);
+        let (ack, tcp_options) = (fresh.ack, fresh.tcp_options);
+        Packet { ack, tcp_options, ..packet.clone() }
+    }
+
     /// Send a segment. [`RawTcp::next`] stays.
     pub fn send(&self, packet: &Packet) -> Result<()> {
         self.send_frame(&self.frame(packet)?)

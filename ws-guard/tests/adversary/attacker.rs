@@ -73,7 +73,7 @@ pub fn persist(tcp: &mut RawTcp, packet: &Packet) -> Result<bool> {
     let end = packet.seq.wrapping_add(packet.payload.len() as u32);
     tcp.next = end;
     for _ in 0..TIMES {
-        tcp.send(packet)?;
+        tcp.send(&tcp.again(packet))?;
         if tcp.wait(AGAIN, |tcp| tcp.ended || tcp.unacknowledged() <= 0)? {
             return Ok(!tcp.ended);
         }

@@ -31,7 +31,7 @@ fn push(
     let packet = tcp.segment(0, bytes);
     tcp.advance(bytes.len());
     for _ in 0..4 {
-        for frame in wrap(tcp.frame(&packet)?)? {
+        for frame in wrap(tcp.frame(&tcp.again(&packet))?)? {
             tcp.send_frame(&frame)?;
         }
         if tcp.wait(Duration::from_millis(300), |tcp| tcp.unacknowledged() <= 0)? {
