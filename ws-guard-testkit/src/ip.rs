@@ -61,7 +61,10 @@ pub fn extend(frame: &[u8], headers: &[(u8, usize)]) -> Result<Vec<u8>> {
 
 /// An extension header; the type of what it carries is left 0.
 fn extension(kind: u8, length: usize) -> Result<Vec<u8>> {
-    ensure!(length >= 8 && length % 8 == 0 && length <= 2048, "{length} bytes of extension header");
+    ensure!(
+        length >= 8 && length.is_multiple_of(8) && length <= 2048,
+        "{length} bytes of extension header"
+    );
     let mut header = vec![0; length];
     header[1] = (length / 8 - 1) as u8;
     match kind {
@@ -104,7 +107,7 @@ fn fragment_v4(frame: &[u8], id: u16, parts: &[Range<usize>]) -> Result<Vec<Vec<
         let ip = &mut fragment[ETHERNET..];
         ip[2..4].copy_from_slice(&((header + bytes.len()) as u16).to_be_bytes());
         ip[4..6].copy_from_slice(&id.to_be_bytes());
-        let place = offset(part, more)? / 8 | u16::from(more) << 13;
+        let place = (offset(part, more)? / 8) | (u16::from(more) << 13);
         ip[6..8].copy_from_slice(&place.to_be_bytes());
         ip[10..12].fill(0);
         // The library's sums are in the byte order of memory.
@@ -134,8 +137,16 @@ fn fragment_v6(frame: &[u8], id: u16, parts: &[Range<usize>]) -> Result<Vec<Vec<
 
 /// Where a fragment starts, in bytes.
 fn offset(part: &Range<usize>, more: bool) -> Result<u16> {
-    ensure!(part.start % 8 == 0, "a fragment starts at a multiple of 8, not at {}", part.start);
-    ensure!(!more || part.end % 8 == 0, "a fragment ends at a multiple of 8, not at {}", part.end);
+    ensure!(
+        part.start.is_multiple_of(8),
+        "a fragment starts at a multiple of 8, not at {}",
+        part.start
+    );
+    ensure!(
+        !more || part.end.is_multiple_of(8),
+        "a fragment ends at a multiple of 8, not at {}",
+        part.end
+    );
     u16::try_from(part.start).context("too far for a fragment")
 }
 

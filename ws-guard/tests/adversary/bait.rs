@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
-    netns::{Family, PairOptions},
+    netns::Family,
     packets::{Checksum, Packet},
     raw_tcp::RawTcp,
 };
 
 use crate::{
     attacker::{Attacker, header, persist, persist_all, pings},
-    row::{Peers, Reached, Row, one, play},
-    stage::Stage,
+    row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
@@ -110,7 +109,7 @@ fn bad_ip_checksum(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("bad_checksum", ALL, bad_checksum),
     Row::new("pings_as_bait", ALL, pings_as_bait),
     Row::new("old_timestamp", ALL, old_timestamp),
@@ -122,10 +121,3 @@ const ROWS: &[Row] = &[
     Row::new("right_of_the_window", ALL, right_of_the_window),
     Row::new("bad_ip_checksum", ALL, bad_ip_checksum).only(&[Family::V4]),
 ];
-
-#[test]
-fn bait_that_the_server_throws_away() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    play(Stage::new("xdp-native", options)?, ROWS)
-}

@@ -2,15 +2,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use ws_guard_testkit::{
-    netns::PairOptions,
-    packets::{Checksum, flag},
-};
+use ws_guard_testkit::packets::{Checksum, flag};
 
 use crate::{
     attacker::{Attacker, TEXT, persist_all, pings},
-    row::{Peers, Reached, Row, one, play},
-    stage::Stage,
+    row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
@@ -56,7 +52,7 @@ fn fin_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("rst_with_a_bad_checksum", ALL, rst_with_a_bad_checksum)
         .known("any RST of the client at the exact next byte closes the flow"),
     Row::new("rst_before_a_delayed_acknowledgement", ALL, rst_before_a_delayed_acknowledgement)
@@ -64,10 +60,3 @@ const ROWS: &[Row] = &[
     Row::new("fin_with_a_bad_checksum", ALL, fin_with_a_bad_checksum)
         .known("any FIN of the client closes the flow when its number is acknowledged"),
 ];
-
-#[test]
-fn ends_that_are_none() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    play(Stage::new("xdp-native", options)?, ROWS)
-}

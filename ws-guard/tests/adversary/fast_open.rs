@@ -3,15 +3,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
-    netns::PairOptions,
     packets::REQUEST,
     raw_tcp::{Opening, RawTcp},
 };
 
 use crate::{
     attacker::{Attacker, TEXT, persist_all, pings, try_all},
-    row::{Peers, Reached, Row, one, play},
-    stage::Stage,
+    row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
@@ -76,7 +74,7 @@ fn rst_that_ends_nothing(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("request_in_the_syn", ALL, request_in_the_syn)
         .known("the data of a SYN begins one number later than it says"),
     Row::new("request_and_pings_in_the_syn", SOME, request_and_pings_in_the_syn)
@@ -86,10 +84,3 @@ const ROWS: &[Row] = &[
     Row::new("rst_that_ends_nothing", SOME, rst_that_ends_nothing)
         .known("every RST of the server closes the flow"),
 ];
-
-#[test]
-fn data_in_the_syn() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    play(Stage::new("xdp-native", options)?, ROWS)
-}

@@ -1,11 +1,10 @@
 //! Frames that servers read in ways of their own.
 use anyhow::Result;
-use ws_guard_testkit::{netns::PairOptions, servers::Library};
+use ws_guard_testkit::servers::Library;
 
 use crate::{
     attacker::{Attacker, TEXT, persist_all, pings, try_all},
-    row::{Peers, Reached, Row, one, play},
-    stage::Stage,
+    row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
@@ -78,7 +77,7 @@ fn behind_a_violation(attacker: &Attacker) -> Result<Peers> {
     Ok(peers)
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("lengths_in_more_bits", ALL, lengths_in_more_bits),
     Row::new("lengths_in_more_bits_ws", SOME, lengths_in_more_bits).on(Library::Ws),
     Row::new("lengths_in_more_bits_gorilla", SOME, lengths_in_more_bits).on(Library::Gorilla),
@@ -105,10 +104,3 @@ const ROWS: &[Row] = &[
     )
     .on(Library::TokioTungstenite),
 ];
-
-#[test]
-fn frames_that_servers_read_differently() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    play(Stage::new("xdp-native", options)?, ROWS)
-}

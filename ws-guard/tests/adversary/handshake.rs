@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
-    netns::PairOptions,
     packets::{Checksum, REQUEST, SWITCHING},
     raw::Sender,
     raw_tcp::{Opening, RawTcp},
@@ -12,8 +11,8 @@ use ws_guard_testkit::{
 
 use crate::{
     attacker::{Attacker, header, persist_all, pings, try_all},
-    row::{Peers, Reached, Row, one, play},
-    stage::{LIMIT, SHARE, Stage},
+    row::{Peers, Reached, Row, one},
+    stage::{LIMIT, SHARE},
 };
 
 const PINGS: usize = 100;
@@ -203,7 +202,7 @@ fn request_before_the_connection(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = RawTcp::new(&attacker.stage.pair, attacker.local(0), attacker.server()?)?;
     tcp.send(&tcp.segment(1, long_request(900)))?;
     tcp.settle(Duration::from_millis(20))?;
-    tcp.ended = false;
+    tcp.survives_reset();
     tcp.open(&Opening::default(), &[])?;
     tcp.acknowledge()?;
     let (begin, rest) = REQUEST.split_at(BEGIN);
@@ -234,7 +233,7 @@ fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
     Ok(vec![Box::new(first), Box::new(second)])
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("early_data_behind_the_request", ALL, early_data_behind_the_request),
     Row::new("request_in_one_byte_segments", ALL, request_in_one_byte_segments),
     Row::new("early_data_behind_a_cut_request", SOME, early_data_behind_a_cut_request)
@@ -272,10 +271,3 @@ const ROWS: &[Row] = &[
     // The second connection has a share of its own.
     Row::new("ports_used_again", ALL, ports_used_again).allowed(LIMIT + SHARE),
 ];
-
-#[test]
-fn handshakes() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    play(Stage::new("xdp-native", options)?, ROWS)
-}

@@ -35,3 +35,44 @@ mod process;
 mod row;
 mod stage;
 mod urgent;
+
+use anyhow::Result;
+use ws_guard_testkit::netns::PairOptions;
+
+use crate::{
+    row::{Row, play},
+    stage::Stage,
+};
+
+/// What is the same wherever the guard is attached.
+const EVERYWHERE: [&[Row]; 10] = [
+    bait::ROWS,
+    closing::ROWS,
+    urgent::ROWS,
+    order::ROWS,
+    overlap::ROWS,
+    frame::ROWS,
+    handshake::ROWS,
+    packet::ROWS,
+    fast_open::ROWS,
+    blame::ROWS,
+];
+
+/// Checksums are real: offloads are off.
+fn stage(attach: &str) -> Result<Stage> {
+    let options = PairOptions { clients: 250, offloads: false, ..PairOptions::default() };
+    Stage::new(attach, options)
+}
+
+#[test]
+fn what_an_attacker_tries_at_xdp() -> Result<()> {
+    needs_root!();
+    play(stage("xdp-native")?, &[&EVERYWHERE.concat(), packet::AT_XDP].concat())
+}
+
+/// The packets that the two hooks see differently.
+#[test]
+fn what_an_attacker_tries_at_tc() -> Result<()> {
+    needs_root!();
+    play(stage("tcx")?, &[packet::ROWS, packet::AT_TC].concat())
+}

@@ -2,12 +2,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ws_guard_testkit::{netns::PairOptions, packets::Packet, raw_tcp::RawTcp};
+use ws_guard_testkit::{packets::Packet, raw_tcp::RawTcp};
 
 use crate::{
     attacker::{Attacker, TEXT, header, persist_all, pings},
-    row::{Peers, Reached, Row, one, play},
-    stage::Stage,
+    row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
@@ -90,7 +89,7 @@ fn nine_holes(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("header_before_its_predecessor", ALL, header_before_its_predecessor),
     Row::new("two_gaps_at_once", ALL, two_gaps_at_once),
     Row::new("predecessor_withheld", ALL, predecessor_withheld),
@@ -98,10 +97,3 @@ const ROWS: &[Row] = &[
     Row::new("hole_in_a_payload", ALL, hole_in_a_payload),
     Row::new("nine_holes", ALL, nine_holes),
 ];
-
-#[test]
-fn out_of_order() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    play(Stage::new("xdp-native", options)?, ROWS)
-}

@@ -2,12 +2,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use ws_guard_testkit::{netns::PairOptions, packets::Checksum, raw_tcp::RawTcp};
+use ws_guard_testkit::{packets::Checksum, raw_tcp::RawTcp};
 
 use crate::{
     attacker::{Attacker, header, persist_all, pings, try_all},
-    row::{Peers, Reached, Row, one, play},
-    stage::Stage,
+    row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
@@ -115,17 +114,10 @@ fn length_exchanged_behind_a_hole(attacker: &Attacker) -> Result<Peers> {
     finish(tcp, &whole)
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("harmless_first", SOME, harmless_first),
     Row::new("harmless_second", SOME, harmless_second),
     Row::new("header_byte_first_as_something_else", ALL, header_byte_first_as_something_else),
     Row::new("first_byte_exchanged", ALL, first_byte_exchanged),
     Row::new("length_exchanged_behind_a_hole", SOME, length_exchanged_behind_a_hole),
 ];
-
-#[test]
-fn overlaps_that_differ() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    play(Stage::new("xdp-native", options)?, ROWS)
-}

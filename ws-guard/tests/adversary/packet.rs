@@ -1,17 +1,16 @@
 //! What IP and Ethernet do to a segment before TCP gets it.
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, slice, time::Duration};
 
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
     ip::{self, header},
-    netns::{Family, PairOptions},
+    netns::Family,
     raw_tcp::RawTcp,
 };
 
 use crate::{
     attacker::{Attacker, TEXT, header as frame_header, pings, try_all},
-    row::{Peers, Reached, Row, one, play},
-    stage::Stage,
+    row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
@@ -85,8 +84,9 @@ fn overlapping_fragments(attacker: &Attacker) -> Result<Peers> {
         let at = other.len() - all;
         other[at + 80..].fill(0);
         let id = fastrand::u16(..);
-        let mut parts = ip::fragment(&other, id, &[0..160])?;
-        parts.extend(ip::fragment(&frame, id, &[80..all])?);
+        let (first, second) = (0..160, 80..all);
+        let mut parts = ip::fragment(&other, id, slice::from_ref(&first))?;
+        parts.extend(ip::fragment(&frame, id, slice::from_ref(&second))?);
         Ok(parts)
     })
 }
@@ -167,7 +167,7 @@ fn no_payload_length(attacker: &Attacker) -> Result<Peers> {
     })
 }
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("two_fragments", SOME, two_fragments).known("fragments pass unread"),
     Row::new("tiny_first_fragment", SOME, tiny_first_fragment)
         .only(V4)
@@ -192,22 +192,6 @@ const ROWS: &[Row] = &[
 ];
 
 /// As XDP sees them; before TC, the kernel has taken all tags off.
-const TAGS: Row = Row::new("three_priority_tags", SOME, tagged::<3>);
-
-#[test]
-fn packets_that_are_not_plain() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    let mut rows = ROWS.to_vec();
-    rows.push(TAGS.known("two tags at most are read"));
-    play(Stage::new("xdp-native", options)?, &rows)
-}
-
-#[test]
-fn packets_that_are_not_plain_at_tc() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    let mut rows = ROWS.to_vec();
-    rows.push(TAGS);
-    play(Stage::new("tcx", options)?, &rows)
-}
+pub const AT_XDP: &[Row] =
+    &[Row::new("three_priority_tags", SOME, tagged::<3>).known("two tags at most are read")];
+pub const AT_TC: &[Row] = &[Row::new("three_priority_tags", SOME, tagged::<3>)];

@@ -1,12 +1,10 @@
 //! The urgent pointer: a byte that TCP delivers, and that the server does not find in its stream
 //! (RFC 9293, 3.8.5; Linux takes it out unless SO_OOBINLINE is set).
 use anyhow::Result;
-use ws_guard_testkit::netns::PairOptions;
 
 use crate::{
     attacker::{Attacker, persist, pings, try_all},
-    row::{Peers, Reached, Row, one, play},
-    stage::Stage,
+    row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
@@ -24,12 +22,6 @@ fn a_length_that_is_taken_out(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-const ROWS: &[Row] = &[Row::new("a_length_that_is_taken_out", SOME, a_length_that_is_taken_out)
-    .known("the urgent byte is followed as one of the stream")];
-
-#[test]
-fn urgent_data() -> Result<()> {
-    needs_root!();
-    let options = PairOptions { clients: 60, offloads: false, ..PairOptions::default() };
-    play(Stage::new("xdp-native", options)?, ROWS)
-}
+pub const ROWS: &[Row] =
+    &[Row::new("a_length_that_is_taken_out", SOME, a_length_that_is_taken_out)
+        .known("the urgent byte is followed as one of the stream")];
