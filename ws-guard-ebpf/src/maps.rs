@@ -70,7 +70,10 @@ pub fn is_protected(port: u16) -> bool {
     ports.0[(port >> 6 & 1023) as usize] >> (port & 63) & 1 != 0
 }
 
-/// Change a flow under its lock. `change` must be plain code: no helper may be called there.
+/// Change a flow under its lock.
+///
+/// `change` must be plain code: no helper may be called there and, before Linux 6.9, no function
+/// either. A closure that is used in two programs' worth of callers has to be `#[inline(always)]`.
 #[inline(always)]
 pub fn locked<T>(flow: &mut Flow, change: impl FnOnce(&mut Flow) -> T) -> T {
     let lock = &raw mut flow.lock;

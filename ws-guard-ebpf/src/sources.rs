@@ -69,7 +69,7 @@ impl Entry {
         }
     }
 
-    /// Change the entry under its lock. `change` must be plain code: no helper may be called there.
+    /// Change the entry under its lock, see [`crate::maps::locked`].
     #[inline(always)]
     pub fn locked<T>(self, change: impl FnOnce(&mut Source) -> T) -> T {
         // SAFETY: the value stays mapped while the program runs, and the lock guards it.
@@ -121,10 +121,13 @@ fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: 
         return if closed { 0 } else { pings };
     };
     source.refresh(address, policy);
-    let (charged, until) = source.locked(|source| {
-        let charged = source.charge(now, policy, pings, share);
-        (charged, source.throttled_until)
-    });
+    let (charged, until) = source.locked(
+        #[inline(always)]
+        |source| {
+            let charged = source.charge(now, policy, pings, share);
+            (charged, source.throttled_until)
+        },
+    );
     if until > now {
         raise(until);
     }

@@ -142,7 +142,8 @@ impl Packet {
         let set = |flag| self.flags & flag != 0;
         (tcp.fin, tcp.syn, tcp.rst) = (set(flag::FIN), set(flag::SYN), set(flag::RST));
         (tcp.psh, tcp.ack) = (set(flag::PSH), set(flag::ACK));
-        (tcp.urg, tcp.urgent_pointer) = (self.urgent.is_some(), self.urgent.unwrap_or(0));
+        (tcp.urg, tcp.urgent_pointer) =
+            (set(flag::URG) || self.urgent.is_some(), self.urgent.unwrap_or(0));
         tcp.set_options_raw(&self.tcp_options).context("TCP options")?;
         Ok(tcp)
     }
