@@ -39,6 +39,11 @@ pub struct Attacker<'a> {
 }
 
 impl Attacker<'_> {
+    /// Number of a client address that the kernel has and no honest client: these take the lowest.
+    pub fn highest(&self) -> u8 {
+        249 - self.n % 16
+    }
+
     /// Our end of the connection number `n`.
     pub fn local(&self, n: u16) -> SocketAddr {
         SocketAddr::new(raw_tcp::address(self.family, self.n), 40_000 + n)

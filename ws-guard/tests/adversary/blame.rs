@@ -1,25 +1,25 @@
 //! Who is charged: floods spread thinly, and pings in somebody else's name.
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
     frame::Frame,
+    packets::REQUEST,
+    raw_tcp::Opening,
     servers::Library,
 };
 
 use crate::{
-    attacker::Attacker,
+    attacker::{Attacker, pings, try_all},
     row::{Peer, Peers, Reached, Row},
-    stage::LIMIT,
+    stage::{LIMIT, SHARE},
 };
 
 const CONNECTIONS: u64 = 100;
-/// Honest clients take the lowest addresses of the client namespace; this attacker's are the highest.
-const LAST: u8 = 249;
 
 /// Connections of one address that send `early` pings behind the request and `late` ones after its
 /// answer.
 fn thin(attacker: &Attacker, early: usize, late: usize) -> Result<Peers> {
-    let source = Some(attacker.family.client(LAST - attacker.n % 8));
+    let source = Some(attacker.family.client(attacker.highest()));
     let options = ConnectOptions { source, ..ConnectOptions::default() };
     let client = &attacker.stage.pair.client;
     let mut peers: Peers = Vec::new();
@@ -40,7 +40,28 @@ fn hundred_connections_early(attacker: &Attacker) -> Result<Peers> {
     thin(attacker, 2, 0)
 }
 
+/// Somebody behind the same address as a flooder, whose request is sent twice.
+fn neighbour_whose_request_comes_twice(attacker: &Attacker) -> Result<Peers> {
+    let mut flooder = attacker.connect_number(1)?;
+    try_all(&mut flooder, &pings(60))?;
+    let mut tcp = attacker.tcp(2, &Opening::default())?;
+    let request = tcp.segment(0, REQUEST);
+    tcp.send(&request)?;
+    tcp.send(&request)?;
+    tcp.advance(REQUEST.len());
+    tcp.answered().context("the neighbour")?;
+    try_all(&mut tcp, &pings(2))?;
+    Ok(vec![Box::new(flooder), Box::new(tcp)])
+}
+
 pub const ROWS: &[Row] = &[
+    Row::new(
+        "neighbour_whose_request_comes_twice",
+        Reached::All(62),
+        neighbour_whose_request_comes_twice,
+    )
+    .allowed(LIMIT + SHARE)
+    .breaks("the answer to a request with a piece twice is dropped while the source is throttled"),
     // A limit, and one more limit's worth for neighbours.
     Row::new("hundred_connections", Reached::All(3 * CONNECTIONS), hundred_connections)
         .allowed(2 * LIMIT),

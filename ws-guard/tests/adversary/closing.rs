@@ -2,14 +2,20 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use ws_guard_testkit::packets::{Checksum, flag};
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions},
+    packets::{Checksum, flag},
+};
 
 use crate::{
-    attacker::{Attacker, TEXT, persist_all, pings},
+    attacker::{Attacker, TEXT, persist_all, pings, try_all},
     row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
+const SOME: Reached = Reached::AtMost(PINGS as u64);
+/// More than the flow table has room for.
+const OTHERS: usize = 1100;
 const ALL: Reached = Reached::All(PINGS as u64);
 
 /// The server's TCP never sees it.
@@ -52,8 +58,30 @@ fn fin_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// As many other connections as there is room for, so that what looks closed is forgotten.
+fn forgotten_after_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    let mut rst = tcp.segment(0, []).flags(flag::RST);
+    rst.checksum = Checksum::Wrong;
+    tcp.send(&rst)?;
+    let options = ConnectOptions {
+        source: Some(attacker.family.client(attacker.highest())),
+        reads: false,
+        ..ConnectOptions::default()
+    };
+    let (client, server) = (&attacker.stage.pair.client, attacker.server()?);
+    let others = (0..OTHERS).map(|_| Client::connect(client, server, options));
+    // They stay until the pings are sent.
+    let others = others.collect::<Result<Vec<Client>>>()?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    tcp.settle(Duration::from_millis(100))?;
+    drop(others);
+    one(tcp)
+}
+
 pub const ROWS: &[Row] = &[
     Row::new("rst_with_a_bad_checksum", ALL, rst_with_a_bad_checksum),
     Row::new("rst_before_a_delayed_acknowledgement", ALL, rst_before_a_delayed_acknowledgement),
+    Row::new("forgotten_after_a_forged_rst", SOME, forgotten_after_a_forged_rst),
     Row::new("fin_with_a_bad_checksum", ALL, fin_with_a_bad_checksum),
 ];

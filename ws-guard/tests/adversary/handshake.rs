@@ -101,6 +101,17 @@ fn head_of_24_kilobytes(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// An old byte between two pieces of the request, as a retransmission would bring it; the last piece
+/// has pings behind it.
+fn request_with_an_old_byte(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
+    tcp.push(begin)?;
+    tcp.send(&tcp.segment(-1, &begin[begin.len() - 1..]))?;
+    upgrade_in(&mut tcp, &[&[rest, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
 /// A longer request that the server throws away, in place of the one that it takes.
 fn longer_request_as_bait(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
@@ -260,6 +271,8 @@ pub const ROWS: &[Row] = &[
         .known("only a segment that begins with GET begins a request"),
     Row::new("head_of_24_kilobytes", SOME, head_of_24_kilobytes)
         .known("a head of more than 16 KiB is forgotten"),
+    Row::new("request_with_an_old_byte", SOME, request_with_an_old_byte)
+        .known("what comes behind a request with a piece twice is not followed"),
     Row::new("longer_request_as_bait", SOME, longer_request_as_bait),
     Row::new("answer_through_a_tiny_window", ALL, answer_through_a_tiny_window)
         .known("only a segment that begins with the status line begins an answer"),
