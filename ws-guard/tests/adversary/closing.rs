@@ -1,9 +1,10 @@
 //! Segments that look like the end of the connection, and are none for the server.
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::Result;
 use ws_guard_testkit::{
     client::{Client, ConnectOptions},
+    netns::Family,
     packets::{Checksum, flag},
 };
 
@@ -14,6 +15,8 @@ use crate::{
 
 const PINGS: usize = 100;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
+/// After so long, what looks closed makes room for others.
+const FORGOTTEN: Duration = Duration::from_millis(2500);
 /// More than the flow table has room for.
 const OTHERS: usize = 1100;
 const ALL: Reached = Reached::All(PINGS as u64);
@@ -64,6 +67,7 @@ fn forgotten_after_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
     let mut rst = tcp.segment(0, []).flags(flag::RST);
     rst.checksum = Checksum::Wrong;
     tcp.send(&rst)?;
+    tcp.settle(FORGOTTEN)?;
     let options = ConnectOptions {
         source: Some(attacker.family.client(attacker.highest())),
         reads: false,
@@ -76,12 +80,17 @@ fn forgotten_after_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
     try_all(&mut tcp, &pings(PINGS))?;
     tcp.settle(Duration::from_millis(100))?;
     drop(others);
+    // Their places are free again for the rows that follow.
+    tcp.settle(FORGOTTEN)?;
+    thread::sleep(FORGOTTEN);
     one(tcp)
 }
 
 pub const ROWS: &[Row] = &[
     Row::new("rst_with_a_bad_checksum", ALL, rst_with_a_bad_checksum),
     Row::new("rst_before_a_delayed_acknowledgement", ALL, rst_before_a_delayed_acknowledgement),
-    Row::new("forgotten_after_a_forged_rst", SOME, forgotten_after_a_forged_rst),
+    Row::new("forgotten_after_a_forged_rst", SOME, forgotten_after_a_forged_rst)
+        .only(&[Family::V4])
+        .known("what looks closed is forgotten after two seconds"),
     Row::new("fin_with_a_bad_checksum", ALL, fin_with_a_bad_checksum),
 ];
