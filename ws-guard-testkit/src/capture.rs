@@ -19,6 +19,8 @@ use crate::netns::Namespace;
 
 /// Bytes of the Ethernet header.
 const ETHERNET: usize = 14;
+/// Bytes of a VLAN tag.
+const TAG: usize = 4;
 /// Bytes of a TCP header without options.
 const TCP: usize = 20;
 /// Bytes that the socket holds for us.
@@ -103,10 +105,14 @@ fn long(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// Ethernet, IP without extension headers, TCP; `None` for anything else.
+/// Ethernet, VLAN tags, IP without extension headers, TCP; `None` for anything else.
 fn parse(frame: &[u8]) -> Option<Captured> {
-    let ip = frame.get(ETHERNET..)?;
-    let (source, destination, tcp): (IpAddr, IpAddr, &[u8]) = match word(frame, 12)? {
+    let mut at = ETHERNET;
+    while let 0x8100 | 0x88a8 = word(frame, at - 2)? {
+        at += TAG;
+    }
+    let ip = frame.get(at..)?;
+    let (source, destination, tcp): (IpAddr, IpAddr, &[u8]) = match word(frame, at - 2)? {
         0x0800 if *ip.get(9)? == 6 => {
             let address = |at| Some(Ipv4Addr::from(long(ip, at)?).into());
             let header = usize::from(ip[0] & 15) * 4;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
     netns::Family,
-    packets::{Checksum, Packet},
+    packets::{Checksum, Packet, flag},
     raw_tcp::RawTcp,
 };
 
@@ -57,8 +57,38 @@ fn no_ack_flag(attacker: &Attacker) -> Result<Peers> {
 }
 
 fn syn_in_the_middle(attacker: &Attacker) -> Result<Peers> {
-    use ws_guard_testkit::packets::flag::SYN;
-    bait(attacker, |_, packet| packet.flags = SYN)
+    bait(attacker, |_, packet| packet.flags = flag::SYN)
+}
+
+/// Not at the server's next byte, which would end the connection (RFC 5961, 3.2).
+fn rst_in_the_middle(attacker: &Attacker) -> Result<Peers> {
+    bait(attacker, |_, packet| {
+        packet.flags = flag::RST | flag::ACK;
+        packet.seq = packet.seq.wrapping_add(100);
+    })
+}
+
+fn fin_in_the_middle(attacker: &Attacker) -> Result<Peers> {
+    bait(attacker, |_, packet| {
+        packet.flags = flag::FIN | flag::ACK;
+        packet.checksum = Checksum::Wrong;
+    })
+}
+
+/// What was defused and what was not come again, alone and in front of new ones.
+fn retransmitted_while_throttled(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    let first = tcp.segment(0, pings(PINGS / 2));
+    for _ in 0..3 {
+        tcp.send(&first)?;
+    }
+    tcp.advance(first.payload.len());
+    ensure!(tcp.drain()?, "the server does not take them");
+    tcp.send(&tcp.again(&first))?;
+    let old = 10 * 6;
+    let both = tcp.segment(-old, pings(PINGS / 2 + 10));
+    ensure!(persist(&mut tcp, &both)?, "the server does not take old and new ones");
+    one(tcp)
 }
 
 /// The bytes that are counted never arrive; the same bytes come again.
@@ -117,6 +147,9 @@ pub const ROWS: &[Row] = &[
     Row::new("ack_of_the_past", ALL, ack_of_the_past),
     Row::new("no_ack_flag", ALL, no_ack_flag),
     Row::new("syn_in_the_middle", ALL, syn_in_the_middle),
+    Row::new("rst_in_the_middle", ALL, rst_in_the_middle),
+    Row::new("fin_in_the_middle", ALL, fin_in_the_middle),
+    Row::new("retransmitted_while_throttled", ALL, retransmitted_while_throttled),
     Row::new("left_of_the_window", ALL, left_of_the_window),
     Row::new("right_of_the_window", ALL, right_of_the_window),
     Row::new("bad_ip_checksum", ALL, bad_ip_checksum).only(&[Family::V4]),

@@ -1,16 +1,18 @@
 //! Who is charged: floods spread thinly, and pings in somebody else's name.
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
     frame::Frame,
     packets::REQUEST,
-    raw_tcp::Opening,
+    raw_tcp::{Opening, RawTcp},
     servers::Library,
 };
 
 use crate::{
     attacker::{Attacker, pings, try_all},
-    row::{Peer, Peers, Reached, Row},
+    row::{Peer, Peers, Reached, Row, one},
     stage::{LIMIT, SHARE},
 };
 
@@ -54,7 +56,25 @@ fn neighbour_whose_request_comes_twice(attacker: &Attacker) -> Result<Peers> {
     Ok(vec![Box::new(flooder), Box::new(tcp)])
 }
 
+/// Pings in the SYN of somebody who never answers the server: it could have any address.
+fn spoofed_syn_with_pings(attacker: &Attacker) -> Result<Peers> {
+    let stage = attacker.stage;
+    let victim = attacker.local(0);
+    let mut tcp = RawTcp::new(&stage.pair, victim, attacker.server()?)?;
+    tcp.acknowledges = false;
+    tcp.open(&Opening::default(), &[REQUEST, &pings(60)].concat())?;
+    tcp.settle(Duration::from_millis(200))?;
+    let throttled: Vec<serde_json::Value> = stage.guard.ask("throttled")?;
+    let name = victim.ip().to_string().replace("::1", "::");
+    let is_victim = |source: &serde_json::Value| {
+        source["source"].as_str().is_some_and(|source| source.trim_end_matches("/64") == name)
+    };
+    ensure!(!throttled.iter().any(is_victim), "{name} is throttled: {throttled:?}");
+    one(tcp)
+}
+
 pub const ROWS: &[Row] = &[
+    Row::new("spoofed_syn_with_pings", Reached::AtMost(60), spoofed_syn_with_pings).on(Library::Ws),
     Row::new(
         "neighbour_whose_request_comes_twice",
         Reached::All(62),

@@ -34,6 +34,7 @@ mod packet;
 mod process;
 mod row;
 mod stage;
+mod tunnel;
 mod urgent;
 
 use anyhow::Result;

@@ -1,8 +1,9 @@
 //! What IP and Ethernet do to a segment before TCP gets it.
 use std::{ops::Range, slice, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
+    capture::Capture,
     ip::{self, header},
     netns::Family,
     raw_tcp::RawTcp,
@@ -167,6 +168,23 @@ fn no_payload_length(attacker: &Attacker) -> Result<Peers> {
     })
 }
 
+/// In VLANs that the server is not in. (Where the kernel has no 8021q, nobody is.) What arrives is seen
+/// behind the guard by a packet socket, which gets it from the interface.
+fn in_a_vlan<const N: usize>(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    try_all(&mut tcp, &pings(PINGS - 1))?;
+    let mut tap = Capture::new(&attacker.stage.pair.server)?;
+    let last = tcp.segment(0, pings(1));
+    let tags = [(0x88A8, 5), (0x8100, 6)];
+    tcp.send_frame(&ip::tag(&tcp.frame(&last)?, &tags[2 - N..])?)?;
+    let seen = tap.next(Duration::from_secs(1), |s| s.seq == last.seq && !s.payload.is_empty())?;
+    let seen = seen.context("nothing arrives")?;
+    // FIN and PONG (RFC 6455, 5.2).
+    ensure!(seen.payload[0] == 0x8A, "it is not defused: {seen:?}");
+    try_all(&mut tcp, &pings(1))?;
+    one(tcp)
+}
+
 pub const ROWS: &[Row] = &[
     Row::new("two_fragments", SOME, two_fragments).known("fragments pass unread"),
     Row::new("tiny_first_fragment", SOME, tiny_first_fragment)
@@ -187,6 +205,8 @@ pub const ROWS: &[Row] = &[
     Row::new("no_payload_length", SOME, no_payload_length).only(V6),
     Row::new("trailer", ALL, trailer),
     Row::new("ip_options", ALL, ip_options).only(V4),
+    Row::new("in_a_vlan", ALL, in_a_vlan::<1>),
+    Row::new("in_two_vlans", ALL, in_a_vlan::<2>),
     Row::new("priority_tag", ALL, tagged::<1>),
     Row::new("two_priority_tags", ALL, tagged::<2>),
 ];
