@@ -42,15 +42,17 @@ fn hundred_connections_early(attacker: &Attacker) -> Result<Peers> {
     thin(attacker, 2, 0)
 }
 
-/// Somebody behind the same address as a flooder, whose request is sent twice.
+/// Somebody behind the same address as a flooder, the first half of whose request is sent twice.
 fn neighbour_whose_request_comes_twice(attacker: &Attacker) -> Result<Peers> {
     let mut flooder = attacker.connect_number(1)?;
     try_all(&mut flooder, &pings(60))?;
     let mut tcp = attacker.tcp(2, &Opening::default())?;
-    let request = tcp.segment(0, REQUEST);
-    tcp.send(&request)?;
-    tcp.send(&request)?;
-    tcp.advance(REQUEST.len());
+    let (begin, rest) = REQUEST.split_at(REQUEST.len() / 2);
+    let segment = tcp.segment(0, begin);
+    tcp.send(&segment)?;
+    tcp.send(&segment)?;
+    tcp.advance(begin.len());
+    tcp.push(rest)?;
     tcp.answered().context("the neighbour")?;
     try_all(&mut tcp, &pings(2))?;
     Ok(vec![Box::new(flooder), Box::new(tcp)])

@@ -205,13 +205,14 @@ pub const ROWS: &[Row] = &[
     Row::new("no_payload_length", SOME, no_payload_length).only(V6),
     Row::new("trailer", ALL, trailer),
     Row::new("ip_options", ALL, ip_options).only(V4),
-    Row::new("in_a_vlan", ALL, in_a_vlan::<1>),
-    Row::new("in_two_vlans", ALL, in_a_vlan::<2>),
     Row::new("priority_tag", ALL, tagged::<1>),
     Row::new("two_priority_tags", ALL, tagged::<2>),
 ];
 
-/// As XDP sees them; before TC, the kernel has taken all tags off.
-pub const AT_XDP: &[Row] =
-    &[Row::new("three_priority_tags", SOME, tagged::<3>).known("two tags at most are read")];
+/// As XDP sees them. Before TC, the kernel has taken tags off, and packet sockets have had their copies.
+pub const AT_XDP: &[Row] = &[
+    Row::new("three_priority_tags", SOME, tagged::<3>).known("two tags at most are read"),
+    Row::new("in_a_vlan", ALL, in_a_vlan::<1>),
+    Row::new("in_two_vlans", ALL, in_a_vlan::<2>),
+];
 pub const AT_TC: &[Row] = &[Row::new("three_priority_tags", SOME, tagged::<3>)];

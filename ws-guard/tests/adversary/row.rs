@@ -11,7 +11,7 @@ use ws_guard_testkit::{client::Client, netns::Family, raw_tcp::RawTcp, servers::
 
 use crate::{
     attacker::Attacker,
-    stage::{LIMIT, Stage},
+    stage::{Flow, LIMIT, Stage},
 };
 
 /// So long nothing comes from the server when it has dealt with everything.
@@ -185,8 +185,19 @@ impl Row {
             // An address and port may have had several connections, one after the other.
             let mut ends = BTreeMap::<SocketAddr, usize>::new();
             for peer in &mut peers {
+                peer.settle()?;
                 *ends.entry(peer.address()).or_default() += 1;
-                self.end(stage, &mut **peer, &mut outcome)?;
+            }
+            if let Some(last) = peers.last()
+                && let Some(flow) = stage.flow(last.address())?
+            {
+                let Flow { state, frames_in, pings_in, defused, .. } = flow;
+                outcome.guard =
+                    format!("{state}, {frames_in} frames, {pings_in} pings, {defused} defused");
+            }
+            for peer in &mut peers {
+                outcome.pongs += peer.pongs();
+                peer.end()?;
             }
             for (address, connections) in ends {
                 let closed = stage.server(self.library)?.closed(address, connections, CLOSED)?;
@@ -199,18 +210,6 @@ impl Row {
             outcome.why.dedup();
             Ok(outcome)
         })
-    }
-
-    fn end(&self, stage: &Stage, peer: &mut dyn Peer, outcome: &mut Outcome) -> Result<()> {
-        peer.settle()?;
-        if let Some(flow) = stage.flow(peer.address())? {
-            outcome.guard = format!(
-                "{}, {} frames, {} pings, {} defused",
-                flow.state, flow.frames_in, flow.pings_in, flow.defused
-            );
-        }
-        outcome.pongs += peer.pongs();
-        peer.end()
     }
 
     /// Play it and print a line; the line, when it did not do as it should.
