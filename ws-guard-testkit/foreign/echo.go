@@ -33,23 +33,34 @@ func echo(writer http.ResponseWriter, request *http.Request) {
 	defer connection.Close()
 	connections.Add(1)
 	say(map[string]any{"event": "connected", "peer": request.RemoteAddr})
+	var hereMessages, herePings, herePongs int64
 	answer := connection.PingHandler()
 	connection.SetPingHandler(func(data string) error {
 		pings.Add(1)
+		herePings++
 		return answer(data)
 	})
 	connection.SetPongHandler(func(string) error {
 		pongs.Add(1)
+		herePongs++
 		return nil
 	})
 	for {
 		kind, message, err := connection.ReadMessage()
 		if err == nil {
 			messages.Add(1)
+			hereMessages++
 			err = connection.WriteMessage(kind, message)
 		}
 		if err != nil {
-			say(map[string]any{"event": "closed", "peer": request.RemoteAddr, "why": err.Error()})
+			say(map[string]any{
+				"event":    "closed",
+				"peer":     request.RemoteAddr,
+				"why":      err.Error(),
+				"messages": hereMessages,
+				"pings":    herePings,
+				"pongs":    herePongs,
+			})
 			return
 		}
 	}

@@ -19,12 +19,20 @@ def say(**event):
 class Counting(ServerConnection):
     """Counts the control frames that the library answers by itself."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.counts = {"messages": 0, "pings": 0, "pongs": 0}
+
+    def count(self, kind):
+        self.counts[kind] += 1
+        totals[kind] += 1
+
     def process_event(self, event):
         opcode = getattr(event, "opcode", None)
         if opcode is Opcode.PING:
-            totals["pings"] += 1
+            self.count("pings")
         elif opcode is Opcode.PONG:
-            totals["pongs"] += 1
+            self.count("pongs")
         super().process_event(event)
 
 
@@ -36,11 +44,11 @@ async def echo(connection):
     why = None
     try:
         async for message in connection:
-            totals["messages"] += 1
+            connection.count("messages")
             await connection.send(message)
     except ConnectionClosed as closed:
         why = str(closed)
-    say(event="closed", peer=peer, why=why)
+    say(event="closed", peer=peer, why=why, **connection.counts)
 
 
 async def main(port):

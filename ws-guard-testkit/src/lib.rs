@@ -6,16 +6,20 @@
 //! - [`netns`]: two namespaces and the veth pair between them; [`node`]: a node with pods;
 //! - [`process`]: child processes with captured output, ended when dropped;
 //! - [`servers`]: echo servers made with other people's WebSocket libraries;
+//! - [`others`]: servers and clients that speak something else;
 //! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
 //!   it sent and received without a line of `ws-guard-common`;
 //! - [`flood`], [`honest`]: the two clients of the demonstration;
 //! - [`raw`]: spoofed segments;
-//! - [`ip`] and [`tunnel`]: what networks do to packets, and put around them;
+//! - [`raw_tcp`]: a client with a TCP of its own, which can lie in every field of a segment; [`ip`] and
+//!   [`tunnel`]: what networks do to packets, and put around them;
+//! - [`capture`]: segments as they pass an interface;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
 //! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
 pub mod autobahn;
+pub mod capture;
 pub mod client;
 pub mod flood;
 pub mod frame;
@@ -24,10 +28,12 @@ pub mod ip;
 pub mod leftovers;
 pub mod netns;
 pub mod node;
+pub mod others;
 pub mod packets;
 pub mod process;
 pub mod programs;
 pub mod raw;
+pub mod raw_tcp;
 pub mod servers;
 pub mod tools;
 pub mod tunnel;

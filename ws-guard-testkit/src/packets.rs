@@ -26,18 +26,28 @@ pub enum Checksum {
     /// The pseudo header's sum alone, not complemented (CHECKSUM_PARTIAL): somebody after us
     /// completes it.
     Partial,
+    /// Another value than the right one: the receiver throws the segment away.
+    Wrong,
 }
 
 /// One packet to build.
 #[derive(Clone, Debug)]
 pub struct Packet {
+    /// Ethernet addresses, from and to.
+    pub macs: [[u8; 6]; 2],
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub seq: u32,
     pub ack: u32,
     /// Of [`flag`].
     pub flags: u8,
+    /// The receive window, as the header has it: not scaled.
+    pub window: u16,
+    /// The urgent pointer (RFC 9293, 3.8.5), and the URG flag with it.
+    pub urgent: Option<u16>,
     pub payload: Vec<u8>,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
     /// IPv4 options, a multiple of 4 bytes up to 40.
     pub ip_options: Vec<u8>,
     /// TCP options, up to 40 bytes.
@@ -50,12 +60,16 @@ impl Packet {
     pub fn new(from: SocketAddr, to: SocketAddr, seq: u32, ack: u32, payload: Vec<u8>) -> Packet {
         let flags = if payload.is_empty() { flag::ACK } else { flag::ACK | flag::PSH };
         Packet {
+            macs: [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]],
             from,
             to,
             seq,
             ack,
             flags,
+            window: 0xFFFF,
+            urgent: None,
             payload,
+            hop_limit: 64,
             ip_options: Vec::new(),
             tcp_options: Vec::new(),
             checksum: Checksum::Full,
@@ -73,13 +87,18 @@ impl Packet {
     /// # Errors
     /// When the parts do not fit together: addresses of two families, options of a wrong length.
     pub fn build(&self) -> Result<Vec<u8>> {
-        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let ethernet = PacketBuilder::ethernet2(self.macs[0], self.macs[1]);
         let tcp = ethernet.ip(self.ip()?).tcp_header(self.tcp()?);
         let mut bytes = Vec::with_capacity(tcp.size(self.payload.len()));
         tcp.write(&mut bytes, &self.payload).context("building a packet")?;
-        if self.checksum == Checksum::Partial {
-            let at = bytes.len() - self.tcp_len() + 16;
-            bytes[at..at + 2].copy_from_slice(&self.pseudo_sum().to_be_bytes());
+        let at = bytes.len() - self.tcp_len() + 16;
+        match self.checksum {
+            Checksum::Full => {}
+            Checksum::Partial => {
+                bytes[at..at + 2].copy_from_slice(&self.pseudo_sum().to_be_bytes());
+            }
+            // 0 and 0xFFFF are the same sum; this turns neither into the other.
+            Checksum::Wrong => bytes[at] ^= 0x55,
         }
         Ok(bytes)
     }
@@ -91,11 +110,13 @@ impl Packet {
 
     fn tcp(&self) -> Result<TcpHeader> {
         let (from, to) = (self.from.port(), self.to.port());
-        let mut tcp = TcpHeader::new(from, to, self.seq, 0xFFFF);
+        let mut tcp = TcpHeader::new(from, to, self.seq, self.window);
         tcp.acknowledgment_number = self.ack;
         let set = |flag| self.flags & flag != 0;
         (tcp.fin, tcp.syn, tcp.rst) = (set(flag::FIN), set(flag::SYN), set(flag::RST));
-        (tcp.psh, tcp.ack, tcp.urg) = (set(flag::PSH), set(flag::ACK), set(flag::URG));
+        (tcp.psh, tcp.ack) = (set(flag::PSH), set(flag::ACK));
+        (tcp.urg, tcp.urgent_pointer) =
+            (set(flag::URG) || self.urgent.is_some(), self.urgent.unwrap_or(0));
         tcp.set_options_raw(&self.tcp_options).context("TCP options")?;
         Ok(tcp)
     }
@@ -103,8 +124,9 @@ impl Packet {
     fn ip(&self) -> Result<IpHeaders> {
         match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let mut ip = Ipv4Header::new(0, 64, IpNumber::TCP, from.octets(), to.octets())
-                    .context("IPv4 header")?;
+                let mut ip =
+                    Ipv4Header::new(0, self.hop_limit, IpNumber::TCP, from.octets(), to.octets())
+                        .context("IPv4 header")?;
                 ip.options = Ipv4Options::try_from(&*self.ip_options).context("IPv4 options")?;
                 Ok(IpHeaders::Ipv4(ip, Default::default()))
             }
@@ -114,7 +136,7 @@ impl Packet {
                     flow_label: Ipv6FlowLabel::ZERO,
                     payload_length: 0,
                     next_header: IpNumber::TCP,
-                    hop_limit: 64,
+                    hop_limit: self.hop_limit,
                     source: from.octets(),
                     destination: to.octets(),
                 };

@@ -5,6 +5,8 @@ use std::{
     io::IoSlice,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsRawFd,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +22,8 @@ use crate::netns::{INTERFACE, Pair};
 
 /// Bytes of send buffer of the packet socket.
 const SEND_BUFFER: usize = 4 << 20;
+/// How long an interface's queue may be full.
+const QUEUE: Duration = Duration::from_secs(5);
 /// Frames in one system call.
 const BATCH: usize = 64;
 
@@ -58,6 +62,16 @@ impl Sender {
         Ok(Sender { socket, from: pair.client.mac(INTERFACE)?, to: pair.server.mac(INTERFACE)? })
     }
 
+    /// The Ethernet address that frames come from.
+    pub fn from(&self) -> [u8; 6] {
+        self.from
+    }
+
+    /// The Ethernet address that they go to.
+    pub fn to(&self) -> [u8; 6] {
+        self.to
+    }
+
     /// The Ethernet frame around a segment, with all checksums right.
     pub fn frame(&self, segment: &Segment) -> Result<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2(self.from, self.to);
@@ -84,10 +98,18 @@ impl Sender {
         self.send_frame(&self.frame(segment)?)
     }
 
-    /// Send any Ethernet frame, malformed ones too.
+    /// Send any Ethernet frame, malformed ones too; wait while the interface's queue is full.
     pub fn send_frame(&self, frame: &[u8]) -> Result<()> {
-        self.socket.send(frame).context("sending a frame")?;
-        Ok(())
+        let deadline = Instant::now() + QUEUE;
+        loop {
+            match self.socket.send(frame) {
+                Ok(_) => return Ok(()),
+                Err(error) if full(&error) && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_micros(100));
+                }
+                Err(error) => return Err(error).context("sending a frame"),
+            }
+        }
     }
 
     /// Send several frames with as few system calls as it takes.
@@ -99,9 +121,11 @@ impl Sender {
             let mut headers = MultiHeaders::preallocate(parts.len(), None);
             let fd = self.socket.as_raw_fd();
             let flags = MsgFlags::empty();
-            let sent = sendmmsg(fd, &mut headers, &parts, &addresses, [], flags)
-                .context("sending frames")?
-                .count();
+            let sent = match sendmmsg(fd, &mut headers, &parts, &addresses, [], flags) {
+                Ok(sent) => sent.count(),
+                Err(nix::Error::ENOBUFS) => 0,
+                Err(error) => return Err(error).context("sending frames"),
+            };
             // The kernel stops at the first frame that it does not take; it says why when asked
             // for that one alone.
             batch[sent..].iter().try_for_each(|frame| self.send_frame(frame))?;
@@ -136,6 +160,11 @@ impl Sender {
         }
         Ok(())
     }
+}
+
+/// The error says that the interface takes no more just now (packet(7)).
+fn full(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
 /// An address of the benchmarking ranges (RFC 2544, RFC 5180), which nobody routes, and a port.

@@ -1,8 +1,12 @@
 //! Echo servers made with other people's WebSocket libraries.
 //!
+//! The one on npm's `ws` also gives ordinary requests their own body back, and makes the head of its
+//! 101 longer where `/?pad=N` asks for it.
+//!
 //! Each echoes text and binary messages and answers pings as its library does by itself. Each prints
-//! JSON lines: `{"event":"listening","port":N}`, `connected` and `closed` with `peer`, and on
-//! SIGTERM `{"event":"totals","connections":N,"messages":N,"pings":N,"pongs":N}`.
+//! JSON lines: `{"event":"listening","port":N}`, `connected` with `peer`, `closed` with `peer` and what
+//! came on the connection, `{"messages":N,"pings":N,"pongs":N}`, and on SIGTERM
+//! `{"event":"totals","connections":N,"messages":N,"pings":N,"pongs":N}`.
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -92,6 +96,18 @@ pub struct Totals {
     pub pongs: u64,
 }
 
+/// What a server counted on one connection, printed when that one ends.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Closed {
+    pub peer: SocketAddr,
+    /// What its library said, or `None` for an end in order.
+    pub why: Option<String>,
+    pub messages: u64,
+    /// Pings that its library received and answered.
+    pub pings: u64,
+    pub pongs: u64,
+}
+
 /// A running echo server.
 pub struct Server {
     process: Process,
@@ -124,6 +140,21 @@ impl Server {
 
     pub fn at(&self, address: IpAddr) -> SocketAddr {
         SocketAddr::new(address, self.port)
+    }
+
+    /// Wait for the end of so many connections of `peer`, and return what the server counted on each.
+    pub fn closed(&self, peer: SocketAddr, count: usize, timeout: Duration) -> Result<Vec<Closed>> {
+        let mut found = Vec::new();
+        self.process.wait_for(timeout, |line| {
+            let closed: Closed = serde_json::from_value(field(line, "closed")?).ok()?;
+            // A socket of both families shows IPv4 addresses mapped.
+            let canonical = SocketAddr::new(closed.peer.ip().to_canonical(), closed.peer.port());
+            if canonical == peer {
+                found.push(closed);
+            }
+            (found.len() >= count).then_some(())
+        })?;
+        Ok(found)
     }
 
     /// SIGTERM, and what the server counted.

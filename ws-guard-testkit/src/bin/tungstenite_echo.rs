@@ -45,8 +45,10 @@ async fn run() -> Result<()> {
                 let (stream, peer) = accepted?;
                 tokio::spawn(async move {
                     println!("{}", json!({"event": "connected", "peer": peer.to_string()}));
-                    let why = echo(stream).await.err().map(|error| format!("{error:#}"));
-                    println!("{}", json!({"event": "closed", "peer": peer.to_string(), "why": why}));
+                    let mut counts = Counts::default();
+                    let result = echo(stream, &mut counts).await;
+                    let why = result.err().map(|error| format!("{error:#}"));
+                    println!("{}", counts.closed(&peer.to_string(), why));
                 });
             }
             _ = terminate.recv() => {
@@ -57,7 +59,28 @@ async fn run() -> Result<()> {
     }
 }
 
-async fn echo(stream: TcpStream) -> Result<()> {
+/// What one connection has received.
+#[derive(Default)]
+struct Counts {
+    messages: u64,
+    pings: u64,
+    pongs: u64,
+}
+
+impl Counts {
+    fn closed(&self, peer: &str, why: Option<String>) -> serde_json::Value {
+        json!({
+            "event": "closed",
+            "peer": peer,
+            "why": why,
+            "messages": self.messages,
+            "pings": self.pings,
+            "pongs": self.pongs,
+        })
+    }
+}
+
+async fn echo(stream: TcpStream, counts: &mut Counts) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut socket = tokio_tungstenite::accept_async(stream).await?;
     count::CONNECTIONS.fetch_add(1, Relaxed);
@@ -65,14 +88,17 @@ async fn echo(stream: TcpStream) -> Result<()> {
         match message? {
             message @ (Message::Text(_) | Message::Binary(_)) => {
                 count::MESSAGES.fetch_add(1, Relaxed);
+                counts.messages += 1;
                 socket.send(message).await?;
             }
             // Answered by the library.
             Message::Ping(_) => {
                 count::PINGS.fetch_add(1, Relaxed);
+                counts.pings += 1;
             }
             Message::Pong(_) => {
                 count::PONGS.fetch_add(1, Relaxed);
+                counts.pongs += 1;
             }
             Message::Close(_) | Message::Frame(_) => {}
         }

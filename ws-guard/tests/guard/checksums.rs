@@ -1,6 +1,7 @@
 //! The checksum of a changed segment: right where it is real, untouched where it is partial.
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
+    capture::{Capture, Captured},
     client::Cut,
     netns::{Family, PairOptions},
     raw::{Flags, Segment, Sender},
@@ -8,7 +9,6 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    capture::{Capture, Captured},
     stage::{Stage, WAIT, eventually},
     statistics::tcp,
     talk::{pings, round_trip},
@@ -23,7 +23,8 @@ fn both_sides(stage: &Stage, family: Family) -> Result<Vec<(Captured, Captured)>
     client.send(&pings(0, LIMIT), &Cut::Whole)?;
     round_trip(&mut client, "within the limit")?;
     ensure!(client.drain(WAIT), "the server does not acknowledge");
-    let (left, came) = (Capture::new(&stage.pair.client)?, Capture::new(&stage.pair.server)?);
+    let (mut left, mut came) =
+        (Capture::new(&stage.pair.client)?, Capture::new(&stage.pair.server)?);
     for n in 0..20 {
         client.send(&pings(LIMIT + n, 1), &Cut::Whole)?;
         ensure!(client.drain(WAIT), "the server does not acknowledge");

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use ws_guard_testkit::{
+    capture::Capture,
     client::Cut,
     frame::Frame,
     netns::{Family, PairOptions},
@@ -15,7 +16,6 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    capture::Capture,
     stage::{PORT, Stage, WAIT, eventually},
     talk::{answered, pings, round_trip},
 };
@@ -30,7 +30,7 @@ fn drops(stage: &Stage, family: Family) -> Result<()> {
     round_trip(&mut client, "within the limit")?;
     ensure!(client.drain(WAIT), "the server does not acknowledge");
 
-    let capture = Capture::new(&stage.pair.server)?;
+    let mut capture = Capture::new(&stage.pair.server)?;
     let throttled = Instant::now();
     client.send(&pings(LIMIT, 1), &Cut::Whole)?;
     ensure!(stage.is_throttled(family, 0)?, "over the limit");

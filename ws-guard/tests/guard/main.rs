@@ -16,7 +16,6 @@ macro_rules! needs_root {
     };
 }
 
-mod capture;
 mod checksums;
 mod companion;
 mod counting;

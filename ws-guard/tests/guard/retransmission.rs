@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
+    capture::{Capture, Captured},
     client::Cut,
     frame::{Frame, encode},
     netns::{Family, INTERFACE, PairOptions},
@@ -15,7 +16,6 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    capture::{Capture, Captured},
     stage::{PORT, Stage, WAIT},
     statistics::tcp,
     talk::{answered, pings, round_trip},
@@ -42,13 +42,13 @@ fn take_address(stage: &Stage, family: Family, away: bool) -> Result<()> {
 }
 
 /// The segments with payload that `from` sent.
-fn data(capture: &Capture, from: SocketAddr) -> Vec<Captured> {
+fn data(capture: &mut Capture, from: SocketAddr) -> Vec<Captured> {
     let all = capture.take().into_iter();
     all.filter(|segment| segment.source == from && !segment.payload.is_empty()).collect()
 }
 
 /// Wait until TCP has sent the same first bytes so often.
-fn copies(capture: &Capture, from: SocketAddr) -> Result<Vec<Captured>> {
+fn copies(capture: &mut Capture, from: SocketAddr) -> Result<Vec<Captured>> {
     let (mut seen, deadline) = (Vec::<Captured>::new(), Instant::now() + WAIT);
     loop {
         seen.extend(data(capture, from));
@@ -68,12 +68,12 @@ fn defused_again(stage: &Stage, family: Family, cuts: &[usize]) -> Result<()> {
     round_trip(&mut client, "within the limit")?;
     ensure!(client.drain(WAIT), "the server does not acknowledge");
 
-    let capture = Capture::new(&stage.pair.server)?;
+    let mut capture = Capture::new(&stage.pair.server)?;
     take_address(stage, family, true)?;
     let frame = Frame::ping("over the limit");
     let bytes = encode(std::slice::from_ref(&frame));
     client.send(&[frame], &Cut::Whole)?;
-    let seen = copies(&capture, client.local())?;
+    let seen = copies(&mut capture, client.local())?;
     ensure!(seen.iter().all(|s| s.payload[0] == PONG), "a copy was not defused: {seen:?}");
     ensure!(seen.iter().all(|s| s.payload[1..] == bytes[1..]), "other bytes changed: {seen:?}");
 
@@ -91,7 +91,7 @@ fn defused_again(stage: &Stage, family: Family, cuts: &[usize]) -> Result<()> {
         })?;
     }
     thread::sleep(Duration::from_millis(50));
-    let again = data(&capture, client.local());
+    let again = data(&mut capture, client.local());
     ensure!(again.iter().all(|s| s.payload[0] == PONG), "a copy was not defused: {again:?}");
     let whole = again.iter().any(|s| s.payload.len() == bytes.len());
     ensure!(whole, "cut at {cuts:?}: dropped {}: {again:?}", stage.drops());
@@ -150,10 +150,10 @@ fn a_retransmitted_ping_within_the_limit_stays_a_ping() -> Result<()> {
         let mut client = stage.client(family, 0)?;
         round_trip(&mut client, "hello")?;
         ensure!(client.drain(WAIT), "the server does not acknowledge");
-        let capture = Capture::new(&stage.pair.server)?;
+        let mut capture = Capture::new(&stage.pair.server)?;
         take_address(&stage, family, true)?;
         client.send(&pings(0, 1), &Cut::Whole)?;
-        let seen = copies(&capture, client.local())?;
+        let seen = copies(&mut capture, client.local())?;
         ensure!(seen.iter().all(|s| s.payload[0] == PING), "{seen:?}");
         take_address(&stage, family, false)?;
         ensure!(client.wait(WAIT, |r| r.pongs == 1), "no pong");

@@ -1,0 +1,141 @@
+//! TCP segments as they pass an interface: behind its XDP program and before TCP, where a packet
+//! socket gets its copy (packet(7)).
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket,
+        sockopt,
+    },
+};
+
+use crate::netns::Namespace;
+
+/// Bytes of the Ethernet header.
+const ETHERNET: usize = 14;
+/// Bytes of a VLAN tag.
+const TAG: usize = 4;
+/// Bytes of a TCP header without options.
+const TCP: usize = 20;
+/// Bytes that the socket holds for us.
+const BUFFER: usize = 8 << 20;
+
+/// A captured TCP segment.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub seq: u32,
+    pub ack: u32,
+    /// Of [`crate::packets::flag`].
+    pub flags: u8,
+    /// As the header has it: not scaled.
+    pub window: u16,
+    /// The checksum field; between local namespaces it may hold the pseudo-header's sum only.
+    pub checksum: u16,
+    /// TCP options, as they stand in the header.
+    pub options: Vec<u8>,
+    pub payload: Vec<u8>,
+}
+
+/// Everything that comes into or leaves a namespace.
+pub struct Capture {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Capture {
+    pub fn new(namespace: &Namespace) -> Result<Capture> {
+        let (kind, flags) = (SockType::Raw, SockFlag::SOCK_NONBLOCK);
+        let socket = namespace
+            .run(|| socket(AddressFamily::Packet, kind, flags, SockProtocol::EthAll))?
+            .context("opening a packet socket")?;
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+        Ok(Capture { socket, buffer: vec![0; 1 << 16] })
+    }
+
+    /// The TCP segments that came since the last call.
+    pub fn take(&mut self) -> Vec<Captured> {
+        std::iter::from_fn(|| self.next_waiting()).flatten().collect()
+    }
+
+    /// The next TCP segment that satisfies `wanted`, or `None` when the time is up.
+    pub fn next(
+        &mut self,
+        timeout: Duration,
+        mut wanted: impl FnMut(&Captured) -> bool,
+    ) -> Result<Option<Captured>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            while let Some(packet) = self.next_waiting() {
+                if let Some(segment) = packet.filter(|segment| wanted(segment)) {
+                    return Ok(Some(segment));
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            // Rounded up: a poll of 0 ms would spin.
+            let left = PollTimeout::try_from(left + Duration::from_millis(1))?;
+            let mut waiting = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            poll(&mut waiting, left).context("waiting for a packet")?;
+        }
+    }
+
+    /// The next packet that is already there; inside, its TCP segment if it has one.
+    fn next_waiting(&mut self) -> Option<Option<Captured>> {
+        // The only error is that there is none.
+        let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).ok()?;
+        Some(parse(self.buffer.get(..length)?))
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Ethernet, VLAN tags, IP without extension headers, TCP; `None` for anything else.
+fn parse(frame: &[u8]) -> Option<Captured> {
+    let mut at = ETHERNET;
+    while let 0x8100 | 0x88a8 = word(frame, at - 2)? {
+        at += TAG;
+    }
+    let ip = frame.get(at..)?;
+    let (source, destination, tcp): (IpAddr, IpAddr, &[u8]) = match word(frame, at - 2)? {
+        0x0800 if *ip.get(9)? == 6 => {
+            let address = |at| Some(Ipv4Addr::from(long(ip, at)?).into());
+            let header = usize::from(ip[0] & 15) * 4;
+            let end = usize::from(word(ip, 2)?);
+            (address(12)?, address(16)?, ip.get(header..end)?)
+        }
+        0x86dd if *ip.get(6)? == 6 => {
+            let address =
+                |at: usize| Some(Ipv6Addr::from(*ip.get(at..)?.first_chunk::<16>()?).into());
+            (address(8)?, address(24)?, ip.get(40..40 + usize::from(word(ip, 4)?))?)
+        }
+        _ => return None,
+    };
+    let header = usize::from(*tcp.get(12)? >> 4) * 4;
+    Some(Captured {
+        source: SocketAddr::new(source, word(tcp, 0)?),
+        destination: SocketAddr::new(destination, word(tcp, 2)?),
+        seq: long(tcp, 4)?,
+        ack: long(tcp, 8)?,
+        flags: *tcp.get(13)?,
+        window: word(tcp, 14)?,
+        checksum: word(tcp, 16)?,
+        options: tcp.get(TCP..header)?.to_vec(),
+        payload: tcp.get(header..)?.to_vec(),
+    })
+}

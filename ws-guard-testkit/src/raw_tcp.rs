@@ -1,0 +1,416 @@
+//! A client with a TCP of its own, in user space: it decides every field of every segment, and can
+//! lie in each.
+//!
+//! Its address is one that the kernel of the client namespace does not have, so that nobody else
+//! answers the server in its name. It keeps count of what the server acknowledges, puts the server's
+//! bytes in order, acknowledges them, and counts the frames in them. Nothing is sent again by itself.
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    capture::{Capture, Captured},
+    frame::{Decoder, opcode},
+    netns::{Family, INTERFACE, Pair},
+    packets::{Packet, REQUEST, flag},
+    raw::Sender,
+};
+
+/// For what the server must do.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Largest payload of a segment that [`RawTcp::push`] sends.
+pub const SEGMENT: usize = 1400;
+/// Segments in flight at most: no queue on the way shall be too short.
+const BURST: usize = 16;
+
+/// TCP option kinds (IANA, "TCP Option Kind Numbers").
+mod option {
+    pub const END: u8 = 0;
+    pub const NOP: u8 = 1;
+    pub const MSS: u8 = 2;
+    pub const TIMESTAMPS: u8 = 8;
+}
+
+/// How a [`RawTcp`] opens its connection.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Timestamps are offered (RFC 7323).
+    pub timestamps: bool,
+    /// Bytes of the largest segment that the server may send.
+    pub mss: u16,
+    /// Receive window in all segments, in bytes: no scale is offered.
+    pub window: u16,
+}
+
+impl Default for Opening {
+    fn default() -> Opening {
+        Opening { timestamps: true, mss: 1460, window: 0xFFFF }
+    }
+}
+
+/// Address number `n` of those that no kernel has. Each is a source of its own for the guard.
+pub fn address(family: Family, n: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 77, 1, n).into(),
+        Family::V6 => Ipv6Addr::new(0xfd77, 0, 0, 0x1000 | u16::from(n), 0, 0, 0, 1).into(),
+    }
+}
+
+/// Where the head of a 101 ends, behind whatever the server answered before.
+fn end_of_answer(bytes: &[u8]) -> Option<usize> {
+    let find = |text: &[u8], from: usize| {
+        let at = bytes.get(from..)?.windows(text.len()).position(|part| part == text)?;
+        Some(from + at)
+    };
+    Some(find(b"\r\n\r\n", find(b"HTTP/1.1 101 ", 0)?)? + 4)
+}
+
+/// One connection.
+pub struct RawTcp {
+    sender: Sender,
+    capture: Capture,
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    /// Sequence number of the next byte to send.
+    pub next: u32,
+    /// Receive window that is told to the server.
+    pub window: u16,
+    /// The server has acknowledged all up to here.
+    acked: u32,
+    /// Sequence number of the server's next byte.
+    expected: u32,
+    /// Segments of the server behind a gap, by sequence number.
+    early: BTreeMap<u32, Vec<u8>>,
+    /// The server's bytes that were not yet taken for an answer or for frames.
+    bytes: Vec<u8>,
+    upgraded: bool,
+    decoder: Decoder,
+    /// Timestamps are agreed.
+    timestamps: bool,
+    clock: Instant,
+    /// The server's latest timestamp.
+    echo: u32,
+    /// Acknowledge what comes.
+    pub acknowledges: bool,
+    /// The server has ended its stream, or reset it.
+    pub ended: bool,
+    pub reset: bool,
+    /// Pongs in the server's stream.
+    pub pongs: u64,
+    /// Text and binary messages in it.
+    pub messages: u64,
+    /// Segments that came.
+    pub segments: u64,
+}
+
+impl RawTcp {
+    /// A peer at `client`, which has sent nothing yet.
+    pub fn new(pair: &Pair, client: SocketAddr, server: SocketAddr) -> Result<RawTcp> {
+        let sender = Sender::new(pair)?;
+        let mac: Vec<String> = sender.from().iter().map(|byte| format!("{byte:02x}")).collect();
+        let neighbour = format!("{} lladdr {}", client.ip(), mac.join(":"));
+        pair.server.ip(&format!("neigh replace {neighbour} nud permanent dev {INTERFACE}"))?;
+        Ok(RawTcp {
+            sender,
+            capture: Capture::new(&pair.client)?,
+            client,
+            server,
+            next: fastrand::u32(..),
+            window: 0xFFFF,
+            acked: 0,
+            expected: 0,
+            early: BTreeMap::new(),
+            bytes: Vec::new(),
+            upgraded: false,
+            decoder: Decoder::default(),
+            timestamps: false,
+            clock: Instant::now(),
+            echo: 0,
+            acknowledges: true,
+            ended: false,
+            reset: false,
+            pongs: 0,
+            messages: 0,
+            segments: 0,
+        })
+    }
+
+    /// Open a connection: SYN, SYN-ACK, ACK.
+    pub fn connect(
+        pair: &Pair,
+        client: SocketAddr,
+        server: SocketAddr,
+        opening: &Opening,
+    ) -> Result<RawTcp> {
+        let mut tcp = RawTcp::new(pair, client, server)?;
+        tcp.open(opening, &[])?;
+        tcp.acknowledge()?;
+        Ok(tcp)
+    }
+
+    /// Send a SYN with `data` in it, and take the SYN-ACK, without an answer to it.
+    pub fn open(&mut self, opening: &Opening, data: &[u8]) -> Result<()> {
+        self.window = opening.window;
+        let mut syn = Packet::new(self.client, self.server, self.next, 0, data.to_vec());
+        let [high, low] = opening.mss.to_be_bytes();
+        syn.tcp_options = vec![option::MSS, 4, high, low];
+        if opening.timestamps {
+            self.timestamps = true;
+            syn.tcp_options.extend(self.timestamp(self.now()));
+        }
+        self.send(&syn.flags(flag::SYN))?;
+        self.acked = self.next;
+        self.next = self.next.wrapping_add(1 + data.len() as u32);
+        let (client, server) = (self.client, self.server);
+        let answer = self
+            .capture
+            .next(PATIENCE, |s| s.source == server && s.destination == client)?
+            .with_context(|| format!("{server} does not answer the SYN of {client}"))?;
+        ensure!(answer.flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK, "{answer:?}");
+        self.timestamps = self.note_timestamp(&answer);
+        self.expected = answer.seq.wrapping_add(1);
+        self.acked = answer.ack;
+        Ok(())
+    }
+
+    /// Send a request for an upgrade and wait until it is answered.
+    pub fn upgrade(&mut self) -> Result<()> {
+        self.push(REQUEST)?;
+        self.answered()
+    }
+
+    /// Wait for the answer that switches to WebSocket.
+    pub fn answered(&mut self) -> Result<()> {
+        self.wait(PATIENCE, |tcp| tcp.ended || end_of_answer(&tcp.bytes).is_some())?;
+        let Some(end) = end_of_answer(&self.bytes) else {
+            bail!("no answer to the upgrade: {:?}", String::from_utf8_lossy(&self.bytes));
+        };
+        let rest = self.bytes.split_off(end);
+        self.bytes.clear();
+        self.upgraded = true;
+        self.take(rest);
+        Ok(())
+    }
+
+    /// The server's RST was none that ended the connection.
+    pub fn survives_reset(&mut self) {
+        (self.ended, self.reset) = (false, false);
+    }
+
+    /// How many bytes of the server came, before the upgrade.
+    pub fn answer_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The server's bytes before the upgrade, taken away.
+    pub fn take_bytes(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// A segment `offset` bytes behind the next byte to send, as an honest TCP would make it. Change
+    /// what you like before it is sent.
+    pub fn segment(&self, offset: i64, payload: impl Into<Vec<u8>>) -> Packet {
+        let seq = self.next.wrapping_add(offset as u32);
+        let mut packet = Packet::new(self.client, self.server, seq, self.expected, payload.into());
+        packet.macs = [self.sender.from(), self.sender.to()];
+        packet.window = self.window;
+        if self.timestamps {
+            packet.tcp_options = self.timestamp(self.now());
+        }
+        packet
+    }
+
+    /// The segment as TCP would send it again: with the latest acknowledgement and timestamps.
+    pub fn again(&self, packet: &Packet) -> Packet {
+        let fresh = self.segment(0, []);
+        let (ack, tcp_options) = (fresh.ack, fresh.tcp_options);
+        Packet { ack, tcp_options, ..packet.clone() }
+    }
+
+    /// Send a segment. [`RawTcp::next`] stays.
+    pub fn send(&self, packet: &Packet) -> Result<()> {
+        self.send_frame(&self.frame(packet)?)
+    }
+
+    /// The Ethernet frame around a segment.
+    pub fn frame(&self, packet: &Packet) -> Result<Vec<u8>> {
+        Packet { macs: [self.sender.from(), self.sender.to()], ..packet.clone() }.build()
+    }
+
+    pub fn send_frame(&self, frame: &[u8]) -> Result<()> {
+        self.sender.send_frame(frame)
+    }
+
+    /// Send bytes in order, in segments of at most [`SEGMENT`] bytes, and go on behind them; wait for
+    /// acknowledgements only where it is more than a few segments.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        for burst in bytes.chunks(SEGMENT * BURST) {
+            for part in burst.chunks(SEGMENT) {
+                self.send(&self.segment(0, part))?;
+                self.advance(part.len());
+            }
+            if burst.len() == SEGMENT * BURST {
+                self.drain()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Go on behind `bytes` more bytes.
+    pub fn advance(&mut self, bytes: usize) {
+        self.next = self.next.wrapping_add(bytes as u32);
+    }
+
+    /// An acknowledgement without data.
+    pub fn acknowledge(&self) -> Result<()> {
+        self.send(&self.segment(0, []))
+    }
+
+    /// Wait until the server has acknowledged all that was sent: `false` when it does not in 2 s.
+    pub fn drain(&mut self) -> Result<bool> {
+        self.wait(Duration::from_secs(2), |tcp| tcp.ended || tcp.unacknowledged() == 0)
+    }
+
+    /// Bytes between what the server has acknowledged and the next byte to send; negative when it has
+    /// acknowledged more.
+    pub fn unacknowledged(&self) -> i32 {
+        self.next.wrapping_sub(self.acked) as i32
+    }
+
+    /// Sequence number of the server's next byte: what it is to be told is acknowledged.
+    pub fn expected(&self) -> u32 {
+        self.expected
+    }
+
+    /// Wait until `done`, or the time is up: `false`.
+    pub fn wait(
+        &mut self,
+        timeout: Duration,
+        mut done: impl FnMut(&RawTcp) -> bool,
+    ) -> Result<bool> {
+        let deadline = Instant::now() + timeout;
+        while !done(self) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.receive(left)? {
+                return Ok(done(self));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Take what comes until nothing has come for `quiet`.
+    pub fn settle(&mut self, quiet: Duration) -> Result<()> {
+        while self.receive(quiet)? {}
+        Ok(())
+    }
+
+    /// Take one segment: `false` when none comes in time.
+    fn receive(&mut self, timeout: Duration) -> Result<bool> {
+        let (client, server) = (self.client, self.server);
+        let segment =
+            self.capture.next(timeout, |s| s.source == server && s.destination == client)?;
+        let Some(segment) = segment else { return Ok(false) };
+        self.segments += 1;
+        if segment.flags & flag::RST != 0 {
+            (self.ended, self.reset) = (true, true);
+            return Ok(true);
+        }
+        self.note_timestamp(&segment);
+        if segment.flags & flag::ACK != 0 && segment.ack.wrapping_sub(self.acked) as i32 > 0 {
+            self.acked = segment.ack;
+        }
+        let length = segment.payload.len();
+        let end = segment.seq.wrapping_add(length as u32);
+        if length > 0 {
+            self.early.insert(segment.seq, segment.payload);
+            self.put_in_order();
+        }
+        let fin = segment.flags & flag::FIN != 0;
+        if fin && end == self.expected {
+            self.expected = self.expected.wrapping_add(1);
+            self.ended = true;
+        }
+        if self.acknowledges && (length > 0 || fin) {
+            self.acknowledge()?;
+        }
+        Ok(true)
+    }
+
+    fn put_in_order(&mut self) {
+        let come = |seq: u32, expected: u32| expected.wrapping_sub(seq) as i32;
+        while let Some(seq) = self.early.keys().copied().find(|seq| come(*seq, self.expected) >= 0)
+        {
+            let payload = self.early.remove(&seq).unwrap_or_default();
+            let old = come(seq, self.expected) as usize;
+            if let Some(new) = payload.get(old..) {
+                self.expected = self.expected.wrapping_add(new.len() as u32);
+                self.take(new.to_vec());
+            }
+        }
+    }
+
+    /// The server's next bytes.
+    fn take(&mut self, bytes: Vec<u8>) {
+        if !self.upgraded {
+            self.bytes.extend(bytes);
+            return;
+        }
+        self.decoder.push(&bytes);
+        while let Some(frame) = self.decoder.next_frame() {
+            match frame.opcode {
+                opcode::PONG => self.pongs += 1,
+                opcode::TEXT | opcode::BINARY => self.messages += 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// Our clock, milliseconds.
+    pub fn now(&self) -> u32 {
+        // Not from 0: there shall be older ones.
+        0x4000_0000 + self.clock.elapsed().as_millis() as u32
+    }
+
+    /// The timestamps option with this value, padded.
+    pub fn timestamp(&self, value: u32) -> Vec<u8> {
+        let mut bytes = vec![option::NOP, option::NOP, option::TIMESTAMPS, 10];
+        bytes.extend(value.to_be_bytes());
+        bytes.extend(self.echo.to_be_bytes());
+        bytes
+    }
+
+    /// Keep the segment's timestamp; `false` when it has none.
+    fn note_timestamp(&mut self, segment: &Captured) -> bool {
+        let mut options = &segment.options[..];
+        loop {
+            options = match options {
+                [option::TIMESTAMPS, 10, a, b, c, d, ..] => {
+                    self.echo = u32::from_be_bytes([*a, *b, *c, *d]);
+                    return true;
+                }
+                [option::NOP, rest @ ..] => rest,
+                [] | [option::END, ..] => return false,
+                [_, length, ..] => match options.get(usize::from((*length).max(2))..) {
+                    Some(rest) => rest,
+                    None => return false,
+                },
+                [_] => return false,
+            };
+        }
+    }
+
+    /// End the stream where the server's view of it ends, and wait until it has ended its own.
+    pub fn finish(&mut self) -> Result<()> {
+        self.next = self.acked;
+        let fin = self.segment(0, []).flags(flag::FIN | flag::ACK);
+        self.send(&fin)?;
+        self.wait(PATIENCE, |tcp| tcp.ended)?;
+        // The server's socket shall not wait for us.
+        self.next = self.next.wrapping_add(1);
+        self.send(&self.segment(0, []).flags(flag::RST | flag::ACK))
+    }
+}

@@ -1,0 +1,107 @@
+//! Whom the rows are played by.
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Result, ensure};
+use ws_guard_testkit::{
+    netns::Family,
+    packets::Packet,
+    raw_tcp::{self, Opening, RawTcp},
+    servers::Library,
+};
+
+use crate::stage::Stage;
+
+/// How often what the guard does not let through is sent again, as TCP would.
+const AGAIN: Duration = Duration::from_millis(250);
+const TIMES: u32 = 14;
+
+/// Pings as a client may send them, without payload: 6 bytes each.
+pub fn pings(count: usize) -> Vec<u8> {
+    [0x89, 0x80, 1, 2, 3, 4].repeat(count)
+}
+
+/// A text frame without payload.
+pub const TEXT: [u8; 6] = [0x81, 0x80, 1, 2, 3, 4];
+
+/// The header of a binary frame with so many bytes of payload, which is all that comes of it.
+pub fn header(length: u16) -> Vec<u8> {
+    let [high, low] = length.to_be_bytes();
+    vec![0x82, 0xFE, high, low, 0, 0, 0, 0]
+}
+
+/// One row's attacker: an address, and a server to attack.
+pub struct Attacker<'a> {
+    pub stage: &'a Stage,
+    pub library: Library,
+    pub family: Family,
+    /// Which address.
+    pub n: u8,
+}
+
+impl Attacker<'_> {
+    /// Number of a client address that the kernel has and no honest client: these take the lowest.
+    pub fn highest(&self) -> u8 {
+        249 - self.n % 16
+    }
+
+    /// Our end of the connection number `n`.
+    pub fn local(&self, n: u16) -> SocketAddr {
+        SocketAddr::new(raw_tcp::address(self.family, self.n), 40_000 + n)
+    }
+
+    pub fn server(&self) -> Result<SocketAddr> {
+        Ok(self.stage.server(self.library)?.at(self.family.server()))
+    }
+
+    /// A TCP connection, nothing sent on it.
+    pub fn tcp(&self, n: u16, opening: &Opening) -> Result<RawTcp> {
+        RawTcp::connect(&self.stage.pair, self.local(n), self.server()?, opening)
+    }
+
+    /// A WebSocket connection, past its handshake.
+    pub fn connect(&self) -> Result<RawTcp> {
+        self.connect_number(0)
+    }
+
+    pub fn connect_number(&self, n: u16) -> Result<RawTcp> {
+        let mut tcp = self.tcp(n, &Opening::default())?;
+        tcp.upgrade()?;
+        // From here on all that the guard knows of the connection is acknowledged.
+        tcp.settle(Duration::from_millis(20))?;
+        Ok(tcp)
+    }
+}
+
+/// Send a segment until the server has acknowledged it, as TCP would; `false` when it never does.
+/// The next byte to send is then behind it.
+pub fn persist(tcp: &mut RawTcp, packet: &Packet) -> Result<bool> {
+    let end = packet.seq.wrapping_add(packet.payload.len() as u32);
+    tcp.next = end;
+    for _ in 0..TIMES {
+        tcp.send(&tcp.again(packet))?;
+        if tcp.wait(AGAIN, |tcp| tcp.ended || tcp.unacknowledged() <= 0)? {
+            return Ok(!tcp.ended);
+        }
+    }
+    Ok(false)
+}
+
+/// Send bytes in order, each segment until it is acknowledged; `false` when one never is.
+pub fn try_all(tcp: &mut RawTcp, bytes: &[u8]) -> Result<bool> {
+    for part in bytes.chunks(raw_tcp::SEGMENT) {
+        let packet = tcp.segment(0, part);
+        if !persist(tcp, &packet)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Send bytes in order, each segment until it is acknowledged.
+pub fn persist_all(tcp: &mut RawTcp, bytes: &[u8]) -> Result<()> {
+    for part in bytes.chunks(raw_tcp::SEGMENT) {
+        let packet = tcp.segment(0, part);
+        ensure!(persist(tcp, &packet)?, "the server never took {} bytes", part.len());
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! Who is charged: floods spread thinly, and pings in somebody else's name.
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions, Cut},
+    frame::Frame,
+    packets::REQUEST,
+    raw_tcp::{Opening, RawTcp},
+    servers::Library,
+};
+
+use crate::{
+    attacker::{Attacker, pings, try_all},
+    row::{Peer, Peers, Reached, Row, one},
+    stage::{LIMIT, SHARE},
+};
+
+const CONNECTIONS: u64 = 100;
+
+/// Connections of one address that send `early` pings behind the request and `late` ones after its
+/// answer.
+fn thin(attacker: &Attacker, early: usize, late: usize) -> Result<Peers> {
+    let source = Some(attacker.family.client(attacker.highest()));
+    let options = ConnectOptions { source, ..ConnectOptions::default() };
+    let client = &attacker.stage.pair.client;
+    let mut peers: Peers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let early = vec![Frame::ping(""); early];
+        let mut one = Client::connect_early(client, attacker.server()?, options, &early)?;
+        one.send(&vec![Frame::ping(""); late], &Cut::Every(6))?;
+        peers.push(Box::new(Some(one)) as Box<dyn Peer>);
+    }
+    Ok(peers)
+}
+
+fn hundred_connections(attacker: &Attacker) -> Result<Peers> {
+    thin(attacker, 0, 3)
+}
+
+fn hundred_connections_early(attacker: &Attacker) -> Result<Peers> {
+    thin(attacker, 2, 0)
+}
+
+/// Somebody behind the same address as a flooder, the first half of whose request is sent twice.
+fn neighbour_whose_request_comes_twice(attacker: &Attacker) -> Result<Peers> {
+    let mut flooder = attacker.connect_number(1)?;
+    try_all(&mut flooder, &pings(60))?;
+    let mut tcp = attacker.tcp(2, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(REQUEST.len() / 2);
+    let segment = tcp.segment(0, begin);
+    tcp.send(&segment)?;
+    tcp.send(&segment)?;
+    tcp.advance(begin.len());
+    tcp.push(rest)?;
+    tcp.answered().context("the neighbour")?;
+    try_all(&mut tcp, &pings(2))?;
+    Ok(vec![Box::new(flooder), Box::new(tcp)])
+}
+
+/// Pings in the SYN of somebody who never answers the server: it could have any address.
+fn spoofed_syn_with_pings(attacker: &Attacker) -> Result<Peers> {
+    let stage = attacker.stage;
+    let victim = attacker.local(0);
+    let mut tcp = RawTcp::new(&stage.pair, victim, attacker.server()?)?;
+    tcp.acknowledges = false;
+    tcp.open(&Opening::default(), &[REQUEST, &pings(60)].concat())?;
+    tcp.settle(Duration::from_millis(200))?;
+    let throttled: Vec<serde_json::Value> = stage.guard.ask("throttled")?;
+    let name = victim.ip().to_string().replace("::1", "::");
+    let is_victim = |source: &serde_json::Value| {
+        source["source"].as_str().is_some_and(|source| source.trim_end_matches("/64") == name)
+    };
+    ensure!(!throttled.iter().any(is_victim), "{name} is throttled: {throttled:?}");
+    one(tcp)
+}
+
+pub const ROWS: &[Row] = &[
+    Row::new("spoofed_syn_with_pings", Reached::AtMost(60), spoofed_syn_with_pings).on(Library::Ws),
+    Row::new(
+        "neighbour_whose_request_comes_twice",
+        Reached::All(62),
+        neighbour_whose_request_comes_twice,
+    )
+    .allowed(LIMIT + SHARE)
+    .breaks("the answer to a request with a piece twice is dropped while the source is throttled"),
+    // A limit, and one more limit's worth for neighbours.
+    Row::new("hundred_connections", Reached::All(3 * CONNECTIONS), hundred_connections)
+        .allowed(2 * LIMIT),
+    Row::new("hundred_connections_early", Reached::All(2 * CONNECTIONS), hundred_connections_early)
+        .known("a share of early pings passes on each connection, and is charged only afterwards")
+        .on(Library::Ws)
+        .allowed(2 * LIMIT),
+];

@@ -1,0 +1,96 @@
+//! Segments that look like the end of the connection, and are none for the server.
+use std::{thread, time::Duration};
+
+use anyhow::Result;
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions},
+    netns::Family,
+    packets::{Checksum, flag},
+};
+
+use crate::{
+    attacker::{Attacker, TEXT, persist_all, pings, try_all},
+    row::{Peers, Reached, Row, one},
+};
+
+const PINGS: usize = 100;
+const SOME: Reached = Reached::AtMost(PINGS as u64);
+/// After so long, what looks closed makes room for others.
+const FORGOTTEN: Duration = Duration::from_millis(2500);
+/// More than the flow table has room for.
+const OTHERS: usize = 1100;
+const ALL: Reached = Reached::All(PINGS as u64);
+
+/// The server's TCP never sees it.
+fn rst_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    let mut rst = tcp.segment(0, []).flags(flag::RST);
+    rst.checksum = Checksum::Wrong;
+    tcp.send(&rst)?;
+    tcp.settle(Duration::from_millis(30))?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// At the server's next byte as it was when it acknowledged last: it has more since then
+/// (RFC 5961, 3.2).
+fn rst_before_a_delayed_acknowledgement(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    // A text is echoed, which acknowledges it; the first byte of the next one is not.
+    for _ in 0..8 {
+        tcp.push(&TEXT)?;
+        tcp.settle(Duration::from_millis(20))?;
+    }
+    let before = tcp.segment(0, []).flags(flag::RST);
+    tcp.push(&TEXT[..1])?;
+    tcp.send(&before)?;
+    tcp.settle(Duration::from_millis(60))?;
+    persist_all(&mut tcp, &TEXT[1..])?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// One that the server's TCP never sees, and whose acknowledgement is one of other bytes.
+fn fin_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    let mut fin = tcp.segment(5, []).flags(flag::FIN | flag::ACK);
+    fin.checksum = Checksum::Wrong;
+    tcp.send(&fin)?;
+    persist_all(&mut tcp, &TEXT)?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// As many other connections as there is room for, so that what looks closed is forgotten.
+fn forgotten_after_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    let mut rst = tcp.segment(0, []).flags(flag::RST);
+    rst.checksum = Checksum::Wrong;
+    tcp.send(&rst)?;
+    tcp.settle(FORGOTTEN)?;
+    let options = ConnectOptions {
+        source: Some(attacker.family.client(attacker.highest())),
+        reads: false,
+        ..ConnectOptions::default()
+    };
+    let (client, server) = (&attacker.stage.pair.client, attacker.server()?);
+    let others = (0..OTHERS).map(|_| Client::connect(client, server, options));
+    // They stay until the pings are sent.
+    let others = others.collect::<Result<Vec<Client>>>()?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    tcp.settle(Duration::from_millis(100))?;
+    drop(others);
+    // Their places are free again for the rows that follow.
+    tcp.settle(FORGOTTEN)?;
+    thread::sleep(FORGOTTEN);
+    one(tcp)
+}
+
+pub const ROWS: &[Row] = &[
+    Row::new("rst_with_a_bad_checksum", ALL, rst_with_a_bad_checksum),
+    Row::new("rst_before_a_delayed_acknowledgement", ALL, rst_before_a_delayed_acknowledgement),
+    Row::new("forgotten_after_a_forged_rst", SOME, forgotten_after_a_forged_rst)
+        .only(&[Family::V4])
+        .known("what looks closed is forgotten after two seconds"),
+    Row::new("fin_with_a_bad_checksum", ALL, fin_with_a_bad_checksum),
+];

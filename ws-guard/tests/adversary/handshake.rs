@@ -1,0 +1,296 @@
+//! Handshakes that the guard may miss, or take for something else.
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Result, ensure};
+use ws_guard_testkit::{
+    packets::{Checksum, REQUEST, SWITCHING},
+    raw::{Flags, Segment, Sender},
+    raw_tcp::{self, Opening, RawTcp},
+    servers::Library,
+};
+
+use crate::{
+    attacker::{Attacker, header, persist_all, pings, try_all},
+    row::{Peers, Reached, Row, one},
+    stage::{LIMIT, SHARE},
+};
+
+const PINGS: usize = 100;
+const ALL: Reached = Reached::All(PINGS as u64);
+const SOME: Reached = Reached::AtMost(PINGS as u64);
+/// A request that asks for no upgrade.
+const PLAIN_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
+/// More than pending requests are kept.
+const REQUESTS: u16 = 10_000;
+/// What the guard knows a request by.
+const BEGIN: usize = 1;
+
+/// A request with a header of so many more bytes, in lines that servers read.
+fn long_request(bytes: usize) -> Vec<u8> {
+    let line = format!("X-Padding: {}\r\n", "x".repeat(bytes.min(4000)));
+    let padding = line.repeat((bytes / line.len()).max(1));
+    let at = REQUEST.len() - 2;
+    [&REQUEST[..at], padding.as_bytes(), b"\r\n"].concat()
+}
+
+/// Send `parts` as a segment each, the first one waiting for no answer, then finish the handshake.
+fn upgrade_in(tcp: &mut RawTcp, parts: &[&[u8]]) -> Result<()> {
+    for part in parts {
+        tcp.push(part)?;
+        tcp.settle(Duration::from_millis(2))?;
+    }
+    tcp.answered()?;
+    tcp.settle(Duration::from_millis(20))
+}
+
+fn early_data_behind_the_request(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    upgrade_in(&mut tcp, &[&[REQUEST, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+fn request_in_one_byte_segments(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let parts: Vec<&[u8]> = REQUEST.chunks(1).collect();
+    for part in parts {
+        tcp.push(part)?;
+    }
+    tcp.answered()?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+fn early_data_behind_a_cut_request(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(BEGIN);
+    upgrade_in(&mut tcp, &[begin, &[rest, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+/// The answer acknowledges the header of a frame whose payload looks like a header.
+fn payload_that_looks_like_a_header(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(BEGIN);
+    upgrade_in(&mut tcp, &[begin, &[rest, &header(16)].concat()])?;
+    let mut bytes = vec![0x82, 0xFF, 0x7F];
+    bytes.resize(16, 0xFF);
+    bytes.extend(pings(PINGS));
+    try_all(&mut tcp, &bytes)?;
+    one(tcp)
+}
+
+/// An empty line before the request, which servers skip (RFC 9112, 2.2).
+fn empty_line_before_the_request(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    upgrade_in(&mut tcp, &[&[b"\r\n", REQUEST, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+/// A request before the one that upgrades, in one segment, and pings behind both.
+fn pipelined_request(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    upgrade_in(&mut tcp, &[&[PLAIN_REQUEST, REQUEST, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+/// A head longer than any that is followed.
+fn head_of_24_kilobytes(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let head = long_request(24_000);
+    upgrade_in(&mut tcp, &[&head[..head.len() - 1], &[b"\n", &pings(PINGS)[..]].concat()])?;
+    one(tcp)
+}
+
+/// An old byte between two pieces of the request, as a retransmission would bring it; the last piece
+/// has pings behind it.
+fn request_with_an_old_byte(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
+    tcp.push(begin)?;
+    tcp.send(&tcp.segment(-1, &begin[begin.len() - 1..]))?;
+    upgrade_in(&mut tcp, &[&[rest, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+/// A longer request that the server throws away, in place of the one that it takes.
+fn longer_request_as_bait(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
+    tcp.push(begin)?;
+    let longer = long_request(900);
+    let mut bait = tcp.segment(-(begin.len() as i64), &longer[..]);
+    bait.checksum = Checksum::Wrong;
+    tcp.send(&bait)?;
+    ensure!(longer.len() > REQUEST.len() + pings(PINGS).len(), "{} bytes", longer.len());
+    upgrade_in(&mut tcp, &[rest])?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// The server's answer comes in pieces, because the client has no room for more.
+fn answer_through_a_tiny_window(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening { window: 5, ..Opening::default() })?;
+    tcp.push(REQUEST)?;
+    // The first five bytes; then there is room.
+    tcp.wait(Duration::from_secs(3), |tcp| tcp.answer_bytes() > 0)?;
+    tcp.window = 0xFFFF;
+    tcp.acknowledge()?;
+    tcp.answered()?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// A server that answers pings before it answers the request, and all of it in one segment, because the
+/// client had no room before.
+fn pongs_before_the_answer(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    tcp.window = 0;
+    tcp.push(&[REQUEST, &pings(1)].concat())?;
+    answer_waits(&mut tcp)?;
+    persist_all(&mut tcp, &pings(PINGS - 1))?;
+    one(tcp)
+}
+
+/// The answer to a request before the upgrade and the one to the upgrade, in one segment.
+fn two_answers_at_once(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    tcp.window = 0;
+    tcp.push(PLAIN_REQUEST)?;
+    tcp.settle(Duration::from_millis(50))?;
+    tcp.push(REQUEST)?;
+    answer_waits(&mut tcp)?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// Make room when the server has more to say than one write.
+fn answer_waits(tcp: &mut RawTcp) -> Result<()> {
+    tcp.settle(Duration::from_millis(100))?;
+    tcp.window = 0xFFFF;
+    tcp.acknowledge()?;
+    tcp.answered()?;
+    tcp.settle(Duration::from_millis(20))
+}
+
+/// The head of the answer is longer than any that is followed.
+fn huge_head_of_the_answer(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let request = String::from_utf8_lossy(REQUEST).replace("/chat", "/?pad=60000");
+    upgrade_in(&mut tcp, &[request.as_bytes()])?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// The head of the answer comes in segments of 100 bytes.
+fn answer_in_small_segments(attacker: &Attacker) -> Result<Peers> {
+    let opening = Opening { mss: 100, timestamps: false, ..Opening::default() };
+    let mut tcp = attacker.tcp(0, &opening)?;
+    let request = String::from_utf8_lossy(REQUEST).replace("/chat", "/?pad=2000");
+    upgrade_in(&mut tcp, &[request.as_bytes()])?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// An ordinary body that looks like a 101 opens a flow; what follows in the request's body looks like
+/// the header of an endless frame.
+fn text_of_an_answer_in_a_body(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let mut endless = vec![0x82, 0xFF, 0x7F];
+    endless.resize(14, 0xFF);
+    let length = SWITCHING.len() + endless.len();
+    let head = format!("POST / HTTP/1.1\r\nHost: server\r\nContent-Length: {length}\r\n\r\n");
+    for part in [head.as_bytes(), SWITCHING, &endless] {
+        tcp.push(part)?;
+        tcp.settle(Duration::from_millis(60))?;
+    }
+    tcp.take_bytes();
+    tcp.upgrade()?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// A request with the sequence numbers of a connection that is yet to come, and is longer than the
+/// one on that connection.
+fn request_before_the_connection(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = RawTcp::new(&attacker.stage.pair, attacker.local(0), attacker.server()?)?;
+    tcp.send(&tcp.segment(1, long_request(900)))?;
+    tcp.settle(Duration::from_millis(20))?;
+    tcp.survives_reset();
+    tcp.open(&Opening::default(), &[])?;
+    tcp.acknowledge()?;
+    let (begin, rest) = REQUEST.split_at(BEGIN);
+    upgrade_in(&mut tcp, &[begin, rest])?;
+    try_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// Requests without connections, from addresses that nobody has.
+fn flood_of_requests(attacker: &Attacker) -> Result<()> {
+    let sender = Sender::new(&attacker.stage.pair)?;
+    let destination = attacker.server()?;
+    let frames = (0..REQUESTS).map(|n| {
+        let source = SocketAddr::new(raw_tcp::address(attacker.family, 255), n);
+        let (seq, ack, flags) = (1, 1, Flags::Ack);
+        sender.frame(&Segment { source, destination, seq, ack, flags, payload: REQUEST })
+    });
+    sender.send_frames(&frames.collect::<Result<Vec<_>>>()?)
+}
+
+/// So many other requests, with addresses that nobody has, that this one is forgotten.
+fn request_forgotten_in_a_flood(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let (begin, rest) = REQUEST.split_at(REQUEST.len() - 1);
+    tcp.push(begin)?;
+    flood_of_requests(attacker)?;
+    upgrade_in(&mut tcp, &[&[rest, &pings(PINGS)].concat()])?;
+    one(tcp)
+}
+
+/// Again with the same ports, as soon as the first connection is closed.
+fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
+    let mut first = attacker.connect()?;
+    persist_all(&mut first, &pings(PINGS / 2))?;
+    first.settle(Duration::from_millis(100))?;
+    first.finish()?;
+    let mut second = attacker.connect()?;
+    persist_all(&mut second, &pings(PINGS / 2))?;
+    Ok(vec![Box::new(first), Box::new(second)])
+}
+
+pub const ROWS: &[Row] = &[
+    Row::new("early_data_behind_the_request", ALL, early_data_behind_the_request),
+    Row::new("request_in_one_byte_segments", ALL, request_in_one_byte_segments),
+    Row::new("early_data_behind_a_cut_request", SOME, early_data_behind_a_cut_request),
+    Row::new("payload_that_looks_like_a_header", SOME, payload_that_looks_like_a_header)
+        .known("frames are believed to start where the 101 acknowledges"),
+    Row::new("empty_line_before_the_request", SOME, empty_line_before_the_request)
+        .on(Library::Ws)
+        .known("only a segment that begins with GET begins a request"),
+    Row::new("pipelined_request", SOME, pipelined_request)
+        .on(Library::Ws)
+        .known("only a segment that begins with GET begins a request"),
+    Row::new("head_of_24_kilobytes", SOME, head_of_24_kilobytes)
+        .known("a head of more than 16 KiB is forgotten"),
+    Row::new("request_with_an_old_byte", SOME, request_with_an_old_byte)
+        .known("what comes behind a request with a piece twice is not followed"),
+    Row::new("longer_request_as_bait", SOME, longer_request_as_bait),
+    Row::new("answer_through_a_tiny_window", ALL, answer_through_a_tiny_window)
+        .known("only a segment that begins with the status line begins an answer"),
+    Row::new("pongs_before_the_answer", ALL, pongs_before_the_answer)
+        .known("only a segment that begins with the status line begins an answer"),
+    Row::new("two_answers_at_once", ALL, two_answers_at_once)
+        .on(Library::Ws)
+        .known("only a segment that begins with the status line begins an answer"),
+    Row::new("huge_head_of_the_answer", ALL, huge_head_of_the_answer)
+        .on(Library::Ws)
+        .known("a head of more than 16 KiB opens no flow"),
+    Row::new("answer_in_small_segments", ALL, answer_in_small_segments).on(Library::Ws),
+    Row::new("text_of_an_answer_in_a_body", SOME, text_of_an_answer_in_a_body)
+        .on(Library::Ws)
+        .known("any text that begins like an answer opens a flow"),
+    Row::new("request_before_the_connection", SOME, request_before_the_connection),
+    Row::new("request_forgotten_in_a_flood", SOME, request_forgotten_in_a_flood)
+        .known("requests without an answer are forgotten under a flood of others"),
+    // The second connection has a share of its own.
+    Row::new("ports_used_again", ALL, ports_used_again).allowed(LIMIT + SHARE),
+];

@@ -1,0 +1,79 @@
+//! What an attacker tries, one named case a row, each against a real server behind the guard.
+//!
+//! The attacker has a TCP of its own ([`ws_guard_testkit::raw_tcp`]), and the server's kernel decides
+//! what of its segments counts. What a row came to is told by the server's log and by the pongs in its
+//! stream, never by the guard: pings beyond the limit must be zero. Beside each row an honest client
+//! talks, and all that it said must be counted exactly.
+//!
+//! A row that is known to fail says why; it fails when it unexpectedly passes.
+//! `WS_GUARD_ROW=NAME` runs only the rows whose name contains `NAME`.
+
+/// Skip, loudly, without root.
+macro_rules! needs_root {
+    () => {
+        if let Some(reason) = ws_guard_testkit::skip_reason() {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+}
+
+mod attacker;
+mod bait;
+mod blame;
+mod closing;
+mod earlier;
+mod fast_open;
+mod frame;
+mod handshake;
+mod offload;
+mod order;
+mod overlap;
+mod packet;
+#[path = "../guard/process.rs"]
+mod process;
+mod row;
+mod stage;
+mod tunnel;
+mod urgent;
+
+use anyhow::Result;
+use ws_guard_testkit::netns::PairOptions;
+
+use crate::{
+    row::{Row, play},
+    stage::Stage,
+};
+
+/// What is the same wherever the guard is attached.
+const EVERYWHERE: [&[Row]; 10] = [
+    bait::ROWS,
+    closing::ROWS,
+    urgent::ROWS,
+    order::ROWS,
+    overlap::ROWS,
+    frame::ROWS,
+    handshake::ROWS,
+    packet::ROWS,
+    fast_open::ROWS,
+    blame::ROWS,
+];
+
+/// Checksums are real: offloads are off.
+fn stage(attach: &str) -> Result<Stage> {
+    let options = PairOptions { clients: 250, offloads: false, ..PairOptions::default() };
+    Stage::new(attach, options)
+}
+
+#[test]
+fn what_an_attacker_tries_at_xdp() -> Result<()> {
+    needs_root!();
+    play(stage("xdp-native")?, &[&EVERYWHERE.concat(), packet::AT_XDP].concat())
+}
+
+/// The packets that the two hooks see differently.
+#[test]
+fn what_an_attacker_tries_at_tc() -> Result<()> {
+    needs_root!();
+    play(stage("tcx")?, &[packet::ROWS, packet::AT_TC].concat())
+}

@@ -1,0 +1,75 @@
+//! Packets that are longer than those on a wire: put together by GRO, not yet cut by TSO, jumbo frames.
+use anyhow::Result;
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions, Cut},
+    frame::Frame,
+    netns::{Family, INTERFACE, PairOptions},
+};
+
+use crate::{
+    attacker::Attacker,
+    row::{Peers, Reached, Row, play},
+    stage::Stage,
+};
+
+/// More than a packet of 64 KiB holds.
+const PINGS: usize = 40_000;
+const ALL: Reached = Reached::All(PINGS as u64);
+/// Bytes that a packet may have behind its headers where it may have more than 64 KiB.
+const BIG: u32 = 180_000;
+/// Addresses of the client namespace that honest clients have; the others are the attacker's.
+const HONEST: u8 = 20;
+
+/// The kernel's own TCP, which cuts as late as it can.
+fn in_one_write(attacker: &Attacker) -> Result<Peers> {
+    let source = Some(attacker.family.client(HONEST + attacker.n));
+    let options = ConnectOptions { source, ..ConnectOptions::default() };
+    let mut client = Client::connect(&attacker.stage.pair.client, attacker.server()?, options)?;
+    // Headers at odd offsets too, and none where packets end.
+    client.send(&vec![Frame::ping("odd"); PINGS], &Cut::Whole)?;
+    Ok(vec![Box::new(Some(client))])
+}
+
+const ROWS: &[Row] = &[Row::new("in_one_write", ALL, in_one_write)];
+
+/// Both ends of the link may make packets of more than 64 KiB. (IPv4 has a limit of its own, which not
+/// every `ip` can set.)
+const BIG_ROWS: &[Row] = &[Row::new("in_one_write", ALL, in_one_write)
+    .only(&[Family::V6])
+    .breaks("the length of a jumbogram is not read")];
+
+fn play_with(attach: &str, mtu: u32) -> Result<()> {
+    let options = PairOptions { clients: 2 * HONEST, mtu, offloads: true };
+    play(Stage::new(attach, options)?, ROWS)
+}
+
+#[test]
+fn super_packets_at_tc() -> Result<()> {
+    needs_root!();
+    play_with("tcx", 1500)
+}
+
+#[test]
+fn super_packets_in_generic_xdp() -> Result<()> {
+    needs_root!();
+    play_with("xdp-generic", 1500)
+}
+
+#[test]
+fn jumbo_frames() -> Result<()> {
+    needs_root!();
+    play_with("auto", 9000)
+}
+
+/// Packets of more than 64 KiB, where an operator has allowed them ("BIG TCP").
+#[test]
+fn packets_beyond_64_kilobytes_at_tc() -> Result<()> {
+    needs_root!();
+    let options = PairOptions { clients: 2 * HONEST, mtu: 1500, offloads: true };
+    let stage = Stage::new("tcx", options)?;
+    for namespace in [&stage.pair.client, &stage.pair.server] {
+        let sizes = format!("gso_max_size {BIG} gro_max_size {BIG}");
+        namespace.ip(&format!("link set {INTERFACE} {sizes}"))?;
+    }
+    play(stage, BIG_ROWS)
+}

@@ -1,0 +1,99 @@
+//! Segments out of order, and gaps that are filled late or never.
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ws_guard_testkit::{packets::Packet, raw_tcp::RawTcp};
+
+use crate::{
+    attacker::{Attacker, TEXT, header, persist_all, pings},
+    row::{Peers, Reached, Row, one},
+};
+
+const PINGS: usize = 100;
+const ALL: Reached = Reached::All(PINGS as u64);
+
+/// The pings in five segments behind a text, at the places where they belong.
+fn segments(tcp: &RawTcp) -> Vec<Packet> {
+    let stream = [&TEXT[..], &pings(PINGS)].concat();
+    let parts = stream.chunks(stream.len().div_ceil(5)).scan(0, |at, part| {
+        let offset = *at;
+        *at += part.len() as i64;
+        Some(tcp.segment(offset, part))
+    });
+    parts.collect()
+}
+
+/// Send segments in this order, and then all of them in theirs, until the server has taken them.
+fn in_order(attacker: &Attacker, order: &[usize], pause: Duration) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    let segments = segments(&tcp);
+    for n in order {
+        tcp.send(&segments[*n])?;
+        tcp.settle(pause)?;
+    }
+    persist_all(&mut tcp, &[&TEXT[..], &pings(PINGS)].concat())?;
+    one(tcp)
+}
+
+fn header_before_its_predecessor(attacker: &Attacker) -> Result<Peers> {
+    in_order(attacker, &[1, 0], Duration::from_millis(1))
+}
+
+fn two_gaps_at_once(attacker: &Attacker) -> Result<Peers> {
+    in_order(attacker, &[4, 2, 3, 1], Duration::from_millis(1))
+}
+
+fn predecessor_withheld(attacker: &Attacker) -> Result<Peers> {
+    in_order(attacker, &[1, 2, 3, 4, 4, 3, 2, 1], Duration::from_millis(400))
+}
+
+/// What lies behind the gap must not wait at the server for the one byte that is missing.
+fn gap_that_is_filled_late(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    tcp.send(&tcp.segment(1, pings(PINGS)))?;
+    tcp.settle(Duration::from_secs(2))?;
+    // An empty text whose first byte alone was missing, if its rest is the first ping's.
+    tcp.push(&[0x81])?;
+    tcp.settle(Duration::from_millis(200))?;
+    ensure!(tcp.unacknowledged() <= 0, "the server does not take a byte");
+    one(tcp)
+}
+
+/// Payload that is missing; header and pings behind it are walked all the same.
+fn hole_in_a_payload(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    persist_all(&mut tcp, &header(1000))?;
+    let mut tail = vec![0; 500];
+    tail.extend(pings(PINGS));
+    tcp.send(&tcp.segment(500, tail))?;
+    tcp.settle(Duration::from_secs(1))?;
+    persist_all(&mut tcp, &[0; 500])?;
+    persist_all(&mut tcp, &[vec![0; 500], pings(PINGS)].concat())?;
+    one(tcp)
+}
+
+/// Nine holes in one frame, each segment with payload only, then pings, then the holes from behind.
+fn nine_holes(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    let payload = 1800;
+    persist_all(&mut tcp, &header(payload))?;
+    for n in 0..9 {
+        tcp.send(&tcp.segment(200 * n + 100, [0; 100]))?;
+    }
+    tcp.send(&tcp.segment(payload.into(), pings(PINGS)))?;
+    for n in (0..9).rev() {
+        tcp.send(&tcp.segment(200 * n, [0; 100]))?;
+        tcp.settle(Duration::from_millis(5))?;
+    }
+    persist_all(&mut tcp, &[vec![0; payload.into()], pings(PINGS)].concat())?;
+    one(tcp)
+}
+
+pub const ROWS: &[Row] = &[
+    Row::new("header_before_its_predecessor", ALL, header_before_its_predecessor),
+    Row::new("two_gaps_at_once", ALL, two_gaps_at_once),
+    Row::new("predecessor_withheld", ALL, predecessor_withheld),
+    Row::new("gap_that_is_filled_late", Reached::AtMost(0), gap_that_is_filled_late),
+    Row::new("hole_in_a_payload", ALL, hole_in_a_payload),
+    Row::new("nine_holes", ALL, nine_holes),
+];

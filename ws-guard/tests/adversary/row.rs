@@ -1,0 +1,279 @@
+//! A row: an attack, what it may come to, and what it came to.
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use ws_guard_testkit::{client::Client, netns::Family, raw_tcp::RawTcp, servers::Library};
+
+use crate::{
+    attacker::Attacker,
+    stage::{Flow, LIMIT, Stage},
+};
+
+/// So long nothing comes from the server when it has dealt with everything.
+const QUIET: Duration = Duration::from_millis(120);
+/// Set by `cargo xtask test --nightly`.
+const NIGHTLY: &str = "WS_GUARD_CASES";
+const CLOSED: Duration = Duration::from_secs(5);
+
+/// How many of the attacker's pings the server must have received, as pings or defused: that the
+/// attack took place at all.
+#[derive(Clone, Copy, Debug)]
+pub enum Reached {
+    All(u64),
+    /// Some are kept away, which is fine too.
+    AtMost(u64),
+}
+
+/// The attacker's end of a connection.
+pub trait Peer {
+    fn address(&self) -> SocketAddr;
+    /// Take what comes until nothing comes any more.
+    fn settle(&mut self) -> Result<()>;
+    /// Pongs that came.
+    fn pongs(&self) -> u64;
+    /// End the connection in order.
+    fn end(&mut self) -> Result<()>;
+}
+
+/// All connections of a row.
+pub type Peers = Vec<Box<dyn Peer>>;
+
+/// The one connection of a row.
+pub fn one(tcp: RawTcp) -> Result<Peers> {
+    Ok(vec![Box::new(tcp)])
+}
+
+impl Peer for RawTcp {
+    fn address(&self) -> SocketAddr {
+        self.client
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        RawTcp::settle(self, QUIET)
+    }
+
+    fn pongs(&self) -> u64 {
+        self.pongs
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.reset { Ok(()) } else { self.finish() }
+    }
+}
+
+impl Peer for Option<Client> {
+    fn address(&self) -> SocketAddr {
+        self.as_ref().map_or(SocketAddr::from(([0; 4], 0)), Client::local)
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn pongs(&self) -> u64 {
+        self.as_ref().map_or(0, |client| client.received().pongs)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.take().map_or(Ok(()), |client| client.close().map(drop))
+    }
+}
+
+/// What is wrong with a row that is known to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Pings pass that may not.
+    Leaks,
+    /// Something honest does not get through.
+    Breaks,
+}
+
+/// A named case.
+#[derive(Clone)]
+pub struct Row {
+    pub name: &'static str,
+    pub library: Library,
+    pub families: &'static [Family],
+    pub attack: fn(&Attacker) -> Result<Peers>,
+    /// Pings that may reach the server as pings.
+    pub allowed: u64,
+    pub reached: Reached,
+    /// Why it fails today, and how.
+    pub known: Option<(Failure, &'static str)>,
+}
+
+impl Row {
+    /// An attack with so many pings on the Python server, over IPv4 and IPv6.
+    pub const fn new(
+        name: &'static str,
+        reached: Reached,
+        attack: fn(&Attacker) -> Result<Peers>,
+    ) -> Row {
+        Row {
+            name,
+            library: Library::Python,
+            families: &Family::BOTH,
+            attack,
+            allowed: LIMIT,
+            reached,
+            known: None,
+        }
+    }
+
+    pub const fn on(mut self, library: Library) -> Row {
+        self.library = library;
+        self
+    }
+
+    pub const fn only(mut self, families: &'static [Family]) -> Row {
+        self.families = families;
+        self
+    }
+
+    pub const fn allowed(mut self, pings: u64) -> Row {
+        self.allowed = pings;
+        self
+    }
+
+    pub const fn known(mut self, why: &'static str) -> Row {
+        self.known = Some((Failure::Leaks, why));
+        self
+    }
+
+    pub const fn breaks(mut self, why: &'static str) -> Row {
+        self.known = Some((Failure::Breaks, why));
+        self
+    }
+}
+
+/// What a row came to.
+#[derive(Clone, Debug, Default)]
+struct Outcome {
+    /// Pings and pongs that the server's library received.
+    pings: u64,
+    defused: u64,
+    /// Pongs that it sent.
+    pongs: u64,
+    /// Why the server ended its connections.
+    why: Vec<String>,
+    /// What the guard says about the last one.
+    guard: String,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Outcome { pings, defused, pongs, why, guard } = self;
+        write!(f, "server: {pings} pings, {defused} defused, {pongs} pongs sent; guard: {guard}")?;
+        if !why.is_empty() {
+            write!(f, "; ended: {}", why.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Row {
+    fn play(&self, stage: &Stage, family: Family, n: u8) -> Result<Outcome> {
+        let attacker = Attacker { stage, library: self.library, family, n };
+        stage.beside_honest(self.library, family, n, || {
+            let mut peers = (self.attack)(&attacker)?;
+            let mut outcome = Outcome { guard: "no flow".into(), ..Outcome::default() };
+            // An address and port may have had several connections, one after the other.
+            let mut ends = BTreeMap::<SocketAddr, usize>::new();
+            for peer in &mut peers {
+                peer.settle()?;
+                *ends.entry(peer.address()).or_default() += 1;
+            }
+            if let Some(last) = peers.last()
+                && let Some(flow) = stage.flow(last.address())?
+            {
+                let Flow { state, frames_in, pings_in, defused, .. } = flow;
+                outcome.guard =
+                    format!("{state}, {frames_in} frames, {pings_in} pings, {defused} defused");
+            }
+            for peer in &mut peers {
+                outcome.pongs += peer.pongs();
+                peer.end()?;
+            }
+            for (address, connections) in ends {
+                let closed = stage.server(self.library)?.closed(address, connections, CLOSED)?;
+                for closed in closed {
+                    outcome.pings += closed.pings;
+                    outcome.defused += closed.pongs;
+                    outcome.why.extend(closed.why);
+                }
+            }
+            outcome.why.dedup();
+            Ok(outcome)
+        })
+    }
+
+    /// Play it and print a line; the line, when it did not do as it should.
+    fn run(&self, stage: &Stage, family: Family, n: u8) -> Option<String> {
+        let start = Instant::now();
+        let (verdict, told) = match self.play(stage, family, n) {
+            Ok(outcome) => (self.judge(&outcome), outcome.to_string()),
+            Err(error) => (Err((Failure::Breaks, format!("{error:#}"))), String::new()),
+        };
+        let state = match (&verdict, self.known) {
+            (Ok(()), None) => "ok",
+            (Ok(()), Some(_)) => "PASSES",
+            (Err((how, _)), Some((known, _))) if *how == known => "known",
+            _ => "FAILED",
+        };
+        let why = verdict.err().map(|(_, why)| format!("{why}; ")).unwrap_or_default();
+        let known = self.known.map(|(_, why)| format!(" ({why})")).unwrap_or_default();
+        let name = self.name;
+        let line = format!("{state:<6} {name}{known} {family:?}: {why}{told}");
+        println!("  {line} [{:.1} s]", start.elapsed().as_secs_f32());
+        (state == "FAILED" || state == "PASSES").then_some(line)
+    }
+
+    fn judge(&self, outcome: &Outcome) -> Result<(), (Failure, String)> {
+        let answered = outcome.pings.max(outcome.pongs);
+        if answered > self.allowed {
+            let why = format!("{answered} pings passed, {} may", self.allowed);
+            return Err((Failure::Leaks, why));
+        }
+        let reached = outcome.pings + outcome.defused;
+        match self.reached {
+            Reached::All(sent) if reached == sent => Ok(()),
+            Reached::AtMost(sent) if reached <= sent => Ok(()),
+            Reached::All(sent) | Reached::AtMost(sent) => {
+                Err((Failure::Breaks, format!("{reached} of {sent} reached it")))
+            }
+        }
+    }
+}
+
+/// Play the rows one after the other, print what each came to, and fail when one did not do as it
+/// should.
+///
+/// What differs between IPv4 and IPv6 is in rows of its own; the others take turns, unless the run is
+/// one that has time.
+pub fn play(stage: Stage, rows: &[Row]) -> Result<()> {
+    let wanted = std::env::var("WS_GUARD_ROW").unwrap_or_default();
+    let both = std::env::var_os(NIGHTLY).is_some();
+    let mut wrong = Vec::new();
+    let mut n = 0;
+    for (turn, row) in rows.iter().enumerate().filter(|(_, row)| row.name.contains(&wanted)) {
+        let families = match row.families {
+            families if both || !wanted.is_empty() => families,
+            families => &families[turn % families.len()..][..1],
+        };
+        for family in families {
+            if let Some(line) = row.run(&stage, *family, n) {
+                wrong.push(line);
+            }
+            n += 1;
+        }
+    }
+    ensure!(n > 0 || rows.is_empty(), "no row is called {wanted:?}");
+    stage.finish().context("clean-up")?;
+    ensure!(wrong.is_empty(), "{} rows:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Servers, their guard, and everybody's counts.
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions, Cut},
+    frame::Frame,
+    netns::{Family, Pair, PairOptions},
+    servers::{Library, Server},
+};
+
+use crate::process::Guard;
+
+/// Pings that a source may send in any window...
+pub const LIMIT: u64 = 30;
+/// ...which lasts longer than all rows together: nobody is forgiven between.
+const WORDS: &str = "--max-ping-rate 30 --window-seconds 1200";
+/// Pings that a connection may send all the same while its source is throttled.
+pub const SHARE: u64 = 2;
+/// Pings of an honest client beside a row.
+const HONEST_PINGS: u64 = 4;
+/// The first port that is protected. There are more than servers: others may come.
+pub const PORT: u16 = 9001;
+pub const LAST_PORT: u16 = 9010;
+const WAIT: Duration = Duration::from_secs(10);
+
+/// A row of `flows -o json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Flow {
+    pub client: String,
+    pub state: String,
+    pub frames_in: u64,
+    pub pings_in: u64,
+    pub defused: u64,
+}
+
+/// One server of each library, and nothing in front of them yet.
+pub struct Open {
+    servers: Vec<(Library, Server)>,
+    pub pair: Pair,
+}
+
+impl Open {
+    /// Servers on ports from [`PORT`], in the order of [`Library::ALL`].
+    pub fn new(options: PairOptions) -> Result<Open> {
+        let pair = Pair::new(options)?;
+        // Data in a SYN is taken, from anybody and at all ports (tcp(7), ip-sysctl).
+        pair.server.sysctl("net/ipv4/tcp_fastopen", "1539")?;
+        let servers = Library::ALL.into_iter().zip(PORT..);
+        let servers = servers.map(|(library, port)| {
+            Ok((library, Server::start(&pair.server, library, port, None)?))
+        });
+        let servers = servers.collect::<Result<_>>()?;
+        Ok(Open { servers, pair })
+    }
+
+    /// Where a library's server listens.
+    pub fn at(&self, library: Library, family: Family) -> Result<SocketAddr> {
+        let found = self.servers.iter().find(|(of, _)| *of == library);
+        let (_, server) = found.with_context(|| format!("no server on {}", library.name()))?;
+        Ok(server.at(family.server()))
+    }
+
+    /// Put a guard in front of them. `attach` is a mode of `--attach`.
+    pub fn guard(self, attach: &str) -> Result<Stage> {
+        let Open { servers, pair } = self;
+        let ports: Vec<String> = (PORT..=LAST_PORT).map(|port| port.to_string()).collect();
+        let words = format!("--attach {attach} --port {} {WORDS}", ports.join(","));
+        let guard = Guard::start(&pair.server, &words)?;
+        Ok(Stage { guard, servers, pair })
+    }
+}
+
+/// Servers, all behind one guard.
+pub struct Stage {
+    // Dropped in this order: the guard is unloaded in a namespace that is still there.
+    pub guard: Guard,
+    servers: Vec<(Library, Server)>,
+    pub pair: Pair,
+}
+
+impl Stage {
+    pub fn new(attach: &str, options: PairOptions) -> Result<Stage> {
+        Open::new(options)?.guard(attach)
+    }
+
+    pub fn server(&self, library: Library) -> Result<&Server> {
+        let found = self.servers.iter().find(|(of, _)| *of == library);
+        found.map(|(_, server)| server).with_context(|| format!("no server on {}", library.name()))
+    }
+
+    /// What the guard says about the connection of `client`.
+    pub fn flow(&self, client: SocketAddr) -> Result<Option<Flow>> {
+        let flows: Vec<Flow> = self.guard.ask("flows")?;
+        Ok(flows.into_iter().find(|flow| flow.client == client.to_string()))
+    }
+
+    /// Stop the servers, unload the guard, and make sure that nothing is left.
+    pub fn finish(self) -> Result<()> {
+        let Stage { pair, guard, servers } = self;
+        servers.into_iter().try_for_each(|(_, server)| server.stop().map(drop))?;
+        guard.finish()?;
+        drop(pair);
+        Ok(())
+    }
+
+    /// Run `attack` while an honest client talks to the same server, whose counts must be exact.
+    pub fn beside_honest<T>(
+        &self,
+        library: Library,
+        family: Family,
+        n: u8,
+        attack: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let options = ConnectOptions { source: Some(family.client(n)), ..Default::default() };
+        let at = self.server(library)?.at(family.server());
+        let mut client = Client::connect(&self.pair.client, at, options)?;
+        let over = AtomicBool::new(false);
+        let result = thread::scope(|scope| {
+            let talking = scope.spawn(|| talk(&mut client, &over));
+            let result = attack();
+            over.store(true, Relaxed);
+            talking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            result
+        })?;
+        self.exact(&client).context("the honest client")?;
+        client.close()?;
+        Ok(result)
+    }
+
+    fn exact(&self, client: &Client) -> Result<()> {
+        let sent = client.sent();
+        let answered = client.wait(WAIT, |r| r.messages == sent.messages && r.pongs == sent.pings);
+        ensure!(answered, "{sent:?} was sent, {:?}", client.received());
+        let flow = self.flow(client.local())?.context("it has no flow")?;
+        let counts = (flow.frames_in, flow.pings_in, flow.defused);
+        ensure!(counts == (sent.frames, sent.pings, 0), "{sent:?} was sent: {flow:?}");
+        ensure!(flow.state == "open", "{flow:?}");
+        Ok(())
+    }
+}
+
+/// A message each 20 ms until it is over, and a ping with each of the first.
+fn talk(client: &mut Client, over: &AtomicBool) -> Result<()> {
+    let start = Instant::now();
+    let mut n = 0;
+    while n < HONEST_PINGS || !over.load(Relaxed) {
+        client.send(&[Frame::text(&format!("message {n}"))], &Cut::Whole)?;
+        if n < HONEST_PINGS {
+            client.send(&[Frame::ping(n.to_be_bytes())], &Cut::Whole)?;
+        }
+        n += 1;
+        ensure!(start.elapsed() < Duration::from_secs(60), "the row does not end");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
