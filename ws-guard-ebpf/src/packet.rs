@@ -41,6 +41,7 @@ pub const FIN: u32 = 0x01;
 pub const SYN: u32 = 0x02;
 pub const RST: u32 = 0x04;
 pub const ACK: u32 = 0x10;
+pub const URG: u32 = 0x20;
 
 /// The TCP segment of a packet. Addresses and ports in network byte order, the rest in the
 /// machine's.
@@ -49,6 +50,7 @@ pub const ACK: u32 = 0x10;
 pub struct Segment {
     /// Between whom, by the side that [`parse`] was told the packet comes from.
     pub key: FlowKey,
+    /// Of the first byte of payload.
     pub seq: u32,
     pub ack: u32,
     pub flags: u32,
@@ -298,7 +300,8 @@ fn parse_tcp(
     };
     let found = Segment {
         key,
-        seq: u32::from_be(header.seq),
+        // A SYN takes up the number before the first byte of data (RFC 9293, 3.4).
+        seq: u32::from_be(header.seq).wrapping_add(header.flags as u32 >> 1 & 1),
         ack: u32::from_be(header.ack),
         flags: header.flags.into(),
         tcp: tcp as u32,
