@@ -473,21 +473,38 @@ impl Walk {
     ///
     /// A step takes one byte and no more: few headers are cut, and a loop inside the loop over
     /// headers is what the kernel's verifier can least bear.
+    #[inline(always)]
+    fn carry_on<S: Segment>(&mut self, segment: &mut S) -> Step {
+        if !self.carry(segment) {
+            return Step::Unreadable;
+        }
+        let carried = self.tracker.carried as usize;
+        if carried > 1 && carried >= frame::header_len(self.tracker.carry[1]) {
+            self.complete_carried(segment);
+        }
+        Step::More
+    }
+
+    /// Take the next byte of the header; `false` when it cannot be read. Not one function with what
+    /// follows: reading calls others, and all their stack together is short.
     #[cold]
     #[inline(never)]
-    fn carry_on<S: Segment>(&mut self, segment: &mut S) -> Step {
-        let at = self.at();
+    fn carry<S: Segment>(&mut self, segment: &S) -> bool {
         let have = self.tracker.carried as usize;
-        let (Some(byte), true) = (segment.u8_at(at), have < frame::MAX_HEADER) else {
-            return Step::Unreadable;
+        let (Some(byte), true) = (segment.u8_at(self.at()), have < frame::MAX_HEADER) else {
+            return false;
         };
         self.tracker.carry[have] = byte;
         self.tracker.carried += 1;
+        true
+    }
+
+    /// The header is whole.
+    #[cold]
+    #[inline(never)]
+    fn complete_carried<S: Segment>(&mut self, segment: &mut S) {
         let carry = &self.tracker.carry;
         let (first, second) = (carry[0], carry[1]);
-        if have == 0 || have + 1 < frame::header_len(second) {
-            return Step::More;
-        }
         let payload_len = match second & frame::LEN7 {
             126 => u64::from(u16::from_be_bytes([carry[2], carry[3]])),
             127 => u64::from_be_bytes([
@@ -498,7 +515,6 @@ impl Walk {
         self.complete(segment, Header { first, second, payload_len });
         // Two trackers in the same place are equal, however their headers were cut.
         self.tracker.carry = [0; frame::MAX_HEADER];
-        Step::More
     }
 }
 
