@@ -85,6 +85,12 @@ impl Tracker {
 pub trait Segment {
     /// Two bytes at `at`, in network byte order; `None` past the end.
     fn u16_at(&self, at: u32) -> Option<u16>;
+    /// The same, and `None` also where a look does not suffice to have them: what shortcuts read with,
+    /// because each way to read is one more that the kernel's verifier follows through them.
+    #[inline(always)]
+    fn u16_near(&self, at: u32) -> Option<u16> {
+        self.u16_at(at)
+    }
     /// Eight bytes at `at`, in network byte order; `None` past the end.
     fn u64_at(&self, at: u32) -> Option<u64>;
     /// One byte at `at`; `None` past the end.
@@ -286,7 +292,7 @@ impl Walk {
         let mut i = 0;
         while i < SPRINT {
             let at = next.wrapping_sub(self.base);
-            let Some(word) = segment.u16_at(at) else {
+            let Some(word) = segment.u16_near(at) else {
                 break;
             };
             let (first, second) = ((word >> 8) as u8, word as u8);
@@ -340,7 +346,7 @@ impl Walk {
         {
             return false;
         }
-        let Some(word) = segment.u16_at(at) else {
+        let Some(word) = segment.u16_near(at) else {
             return false;
         };
         let (first, second) = ((word >> 8) as u8, word as u8);
@@ -351,7 +357,7 @@ impl Walk {
             return false;
         }
         if payload_len == 126 {
-            let Some(extended) = segment.u16_at(at + 2) else {
+            let Some(extended) = segment.u16_near(at + 2) else {
                 return false;
             };
             payload_len = extended.into();
@@ -475,28 +481,28 @@ impl Walk {
     /// headers is what the kernel's verifier can least bear.
     #[inline(always)]
     fn carry_on<S: Segment>(&mut self, segment: &mut S) -> Step {
-        if !self.carry(segment) {
-            return Step::Unreadable;
+        match self.carry(segment) {
+            Step::Done => {
+                self.complete_carried(segment);
+                Step::More
+            }
+            step => step,
         }
-        let carried = self.tracker.carried as usize;
-        if carried > 1 && carried >= frame::header_len(self.tracker.carry[1]) {
-            self.complete_carried(segment);
-        }
-        Step::More
     }
 
-    /// Take the next byte of the header; `false` when it cannot be read. Not one function with what
-    /// follows: reading calls others, and all their stack together is short.
+    /// Take the next byte of the header; [`Step::Done`] when that makes it whole. Not one function
+    /// with what follows: reading calls others, and all their stack together is short.
     #[cold]
     #[inline(never)]
-    fn carry<S: Segment>(&mut self, segment: &S) -> bool {
+    fn carry<S: Segment>(&mut self, segment: &S) -> Step {
         let have = self.tracker.carried as usize;
         let (Some(byte), true) = (segment.u8_at(self.at()), have < frame::MAX_HEADER) else {
-            return false;
+            return Step::Unreadable;
         };
         self.tracker.carry[have] = byte;
         self.tracker.carried += 1;
-        true
+        let whole = have > 0 && have + 1 >= frame::header_len(self.tracker.carry[1]);
+        if whole { Step::Done } else { Step::More }
     }
 
     /// The header is whole.

@@ -73,17 +73,23 @@ impl<H: Hook> Payload<H> {
         Self { hook, payload, len, side, dry: false }
     }
 
+    /// `N` bytes at payload offset `at`, where the linear part holds them.
+    #[inline(always)]
+    fn linear<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        let (data, end) = self.hook.linear();
+        let bytes = packet::at::<[u8; N]>(data, end, (self.payload + at) as usize)?;
+        // SAFETY: `at` checked the bounds; bytes need no alignment.
+        Some(unsafe { bytes.read_unaligned() })
+    }
+
     /// `N` bytes at payload offset `at`; for one byte see [`byte`].
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         if at >= self.len || self.len - at < N as u32 {
             return None;
         }
-        let (data, end) = self.hook.linear();
-        let offset = (self.payload + at) as usize;
-        if let Some(bytes) = packet::at::<[u8; N]>(data, end, offset) {
-            // SAFETY: `at` checked the bounds; bytes need no alignment.
-            return Some(unsafe { bytes.read_unaligned() });
+        if let Some(bytes) = self.linear(at) {
+            return Some(bytes);
         }
         let place = self.hook.cover(at, N as u32);
         let window = packet::window()?;
@@ -157,6 +163,14 @@ impl<H: Hook> tracker::Segment for Payload<H> {
     #[inline(always)]
     fn u16_at(&self, at: u32) -> Option<u16> {
         self.read::<2>(at).map(u16::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn u16_near(&self, at: u32) -> Option<u16> {
+        if at >= self.len || self.len - at < 2 {
+            return None;
+        }
+        self.linear(at).map(u16::from_be_bytes)
     }
 
     #[inline(always)]
