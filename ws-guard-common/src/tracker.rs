@@ -346,7 +346,7 @@ impl Walk {
         {
             return false;
         }
-        let Some(word) = segment.u16_near(at) else {
+        let Some(word) = segment.u16_at(at) else {
             return false;
         };
         let (first, second) = ((word >> 8) as u8, word as u8);
@@ -357,7 +357,7 @@ impl Walk {
             return false;
         }
         if payload_len == 126 {
-            let Some(extended) = segment.u16_near(at + 2) else {
+            let Some(extended) = segment.u16_at(at + 2) else {
                 return false;
             };
             payload_len = extended.into();
