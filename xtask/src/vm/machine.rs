@@ -124,7 +124,9 @@ fn quoted(text: &str) -> String {
 fn qemu(kernel: &Kernel, archive: &Path, console: &Path, limit: Duration) -> Command {
     // `timeout` also ends what hangs in the machine's firmware.
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=10", &limit.as_secs().to_string(), "qemu-system-x86_64"]);
+    // In the foreground: who interrupts us ends the machine too.
+    command.args(["--foreground", "--kill-after=10", &limit.as_secs().to_string()]);
+    command.arg("qemu-system-x86_64");
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     let accelerator = std::env::var(ACCELERATOR).unwrap_or_else(|_| "tcg".into());
     command.args(["-accel", &accelerator, "-cpu", "max", "-smp", "2", "-m", MEMORY]);
