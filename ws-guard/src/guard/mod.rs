@@ -9,6 +9,7 @@
 //! |---|---|
 //! | object file, layout of maps | [`object`], [`layout`] |
 //! | loading, pin directory, bpffs | [`load`], [`pins`], [`bpffs`] |
+//! | which kernels | [`kernel`] |
 //! | attach modes, links, filters | [`attach`], [`links`], [`clsact`] |
 //! | tables, policy, rules, counters | [`maps`], [`table`], [`policy`], [`rules`], [`counters`] |
 //! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
@@ -21,6 +22,7 @@ mod debug_log;
 mod error;
 mod events;
 pub mod interfaces;
+pub mod kernel;
 mod layout;
 mod links;
 mod load;
