@@ -4,6 +4,7 @@ use std::{collections::HashMap, path::PathBuf};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{Program, ProgramError},
+    util::KernelVersion,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use ws_guard_common::maps::{global, name, program};
@@ -11,6 +12,7 @@ use ws_guard_common::maps::{global, name, program};
 use super::{
     LoadOptions, TableSizes, debug_log,
     error::GuardError,
+    kernel,
     layout::{Found, LAYOUTS},
     object::ObjectFile,
     pins::{self, Pins},
@@ -77,7 +79,13 @@ fn load_programs(
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
     }
-    let refused = |what: &str, reason: String| GuardError::Load { what: what.into(), reason };
+    let refused = |what: &str, reason: String| {
+        let reason = match KernelVersion::current().ok().and_then(kernel::too_old) {
+            Some(too_old) => format!("this kernel is {too_old}: {reason}"),
+            None => reason,
+        };
+        GuardError::Load { what: what.into(), reason }
+    };
     let mut ebpf =
         loader.load(&object.bytes).map_err(|error| refused("the maps", chain(&error)))?;
     if options.kernel_debug_log {

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | object file, layout of maps | [`object`], [`layout`] |
 //! | loading, pin directory, bpffs | [`load`], [`pins`], [`bpffs`] |
+//! | which kernels | [`kernel`] |
 //! | which interfaces, in which role | [`selection`], [`role`], [`interfaces`] |
 //! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`] |
 //! | tables, policy, rules, counters | [`maps`], [`table`], [`policy`], [`rules`], [`counters`] |
@@ -22,6 +23,7 @@ mod debug_log;
 mod error;
 mod events;
 pub mod interfaces;
+pub mod kernel;
 mod layout;
 mod links;
 mod load;

@@ -2,51 +2,48 @@
 
 use std::{fs, path::Path};
 
-use aya::{
-    programs::ProgramType,
-    sys::{BpfHelper, is_helper_supported},
-    util::KernelVersion,
-};
+use aya::{sys::is_helper_supported, util::KernelVersion};
 
 use super::Check;
-use crate::guard::{BPFFS_MOUNT_POINT, is_bpffs, missing_capabilities};
-
-/// The oldest kernel with all that the programs want: XDP in several buffers is of 5.18.
-const OLDEST: KernelVersion = KernelVersion::new(5, 18, 0);
-
-/// What the programs call, and the kernel that brought it.
-const HELPERS: [(ProgramType, BpfHelper, &str, &str); 5] = [
-    (ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_load_bytes, "bpf_xdp_load_bytes", "5.18"),
-    (ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_loop, "bpf_loop", "5.17"),
-    (
-        ProgramType::SchedClassifier,
-        BpfHelper::BPF_FUNC_for_each_map_elem,
-        "bpf_for_each_map_elem",
-        "5.13",
-    ),
-    (
-        ProgramType::SchedClassifier,
-        BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
-        "bpf_ktime_get_coarse_ns",
-        "5.11",
-    ),
-    (ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ringbuf_output, "bpf_ringbuf_output", "5.8"),
-];
+use crate::guard::{
+    BPFFS_MOUNT_POINT, is_bpffs,
+    kernel::{HELPERS, Helper, OLDEST, TCX, series, too_old},
+    missing_capabilities,
+};
 
 pub fn checks() -> Vec<Check> {
-    let mut checks = vec![version(), btf(), capabilities(), bpffs(), jit()];
-    checks.extend(HELPERS.iter().map(|helper| self::helper(*helper)));
+    let mut checks = vec![version(), tcx(), btf(), capabilities(), bpffs(), jit()];
+    checks.extend(HELPERS.iter().map(helper));
     checks
 }
 
 fn version() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
+    let remedy = format!("run Linux {} or later", series(OLDEST));
     match KernelVersion::current() {
-        Ok(version) if version >= OLDEST => Check::ok("kernel", release),
-        Ok(_) => Check::fail("kernel", release, "run Linux 5.18 or later (TCX: 6.6)"),
-        Err(error) => Check::warn("kernel", error.to_string(), "run Linux 5.18 or later"),
+        Ok(version) => judge(version, release.trim(), remedy),
+        Err(error) => Check::warn("kernel", error.to_string(), remedy),
     }
+}
+
+/// What is missing is a failure; what nobody has tried is not.
+fn judge(version: KernelVersion, release: &str, remedy: String) -> Check {
+    match too_old(version) {
+        None => Check::ok("kernel", format!("{release} (oldest supported: {})", series(OLDEST))),
+        Some(why) if HELPERS.iter().any(|helper| version < helper.since) => {
+            Check::fail("kernel", format!("{release}: {why}"), remedy)
+        }
+        Some(why) => Check::warn("kernel", format!("{release}: {why}"), remedy),
+    }
+}
+
+fn tcx() -> Check {
+    let there = KernelVersion::current().is_ok_and(|version| version >= TCX);
+    let finding = match there {
+        true => "supported".to_owned(),
+        false => format!("not before Linux {}: clsact is used in its place", series(TCX)),
+    };
+    Check::ok("tcx", finding)
 }
 
 fn btf() -> Check {
@@ -97,12 +94,35 @@ fn jit() -> Check {
     }
 }
 
-fn helper((kind, helper, name, since): (ProgramType, BpfHelper, &str, &str)) -> Check {
-    match is_helper_supported(kind, helper) {
-        Ok(true) => Check::ok(name, "supported"),
-        Ok(false) => Check::fail(name, "not supported", format!("run Linux {since} or later")),
-        Err(error) => {
-            Check::warn(name, error.to_string(), "run doctor with the capabilities above")
+fn helper(helper: &Helper) -> Check {
+    match is_helper_supported(helper.caller, helper.helper) {
+        Ok(true) => Check::ok(helper.name, "supported"),
+        Ok(false) => {
+            let remedy = format!(
+                "run Linux {} or later (it came with {})",
+                series(OLDEST),
+                series(helper.since)
+            );
+            Check::fail(helper.name, "not supported", remedy)
         }
+        Err(error) => {
+            Check::warn(helper.name, error.to_string(), "run doctor with the capabilities above")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Verdict;
+
+    #[test]
+    fn a_kernel_that_lacks_something_fails_and_an_untried_one_warns() {
+        let verdict = |major, minor| {
+            judge(KernelVersion::new(major, minor, 0), "x", "run another".into()).verdict
+        };
+        assert_eq!(verdict(6, 1), Verdict::Ok);
+        assert_eq!(verdict(6, 0), Verdict::Warn);
+        assert_eq!(verdict(5, 15), Verdict::Fail);
     }
 }
