@@ -56,6 +56,8 @@ fn interfaces_are_seen_coming_and_going() -> Result<()> {
             }
             assert!(names.contains(&(true, "d0".into())), "{names:?}");
             namespace.ip("link set d0 up")?;
+            // Before Linux 6.2 only what is down can be renamed.
+            namespace.ip("link set d0 down")?;
             namespace.ip("link set d0 name d2")?;
             namespace.ip("link del d2")?;
             let mut seen = Vec::new();
