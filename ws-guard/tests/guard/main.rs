@@ -31,3 +31,4 @@ mod retransmission;
 mod stage;
 mod statistics;
 mod talk;
+mod tunnels;

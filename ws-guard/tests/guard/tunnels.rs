@@ -1,0 +1,110 @@
+//! Clients that come through a VXLAN tunnel of the kernel's own.
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions, Cut},
+    netns::{Family, INTERFACE, Pair, PairOptions},
+    servers::Library,
+};
+
+use crate::{
+    defuse::patient,
+    jumbo::{LIMIT, deep_pings},
+    stage::{PORT, Stage, WAIT},
+    statistics::{tcp, udp},
+    talk::{answered, pings, round_trip},
+};
+
+/// Inside, whatever is outside.
+const CLIENT: &str = "10.78.0.1";
+const SERVER: &str = "10.78.0.2";
+/// Less than the tunnel's headers leave of 1,500 bytes.
+const MTU: u32 = 1400;
+const PINGS: u64 = 80;
+const PINGS_OFFLOADED: u64 = 3800;
+
+/// A tunnel between the two namespaces, over this IP version. Over IPv6 it has checksums of its own.
+fn make_tunnel(pair: &Pair, outer: Family) -> Result<()> {
+    let ends = [
+        (&pair.client, CLIENT, outer.client(0), outer.server()),
+        (&pair.server, SERVER, outer.server(), outer.client(0)),
+    ];
+    for (namespace, address, local, remote) in ends {
+        let to = format!("local {local} remote {remote} dev {INTERFACE}");
+        namespace.ip(&format!("link add vx0 mtu {MTU} type vxlan id 42 dstport 4789 {to}"))?;
+        namespace.ip(&format!("addr add {address}/24 dev vx0"))?;
+        namespace.ip("link set vx0 up")?;
+        namespace.ip(&format!("route change 10.78.0.0/24 dev vx0 rto_min 4s"))?;
+    }
+    Ok(())
+}
+
+fn inside(stage: &Stage) -> Result<Client> {
+    let server: IpAddr = SERVER.parse()?;
+    Client::connect(&stage.pair.client, (server, PORT).into(), ConnectOptions::default())
+}
+
+fn stage(outer: Family, offloads: bool, words: &str) -> Result<Stage> {
+    let pair = Pair::new(PairOptions { offloads, ..PairOptions::default() })?;
+    patient(&pair)?;
+    make_tunnel(&pair, outer)?;
+    Stage::on(pair, &[Library::Gorilla], words)
+}
+
+fn followed(mode: &str, outer: Family, offloads: bool) -> Result<()> {
+    let words = format!("--attach {mode} --window-seconds 60 --tunnel vxlan:4789");
+    let stage = stage(outer, offloads, &words)?;
+    let each = if offloads { PINGS_OFFLOADED } else { PINGS };
+    deep_pings(&stage, inside(&stage)?, each).with_context(|| stage.drops())?;
+    for errors in ["InErrs", "InCsumErrors"] {
+        let counted = tcp(&stage.pair.server, errors)?;
+        ensure!(counted == 0, "{errors} of the server's TCP: {counted}");
+    }
+    for errors in ["InErrors", "InCsumErrors"] {
+        let counted = udp(&stage.pair.server, errors)?;
+        ensure!(counted == 0, "{errors} of the server's UDP: {counted}");
+    }
+    let totals = stage.finish_one()?;
+    ensure!(totals.pings == LIMIT, "{totals:?}");
+    Ok(())
+}
+
+macro_rules! followed {
+    ($($name:ident: $mode:literal;)*) => {$(
+        #[test]
+        fn $name() -> Result<()> {
+            needs_root!();
+            for (outer, offloads) in
+                [(Family::V4, false), (Family::V6, false), (Family::V4, true), (Family::V6, true)]
+            {
+                followed($mode, outer, offloads)
+                    .with_context(|| format!("over {outer:?}, offloads {offloads}"))?;
+            }
+            Ok(())
+        }
+    )*};
+}
+
+followed! {
+    native_xdp_looks_into_vxlan: "xdp-native";
+    generic_xdp_looks_into_vxlan: "xdp-generic";
+    tcx_looks_into_vxlan: "tcx";
+}
+
+/// Nobody is guarded who was not asked for.
+#[test]
+fn tunnels_are_left_alone_unless_asked_for() -> Result<()> {
+    needs_root!();
+    let stage = stage(Family::V4, false, "--attach xdp-native --window-seconds 60")?;
+    let mut client = inside(&stage)?;
+    client.send(&pings(0, LIMIT + 10), &Cut::Every(14))?;
+    round_trip(&mut client, "all of them")?;
+    ensure!(client.drain(WAIT), "the server does not acknowledge");
+    ensure!(answered(&client).into_iter().eq(0..LIMIT + 10), "{:?}", answered(&client));
+    ensure!(stage.flow(&client).is_err(), "it is tracked");
+    client.close()?;
+    let totals = stage.finish_one()?;
+    ensure!(totals.pings == LIMIT + 10, "{totals:?}");
+    Ok(())
+}
