@@ -24,8 +24,33 @@ const MTU: u32 = 1400;
 const PINGS: u64 = 80;
 const PINGS_OFFLOADED: u64 = 3800;
 
-/// A tunnel between the two namespaces, over this IP version. Over IPv6 it has checksums of its own.
-fn make_tunnel(pair: &Pair, outer: Family) -> Result<()> {
+/// What the tunnel is made of.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    /// What it goes over. Over IPv6 it has checksums of its own.
+    outer: Family,
+    /// Of the interface below it...
+    offloads: bool,
+    /// ...and of its own: with those below alone, the outer checksum is partial and the inner one
+    /// is not.
+    inner_offloads: bool,
+}
+
+const fn kind(outer: Family, offloads: bool, inner_offloads: bool) -> Kind {
+    Kind { outer, offloads, inner_offloads }
+}
+
+const KINDS: [Kind; 5] = [
+    kind(Family::V4, false, false),
+    kind(Family::V6, false, false),
+    kind(Family::V4, true, true),
+    kind(Family::V6, true, true),
+    kind(Family::V6, true, false),
+];
+
+/// A tunnel between the two namespaces.
+fn make_tunnel(pair: &Pair, kind: Kind) -> Result<()> {
+    let outer = kind.outer;
     let ends = [
         (&pair.client, CLIENT, outer.client(0), outer.server()),
         (&pair.server, SERVER, outer.server(), outer.client(0)),
@@ -35,6 +60,7 @@ fn make_tunnel(pair: &Pair, outer: Family) -> Result<()> {
         namespace.ip(&format!("link add vx0 mtu {MTU} type vxlan id 42 dstport 4789 {to}"))?;
         namespace.ip(&format!("addr add {address}/24 dev vx0"))?;
         namespace.ip("link set vx0 up")?;
+        namespace.offloads("vx0", kind.inner_offloads)?;
         namespace.ip(&format!("route change 10.78.0.0/24 dev vx0 rto_min 4s"))?;
     }
     Ok(())
@@ -45,17 +71,17 @@ fn inside(stage: &Stage) -> Result<Client> {
     Client::connect(&stage.pair.client, (server, PORT).into(), ConnectOptions::default())
 }
 
-fn stage(outer: Family, offloads: bool, words: &str) -> Result<Stage> {
-    let pair = Pair::new(PairOptions { offloads, ..PairOptions::default() })?;
+fn stage(kind: Kind, words: &str) -> Result<Stage> {
+    let pair = Pair::new(PairOptions { offloads: kind.offloads, ..PairOptions::default() })?;
     patient(&pair)?;
-    make_tunnel(&pair, outer)?;
+    make_tunnel(&pair, kind)?;
     Stage::on(pair, &[Library::Gorilla], words)
 }
 
-fn followed(mode: &str, outer: Family, offloads: bool) -> Result<()> {
+fn followed(mode: &str, kind: Kind) -> Result<()> {
     let words = format!("--attach {mode} --window-seconds 60 --tunnel vxlan:4789");
-    let stage = stage(outer, offloads, &words)?;
-    let each = if offloads { PINGS_OFFLOADED } else { PINGS };
+    let stage = stage(kind, &words)?;
+    let each = if kind.inner_offloads { PINGS_OFFLOADED } else { PINGS };
     deep_pings(&stage, inside(&stage)?, each).with_context(|| stage.drops())?;
     for errors in ["InErrs", "InCsumErrors"] {
         let counted = tcp(&stage.pair.server, errors)?;
@@ -75,11 +101,8 @@ macro_rules! followed {
         #[test]
         fn $name() -> Result<()> {
             needs_root!();
-            for (outer, offloads) in
-                [(Family::V4, false), (Family::V6, false), (Family::V4, true), (Family::V6, true)]
-            {
-                followed($mode, outer, offloads)
-                    .with_context(|| format!("over {outer:?}, offloads {offloads}"))?;
+            for kind in KINDS {
+                followed($mode, kind).with_context(|| format!("{kind:?}"))?;
             }
             Ok(())
         }
@@ -96,7 +119,7 @@ followed! {
 #[test]
 fn tunnels_are_left_alone_unless_asked_for() -> Result<()> {
     needs_root!();
-    let stage = stage(Family::V4, false, "--attach xdp-native --window-seconds 60")?;
+    let stage = stage(KINDS[0], "--attach xdp-native --window-seconds 60")?;
     let mut client = inside(&stage)?;
     client.send(&pings(0, LIMIT + 10), &Cut::Every(14))?;
     round_trip(&mut client, "all of them")?;
