@@ -22,6 +22,7 @@ mod counting;
 mod crowd;
 mod defuse;
 mod drop;
+mod fragments;
 mod jumbo;
 mod limit;
 mod neighbours;
