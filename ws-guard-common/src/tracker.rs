@@ -85,6 +85,12 @@ impl Tracker {
 pub trait Segment {
     /// Two bytes at `at`, in network byte order; `None` past the end.
     fn u16_at(&self, at: u32) -> Option<u16>;
+    /// The same, and `None` also where a look does not suffice to have them: what shortcuts read with,
+    /// because each way to read is one more that the kernel's verifier follows through them.
+    #[inline(always)]
+    fn u16_near(&self, at: u32) -> Option<u16> {
+        self.u16_at(at)
+    }
     /// Eight bytes at `at`, in network byte order; `None` past the end.
     fn u64_at(&self, at: u32) -> Option<u64>;
     /// One byte at `at`; `None` past the end.
@@ -286,7 +292,7 @@ impl Walk {
         let mut i = 0;
         while i < SPRINT {
             let at = next.wrapping_sub(self.base);
-            let Some(word) = segment.u16_at(at) else {
+            let Some(word) = segment.u16_near(at) else {
                 break;
             };
             let (first, second) = ((word >> 8) as u8, word as u8);
@@ -473,21 +479,38 @@ impl Walk {
     ///
     /// A step takes one byte and no more: few headers are cut, and a loop inside the loop over
     /// headers is what the kernel's verifier can least bear.
+    #[inline(always)]
+    fn carry_on<S: Segment>(&mut self, segment: &mut S) -> Step {
+        match self.carry(segment) {
+            Step::Done => {
+                self.complete_carried(segment);
+                Step::More
+            }
+            step => step,
+        }
+    }
+
+    /// Take the next byte of the header; [`Step::Done`] when that makes it whole. Not one function
+    /// with what follows: reading calls others, and all their stack together is short.
     #[cold]
     #[inline(never)]
-    fn carry_on<S: Segment>(&mut self, segment: &mut S) -> Step {
-        let at = self.at();
+    fn carry<S: Segment>(&mut self, segment: &S) -> Step {
         let have = self.tracker.carried as usize;
-        let (Some(byte), true) = (segment.u8_at(at), have < frame::MAX_HEADER) else {
+        let (Some(byte), true) = (segment.u8_at(self.at()), have < frame::MAX_HEADER) else {
             return Step::Unreadable;
         };
         self.tracker.carry[have] = byte;
         self.tracker.carried += 1;
+        let whole = have > 0 && have + 1 >= frame::header_len(self.tracker.carry[1]);
+        if whole { Step::Done } else { Step::More }
+    }
+
+    /// The header is whole.
+    #[cold]
+    #[inline(never)]
+    fn complete_carried<S: Segment>(&mut self, segment: &mut S) {
         let carry = &self.tracker.carry;
         let (first, second) = (carry[0], carry[1]);
-        if have == 0 || have + 1 < frame::header_len(second) {
-            return Step::More;
-        }
         let payload_len = match second & frame::LEN7 {
             126 => u64::from(u16::from_be_bytes([carry[2], carry[3]])),
             127 => u64::from_be_bytes([
@@ -498,7 +521,6 @@ impl Walk {
         self.complete(segment, Header { first, second, payload_len });
         // Two trackers in the same place are equal, however their headers were cut.
         self.tracker.carry = [0; frame::MAX_HEADER];
-        Step::More
     }
 }
 

@@ -76,17 +76,23 @@ impl<H: Hook> Payload<H> {
         Self { hook, payload, len, side, dry: false }
     }
 
+    /// `N` bytes at payload offset `at`, where the linear part holds them.
+    #[inline(always)]
+    fn linear<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        let (data, end) = self.hook.linear();
+        let bytes = packet::at::<[u8; N]>(data, end, (self.payload + at) as usize)?;
+        // SAFETY: `at` checked the bounds; bytes need no alignment.
+        Some(unsafe { bytes.read_unaligned() })
+    }
+
     /// `N` bytes at payload offset `at`; for one byte see [`byte`].
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         if at >= self.len || self.len - at < N as u32 {
             return None;
         }
-        let (data, end) = self.hook.linear();
-        let offset = (self.payload + at) as usize;
-        if let Some(bytes) = packet::at::<[u8; N]>(data, end, offset) {
-            // SAFETY: `at` checked the bounds; bytes need no alignment.
-            return Some(unsafe { bytes.read_unaligned() });
+        if let Some(bytes) = self.linear(at) {
+            return Some(bytes);
         }
         let place = self.hook.cover(at, N as u32);
         let window = packet::window()?;
@@ -112,11 +118,13 @@ pub fn cover<H: Hook>(hook: &H, at: u32, len: u32) -> u32 {
         return place;
     }
     let left = segment.len.wrapping_sub(at);
-    // The verifier has to see both bounds, and LLVM would leave out the one that follows.
-    let size = black_box(if left < CHUNK { left } else { CHUNK });
-    if size == 0 || size > CHUNK {
+    // The verifier has to see both bounds, and LLVM would leave out the one that follows. Before 6.8
+    // it learns nothing from `size != 0`: hence the last byte, and one more.
+    let last = black_box(if left < CHUNK { left } else { CHUNK }.wrapping_sub(1));
+    if last >= CHUNK {
         return NONE;
     }
+    let size = last + 1;
     window.len = 0;
     // SAFETY: the window has CHUNK bytes.
     if !unsafe { hook.load(offset, window.bytes.as_mut_ptr(), size) } {
@@ -158,6 +166,14 @@ impl<H: Hook> tracker::Segment for Payload<H> {
     #[inline(always)]
     fn u16_at(&self, at: u32) -> Option<u16> {
         self.read::<2>(at).map(u16::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn u16_near(&self, at: u32) -> Option<u16> {
+        if at >= self.len || self.len - at < 2 {
+            return None;
+        }
+        self.linear(at).map(u16::from_be_bytes)
     }
 
     #[inline(always)]

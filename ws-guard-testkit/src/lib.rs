@@ -31,6 +31,8 @@ pub mod tools;
 pub mod tunnel;
 pub mod usage;
 
+use aya::util::KernelVersion;
+
 /// Why a test that needs root cannot run here, or `None` when it can.
 ///
 /// ```no_run
@@ -46,4 +48,11 @@ pub fn skip_reason() -> Option<String> {
             "needs root for namespaces and BPF, runs as uid {user}: try `sudo -E cargo xtask test`"
         )
     })
+}
+
+/// Why TCX cannot be had here, or `None` when it can.
+pub fn no_tcx_reason() -> Option<String> {
+    let since = KernelVersion::new(6, 6, 0);
+    let kernel = KernelVersion::current().ok()?;
+    (kernel < since).then(|| "needs TCX, which came with Linux 6.6".to_owned())
 }

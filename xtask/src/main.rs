@@ -6,6 +6,7 @@ mod setup;
 mod sources;
 mod step;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 

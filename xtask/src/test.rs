@@ -1,4 +1,5 @@
 //! `cargo xtask test`: every check and test, one after the other, and a summary.
+mod kernels;
 mod report;
 
 use std::{path::Path, process::Command, time::Instant};
@@ -7,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ws_guard_testkit::{netns, skip_reason, tools};
 
-use crate::{build_ebpf, setup, step};
+use crate::{build_ebpf, setup, step, vm};
+use kernels::{Choice, Suite};
 use report::{Report, Tally};
 
 /// Where the daemon takes its object from instead of the one it holds.
@@ -26,10 +28,30 @@ pub struct Args {
     /// A million cases for each property test, and the tests that are ignored otherwise
     #[arg(long)]
     nightly: bool,
+    /// Run the kernel tests on a kernel of this series in a virtual machine, and nothing else: 6.1,
+    /// 6.12, or `running` for the ordinary run; can be given several times
+    #[arg(long, value_name = "VERSION")]
+    kernel: Vec<Choice>,
 }
 
 pub fn main(args: Args) -> Result<()> {
     let mut report = Report::default();
+    let chosen: Vec<vm::Release> = args.kernel.iter().filter_map(Choice::release).collect();
+    if args.kernel.is_empty() || args.kernel.contains(&Choice::Running) {
+        everything(&mut report, &args)?;
+    }
+    if !chosen.is_empty() {
+        kernels::test(&mut report, &chosen, Suite::Whole);
+    } else if args.kernel.is_empty() {
+        kernels::test(&mut report, &vm::TESTED, Suite::Packets);
+    }
+    let tally = report.print();
+    ensure!(tally.failed == 0, "{} of the checks and tests failed", tally.failed);
+    Ok(())
+}
+
+/// All that can be tested on this machine's kernel.
+fn everything(report: &mut Report, args: &Args) -> Result<()> {
     let toolchain = setup::all()?;
     for name in netns::remove_stale()? {
         eprintln!("removed the namespace {name}, which an earlier run left behind");
@@ -51,12 +73,10 @@ pub fn main(args: Args) -> Result<()> {
         Ok(())
     });
     report.check("committed object is fresh", build_ebpf::check);
-    host_tests(&mut report, &args);
+    host_tests(report, args);
     if let Some(fresh) = fresh {
-        kernel_tests(&mut report, &args, &fresh)?;
+        kernel_tests(report, args, &fresh)?;
     }
-    let tally = report.print();
-    ensure!(tally.failed == 0, "{} of the checks and tests failed", tally.failed);
     Ok(())
 }
 

@@ -13,6 +13,16 @@ macro_rules! needs_root {
     };
 }
 
+/// Skip, loudly, where the kernel has no TCX.
+macro_rules! needs_tcx {
+    () => {
+        if let Some(reason) = ws_guard_testkit::no_tcx_reason() {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+}
+
 mod events;
 mod interfaces;
 mod maps;
@@ -31,9 +41,11 @@ use std::{
 
 use anyhow::{Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
-use ws_guard::guard::{Attachment, Guard, GuardError, LoadOptions, Maps, Mode, TableSizes, unload};
+use ws_guard::guard::{
+    AttachMode, Attachment, Guard, GuardError, LoadOptions, Maps, Mode, TableSizes, unload,
+};
 use ws_guard_common::maps::{Counter, Tunnels};
-use ws_guard_testkit::netns::Namespace;
+use ws_guard_testkit::{netns::Namespace, no_tcx_reason};
 
 /// Small, so that a full table is soon reached.
 const SIZES: TableSizes = TableSizes { flows: 4096, sources: 16384, pending: 1024, rules: 64 };
@@ -92,6 +104,20 @@ fn veth(label: &str, mtu: u32) -> Result<Namespace> {
     namespace.ip("link set v0 up")?;
     namespace.ip("link set v1 up")?;
     Ok(namespace)
+}
+
+/// The TC hook that the guard prefers here: TCX, or clsact where the kernel has none.
+fn preferred_tc() -> Mode {
+    if no_tcx_reason().is_none() { Mode::Tcx } else { Mode::Clsact }
+}
+
+/// Ways to attach that this kernel has, one of each kind.
+fn attach_modes() -> Vec<AttachMode> {
+    let mut modes = vec![AttachMode::Auto, AttachMode::Clsact];
+    if no_tcx_reason().is_none() {
+        modes.push(AttachMode::Tcx);
+    }
+    modes
 }
 
 fn attached(name: &str, ingress: Mode, egress: Mode) -> Attachment {

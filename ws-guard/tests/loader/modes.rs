@@ -1,8 +1,8 @@
 use anyhow::{Context, Result, ensure};
 use ws_guard::guard::{AttachMode, Attachment, GuardError, Mode, pinned_attachments, unload};
-use ws_guard_testkit::netns::Namespace;
+use ws_guard_testkit::{netns::Namespace, no_tcx_reason};
 
-use crate::{PinDir, attached, veth};
+use crate::{PinDir, attached, preferred_tc, veth};
 
 fn attach_once(namespace: &Namespace, interface: &str, mode: AttachMode) -> Result<Attachment> {
     let pins = PinDir::new();
@@ -26,13 +26,13 @@ fn attach_once(namespace: &Namespace, interface: &str, mode: AttachMode) -> Resu
 fn every_mode_attaches_and_unloads() -> Result<()> {
     needs_root!();
     let namespace = veth("modes", 1500)?;
+    let tc = preferred_tc();
     for (interface, mode, ingress, egress) in [
-        ("v0", AttachMode::Auto, Mode::XdpNative, Mode::Tcx),
-        ("v0", AttachMode::XdpNative, Mode::XdpNative, Mode::Tcx),
-        ("v0", AttachMode::XdpGeneric, Mode::XdpGeneric, Mode::Tcx),
-        ("v0", AttachMode::Tcx, Mode::Tcx, Mode::Tcx),
+        ("v0", AttachMode::Auto, Mode::XdpNative, tc),
+        ("v0", AttachMode::XdpNative, Mode::XdpNative, tc),
+        ("v0", AttachMode::XdpGeneric, Mode::XdpGeneric, tc),
         ("v0", AttachMode::Clsact, Mode::Clsact, Mode::Clsact),
-        ("lo", AttachMode::Auto, Mode::XdpGeneric, Mode::Tcx),
+        ("lo", AttachMode::Auto, Mode::XdpGeneric, tc),
     ] {
         let attachment = attach_once(&namespace, interface, mode)
             .with_context(|| format!("{mode:?} on {interface}"))?;
@@ -41,8 +41,23 @@ fn every_mode_attaches_and_unloads() -> Result<()> {
     Ok(())
 }
 
+/// TCX came with Linux 6.6; before, it is refused by name.
 #[test]
-fn a_foreign_xdp_program_stays_and_tcx_is_used() -> Result<()> {
+fn tcx_attaches_or_says_what_is_missing() -> Result<()> {
+    needs_root!();
+    let namespace = veth("tcx", 1500)?;
+    let attached_or_not = attach_once(&namespace, "v0", AttachMode::Tcx);
+    if no_tcx_reason().is_none() {
+        assert_eq!(attached_or_not?, attached("v0", Mode::Tcx, Mode::Tcx));
+    } else {
+        let error = attached_or_not.expect_err("there is no TCX").to_string();
+        assert!(error.contains("no TCX (Linux 6.6)") && error.contains("v0"), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_foreign_xdp_program_stays_and_tc_is_used() -> Result<()> {
     needs_root!();
     let namespace = veth("foreign", 1500)?;
     let (theirs, ours) = (PinDir::new(), PinDir::new());
@@ -61,7 +76,7 @@ fn a_foreign_xdp_program_stays_and_tcx_is_used() -> Result<()> {
             assert_eq!(ours.links(), [""; 0], "a failed attach leaves nothing");
         }
         let attachment = guard.attach("v0", AttachMode::Auto)?;
-        assert_eq!(attachment, attached("v0", Mode::Tcx, Mode::Tcx));
+        assert_eq!(attachment, attached("v0", preferred_tc(), preferred_tc()));
         assert_eq!(theirs.link("v0-in-xdp-generic")?, (id, program));
         Ok(())
     })?
@@ -111,12 +126,13 @@ fn only_our_own_clsact_qdisc_is_removed() -> Result<()> {
     Ok(())
 }
 
+/// The programs read packets in several buffers.
 #[test]
-fn native_xdp_at_a_large_mtu() -> Result<()> {
+fn a_large_mtu_is_no_obstacle_to_native_xdp() -> Result<()> {
     needs_root!();
     let namespace = veth("mtu", 9000)?;
     let attachment = attach_once(&namespace, "v0", AttachMode::Auto)?;
-    assert_eq!(attachment, attached("v0", Mode::XdpNative, Mode::Tcx));
+    assert_eq!(attachment, attached("v0", Mode::XdpNative, preferred_tc()));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use ws_guard::guard::{
     AttachMode, DEFAULT_PIN_DIR, Guard, GuardError, LoadOptions, Maps, THROTTLE_MAP, TableSizes,
     is_bpffs, unload,
 };
-use ws_guard_common::maps::{Tunnels, name};
+use ws_guard_common::{flow::Flow, maps::{Tunnels, name}};
 
 use crate::{PinDir, SIZES, eventually, veth};
 
@@ -31,7 +31,8 @@ fn incompatible_pins_are_refused_and_kept() -> Result<()> {
         let error = error.context("64 bytes are no flow")?;
         assert!(matches!(error, GuardError::Incompatible(..)), "{error}");
         let text = error.to_string();
-        for part in ["FLOWS", "64", "792", "unload", "--pin-dir"] {
+        let size = size_of::<Flow>().to_string();
+        for part in ["FLOWS", "64", &size, "unload", "--pin-dir"] {
             assert!(text.contains(part), "{text} lacks {part}");
         }
     }

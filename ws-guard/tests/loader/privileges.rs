@@ -2,11 +2,9 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 use caps::{CapSet, Capability};
-use ws_guard::guard::{
-    AttachMode, GuardError, Maps, missing_capabilities, pinned_attachments, unload,
-};
+use ws_guard::guard::{GuardError, Maps, missing_capabilities, pinned_attachments, unload};
 
-use crate::{PinDir, veth};
+use crate::{PinDir, attach_modes, veth};
 
 /// Run `f` on a thread that lacks these capabilities.
 fn without<T: Send>(
@@ -64,7 +62,7 @@ fn the_capabilities_that_are_asked_for_suffice() -> Result<()> {
     let dropped: Vec<Capability> =
         caps::all().into_iter().filter(|capability| !keep.contains(capability)).collect();
     let namespace = veth("caps", 1500)?;
-    for mode in [AttachMode::Auto, AttachMode::Tcx, AttachMode::Clsact] {
+    for mode in attach_modes() {
         let pins = PinDir::new();
         namespace.run(|| {
             for capability in &dropped {

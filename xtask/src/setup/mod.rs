@@ -14,7 +14,10 @@ use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use ws_guard_testkit::servers::Library;
 
+pub use system::{apt_update, program};
 pub use toolchain::Toolchain;
+
+use crate::vm::{self, Kernel, Release};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -24,7 +27,7 @@ pub struct Args {
 }
 
 /// Something that setup installs.
-trait Component {
+pub trait Component {
     fn name(&self) -> &'static str;
     /// Which version is there, or `None`. Takes a fraction of a second.
     fn present(&self) -> Option<String>;
@@ -65,13 +68,27 @@ fn for_tests() -> Vec<Box<dyn Component>> {
     components
 }
 
+/// What the tests on other kernels need. Where it cannot be had, those tests are skipped.
+fn for_machines() -> Vec<Box<dyn Component>> {
+    let [oldest, later] = vm::TESTED;
+    vec![
+        Box::new(system::MACHINES),
+        Box::new(vm::kernel::Component(oldest, "oldest supported kernel")),
+        Box::new(vm::kernel::Component(later, "later kernel")),
+    ]
+}
+
 pub fn main(args: Args) -> Result<()> {
     let components = for_ebpf().into_iter().chain(for_tests());
     if args.check {
-        return check(components);
+        return check(components.chain(for_machines()));
     }
     let start = Instant::now();
-    let installed = install(components)?;
+    let mut installed = install(components)?;
+    match machines_can_run().and_then(|()| install(for_machines())) {
+        Ok(more) => installed += more,
+        Err(error) => eprintln!("{error:#}; the tests on other kernels will be skipped"),
+    }
     let time = start.elapsed().as_secs_f64();
     match installed {
         0 => println!("everything is installed already; looked for {time:.1} s"),
@@ -95,6 +112,20 @@ pub fn demo(library: Library) -> Result<()> {
 pub fn all() -> Result<Toolchain> {
     install(for_tests())?;
     ebpf()
+}
+
+/// Make sure that a machine with a kernel of this series can be booted.
+pub fn machine(release: Release) -> Result<Kernel> {
+    machines_can_run()?;
+    install([Box::new(system::MACHINES) as _])?;
+    release.fetch()
+}
+
+/// The machines run what is compiled for this one.
+fn machines_can_run() -> Result<()> {
+    let ours = std::env::consts::ARCH;
+    anyhow::ensure!(ours == "x86_64", "the kernels are for x86_64, and the tests for {ours}");
+    Ok(())
 }
 
 /// Install what is missing; returns how many components that were.

@@ -20,15 +20,16 @@ impl Probe {
     fn found(&self) -> bool {
         match self {
             Probe::File(path) => Path::new(path).exists(),
-            Probe::Program(name) => {
-                let path = std::env::var_os("PATH").unwrap_or_default();
-                std::env::split_paths(&path)
-                    // Where Debian has ip and ethtool, which is not in everybody's PATH.
-                    .chain(["/usr/sbin".into(), "/sbin".into()])
-                    .any(|folder| folder.join(name).is_file())
-            }
+            Probe::Program(name) => program(name).is_some(),
         }
     }
+}
+
+/// Where a program is: in PATH, or where Debian has ip and ethtool, which is not in everybody's PATH.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// A group of packages.
@@ -56,6 +57,16 @@ pub const NETWORK: Packages = Packages {
         (Probe::Program("ip"), "iproute2"),
         (Probe::Program("ethtool"), "ethtool"),
         (Probe::Program("nsenter"), "util-linux"),
+    ],
+};
+
+/// What other kernels are booted with.
+pub const MACHINES: Packages = Packages {
+    name: "virtual machines",
+    needed: &[
+        (Probe::Program("qemu-system-x86_64"), "qemu-system-x86"),
+        (Probe::Program("busybox"), "busybox-static"),
+        (Probe::Program("modprobe"), "kmod"),
     ],
 };
 
@@ -124,7 +135,7 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
         );
     }
     if packages.iter().any(|package| !known(package)) {
-        step::run("fetching the package lists", apt(&["update", "-q"])?)?;
+        apt_update()?;
         if let Some(package) = packages.iter().find(|package| !known(package)) {
             bail!(
                 "no package source of this system has {package}: Debian 12 has it in its security suite"
@@ -134,6 +145,11 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
     let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"])?;
     install.args(packages);
     step::run(&format!("installing {}", packages.join(" ")), install)
+}
+
+/// Fetch the lists of packages anew.
+pub fn apt_update() -> Result<()> {
+    step::run("fetching the package lists", apt(&["update", "-q"])?)
 }
 
 fn known(package: &str) -> bool {

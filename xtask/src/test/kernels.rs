@@ -1,0 +1,273 @@
+//! The kernel tests on other kernels than the running one, in virtual machines.
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use ws_guard_testkit::tools;
+
+use super::{
+    OBJECT, VERIFIER, cargo,
+    report::{self, Report, Tally},
+    show,
+};
+use crate::{
+    build_ebpf,
+    setup::{self, Toolchain},
+    step,
+    vm::{self, Initramfs, Job, Kernel, Outcome, Release},
+};
+
+/// `--kernel`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    Running,
+    Release(Release),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Choice, String> {
+        if text == "running" { Ok(Choice::Running) } else { text.parse().map(Choice::Release) }
+    }
+}
+
+impl Choice {
+    pub fn release(&self) -> Option<Release> {
+        match self {
+            Choice::Running => None,
+            Choice::Release(release) => Some(*release),
+        }
+    }
+}
+
+/// How much is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// Loading and the table of packets.
+    Packets,
+    /// Also attaching, pinning, and traffic between namespaces.
+    Whole,
+}
+
+/// One of the daemon's test targets.
+struct Target {
+    name: &'static str,
+    /// Minutes that it may take under emulation, on a busy machine.
+    minutes: u64,
+    /// Names of the tests that are run; all when empty.
+    only: &'static [&'static str],
+    /// Names of tests that are not.
+    skip: &'static [&'static str],
+}
+
+/// The table of packets, and what the verifier thinks of the programs.
+const PACKETS: Target = Target { name: VERIFIER, minutes: 6, only: &[], skip: &[] };
+/// Without the tests that take over a dozen times and more: under emulation a load takes half a
+/// minute. One is left, with the hook that old kernels fall back to.
+const LOADER: Target = Target {
+    name: "loader",
+    minutes: 30,
+    only: &[],
+    skip: &[
+        "takeover::a_daemon_may_die_at_any_moment",
+        "takeover::no_packet_is_unguarded_while_daemons_change_tcx",
+        "takeover::no_packet_is_unguarded_while_daemons_change_xdp",
+        "takeover::no_packet_is_unguarded_while_the_mode_changes",
+    ],
+};
+/// Real traffic: the servers in a machine are those that are compiled.
+const TRAFFIC: Target = Target {
+    name: "guard",
+    minutes: 20,
+    only: &[
+        "defuse::native_xdp_before_tokio_tungstenite",
+        "defuse::clsact_before_gorilla",
+        "drop::nothing_of_a_throttled_source_reaches_the_server",
+    ],
+    skip: &[],
+};
+
+impl Suite {
+    fn targets(self) -> &'static [Target] {
+        const WHOLE: [Target; 3] = [PACKETS, LOADER, TRAFFIC];
+        match self {
+            Suite::Packets => &WHOLE[..1],
+            Suite::Whole => &WHOLE,
+        }
+    }
+}
+
+/// What the tests call beside their own programs.
+const TOOLS: [&str; 4] = ["ip", "tc", "ethtool", "nsenter"];
+/// Modules that the tests want: the kinds of interfaces they make, and what clsact is made of.
+const MODULES: [&str; 7] = ["veth", "dummy", "8021q", "sch_ingress", "cls_bpf", "sch_netem", "tun"];
+
+/// Run a suite on each kernel. One that cannot be had, and a machine that cannot be booted here, are
+/// skipped.
+pub fn test(report: &mut Report, releases: &[Release], suite: Suite) {
+    let mut built = None;
+    for release in releases {
+        let kernel = match setup::machine(*release) {
+            Ok(kernel) => kernel,
+            Err(error) => {
+                report.skip(&format!("Linux {release}"), &format!("{error:#}"));
+                continue;
+            }
+        };
+        if built.is_none() {
+            report.check("programs for virtual machines", || {
+                built = Some(Built::new(suite)?);
+                Ok(())
+            });
+        }
+        let Some(built) = &built else { return };
+        if let Err(error) = test_one(report, &kernel, built, suite) {
+            report.check(&format!("Linux {}", kernel.version), || Err(error));
+        }
+    }
+}
+
+fn test_one(report: &mut Report, kernel: &Kernel, built: &Built, suite: Suite) -> Result<()> {
+    let targets = suite.targets();
+    let jobs = targets.iter().map(|target| built.job(target)).collect::<Result<Vec<Job>>>()?;
+    let files = built.files(kernel, suite)?;
+    eprintln!("  booting Linux {} ...", kernel.version);
+    for outcome in vm::run(kernel, files, &jobs, show)? {
+        add(report, kernel, &outcome);
+    }
+    Ok(())
+}
+
+/// What a job came to, as a step of the report.
+fn add(report: &mut Report, kernel: &Kernel, outcome: &Outcome) {
+    let mut tally = Tally::of(&outcome.lines);
+    if outcome.status != Some(0) {
+        report::print_failures(&outcome.lines);
+        tally.failed = tally.failed.max(1);
+    }
+    let name = format!("Linux {}, {}", kernel.version, outcome.name);
+    report.add(&name, outcome.time, tally);
+    match outcome.status {
+        Some(0) => {}
+        Some(143) => report.note("took too long"),
+        Some(status) => report.note(&format!("exit status {status}")),
+        None => report.note("the machine died"),
+    }
+}
+
+/// What is compiled once, for all kernels.
+struct Built {
+    object: PathBuf,
+    /// The daemon and its tests, by name.
+    programs: BTreeMap<String, PathBuf>,
+    toolchain: Toolchain,
+}
+
+impl Built {
+    fn new(suite: Suite) -> Result<Built> {
+        let toolchain = setup::ebpf()?;
+        let object = build_ebpf::product(&build_ebpf::build(&toolchain)?)?;
+        let mut build = cargo(&["test", "--package", "ws-guard", "--no-run"]);
+        build.arg("--message-format=json-render-diagnostics");
+        for target in suite.targets() {
+            build.args(["--test", target.name]);
+        }
+        eprintln!("  building the tests ...");
+        let outcome = step::stream(build, |_| {})?;
+        ensure!(outcome.status.success(), "building the tests:\n{}", outcome.lines.join("\n"));
+        if suite == Suite::Whole {
+            step::run("building the server in Rust", tools::build_tungstenite_echo())?;
+            setup::demo(ws_guard_testkit::servers::Library::Gorilla)?;
+        }
+        Ok(Built { object, programs: executables(&outcome.lines), toolchain })
+    }
+
+    fn program(&self, name: &str) -> Result<&Path> {
+        let path = self.programs.get(name);
+        path.map(PathBuf::as_path).with_context(|| format!("cargo built no {name}"))
+    }
+
+    fn job(&self, target: &Target) -> Result<Job> {
+        let mut arguments = vec!["--show-output".to_owned()];
+        if !target.only.is_empty() {
+            arguments.push("--exact".to_owned());
+        }
+        arguments.extend(target.only.iter().map(ToString::to_string));
+        arguments.extend(target.skip.iter().map(|name| format!("--skip={name}")));
+        Ok(Job {
+            name: target.name.to_owned(),
+            limit: Duration::from_secs(target.minutes * 60),
+            environment: vec![
+                (OBJECT, self.object.display().to_string()),
+                ("RUST_TEST_THREADS", "1".to_owned()),
+            ],
+            program: self.program(target.name)?.to_owned(),
+            arguments,
+        })
+    }
+
+    /// The file system of a machine. Everything is where it is on this one, because the tests were
+    /// told while they were compiled.
+    fn files(&self, kernel: &Kernel, suite: Suite) -> Result<Initramfs> {
+        let strip = self.toolchain.llvm_folder()?.join("llvm-objcopy");
+        let mut files = Initramfs::default();
+        files.add_tool("busybox", "/bin/busybox", &strip)?;
+        files.add_tool("modprobe", "/sbin/modprobe", &strip)?;
+        files.add_file(&self.object)?;
+        for target in suite.targets() {
+            let path = self.program(target.name)?;
+            files.add_program(path, path, &strip)?;
+        }
+        if suite == Suite::Whole {
+            let daemon = self.program("ws-guard")?;
+            for path in [daemon, &tools::tungstenite_echo(), &tools::gorilla_echo()] {
+                files.add_program(path, path, &strip)?;
+            }
+            files.add_modules(kernel, &MODULES)?;
+        }
+        for tool in TOOLS {
+            files.add_tool(tool, &format!("/usr/bin/{tool}"), &strip)?;
+        }
+        Ok(files)
+    }
+}
+
+/// The programs that cargo says it built, by the names of their targets.
+fn executables(lines: &[String]) -> BTreeMap<String, PathBuf> {
+    let messages = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let artifacts = messages.filter(|message| message["reason"] == "compiler-artifact");
+    let programs = artifacts.filter_map(|artifact| {
+        let name = artifact["target"]["name"].as_str()?.to_owned();
+        Some((name, PathBuf::from(artifact["executable"].as_str()?)))
+    });
+    programs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_among_cargos_messages() {
+        let lines = [
+            r#"{"reason":"compiler-artifact","target":{"name":"aya"},"executable":null}"#,
+            "   Compiling ws-guard",
+            r#"{"reason":"compiler-artifact","target":{"name":"guard"},"executable":"/t/guard-1"}"#,
+        ];
+        let found = executables(&lines.map(String::from));
+        assert_eq!(found, BTreeMap::from([("guard".to_owned(), PathBuf::from("/t/guard-1"))]));
+    }
+
+    #[test]
+    fn a_kernel_is_chosen_by_its_series() {
+        assert_eq!("running".parse(), Ok(Choice::Running));
+        assert_eq!("6.1".parse(), Ok(Choice::Release(Release { major: 6, minor: 1 })));
+        assert!("newest".parse::<Choice>().is_err());
+    }
+}

@@ -1,0 +1,25 @@
+#!/bin/busybox sh
+# The first process of a test machine. Jobs follow; what they print goes to the second serial port,
+# beside the kernel's own messages on the first.
+/bin/busybox mkdir -p /dev /proc /sys /run /tmp /sbin /usr/sbin /usr/bin /var/run
+/bin/busybox --install -s /bin
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t bpf bpf /sys/fs/bpf
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+rm -r /var/run && ln -s /run /var/run
+exec </dev/null >/dev/ttyS1 2>&1
+ip link set lo up
+
+# NAME SECONDS COMMAND...
+job() {
+    name=$1 limit=$2
+    shift 2
+    echo "@job $name"
+    timeout "$limit" "$@"
+    echo "@exit $name $?"
+}
+

@@ -1,0 +1,214 @@
+//! Debian's kernels: found through apt, unpacked below `target/vm`, never installed.
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    str::FromStr,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use ws_guard_testkit::tools;
+
+use crate::{setup, step};
+
+/// A series of kernels, such as 6.12; which patch release it is, Debian decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for Release {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Release, String> {
+        let parts = text.split_once('.').map(|(major, minor)| (major.parse(), minor.parse()));
+        match parts {
+            Some((Ok(major), Ok(minor))) => Ok(Release { major, minor }),
+            _ => Err(format!("{text} is not the name of a kernel series, such as 6.12")),
+        }
+    }
+}
+
+/// An unpacked kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    /// As the package calls it, such as `6.1.192-2`.
+    pub version: String,
+    /// What a boot loader loads.
+    pub image: PathBuf,
+    /// The folder above `lib/modules`.
+    pub root: PathBuf,
+    /// As `uname -r` says: the folder in `lib/modules`.
+    pub name: String,
+}
+
+impl Release {
+    /// Where its newest known patch release is unpacked.
+    fn folder(self) -> PathBuf {
+        tools::target().join("vm").join(format!("linux-{self}"))
+    }
+
+    /// The kernel that was fetched last, if there is one.
+    pub fn cached(self) -> Option<Kernel> {
+        let root = self.folder();
+        let version = fs::read_to_string(root.join("version")).ok()?;
+        let (name, version) = version.trim().split_once(' ')?;
+        let image = root.join("boot").join(format!("vmlinuz-{name}"));
+        let modules = root.join("lib/modules").join(name).join("modules.dep.bin");
+        (image.exists() && modules.exists()).then(|| Kernel {
+            version: version.into(),
+            image,
+            root,
+            name: name.into(),
+        })
+    }
+
+    /// The newest patch release that apt knows, fetched unless it is here already.
+    ///
+    /// # Errors
+    /// When no package source has it, and none was fetched before.
+    pub fn fetch(self) -> Result<Kernel> {
+        let cached = self.cached();
+        let mut newest = self.newest_package();
+        if newest.is_none() && cached.is_none() {
+            setup::apt_update()?;
+            newest = self.newest_package();
+        }
+        match (newest, cached) {
+            (Some(package), Some(kernel)) if package == package_name(&kernel.name) => Ok(kernel),
+            (None, Some(kernel)) => Ok(kernel),
+            (Some(package), _) => self.unpack(&package),
+            (None, None) => bail!(
+                "no package source of this system has linux-image-{self}.*-cloud-amd64: Debian 12 has \
+                 6.1, its security suite and Debian 13 have 6.12"
+            ),
+        }
+    }
+
+    fn newest_package(self) -> Option<String> {
+        let pattern = format!("^linux-image-{}[.]{}[.]", self.major, self.minor);
+        let found = step::output("apt-cache", &["search", "--names-only", &pattern])?;
+        let names = found.lines().filter_map(|line| line.split_whitespace().next());
+        let images = names.filter(|name| name.ends_with("-cloud-amd64"));
+        images.max_by_key(|name| numbers(name)).map(str::to_owned)
+    }
+
+    /// Download a package and unpack it in place of what was there.
+    fn unpack(self, package: &str) -> Result<Kernel> {
+        let folder = self.folder();
+        let new = folder.with_extension("new");
+        if new.exists() {
+            fs::remove_dir_all(&new).with_context(|| new.display().to_string())?;
+        }
+        fs::create_dir_all(&new).with_context(|| new.display().to_string())?;
+        let mut download = Command::new("apt-get");
+        download.args(["download", "-q", package]).current_dir(&new);
+        step::run(&format!("fetching {package}"), download)?;
+        let archive = find(&new, "deb")?;
+        let mut unpack = Command::new("dpkg-deb");
+        unpack.arg("--extract").arg(&archive).arg(&new);
+        step::run(&format!("unpacking {package}"), unpack)?;
+        let name = package.trim_start_matches("linux-image-");
+        let mut depmod = Command::new(setup::program("depmod").context("there is no depmod")?);
+        depmod.arg("--basedir").arg(&new).arg(name);
+        step::run("finding out which modules need which", depmod)?;
+        let archive_text = archive.to_str().context("the path is not text")?;
+        let version = step::output("dpkg-deb", &["--field", archive_text, "Version"])
+            .context("the package has no version")?;
+        fs::write(new.join("version"), format!("{name} {version}\n"))?;
+        fs::remove_file(&archive)?;
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+        fs::rename(&new, &folder)?;
+        self.cached().with_context(|| format!("{package} has no kernel {name}, or no modules"))
+    }
+}
+
+fn package_name(kernel: &str) -> String {
+    format!("linux-image-{kernel}")
+}
+
+/// The one file in `folder` with this extension.
+fn find(folder: &Path, extension: &str) -> Result<PathBuf> {
+    let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    let mut found = files.filter(|path| path.extension().is_some_and(|e| e == extension));
+    found.next().with_context(|| format!("no .{extension} in {}", folder.display()))
+}
+
+/// All numbers in a name, which order patch releases: 6.12.99 comes before 6.12.100.
+fn numbers(name: &str) -> Vec<u64> {
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+}
+
+impl Kernel {
+    /// Module files in the order in which they are to be loaded: each after what it needs. A module
+    /// that is built into the kernel has none.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+        let modprobe = setup::program("modprobe").context("there is no modprobe")?;
+        let root = self.root.to_str().context("the path is not text")?;
+        let mut files: Vec<PathBuf> = Vec::new();
+        for name in names {
+            let mut command = Command::new(&modprobe);
+            command.arg("--dirname").arg(&self.root).args(["--set-version", &self.name]);
+            let output = command.args(["--show-depends", name]).output()?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            ensure!(output.status.success(), "Linux {} has no module {name}", self.version);
+            // `insmod PATH OPTIONS`
+            let paths = said.lines().filter_map(|line| {
+                let path = line.strip_prefix("insmod ")?.strip_prefix(root)?;
+                Some(self.root.join(path.split_whitespace().next()?.trim_start_matches('/')))
+            });
+            for path in paths {
+                if !files.contains(&path) {
+                    files.push(path);
+                }
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// A kernel as something that `cargo xtask setup` installs.
+pub struct Component(pub Release, pub &'static str);
+
+impl setup::Component for Component {
+    fn name(&self) -> &'static str {
+        self.1
+    }
+
+    fn present(&self) -> Option<String> {
+        self.0.cached().map(|kernel| kernel.version)
+    }
+
+    fn install(&self) -> Result<()> {
+        self.0.fetch().map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Release, numbers};
+
+    #[test]
+    fn a_series_has_two_numbers() {
+        assert_eq!("6.12".parse(), Ok(Release { major: 6, minor: 12 }));
+        for wrong in ["6", "6.", "6.1.2", "six.one", ""] {
+            assert!(wrong.parse::<Release>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn patch_releases_are_compared_as_numbers() {
+        let names =
+            ["linux-image-6.12.99+deb12-cloud-amd64", "linux-image-6.12.100+deb12-cloud-amd64"];
+        assert!(numbers(names[0]) < numbers(names[1]));
+    }
+}

@@ -1,0 +1,189 @@
+//! Booting a kernel in QEMU, and reading what its jobs print.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use ws_guard_testkit::tools;
+
+use super::{Initramfs, Kernel};
+use crate::step;
+
+/// What the first process of the machine does before the first job.
+const INIT: &str = include_str!("init.sh");
+/// Names QEMU's accelerator, such as `kvm`. Not taken by itself where there is one: on a virtual machine
+/// it may be there and hang.
+const ACCELERATOR: &str = "WS_GUARD_VM_ACCELERATOR";
+/// Booting takes 3 s under emulation on an idle machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const MEMORY: &str = "1536M";
+/// Lines of the console that are shown when a machine dies.
+const CONSOLE_LINES: usize = 40;
+
+/// Something that is run in a machine.
+pub struct Job {
+    pub name: String,
+    /// It is ended after so long.
+    pub limit: Duration,
+    pub environment: Vec<(&'static str, String)>,
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+}
+
+/// What became of a job.
+pub struct Outcome {
+    pub name: String,
+    pub lines: Vec<String>,
+    pub time: Duration,
+    /// `None` when the machine died before the job had ended, or had begun.
+    pub status: Option<i32>,
+}
+
+impl Outcome {
+    fn new(name: &str) -> Outcome {
+        Outcome { name: name.into(), lines: Vec::new(), time: Duration::ZERO, status: None }
+    }
+}
+
+/// Run jobs one after the other on `kernel`, in a machine with these files; each line that they print
+/// goes to `each` as it comes.
+///
+/// Outcomes are in the order of the jobs. When the machine dies, by a panic or by taking too long, the
+/// last lines of its console are added to the job that ran.
+pub fn run(
+    kernel: &Kernel,
+    mut files: Initramfs,
+    jobs: &[Job],
+    mut each: impl FnMut(&str),
+) -> Result<Vec<Outcome>> {
+    let folder = tools::target().join("vm");
+    let archive = folder.join(format!("initramfs-{}", kernel.name));
+    let console = folder.join(format!("console-{}", kernel.name));
+    files.add("/init", script(jobs).into_bytes());
+    files.write(&archive)?;
+    drop(files);
+    let mut outcomes: Vec<Outcome> = jobs.iter().map(|job| Outcome::new(&job.name)).collect();
+    let mut running: Option<(usize, Instant)> = None;
+    let mut of_no_job = Vec::new();
+    let limit = jobs.iter().map(|job| job.limit).sum::<Duration>() + BOOT_LIMIT;
+    let machine = step::stream(qemu(kernel, &archive, &console, limit), |line| {
+        let line = line.trim_end();
+        match (parse(line), running) {
+            (Some(Event::Job(name)), _) => {
+                let found = outcomes.iter().position(|outcome| outcome.name == name);
+                running = found.map(|job| (job, Instant::now()));
+            }
+            (Some(Event::Exit(status)), Some((job, start))) => {
+                outcomes[job].status = Some(status);
+                outcomes[job].time = start.elapsed();
+                running = None;
+            }
+            (None, Some((job, start))) => {
+                outcomes[job].time = start.elapsed();
+                outcomes[job].lines.push(line.to_owned());
+                each(line);
+            }
+            _ => of_no_job.push(line.to_owned()),
+        }
+    })?;
+    fs::remove_file(&archive).context("removing the archive")?;
+    if let Some(died) = outcomes.iter_mut().find(|outcome| outcome.status.is_none()) {
+        died.lines.push(format!("the machine ended with {}", machine.status));
+        died.lines.extend(of_no_job);
+        died.lines.push("Its console:".into());
+        died.lines.extend(last_lines(&console));
+    }
+    Ok(outcomes)
+}
+
+/// The script of the first process.
+fn script(jobs: &[Job]) -> String {
+    let mut script = INIT.to_owned();
+    for job in jobs {
+        script += &format!("job {} {} env", quoted(&job.name), job.limit.as_secs());
+        for (name, value) in &job.environment {
+            script += &format!(" {name}={}", quoted(value));
+        }
+        script += &format!(" {}", quoted(&job.program.to_string_lossy()));
+        for argument in &job.arguments {
+            script += &format!(" {}", quoted(argument));
+        }
+        script += "\n";
+    }
+    script + "poweroff -f\n"
+}
+
+/// One word of a shell's command line.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn qemu(kernel: &Kernel, archive: &Path, console: &Path, limit: Duration) -> Command {
+    // `timeout` also ends what hangs in the machine's firmware.
+    let mut command = Command::new("timeout");
+    // In the foreground: who interrupts us ends the machine too.
+    command.args(["--foreground", "--kill-after=10", &limit.as_secs().to_string()]);
+    command.arg("qemu-system-x86_64");
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    let accelerator = std::env::var(ACCELERATOR).unwrap_or_else(|_| "tcg".into());
+    command.args(["-accel", &accelerator, "-cpu", "max", "-smp", "2", "-m", MEMORY]);
+    command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(archive);
+    command.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]);
+    command.arg("-serial").arg(format!("file:{}", console.display()));
+    command.args(["-serial", "stdio"]);
+    command
+}
+
+/// What the first process says of a job.
+#[derive(Debug, PartialEq, Eq)]
+enum Event<'a> {
+    Job(&'a str),
+    Exit(i32),
+}
+
+fn parse(line: &str) -> Option<Event<'_>> {
+    if let Some(name) = line.strip_prefix("@job ") {
+        return Some(Event::Job(name));
+    }
+    let (_, status) = line.strip_prefix("@exit ")?.rsplit_once(' ')?;
+    status.parse().ok().map(Event::Exit)
+}
+
+fn last_lines(console: &Path) -> Vec<String> {
+    let bytes = fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> =
+        text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let from = lines.len().saturating_sub(CONSOLE_LINES);
+    lines[from..].iter().map(|line| format!("  {line}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, Job, parse, script};
+
+    #[test]
+    fn a_job_is_one_line_of_the_script() {
+        let job = Job {
+            name: "guard".into(),
+            limit: std::time::Duration::from_secs(7),
+            environment: vec![("A", "it's".into())],
+            program: "/a b/guard".into(),
+            arguments: vec!["--exact".into()],
+        };
+        let script = script(&[job]);
+        let lines: Vec<&str> = script.lines().rev().take(2).collect();
+        assert_eq!(lines[1], r"job 'guard' 7 env A='it'\''s' '/a b/guard' '--exact'");
+        assert_eq!(lines[0], "poweroff -f");
+    }
+
+    #[test]
+    fn what_the_first_process_says_is_told_from_what_tests_say() {
+        assert_eq!(parse("@job guard"), Some(Event::Job("guard")));
+        assert_eq!(parse("@exit guard 101"), Some(Event::Exit(101)));
+        assert_eq!(parse("test packets ... ok"), None);
+    }
+}

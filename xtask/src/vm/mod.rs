@@ -1,0 +1,16 @@
+//! Virtual machines that run tests on other kernels than this machine's.
+//!
+//! A [`Kernel`] is one of Debian's, fetched by [`kernel`]; [`initramfs`] packs the tests and what they
+//! need into a file system in memory; [`machine`] boots the two in QEMU and reads what the tests print.
+//! Nothing of the host is visible in a machine, and it has no network to the outside.
+mod initramfs;
+pub mod kernel;
+mod machine;
+
+pub use initramfs::Initramfs;
+pub use kernel::{Kernel, Release};
+pub use machine::{Job, Outcome, run};
+
+/// The kernels that every ordinary test run includes: the oldest that is supported, and a later one
+/// with long-term support.
+pub const TESTED: [Release; 2] = [Release { major: 6, minor: 1 }, Release { major: 6, minor: 12 }];
