@@ -2,7 +2,7 @@
 //! other buffers than the headers do.
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
-    client::Cut,
+    client::{Client, Cut},
     frame::Frame,
     netns::{Family, Pair, PairOptions},
     servers::Library,
@@ -16,7 +16,7 @@ use crate::{
     talk::{answered, ensure_echoed, pings, round_trip, text},
 };
 
-const LIMIT: u64 = 30;
+pub const LIMIT: u64 = 30;
 /// Each round starts its pings, of 14 bytes, one byte later: every byte of a header comes to lie on
 /// the border between two buffers.
 const ROUNDS: u64 = 14;
@@ -29,8 +29,7 @@ const PINGS: u64 = 450;
 const PINGS_OFFLOADED: u64 = 4000;
 
 /// All pings past the limit come deep in large packets, and none of them is answered.
-fn deep_pings(stage: &Stage, family: Family, each: u64) -> Result<()> {
-    let mut client = stage.client(family, 0)?;
+pub fn deep_pings(stage: &Stage, mut client: Client, each: u64) -> Result<()> {
     client.send(&pings(0, LIMIT), &Cut::Whole)?;
     round_trip(&mut client, "within the limit")?;
     let before = retransmissions(&stage.pair.client)?;
@@ -67,7 +66,7 @@ fn mode_sees_all(mode: &str) -> Result<()> {
         let status: serde_json::Value = stage.guard.ask("status")?;
         ensure!(status["interfaces"][0]["ingress"] == mode, "{status}");
         for family in Family::BOTH {
-            deep_pings(&stage, family, each)
+            deep_pings(&stage, stage.client(family, 0)?, each)
                 .with_context(|| format!("{family:?}, offloads {offloads}, {}", stage.drops()))?;
         }
         for errors in ["InErrs", "InCsumErrors"] {

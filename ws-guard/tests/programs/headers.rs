@@ -49,6 +49,7 @@ fn hidden(case: Case) -> Case {
     case.dropped().counts(&[(Seen, 2), (Pings, 0), (Unparsed, 1), (DroppedHeaders, 1)])
 }
 
+const LARGE: &str = "a test run at TC takes no packet of more than a page";
 /// The shortest options.
 const OPTIONS: (u8, usize) = (DESTINATION, 8);
 const EACH: [(u8, usize); 5] =
@@ -82,6 +83,11 @@ fn extensions() -> Vec<Case> {
                 (bytes[20], bytes[55]) = (51, 4);
             },
         )),
+        // More than they ever look at.
+        hidden(case("five kilobytes of headers").open().client(pings(31)))
+            .only(Family::V6)
+            .bytes(extended(&[(DESTINATION, 1704); 3]))
+            .xdp_only(LARGE),
         hidden(nine("nine extension headers")),
         passes(nine("nine, let pass")).policy(|policy| policy.flags = UNREADABLE_PASSES),
         passes(nine("nine, observed")).policy(|policy| policy.action = action::OBSERVE),
@@ -162,6 +168,12 @@ fn usual() -> Vec<Case> {
                 bytes[20..22].copy_from_slice(&[0x08, 0x06]);
             })
             .counts(&[(Seen, 1), (Unparsed, 0)]),
+        case("a jumbo frame, in several buffers")
+            .open()
+            .client(pings(1400))
+            .defused(&(30..1400).map(|n| n * 6).collect::<Vec<usize>>())
+            .counts(&[(Pings, 1400), (Defused, 1370), (Rewritten, 1370)])
+            .xdp_only(LARGE),
         case("a partial checksum is left alone")
             .open()
             .client(pings(31))
