@@ -25,6 +25,7 @@ an error leaves the old policy in force.
 
 Examples:
   ws-guard run --interface eth0 --port 8080
+  ws-guard run --pod-interface 'cali*' --port 8080
   ws-guard run --interface eth0,eth1 --port 80,443 --action observe --metrics-listen :9464
   MAX_PING_RATE=60 WINDOW_SECONDS=30 ws-guard run --config /etc/ws-guard.toml
 

@@ -113,7 +113,9 @@ impl Supervisor {
         for name in pinned {
             if self.wanted.get(&name).is_none_or(|wanted| wanted.index.is_none()) {
                 self.detach(&name);
-                let message = format!("{name}, which an earlier daemon guarded, is no more");
+                let exists = self.watcher.present().any(|(present, _)| present == name);
+                let fate = if exists { "is wanted no more" } else { "went away" };
+                let message = format!("{name}, which an earlier daemon guarded, {fate}");
                 self.state.events.record(EventView::message("interface", message));
             }
         }

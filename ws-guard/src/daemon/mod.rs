@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use tokio::{
     net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
 };
@@ -76,8 +76,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     if let Some(companion) = &companion {
         tasks.spawn(ended("companion server", companion.follow_policy(state.clone())));
     }
+    // Before anybody is told that we are here: whoever then ends us ends us in order.
+    let signals = Signals::new()?;
     announce(&state, &options.control_socket);
-    let ended = until_signal(tasks).await;
+    let ended = until_signal(signals, tasks).await;
     if let Some(companion) = companion {
         companion.stop().await;
     }
@@ -153,13 +155,27 @@ async fn ended(name: &'static str, task: impl Future<Output = ()>) -> anyhow::Re
     anyhow::bail!("{name} ended unexpectedly")
 }
 
+/// What ends the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Signals { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+}
+
 /// Run the tasks until a signal, or until one of them fails.
-async fn until_signal(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn until_signal(
+    mut signals: Signals,
+    mut tasks: JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     let failed = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        _ = signals.terminate.recv() => None,
+        _ = signals.interrupt.recv() => None,
         Some(ended) = tasks.join_next() => Some(ended),
     };
     notify::notify("STOPPING=1");

@@ -87,25 +87,6 @@ fn a_name_decides_whether_an_interface_is_guarded() -> Result<()> {
     Ok(())
 }
 
-/// The kernel says "deleted" of a bridge's port that leaves it, in another family.
-#[test]
-fn leaving_a_bridge_is_not_going_away() -> Result<()> {
-    needs_root!();
-    let node = Namespace::new("bridge")?;
-    node.ip("link add br0 type bridge")?;
-    node.ip_batch(&veths(0..1))?;
-    let guard = Guard::start(&node, PODS)?;
-    let pins = guard.pins();
-    ensure!(pins == ["pod:cali0-in-tcx", "pod:cali0-out-tcx"], "{pins:?}");
-    node.ip("link set cali0 master br0")?;
-    node.ip("link set cali0 nomaster")?;
-    // Later news of the same kind: what came before has been looked at when it is attached.
-    node.ip_batch(&veths(1..2))?;
-    time_until_attached(&guard, 2)?;
-    ensure!(!guard.log().contains("went away"), "{}", guard.log());
-    guard.finish()
-}
-
 /// Pods that go while nobody looks leave pins; the next daemon removes them and guards the others.
 #[test]
 fn pods_come_and_go_while_the_daemon_is_down() -> Result<()> {

@@ -252,23 +252,31 @@ fn the_source_may_be_dropped_too() -> Result<()> {
     Ok(())
 }
 
-/// The daemon is started again for the uplink alone: who followed the pods' connections is gone, and
-/// new ones are followed at the uplink.
+/// The daemon is started again for one role alone. Connections from outside are followed at the uplink
+/// and go on there; without it nobody follows them, and they are forgotten.
 #[test]
-fn the_pods_are_given_up_for_the_uplink() -> Result<()> {
+fn one_role_is_given_up() -> Result<()> {
     needs_root!();
-    let mut stage = Stage::new(BOTH, PairOptions::default())?;
-    let mut before = stage.connect(&stage.node.pair.client, 1, Family::V4, Some(1))?;
-    talk(&mut before)?;
-    stage.guard.stop()?;
-    stage.guard.set_words(UPLINK);
-    stage.guard.restart()?;
-    ensure!(stage.guard.interface("cali0")?.is_none() && stage.guard.attached()? == 1);
-    let flows = stage.guard.ask("flows")?;
-    ensure!(flows == serde_json::json!([]), "nobody follows them: {flows}");
-    let mut after = stage.connect(&stage.node.pair.client, 0, Family::V4, Some(0))?;
-    talk(&mut after)?;
-    ensure!(number(&stage.flow(&after)?, "frames_in") == 100);
-    drop((before, after));
-    stage.finish().map(drop)
+    for (words, kept) in [(UPLINK, 1), (PODS, 0)] {
+        let mut stage = Stage::new(BOTH, PairOptions::default())?;
+        let mut before = stage.connect(&stage.node.pair.client, 1, Family::V4, Some(1))?;
+        talk(&mut before)?;
+        stage.guard.stop()?;
+        stage.guard.set_words(words);
+        stage.guard.restart()?;
+        ensure!(stage.guard.attached()? == if kept == 1 { 1 } else { 2 }, "{words}");
+        let flows = stage.guard.ask("flows")?;
+        ensure!(flows.as_array().is_some_and(|flows| flows.len() == kept), "{words}: {flows}");
+        if kept == 1 {
+            before.send_one(Frame::text("it goes on"))?;
+            ensure!(before.wait(PATIENCE, |got| got.messages == 96), "not echoed");
+            ensure!(number(&stage.flow(&before)?, "frames_in") == 101);
+        }
+        let mut after = stage.connect(&stage.node.pair.client, 0, Family::V4, Some(0))?;
+        talk(&mut after)?;
+        ensure!(number(&stage.flow(&after)?, "frames_in") == 100, "{words}");
+        drop((before, after));
+        stage.finish()?;
+    }
+    Ok(())
 }

@@ -71,3 +71,32 @@ fn interfaces_are_seen_coming_and_going() -> Result<()> {
         })
     })?
 }
+
+/// The kernel says "deleted" of a port that leaves its bridge, in a message of the bridge's family.
+#[test]
+fn leaving_a_bridge_is_not_going_away() -> Result<()> {
+    needs_root!();
+    let namespace = veth("bridge", 1500)?;
+    namespace.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut watcher = InterfaceWatcher::new()?;
+            namespace.ip("link add br0 type bridge")?;
+            namespace.ip("link set v0 master br0")?;
+            namespace.ip("link set v0 nomaster")?;
+            // What was told before this one has come when it has.
+            namespace.ip("link add last0 type veth peer name last1")?;
+            let mut appeared = Vec::new();
+            while !appeared.contains(&"last0".to_owned()) {
+                let event = tokio::time::timeout(Duration::from_secs(5), watcher.next()).await??;
+                match event {
+                    InterfaceEvent::Appeared(interface) => appeared.push(interface.name),
+                    InterfaceEvent::Disappeared(gone) => panic!("{gone:?} is still there"),
+                }
+            }
+            assert!(watcher.present().any(|(name, _)| name == "v0"));
+            assert_eq!(appeared.iter().filter(|name| *name == "v0").count(), 1, "{appeared:?}");
+            Ok(())
+        })
+    })?
+}
