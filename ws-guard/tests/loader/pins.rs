@@ -39,11 +39,11 @@ fn incompatible_pins_are_refused_and_kept() -> Result<()> {
     // An older schema, whatever the maps look like.
     let pins = PinDir::new();
     drop(pins.load()?);
-    fs::remove_dir(pins.0.join("schema-1"))?;
+    fs::remove_dir(pins.0.join("schema-2"))?;
     assert!(matches!(pins.load(), Err(GuardError::Incompatible(..))), "no version at all");
     fs::create_dir(pins.0.join("schema-0"))?;
     let error = pins.load().err().context("version 0")?.to_string();
-    assert!(error.contains("schema-0") && error.contains("schema-1"), "{error}");
+    assert!(error.contains("schema-0") && error.contains("schema-2"), "{error}");
     unload(&pins.0)?;
     assert!(!pins.0.exists(), "any version can be unloaded");
     drop(pins.load()?);

@@ -14,6 +14,7 @@ macro_rules! needs_root {
 
 mod cpus;
 mod interface;
+mod kept;
 mod killed;
 mod policy;
 mod spoofed;
