@@ -17,6 +17,7 @@ mod interface;
 mod kept;
 mod killed;
 mod policy;
+mod reports;
 mod spoofed;
 mod stage;
 mod tables;

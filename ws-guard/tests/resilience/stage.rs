@@ -86,6 +86,10 @@ impl Stage {
         self.wait_attached()
     }
 
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
     /// Where the daemon keeps what operators decide.
     pub fn state_file(&self) -> PathBuf {
         self.socket.with_extension("state.json")
