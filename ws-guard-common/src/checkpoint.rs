@@ -14,7 +14,7 @@
 //! All others are refused. An honest sender comes back from the acknowledged byte on.
 
 use crate::{
-    flow::{Action, Flow, Plan},
+    flow::{Action, Flow, Plan, REWOUND},
     seq::{after, before, later},
     tracker::{Tracker, Walk},
 };
@@ -41,7 +41,7 @@ pub struct Checkpoint {
     pub pings: u16,
     /// How many of them, the first ones, passed; the others were defused.
     pub passed: u16,
-    /// [`MERGED`], [`UNPROVEN`].
+    /// [`MERGED`], [`UNPROVEN`], [`REPLACES`].
     pub flags: u32,
 }
 
@@ -50,6 +50,9 @@ pub const MERGED: u32 = 1 << 0;
 /// Its start is where a shorter retransmission ended, inside a segment that came before. Whether
 /// both were the same, a walk from here will show; until then nothing may reach across.
 pub const UNPROVEN: u32 = 1 << 1;
+/// The segment took the place of others, of which the server may hold any but the first byte: it
+/// may come again from that byte to its end, not in parts.
+pub const REPLACES: u32 = 1 << 2;
 
 /// What a rewalk may let pass, from [`Flow::rewalk_budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,11 @@ impl Flow {
     pub(crate) fn plan_rewalk(&self, seq: u32, end: u32) -> Plan {
         let from = later(seq, self.acked);
         let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0 };
+        let oldest = &self.checkpoints[(self.oldest & SLOT) as usize];
+        let part = before(seq, oldest.end) && (after(seq, self.acked) || before(end, oldest.end));
+        if oldest.flags & REPLACES != 0 && part {
+            return plan;
+        }
         // Bytes before `covered` may hold headers of checkpoints passed over.
         let mut covered = self.acked;
         let mut i = 0u8;
@@ -136,11 +144,18 @@ impl Flow {
             Rewalk::Same(passed)
         } else if self.may_split(divided, dry) {
             Rewalk::Same(divided.passed as u32)
-        } else if settled && first == 0 && !after(self.high, dry.end()) {
+        } else if settled && first == 0 && self.replaces_all(dry) {
             Rewalk::New
         } else {
             Rewalk::Refuse
         }
+    }
+
+    /// The segment begins with the byte that the server waits for and reaches past all that was let
+    /// through: if the server takes any of it, it takes it in place of what it holds.
+    #[inline(always)]
+    fn replaces_all(&self, walk: &Walk) -> bool {
+        !after(walk.base(), self.acked) && !after(self.high, walk.end())
     }
 
     /// The walk ends inside the one segment that left `checkpoint`, and there is room for a border.
@@ -155,7 +170,7 @@ impl Flow {
             && before(walk.tracker.resume(), checkpoint.end)
             && before(walk.end(), checkpoint.end)
             && after(walk.end(), self.acked);
-        inside && checkpoint.flags & MERGED == 0 && self.kept < CHECKPOINTS as u8
+        inside && checkpoint.flags & (MERGED | REPLACES) == 0 && self.kept < CHECKPOINTS as u8
     }
 
     /// A rewalk that ended where one of the segments from `first` on had ended, but earlier, shows
@@ -241,6 +256,7 @@ impl Flow {
         let at = self.oldest.wrapping_add(first) & SLOT;
         self.client = self.checkpoints[at as usize].start;
         self.kept = first;
+        self.flags |= REWOUND;
     }
 
     /// Forget the checkpoints of segments that the server has acknowledged.
@@ -273,7 +289,7 @@ impl Flow {
             checkpoint.passed = checkpoint.passed.saturating_add(passed);
             checkpoint.flags |= MERGED;
         } else {
-            checkpoint.flags = 0;
+            checkpoint.flags = if self.flags & REWOUND != 0 { REPLACES } else { 0 };
             checkpoint.start = *start;
             checkpoint.begin = walk.base();
             checkpoint.pings = pings;
@@ -281,6 +297,7 @@ impl Flow {
             self.kept += 1;
         }
         checkpoint.end = walk.end();
+        self.flags &= !REWOUND;
     }
 
     /// Fewer pings of the newest segment passed than [`Flow::commit`] was told.

@@ -22,9 +22,9 @@
 //! acknowledge frames that nobody has seen. If that happens all the same, the flow is
 //! [`state::UNSYNCED`] until its stream has proved where frames start.
 
-pub use crate::checkpoint::{CHECKPOINTS, Checkpoint, MERGED, Rewalk, SETTLED_NS, UNPROVEN};
+pub use crate::checkpoint::{CHECKPOINTS, Checkpoint, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN};
 use crate::{
-    maps::{Pending, SpinLock},
+    maps::SpinLock,
     seq::{after, before, later},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Tracker, Walk},
     window::{Rate, RateWindow},
@@ -38,7 +38,7 @@ pub mod state {
     pub const OPEN: u8 = 1;
     /// The server acknowledged bytes that were never seen: frames were missed.
     pub const UNSYNCED: u8 = 2;
-    /// Reset, or the client's FIN was acknowledged.
+    /// Reset, or the client's FIN was acknowledged: nothing more is expected, see [`Flow::reopen`](super::Flow::reopen).
     pub const CLOSED: u8 = 3;
 
     /// The name in events and JSON.
@@ -62,6 +62,11 @@ pub const DEFLATE: u8 = 1 << 2;
 pub const REQUEST_UNSEEN: u8 = 1 << 3;
 /// Payload was skipped before [`Flow::hole`], and the server has yet to acknowledge it.
 pub const HOLE: u8 = 1 << 4;
+/// The next segment takes the place of others that the server never acknowledged.
+pub const REWOUND: u8 = 1 << 5;
+
+/// How many bytes an acknowledgement of the client may lie behind its latest.
+pub const OLDEST_ACK: u32 = 256 * 1024;
 
 /// Valid headers in a row after which an unsynced flow is open again. Random bytes look like a
 /// valid client header once in about 43 times.
@@ -87,13 +92,17 @@ pub struct Flow {
     pub hole: u32,
     /// Sequence number of the client's FIN, when [`FIN_SEEN`].
     pub fin: u32,
+    /// The server's bytes up to here were sent, its FIN included.
+    pub server_high: u32,
+    /// The latest of them that the client acknowledged.
+    pub client_ack: u32,
     /// Index of the oldest checkpoint.
     pub oldest: u8,
     /// How many checkpoints there are.
     pub kept: u8,
     /// One of [`state`].
     pub state: u8,
-    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`].
+    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`].
     pub flags: u8,
     /// While unsynced: valid headers found in a row.
     pub proof: u8,
@@ -186,10 +195,22 @@ impl Flow {
         self.server = Tracker::new(server_next, rsv1);
         self.acked = client_next;
         self.high = client_next;
+        self.server_high = server_next;
+        self.client_ack = server_next;
         self.state = state::OPEN;
         self.flags = flags;
         self.opened_ns = now_ns;
         self.last_ns = now_ns;
+    }
+
+    /// An acknowledgement in a segment of the client is one that the server accepts (RFC 5961, 5.2):
+    /// somebody who does not see the connection has to guess it beside the sequence number, or the
+    /// server throws the segment away.
+    ///
+    /// Narrower than the RFC on the old side: what is refused there comes again with a newer one.
+    #[inline(always)]
+    pub fn is_credible(&self, ack: u32) -> bool {
+        !after(ack, self.server_high) && !before(ack, self.client_ack.wrapping_sub(OLDEST_ACK))
     }
 
     /// What to do with the client's segment of `len` payload bytes at `seq`. Changes nothing.
@@ -246,31 +267,6 @@ impl Flow {
         self.split_headers += walk.splits_header(before_walk) as u64;
         self.split_frames += walk.splits_frame() as u64;
         self.keep(before_walk, walk, passed);
-    }
-
-    /// Take over the frames that came before the server's answer, which acknowledges up to `ack`.
-    #[inline(always)]
-    pub fn adopt_early(&mut self, pending: &Pending, ack: u32) {
-        let start = Tracker { mark: pending.mark, ..self.client };
-        self.client = pending.early;
-        self.client.flags |= start.flags;
-        self.high = pending.next;
-        self.frames_in = pending.frames as u64;
-        self.pings_in = pending.pings as u64;
-        self.defused = pending.pings.wrapping_sub(pending.passed) as u64;
-        self.violations = pending.violations as u64;
-        if after(pending.next, pending.request_end) {
-            self.checkpoints[0] = Checkpoint {
-                start,
-                begin: pending.request_end,
-                end: pending.next,
-                pings: pending.pings as u16,
-                passed: pending.passed as u16,
-                flags: MERGED,
-            };
-            self.kept = 1;
-        }
-        self.acknowledge(ack);
     }
 
     /// The server acknowledged the client's bytes up to `ack`.
@@ -341,13 +337,28 @@ impl Flow {
 
     /// A RST of the client at `seq`. It ends the connection only at the server's exact next byte
     /// (RFC 5961, 3.2); anything else the server ignores, and so must we.
+    ///
+    /// Even then the server may have thrown it away, for a bad checksum for one: should more data
+    /// come, [`Flow::reopen`].
     #[inline(always)]
     pub fn client_reset(&mut self, seq: u32) -> bool {
-        let ends = seq == self.acked;
+        let ends = seq == self.acked && self.state != state::CLOSED;
         if ends {
             self.state = state::CLOSED;
         }
         ends
+    }
+
+    /// New data, up to `end`, of a client that was thought to be gone: it is followed as before, or a
+    /// RST or FIN that only the guard believed would be a free pass. `false` when it is old.
+    #[inline(always)]
+    pub fn reopen(&mut self, end: u32) -> bool {
+        let goes_on = after(end, self.acked);
+        if goes_on {
+            self.state = state::OPEN;
+            self.flags &= !FIN_SEEN;
+        }
+        goes_on
     }
 
     /// Log the pings of a segment against this connection's own limit, and return how many of them

@@ -312,6 +312,10 @@ pub struct Shared {
     pub swept: u64,
 }
 
+/// [`Pending::flags`]: the request was not followed to its end in one go, so that nobody knows where
+/// it ends.
+pub const LOST: u32 = 1 << 0;
+
 /// A request whose answer has not been seen: value of the pending table.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -320,21 +324,18 @@ pub struct Pending {
     pub head: crate::handshake::HeadScanner,
     /// How far the head of a 101 was read that one segment does not hold.
     pub answer: crate::handshake::HeadScanner,
-    /// Frames behind the head, which came before the server's answer.
-    pub early: crate::tracker::Tracker,
     /// Sequence number of the next byte to read.
     pub next: u32,
     /// Bytes of the head so far.
     pub length: u32,
+    /// [`LOST`] or 0.
+    pub flags: u32,
+    /// Frames in the head's last segment, behind it.
     pub frames: u32,
+    /// PING frames among them.
     pub pings: u32,
     /// How many of the pings passed.
     pub passed: u32,
-    /// The [`mark`](crate::tracker::Tracker::mark) that `early` started from: a secret.
-    pub mark: u32,
-    /// Sequence number of the first byte behind the head.
-    pub request_end: u32,
-    pub violations: u32,
     /// Bytes of the 101's head so far; 0 when there is no unfinished one.
     pub answer_length: u32,
     /// Sequence number of its next byte.
@@ -383,8 +384,16 @@ pub enum Counter {
     DroppedUnreadable,
     /// Segments dropped because their flow lost step while its source is throttled.
     DroppedUnsynced,
-    /// Segments behind a request, before its answer, that did not continue it in order.
+    /// Segments with data behind a request, before its answer (RFC 6455, 4.1 forbids them).
     DroppedEarly,
+    /// Answers dropped that would have opened a connection for a throttled source whose request
+    /// nobody could read.
+    DroppedUnseen,
+    /// Segments dropped because the server would not take them as this connection's: no ACK, or an
+    /// acknowledgement out of range.
+    DroppedForged,
+    /// Packets dropped because of the urgent flag: it takes bytes out of the stream.
+    DroppedUrgent,
     /// Segments walked again from a checkpoint.
     Rewalked,
     /// Segments past the cursor.
@@ -399,6 +408,8 @@ pub enum Counter {
     FlowsOpened,
     /// Flows ended by RST or FIN.
     FlowsClosed,
+    /// Closed flows whose client went on.
+    FlowsReopened,
     /// Flows that lost step.
     FlowsUnsynced,
     /// Flows that found it again.
@@ -564,11 +575,11 @@ const _: () = {
     assert!(size_of::<SourceKey>() == 20);
     assert!(size_of::<Policy>() == 88);
     assert!(size_of::<Rule>() == 28);
-    assert!(size_of::<Flow>() == 792);
+    assert!(size_of::<Flow>() == 800);
     assert!(size_of::<Source>() == 640);
     assert!(size_of::<Event>() == 56);
     assert!(size_of::<Request>() == 40);
-    assert!(size_of::<Pending>() == 96);
+    assert!(size_of::<Pending>() == 64);
     assert!(size_of::<Ports>() == 65_536);
 };
 

@@ -24,8 +24,9 @@ pub const IN_MESSAGE: u8 = 1 << 2;
 /// is open.
 pub const MESSAGE_UNKNOWN: u8 = 1 << 3;
 
-/// Headers that a step goes past at once where it can.
-const SPRINT: u32 = 8;
+/// Headers that a step goes past at once where it can. Eight are 8 % faster where a segment has many,
+/// but take Linux 6.1 to the limit of what it verifies.
+const SPRINT: u32 = 4;
 /// First two bytes of a header: FIN and the RSV bits, and the mask bit...
 const BITS: u16 = 0xF080;
 /// ...of a client's unfragmented frame.

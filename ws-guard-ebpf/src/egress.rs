@@ -8,19 +8,22 @@ use aya_ebpf::{
 use ws_guard_common::{
     flow::{Acknowledged, Flow, state},
     maps::{Counter, EventKind},
-    seq::after,
-    tracker::{Step, Tracker, Walk},
+    seq::{after, later},
+    tracker::{Segment, Step, Tracker, Walk},
 };
 
 use crate::{
     debug, handshake,
     ingress::{Scene, Verdict},
-    maps::{self, FLOWS, locked},
-    packet::{self, ACK, Parsed, RST, SYN},
+    maps::{self, FLOWS, PENDING, locked},
+    packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
     skb::{SkbPayload, parse_skb},
     walk::{self, Walker},
 };
+
+/// How each HTTP/1.1 response begins.
+const HTTP: u64 = u64::from_be_bytes(*b"HTTP/1.1");
 
 /// The TC program.
 #[inline(always)]
@@ -45,19 +48,24 @@ fn follow(ctx: &TcContext) -> Verdict {
         return Verdict::Pass;
     };
     let key = &segment.key;
+    if segment.flags & (SYN | ACK) == SYN | ACK {
+        // The server begins a new connection with these end points: the old one is gone.
+        let _ = FLOWS.remove(key);
+        let _ = PENDING.remove(key);
+        return Verdict::Pass;
+    }
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     let scene = Scene { key, segment, policy, now };
     if let Some(flow) = FLOWS.get_ptr_mut(key) {
-        if segment.flags & (SYN | ACK) == SYN | ACK {
-            // The server begins a new connection with these end points: the old one is gone.
-            let _ = FLOWS.remove(key);
-            return Verdict::Pass;
-        }
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is
         // compared with what stands there under it before anything is changed.
-        tracked(ctx, &scene, unsafe { &mut *flow });
-        return Verdict::Pass;
+        let is_http = tracked(ctx, &scene, unsafe { &mut *flow });
+        if !is_http {
+            return Verdict::Pass;
+        }
+        // What opened the flow was no answer, but text in another one's body.
+        let _ = FLOWS.remove(key);
     }
     if segment.len == 0 {
         return Verdict::Pass;
@@ -80,27 +88,28 @@ fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
     verdict
 }
 
-/// A packet of the server on a flow.
+/// A packet of the server on a flow. `true` when the server does not speak WebSocket there.
 #[inline(always)]
-fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
+fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     let segment = scene.segment;
     report::count(Counter::EgressTracked);
+    let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
+    // A single word, and a connection's segments leave one after the other.
+    flow.server_high = later(flow.server_high, end);
     if flow.state == state::CLOSED {
-        return;
+        return false;
     }
     if segment.flags & RST != 0 {
         locked(flow, |flow| {
             flow.state = state::CLOSED;
         });
         closed(scene, flow);
-        return;
+        return false;
     }
     if after(segment.ack, flow.acked) {
         acknowledge(scene, flow);
     }
-    if segment.len > 0 {
-        frames(ctx, scene, flow);
-    }
+    segment.len > 0 && !frames(ctx, scene, flow)
 }
 
 /// The server acknowledges more of the client's bytes.
@@ -124,14 +133,14 @@ fn closed(scene: &Scene, flow: &Flow) {
     report::flow_event(EventKind::FlowClosed, scene.key, scene.now, flow.frames_in);
 }
 
-/// Follow the server's frames.
+/// Follow the server's frames. `false` when there is an HTTP response where one should begin.
 #[inline(never)]
-fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
+fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     let segment = scene.segment;
     let start = flow.server;
     let end = segment.seq.wrapping_add(segment.len);
     if !after(end, start.resume()) {
-        return;
+        return true;
     }
     // The server is not hostile, and its segments leave in order. If some went another way, follow
     // it from here on: servers write whole frames.
@@ -141,15 +150,19 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
         start
     };
     let Some(state) = walk::state() else {
-        return;
+        return true;
     };
     state.walk = Walk::new(start, &start, segment.seq, segment.len);
     state.walk.budget = Walk::UNLIMITED;
     let mut walker = Walker { state, packet: SkbPayload::new(ctx, segment, Side::Server) };
     if !matches!(walker.run(), Step::Done) {
-        return;
+        return true;
     }
     let walk = &walker.state.walk;
+    // Read as a header, `HT` is a close frame with a bit that nothing defines.
+    if walk.violations > 0 && walker.packet.u64_at(0) == Some(HTTP) {
+        return false;
+    }
     let mut asked = 0;
     // SAFETY: no arguments, no effects.
     let precise = if walk.pongs > 0 { unsafe { bpf_ktime_get_ns() } } else { 0 };
@@ -170,4 +183,5 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) {
     report::add(Counter::FramesOut, walk.frames as u64);
     report::add(Counter::PongsOut, walk.pongs as u64);
     report::violation_event(Side::Server, scene.key, walk, scene.now);
+    true
 }

@@ -11,13 +11,12 @@ use ws_guard_common::{
     handshake::{
         END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
     },
-    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, Pending, SourceKey},
-    seq::{after, before},
+    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, LOST, Pending, SourceKey},
     tracker::{FROM_CLIENT, Step, Tracker, Walk},
 };
 
 use crate::{
-    ingress::{Scene, Verdict},
+    ingress::{Scene, Verdict, throttled},
     maps::{FLOWS, NEW_FLOW, NEW_PENDING, PENDING},
     packet::{Packet, Segment},
     report, sources, tables,
@@ -61,49 +60,72 @@ fn begins<P: Packet, const N: usize>(packet: &P, text: &[u8; N]) -> bool {
     true
 }
 
+/// The payload is the beginning of a request: [`GET`], or as much of it as there is.
+#[inline(always)]
+fn begins_request<P: Packet>(packet: &P) -> bool {
+    let bytes = packet.bytes();
+    if bytes >= GET.len() as u32 {
+        return begins(packet, GET);
+    }
+    let mut i = 0;
+    while i < GET.len() - 1 {
+        if (i as u32) < bytes && packet.u8_at(i as u32) != Some(GET[i]) {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
 /// Payload of a client without a flow: it may be a request that asks for an upgrade, or what
 /// follows one.
 #[inline(always)]
 pub fn request<P: Packet>(scene: &Scene, packet: impl Fn() -> P) -> Verdict {
     match head(scene, packet()) {
         Head::Passes => Verdict::Pass,
-        Head::OutOfOrder => out_of_order(scene),
+        Head::Early => scene.drop(Counter::DroppedEarly),
         // Not called from there: two such functions on top of each other are too much stack.
-        Head::Early => early(scene, packet()),
+        Head::EndsHere => behind_head(scene, packet()),
     }
 }
 
 /// What [`head`] makes of a segment.
 enum Head {
     Passes,
-    /// It does not continue the request that it belongs to.
-    OutOfOrder,
-    /// There may be frames in it, behind the head or after it.
+    /// It comes after the head, and before the answer.
     Early,
+    /// The head ends in it, and more follows.
+    EndsHere,
 }
 
 /// Read the head of a request.
+///
+/// Whatever is not the next piece of it is lost to us: old bytes may be other ones than the server
+/// took, and nothing is known from there on but what the answer acknowledges.
 #[cold]
 #[inline(never)]
 fn head<P: Packet>(scene: &Scene, packet: P) -> Head {
     let segment = scene.segment;
     let known = PENDING.get_ptr_mut(scene.key);
-    let (scanner, length) = if begins(&packet, GET) {
-        (HeadScanner::default(), 0)
-    } else {
-        let Some(pending) = known else {
-            return Head::Passes;
-        };
-        // SAFETY: an LRU entry may be used again for another key meanwhile; then the sequence
-        // numbers do not fit, and nothing worse than a missed request follows.
-        let pending = unsafe { &mut *pending };
-        if pending.head.found & END != 0 {
-            return Head::Early;
+    let (scanner, length) = match known {
+        None if begins_request(&packet) => (HeadScanner::default(), 0),
+        None => return Head::Passes,
+        Some(pending) => {
+            // SAFETY: an LRU entry may be used again for another key meanwhile; then the sequence
+            // numbers do not fit, and nothing worse than a missed request follows.
+            let pending = unsafe { &mut *pending };
+            if pending.flags & LOST != 0 {
+                return Head::Passes;
+            }
+            if segment.seq != pending.next {
+                pending.flags |= LOST;
+                return Head::Passes;
+            }
+            if pending.head.found & END != 0 {
+                return Head::Early;
+            }
+            (pending.head, pending.length)
         }
-        if segment.seq != pending.next {
-            return Head::OutOfOrder;
-        }
-        (pending.head, pending.length)
     };
     let Some(state) = walk::state() else {
         return Head::Passes;
@@ -120,83 +142,45 @@ fn head<P: Packet>(scene: &Scene, packet: P) -> Head {
         }
         return Head::Passes;
     }
-    let read_to = segment.seq.wrapping_add(read);
     let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
         return Head::Passes;
     };
-    // SAFETY: this CPU's scratch value; the helper has no arguments and no effects.
-    let (new, mark) = unsafe { (&mut *new, bpf_get_prandom_u32()) };
-    *new = Pending {
-        head,
-        length,
-        next: read_to,
-        request_end: read_to,
-        early: Tracker { mark, ..Tracker::new(read_to, FROM_CLIENT) },
-        mark,
-        ..Pending::default()
-    };
-    if PENDING.insert(scene.key, &*new, BPF_ANY.into()).is_err() || !done {
+    // SAFETY: this CPU's scratch value.
+    let new = unsafe { &mut *new };
+    let next = segment.seq.wrapping_add(segment.len);
+    *new = Pending { head, length, next, ..Pending::default() };
+    if PENDING.insert(scene.key, &*new, BPF_ANY.into()).is_err() || read >= segment.len {
         return Head::Passes;
     }
-    if read >= segment.len { Head::Passes } else { Head::Early }
+    Head::EndsHere
 }
 
-/// A segment that does not continue a pending request: old bytes pass, a gap has to be filled
-/// first.
-#[inline(always)]
-fn out_of_order(scene: &Scene) -> Verdict {
-    let Some(pending) = PENDING.get_ptr_mut(scene.key) else {
-        return Verdict::Pass;
-    };
-    // SAFETY: as in `head`.
-    let pending = unsafe { &*pending };
-    let end = scene.segment.seq.wrapping_add(scene.segment.len);
-    if !after(end, pending.next) || !scene.enforces() {
-        return Verdict::Pass;
-    }
-    report::count(Counter::DroppedEarly);
-    Verdict::Drop
-}
-
-/// Frames that a client sends before the server's answer (which RFC 6455, 4.1 forbids): follow
-/// them, and let no more pings pass than a connection's share.
+/// Frames in the segment that ends the head: let no more of their pings pass than a connection's
+/// share.
+///
+/// RFC 6455, 4.1 forbids them. They are taken off the server's hands here because the request
+/// cannot go on without them; where the answer acknowledges, a connection's frames begin.
 #[cold]
 #[inline(never)]
-fn early<P: Packet>(scene: &Scene, packet: P) -> Verdict {
-    let Some(pending) = PENDING.get_ptr_mut(scene.key) else {
+fn behind_head<P: Packet>(scene: &Scene, packet: P) -> Verdict {
+    let segment = scene.segment;
+    let (Some(pending), Some(state)) = (PENDING.get_ptr_mut(scene.key), walk::resume()) else {
         return Verdict::Pass;
     };
     // SAFETY: as in `head`.
     let pending = unsafe { &mut *pending };
-    let segment = scene.segment;
-    let end = segment.seq.wrapping_add(segment.len);
-    if after(segment.seq, pending.next) || !after(end, pending.next) {
-        return out_of_order(scene);
-    }
-    // A retransmitted request with frames behind it that differ from the first ones' would have to
-    // be walked again: it is not, the bytes before `next` are taken for what they were.
-    if before(segment.seq, pending.next) && pending.frames > 0 {
-        return out_of_order(scene);
-    }
-    let Some(state) = walk::state() else {
-        return Verdict::Pass;
-    };
-    state.walk = Walk::new(pending.early, &pending.early, segment.seq, segment.len);
-    let share = scene.policy.share;
-    let room = share.saturating_sub(pending.pings);
-    state.walk.budget = if scene.enforces() { room } else { Walk::UNLIMITED };
+    let start = Tracker::new(segment.seq.wrapping_add(state.at), FROM_CLIENT);
+    state.walk = Walk::new(start, &start, segment.seq, segment.len);
+    state.walk.budget = if scene.enforces() { scene.policy.share } else { Walk::UNLIMITED };
+    (state.even, state.odd) = (0, 0);
     let mut walker = Walker { state, packet };
     if !matches!(walker.run_on(), Step::Done) {
         return scene.drop(Counter::DroppedUnreadable);
     }
     let walk = &walker.state.walk;
-    let passed = if walk.pings < walk.budget { walk.pings } else { walk.budget };
-    pending.early = walk.tracker;
-    pending.next = end;
-    pending.frames += walk.frames;
-    pending.pings += walk.pings;
-    pending.passed += passed;
-    pending.violations += walk.violations;
+    pending.frames = walk.frames;
+    pending.pings = walk.pings;
+    pending.passed = if walk.pings < walk.budget { walk.pings } else { walk.budget };
     let (even, odd) = (walker.state.even, walker.state.odd);
     if even + odd > 0 {
         walker.packet.seal(segment, even, odd);
@@ -297,21 +281,27 @@ fn open(scene: &Scene) -> Verdict {
     // SAFETY: no arguments, no effects.
     flow.generation = unsafe { bpf_get_prandom_u32() };
     let flags = if deflate { flow::DEFLATE } else { 0 };
-    let mut early_pings = 0;
-    match PENDING.get_ptr_mut(key) {
-        // SAFETY: as in `head`.
-        Some(pending) if unsafe { (*pending).head.found } & END != 0 => {
-            // SAFETY: as in `head`.
-            let pending = unsafe { &*pending };
-            flow.open(pending.request_end, server_next, flags, now);
-            flow.adopt_early(pending, segment.ack);
-            early_pings = pending.pings;
+    let mut early = 0;
+    let pending = PENDING.get_ptr_mut(key);
+    // SAFETY: as in `head`.
+    let followed = pending.map(|pending| unsafe { &*pending }).filter(|pending| {
+        pending.flags & LOST == 0 && pending.head.found & END != 0 && pending.next == segment.ack
+    });
+    if let Some(pending) = followed {
+        flow.open(segment.ack, server_next, flags, now);
+        flow.frames_in = pending.frames as u64;
+        flow.pings_in = pending.pings as u64;
+        flow.defused = (pending.pings - pending.passed) as u64;
+        early = pending.pings;
+    } else {
+        report::count(Counter::RequestsUnseen);
+        if throttled(scene) {
+            // It may have sent pings that nobody saw, and the server has taken them.
+            return scene.drop(Counter::DroppedUnseen);
         }
-        _ => {
-            report::count(Counter::RequestsUnseen);
-            flow.open(segment.ack, server_next, flags | flow::REQUEST_UNSEEN, now);
-        }
+        flow.open(segment.ack, server_next, flags | flow::REQUEST_UNSEEN, now);
     }
+    flow.server_high = segment.seq.wrapping_add(segment.len);
     let _ = PENDING.remove(key);
     let inserted = FLOWS.insert(key, &*flow, BPF_ANY.into()).is_ok()
         || (tables::reclaim_flows(now) && FLOWS.insert(key, &*flow, BPF_NOEXIST.into()).is_ok());
@@ -324,9 +314,9 @@ fn open(scene: &Scene) -> Verdict {
     }
     report::count(Counter::FlowsOpened);
     report::flow_event(EventKind::FlowOpened, key, now, 0);
-    if early_pings > 0 {
-        report::add(Counter::Pings, early_pings as u64);
-        sources::charge(&key.client, policy, now, early_pings, early_pings);
+    if early > 0 {
+        report::add(Counter::Pings, early as u64);
+        sources::charge(&key.client, policy, now, early, early);
     }
     Verdict::Pass
 }

@@ -20,7 +20,7 @@ use ws_guard_common::{
 use crate::{
     debug, handshake,
     maps::{self, FLOWS, locked},
-    packet::{self, ACK, FIN, Packet, Parsed, RST, Segment, parse},
+    packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG, parse},
     quick::{self, came_to},
     report::{self, Side},
     skb::{SkbPayload, parse_skb},
@@ -127,7 +127,13 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     }
     let key = &segment.key;
     let scene = Scene { key, segment, policy, now };
-    let Some(flow) = FLOWS.get_ptr_mut(key) else {
+    if segment.flags & URG != 0 {
+        // The byte that the urgent pointer names does not reach the server's application in its
+        // place (RFC 6093, 3.1): the frames would be other ones than those on the wire.
+        return scene.drop(Counter::DroppedUrgent);
+    }
+    let flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & SYN == 0);
+    let Some(flow) = flow else {
         if segment.len == 0 {
             return Verdict::Pass;
         }
@@ -136,17 +142,37 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
     let flow = unsafe { &mut *flow };
-    if flow.state == flow::state::CLOSED {
-        return Verdict::Pass;
-    }
     if segment.flags & (RST | FIN) != 0 {
         ending(&scene, flow);
     }
-    if segment.len == 0 {
+    if segment.flags & RST != 0 {
+        // Nobody reads data out of it.
+        return Verdict::Pass;
+    }
+    // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4).
+    if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
+        return if segment.len == 0 { Verdict::Pass } else { scene.drop(Counter::DroppedForged) };
+    }
+    // A single word, written by this side only.
+    flow.client_ack = later(flow.client_ack, segment.ack);
+    if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&scene, flow) {
         return Verdict::Pass;
     }
     counters.events[Counter::Tracked as usize] += 1;
     data(&scene, flow, || payload(segment))
+}
+
+/// Data on a closed flow: whether there is anything new in it.
+#[cold]
+#[inline(never)]
+fn reopens(scene: &Scene, flow: &mut Flow) -> bool {
+    let end = scene.segment.seq.wrapping_add(scene.segment.len);
+    let mut goes_on = false;
+    locked(flow, |flow| goes_on = flow.reopen(end));
+    if goes_on {
+        report::count(Counter::FlowsReopened);
+    }
+    goes_on
 }
 
 /// A RST or a FIN of the client.
@@ -158,9 +184,13 @@ fn ending(scene: &Scene, flow: &mut Flow) {
     locked(flow, |flow| {
         if segment.flags & RST != 0 {
             closed = flow.client_reset(segment.seq);
-        } else if segment.flags & ACK != 0 {
+        } else if segment.flags & ACK != 0 && flow.is_credible(segment.ack) {
             flow.fin = segment.seq.wrapping_add(segment.len);
             flow.flags |= flow::FIN_SEEN;
+        }
+        if closed {
+            // How long ago it ended counts from here.
+            flow.last_ns = scene.now;
         }
     });
     if closed {
@@ -313,7 +343,7 @@ fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, step: 
 
 /// The segment's source is throttled, and something may be done about it.
 #[inline(never)]
-fn throttled(scene: &Scene) -> bool {
+pub fn throttled(scene: &Scene) -> bool {
     if !scene.enforces() || !sources::any_throttled(scene.now) {
         return false;
     }

@@ -3,7 +3,8 @@
 //! What a frame is and what becomes of it is decided in `ws-guard-common`, which the host tests.
 //! Here is only what needs the kernel:
 //!
-//! - [`packet`] finds TCP in a packet, [`xdp`] and [`skb`] read and change its payload;
+//! - [`packet`] finds TCP in a packet, [`payload`] reads and changes what it carries, with what
+//!   [`xdp`] and [`skb`] know of the hooks;
 //! - [`ingress`] takes a client's segment through plan, walk, commit and charge;
 //! - [`quick`] is the shortcut of the common segment;
 //! - [`handshake`] reads requests and answers, and opens flows;
@@ -17,7 +18,7 @@
     reason = "a map value passed by value would be copied to the stack, which cannot hold it"
 )]
 #![allow(internal_features, reason = "the BPF target has no stable atomic add")]
-#![feature(core_intrinsics)]
+#![feature(core_intrinsics, stmt_expr_attributes)]
 
 pub mod control;
 pub mod debug;
@@ -26,6 +27,7 @@ pub mod handshake;
 pub mod ingress;
 pub mod maps;
 pub mod packet;
+pub mod payload;
 pub mod quick;
 pub mod report;
 pub mod skb;

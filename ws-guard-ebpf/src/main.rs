@@ -8,8 +8,9 @@ use aya_ebpf::{
 };
 use ws_guard_ebpf::{control, egress, ingress};
 
-/// Client side, XDP.
-#[xdp]
+/// Client side, XDP. `frags`: it reads packets that lie in several buffers too (Linux 5.18), without
+/// which drivers refuse it at large MTUs.
+#[xdp(frags)]
 pub fn ws_guard_xdp(ctx: XdpContext) -> u32 {
     ingress::xdp(&ctx)
 }

@@ -79,7 +79,10 @@ pub fn policy_of(port: u16) -> Option<&'static Policy> {
     POLICY.get(active * SCOPES + (scope - 1 & (SCOPES - 1)))
 }
 
-/// Change a flow under its lock. `change` must be plain code: no helper may be called there.
+/// Change a flow under its lock.
+///
+/// `change` must be plain code: no helper may be called there and, before Linux 6.9, no function
+/// either. A closure that is used in two programs' worth of callers has to be `#[inline(always)]`.
 #[inline(always)]
 pub fn locked<T>(flow: &mut Flow, change: impl FnOnce(&mut Flow) -> T) -> T {
     let lock = &raw mut flow.lock;

@@ -8,7 +8,7 @@ use ws_guard_common::{
     tracker,
 };
 
-use crate::report::Side;
+use crate::{payload::Window, report::Side};
 
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
 const ETH_P_IPV6: u16 = 0x86DD_u16.to_be();
@@ -18,6 +18,8 @@ const ETHERNET: usize = 14;
 const VLAN_TAG: usize = 4;
 const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
+/// Offset of the checksum in the TCP header.
+pub const TCP_CHECK: u32 = 16;
 
 const IPPROTO_HOPOPTS: u8 = 0;
 const IPPROTO_TCP: u8 = 6;
@@ -41,6 +43,7 @@ pub const FIN: u32 = 0x01;
 pub const SYN: u32 = 0x02;
 pub const RST: u32 = 0x04;
 pub const ACK: u32 = 0x10;
+pub const URG: u32 = 0x20;
 
 /// The TCP segment of a packet. Addresses and ports in network byte order, the rest in the
 /// machine's.
@@ -49,6 +52,7 @@ pub const ACK: u32 = 0x10;
 pub struct Segment {
     /// Between whom, by the side that [`parse`] was told the packet comes from.
     pub key: FlowKey,
+    /// Of the first byte of payload.
     pub seq: u32,
     pub ack: u32,
     pub flags: u32,
@@ -71,7 +75,7 @@ impl Segment {
 /// What a packet holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
-    /// A TCP segment, now in [`SEGMENT`].
+    /// A TCP segment, which [`segment`] now gives.
     Tcp,
     /// Not TCP over IP.
     Other,
@@ -79,17 +83,30 @@ pub enum Parsed {
     Unreadable,
 }
 
-/// The segment of the packet at hand.
-///
+/// What is known of the packet at hand.
+#[repr(C)]
+struct Current {
+    segment: Segment,
+    window: Window,
+}
+
 /// Not on the stack, which is small; and the verifier forgets which way through the headers led to
 /// it, or it would walk all that follows once for each.
 #[btf_map]
-static SEGMENT: PerCpuArray<Segment, 1> = PerCpuArray::new();
+static CURRENT: PerCpuArray<Current, 1> = PerCpuArray::new();
 
 /// The segment that [`parse`] found.
 #[inline(always)]
 pub fn segment() -> Option<&'static Segment> {
-    SEGMENT.get(0)
+    CURRENT.get(0).map(|current| &current.segment)
+}
+
+/// The copied part of the packet that [`parse`] found a segment in.
+#[inline(always)]
+pub fn window() -> Option<&'static mut Window> {
+    // SAFETY: this CPU's element, which lives as long as the map; no two of these are in use at
+    // once.
+    CURRENT.get_ptr_mut(0).map(|current| unsafe { &mut (*current).window })
 }
 
 /// The payload of a segment, at either hook.
@@ -170,6 +187,8 @@ struct Tcp {
     data_offset: u8,
     flags: u8,
     _window: u16,
+    _check: u16,
+    _urgent: u16,
 }
 
 /// Find the TCP segment in the Ethernet packet at `data..end` that `side` sent, for [`segment`] to
@@ -279,7 +298,7 @@ fn parse_tcp(
     if header_len < TCP_HEADER || l4_len < header_len || l4_len > 0xFFFF {
         return Parsed::Unreadable;
     }
-    let Some(segment) = SEGMENT.get_ptr_mut(0) else {
+    let Some(current) = CURRENT.get_ptr_mut(0) else {
         return Parsed::Unreadable;
     };
     let key = match side {
@@ -298,7 +317,8 @@ fn parse_tcp(
     };
     let found = Segment {
         key,
-        seq: u32::from_be(header.seq),
+        // A SYN takes up the number before the first byte of data (RFC 9293, 3.4).
+        seq: u32::from_be(header.seq).wrapping_add(header.flags as u32 >> 1 & 1),
         ack: u32::from_be(header.ack),
         flags: header.flags.into(),
         tcp: tcp as u32,
@@ -306,6 +326,9 @@ fn parse_tcp(
         len: (l4_len - header_len) as u32,
     };
     // SAFETY: this CPU's scratch value.
-    unsafe { *segment = found };
+    unsafe {
+        (*current).segment = found;
+        (*current).window.len = 0;
+    }
     Parsed::Tcp
 }

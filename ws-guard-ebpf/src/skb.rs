@@ -1,4 +1,4 @@
-//! A segment's payload at TC: most of it is not in the linear part, so it is read by helpers.
+//! A packet at TC.
 
 use aya_ebpf::{
     EbpfContext,
@@ -6,22 +6,18 @@ use aya_ebpf::{
     helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes},
     programs::TcContext,
 };
-use ws_guard_common::{
-    frame::{Header, PING_TO_PONG, Violations},
-    tracker,
-};
+
+use ws_guard_common::frame::PING_TO_PONG;
 
 use crate::{
-    packet::{Packet, Parsed, Segment, parse},
-    report::{self, Side},
-    walk,
+    packet::{Parsed, Segment, TCP_CHECK, parse},
+    payload::{self, Hook, Payload},
+    report::Side,
 };
 
 /// Longest headers that are parsed, in bytes: Ethernet with two tags, IPv6 with some extensions, TCP
 /// with all its options.
 const HEADERS: u32 = 192;
-/// Offset of the checksum in the TCP header.
-const TCP_CHECK: u32 = 16;
 
 /// Find the TCP segment of a packet at TC.
 #[inline(always)]
@@ -37,112 +33,92 @@ pub fn parse_skb(ctx: &TcContext, side: Side) -> Parsed {
     parse(ctx.data(), ctx.data_end(), side)
 }
 
-/// The payload of one segment.
-pub struct SkbPayload {
-    skb: *mut __sk_buff,
-    payload: u32,
-    len: u32,
-    tcp: u32,
-    /// Whose frames these are: where violations are counted.
-    side: Side,
-    /// Only look: count and change nothing.
-    dry: bool,
-}
+/// The context of a TC program.
+pub struct Skb(*mut __sk_buff);
+
+/// The payload of either side.
+pub type SkbPayload = Payload<Skb>;
 
 impl SkbPayload {
     #[inline(always)]
     pub fn new(ctx: &TcContext, segment: &Segment, side: Side) -> Self {
-        Self {
-            skb: ctx.as_ptr().cast(),
-            payload: segment.payload,
-            len: segment.len,
-            tcp: segment.tcp,
-            side,
-            dry: false,
-        }
-    }
-
-    /// `N` bytes at payload offset `at`.
-    #[inline(always)]
-    fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if at >= self.len || self.len - at < N as u32 {
-            return None;
-        }
-        let mut bytes = [0u8; N];
-        // SAFETY: the destination has N bytes; the helper checks the packet's bounds.
-        let result = unsafe {
-            bpf_skb_load_bytes(
-                self.skb.cast(),
-                self.payload + at,
-                bytes.as_mut_ptr().cast(),
-                N as u32,
-            )
-        };
-        if result == 0 { Some(bytes) } else { None }
+        Payload::at(Skb(ctx.as_ptr().cast()), segment, side)
     }
 }
 
-impl tracker::Segment for SkbPayload {
-    #[inline(always)]
-    fn u8_at(&self, at: u32) -> Option<u8> {
-        self.load::<1>(at).map(|bytes| bytes[0])
-    }
-
-    #[inline(always)]
-    fn u16_at(&self, at: u32) -> Option<u16> {
-        self.load::<2>(at).map(u16::from_be_bytes)
-    }
-
-    #[inline(always)]
-    fn u64_at(&self, at: u32) -> Option<u64> {
-        self.load::<8>(at).map(u64::from_be_bytes)
-    }
-
-    #[inline(always)]
-    fn header(&mut self, _seq: u32, _header: Header, violations: Violations) {
-        if !self.dry {
-            report::violations(self.side, violations);
-        }
-    }
-
-    #[inline(always)]
-    fn defuse(&mut self, at: u32) {
-        if self.dry {
-            return;
-        }
-        let Some([byte]) = self.load::<1>(at) else {
-            return;
-        };
-        let byte = byte ^ PING_TO_PONG;
-        // SAFETY: one byte on the stack; the helper checks the packet's bounds.
-        let result = unsafe {
-            bpf_skb_store_bytes(self.skb, self.payload + at, (&raw const byte).cast(), 1, 0)
-        };
-        if result == 0 {
-            walk::rewritten(self.payload + at - self.tcp);
-        }
-    }
+/// [`payload::cover`]. Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_cover_skb(ctx: *mut __sk_buff, at: u32, len: u32) -> u32 {
+    payload::cover(&Skb(ctx), at, len)
 }
 
-impl Packet for SkbPayload {
+/// [`payload::byte`], likewise.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_byte_skb(ctx: *mut __sk_buff, at: u32) -> u32 {
+    payload::byte(&Skb(ctx), at)
+}
+
+/// [`payload::defuse`], likewise.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_defuse_skb(ctx: *mut __sk_buff, at: u32) -> u32 {
+    payload::defuse(&Skb(ctx), at)
+}
+
+impl Hook for Skb {
     #[inline(always)]
-    fn only_look(&mut self, dry: bool) {
-        self.dry = dry;
+    fn linear(&self) -> (usize, usize) {
+        // SAFETY: the context outlives the program's run.
+        unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) }
     }
 
     #[inline(always)]
-    fn bytes(&self) -> u32 {
-        self.len
+    fn cover(&self, at: u32, len: u32) -> u32 {
+        ws_guard_cover_skb(self.0, at, len)
     }
 
     #[inline(always)]
-    fn seal(&mut self, segment: &Segment, even: u32, odd: u32) {
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller vouches for `to`; the helper checks the packet's bounds.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn byte(&self, at: u32) -> u32 {
+        ws_guard_byte_skb(self.0, at)
+    }
+
+    #[inline(always)]
+    fn defuse(&self, at: u32) -> u32 {
+        ws_guard_defuse_skb(self.0, at)
+    }
+
+    /// By the helper: a program that writes directly has every cloned packet copied before it runs,
+    /// and between local namespaces that is each one.
+    #[inline(always)]
+    fn flip(&self, offset: u32) -> bool {
+        let mut byte = 0u8;
+        let pointer = &raw mut byte;
+        // SAFETY: one byte on the stack; the helpers check the packet's bounds.
+        unsafe {
+            if !self.load(offset, pointer, 1) {
+                return false;
+            }
+            byte ^= PING_TO_PONG;
+            bpf_skb_store_bytes(self.0, offset, pointer.cast(), 1, 0) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn seal(&self, segment: &Segment, even: u32, odd: u32) {
         // Each rewrite adds one to its byte. The helper leaves a field alone that holds only the
         // pseudo header's sum (CHECKSUM_PARTIAL); with a size of 0 it adds a difference.
         let difference = ((even << 8) + odd).to_be();
         // SAFETY: the helper checks the packet's bounds.
         unsafe {
-            bpf_l4_csum_replace(self.skb, segment.tcp + TCP_CHECK, 0, difference.into(), 0);
+            bpf_l4_csum_replace(self.0, segment.tcp + TCP_CHECK, 0, difference.into(), 0);
         }
     }
 }

@@ -118,7 +118,7 @@ impl Entry {
         }
     }
 
-    /// Change the entry under its lock. `change` must be plain code: no helper may be called there.
+    /// Change the entry under its lock, see [`crate::maps::locked`].
     #[inline(always)]
     pub fn locked<T>(self, change: impl FnOnce(&mut Source) -> T) -> T {
         // SAFETY: the value stays mapped while the program runs, and the lock guards it.
@@ -145,13 +145,25 @@ impl Entry {
 #[inline(never)]
 fn look_up_rules(source: Entry, address: &Address, policy: &Policy) {
     const { assert!(Rule::ALLOW == ALLOWED) };
-    let rule = rule(address, policy).copied().unwrap_or_default();
-    let limits = Limits::of(policy).with(&rule);
-    source.locked(|source| {
-        source.limits = limits;
-        source.flags = source.flags & !ALLOWED | rule.flags & ALLOWED;
-        source.generation = policy.generation;
-    });
+    // Nothing is put together on the stack, which has no room left here.
+    match rule(address, policy) {
+        Some(rule) => source.locked(
+            #[inline(always)]
+            |source| {
+                source.limits = Limits::of(policy).with(rule);
+                source.flags = source.flags & !ALLOWED | rule.flags & ALLOWED;
+                source.generation = policy.generation;
+            },
+        ),
+        None => source.locked(
+            #[inline(always)]
+            |source| {
+                source.limits = Limits::of(policy);
+                source.flags &= !ALLOWED;
+                source.generation = policy.generation;
+            },
+        ),
+    }
 }
 
 /// [`charge`]'s answer: so many of the pings pass.
@@ -181,12 +193,15 @@ fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: 
     if source.0.is_null() {
         return charge_nobody(policy, pings);
     }
-    let (passed, over, what) = source.locked(|source| {
-        let charged = source.judge(now, pings, share);
-        let observed = source.action() == action::OBSERVE;
-        let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
-        (charged.passed, charged.over, what | charged.released as u32)
-    });
+    let (passed, over, what) = source.locked(
+        #[inline(always)]
+        |source| {
+            let charged = source.judge(now, pings, share);
+            let observed = source.action() == action::OBSERVE;
+            let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
+            (charged.passed, charged.over, what | charged.released as u32)
+        },
+    );
     let unknown = now as u32;
     let (passed, over, what) =
         (forget(passed, unknown), forget(over, unknown), forget(what, unknown));
@@ -223,10 +238,13 @@ fn up_to_date(key: &SourceKey, address: &Address, policy: &Policy, now: u64) -> 
 /// `pings` pings of a source came, `over` of them over the limit: see [`Source::flooded`].
 #[inline(never)]
 fn flooded(source: Entry, key: &SourceKey, now: u64, pings: u32, over: u32) {
-    let (new, until) = source.locked(|source| {
-        let new = source.flooded(now, over);
-        (new, source.throttled_until)
-    });
+    let (new, until) = source.locked(
+        #[inline(always)]
+        |source| {
+            let new = source.flooded(now, over);
+            (new, source.throttled_until)
+        },
+    );
     raise(until);
     if new {
         report::count(Counter::Throttled);

@@ -22,6 +22,8 @@ use crate::{
 const SWEEP_INTERVAL: u64 = 1_000_000_000;
 /// Flows silent for this long may make room for others, in nanoseconds.
 const IDLE_FLOW: u64 = 300_000_000_000;
+/// Closed flows stay this long after their last segment, in nanoseconds: the server may know better.
+const CLOSED_FLOW: u64 = 2_000_000_000;
 /// Sources silent for this long have nothing left in any window (which lasts an hour at most).
 const IDLE_SOURCE: u64 = 3_600_000_000_000;
 
@@ -82,8 +84,9 @@ unsafe extern "C" fn visit_flow(
 ) -> c_long {
     // SAFETY: the helper passes a live element and our own context.
     unsafe {
-        let idle = (*sweep).now.saturating_sub((*flow).last_ns) > IDLE_FLOW;
-        if (*flow).state == state::CLOSED || idle {
+        let silent = (*sweep).now.saturating_sub((*flow).last_ns);
+        let closed = (*flow).state == state::CLOSED && silent > CLOSED_FLOW;
+        if closed || silent > IDLE_FLOW {
             bpf_map_delete_elem(map, key.cast_mut().cast());
             report::count(Counter::FlowsReclaimed);
         }

@@ -1,124 +1,105 @@
-//! A segment's payload in XDP: direct packet access.
+//! A packet at XDP.
 
-use aya_ebpf::{EbpfContext, bindings::xdp_md, programs::XdpContext};
-use ws_guard_common::{
-    frame::{Header, PING_TO_PONG, Violations},
-    maps::Address,
-    tracker::Segment as Payload,
+use aya_ebpf::{
+    EbpfContext,
+    bindings::xdp_md,
+    helpers::{bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    programs::XdpContext,
 };
+use ws_guard_common::{frame::PING_TO_PONG, maps::Address};
 
 use crate::{
-    packet::{self, Packet, Segment},
-    report::{self, Side},
-    walk,
+    packet::{self, Segment, TCP_CHECK},
+    payload::{self, Hook, Payload},
+    report::Side,
 };
 
-/// The payload of one segment.
-pub struct XdpPayload {
-    ctx: *mut xdp_md,
-    payload: u32,
-    len: u32,
-    /// Offset of the TCP header: tells even bytes from odd ones.
-    tcp: u32,
-    /// Whose frames these are: where violations are counted.
-    side: Side,
-    /// Only look: count and change nothing.
-    dry: bool,
-}
+/// The context of an XDP program.
+pub struct Xdp(*mut xdp_md);
+
+/// A client's payload.
+pub type XdpPayload = Payload<Xdp>;
 
 impl XdpPayload {
     #[inline(always)]
     pub fn new(ctx: &XdpContext, segment: &Segment) -> Self {
-        Self {
-            ctx: ctx.as_ptr().cast(),
-            payload: segment.payload,
-            len: segment.len,
-            tcp: segment.tcp,
-            side: Side::Client,
-            dry: false,
-        }
-    }
-
-    /// `T` at payload offset `at`, inside both the segment and the packet.
-    #[inline(always)]
-    fn pointer<T>(&self, at: u32) -> Option<*mut T> {
-        if at >= self.len || self.len - at < size_of::<T>() as u32 {
-            return None;
-        }
-        // SAFETY: the context outlives the program's run.
-        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
-        let offset = (self.payload + at) as usize;
-        packet::at::<T>(data, end, offset).map(<*const T>::cast_mut)
-    }
-
-    /// The byte at payload offset `at`.
-    #[inline(always)]
-    fn byte(&self, at: u32) -> Option<*mut u8> {
-        if at >= self.len {
-            return None;
-        }
-        // SAFETY: the context outlives the program's run.
-        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
-        let offset = (self.payload + at) as usize;
-        packet::byte_at(data, end, offset).map(<*const u8>::cast_mut)
+        Payload::at(Xdp(ctx.as_ptr().cast()), segment, Side::Client)
     }
 }
 
-impl Payload for XdpPayload {
-    #[inline(always)]
-    fn u8_at(&self, at: u32) -> Option<u8> {
-        // SAFETY: `byte` checked the bounds.
-        self.byte(at).map(|pointer| unsafe { *pointer })
-    }
-
-    #[inline(always)]
-    fn u16_at(&self, at: u32) -> Option<u16> {
-        // SAFETY: as above; packet memory may be read unaligned.
-        self.pointer::<u16>(at).map(|pointer| u16::from_be(unsafe { pointer.read_unaligned() }))
-    }
-
-    #[inline(always)]
-    fn u64_at(&self, at: u32) -> Option<u64> {
-        // SAFETY: as above.
-        self.pointer::<u64>(at).map(|pointer| u64::from_be(unsafe { pointer.read_unaligned() }))
-    }
-
-    #[inline(always)]
-    fn header(&mut self, _seq: u32, _header: Header, violations: Violations) {
-        if !self.dry {
-            report::violations(self.side, violations);
-        }
-    }
-
-    #[inline(always)]
-    fn defuse(&mut self, at: u32) {
-        if self.dry {
-            return;
-        }
-        if let Some(pointer) = self.byte(at) {
-            // SAFETY: `byte` checked the bounds.
-            unsafe { *pointer ^= PING_TO_PONG };
-            walk::rewritten(self.payload + at - self.tcp);
-        }
-    }
+/// [`payload::cover`]. Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_cover_xdp(ctx: *mut xdp_md, at: u32, len: u32) -> u32 {
+    payload::cover(&Xdp(ctx), at, len)
 }
 
-impl Packet for XdpPayload {
-    #[inline(always)]
-    fn only_look(&mut self, dry: bool) {
-        self.dry = dry;
-    }
+/// [`payload::byte`], likewise.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_byte_xdp(ctx: *mut xdp_md, at: u32) -> u32 {
+    payload::byte(&Xdp(ctx), at)
+}
 
-    #[inline(always)]
-    fn bytes(&self) -> u32 {
-        self.len
-    }
+/// [`payload::defuse`], likewise.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_defuse_xdp(ctx: *mut xdp_md, at: u32) -> u32 {
+    payload::defuse(&Xdp(ctx), at)
+}
 
+impl Hook for Xdp {
     #[inline(always)]
-    fn seal(&mut self, segment: &Segment, even: u32, odd: u32) {
+    fn linear(&self) -> (usize, usize) {
         // SAFETY: the context outlives the program's run.
-        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
-        let check = segment.tcp as usize + 16;
+        unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) }
+    }
+
+    #[inline(always)]
+    fn cover(&self, at: u32, len: u32) -> u32 {
+        ws_guard_cover_xdp(self.0, at, len)
+    }
+
+    #[inline(always)]
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller vouches for `to`; the helper checks the packet's bounds.
+        unsafe { bpf_xdp_load_bytes(self.0, offset, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn byte(&self, at: u32) -> u32 {
+        ws_guard_byte_xdp(self.0, at)
+    }
+
+    #[inline(always)]
+    fn defuse(&self, at: u32) -> u32 {
+        ws_guard_defuse_xdp(self.0, at)
+    }
+
+    #[inline(always)]
+    fn flip(&self, offset: u32) -> bool {
+        let (data, end) = self.linear();
+        if let Some(pointer) = packet::byte_at(data, end, offset as usize) {
+            // SAFETY: `byte_at` checked the bounds.
+            unsafe { *pointer.cast_mut() ^= PING_TO_PONG };
+            return true;
+        }
+        let mut byte = 0u8;
+        let pointer = &raw mut byte;
+        // SAFETY: one byte on the stack; the helpers check the packet's bounds.
+        unsafe {
+            if !self.load(offset, pointer, 1) {
+                return false;
+            }
+            byte ^= PING_TO_PONG;
+            bpf_xdp_store_bytes(self.0, offset, pointer.cast(), 1) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn seal(&self, segment: &Segment, even: u32, odd: u32) {
+        let (data, end) = self.linear();
+        let check = (segment.tcp + TCP_CHECK) as usize;
         if let Some(pointer) = packet::at::<u16>(data, end, check) {
             let pointer = pointer.cast_mut();
             // SAFETY: `at` checked the bounds.

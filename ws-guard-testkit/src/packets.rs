@@ -16,6 +16,7 @@ pub mod flag {
     pub const RST: u8 = 0x04;
     pub const PSH: u8 = 0x08;
     pub const ACK: u8 = 0x10;
+    pub const URG: u8 = 0x20;
 }
 
 /// What the TCP checksum field holds.
@@ -121,7 +122,7 @@ impl Packet {
         tcp.acknowledgment_number = self.ack;
         let set = |flag| self.flags & flag != 0;
         (tcp.fin, tcp.syn, tcp.rst) = (set(flag::FIN), set(flag::SYN), set(flag::RST));
-        (tcp.psh, tcp.ack) = (set(flag::PSH), set(flag::ACK));
+        (tcp.psh, tcp.ack, tcp.urg) = (set(flag::PSH), set(flag::ACK), set(flag::URG));
         tcp.set_options_raw(&self.tcp_options).context("TCP options")?;
         Ok(tcp)
     }

@@ -19,8 +19,15 @@ const PRODUCT: &str = "ws-guard";
 /// Flags that decide what the object looks like. `bpf_target_arch` is what aya-ebpf asks for the
 /// layout of `pt_regs`, which none of our programs looks at.
 /// Version 3 of the instruction set (Linux 5.12) has 32 bit arithmetic, which sequence numbers want.
-pub const RUSTFLAGS: [&str; 4] =
-    ["--cfg=bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+/// Small values are zeroed and copied in line: expanding copies "in order" leaves a call to a loop
+/// over bytes in place of each, a function call that costs the verifier stack and time.
+pub const RUSTFLAGS: [&str; 5] = [
+    "--cfg=bpf_target_arch=\"x86_64\"",
+    "-Ctarget-cpu=v3",
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+    "-Clink-arg=--disable-expand-memcpy-in-order",
+];
 
 #[derive(clap::Args)]
 pub struct Args {

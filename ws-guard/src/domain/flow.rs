@@ -84,7 +84,7 @@ impl FlowView {
             coalesced_segments: 0,
             split_headers: 0,
             split_frames: 0,
-            violations: pending.violations.into(),
+            violations: 0,
             gaps: 0,
             unsynced_total: 0,
             heartbeat_rtt_us: None,

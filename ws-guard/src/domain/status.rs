@@ -7,7 +7,7 @@ use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings};
 use crate::guard::{Attachment, TableSizes};
 
 /// Why packets are dropped: label of the metric, field of the status.
-pub const DROP_REASONS: [(Counter, &str); 7] = [
+pub const DROP_REASONS: [(Counter, &str); 10] = [
     (Counter::DroppedThrottled, "throttled"),
     (Counter::DroppedGap, "gap"),
     (Counter::DroppedNoCheckpoint, "no_checkpoint"),
@@ -15,6 +15,9 @@ pub const DROP_REASONS: [(Counter, &str); 7] = [
     (Counter::DroppedUnreadable, "unreadable"),
     (Counter::DroppedUnsynced, "unsynced"),
     (Counter::DroppedEarly, "early"),
+    (Counter::DroppedUnseen, "request_unseen"),
+    (Counter::DroppedForged, "forged"),
+    (Counter::DroppedUrgent, "urgent"),
 ];
 
 /// `status` in JSON.

@@ -64,7 +64,7 @@ fn without_guard(pair: &Pair, library: Library, family: Family) -> Result<u64> {
 
 /// No segment is sent again because an answer takes long on a busy machine, only because it, or what
 /// follows it, was lost.
-fn patient(pair: &Pair) -> Result<()> {
+pub fn patient(pair: &Pair) -> Result<()> {
     pair.client.sysctl("net/ipv4/tcp_early_retrans", "0")?;
     pair.client.ip(&format!("route change 10.77.0.0/16 dev {INTERFACE} rto_min 4s"))?;
     pair.client.ip(&format!("-6 route add fd77::/48 dev {INTERFACE} metric 1 rto_min 4s"))

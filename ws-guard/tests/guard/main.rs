@@ -22,6 +22,7 @@ mod counting;
 mod crowd;
 mod defuse;
 mod drop;
+mod jumbo;
 mod limit;
 mod neighbours;
 mod observe;

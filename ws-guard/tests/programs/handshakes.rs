@@ -1,7 +1,7 @@
 //! What opens a flow, and what does not.
 use ws_guard_common::{
     flow::state,
-    maps::{Counter::*, FLOWS_FAIL_CLOSED},
+    maps::{Counter::*, FLOWS_FAIL_CLOSED, action},
 };
 use ws_guard_testkit::{
     frame::{Frame, encode},
@@ -14,6 +14,9 @@ const H2C: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
 const DEFLATE: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+
+/// How much longer the ordinary answer is.
+const LONGER: u32 = (SWITCHING.len() - DEFLATE.len()) as u32;
 
 /// The request with these bytes behind it, in one segment.
 fn request_and(more: Vec<u8>) -> Vec<u8> {
@@ -73,6 +76,7 @@ fn answers() -> Vec<Case> {
         case("an agreed permessage-deflate gives RSV1 a meaning")
             .request()
             .answer(DEFLATE)
+            .with(|packet| packet.seq = packet.seq.wrapping_add(LONGER))
             .client(encode(&[Frame { rsv: 4, ..Frame::text("x") }]))
             .counts(&[(Frames, 1)]),
         case("a full flow table lets connections through untracked")
@@ -109,20 +113,32 @@ fn early_frames() -> Vec<Case> {
             .client_at(request, request_and(pings(4)))
             .defused(&[length + 12, length + 18])
             .answer(SWITCHING)
+            .with(|packet| packet.ack = packet.ack.wrapping_add(24))
             .leaves(state::OPEN)
             .counts(&[(FlowsOpened, 1), (Pings, 4), (Rewritten, 2)]),
-        case("pings before the answer, in a segment of their own")
+        case("frames before the answer, in a segment of their own, have to wait for it")
+            .request()
+            .client_at(0, pings(3))
+            .dropped()
+            .answer(SWITCHING)
+            .client(pings(3))
+            .leaves(state::OPEN)
+            .counts(&[(DroppedEarly, 1), (RequestsUnseen, 0), (Pings, 3), (Frames, 3)]),
+        case("an observer lets them pass, and says that it did not see them")
+            .policy(|policy| policy.action = action::OBSERVE)
             .request()
             .client(pings(3))
-            .defused(&[12])
             .answer(SWITCHING)
-            .client(text("x"))
+            .with(|packet| packet.ack = packet.ack.wrapping_add(18))
+            .client(pings(1))
             .leaves(state::OPEN)
-            .counts(&[(Pings, 3), (Frames, 1), (Rewritten, 1)]),
-        case("early frames with a gap before them")
+            .counts(&[(DroppedEarly, 0), (RequestsUnseen, 1), (Pings, 1)]),
+        case("behind a request that came twice nothing is known")
+            .request()
             .request()
             .client_at(10, pings(1))
-            .dropped()
-            .counts(&[(DroppedEarly, 1)]),
+            .answer(SWITCHING)
+            .leaves(state::OPEN)
+            .counts(&[(DroppedEarly, 0), (RequestsUnseen, 1)]),
     ]
 }

@@ -1,6 +1,7 @@
 //! The kernel programs on packets built by hand: one table, played at both client-side hooks and in
 //! both address families; and what they cost the verifier.
 mod case;
+mod forged;
 mod handshakes;
 mod headers;
 mod play;
@@ -44,6 +45,7 @@ fn table() -> Vec<Case> {
     cases.extend(handshakes::cases());
     cases.extend(streams::cases());
     cases.extend(throttling::cases());
+    cases.extend(forged::cases());
     cases
 }
 

@@ -8,10 +8,10 @@ use crate::programs;
 
 /// Instructions that a program may cost: what it costs today, and a tenth.
 const BUDGETS: [(&str, u32); 4] = [
-    (program::XDP_INGRESS, 481_000),
-    (program::TC_INGRESS, 466_000),
-    (program::TC_EGRESS, 134_000),
-    (program::CONTROL, 23_800),
+    (program::XDP_INGRESS, 320_000),
+    (program::TC_INGRESS, 319_000),
+    (program::TC_EGRESS, 137_000),
+    (program::CONTROL, 20_300),
 ];
 
 #[test]

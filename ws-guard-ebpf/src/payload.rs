@@ -1,0 +1,216 @@
+//! A segment's payload, at either hook: read directly where the packet's linear part holds it, and
+//! in chunks where it does not.
+//!
+//! What the network stack puts together (GRO, TSO) and what is larger than a page lies in pieces,
+//! and `data..data_end` covers the first of them alone. There a helper copies the next
+//! [`CHUNK`] bytes into this CPU's [`Window`], for the headers that follow each other closely.
+
+use core::hint::black_box;
+
+use ws_guard_common::{
+    frame::{Header, PING_TO_PONG, Violations},
+    tracker,
+};
+
+use crate::{
+    packet::{self, Packet, Segment},
+    report::{self, Side},
+    walk,
+};
+
+/// Bytes that are copied at a time.
+const CHUNK: u32 = 64;
+/// No place in the window, or no byte.
+const NONE: u32 = 1 << 31;
+
+/// Bytes of the packet at hand that its linear part does not hold. [`packet::parse`] empties it.
+#[repr(C)]
+pub struct Window {
+    /// Offset of the first byte in the packet.
+    from: u32,
+    /// How many there are; 0 for an empty window.
+    pub len: u32,
+    bytes: [u8; CHUNK as usize],
+}
+
+/// What differs between the hooks.
+pub trait Hook {
+    /// `data` and `data_end`: read anew each time, because helpers that change a packet move them.
+    fn linear(&self) -> (usize, usize);
+    /// Copy `len` bytes from `offset` of the packet on. `false` when it does not hold them.
+    ///
+    /// # Safety
+    /// `len` bytes may be written at `to`.
+    unsafe fn load(&self, offset: u32, to: *mut u8, len: u32) -> bool;
+    /// [`cover`], as a global function: one of those the verifier checks once, not at each call.
+    fn cover(&self, at: u32, len: u32) -> u32;
+    /// [`byte`], likewise.
+    fn byte(&self, at: u32) -> u32;
+    /// [`defuse`], likewise.
+    fn defuse(&self, at: u32) -> u32;
+    /// Turn the first byte of a PING, at `offset` of the packet, into that of a PONG. `false` when
+    /// the packet does not hold it.
+    fn flip(&self, offset: u32) -> bool;
+    /// Put the TCP checksum right for so many bytes raised by one at even and at odd offsets.
+    fn seal(&self, segment: &Segment, even: u32, odd: u32);
+}
+
+/// The payload of one segment.
+pub struct Payload<H> {
+    pub hook: H,
+    payload: u32,
+    len: u32,
+    /// Whose frames these are: where violations are counted.
+    side: Side,
+    /// Only look: count and change nothing.
+    dry: bool,
+}
+
+impl<H: Hook> Payload<H> {
+    #[inline(always)]
+    pub fn at(hook: H, segment: &Segment, side: Side) -> Self {
+        let Segment { payload, len, .. } = *segment;
+        Self { hook, payload, len, side, dry: false }
+    }
+
+    /// `N` bytes at payload offset `at`; for one byte see [`byte`].
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        if at >= self.len || self.len - at < N as u32 {
+            return None;
+        }
+        let (data, end) = self.hook.linear();
+        let offset = (self.payload + at) as usize;
+        if let Some(bytes) = packet::at::<[u8; N]>(data, end, offset) {
+            // SAFETY: `at` checked the bounds; bytes need no alignment.
+            return Some(unsafe { bytes.read_unaligned() });
+        }
+        let place = self.hook.cover(at, N as u32);
+        let window = packet::window()?;
+        let place = black_box(place as usize);
+        if place > CHUNK as usize - N {
+            return None;
+        }
+        // SAFETY: `N` bytes from `place` on are inside the window.
+        Some(unsafe { window.bytes.as_ptr().add(place).cast::<[u8; N]>().read_unaligned() })
+    }
+}
+
+/// See that the window holds `len` bytes at payload offset `at` of the segment at hand; where in it
+/// they are, or [`NONE`].
+#[inline(always)]
+pub fn cover<H: Hook>(hook: &H, at: u32, len: u32) -> u32 {
+    let (Some(segment), Some(window)) = (packet::segment(), packet::window()) else {
+        return NONE;
+    };
+    let offset = segment.payload.wrapping_add(at);
+    let place = offset.wrapping_sub(window.from);
+    if place < window.len && window.len - place >= len {
+        return place;
+    }
+    let left = segment.len.wrapping_sub(at);
+    // The verifier has to see both bounds, and LLVM would leave out the one that follows.
+    let size = black_box(if left < CHUNK { left } else { CHUNK });
+    if size == 0 || size > CHUNK {
+        return NONE;
+    }
+    window.len = 0;
+    // SAFETY: the window has CHUNK bytes.
+    if !unsafe { hook.load(offset, window.bytes.as_mut_ptr(), size) } {
+        return NONE;
+    }
+    (window.from, window.len) = (offset, size);
+    if size < len { NONE } else { 0 }
+}
+
+/// The byte at payload offset `at` of the segment at hand, or [`NONE`].
+#[inline(always)]
+pub fn byte<H: Hook>(hook: &H, at: u32) -> u32 {
+    let Some(segment) = packet::segment() else {
+        return NONE;
+    };
+    if at >= segment.len {
+        return NONE;
+    }
+    let (data, end) = hook.linear();
+    if let Some(byte) = packet::byte_at(data, end, segment.payload.wrapping_add(at) as usize) {
+        // SAFETY: `byte_at` checked the bounds.
+        return unsafe { *byte }.into();
+    }
+    // Else LLVM finds the bound that the verifier needs to see superfluous.
+    let place = black_box(cover(hook, at, 1));
+    match packet::window() {
+        Some(window) if place < CHUNK => window.bytes[place as usize].into(),
+        _ => NONE,
+    }
+}
+
+impl<H: Hook> tracker::Segment for Payload<H> {
+    #[inline(always)]
+    fn u8_at(&self, at: u32) -> Option<u8> {
+        let byte = self.hook.byte(at);
+        if byte < NONE { Some(byte as u8) } else { None }
+    }
+
+    #[inline(always)]
+    fn u16_at(&self, at: u32) -> Option<u16> {
+        self.read::<2>(at).map(u16::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn u64_at(&self, at: u32) -> Option<u64> {
+        self.read::<8>(at).map(u64::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn header(&mut self, _seq: u32, _header: Header, violations: Violations) {
+        if !self.dry {
+            report::violations(self.side, violations);
+        }
+    }
+
+    #[inline(always)]
+    fn defuse(&mut self, at: u32) {
+        if !self.dry {
+            self.hook.defuse(at);
+        }
+    }
+}
+
+/// Turn the PING whose first byte is at payload offset `at` of the segment at hand into a PONG.
+#[inline(always)]
+pub fn defuse<H: Hook>(hook: &H, at: u32) -> u32 {
+    let Some(segment) = packet::segment() else {
+        return 0;
+    };
+    let offset = segment.payload.wrapping_add(at);
+    if at >= segment.len || !hook.flip(offset) {
+        return 0;
+    }
+    walk::rewritten(offset.wrapping_sub(segment.tcp));
+    // A copy of it may be in the window.
+    if let Some(window) = packet::window() {
+        let place = black_box(offset.wrapping_sub(window.from));
+        if place < window.len && place < CHUNK {
+            window.bytes[place as usize] ^= PING_TO_PONG;
+        }
+    }
+    1
+}
+
+impl<H: Hook> Packet for Payload<H> {
+    #[inline(always)]
+    fn only_look(&mut self, dry: bool) {
+        self.dry = dry;
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> u32 {
+        self.len
+    }
+
+    #[inline(always)]
+    fn seal(&mut self, segment: &Segment, even: u32, odd: u32) {
+        self.hook.seal(segment, even, odd);
+    }
+}
