@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/ws-guard/
-//!   schema-1/                     version of the layouts; bpffs takes no regular files
+//!   schema-2/                     version of the layouts; bpffs takes no regular files
 //!   FLOWS SOURCES POLICY …        the maps
 //!   programs/ws_guard_control     so that requests work without the daemon
 //!   links/eth0-in-xdp-native      a link each: interface, direction, mode
