@@ -11,14 +11,14 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{self, Action, Flow, Rewalk},
-    maps::{Counter, EventKind, FlowKey, MAY_DROP, Policy, action},
+    maps::{Counter, EventKind, FlowKey, LIMITS_CLASSES, MAY_DROP, Policy, action},
     seq::{after, later},
     source::millis,
     tracker::{Step, Tracker, Walk},
 };
 
 use crate::{
-    debug, handshake,
+    debug, floods, handshake,
     maps::{self, FLOWS, locked},
     packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG, parse},
     quick::{self, came_to},
@@ -53,6 +53,12 @@ impl Scene<'_> {
             0 => self.policy.action != action::OBSERVE,
             _ => sources::acts_on(&self.key.client, self.policy),
         }
+    }
+
+    /// Other frames than pings have limits as well: then each frame is looked at by its class.
+    #[inline(always)]
+    pub fn limits_classes(&self) -> bool {
+        self.policy.flags & LIMITS_CLASSES != 0
     }
 
     /// Drop for a reason, unless the policy only observes.
@@ -240,6 +246,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             flow.last_ns = scene.now;
             return Verdict::Pass;
         }
+        Action::Walk if scene.limits_classes() => Outcome::Rewound,
         Action::Walk => {
             let came_to = walk::forget(quick::pass(scene, flow, &packet()), segment.seq);
             if came_to & came_to::PING != 0 {
@@ -277,6 +284,9 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
         return scene.drop(Counter::DroppedUnreadable);
     }
     count_walk(scene);
+    if scene.limits_classes() && floods::charge(scene.now) {
+        return Verdict::Drop;
+    }
     settle(scene, flow, packet())
 }
 
@@ -317,7 +327,9 @@ fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     };
     state.start = flow.client;
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
+    state.tiny_bytes = scene.policy.tiny_bytes;
     let mut walker = Walker { state, packet };
+    walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run();
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Walked)
 }
@@ -555,7 +567,9 @@ fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     let Some(state) = walk::resume() else {
         return Outcome::Pass;
     };
+    state.tiny_bytes = scene.policy.tiny_bytes;
     let mut walker = Walker { state, packet };
+    walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run_on();
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
 }

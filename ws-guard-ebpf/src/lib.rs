@@ -9,6 +9,7 @@
 //! - [`quick`] is the shortcut of the common segment;
 //! - [`handshake`] reads requests and answers, and opens flows;
 //! - [`egress`] takes the server's acknowledgements and frames;
+//! - [`floods`] keeps who sends too much else;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
 //! - [`control`] is the daemon's hand on a source;
 //! - [`report`] counts and sends events, [`debug`] logs for who debugs.
@@ -23,6 +24,7 @@
 pub mod control;
 pub mod debug;
 pub mod egress;
+pub mod floods;
 pub mod handshake;
 pub mod ingress;
 pub mod maps;

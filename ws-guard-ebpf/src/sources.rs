@@ -252,6 +252,24 @@ fn flooded(source: Entry, key: &SourceKey, now: u64, pings: u32, over: u32) {
     }
 }
 
+/// The source of `address` sent `over` frames over the limit of their class: the same as pings over
+/// the limit. `true` when the segment is to be dropped.
+#[inline(never)]
+pub fn flood(address: &Address, policy: &Policy, now: u64, over: u32) -> bool {
+    let key = of(address, policy);
+    let source = Entry(up_to_date(&key, address, policy, now));
+    // SAFETY: a single word of a map value, which stays readable while a program runs.
+    if source.0.is_null() || unsafe { (*source.0).flags } & ALLOWED != 0 {
+        return false;
+    }
+    flooded(source, &key, now, over, over);
+    let drops = source.action() == action::DROP;
+    if drops {
+        source.dropped();
+    }
+    drops
+}
+
 /// Pings of a source that the table has no room for.
 #[inline(always)]
 fn charge_nobody(policy: &Policy, pings: u32) -> u32 {

@@ -14,6 +14,7 @@ use aya::{
     programs::{Program, ProgramError, TestRun, TestRunOptions},
 };
 use ws_guard_common::{
+    flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
         Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule,
@@ -45,7 +46,10 @@ macro_rules! pod {
     };
 }
 
-pod!(Address, Counters, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared, Source, SourceKey);
+pod!(
+    Address, Counters, Flood, FloodKey, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared,
+    Source, SourceKey
+);
 
 /// What a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,6 +209,7 @@ impl Programs {
         self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
+        self.empty::<Raw<FloodKey>, Raw<Flood>>(name::FLOODS)?;
         self.set(name::SHARED, 0, Raw(Shared::default()))
     }
 

@@ -21,12 +21,14 @@ const PROGRAMS: [&str; 4] =
     [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS, program::CONTROL];
 
 impl TableSizes {
-    fn by_name(&self) -> [(&'static str, u32); 4] {
+    fn by_name(&self) -> [(&'static str, u32); 5] {
         [
             (name::FLOWS, self.flows),
             (name::SOURCES, self.sources),
             (name::PENDING, self.pending),
             (name::RULES, self.rules),
+            // Whoever floods with anything is a source.
+            (name::FLOODS, self.sources),
         ]
     }
 }

@@ -139,3 +139,32 @@ fn each_port_and_each_network_has_a_limit_of_its_own() -> Result<()> {
     stage.stop_server()?;
     stage.finish()
 }
+
+#[test]
+fn a_flood_of_pongs_is_dropped_where_it_shall() -> Result<()> {
+    needs_root!();
+    let options = ["--action", "drop", "--max-pong-rate", "50"];
+    let mut stage = Stage::new(2, &options)?;
+    let [mut flooder, mut calm] = [stage.connect(0)?, stage.connect(1)?];
+    let pongs = |client: &mut Client, count| {
+        let frame = Frame::new(ws_guard_common::frame::opcode::PONG, []);
+        client.send(&vec![frame; count], &Cut::Whole)
+    };
+    pongs(&mut flooder, 50)?;
+    pongs(&mut calm, 50)?;
+    ensure!(answered(&mut flooder, 1)? == 1, "50 pongs keep to the limit");
+    pongs(&mut flooder, 10)?;
+    eventually("it is throttled", || {
+        Ok(stage.source(flooder.local().ip())?["state"] == "throttled")
+    })?;
+    ensure!(answered(&mut calm, 1)? == 1, "the calm one is held up as well");
+    let over = stage.metrics()?["wsguard_frames_over_limit_total"];
+    ensure!(over == 10, "{over} frames over the limit");
+    // Raised on the way: in force from the next packet on, and no connection is lost.
+    stage.cli(&["policy", "set", "--max-pong-rate", "0"])?;
+    stage.cli(&["release", &flooder.local().ip().to_string()])?;
+    ensure!(answered(&mut flooder, 1)? == 2, "the connection is gone");
+    drop((flooder, calm));
+    stage.stop_server()?;
+    stage.finish()
+}
