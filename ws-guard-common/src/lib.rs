@@ -18,6 +18,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod checkpoint;
+pub mod flood;
 pub mod flow;
 pub mod frame;
 pub mod handshake;

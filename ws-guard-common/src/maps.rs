@@ -23,6 +23,9 @@ pub mod name {
     pub const STRANGERS: &str = "STRANGERS";
     /// Hash: [`super::SourceKey`] → [`super::Source`], who has sent a ping.
     pub const SOURCES: &str = "SOURCES";
+    /// Hash: [`crate::flood::FloodKey`] → [`crate::flood::Flood`], who sends too much else. Takes memory only for
+    /// what is in it.
+    pub const FLOODS: &str = "FLOODS";
     /// LPM trie: prefix of a [`super::Address`] → [`super::Rule`].
     pub const RULES: &str = "RULES";
     /// Array of two sets of [`super::SCOPES`] [`super::Policy`]: the set in force, and the one being
@@ -165,6 +168,9 @@ pub const UNREADABLE_PASSES: u8 = 1 << 2;
 /// [`action::DROP`]: a rule says so, or sources climb to it.
 pub const MAY_DROP: u8 = 1 << 3;
 
+/// [`Policy::flags`]: some class of frames has a limit, [`Policy::class_limits`].
+pub const LIMITS_CLASSES: u8 = 1 << 4;
+
 /// Policies that can be in force side by side. Scope 0 is that of all ports without settings of
 /// their own; each port with some has a scope, in which its sources are counted for themselves.
 pub const SCOPES: u32 = 32;
@@ -188,7 +194,8 @@ pub struct Policy {
     pub rules: u32,
     /// One of [`action`].
     pub action: u8,
-    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`], [`MAY_DROP`].
+    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`], [`MAY_DROP`],
+    /// [`LIMITS_CLASSES`].
     pub flags: u8,
     pub _pad: [u8; 2],
     /// What of a mapped IPv4 address makes a source.
@@ -205,6 +212,11 @@ pub struct Policy {
     /// Which settings the scope has of its own, the others being those of scope 0; [`own`]. For
     /// people: the kernel does not look at it.
     pub own: u32,
+    /// Frames that a source may send in any window, by [`crate::flood::Class`]; the same window. Limit
+    /// 0: no such limit.
+    pub class_limits: [Rate; crate::flood::CLASSES],
+    /// Longest payload of a data frame that is tiny.
+    pub tiny_bytes: u32,
 }
 
 /// Which settings a scope or a rule has of its own.
@@ -481,11 +493,13 @@ pub enum Counter {
     EventsLost,
     /// Events held back by the rate limit.
     EventsSuppressed,
+    /// Frames over the limit of their class.
+    FramesOver,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = Counter::EventsSuppressed as usize + 1;
+    pub const COUNT: usize = Counter::FramesOver as usize + 1;
 }
 
 /// Buckets of the heartbeat histogram: bucket `n` counts times below 2^n × 64 µs, the last all
@@ -620,7 +634,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 4);
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<SourceKey>() == 20);
-    assert!(size_of::<Policy>() == 88);
+    assert!(size_of::<Policy>() == 140);
     assert!(size_of::<Rule>() == 28);
     assert!(size_of::<Flow>() == 808);
     assert!(size_of::<Source>() == 640);

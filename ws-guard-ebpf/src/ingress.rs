@@ -11,14 +11,14 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{self, Action, Flow, Rewalk},
-    maps::{Counter, EventKind, FlowKey, MAY_DROP, Policy, action},
+    maps::{Counter, EventKind, FlowKey, LIMITS_CLASSES, MAY_DROP, Policy, action},
     seq::{after, later},
     source::millis,
     tracker::{Step, Tracker, Walk},
 };
 
 use crate::{
-    debug,
+    debug, floods,
     handshake::{self, Request},
     joining,
     maps::{self, FLOWS, locked},
@@ -56,6 +56,12 @@ impl Scene<'_> {
             0 => self.policy.action != action::OBSERVE,
             _ => sources::acts_on(&self.key.client, self.policy),
         }
+    }
+
+    /// Other frames than pings have limits as well: then each frame is looked at by its class.
+    #[inline(always)]
+    pub fn limits_classes(&self) -> bool {
+        self.policy.flags & LIMITS_CLASSES != 0
     }
 
     /// Drop for a reason, unless the policy only observes.
@@ -249,6 +255,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             flow.last_ns = scene.now;
             return Verdict::Pass;
         }
+        Action::Walk if scene.limits_classes() => Outcome::Rewound,
         Action::Walk => {
             let came_to = walk::forget(quick::pass(scene, flow, &packet()), segment.seq);
             if came_to & came_to::PING != 0 {
@@ -286,6 +293,9 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
         return scene.drop(Counter::DroppedUnreadable);
     }
     count_walk(scene);
+    if scene.limits_classes() && floods::charge(scene.now) {
+        return Verdict::Drop;
+    }
     settle(scene, flow, packet())
 }
 
@@ -326,7 +336,9 @@ fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     };
     state.start = flow.client;
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
+    state.tiny_bytes = scene.policy.tiny_bytes;
     let mut walker = Walker { state, packet };
+    walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run();
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Walked)
 }
@@ -579,7 +591,9 @@ fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     let Some(state) = walk::resume() else {
         return Outcome::Pass;
     };
+    state.tiny_bytes = scene.policy.tiny_bytes;
     let mut walker = Walker { state, packet };
+    walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run_on();
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
 }

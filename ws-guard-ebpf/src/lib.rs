@@ -11,6 +11,7 @@
 //! - [`handshake`] reads requests and answers, and opens flows;
 //! - [`egress`] takes the server's acknowledgements and frames;
 //! - [`role`] tells whose flow it is where a packet passes two guarded interfaces;
+//! - [`floods`] keeps who sends too much else;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
 //! - [`control`] is the daemon's hand on a source;
 //! - [`report`] counts and sends events, [`debug`] logs for who debugs.
@@ -26,6 +27,7 @@ pub mod checksum;
 pub mod control;
 pub mod debug;
 pub mod egress;
+pub mod floods;
 pub mod handshake;
 pub mod headers;
 pub mod ingress;

@@ -2,11 +2,13 @@
 //! that the daemon overrides at load.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     helpers::{bpf_spin_lock, bpf_spin_unlock},
     macros::btf_map,
 };
 use ws_guard_common::{
+    flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
         Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SCOPES,
@@ -27,6 +29,9 @@ pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> 
 
 #[btf_map]
 pub static SOURCES: HashMap<SourceKey, Source, 32768> = HashMap::new();
+
+#[btf_map]
+pub static FLOODS: HashMap<FloodKey, Flood, 32768, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map]
 pub static RULES: LpmTrie<Address, Rule, 4096> = LpmTrie::new();
@@ -60,6 +65,9 @@ pub static NEW_SOURCE: PerCpuArray<[u64; size_of::<Source>() / 8], 1> = PerCpuAr
 /// Where a log of pings is put together that is written in other groups.
 #[btf_map]
 pub static STAMPS: PerCpuArray<[u32; SLOTS], 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static NEW_FLOOD: PerCpuArray<[u64; size_of::<Flood>() / 8], 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static NEW_PENDING: PerCpuArray<Pending, 1> = PerCpuArray::new();

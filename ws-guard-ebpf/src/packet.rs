@@ -170,6 +170,8 @@ pub trait Packet: tracker::Segment {
     fn bytes(&self) -> u32;
     /// From here on only look (or no longer so): count and change nothing.
     fn only_look(&mut self, dry: bool);
+    /// From here on count new frames by class, unless `on` is 0: [`crate::walk::State::classes`].
+    fn classify(&mut self, on: u8);
     /// Put the TCP checksum right for so many headers rewritten at even and at odd offsets.
     fn seal(&mut self, segment: &Segment, even: u32, odd: u32);
 }

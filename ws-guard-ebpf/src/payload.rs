@@ -67,13 +67,15 @@ pub struct Payload<H> {
     side: Side,
     /// Only look: count and change nothing.
     dry: bool,
+    /// Count new frames by class, unless it is 0. No `bool`, of which the verifier would follow both.
+    classes: u8,
 }
 
 impl<H: Hook> Payload<H> {
     #[inline(always)]
     pub fn at(hook: H, segment: &Segment, side: Side) -> Self {
         let Segment { payload, len, .. } = *segment;
-        Self { hook, payload, len, side, dry: false }
+        Self { hook, payload, len, side, dry: false, classes: 0 }
     }
 
     /// `N` bytes at payload offset `at`, where the linear part holds them.
@@ -182,9 +184,12 @@ impl<H: Hook> tracker::Segment for Payload<H> {
     }
 
     #[inline(always)]
-    fn header(&mut self, _seq: u32, _header: Header, violations: Violations) {
+    fn header(&mut self, _seq: u32, header: Header, violations: Violations) {
         if !self.dry {
             report::violations(self.side, violations);
+            if self.classes != 0 {
+                walk::count_class(&header);
+            }
         }
     }
 
@@ -221,6 +226,11 @@ impl<H: Hook> Packet for Payload<H> {
     #[inline(always)]
     fn only_look(&mut self, dry: bool) {
         self.dry = dry;
+    }
+
+    #[inline(always)]
+    fn classify(&mut self, on: u8) {
+        self.classes = on;
     }
 
     #[inline(always)]

@@ -145,13 +145,25 @@ impl Entry {
 #[inline(never)]
 fn look_up_rules(source: Entry, address: &Address, policy: &Policy) {
     const { assert!(Rule::ALLOW == ALLOWED) };
-    let rule = rule(address, policy).copied().unwrap_or_default();
-    let limits = Limits::of(policy).with(&rule);
-    source.locked(|source| {
-        source.limits = limits;
-        source.flags = source.flags & !ALLOWED | rule.flags & ALLOWED;
-        source.generation = policy.generation;
-    });
+    // Nothing is put together on the stack, which has no room left here.
+    match rule(address, policy) {
+        Some(rule) => source.locked(
+            #[inline(always)]
+            |source| {
+                source.limits = Limits::of(policy).with(rule);
+                source.flags = source.flags & !ALLOWED | rule.flags & ALLOWED;
+                source.generation = policy.generation;
+            },
+        ),
+        None => source.locked(
+            #[inline(always)]
+            |source| {
+                source.limits = Limits::of(policy);
+                source.flags &= !ALLOWED;
+                source.generation = policy.generation;
+            },
+        ),
+    }
 }
 
 /// [`charge`]'s answer: so many of the pings pass.
@@ -238,6 +250,24 @@ fn flooded(source: Entry, key: &SourceKey, now: u64, pings: u32, over: u32) {
         report::count(Counter::Throttled);
         report::source_event(EventKind::Throttled, key, now, pings as u64, key.scope as u16);
     }
+}
+
+/// The source of `address` sent `over` frames over the limit of their class: the same as pings over
+/// the limit. `true` when the segment is to be dropped.
+#[inline(never)]
+pub fn flood(address: &Address, policy: &Policy, now: u64, over: u32) -> bool {
+    let key = of(address, policy);
+    let source = Entry(up_to_date(&key, address, policy, now));
+    // SAFETY: a single word of a map value, which stays readable while a program runs.
+    if source.0.is_null() || unsafe { (*source.0).flags } & ALLOWED != 0 {
+        return false;
+    }
+    flooded(source, &key, now, over, over);
+    let drops = source.action() == action::DROP;
+    if drops {
+        source.dropped();
+    }
+    drops
 }
 
 /// Pings of a source that the table has no room for.

@@ -11,14 +11,15 @@ use aya_ebpf::{
     helpers::{bpf_for_each_map_elem, bpf_map_delete_elem},
 };
 use ws_guard_common::{
+    flood::{Flood, FloodKey},
     flow::{Flow, state},
     maps::{Counter, EventKind, FlowKey, SourceKey},
-    source::Source,
+    source::{Source, millis},
 };
 
 use crate::{
     ingress::Scene,
-    maps::{FLOWS, NEW_FLOW, SHARED, SOURCES},
+    maps::{FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES},
     report,
 };
 
@@ -154,6 +155,53 @@ unsafe extern "C" fn visit_source(
     unsafe {
         let idle = (*sweep).now.saturating_sub((*source).last_ping) > (*sweep).window;
         if idle && (*source).throttled_until <= (*sweep).now {
+            bpf_map_delete_elem(map, key.cast_mut().cast());
+            report::count(Counter::SourcesReclaimed);
+        }
+    }
+    0
+}
+
+/// What the sweep of the table of floods works on.
+struct FloodSweep {
+    now_ms: u32,
+    window_ms: u32,
+}
+
+/// Look for room in the table of floods. `false` when it is too early to look again.
+#[inline(always)]
+pub fn reclaim_floods(now: u64, window_ms: u32) -> bool {
+    if !may_sweep(now) {
+        return false;
+    }
+    let mut sweep = FloodSweep { now_ms: millis(now), window_ms };
+    let visit: unsafe extern "C" fn(
+        *mut c_void,
+        *const FloodKey,
+        *const Flood,
+        *mut FloodSweep,
+    ) -> c_long = visit_flood;
+    // SAFETY: as in `reclaim_flows`.
+    unsafe {
+        bpf_for_each_map_elem(
+            (&raw const FLOODS).cast_mut().cast(),
+            visit as *mut c_void,
+            (&raw mut sweep).cast(),
+            0,
+        );
+    }
+    true
+}
+
+unsafe extern "C" fn visit_flood(
+    map: *mut c_void,
+    key: *const FloodKey,
+    flood: *const Flood,
+    sweep: *mut FloodSweep,
+) -> c_long {
+    // SAFETY: the helper passes a live element and our own context.
+    unsafe {
+        if (*flood).window.is_over((*sweep).now_ms, (*sweep).window_ms) {
             bpf_map_delete_elem(map, key.cast_mut().cast());
             report::count(Counter::SourcesReclaimed);
         }

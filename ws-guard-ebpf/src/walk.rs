@@ -4,6 +4,8 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
 use ws_guard_common::{
+    flood::Counts,
+    frame::Header,
     handshake::HeadScanner,
     search::{self, Search},
     tracker::{Step, Tracker, Walk},
@@ -42,6 +44,10 @@ pub struct State {
     pub even: u32,
     pub odd: u32,
     step: u32,
+    /// New frames by class, if somebody wants to know...
+    pub classes: Counts,
+    /// ...and the longest payload of a tiny one.
+    pub tiny_bytes: u32,
     /// The checkpoint that a retransmission is walked from, counted from the oldest...
     pub checkpoint: u32,
     /// ...and where the stream stood there.
@@ -61,6 +67,7 @@ pub fn state() -> Option<&'static mut State> {
     state.share = 0;
     state.passed = 0;
     state.enforces = 0;
+    state.classes = Counts::default();
     Some(state)
 }
 
@@ -91,6 +98,27 @@ pub fn rewritten(offset: u32) {
             (*state).even += !offset & 1;
         }
     }
+}
+
+/// Count a new frame by its class.
+#[inline(always)]
+pub fn count_class(header: &Header) {
+    ws_guard_class(u32::from(header.first), header.payload_len);
+}
+
+/// [`count_class`]. Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_class(first: u32, payload_len: u64) -> u32 {
+    let header = Header { first: first as u8, second: 0, payload_len };
+    if let Some(state) = STATE.get_ptr_mut(0) {
+        // SAFETY: this CPU's element; the walk at hand uses other fields of it.
+        unsafe {
+            let tiny_bytes = (*state).tiny_bytes;
+            (*(&raw mut (*state).classes)).add(&header, tiny_bytes);
+        }
+    }
+    0
 }
 
 /// `value`, of which the verifier forgets what it knows: where it has come in many ways to one place

@@ -14,6 +14,7 @@ use aya::{
     programs::{Program, ProgramError, TestRun, TestRunOptions},
 };
 use ws_guard_common::{
+    flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
         Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule,
@@ -46,8 +47,8 @@ macro_rules! pod {
 }
 
 pod!(
-    Address, Counters, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared, Source, SourceKey,
-    Stranger, Tunnels
+    Address, Counters, Flood, FloodKey, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared,
+    Source, SourceKey, Stranger, Tunnels
 );
 
 /// What a run came to.
@@ -221,6 +222,7 @@ impl Programs {
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
         self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
+        self.empty::<Raw<FloodKey>, Raw<Flood>>(name::FLOODS)?;
         self.set(name::SHARED, 0, Raw(Shared::default()))
     }
 

@@ -62,7 +62,8 @@ fn load() -> Option<Loaded> {
 }
 
 fn settings(more: &[(&str, &str)]) -> Settings {
-    let flags = [("interface", "lo"), ("port", "9001"), ("allow", "10.1.0.0/16")];
+    let flags =
+        [("interface", "lo"), ("port", "9001"), ("allow", "10.1.0.0/16"), ("state-file", "none")];
     let all = flags.iter().chain(more);
     let arguments = all.map(|(name, value)| (name.to_string(), vec![value.to_string()])).collect();
     Inputs { arguments, ..Inputs::default() }.load().expect("valid settings")
@@ -167,6 +168,91 @@ async fn the_allowlist_keeps_apart_what_operators_and_configuration_want() {
     let (_, list) = ask(&api, "DELETE", "/v1/allow", r#"{"network": "fd77::/64"}"#).await;
     assert_eq!(list, json!([]));
     assert_eq!(loaded.state.reader.maps.policy().expect("a policy").rules, 0);
+}
+
+#[tokio::test]
+async fn networks_and_ports_get_settings_of_their_own_and_lose_them() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone());
+    let cidr = r#"{"cidr": "10.0.0.0/8", "max_ping_rate": 100}"#;
+    let (status, policy) = ask(&api, "PATCH", "/v1/policy/cidr", cidr).await;
+    assert_eq!(
+        (status, &policy["cidrs"]),
+        (StatusCode::OK, &json!([{"cidr": "10.0.0.0/8", "max_ping_rate": 100}]))
+    );
+    // Added to what it has, and beside an exemption of the same network.
+    ask(&api, "POST", "/v1/allow", r#"{"network": "10.0.0.0/8"}"#).await;
+    let more = r#"{"cidr": "10.0.0.0/8", "action": "drop"}"#;
+    let (_, policy) = ask(&api, "PATCH", "/v1/policy/cidr", more).await;
+    let whole = json!([{"cidr": "10.0.0.0/8", "action": "drop", "max_ping_rate": 100}]);
+    assert_eq!(policy["cidrs"], whole);
+    let port = r#"{"port": 9001, "window_seconds": 60}"#;
+    let (_, policy) = ask(&api, "PATCH", "/v1/policy/port", port).await;
+    assert_eq!(policy["port_policies"], json!([{"port": 9001, "window_seconds": 60}]));
+    assert_eq!((&policy["ports"], &policy["window_seconds"]), (&json!([9001]), &json!(10)));
+    // Another configuration takes nothing of it away.
+    loaded.state.operator.configure(&settings(&[])).expect("configured");
+    let (_, policy) = ask(&api, "GET", "/v1/policy", "").await;
+    assert_eq!(policy["cidrs"], whole);
+    let (_, policy) = ask(&api, "DELETE", "/v1/policy/cidr", r#"{"cidr": "10.0.0.0/8"}"#).await;
+    assert_eq!(policy["cidrs"], json!([]));
+    let (_, allowed) = ask(&api, "GET", "/v1/allow", "").await;
+    assert_eq!(allowed[0], json!({"network": "10.0.0.0/8", "origin": "runtime"}));
+}
+
+#[tokio::test]
+async fn the_configurations_networks_come_back_behind_an_operators() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone());
+    let configured = settings(&[("cidr", "10.0.0.0/8 max-ping-rate=50")]);
+    loaded.state.operator.configure(&configured).expect("configured");
+    loaded.state.config().settings = configured;
+    let unset = r#"{"cidr": "10.0.0.0/8"}"#;
+    let (status, _) = ask(&api, "DELETE", "/v1/policy/cidr", unset).await;
+    assert_eq!(status, StatusCode::CONFLICT, "it is the configuration's");
+    let set = r#"{"cidr": "10.0.0.0/8", "max_ping_rate": 5}"#;
+    let (_, policy) = ask(&api, "PATCH", "/v1/policy/cidr", set).await;
+    assert_eq!(policy["cidrs"][0]["max_ping_rate"], json!(5));
+    let (_, policy) = ask(&api, "DELETE", "/v1/policy/cidr", unset).await;
+    assert_eq!(policy["cidrs"][0]["max_ping_rate"], json!(50));
+    loaded.state.operator.configure(&settings(&[])).expect("configured");
+    let (_, policy) = ask(&api, "GET", "/v1/policy", "").await;
+    assert_eq!(policy["cidrs"], json!([]));
+}
+
+#[tokio::test]
+async fn reports_are_charged_one_by_one() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone());
+    let batch = json!({"reports": [
+        {"source": "10.0.0.1", "pings": 12},
+        {"source": "10.0.0.1", "pings": 20, "port": 9001},
+        {"source": "fd77::1", "pings": 30},
+        {"source": "10.0.0.2", "pings": 0},
+        {"source": "ten", "pings": 1},
+        {"source": "10.0.0.3", "pings": 1, "port": 80},
+        {"source": "10.0.0.3"},
+        {"source": "10.1.0.1", "pings": 500},
+    ]});
+    let (status, answer) = ask(&api, "POST", "/v1/reports", &batch.to_string()).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!((&answer["accepted"], &answer["throttled"]), (&json!(4), &json!(["10.0.0.1"])));
+    let errors = answer["errors"].as_array().expect("errors");
+    let indices: Vec<_> = errors.iter().map(|error| error["index"].clone()).collect();
+    assert_eq!(indices, [3, 4, 5, 6].map(|index| json!(index)));
+    assert!(errors.iter().all(|error| error["remedy"].is_string()), "{answer}");
+    let (_, sources) = ask(&api, "GET", "/v1/sources", "").await;
+    let pings = |source: &str| {
+        let rows = sources.as_array().expect("rows").iter();
+        rows.filter(|row| row["source"] == source)
+            .map(|row| row["pings_total"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((pings("10.0.0.1"), pings("fd77::/64")), (vec![json!(32)], vec![json!(30)]));
+    let many = json!({"reports": vec![json!({"source": "10.0.0.1", "pings": 1}); 1001]});
+    let (status, answer) = ask(&api, "POST", "/v1/reports", &many.to_string()).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{answer}");
+    assert!(answer["remedy"].as_str().is_some_and(|remedy| remedy.contains("1000")), "{answer}");
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! The settings of `run`, and the table of those that are not policy.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use ipnet::IpNet;
 
@@ -11,7 +14,7 @@ use crate::{
         setting::{Setting, store, whole, word},
         tunnel::Tunnel,
     },
-    guard::{AttachMode, Selection, Selector, TableSizes},
+    guard::{AttachMode, DEFAULT_PIN_DIR, Selection, Selector, TableSizes},
 };
 
 /// Handshakes that may wait for their answer; the oldest give way to newer ones.
@@ -25,6 +28,48 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// Where to keep what operators decide.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StatePath {
+    /// Under /var/lib/ws-guard, by the name of the pin directory.
+    #[default]
+    Usual,
+    /// Nowhere.
+    Off,
+    At(PathBuf),
+}
+
+impl StatePath {
+    /// The file of the guard that is pinned in `pin_dir`.
+    pub fn path(&self, pin_dir: &Path) -> Option<PathBuf> {
+        let dir = Path::new("/var/lib/ws-guard");
+        match (self, pin_dir.file_name()) {
+            (StatePath::Off, _) => None,
+            (StatePath::At(path), _) => Some(path.clone()),
+            (StatePath::Usual, Some(name)) if pin_dir != Path::new(DEFAULT_PIN_DIR) => {
+                Some(dir.join(format!("state-{}.json", name.to_string_lossy())))
+            }
+            (StatePath::Usual, _) => Some(dir.join("state.json")),
+        }
+    }
+}
+
+fn state_path(text: &str) -> Result<StatePath, String> {
+    match text.trim() {
+        "" => Err("it is empty: give a path, or none".into()),
+        "none" => Ok(StatePath::Off),
+        path => Ok(StatePath::At(path.into())),
+    }
+}
+
+fn state_path_text(path: &StatePath) -> Vec<String> {
+    match path {
+        StatePath::Usual => Vec::new(),
+        StatePath::Off => vec!["none".into()],
+        StatePath::At(path) => vec![path.display().to_string()],
+    }
 }
 
 /// What a daemon runs with.
@@ -50,6 +95,7 @@ pub struct RunSettings {
     pub metrics_listen: Option<SocketAddr>,
     pub listen: Option<SocketAddr>,
     pub access_log: PathBuf,
+    pub state_file: StatePath,
     pub log_format: LogFormat,
     pub kernel_debug: bool,
 }
@@ -66,6 +112,7 @@ impl Default for RunSettings {
             metrics_listen: None,
             listen: None,
             access_log: PathBuf::from("-"),
+            state_file: StatePath::Usual,
             log_format: LogFormat::Text,
             kernel_debug: false,
         }
@@ -148,7 +195,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 10] = [
+pub static RUN: [Setting<RunSettings>; 11] = [
     Setting {
         name: "interface",
         value: "IF",
@@ -233,6 +280,13 @@ pub static RUN: [Setting<RunSettings>; 10] = [
         "File to append the companion server's access log to; - is standard output",
         |s, text| store(&mut s.access_log, Ok(PathBuf::from(text))),
         |s| vec![s.access_log.display().to_string()],
+    ),
+    single(
+        "state-file",
+        "PATH|none",
+        "File that keeps what allow, throttle and policy set --cidr decide, over a reboot too; by default under /var/lib/ws-guard",
+        |s, text| store(&mut s.state_file, state_path(text)),
+        |s| state_path_text(&s.state_file),
     ),
     single(
         "log-format",

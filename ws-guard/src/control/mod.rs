@@ -12,6 +12,7 @@
 //! | `PATCH`, `DELETE /v1/policy/port` | [`ForPort`] in, the whole policy out |
 //! | `POST /v1/throttle` | [`Throttle`] in, [`Decision`] out |
 //! | `POST /v1/release` | [`Release`] in, [`Decision`] out |
+//! | `POST /v1/reports` | [`reports::Reports`] in, [`reports::Reported`] out |
 //! | `GET`, `POST`, `DELETE /v1/allow` | [`Allow`] in, array of [`AllowView`] out |
 //! | `GET /v1/events[?since=SEQ][&follow=true]` | a line of JSON an event |
 //!
@@ -19,10 +20,12 @@
 
 pub mod client;
 pub mod error;
+pub mod kept;
 pub mod networks;
 pub mod operator;
 pub mod reader;
 pub mod regroup;
+pub mod reports;
 pub mod routes;
 pub mod socket;
 pub mod throttling;
@@ -103,7 +106,7 @@ pub struct AllowView {
 pub enum Origin {
     /// The configuration: gone when it no longer names it.
     Config,
-    /// An operator: stays until it is removed, or the guard is unloaded.
+    /// An operator: stays until it is removed.
     Runtime,
 }
 

@@ -93,6 +93,17 @@ impl Operator {
 
     /// Add a network to the allowlist; returns it as it is kept.
     pub fn allow(&self, network: &str) -> Result<IpNet, ApiError> {
+        self.kept_after(|| self.allow_now(network))
+    }
+
+    /// Write down what operators decided after a change that was made.
+    fn kept_after<T>(&self, change: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+        let changed = change()?;
+        self.keep();
+        Ok(changed)
+    }
+
+    pub(super) fn allow_now(&self, network: &str) -> Result<IpNet, ApiError> {
         let _writing = self.lock();
         let network = self.whole_sources(network)?;
         let rule = self.rule_of(&network)?.unwrap_or_default();
@@ -102,6 +113,10 @@ impl Operator {
 
     /// Take a network off the allowlist.
     pub fn disallow(&self, network: &str) -> Result<IpNet, ApiError> {
+        self.kept_after(|| self.disallow_now(network))
+    }
+
+    fn disallow_now(&self, network: &str) -> Result<IpNet, ApiError> {
         let _writing = self.lock();
         let network = self.kept(network)?;
         let known = self.rule_of(&network)?.filter(|rule| rule.flags & Rule::ALLOW != 0);
@@ -119,6 +134,14 @@ impl Operator {
 
     /// Give a network settings of its own, beside those it has.
     pub fn set_cidr(&self, network: &str, own: &Overrides) -> Result<PolicySettings, ApiError> {
+        self.kept_after(|| self.set_cidr_now(network, own))
+    }
+
+    pub(super) fn set_cidr_now(
+        &self,
+        network: &str,
+        own: &Overrides,
+    ) -> Result<PolicySettings, ApiError> {
         let _writing = self.lock();
         let network = self.whole_sources(network)?;
         let rule = self.rule_of(&network)?.unwrap_or_default();
@@ -133,6 +156,14 @@ impl Operator {
     /// Take away the settings that an operator gave a network; those of the configuration apply
     /// again, if it has some.
     pub fn unset_cidr(
+        &self,
+        network: &str,
+        configured: &[NetworkPolicy],
+    ) -> Result<PolicySettings, ApiError> {
+        self.kept_after(|| self.unset_cidr_now(network, configured))
+    }
+
+    fn unset_cidr_now(
         &self,
         network: &str,
         configured: &[NetworkPolicy],

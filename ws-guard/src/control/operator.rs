@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use ws_guard_common::window::RateError;
 
-use super::error::ApiError;
+use super::{error::ApiError, kept::StateFile};
 use crate::{
     config::Settings,
     domain::{
@@ -26,11 +26,16 @@ pub struct Operator {
     pub(super) maps: Maps,
     /// Held while policy or rules are read, changed and written.
     writing: Arc<Mutex<()>>,
+    /// Where decisions are kept, if anywhere.
+    pub(super) file: Option<StateFile>,
+    /// Held while that is written.
+    pub(super) keeping: Arc<Mutex<()>>,
 }
 
 impl Operator {
-    pub fn new(maps: Maps) -> Operator {
-        Operator { maps, writing: Arc::default() }
+    /// `file`: where to keep decisions, if anywhere.
+    pub fn new(maps: Maps, file: Option<StateFile>) -> Operator {
+        Operator { maps, writing: Arc::default(), file, keeping: Arc::default() }
     }
 
     /// A panic of another writer left nothing half-done: each write is whole.

@@ -15,7 +15,10 @@ use serde::Serialize;
 
 use super::{
     Allow, AllowView, Decision, EventQuery, ForNetwork, ForPort, Info, Release, SourceQuery,
-    Throttle, error::ApiError, operator::refused,
+    Throttle,
+    error::ApiError,
+    operator::refused,
+    reports::{Reported, Reports},
 };
 use crate::{
     daemon::{events::Follower, state::State},
@@ -27,6 +30,8 @@ use crate::{
 
 /// No request of ours is larger.
 const LARGEST_BODY: usize = 64 * 1024;
+/// But for a batch of reports.
+const LARGEST_BATCH: usize = 256 * 1024;
 
 /// JSON bodies whose rejections are JSON too.
 #[derive(FromRequest)]
@@ -52,6 +57,7 @@ pub fn router(state: State) -> Router {
         .route("/v1/policy/port", patch(patch_port).delete(unset_port))
         .route("/v1/throttle", post(throttle))
         .route("/v1/release", post(release))
+        .route("/v1/reports", post(reports).layer(DefaultBodyLimit::max(LARGEST_BATCH)))
         .route("/v1/allow", get(allowlist).post(allow).delete(disallow))
         .route("/v1/events", get(events))
         .fallback(not_found)
@@ -176,6 +182,10 @@ async fn release(Shared(state): Shared<State>, Input(wanted): Input<Release>) ->
     blocking(state, move |state| state.operator.release(&wanted.source)).await
 }
 
+async fn reports(Shared(state): Shared<State>, Input(batch): Input<Reports>) -> Answer<Reported> {
+    blocking(state, move |state| state.operator.report(&batch)).await
+}
+
 async fn allowlist(Shared(state): Shared<State>) -> Answer<Vec<AllowView>> {
     blocking(state, |state| Ok(state.reader.allow()?)).await
 }
@@ -233,7 +243,7 @@ async fn not_found(uri: axum::http::Uri) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!("there is no {path}"),
-        "the paths are /v1/info, status, flows, sources, policy, policy/cidr, policy/port, throttle, release, allow, events",
+        "the paths are /v1/info, status, flows, sources, policy, policy/cidr, policy/port, throttle, release, reports, allow, events",
     )
 }
 

@@ -30,6 +30,7 @@ impl Operator {
         };
         self.refuse_allowed(&source)?;
         self.throttle_until(&source, until)?;
+        self.keep();
         Ok(Decision {
             source: network_text(&source),
             state: SourceState::Throttled,
@@ -57,6 +58,7 @@ impl Operator {
                 Err(error) => return Err(error),
             }
         }
+        self.keep();
         match unknown {
             Some(error) if !known => Err(error),
             _ => Ok(Decision {

@@ -122,6 +122,7 @@ fn put_in_force(state: &State, settings: &Settings) -> anyhow::Result<()> {
         tell_changes(&left, &settings.policy);
     }
     state.operator.configure(settings)?;
+    state.operator.restore(left.max_ping_rate != 0);
     Ok(())
 }
 

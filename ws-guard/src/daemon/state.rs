@@ -12,7 +12,7 @@ use std::{
 use super::events::EventLog;
 use crate::{
     config::Settings,
-    control::{Info, operator::Operator, reader::Reader},
+    control::{Info, kept::StateFile, operator::Operator, reader::Reader},
     domain::{
         clock::Timestamp,
         status::{ConfigStatus, PatternStatus, Status},
@@ -53,11 +53,13 @@ pub struct Config {
 
 impl State {
     pub fn new(maps: Maps, pin_dir: PathBuf, settings: Settings) -> State {
+        let path = settings.run.state_file.path(&pin_dir);
+        let file = path.and_then(|path| StateFile::new(&path));
         let config =
             Config { settings, loaded: Timestamp::now(), errors: None, restart_needed: Vec::new() };
         State {
             reader: Reader { maps: maps.clone() },
-            operator: Operator::new(maps),
+            operator: Operator::new(maps, file),
             events: EventLog::default(),
             inner: Arc::new(Inner {
                 pin_dir,

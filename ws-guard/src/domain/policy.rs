@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
+    flood::{CLASSES, Class},
     maps::{self, Address, Limits, Policy, Rule, SCOPES, own},
     window::{Rate, RateError},
 };
@@ -130,6 +131,13 @@ pub struct PolicySettings {
     pub max_ping_rate_per_connection: u32,
     /// Pings a window that each connection of a throttled source is still answered.
     pub neighbour_share: u32,
+    /// Frames of other classes that a source may send in any window; 0: no such limit.
+    pub max_pong_rate: u32,
+    pub max_empty_fragment_rate: u32,
+    pub max_tiny_frame_rate: u32,
+    /// Longest payload of a tiny data frame, in bytes.
+    pub tiny_frame_bytes: u32,
+    pub max_close_rate: u32,
     pub ipv4_prefix: u8,
     pub ipv6_prefix: u8,
     pub on_full_flows: OnFull,
@@ -153,6 +161,11 @@ impl Default for PolicySettings {
             escalate_after: 0,
             max_ping_rate_per_connection: 0,
             neighbour_share: 2,
+            max_pong_rate: 0,
+            max_empty_fragment_rate: 0,
+            max_tiny_frame_rate: 0,
+            tiny_frame_bytes: 8,
+            max_close_rate: 0,
             ipv4_prefix: 32,
             ipv6_prefix: 64,
             on_full_flows: OnFull::default(),
@@ -187,6 +200,9 @@ impl PolicySettings {
     fn scope(&self, own: u32, clock_step_ms: u32) -> Result<Policy, RateError> {
         let window_ms = self.window_seconds.saturating_mul(1000);
         let rate = |limit| Rate::new(limit, window_ms, clock_step_ms);
+        let classes = self.class_limits();
+        let limits_classes = classes.iter().any(|limit| *limit > 0);
+        let [a, b, c, d] = classes;
         Ok(Policy {
             rate: rate(self.max_ping_rate)?,
             connection_rate: rate(self.max_ping_rate_per_connection)?,
@@ -194,7 +210,10 @@ impl PolicySettings {
             action: self.action.to_kernel(),
             flags: self.on_full_flows.flag(maps::FLOWS_FAIL_CLOSED)
                 | self.on_full_sources.flag(maps::SOURCES_FAIL_CLOSED)
-                | self.fragments.flag(),
+                | self.fragments.flag()
+                | if limits_classes { maps::LIMITS_CLASSES } else { 0 },
+            class_limits: [rate(a)?, rate(b)?, rate(c)?, rate(d)?],
+            tiny_bytes: self.tiny_frame_bytes,
             mask_v4: Address::mask(96 + u32::from(self.ipv4_prefix)),
             mask_v6: Address::mask(u32::from(self.ipv6_prefix)),
             min_throttle_ms: self.min_throttle_seconds.saturating_mul(1000),
@@ -202,6 +221,20 @@ impl PolicySettings {
             own,
             ..Policy::default()
         })
+    }
+
+    /// The limits of other frames, in the order of [`Class`].
+    fn class_limits(&self) -> [u32; CLASSES] {
+        let mut limits = [0; CLASSES];
+        for (class, limit) in [
+            (Class::Pong, self.max_pong_rate),
+            (Class::EmptyFragment, self.max_empty_fragment_rate),
+            (Class::TinyData, self.max_tiny_frame_rate),
+            (Class::Close, self.max_close_rate),
+        ] {
+            limits[class as usize] = limit;
+        }
+        limits
     }
 
     /// The rule for a network with settings of its own.
@@ -231,6 +264,7 @@ impl PolicySettings {
 
     fn of_scope(policy: &Policy) -> PolicySettings {
         let prefixes = Prefixes::of(policy);
+        let class = |class: Class| policy.class_limits[class as usize].limit;
         PolicySettings {
             action: Action::from_kernel(policy.action),
             max_ping_rate: policy.rate.limit,
@@ -239,6 +273,11 @@ impl PolicySettings {
             escalate_after: policy.escalate_after,
             max_ping_rate_per_connection: policy.connection_rate.limit,
             neighbour_share: policy.share,
+            max_pong_rate: class(Class::Pong),
+            max_empty_fragment_rate: class(Class::EmptyFragment),
+            max_tiny_frame_rate: class(Class::TinyData),
+            tiny_frame_bytes: policy.tiny_bytes,
+            max_close_rate: class(Class::Close),
             ipv4_prefix: prefixes.v4,
             ipv6_prefix: prefixes.v6,
             on_full_flows: OnFull::from_flag(policy.flags & maps::FLOWS_FAIL_CLOSED != 0),
@@ -338,7 +377,7 @@ const fn seeded(
 }
 
 /// Every setting of a policy: flags of `run` and `policy set`, keys of the file, fields of the API.
-pub static POLICY: [Setting<PolicySettings>; 14] = [
+pub static POLICY: [Setting<PolicySettings>; 19] = [
     Setting {
         name: "port",
         value: "PORT",
@@ -419,6 +458,41 @@ pub static POLICY: [Setting<PolicySettings>; 14] = [
         |p| one(p.neighbour_share),
     ),
     single(
+        "max-pong-rate",
+        "N",
+        "PONG frames a source may send in any window; 0 is no such limit",
+        |p, text| store(&mut p.max_pong_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
+        |p| one(p.max_pong_rate),
+    ),
+    single(
+        "max-empty-fragment-rate",
+        "N",
+        "Fragments without payload that a source may send in any window; 0 is no such limit",
+        |p, text| store(&mut p.max_empty_fragment_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
+        |p| one(p.max_empty_fragment_rate),
+    ),
+    single(
+        "max-tiny-frame-rate",
+        "N",
+        "Data frames of at most tiny-frame-bytes that a source may send in any window; 0 is no such limit",
+        |p, text| store(&mut p.max_tiny_frame_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
+        |p| one(p.max_tiny_frame_rate),
+    ),
+    single(
+        "tiny-frame-bytes",
+        "BYTES",
+        "Longest payload of a tiny data frame, 0 to 125",
+        |p, text| store(&mut p.tiny_frame_bytes, whole(text, 0, 125)),
+        |p| one(p.tiny_frame_bytes),
+    ),
+    single(
+        "max-close-rate",
+        "N",
+        "CLOSE frames a source may send in any window; 0 is no such limit",
+        |p, text| store(&mut p.max_close_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
+        |p| one(p.max_close_rate),
+    ),
+    single(
         "ipv4-prefix",
         "BITS",
         "How much of an IPv4 address makes a source, 1 to 32",
@@ -483,6 +557,11 @@ mod tests {
             escalate_after: 300,
             max_ping_rate_per_connection: 5,
             neighbour_share: 3,
+            max_pong_rate: 1,
+            max_empty_fragment_rate: 2,
+            max_tiny_frame_rate: 3000,
+            tiny_frame_bytes: 16,
+            max_close_rate: 4,
             ipv4_prefix: 24,
             ipv6_prefix: 56,
             on_full_flows: OnFull::Closed,

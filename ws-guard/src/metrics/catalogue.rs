@@ -31,7 +31,7 @@ const fn by(
 
 /// Every family that is a plain reading of counters. Violations, event losses and the heartbeat
 /// histogram are built in [`super::collector`].
-pub static COUNTERS: [Family; 19] = [
+pub static COUNTERS: [Family; 20] = [
     by(
         "direction",
         "packets_seen_total",
@@ -128,6 +128,11 @@ pub static COUNTERS: [Family; 19] = [
         "throttles_total",
         "Times that a source went past its limit and was throttled.",
         &[(Counter::Throttled, "")],
+    ),
+    plain(
+        "frames_over_limit_total",
+        "Pongs, empty fragments, tiny data frames and closes over the limit of their class.",
+        &[(Counter::FramesOver, "")],
     ),
     plain(
         "releases_total",

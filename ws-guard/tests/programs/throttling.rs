@@ -1,7 +1,15 @@
 //! Who is throttled, and what is done about it.
 use std::time::Duration;
 
-use ws_guard_common::maps::{Counter::*, Limits, MAY_DROP, Rule, SOURCES_FAIL_CLOSED, action, own};
+use ws_guard_common::{
+    flood::Class,
+    frame::opcode,
+    maps::{
+        Counter::*, LIMITS_CLASSES, Limits, MAY_DROP, Policy, Rule, SOURCES_FAIL_CLOSED, action,
+        own,
+    },
+};
+use ws_guard_testkit::frame::{Frame, encode};
 
 use crate::case::{Case, case, pings, rate, text};
 
@@ -10,6 +18,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(actions());
     cases.extend(rules());
     cases.extend(climbing());
+    cases.extend(floods());
     cases.extend(neighbours());
     cases
 }
@@ -229,6 +238,70 @@ fn climbing() -> Vec<Case> {
             .defused(&[12])
             .counts(&[(Throttled, 1), (Released, 0), (Defused, 2)]),
     ]
+}
+
+/// `limit` frames of one class in a window, and the action.
+fn limited(class: Class, limit: u32, action: u8) -> impl Fn(&mut Policy) {
+    move |policy| {
+        policy.flags |= LIMITS_CLASSES;
+        policy.class_limits[class as usize] = rate(limit, 10_000);
+        (policy.tiny_bytes, policy.action) = (4, action);
+    }
+}
+
+fn frames(frame: Frame, count: usize) -> Vec<u8> {
+    encode(&vec![frame; count])
+}
+
+/// Frames of each class, over a limit of 5.
+fn floods() -> Vec<Case> {
+    let fragment = Frame { fin: false, ..Frame::new(opcode::CONTINUATION, []) };
+    let begins = Frame { fin: false, ..Frame::new(opcode::TEXT, [b'x'; 9]) };
+    let longer = encode(&[Frame { fin: false, ..Frame::new(opcode::CONTINUATION, [b'x'; 9]) }]);
+    let close = Frame::new(opcode::CLOSE, []);
+    let mut cases = Vec::new();
+    for (name, class, opening, frame) in [
+        ("pongs", Class::Pong, vec![], Frame::new(opcode::PONG, [])),
+        ("empty fragments", Class::EmptyFragment, encode(&[begins]), fragment),
+        ("tiny messages", Class::TinyData, vec![], Frame::text("x")),
+        ("closes", Class::Close, vec![], close),
+    ] {
+        let other = if opening.is_empty() { text("a longer one") } else { longer.clone() };
+        let many = frames(frame.clone(), 5);
+        let one = frames(frame, 1);
+        cases.push(
+            case(Box::leak(format!("too many {name}: the source is dropped").into_boxed_str()))
+                .policy(limited(class, 5, action::DROP))
+                .open()
+                .client(opening.clone())
+                .client(many.clone())
+                .client(other.clone())
+                .client(one.clone())
+                .dropped()
+                .client(other)
+                .dropped()
+                .counts(&[(Throttled, 1), (FramesOver, 1), (DroppedThrottled, 2), (Pings, 0)]),
+        );
+        cases.push(
+            case(Box::leak(format!("too many {name}: the source is reported").into_boxed_str()))
+                .policy(limited(class, 5, action::DEFUSE))
+                .open()
+                .client(opening)
+                .client(many)
+                .client(one)
+                .counts(&[(Throttled, 1), (FramesOver, 1), (Defused, 0), (DroppedThrottled, 0)]),
+        );
+    }
+    cases.push(
+        case("an allowed source may flood")
+            .policy(limited(Class::Pong, 5, action::DROP))
+            .rule(Rule { flags: Rule::ALLOW, ..Rule::default() })
+            .open()
+            .client(frames(Frame::new(opcode::PONG, []), 50))
+            .client(text("x"))
+            .counts(&[(Pongs, 50), (Throttled, 0), (DroppedThrottled, 0)]),
+    );
+    cases
 }
 
 fn neighbours() -> Vec<Case> {

@@ -14,8 +14,10 @@ macro_rules! needs_root {
 
 mod cpus;
 mod interface;
+mod kept;
 mod killed;
 mod policy;
+mod reports;
 mod spoofed;
 mod stage;
 mod tables;

@@ -76,10 +76,23 @@ impl Stage {
     pub fn start(&mut self) -> Result<()> {
         let mut command = self.pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
         command.args(&self.place).args(["run", "--interface", INTERFACE]);
-        command.args(["--port", &PORT.to_string(), "--metrics-listen", METRICS]);
+        command.args(["--metrics-listen", METRICS]);
+        if !self.options.iter().any(|option| option == "--port") {
+            command.args(["--port", &PORT.to_string()]);
+        }
+        command.arg("--state-file").arg(self.state_file());
         command.args(&self.options);
         self.daemon = Some(Process::spawn("ws-guard run", command)?);
         self.wait_attached()
+    }
+
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    /// Where the daemon keeps what operators decide.
+    pub fn state_file(&self) -> PathBuf {
+        self.socket.with_extension("state.json")
     }
 
     /// Wait until a running daemon says that it is attached, in both directions.
@@ -134,6 +147,16 @@ impl Stage {
     /// A listing, as JSON: from the daemon, or from the pins while it is down.
     pub fn ask(&self, subcommand: &str) -> Result<Value> {
         self.asker().ask(subcommand)
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.cli(&["policy", "get", "-o", "json"])?)?)
+    }
+
+    /// What the daemon has written so far.
+    pub fn log(&self) -> Vec<String> {
+        self.daemon.as_ref().map(Process::lines).unwrap_or_default()
     }
 
     /// What asks in the background, while the daemon comes and goes.
@@ -228,6 +251,7 @@ impl Drop for Stage {
         }
         // Left by a daemon that was killed and not started again.
         let _ = fs::remove_file(&self.socket);
+        let _ = fs::remove_file(self.state_file());
     }
 }
 

@@ -44,6 +44,7 @@ pub async fn look(global: &Global) -> Guarded {
             checks.push(Check::ok("pins", schema));
             checks.push(memory(maps.table_sizes()));
             checks.push(traffic(&maps).await);
+            checks.push(super::proxies::check(&maps));
         }
         Err(error) => checks.push(not_loaded("pins", &error)),
     }

@@ -4,6 +4,7 @@ mod ethtool;
 mod guarded;
 mod interface;
 mod kernel;
+mod proxies;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,99 @@
+//! Frames that are no pings: those over the limit of their class throttle their source.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_spin_lock, bpf_spin_unlock},
+};
+use ws_guard_common::{
+    flood::{CLASSES, Flood, FloodKey},
+    maps::{Address, Counter, Policy},
+    source::millis,
+    window::Rate,
+};
+
+use crate::{
+    maps::{self, FLOODS, NEW_FLOOD},
+    packet, report, sources, tables,
+    walk::{self, State, forget},
+};
+
+/// Charge the source of the segment at hand with the frames of the walk that was just taken over.
+/// `true` when the segment is to be dropped.
+#[inline(always)]
+pub fn charge(now: u64) -> bool {
+    ws_guard_floods(now) != 0
+}
+
+/// [`charge`]. Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_floods(now: u64) -> u32 {
+    let (Some(state), Some(segment)) = (walk::resume(), packet::segment()) else {
+        return 0;
+    };
+    let Some(policy) = maps::policy_of(segment.key.server_port) else {
+        return 0;
+    };
+    charge_all(state, &segment.key.client, policy, now) as u32
+}
+
+#[inline(always)]
+fn charge_all(state: &State, address: &Address, policy: &Policy, now: u64) -> bool {
+    let mut key = FloodKey { source: sources::of(address, policy), class: 0 };
+    let mut over = 0;
+    let mut class = 0;
+    while class < CLASSES {
+        let (frames, rate) = (state.classes.0[class], &policy.class_limits[class]);
+        key.class = class as u32;
+        if frames > 0 && rate.limit > 0 {
+            over += charge_class(&key, rate, now, frames);
+        }
+        class += 1;
+    }
+    let over = forget(over, now as u32);
+    if over == 0 {
+        return false;
+    }
+    report::add(Counter::FramesOver, over.into());
+    sources::flood(address, policy, now, over)
+}
+
+/// Log frames of one class; how many of them are over the limit. None where there is no room.
+#[inline(never)]
+fn charge_class(key: &FloodKey, rate: &Rate, now: u64, frames: u32) -> u32 {
+    let Some(flood) = find_or_insert(key, rate, now) else {
+        report::count(Counter::SourcesRefused);
+        return 0;
+    };
+    let now_ms = millis(now);
+    // SAFETY: the value stays mapped while the program runs, and the lock guards it.
+    let within = unsafe {
+        bpf_spin_lock((&raw mut (*flood).lock).cast());
+        let within = (*flood).window.charge(now_ms, *rate, frames);
+        bpf_spin_unlock((&raw mut (*flood).lock).cast());
+        within
+    };
+    forget(frames - within, now as u32)
+}
+
+#[inline(always)]
+fn find_or_insert(key: &FloodKey, rate: &Rate, now: u64) -> Option<*mut Flood> {
+    if let Some(flood) = FLOODS.get_ptr_mut(key) {
+        return Some(flood);
+    }
+    if !insert(key) && tables::reclaim_floods(now, rate.window_ms) {
+        insert(key);
+    }
+    // Another CPU may have been faster: then its entry is found.
+    FLOODS.get_ptr_mut(key)
+}
+
+/// Add an empty entry. `false` when there is no room, or when there is one already.
+#[inline(always)]
+fn insert(key: &FloodKey) -> bool {
+    let Some(empty) = NEW_FLOOD.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the scratch value has the size of a flood and is never written: all zero.
+    unsafe { FLOODS.insert(key, &*empty.cast::<Flood>(), BPF_NOEXIST.into()).is_ok() }
+}
