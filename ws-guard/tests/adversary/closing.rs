@@ -19,7 +19,7 @@ const SOME: Reached = Reached::AtMost(PINGS as u64);
 const FORGOTTEN: Duration = Duration::from_millis(2500);
 /// More than the flow table has room for.
 const OTHERS: usize = 1100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 
 /// The server's TCP never sees it.
 fn rst_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {

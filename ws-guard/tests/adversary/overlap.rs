@@ -10,7 +10,7 @@ use crate::{
 };
 
 const PINGS: usize = 100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 /// Payload before the bytes in question, and how much of it comes late.
 const PAYLOAD: usize = 1000;
