@@ -167,10 +167,7 @@ fn beginnings() -> Vec<Case> {
             .counts(&[(RequestsUnseen, 0), (DroppedEarly, 1)]),
         case("a GET inside a request is part of it")
             .client_at(request, &REQUEST[..50])
-            .client_at(
-                request + 50,
-                b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x82\xFF\x3F\0\0\0\0\0\0\0",
-            )
+            .client_at(request + 50, b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n\x82\xFF\x3F\0\0\0\0\0\0\0")
             .client_at(request + 50, &REQUEST[50..])
             .answer(SWITCHING)
             .client(pings(31))
