@@ -103,8 +103,6 @@ pub struct RawTcp {
     pub pongs: u64,
     /// Text and binary messages in it.
     pub messages: u64,
-    /// Segments that came.
-    pub segments: u64,
 }
 
 impl RawTcp {
@@ -135,7 +133,6 @@ impl RawTcp {
             reset: false,
             pongs: 0,
             messages: 0,
-            segments: 0,
         })
     }
 
@@ -314,7 +311,6 @@ impl RawTcp {
         let segment =
             self.capture.next(timeout, |s| s.source == server && s.destination == client)?;
         let Some(segment) = segment else { return Ok(false) };
-        self.segments += 1;
         if segment.flags & flag::RST != 0 {
             (self.ended, self.reset) = (true, true);
             return Ok(true);

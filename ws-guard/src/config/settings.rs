@@ -195,7 +195,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 11] = [
+pub static RUN: [Setting<RunSettings>; 13] = [
     Setting {
         name: "interface",
         value: "IF",

@@ -86,6 +86,16 @@ pub fn persist(tcp: &mut RawTcp, packet: &Packet) -> Result<bool> {
     Ok(false)
 }
 
+/// Talk until the server's TCP expects answers to carry its acknowledgements, so that what is not
+/// answered is acknowledged late (RFC 1122, 4.2.3.2).
+pub fn delay_acknowledgements(tcp: &mut RawTcp) -> Result<()> {
+    for _ in 0..8 {
+        tcp.push(&TEXT)?;
+        tcp.settle(Duration::from_millis(20))?;
+    }
+    Ok(())
+}
+
 /// Send bytes in order, each segment until it is acknowledged; `false` when one never is.
 pub fn try_all(tcp: &mut RawTcp, bytes: &[u8]) -> Result<bool> {
     for part in bytes.chunks(raw_tcp::SEGMENT) {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const PINGS: usize = 100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 
 /// Send what the server throws away: a header that claims 60,000 bytes, changed by `spoil`. Then
 /// pings, where the guard may believe payload to be.

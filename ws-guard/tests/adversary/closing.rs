@@ -9,7 +9,7 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    attacker::{Attacker, TEXT, persist_all, pings, try_all},
+    attacker::{Attacker, TEXT, delay_acknowledgements, persist_all, pings, try_all},
     row::{Peers, Reached, Row, one},
 };
 
@@ -19,7 +19,7 @@ const SOME: Reached = Reached::AtMost(PINGS as u64);
 const FORGOTTEN: Duration = Duration::from_millis(2500);
 /// More than the flow table has room for.
 const OTHERS: usize = 1100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 
 /// The server's TCP never sees it.
 fn rst_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
@@ -36,11 +36,7 @@ fn rst_with_a_bad_checksum(attacker: &Attacker) -> Result<Peers> {
 /// (RFC 5961, 3.2).
 fn rst_before_a_delayed_acknowledgement(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
-    // A text is echoed, which acknowledges it; the first byte of the next one is not.
-    for _ in 0..8 {
-        tcp.push(&TEXT)?;
-        tcp.settle(Duration::from_millis(20))?;
-    }
+    delay_acknowledgements(&mut tcp)?;
     let before = tcp.segment(0, []).flags(flag::RST);
     tcp.push(&TEXT[..1])?;
     tcp.send(&before)?;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 const PINGS: usize = 100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 
 fn sent(attacker: &Attacker, bytes: &[u8]) -> Result<Peers> {

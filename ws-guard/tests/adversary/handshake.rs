@@ -21,7 +21,7 @@ const SOME: Reached = Reached::AtMost(PINGS as u64);
 /// A request that asks for no upgrade.
 const PLAIN_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
 /// More than pending requests are kept.
-const REQUESTS: u16 = 10_000;
+const REQUESTS: u16 = 40_000;
 /// What the guard knows a request by.
 const BEGIN: usize = 1;
 

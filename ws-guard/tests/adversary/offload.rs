@@ -14,7 +14,7 @@ use crate::{
 
 /// More than a packet of 64 KiB holds.
 const PINGS: usize = 40_000;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 /// Bytes that a packet may have behind its headers where it may have more than 64 KiB.
 const BIG: u32 = 180_000;
 /// Addresses of the client namespace that honest clients have; the others are the attacker's.

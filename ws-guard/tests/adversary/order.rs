@@ -10,7 +10,7 @@ use crate::{
 };
 
 const PINGS: usize = 100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 
 /// The pings in five segments behind a text, at the places where they belong.
 fn segments(tcp: &RawTcp) -> Vec<Packet> {

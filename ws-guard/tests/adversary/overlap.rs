@@ -1,16 +1,16 @@
 //! Segments that overlap and differ: which of the bytes the server reads is up to its TCP.
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use ws_guard_testkit::{packets::Checksum, raw_tcp::RawTcp};
 
 use crate::{
-    attacker::{Attacker, header, persist_all, pings, try_all},
+    attacker::{Attacker, delay_acknowledgements, header, persist_all, pings, try_all},
     row::{Peers, Reached, Row, one},
 };
 
 const PINGS: usize = 100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 /// Payload before the bytes in question, and how much of it comes late.
 const PAYLOAD: usize = 1000;
@@ -98,6 +98,21 @@ fn first_byte_exchanged(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// The server has a header and has not acknowledged it yet when another one takes its place.
+fn header_replaced_before_its_acknowledgement(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    delay_acknowledgements(&mut tcp)?;
+    tcp.send(&tcp.segment(0, header(8)))?;
+    let mut other = tcp.segment(0, header(60_000));
+    tcp.advance(other.payload.len());
+    tcp.send(&other)?;
+    ensure!(tcp.unacknowledged() > 0, "the server has acknowledged it");
+    other.checksum = Checksum::Wrong;
+    tcp.send(&other)?;
+    persist_all(&mut tcp, &[vec![0; 8], pings(PINGS)].concat())?;
+    one(tcp)
+}
+
 /// A header that the server holds behind a hole comes again with another length, in the segment that
 /// fills the hole.
 fn length_exchanged_behind_a_hole(attacker: &Attacker) -> Result<Peers> {
@@ -119,5 +134,10 @@ pub const ROWS: &[Row] = &[
     Row::new("harmless_second", SOME, harmless_second),
     Row::new("header_byte_first_as_something_else", ALL, header_byte_first_as_something_else),
     Row::new("first_byte_exchanged", ALL, first_byte_exchanged),
+    Row::new(
+        "header_replaced_before_its_acknowledgement",
+        ALL,
+        header_replaced_before_its_acknowledgement,
+    ),
     Row::new("length_exchanged_behind_a_hole", SOME, length_exchanged_behind_a_hole),
 ];

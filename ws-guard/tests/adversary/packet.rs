@@ -15,7 +15,7 @@ use crate::{
 };
 
 const PINGS: usize = 100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];

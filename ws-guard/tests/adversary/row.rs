@@ -24,6 +24,9 @@ const CLOSED: Duration = Duration::from_secs(5);
 /// attack took place at all.
 #[derive(Clone, Copy, Debug)]
 pub enum Reached {
+    /// All of them, and as many as pings as may.
+    Exactly(u64),
+    /// All of them.
     All(u64),
     /// Some are kept away, which is fine too.
     AtMost(u64),
@@ -241,10 +244,16 @@ impl Row {
         }
         let reached = outcome.pings + outcome.defused;
         match self.reached {
+            Reached::Exactly(sent)
+                if reached == sent && outcome.pings == sent.min(self.allowed) =>
+            {
+                Ok(())
+            }
             Reached::All(sent) if reached == sent => Ok(()),
             Reached::AtMost(sent) if reached <= sent => Ok(()),
-            Reached::All(sent) | Reached::AtMost(sent) => {
-                Err((Failure::Breaks, format!("{reached} of {sent} reached it")))
+            Reached::Exactly(sent) | Reached::All(sent) | Reached::AtMost(sent) => {
+                let why = format!("{reached} of {sent} reached it, {} as pings", outcome.pings);
+                Err((Failure::Breaks, why))
             }
         }
     }

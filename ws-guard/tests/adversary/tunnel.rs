@@ -15,7 +15,7 @@ use crate::{
 };
 
 const PINGS: usize = 100;
-const ALL: Reached = Reached::All(PINGS as u64);
+const ALL: Reached = Reached::Exactly(PINGS as u64);
 const KNOWN: &str = "tunnels are not read";
 /// The rows, and the type of the device of each in the words of `ip link`; `LOCAL` and `REMOTE` stand
 /// for the outer addresses.
