@@ -1,6 +1,6 @@
 //! What the server allows, and how long it waits.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ws_guard_common::window::{Rate, RateError};
 
@@ -10,6 +10,7 @@ use super::{
     identity::Access,
     protocol::{Limits, extension::DeflateOptions},
     proxies::Proxies,
+    tls::Tls,
 };
 use crate::domain::address::Prefixes;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub max_connections_per_user: usize,
     /// Who may connect, and how they say who they are.
     pub access: Access,
+    /// With a certificate, the server speaks TLS only.
+    pub tls: Option<Arc<Tls>>,
     /// Proxies that are believed.
     pub proxies: Proxies,
     /// Connections whose handshake is not done; above that a new one is dropped unanswered.
@@ -86,6 +89,7 @@ impl Config {
             max_connections_per_source: 16_384,
             max_connections_per_user: 16_384,
             access: Access::default(),
+            tls: None,
             proxies: Proxies::default(),
             max_handshakes: 1024,
             handshake_timeout: Duration::from_secs(10),

@@ -46,6 +46,8 @@ pub enum Refusal {
     Host,
     /// A proxy that has to say whom it connects for did not.
     ProxyHeader,
+    /// No TLS, where it has to be, or one that could not be agreed.
+    Tls,
     /// A page of an origin that may not connect.
     Origin,
     NoToken,
@@ -75,6 +77,7 @@ impl Refusal {
             Refusal::Key => "key",
             Refusal::Host => "host",
             Refusal::ProxyHeader => "proxy_header",
+            Refusal::Tls => "tls",
             Refusal::Origin => "origin",
             Refusal::NoToken => "no_token",
             Refusal::BadToken => "bad_token",
@@ -89,7 +92,9 @@ impl Refusal {
     /// The answer's status, where there is one to answer.
     pub const fn status(self) -> Option<StatusCode> {
         Some(match self {
-            Refusal::NotHttp | Refusal::Timeout | Refusal::ProxyHeader => return None,
+            Refusal::NotHttp | Refusal::Timeout | Refusal::ProxyHeader | Refusal::Tls => {
+                return None;
+            }
             Refusal::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
             Refusal::Key | Refusal::Host => StatusCode::BAD_REQUEST,
@@ -113,6 +118,7 @@ impl Refusal {
             Refusal::Key => "Sec-WebSocket-Key has to be 16 bytes in base64, once",
             Refusal::Host => "a request has exactly one Host field",
             Refusal::ProxyHeader => "a trusted proxy did not send the PROXY protocol's header",
+            Refusal::Tls => "the TLS handshake failed",
             Refusal::Origin => "pages of this origin may not connect",
             Refusal::NoToken => "send a token: Authorization: Bearer, or access_token in the query",
             Refusal::BadToken => "the token is not valid, or no longer",

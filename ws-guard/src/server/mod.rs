@@ -12,6 +12,7 @@ pub mod connection;
 pub mod handshake;
 pub mod heartbeat;
 pub mod identity;
+pub mod io;
 pub mod metrics;
 mod outbox;
 pub mod packets;
@@ -20,6 +21,7 @@ pub mod protocol;
 pub mod proxies;
 pub mod service;
 pub mod shard;
+pub mod tls;
 pub mod wheel;
 
 pub use config::{Config, PingRates};

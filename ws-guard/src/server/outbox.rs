@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -49,6 +49,8 @@ pub struct Outbox {
     ping: Option<[u8; 8]>,
     /// The socket had no room at the last try.
     blocked: bool,
+    /// TLS may hold bytes that it has taken.
+    unflushed: bool,
 }
 
 impl Outbox {
@@ -58,7 +60,11 @@ impl Outbox {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.waiting() == 0 && self.pong.is_none() && self.ping.is_none()
+        !self.has_frames() && !self.unflushed
+    }
+
+    fn has_frames(&self) -> bool {
+        self.waiting() > 0 || self.pong.is_some() || self.ping.is_some()
     }
 
     /// The answer to a ping is not with the socket yet.
@@ -131,12 +137,13 @@ impl Outbox {
         io: &mut W,
     ) -> Poll<io::Result<usize>> {
         let mut total = 0;
-        while !self.is_empty() {
+        while self.has_frames() {
             self.encode_owed();
             match self.poll_write(cx, io) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     total += n;
+                    self.unflushed = true;
                     self.advance(n);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -151,7 +158,14 @@ impl Outbox {
         if self.bytes.capacity() > 0 {
             pool::return_write(&mut self.bytes);
         }
-        ready!(Pin::new(io).poll_flush(cx))?;
+        match Pin::new(io).poll_flush(cx) {
+            Poll::Pending if total == 0 => return Poll::Pending,
+            Poll::Pending => {}
+            Poll::Ready(flushed) => {
+                flushed?;
+                self.unflushed = false;
+            }
+        }
         Poll::Ready(Ok(total))
     }
 

@@ -23,6 +23,7 @@ use super::{
     connection::{Connection, Ended, Origin, Totals},
     handshake::{self, Done, Refusal},
     identity::Identity,
+    io::Io,
     service::Service,
     wheel::Wheel,
 };
@@ -123,16 +124,23 @@ impl Shard {
         tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
 
-    /// The PROXY protocol's header, if there has to be one, and the HTTP handshake.
+    /// The PROXY protocol's header, if there has to be one, TLS likewise, and the HTTP handshake.
     async fn accept_upgrade(
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-    ) -> Result<Done<TcpStream, Admitted>, Refusal> {
+    ) -> Result<Done<Io, Admitted>, Refusal> {
         let config = &self.service.config;
         let proxied = config.proxies.accept(&mut stream, peer).await;
         let proxied = proxied.ok_or(Refusal::ProxyHeader)?;
-        handshake::accept(stream, config, |request| self.let_in(request, peer, proxied)).await
+        let io = match &config.tls {
+            None => Io::Plain(stream),
+            Some(tls) => {
+                let accepted = tls.acceptor().accept(stream).await;
+                Io::Tls(Box::new(accepted.map_err(|_| Refusal::Tls)?))
+            }
+        };
+        handshake::accept(io, config, |request| self.let_in(request, peer, proxied)).await
     }
 
     fn let_in(

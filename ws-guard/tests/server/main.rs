@@ -11,3 +11,4 @@ mod packets;
 mod pings;
 mod stage;
 mod talk;
+mod tls;

@@ -1,6 +1,6 @@
 //! `ws-guard serve`: the companion server alone, which needs no privilege.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, routing::get};
@@ -19,7 +19,7 @@ use super::run::log_to_stderr;
 use crate::{
     config::{LogFormat, listen_address},
     metrics::text,
-    server::{Config, PingRates, Server, access_log::AccessLog, heartbeat::Times},
+    server::{Config, PingRates, Server, access_log::AccessLog, heartbeat::Times, tls::Tls},
 };
 
 const HELP: &str = "\
@@ -103,6 +103,12 @@ pub struct Serve {
         default_value_t = 16_384
     )]
     max_connections_per_user: usize,
+    /// Chain of certificates in PEM: with it, TLS is all that is spoken. Read again when it changes
+    #[arg(long, value_name = "FILE", env = "WS_GUARD_TLS_CERTIFICATE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", env = "WS_GUARD_TLS_KEY", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     #[command(flatten)]
     access: AccessFlags,
 }
@@ -134,9 +140,10 @@ impl Serve {
             }
             None => None,
         };
+        let tls = config.tls.clone();
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
-        runtime.block_on(until_signal(metrics, registry))?;
+        runtime.block_on(until_signal(metrics, registry, tls))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
         Ok(ExitCode::SUCCESS)
@@ -150,6 +157,9 @@ impl Serve {
         config.max_connections_per_user = self.max_connections_per_user;
         config.access = self.access.access()?;
         config.proxies = self.access.proxies();
+        if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
+            config.tls = Some(Arc::new(Tls::load(certificate, key)?));
+        }
         config.limits.message = self.max_message_size;
         config.drain_timeout = self.drain_timeout;
         config.ping_rates = self.ping_rates()?;
@@ -177,8 +187,12 @@ impl Serve {
     }
 }
 
-/// Serve metrics until SIGTERM or SIGINT.
-async fn until_signal(metrics: Option<TcpListener>, registry: Registry) -> anyhow::Result<()> {
+/// Serve metrics, and follow the certificate, until SIGTERM or SIGINT.
+async fn until_signal(
+    metrics: Option<TcpListener>,
+    registry: Registry,
+    tls: Option<Arc<Tls>>,
+) -> anyhow::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let serving = async {
         match metrics {
@@ -186,7 +200,14 @@ async fn until_signal(metrics: Option<TcpListener>, registry: Registry) -> anyho
             None => std::future::pending().await,
         }
     };
+    let following = async {
+        match tls {
+            Some(tls) => tls.follow().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = following => Ok(()),
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
         served = serving => served.context("serving metrics"),
