@@ -10,6 +10,7 @@ use super::{
     identity::Access,
     protocol::{Limits, extension::DeflateOptions},
     proxies::Proxies,
+    stall::Thresholds,
     tls::Tls,
 };
 use crate::domain::address::Prefixes;
@@ -67,6 +68,8 @@ pub struct Config {
     /// For all connections together at the end.
     pub drain_timeout: Duration,
     pub heartbeat: Times,
+    /// What is a stall, and what is done about it.
+    pub stalls: Thresholds,
     /// Pings that are answered, to begin with: see [`Service::set_ping_rates`].
     ///
     /// [`Service::set_ping_rates`]: super::service::Service::set_ping_rates
@@ -100,6 +103,7 @@ impl Config {
             close_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),
             heartbeat: Times::default(),
+            stalls: Thresholds::default(),
             ping_rates,
             prefixes: Prefixes { v4: 32, v6: 64 },
             deflate: Some(DeflateOptions::default()),

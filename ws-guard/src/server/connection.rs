@@ -3,10 +3,8 @@
 use std::{
     future::Future,
     io,
-    net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -21,13 +19,13 @@ use super::{
     cause::Cause,
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
-    identity::Identity,
     outbox::Outbox,
     pool,
     protocol::{
         Close, Decoder, Event, Message, Role, code,
         deflate::{Deflater, Inflater},
     },
+    record::{Ended, Origin, Totals},
     shard::Shard,
 };
 
@@ -46,22 +44,6 @@ enum Phase {
     Lingering,
 }
 
-/// Which connection it is.
-#[derive(Clone, Debug)]
-pub struct Origin {
-    /// From 1, in the order of handshakes.
-    pub id: u64,
-    /// The other end of TCP.
-    pub peer: SocketAddr,
-    /// The client, which may be behind it.
-    pub client: IpAddr,
-    pub identity: Option<Box<Identity>>,
-    /// The region as metrics have it.
-    pub region: Arc<str>,
-    /// When its TCP connection was accepted.
-    pub started: Instant,
-}
-
 /// When a frame began to be waited for.
 #[derive(Clone, Copy, Debug)]
 struct FrameTime {
@@ -70,42 +52,6 @@ struct FrameTime {
     since: Instant,
     /// Bytes that had come by then.
     bytes: u64,
-}
-
-/// What a connection did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    pub messages_in: u64,
-    pub messages_out: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub pings_in: u64,
-    pub pings_ignored: u64,
-}
-
-/// How a connection ended.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    pub cause: Cause,
-    /// The peer's close frame.
-    pub close: Option<Close>,
-    /// The close frame that this side wrote, if it was written.
-    pub sent: Option<u16>,
-    pub totals: Totals,
-    pub queued: usize,
-    pub round_trip: Option<Duration>,
-}
-
-impl Ended {
-    /// The status code as RFC 6455, 7.1.5 has it: the peer's, or 1005 for none, 1006 for no frame.
-    /// Of a connection that this side closed and the peer agreed, this side's.
-    pub fn code(&self) -> u16 {
-        match (&self.close, self.cause) {
-            (Some(close), _) => close.code,
-            (None, Cause::Protocol(_) | Cause::SlowSender) => self.sent.unwrap_or(code::ABNORMAL),
-            _ => code::ABNORMAL,
-        }
-    }
 }
 
 /// A WebSocket connection that echoes.
@@ -471,6 +417,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let over = signals.abandon || signals.due && this.on_time(now);
         let over = over || this.run(cx, now).is_ready();
         this.shard.count(&before, &this.totals);
+        if before.messages_in != this.totals.messages_in {
+            this.shard.wheel.touch(this.slot, now);
+        }
         if over {
             let ended = this.ended();
             this.shard.closed(&this.origin, &ended);

@@ -61,6 +61,8 @@ pub enum Refusal {
     SourceFull,
     /// Too many connections of this user.
     UserFull,
+    /// The server is late with what it has.
+    Stalled,
     /// The server is shutting down.
     Shutdown,
 }
@@ -85,6 +87,7 @@ impl Refusal {
             Refusal::ServerFull => "server_full",
             Refusal::SourceFull => "source_full",
             Refusal::UserFull => "user_full",
+            Refusal::Stalled => "stalled",
             Refusal::Shutdown => "shutdown",
         }
     }
@@ -98,7 +101,9 @@ impl Refusal {
             Refusal::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
             Refusal::Key | Refusal::Host => StatusCode::BAD_REQUEST,
-            Refusal::ServerFull | Refusal::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::ServerFull | Refusal::Stalled | Refusal::Shutdown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Refusal::SourceFull | Refusal::UserFull => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Origin => StatusCode::FORBIDDEN,
             Refusal::NoToken | Refusal::BadToken | Refusal::NoUser => StatusCode::UNAUTHORIZED,
@@ -128,6 +133,7 @@ impl Refusal {
                 "the server has as many connections as it takes: try again later"
             }
             Refusal::SourceFull => "your address has as many connections as it may have",
+            Refusal::Stalled => "the server is busy: try again later",
             Refusal::Shutdown => "the server is shutting down: try again later",
         }
     }
@@ -148,7 +154,11 @@ impl Refusal {
                 field(header::SEC_WEBSOCKET_VERSION, "13");
             }
             Refusal::NoToken | Refusal::BadToken => field(header::WWW_AUTHENTICATE, "Bearer"),
-            Refusal::ServerFull | Refusal::SourceFull | Refusal::UserFull | Refusal::Shutdown => {
+            Refusal::ServerFull
+            | Refusal::SourceFull
+            | Refusal::UserFull
+            | Refusal::Stalled
+            | Refusal::Shutdown => {
                 field(header::RETRY_AFTER, RETRY_AFTER);
             }
             _ => {}

@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod admission;
+mod canary;
 pub mod cause;
 pub mod config;
 pub mod connection;
@@ -19,8 +20,10 @@ pub mod packets;
 mod pool;
 pub mod protocol;
 pub mod proxies;
+pub mod record;
 pub mod service;
 pub mod shard;
+pub mod stall;
 pub mod tls;
 pub mod wheel;
 

@@ -1,6 +1,7 @@
 //! One thread of the server: its listener, its connections, and the wheel of their timers.
 
 use std::{
+    cell::Cell,
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -20,11 +21,13 @@ use super::{
     access_log::{Closed, Line, What, timestamp},
     admission::{Full, Handshaking, Ticket},
     cause::Cause,
-    connection::{Connection, Ended, Origin, Totals},
+    connection::Connection,
     handshake::{self, Done, Refusal},
     identity::Identity,
     io::Io,
+    record::{Ended, Origin, Totals},
     service::Service,
+    stall::Level,
     wheel::Wheel,
 };
 
@@ -44,20 +47,41 @@ struct Admitted {
 pub struct Shard {
     pub service: Arc<Service>,
     pub wheel: Wheel,
+    /// How late this thread is.
+    level: Cell<Level>,
+    /// Connections that it opened.
+    opened: Cell<u64>,
 }
 
 impl Shard {
     /// Accept and serve until `stop` says so; then close what is open, within the time to drain.
     /// Runs inside a `LocalSet`.
     pub async fn run(service: Arc<Service>, listener: TcpListener, stop: watch::Receiver<bool>) {
-        let shard = Rc::new(Shard { service, wheel: Wheel::default() });
+        let shard = Rc::new(Shard::new(service));
         let tasks = TaskTracker::new();
         let turning = shard.clone();
         let turning = tokio::task::spawn_local(async move { turning.wheel.turn().await });
+        let watching = tokio::task::spawn_local(shard.clone().watch_stalls());
         shard.accept(&listener, &tasks, stop).await;
         drop(listener);
         shard.drain(&tasks).await;
         turning.abort();
+        watching.abort();
+    }
+
+    fn new(service: Arc<Service>) -> Shard {
+        let (level, opened) = (Cell::default(), Cell::default());
+        Shard { service, wheel: Wheel::default(), level, opened }
+    }
+
+    /// Refuse new connections from now on, or let them in again.
+    pub fn set_level(&self, level: Level) {
+        self.level.set(level);
+    }
+
+    /// Connections that this thread has opened so far.
+    pub fn opened_here(&self) -> u64 {
+        self.opened.get()
     }
 
     async fn accept(
@@ -153,6 +177,9 @@ impl Shard {
         if service.is_stopping() {
             return Err(Refusal::Shutdown);
         }
+        if self.level.get() >= Level::Refuse {
+            return Err(Refusal::Stalled);
+        }
         let proxies = &service.config.proxies;
         let identity = service.config.access.check(request, proxies.trust(peer.ip()))?;
         let client = proxies.client(request.headers(), proxied.ip());
@@ -212,6 +239,7 @@ impl Shard {
         let took = origin.started.elapsed();
         let metrics = &self.service.metrics;
         metrics.opened.inc();
+        self.opened.set(self.opened.get() + 1);
         metrics.handshake_seconds.observe(took.as_secs_f64());
         let interval = self.service.config.heartbeat.ping_interval;
         self.log(Line {

@@ -4,42 +4,15 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    process::Command,
     time::{Duration, Instant},
 };
 
-use ws_guard_testkit::{
-    frame::{Frame, encode},
-    process::Process,
-    usage::Usage,
+use ws_guard_testkit::frame::{Frame, encode};
+
+use super::{
+    served::Served,
+    stage::{Client, connect_from},
 };
-
-use super::stage::{Client, PATIENCE, connect_from};
-
-/// `ws-guard serve` on a free port.
-struct Served {
-    process: Process,
-    address: SocketAddr,
-}
-
-impl Served {
-    fn start(more: &[&str]) -> Served {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
-        command.args(["--access-log", "/dev/null", "--max-connections", "20000"]).args(more);
-        let process = Process::spawn("ws-guard serve", command).expect("it starts");
-        let address = process
-            .wait_for(PATIENCE, |line| {
-                line.split("serving WebSocket connections on ").nth(1)?.trim().parse().ok()
-            })
-            .expect("it says where it listens");
-        Served { process, address }
-    }
-
-    fn anonymous(&self) -> u64 {
-        Usage::of(self.process.pid()).expect("it runs").anonymous
-    }
-}
 
 /// Send pings as fast as they are taken and read nothing, for `time`.
 fn flood(served: &Served, time: Duration) -> u64 {

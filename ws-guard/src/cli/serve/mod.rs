@@ -19,7 +19,10 @@ use super::run::log_to_stderr;
 use crate::{
     config::{LogFormat, listen_address},
     metrics::text,
-    server::{Config, PingRates, Server, access_log::AccessLog, heartbeat::Times, tls::Tls},
+    server::{
+        Config, PingRates, Server, access_log::AccessLog, heartbeat::Times, stall::Thresholds,
+        tls::Tls,
+    },
 };
 
 const HELP: &str = "\
@@ -85,6 +88,18 @@ pub struct Serve {
     #[arg(long, value_name = "TIME", env = "WS_GUARD_DRAIN_TIMEOUT", default_value = "10s",
         value_parser = time)]
     drain_timeout: Duration,
+    /// Delay of a thread past which new connections are refused with 503
+    #[arg(long, value_name = "TIME", env = "WS_GUARD_STALL_REFUSE", default_value = "50ms",
+        value_parser = time)]
+    stall_refuse: Duration,
+    /// Delay past which idle connections are closed with 1013, some each second
+    #[arg(long, value_name = "TIME", env = "WS_GUARD_STALL_SHED", default_value = "120ms",
+        value_parser = time)]
+    stall_shed: Duration,
+    /// Time without a message after which a connection is idle
+    #[arg(long, value_name = "TIME", env = "WS_GUARD_SHED_IDLE", default_value = "30s",
+        value_parser = time)]
+    shed_idle: Duration,
     /// Threads for connections [default: one a CPU]
     #[arg(long, value_name = "N", env = "WS_GUARD_SHARDS",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -167,6 +182,12 @@ impl Serve {
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
             ..config.heartbeat
+        };
+        config.stalls = Thresholds {
+            refuse: self.stall_refuse,
+            shed: self.stall_shed,
+            idle: self.shed_idle,
+            ..config.stalls
         };
         if self.no_compression {
             config.deflate = None;
