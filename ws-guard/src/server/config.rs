@@ -59,6 +59,9 @@ pub struct Config {
     pub max_request: usize,
     /// Messages and their fragments.
     pub limits: Limits,
+    /// Bytes that all connections together may hold in buffers. Above it new connections are refused
+    /// with 503, and each may have less output waiting.
+    pub memory_budget: usize,
     /// How long the socket may take no byte while there are some to write.
     pub write_timeout: Duration,
     /// A frame that began may take so long, and a second more for each KiB that came.
@@ -98,6 +101,7 @@ impl Config {
             handshake_timeout: Duration::from_secs(10),
             max_request: 16 * 1024,
             limits: Limits::default(),
+            memory_budget: 512 << 20,
             write_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),

@@ -83,6 +83,8 @@ pub struct Connection<I> {
     /// When closing has to be over.
     close_by: Option<Instant>,
     totals: Totals,
+    /// Bytes of memory that it said it holds.
+    held: usize,
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
@@ -123,6 +125,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             stuck_since: None,
             frame: None,
             close_by: None,
+            held: 0,
             totals: Totals { bytes_in, ..Totals::default() },
             shard,
         }
@@ -135,7 +138,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                 return self.vanished();
             }
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
-            if open && self.outbox.is_full() {
+            if open && self.is_full() {
                 return Poll::Pending;
             }
             if open && self.decode(now) {
@@ -154,6 +157,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                 Poll::Ready(Ok(false) | Err(_)) => return self.vanished(),
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.outbox.is_full(self.shard.service.over_budget())
+    }
+
+    /// Say how much memory is held between now and the next time.
+    fn account(&mut self) {
+        let now = self.input.capacity() + self.outbox.held() + self.decoder.held();
+        self.shard.service.hold(self.held, now);
+        self.held = now;
     }
 
     /// The peer's TCP stream is at its end.
@@ -200,7 +214,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     /// Take events out of what was read; whether there was anything to do.
     fn decode(&mut self, now: Instant) -> bool {
         let mut worked = false;
-        while !self.outbox.is_full() {
+        while !self.is_full() {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(event)) => {
                     worked = true;
@@ -426,6 +440,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
             return Poll::Ready(());
         }
         pool::return_read(&mut this.input);
+        this.account();
         this.show();
         this.arm();
         Poll::Pending
@@ -436,6 +451,7 @@ impl<I> Drop for Connection<I> {
     fn drop(&mut self) {
         self.input.clear();
         pool::return_read(&mut self.input);
+        self.shard.service.hold(self.held, 0);
         self.shard.show(&self.origin.region, Some(self.shown), None);
         self.shard.wheel.leave(self.slot);
     }

@@ -61,6 +61,8 @@ pub enum Refusal {
     SourceFull,
     /// Too many connections of this user.
     UserFull,
+    /// Connections hold as much memory as they may.
+    MemoryFull,
     /// The server is late with what it has.
     Stalled,
     /// The server is shutting down.
@@ -87,6 +89,7 @@ impl Refusal {
             Refusal::ServerFull => "server_full",
             Refusal::SourceFull => "source_full",
             Refusal::UserFull => "user_full",
+            Refusal::MemoryFull => "memory_full",
             Refusal::Stalled => "stalled",
             Refusal::Shutdown => "shutdown",
         }
@@ -101,7 +104,7 @@ impl Refusal {
             Refusal::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
             Refusal::Key | Refusal::Host => StatusCode::BAD_REQUEST,
-            Refusal::ServerFull | Refusal::Stalled | Refusal::Shutdown => {
+            Refusal::ServerFull | Refusal::MemoryFull | Refusal::Stalled | Refusal::Shutdown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Refusal::SourceFull | Refusal::UserFull => StatusCode::TOO_MANY_REQUESTS,
@@ -133,7 +136,7 @@ impl Refusal {
                 "the server has as many connections as it takes: try again later"
             }
             Refusal::SourceFull => "your address has as many connections as it may have",
-            Refusal::Stalled => "the server is busy: try again later",
+            Refusal::MemoryFull | Refusal::Stalled => "the server is busy: try again later",
             Refusal::Shutdown => "the server is shutting down: try again later",
         }
     }
@@ -157,6 +160,7 @@ impl Refusal {
             Refusal::ServerFull
             | Refusal::SourceFull
             | Refusal::UserFull
+            | Refusal::MemoryFull
             | Refusal::Stalled
             | Refusal::Shutdown => {
                 field(header::RETRY_AFTER, RETRY_AFTER);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 /// Regions that get a time series of their own; who names more of them is `other`.
@@ -51,6 +51,8 @@ pub struct Metrics {
     pub pings_passed_over: IntCounter,
     pub pings_sent: IntCounter,
     pub protocol_errors: IntCounterVec,
+    /// Bytes that connections hold in buffers.
+    pub buffered: IntGauge,
     /// How late a thread's canary woke.
     pub scheduling_delay: Histogram,
     pub stalls: IntCounterVec,
@@ -99,8 +101,12 @@ impl Metrics {
         let delay = HistogramOpts::new("wsguard_server_scheduling_delay_seconds", help);
         let scheduling_delay = Histogram::with_opts(delay.buckets(buckets))?;
         registry.register(Box::new(scheduling_delay.clone()))?;
+        let help = "Bytes that connections hold in buffers: parts of messages, and output.";
+        let buffered = IntGauge::new("wsguard_server_buffered_bytes", help)?;
+        registry.register(Box::new(buffered.clone()))?;
         Ok(Metrics {
             connections,
+            buffered,
             scheduling_delay,
             stalls: counters(
                 "wsguard_server_stall_changes_total",

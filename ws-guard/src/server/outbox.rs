@@ -21,8 +21,11 @@ use super::{
 
 /// A payload of so many bytes is written from where it stands, not copied.
 const LARGE: usize = 8 * 1024;
-/// With so many bytes on their way nothing more is taken in.
-const FULL: usize = 64 * 1024;
+/// With so many bytes on their way nothing more is taken in. A message on top of it that is copied
+/// fits into 64 KiB.
+const FULL: usize = 48 * 1024;
+/// The same where memory is short.
+const FULL_WHEN_SHORT: usize = 4 * 1024;
 /// Shorter messages do not get shorter by compression.
 const WORTH_COMPRESSING: usize = 64;
 
@@ -72,9 +75,16 @@ impl Outbox {
         self.pong_end.is_some() || self.pong.is_some()
     }
 
-    /// Too much is waiting: take nothing more in until it is written.
-    pub fn is_full(&self) -> bool {
-        self.large.is_some() || self.waiting() >= FULL
+    /// Too much is waiting: take nothing more in until it is written. Where memory is `short`, too
+    /// much is less.
+    pub fn is_full(&self, short: bool) -> bool {
+        let most = if short { FULL_WHEN_SHORT } else { FULL };
+        self.large.is_some() || self.waiting() >= most
+    }
+
+    /// Bytes of memory that are held.
+    pub fn held(&self) -> usize {
+        self.bytes.capacity() + self.large.as_ref().map_or(0, Bytes::len)
     }
 
     /// Queue a message.

@@ -177,6 +177,9 @@ impl Shard {
         if service.is_stopping() {
             return Err(Refusal::Shutdown);
         }
+        if service.over_budget() {
+            return Err(Refusal::MemoryFull);
+        }
         if self.level.get() >= Level::Refuse {
             return Err(Refusal::Stalled);
         }

@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ws_guard_testkit::frame::{Frame, encode};
+use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::{
     served::Served,
-    stage::{Client, connect_from},
+    stage::{Client, PATIENCE, REQUEST, Stage, connect, connect_from, wait_for},
 };
 
 /// Send pings as fast as they are taken and read nothing, for `time`.
@@ -103,4 +103,37 @@ fn an_idle_connection_is_small() {
         println!("{what}: {each} bytes a connection");
         assert!(each <= most * 1024, "{what}: {each} bytes a connection");
     }
+}
+
+/// What connections hold is counted, and is given back; past the budget nobody new is let in.
+#[test]
+fn the_budget_of_all_connections_together() {
+    let stage = Stage::start(|config| config.memory_budget = 1 << 20);
+    let buffered = || stage.metric("wsguard_server_buffered_bytes");
+    let mut holding: Vec<Client> = Vec::new();
+    let frame = encode(&[Frame::new(opcode::BINARY, vec![7; 200_000])]);
+    let full = wait_for(PATIENCE, || {
+        let stream = connect(stage.address);
+        let mut probe = stream.try_clone().unwrap();
+        probe.write_all(format!("{REQUEST}\r\n").as_bytes()).unwrap();
+        let mut head = [0; 12];
+        probe.read_exact(&mut head).unwrap();
+        if head.ends_with(b"503") {
+            return Some(());
+        }
+        holding.push(Client::connect(stage.address));
+        // All but its end.
+        let last = holding.last_mut().unwrap();
+        last.write(&frame[..frame.len() - 1]);
+        None
+    });
+    assert!(full.is_some() && (1..=12).contains(&holding.len()), "{} connections", holding.len());
+    assert!(buffered() > f64::from(1 << 20), "{}", buffered());
+    // Who is there goes on, with less at a time.
+    let first = &mut holding[0];
+    first.write(&frame[frame.len() - 1..]);
+    assert!(first.message() == vec![7; 200_000]);
+    drop(holding);
+    assert!(wait_for(PATIENCE, || (buffered() == 0.0).then_some(())).is_some(), "{}", buffered());
+    Client::connect(stage.address);
 }

@@ -76,6 +76,9 @@ pub struct Serve {
     /// Largest message in bytes, compressed and not
     #[arg(long, value_name = "BYTES", env = "WS_GUARD_MAX_MESSAGE_SIZE", default_value_t = 16 << 20)]
     max_message_size: usize,
+    /// Bytes that all connections together may hold in buffers; above it new ones are refused with 503
+    #[arg(long, value_name = "BYTES", env = "WS_GUARD_MEMORY_BUDGET", default_value_t = 512 << 20)]
+    memory_budget: usize,
     /// Silence of a client before it is pinged, such as 25s
     #[arg(long, value_name = "TIME", env = "WS_GUARD_PING_INTERVAL", default_value = "25s",
         value_parser = time)]
@@ -175,6 +178,7 @@ impl Serve {
         if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
             config.tls = Some(Arc::new(Tls::load(certificate, key)?));
         }
+        config.memory_budget = self.memory_budget;
         config.limits.message = self.max_message_size;
         config.drain_timeout = self.drain_timeout;
         config.ping_rates = self.ping_rates()?;
