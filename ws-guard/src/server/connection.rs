@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -31,6 +31,9 @@ use super::{
 
 /// Bytes that come on top of the time a frame may take, for each second.
 const FRAME_RATE: u64 = 1024;
+
+/// Bytes that are read before others get their turn: as many small frames take their time.
+const TURN: u64 = 64 * 1024;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +136,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Work until there is nothing to do but to wait; returns when the connection is over.
     fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let before = self.totals.bytes_in;
         loop {
             if self.flush(cx, now).is_err() {
                 return self.vanished();
@@ -150,6 +154,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                     Poll::Ready(Err(_)) => return Poll::Ready(()),
                     Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
                 }
+            }
+            if self.totals.bytes_in - before >= TURN {
+                // Woken once the thread has looked for other events; a plain wake would come before.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
             }
             match self.read(cx, now) {
                 Poll::Pending => return Poll::Pending,
