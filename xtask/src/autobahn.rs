@@ -40,7 +40,8 @@ pub fn main() -> Result<()> {
 fn serve() -> Result<Process> {
     let mut command = Command::new(tools::target().join("release/ws-guard"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--max-ping-rate", "0"]);
-    command.args(["--access-log", "/dev/null"]);
+    // The cases of compression keep a machine busy.
+    command.args(["--access-log", "/dev/null", "--stall-refuse", "1h", "--stall-shed", "1h"]);
     Process::spawn("ws-guard serve", command)
 }
 

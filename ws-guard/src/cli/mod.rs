@@ -73,7 +73,7 @@ enum Command {
     /// Load, attach and protect until SIGTERM; protection stays when it ends
     Run(run::Run),
     /// Serve WebSocket connections, without guarding an interface
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Show interfaces, policy, packets and tables
     Status(status::StatusCommand),
     /// List the sources that are throttled now

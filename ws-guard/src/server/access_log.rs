@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use super::connection::Ended;
+use super::record::Ended;
 
 /// Lines that may wait for the disk or the terminal; more are lost and counted.
 const WAITING: usize = 8192;

@@ -118,6 +118,11 @@ impl Admission {
         }
     }
 
+    /// Handshakes that go on.
+    pub fn handshaking(&self) -> usize {
+        self.handshakes.load(Ordering::Relaxed)
+    }
+
     /// Open connections.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)

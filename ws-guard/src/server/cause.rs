@@ -22,6 +22,8 @@ pub enum Cause {
     SlowSender,
     /// The peer broke the protocol or a limit of it.
     Protocol(ProtocolError),
+    /// The server is late, and nobody was using the connection.
+    Shed,
     /// The server is shutting down.
     Shutdown,
 }
@@ -37,6 +39,7 @@ impl Cause {
             Cause::SlowReader => "slow_reader",
             Cause::SlowSender => "slow_sender",
             Cause::Protocol(_) => "protocol_error",
+            Cause::Shed => "shed",
             Cause::Shutdown => "shutdown",
         }
     }
@@ -49,6 +52,7 @@ impl Cause {
             Cause::PingTimeout | Cause::Silence => code::INTERNAL_ERROR,
             Cause::SlowReader | Cause::SlowSender => code::POLICY_VIOLATION,
             Cause::Protocol(error) => error.close_code(),
+            Cause::Shed => code::TRY_AGAIN_LATER,
             Cause::Shutdown => code::GOING_AWAY,
         }
     }
@@ -63,13 +67,9 @@ impl Cause {
             Cause::SlowReader => "reads too slowly",
             Cause::SlowSender => "sends too slowly",
             Cause::Protocol(error) => error.name(),
+            Cause::Shed => "server is busy",
             Cause::Shutdown => "server is shutting down",
         }
-    }
-
-    /// Whether a peer that is there would still read a close frame and answer it.
-    pub const fn is_graceful(self) -> bool {
-        matches!(self, Cause::Shutdown)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the server allows, and how long it waits.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ws_guard_common::window::{Rate, RateError};
 
@@ -10,6 +10,8 @@ use super::{
     identity::Access,
     protocol::{Limits, extension::DeflateOptions},
     proxies::Proxies,
+    stall::Thresholds,
+    tls::Tls,
 };
 use crate::domain::address::Prefixes;
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub max_connections_per_user: usize,
     /// Who may connect, and how they say who they are.
     pub access: Access,
+    /// With a certificate, the server speaks TLS only.
+    pub tls: Option<Arc<Tls>>,
     /// Proxies that are believed.
     pub proxies: Proxies,
     /// Connections whose handshake is not done; above that a new one is dropped unanswered.
@@ -55,6 +59,9 @@ pub struct Config {
     pub max_request: usize,
     /// Messages and their fragments.
     pub limits: Limits,
+    /// Bytes that all connections together may hold in buffers. Above it new connections are refused
+    /// with 503, and each may have less output waiting.
+    pub memory_budget: usize,
     /// How long the socket may take no byte while there are some to write.
     pub write_timeout: Duration,
     /// A frame that began may take so long, and a second more for each KiB that came.
@@ -64,6 +71,8 @@ pub struct Config {
     /// For all connections together at the end.
     pub drain_timeout: Duration,
     pub heartbeat: Times,
+    /// What is a stall, and what is done about it.
+    pub stalls: Thresholds,
     /// Pings that are answered, to begin with: see [`Service::set_ping_rates`].
     ///
     /// [`Service::set_ping_rates`]: super::service::Service::set_ping_rates
@@ -86,16 +95,19 @@ impl Config {
             max_connections_per_source: 16_384,
             max_connections_per_user: 16_384,
             access: Access::default(),
+            tls: None,
             proxies: Proxies::default(),
             max_handshakes: 1024,
             handshake_timeout: Duration::from_secs(10),
             max_request: 16 * 1024,
             limits: Limits::default(),
+            memory_budget: 512 << 20,
             write_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),
             heartbeat: Times::default(),
+            stalls: Thresholds::default(),
             ping_rates,
             prefixes: Prefixes { v4: 32, v6: 64 },
             deflate: Some(DeflateOptions::default()),

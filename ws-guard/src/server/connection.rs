@@ -3,10 +3,8 @@
 use std::{
     future::Future,
     io,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -21,18 +19,21 @@ use super::{
     cause::Cause,
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
-    identity::Identity,
     outbox::Outbox,
     pool,
     protocol::{
         Close, Decoder, Event, Message, Role, code,
         deflate::{Deflater, Inflater},
     },
+    record::{Ended, Origin, Totals},
     shard::Shard,
 };
 
 /// Bytes that come on top of the time a frame may take, for each second.
 const FRAME_RATE: u64 = 1024;
+
+/// Bytes that are read before others get their turn: as many small frames take their time.
+const TURN: u64 = 64 * 1024;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,22 +47,6 @@ enum Phase {
     Lingering,
 }
 
-/// Which connection it is.
-#[derive(Clone, Debug)]
-pub struct Origin {
-    /// From 1, in the order of handshakes.
-    pub id: u64,
-    /// The other end of TCP.
-    pub peer: SocketAddr,
-    /// The client, which may be behind it.
-    pub client: IpAddr,
-    pub identity: Option<Box<Identity>>,
-    /// The region as metrics have it.
-    pub region: Arc<str>,
-    /// When its TCP connection was accepted.
-    pub started: Instant,
-}
-
 /// When a frame began to be waited for.
 #[derive(Clone, Copy, Debug)]
 struct FrameTime {
@@ -70,42 +55,6 @@ struct FrameTime {
     since: Instant,
     /// Bytes that had come by then.
     bytes: u64,
-}
-
-/// What a connection did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    pub messages_in: u64,
-    pub messages_out: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub pings_in: u64,
-    pub pings_ignored: u64,
-}
-
-/// How a connection ended.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    pub cause: Cause,
-    /// The peer's close frame.
-    pub close: Option<Close>,
-    /// The close frame that this side wrote, if it was written.
-    pub sent: Option<u16>,
-    pub totals: Totals,
-    pub queued: usize,
-    pub round_trip: Option<Duration>,
-}
-
-impl Ended {
-    /// The status code as RFC 6455, 7.1.5 has it: the peer's, or 1005 for none, 1006 for no frame.
-    /// Of a connection that this side closed and the peer agreed, this side's.
-    pub fn code(&self) -> u16 {
-        match (&self.close, self.cause) {
-            (Some(close), _) => close.code,
-            (None, Cause::Protocol(_) | Cause::SlowSender) => self.sent.unwrap_or(code::ABNORMAL),
-            _ => code::ABNORMAL,
-        }
-    }
 }
 
 /// A WebSocket connection that echoes.
@@ -137,6 +86,8 @@ pub struct Connection<I> {
     /// When closing has to be over.
     close_by: Option<Instant>,
     totals: Totals,
+    /// Bytes of memory that it said it holds.
+    held: usize,
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
@@ -177,6 +128,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             stuck_since: None,
             frame: None,
             close_by: None,
+            held: 0,
             totals: Totals { bytes_in, ..Totals::default() },
             shard,
         }
@@ -184,12 +136,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Work until there is nothing to do but to wait; returns when the connection is over.
     fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let before = self.totals.bytes_in;
         loop {
             if self.flush(cx, now).is_err() {
                 return self.vanished();
             }
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
-            if open && self.outbox.is_full() {
+            if open && self.is_full() {
                 return Poll::Pending;
             }
             if open && self.decode(now) {
@@ -202,12 +155,28 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                     Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
                 }
             }
+            if self.totals.bytes_in - before >= TURN {
+                // Woken once the thread has looked for other events; a plain wake would come before.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
             match self.read(cx, now) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false) | Err(_)) => return self.vanished(),
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.outbox.is_full(self.shard.service.over_budget())
+    }
+
+    /// Say how much memory is held between now and the next time.
+    fn account(&mut self) {
+        let now = self.input.capacity() + self.outbox.held() + self.decoder.held();
+        self.shard.service.hold(self.held, now);
+        self.held = now;
     }
 
     /// The peer's TCP stream is at its end.
@@ -254,7 +223,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     /// Take events out of what was read; whether there was anything to do.
     fn decode(&mut self, now: Instant) -> bool {
         let mut worked = false;
-        while !self.outbox.is_full() {
+        while !self.is_full() {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(event)) => {
                     worked = true;
@@ -471,12 +440,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let over = signals.abandon || signals.due && this.on_time(now);
         let over = over || this.run(cx, now).is_ready();
         this.shard.count(&before, &this.totals);
+        if before.messages_in != this.totals.messages_in {
+            this.shard.wheel.touch(this.slot, now);
+        }
         if over {
             let ended = this.ended();
             this.shard.closed(&this.origin, &ended);
             return Poll::Ready(());
         }
         pool::return_read(&mut this.input);
+        this.account();
         this.show();
         this.arm();
         Poll::Pending
@@ -487,6 +460,7 @@ impl<I> Drop for Connection<I> {
     fn drop(&mut self) {
         self.input.clear();
         pool::return_read(&mut self.input);
+        self.shard.service.hold(self.held, 0);
         self.shard.show(&self.origin.region, Some(self.shown), None);
         self.shard.wheel.leave(self.slot);
     }

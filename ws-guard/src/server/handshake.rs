@@ -46,6 +46,8 @@ pub enum Refusal {
     Host,
     /// A proxy that has to say whom it connects for did not.
     ProxyHeader,
+    /// No TLS, where it has to be, or one that could not be agreed.
+    Tls,
     /// A page of an origin that may not connect.
     Origin,
     NoToken,
@@ -59,6 +61,10 @@ pub enum Refusal {
     SourceFull,
     /// Too many connections of this user.
     UserFull,
+    /// Connections hold as much memory as they may.
+    MemoryFull,
+    /// The server is late with what it has.
+    Stalled,
     /// The server is shutting down.
     Shutdown,
 }
@@ -75,6 +81,7 @@ impl Refusal {
             Refusal::Key => "key",
             Refusal::Host => "host",
             Refusal::ProxyHeader => "proxy_header",
+            Refusal::Tls => "tls",
             Refusal::Origin => "origin",
             Refusal::NoToken => "no_token",
             Refusal::BadToken => "bad_token",
@@ -82,6 +89,8 @@ impl Refusal {
             Refusal::ServerFull => "server_full",
             Refusal::SourceFull => "source_full",
             Refusal::UserFull => "user_full",
+            Refusal::MemoryFull => "memory_full",
+            Refusal::Stalled => "stalled",
             Refusal::Shutdown => "shutdown",
         }
     }
@@ -89,11 +98,15 @@ impl Refusal {
     /// The answer's status, where there is one to answer.
     pub const fn status(self) -> Option<StatusCode> {
         Some(match self {
-            Refusal::NotHttp | Refusal::Timeout | Refusal::ProxyHeader => return None,
+            Refusal::NotHttp | Refusal::Timeout | Refusal::ProxyHeader | Refusal::Tls => {
+                return None;
+            }
             Refusal::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
             Refusal::Key | Refusal::Host => StatusCode::BAD_REQUEST,
-            Refusal::ServerFull | Refusal::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::ServerFull | Refusal::MemoryFull | Refusal::Stalled | Refusal::Shutdown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Refusal::SourceFull | Refusal::UserFull => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Origin => StatusCode::FORBIDDEN,
             Refusal::NoToken | Refusal::BadToken | Refusal::NoUser => StatusCode::UNAUTHORIZED,
@@ -113,6 +126,7 @@ impl Refusal {
             Refusal::Key => "Sec-WebSocket-Key has to be 16 bytes in base64, once",
             Refusal::Host => "a request has exactly one Host field",
             Refusal::ProxyHeader => "a trusted proxy did not send the PROXY protocol's header",
+            Refusal::Tls => "the TLS handshake failed",
             Refusal::Origin => "pages of this origin may not connect",
             Refusal::NoToken => "send a token: Authorization: Bearer, or access_token in the query",
             Refusal::BadToken => "the token is not valid, or no longer",
@@ -122,6 +136,7 @@ impl Refusal {
                 "the server has as many connections as it takes: try again later"
             }
             Refusal::SourceFull => "your address has as many connections as it may have",
+            Refusal::MemoryFull | Refusal::Stalled => "the server is busy: try again later",
             Refusal::Shutdown => "the server is shutting down: try again later",
         }
     }
@@ -142,7 +157,12 @@ impl Refusal {
                 field(header::SEC_WEBSOCKET_VERSION, "13");
             }
             Refusal::NoToken | Refusal::BadToken => field(header::WWW_AUTHENTICATE, "Bearer"),
-            Refusal::ServerFull | Refusal::SourceFull | Refusal::UserFull | Refusal::Shutdown => {
+            Refusal::ServerFull
+            | Refusal::SourceFull
+            | Refusal::UserFull
+            | Refusal::MemoryFull
+            | Refusal::Stalled
+            | Refusal::Shutdown => {
                 field(header::RETRY_AFTER, RETRY_AFTER);
             }
             _ => {}

@@ -100,8 +100,9 @@ impl TokenKey {
 
     fn identity(&self, token: &str) -> Option<Identity> {
         let claims = decode::<Claims>(token, &self.key, &self.validation).ok()?.claims;
-        let fits = |name: &Box<str>| is_name(name);
-        Some(Identity { user_id: claims.sub.filter(fits), region: claims.region.filter(fits) })
+        let user_id = claims.sub.filter(|name| is_name(name));
+        let region = claims.region.filter(|name| is_name(name));
+        Some(Identity { user_id, region })
     }
 }
 

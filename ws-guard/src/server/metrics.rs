@@ -6,7 +6,7 @@ use std::{
 };
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 /// Regions that get a time series of their own; who names more of them is `other`.
@@ -51,6 +51,11 @@ pub struct Metrics {
     pub pings_passed_over: IntCounter,
     pub pings_sent: IntCounter,
     pub protocol_errors: IntCounterVec,
+    /// Bytes that connections hold in buffers.
+    pub buffered: IntGauge,
+    /// How late a thread's canary woke.
+    pub scheduling_delay: Histogram,
+    pub stalls: IntCounterVec,
 }
 
 impl Metrics {
@@ -91,8 +96,23 @@ impl Metrics {
             "Pings of clients: answered, over a limit, or passed over for a later one; and sent.",
             "what",
         )?;
+        let buckets = prometheus::exponential_buckets(0.001, 2.0, 11)?;
+        let help = "How late a thread wakes that slept for 10 ms.";
+        let delay = HistogramOpts::new("wsguard_server_scheduling_delay_seconds", help);
+        let scheduling_delay = Histogram::with_opts(delay.buckets(buckets))?;
+        registry.register(Box::new(scheduling_delay.clone()))?;
+        let help = "Bytes that connections hold in buffers: parts of messages, and output.";
+        let buffered = IntGauge::new("wsguard_server_buffered_bytes", help)?;
+        registry.register(Box::new(buffered.clone()))?;
         Ok(Metrics {
             connections,
+            buffered,
+            scheduling_delay,
+            stalls: counters(
+                "wsguard_server_stall_changes_total",
+                "Changes to a level: calm, refuse (new connections), shed (idle ones).",
+                "level",
+            )?,
             handshake_seconds,
             opened: counter(
                 "wsguard_server_opened_total",

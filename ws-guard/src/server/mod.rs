@@ -6,20 +6,25 @@
 
 pub mod access_log;
 pub mod admission;
+mod canary;
 pub mod cause;
 pub mod config;
 pub mod connection;
 pub mod handshake;
 pub mod heartbeat;
 pub mod identity;
+pub mod io;
 pub mod metrics;
 mod outbox;
 pub mod packets;
 mod pool;
 pub mod protocol;
 pub mod proxies;
+pub mod record;
 pub mod service;
 pub mod shard;
+pub mod stall;
+pub mod tls;
 pub mod wheel;
 
 pub use config::{Config, PingRates};

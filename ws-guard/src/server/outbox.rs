@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -21,8 +21,11 @@ use super::{
 
 /// A payload of so many bytes is written from where it stands, not copied.
 const LARGE: usize = 8 * 1024;
-/// With so many bytes on their way nothing more is taken in.
-const FULL: usize = 64 * 1024;
+/// With so many bytes on their way nothing more is taken in. A message on top of it that is copied
+/// fits into 64 KiB.
+const FULL: usize = 48 * 1024;
+/// The same where memory is short.
+const FULL_WHEN_SHORT: usize = 4 * 1024;
 /// Shorter messages do not get shorter by compression.
 const WORTH_COMPRESSING: usize = 64;
 
@@ -49,6 +52,8 @@ pub struct Outbox {
     ping: Option<[u8; 8]>,
     /// The socket had no room at the last try.
     blocked: bool,
+    /// TLS may hold bytes that it has taken.
+    unflushed: bool,
 }
 
 impl Outbox {
@@ -58,7 +63,11 @@ impl Outbox {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.waiting() == 0 && self.pong.is_none() && self.ping.is_none()
+        !self.has_frames() && !self.unflushed
+    }
+
+    fn has_frames(&self) -> bool {
+        self.waiting() > 0 || self.pong.is_some() || self.ping.is_some()
     }
 
     /// The answer to a ping is not with the socket yet.
@@ -66,9 +75,16 @@ impl Outbox {
         self.pong_end.is_some() || self.pong.is_some()
     }
 
-    /// Too much is waiting: take nothing more in until it is written.
-    pub fn is_full(&self) -> bool {
-        self.large.is_some() || self.waiting() >= FULL
+    /// Too much is waiting: take nothing more in until it is written. Where memory is `short`, too
+    /// much is less.
+    pub fn is_full(&self, short: bool) -> bool {
+        let most = if short { FULL_WHEN_SHORT } else { FULL };
+        self.large.is_some() || self.waiting() >= most
+    }
+
+    /// Bytes of memory that are held.
+    pub fn held(&self) -> usize {
+        self.bytes.capacity() + self.large.as_ref().map_or(0, Bytes::len)
     }
 
     /// Queue a message.
@@ -131,12 +147,13 @@ impl Outbox {
         io: &mut W,
     ) -> Poll<io::Result<usize>> {
         let mut total = 0;
-        while !self.is_empty() {
+        while self.has_frames() {
             self.encode_owed();
             match self.poll_write(cx, io) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     total += n;
+                    self.unflushed = true;
                     self.advance(n);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -151,7 +168,14 @@ impl Outbox {
         if self.bytes.capacity() > 0 {
             pool::return_write(&mut self.bytes);
         }
-        ready!(Pin::new(io).poll_flush(cx))?;
+        match Pin::new(io).poll_flush(cx) {
+            Poll::Pending if total == 0 => return Poll::Pending,
+            Poll::Pending => {}
+            Poll::Ready(flushed) => {
+                flushed?;
+                self.unflushed = false;
+            }
+        }
         Poll::Ready(Ok(total))
     }
 

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
 };
@@ -34,6 +34,7 @@ pub struct Service {
     pub regions: Regions,
     next_id: AtomicU64,
     stopping: AtomicBool,
+    held: AtomicUsize,
     ping_rates: RwLock<PingRates>,
 }
 
@@ -51,6 +52,22 @@ impl Service {
     /// Answer so many pings from now on. What was counted stays counted.
     pub fn set_ping_rates(&self, rates: PingRates) {
         *self.ping_rates.write().unwrap_or_else(PoisonError::into_inner) = rates;
+    }
+
+    /// A connection holds `now` bytes in buffers, and held `before`.
+    pub fn hold(&self, before: usize, now: usize) {
+        if now > before {
+            self.held.fetch_add(now - before, Ordering::Relaxed);
+            self.metrics.buffered.add((now - before) as i64);
+        } else if now < before {
+            self.held.fetch_sub(before - now, Ordering::Relaxed);
+            self.metrics.buffered.sub((before - now) as i64);
+        }
+    }
+
+    /// All connections together hold more than they should.
+    pub fn over_budget(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.config.memory_budget
     }
 
     /// No more connections are let in, and those that are there are closed.
@@ -101,6 +118,7 @@ impl Server {
             regions: Regions::default(),
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
             ping_rates: RwLock::new(ping_rates),
         });
         let (stop, stopped) = watch::channel(false);

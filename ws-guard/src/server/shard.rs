@@ -1,6 +1,7 @@
 //! One thread of the server: its listener, its connections, and the wheel of their timers.
 
 use std::{
+    cell::Cell,
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -20,10 +21,13 @@ use super::{
     access_log::{Closed, Line, What, timestamp},
     admission::{Full, Handshaking, Ticket},
     cause::Cause,
-    connection::{Connection, Ended, Origin, Totals},
+    connection::Connection,
     handshake::{self, Done, Refusal},
     identity::Identity,
+    io::Io,
+    record::{Ended, Origin, Totals},
     service::Service,
+    stall::Level,
     wheel::Wheel,
 };
 
@@ -43,20 +47,41 @@ struct Admitted {
 pub struct Shard {
     pub service: Arc<Service>,
     pub wheel: Wheel,
+    /// How late this thread is.
+    level: Cell<Level>,
+    /// Connections that it opened.
+    opened: Cell<u64>,
 }
 
 impl Shard {
     /// Accept and serve until `stop` says so; then close what is open, within the time to drain.
     /// Runs inside a `LocalSet`.
     pub async fn run(service: Arc<Service>, listener: TcpListener, stop: watch::Receiver<bool>) {
-        let shard = Rc::new(Shard { service, wheel: Wheel::default() });
+        let shard = Rc::new(Shard::new(service));
         let tasks = TaskTracker::new();
         let turning = shard.clone();
         let turning = tokio::task::spawn_local(async move { turning.wheel.turn().await });
+        let watching = tokio::task::spawn_local(shard.clone().watch_stalls());
         shard.accept(&listener, &tasks, stop).await;
         drop(listener);
         shard.drain(&tasks).await;
         turning.abort();
+        watching.abort();
+    }
+
+    fn new(service: Arc<Service>) -> Shard {
+        let (level, opened) = (Cell::default(), Cell::default());
+        Shard { service, wheel: Wheel::default(), level, opened }
+    }
+
+    /// Refuse new connections from now on, or let them in again.
+    pub fn set_level(&self, level: Level) {
+        self.level.set(level);
+    }
+
+    /// Connections that this thread has opened so far.
+    pub fn opened_here(&self) -> u64 {
+        self.opened.get()
     }
 
     async fn accept(
@@ -123,16 +148,23 @@ impl Shard {
         tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
 
-    /// The PROXY protocol's header, if there has to be one, and the HTTP handshake.
+    /// The PROXY protocol's header, if there has to be one, TLS likewise, and the HTTP handshake.
     async fn accept_upgrade(
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-    ) -> Result<Done<TcpStream, Admitted>, Refusal> {
+    ) -> Result<Done<Io, Admitted>, Refusal> {
         let config = &self.service.config;
         let proxied = config.proxies.accept(&mut stream, peer).await;
         let proxied = proxied.ok_or(Refusal::ProxyHeader)?;
-        handshake::accept(stream, config, |request| self.let_in(request, peer, proxied)).await
+        let io = match &config.tls {
+            None => Io::Plain(stream),
+            Some(tls) => {
+                let accepted = tls.acceptor().accept(stream).await;
+                Io::Tls(Box::new(accepted.map_err(|_| Refusal::Tls)?))
+            }
+        };
+        handshake::accept(io, config, |request| self.let_in(request, peer, proxied)).await
     }
 
     fn let_in(
@@ -144,6 +176,12 @@ impl Shard {
         let service = &self.service;
         if service.is_stopping() {
             return Err(Refusal::Shutdown);
+        }
+        if service.over_budget() {
+            return Err(Refusal::MemoryFull);
+        }
+        if self.level.get() >= Level::Refuse {
+            return Err(Refusal::Stalled);
         }
         let proxies = &service.config.proxies;
         let identity = service.config.access.check(request, proxies.trust(peer.ip()))?;
@@ -204,6 +242,7 @@ impl Shard {
         let took = origin.started.elapsed();
         let metrics = &self.service.metrics;
         metrics.opened.inc();
+        self.opened.set(self.opened.get() + 1);
         metrics.handshake_seconds.observe(took.as_secs_f64());
         let interval = self.service.config.heartbeat.ping_interval;
         self.log(Line {

@@ -22,6 +22,8 @@ struct Slot {
     waker: Option<Waker>,
     timer: Option<(delay_queue::Key, Instant)>,
     signals: Signals,
+    /// When its last message came, or it did.
+    used: Option<Instant>,
 }
 
 /// Timers, and orders to close, of one shard's connections.
@@ -45,7 +47,7 @@ pub struct Signals {
 impl Wheel {
     /// A place for a connection.
     pub fn enter(&self) -> usize {
-        self.slots.borrow_mut().insert(Slot::default())
+        self.slots.borrow_mut().insert(Slot { used: Some(Instant::now()), ..Slot::default() })
     }
 
     /// Give the place up.
@@ -54,6 +56,29 @@ impl Wheel {
         if let Some((key, _)) = slot.timer {
             self.timers.borrow_mut().try_remove(&key);
         }
+    }
+
+    /// A message came.
+    pub fn touch(&self, slot: usize, now: Instant) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(slot) {
+            slot.used = Some(now);
+        }
+    }
+
+    /// Tell at most so many connections to close that had no message since `before`.
+    pub fn shed(&self, before: Instant, most: usize) {
+        let wakers: Vec<Waker> = {
+            let mut slots = self.slots.borrow_mut();
+            let idle = slots.iter_mut().filter(|(_, slot)| slot.used.is_some_and(|t| t < before));
+            let told = idle.take(most).filter_map(|(_, slot)| {
+                // Once: one that is told is on its way out.
+                slot.used = None;
+                slot.signals.order = Some(Cause::Shed);
+                slot.waker.take()
+            });
+            told.collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Connections that have a place.

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ws_guard::server::PingRates;
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::stage::{Client, Stage, wait_for};
@@ -102,4 +103,29 @@ fn who_goes_on_after_an_error_is_cut_off() {
     assert!(ended.is_some() && start.elapsed() < Duration::from_secs(3));
     assert_eq!(stage.closed(&client).0, "protocol_error");
     assert_eq!(stage.metric("wsguard_server_messages_total{direction=\"in\"}"), 0.0);
+}
+
+/// A client that sends the smallest frames as fast as it can does not keep others from their turn.
+#[test]
+fn a_flood_of_small_frames_leaves_others_their_turn() {
+    let stage = Stage::start(|config| {
+        config.ping_rates = PingRates::new(1, 0, 10).unwrap();
+    });
+    let mut flooder = Client::connect(stage.address).stream;
+    let pings = encode(&vec![Frame::ping(""); 20_000]);
+    let flooding = std::thread::spawn(move || while flooder.write_all(&pings).is_ok() {});
+    let mut honest = Client::connect(stage.address);
+    let mut times: Vec<Duration> = (0..15)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            let start = Instant::now();
+            honest.send(&[Frame::text("hello")]);
+            honest.message();
+            start.elapsed()
+        })
+        .collect();
+    drop(stage);
+    flooding.join().unwrap();
+    times.sort();
+    assert!(times[7] < Duration::from_millis(200), "{times:?}");
 }

@@ -9,5 +9,8 @@ mod hostile;
 mod memory;
 mod packets;
 mod pings;
+mod served;
 mod stage;
+mod stalls;
 mod talk;
+mod tls;

@@ -4,42 +4,15 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    process::Command,
     time::{Duration, Instant},
 };
 
-use ws_guard_testkit::{
-    frame::{Frame, encode},
-    process::Process,
-    usage::Usage,
+use ws_guard_testkit::frame::{Frame, encode, opcode};
+
+use super::{
+    served::Served,
+    stage::{Client, PATIENCE, REQUEST, Stage, connect, connect_from, wait_for},
 };
-
-use super::stage::{Client, PATIENCE, connect_from};
-
-/// `ws-guard serve` on a free port.
-struct Served {
-    process: Process,
-    address: SocketAddr,
-}
-
-impl Served {
-    fn start(more: &[&str]) -> Served {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
-        command.args(["--access-log", "/dev/null", "--max-connections", "20000"]).args(more);
-        let process = Process::spawn("ws-guard serve", command).expect("it starts");
-        let address = process
-            .wait_for(PATIENCE, |line| {
-                line.split("serving WebSocket connections on ").nth(1)?.trim().parse().ok()
-            })
-            .expect("it says where it listens");
-        Served { process, address }
-    }
-
-    fn anonymous(&self) -> u64 {
-        Usage::of(self.process.pid()).expect("it runs").anonymous
-    }
-}
 
 /// Send pings as fast as they are taken and read nothing, for `time`.
 fn flood(served: &Served, time: Duration) -> u64 {
@@ -130,4 +103,37 @@ fn an_idle_connection_is_small() {
         println!("{what}: {each} bytes a connection");
         assert!(each <= most * 1024, "{what}: {each} bytes a connection");
     }
+}
+
+/// What connections hold is counted, and is given back; past the budget nobody new is let in.
+#[test]
+fn the_budget_of_all_connections_together() {
+    let stage = Stage::start(|config| config.memory_budget = 1 << 20);
+    let buffered = || stage.metric("wsguard_server_buffered_bytes");
+    let mut holding: Vec<Client> = Vec::new();
+    let frame = encode(&[Frame::new(opcode::BINARY, vec![7; 200_000])]);
+    let full = wait_for(PATIENCE, || {
+        let stream = connect(stage.address);
+        let mut probe = stream.try_clone().unwrap();
+        probe.write_all(format!("{REQUEST}\r\n").as_bytes()).unwrap();
+        let mut head = [0; 12];
+        probe.read_exact(&mut head).unwrap();
+        if head.ends_with(b"503") {
+            return Some(());
+        }
+        holding.push(Client::connect(stage.address));
+        // All but its end.
+        let last = holding.last_mut().unwrap();
+        last.write(&frame[..frame.len() - 1]);
+        None
+    });
+    assert!(full.is_some() && (1..=12).contains(&holding.len()), "{} connections", holding.len());
+    assert!(buffered() > f64::from(1 << 20), "{}", buffered());
+    // Who is there goes on, with less at a time.
+    let first = &mut holding[0];
+    first.write(&frame[frame.len() - 1..]);
+    assert!(first.message() == vec![7; 200_000]);
+    drop(holding);
+    assert!(wait_for(PATIENCE, || (buffered() == 0.0).then_some(())).is_some(), "{}", buffered());
+    Client::connect(stage.address);
 }

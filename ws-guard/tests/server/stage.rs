@@ -52,6 +52,9 @@ impl Stage {
     pub fn start(configure: impl FnOnce(&mut Config)) -> Stage {
         let mut config = Config::new((Ipv4Addr::LOCALHOST, 0).into());
         config.shards = 1;
+        // The machine that tests run on may be a busy one.
+        config.stalls.refuse = Duration::from_secs(3600);
+        config.stalls.shed = Duration::from_secs(3600);
         configure(&mut config);
         let (registry, lines) = (Registry::new(), Lines::default());
         let (access_log, flush) = AccessLog::to(lines.clone());

@@ -1,6 +1,6 @@
 //! `ws-guard serve`: the companion server alone, which needs no privilege.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, routing::get};
@@ -19,7 +19,10 @@ use super::run::log_to_stderr;
 use crate::{
     config::{LogFormat, listen_address},
     metrics::text,
-    server::{Config, PingRates, Server, access_log::AccessLog, heartbeat::Times},
+    server::{
+        Config, PingRates, Server, access_log::AccessLog, heartbeat::Times, stall::Thresholds,
+        tls::Tls,
+    },
 };
 
 const HELP: &str = "\
@@ -73,6 +76,9 @@ pub struct Serve {
     /// Largest message in bytes, compressed and not
     #[arg(long, value_name = "BYTES", env = "WS_GUARD_MAX_MESSAGE_SIZE", default_value_t = 16 << 20)]
     max_message_size: usize,
+    /// Bytes that all connections together may hold in buffers; above it new ones are refused with 503
+    #[arg(long, value_name = "BYTES", env = "WS_GUARD_MEMORY_BUDGET", default_value_t = 512 << 20)]
+    memory_budget: usize,
     /// Silence of a client before it is pinged, such as 25s
     #[arg(long, value_name = "TIME", env = "WS_GUARD_PING_INTERVAL", default_value = "25s",
         value_parser = time)]
@@ -85,6 +91,18 @@ pub struct Serve {
     #[arg(long, value_name = "TIME", env = "WS_GUARD_DRAIN_TIMEOUT", default_value = "10s",
         value_parser = time)]
     drain_timeout: Duration,
+    /// Delay of a thread past which new connections are refused with 503
+    #[arg(long, value_name = "TIME", env = "WS_GUARD_STALL_REFUSE", default_value = "50ms",
+        value_parser = time)]
+    stall_refuse: Duration,
+    /// Delay past which idle connections are closed with 1013, some each second
+    #[arg(long, value_name = "TIME", env = "WS_GUARD_STALL_SHED", default_value = "120ms",
+        value_parser = time)]
+    stall_shed: Duration,
+    /// Time without a message after which a connection is idle
+    #[arg(long, value_name = "TIME", env = "WS_GUARD_SHED_IDLE", default_value = "30s",
+        value_parser = time)]
+    shed_idle: Duration,
     /// Threads for connections [default: one a CPU]
     #[arg(long, value_name = "N", env = "WS_GUARD_SHARDS",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -103,6 +121,12 @@ pub struct Serve {
         default_value_t = 16_384
     )]
     max_connections_per_user: usize,
+    /// Chain of certificates in PEM: with it, TLS is all that is spoken. Read again when it changes
+    #[arg(long, value_name = "FILE", env = "WS_GUARD_TLS_CERTIFICATE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", env = "WS_GUARD_TLS_KEY", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     #[command(flatten)]
     access: AccessFlags,
 }
@@ -134,9 +158,10 @@ impl Serve {
             }
             None => None,
         };
+        let tls = config.tls.clone();
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
-        runtime.block_on(until_signal(metrics, registry))?;
+        runtime.block_on(until_signal(metrics, registry, tls))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
         Ok(ExitCode::SUCCESS)
@@ -150,6 +175,10 @@ impl Serve {
         config.max_connections_per_user = self.max_connections_per_user;
         config.access = self.access.access()?;
         config.proxies = self.access.proxies();
+        if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
+            config.tls = Some(Arc::new(Tls::load(certificate, key)?));
+        }
+        config.memory_budget = self.memory_budget;
         config.limits.message = self.max_message_size;
         config.drain_timeout = self.drain_timeout;
         config.ping_rates = self.ping_rates()?;
@@ -157,6 +186,12 @@ impl Serve {
             ping_interval: self.ping_interval,
             pong_timeout: self.pong_timeout,
             ..config.heartbeat
+        };
+        config.stalls = Thresholds {
+            refuse: self.stall_refuse,
+            shed: self.stall_shed,
+            idle: self.shed_idle,
+            ..config.stalls
         };
         if self.no_compression {
             config.deflate = None;
@@ -177,8 +212,12 @@ impl Serve {
     }
 }
 
-/// Serve metrics until SIGTERM or SIGINT.
-async fn until_signal(metrics: Option<TcpListener>, registry: Registry) -> anyhow::Result<()> {
+/// Serve metrics, and follow the certificate, until SIGTERM or SIGINT.
+async fn until_signal(
+    metrics: Option<TcpListener>,
+    registry: Registry,
+    tls: Option<Arc<Tls>>,
+) -> anyhow::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let serving = async {
         match metrics {
@@ -186,7 +225,14 @@ async fn until_signal(metrics: Option<TcpListener>, registry: Registry) -> anyho
             None => std::future::pending().await,
         }
     };
+    let following = async {
+        match tls {
+            Some(tls) => tls.follow().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = following => Ok(()),
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
         served = serving => served.context("serving metrics"),

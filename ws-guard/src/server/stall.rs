@@ -1,0 +1,133 @@
+//! Is this thread late? A canary sleeps for a moment, and looks how late it wakes.
+//!
+//! What a pause costs is not the pause: it is the clients that time out, all reconnect at once, and
+//! make the next one. So past the first threshold nobody new is let in for a while, and past the
+//! second idle connections are sent away, a few at a time.
+
+use std::time::{Duration, Instant};
+
+/// How late is how bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Past this delay new connections are refused with 503.
+    pub refuse: Duration,
+    /// Past this one idle connections are closed with 1013 as well.
+    pub shed: Duration,
+    /// A level is left only when no delay came near its threshold, half of it, for so long.
+    pub hold: Duration,
+    /// A connection without a message for so long is idle.
+    pub idle: Duration,
+}
+
+impl Default for Thresholds {
+    fn default() -> Thresholds {
+        Thresholds {
+            refuse: Duration::from_millis(50),
+            shed: Duration::from_millis(120),
+            hold: Duration::from_secs(1),
+            idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What is done about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    #[default]
+    Calm,
+    /// New connections are refused.
+    Refuse,
+    /// And idle ones are closed.
+    Shed,
+}
+
+impl Level {
+    /// The name in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Calm => "calm",
+            Level::Refuse => "refuse",
+            Level::Shed => "shed",
+        }
+    }
+}
+
+/// The level of one thread, as its delays make it.
+#[derive(Clone, Copy, Debug)]
+pub struct Monitor {
+    level: Level,
+    /// When a delay last came near the present level's threshold.
+    near: Instant,
+}
+
+impl Monitor {
+    pub fn new(now: Instant) -> Monitor {
+        Monitor { level: Level::Calm, near: now }
+    }
+
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Take a delay in; the new level, if that changes it. Up at once, down a level at a time.
+    pub fn observe(
+        &mut self,
+        delay: Duration,
+        now: Instant,
+        thresholds: &Thresholds,
+    ) -> Option<Level> {
+        let reached = match delay {
+            delay if delay > thresholds.shed => Level::Shed,
+            delay if delay > thresholds.refuse => Level::Refuse,
+            _ => Level::Calm,
+        };
+        let threshold = match self.level {
+            Level::Calm => Duration::MAX,
+            Level::Refuse => thresholds.refuse,
+            Level::Shed => thresholds.shed,
+        };
+        if reached > self.level || delay > threshold / 2 {
+            self.near = now;
+        }
+        let held = now.saturating_duration_since(self.near) < thresholds.hold;
+        let next = match self.level {
+            level if reached > level => reached,
+            Level::Shed if !held => Level::Refuse,
+            Level::Refuse if !held => Level::Calm,
+            level => level,
+        };
+        if next == self.level {
+            return None;
+        }
+        self.near = now;
+        self.level = next;
+        Some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn up_at_once_down_after_a_while_and_a_level_at_a_time() {
+        let (start, thresholds) = (Instant::now(), Thresholds::default());
+        let mut monitor = Monitor::new(start);
+        let mut observe =
+            |at: u32, delay: u32| monitor.observe(delay * MS, start + at * MS, &thresholds);
+        assert_eq!(observe(0, 50), None);
+        assert_eq!(observe(10, 51), Some(Level::Refuse));
+        assert_eq!(observe(20, 121), Some(Level::Shed));
+        assert_eq!(observe(900, 0), None);
+        // Between half a threshold and the whole, nothing changes: no flapping.
+        assert_eq!(observe(1000, 70), None);
+        assert_eq!(observe(1990, 0), None);
+        assert_eq!(observe(2000, 0), Some(Level::Refuse));
+        assert_eq!(observe(2990, 30), None);
+        assert_eq!(observe(3980, 0), None);
+        assert_eq!(observe(3990, 0), Some(Level::Calm));
+        assert_eq!(observe(9000, 500), Some(Level::Shed));
+    }
+}

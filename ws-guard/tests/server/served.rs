@@ -1,0 +1,39 @@
+//! The server as a process of its own.
+
+use std::{net::SocketAddr, process::Command};
+
+use ws_guard_testkit::{process::Process, usage::Usage};
+
+use super::stage::PATIENCE;
+
+/// `ws-guard serve` on a free port.
+pub struct Served {
+    pub process: Process,
+    pub address: SocketAddr,
+}
+
+impl Served {
+    /// With stalls of a busy machine left to themselves.
+    pub fn start(more: &[&str]) -> Served {
+        Served::watchful(&[&["--stall-refuse", "1h", "--stall-shed", "1h"], more].concat())
+    }
+
+    /// With its own idea of what a stall is, unless told otherwise.
+    pub fn watchful(more: &[&str]) -> Served {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
+        command.args(["--access-log", "/dev/null", "--max-connections", "20000"]).args(more);
+        let process = Process::spawn("ws-guard serve", command).expect("it starts");
+        let address = process
+            .wait_for(PATIENCE, |line| {
+                line.split("serving WebSocket connections on ").nth(1)?.trim().parse().ok()
+            })
+            .expect("it says where it listens");
+        Served { process, address }
+    }
+
+    /// Its anonymous resident memory, in bytes.
+    pub fn anonymous(&self) -> u64 {
+        Usage::of(self.process.pid()).expect("it runs").anonymous
+    }
+}

@@ -1,0 +1,131 @@
+//! TLS, with a client of the same library that checks the certificate.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName},
+};
+use ws_guard::server::tls::Tls;
+use ws_guard_testkit::frame::{Decoder, Frame, encode};
+
+use super::stage::{REQUEST, Stage, connect};
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// Write a fresh certificate and key for `localhost`; the certificate is what a client trusts.
+fn certify(folder: &std::path::Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    fs::write(folder.join("certificate.pem"), made.cert.pem()).unwrap();
+    made.cert.der().clone()
+}
+
+fn load(folder: &std::path::Path) -> Arc<Tls> {
+    let tls = Tls::load(&folder.join("certificate.pem"), &folder.join("key.pem"));
+    Arc::new(tls.unwrap())
+}
+
+/// Upgrade over TLS, trusting one certificate.
+fn upgrade(stage: &Stage, trusted: &CertificateDer<'static>) -> std::io::Result<Stream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(connection, connect(stage.address));
+    stream.write_all(format!("{REQUEST}\r\n").as_bytes())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    Ok(stream)
+}
+
+fn echo(stream: &mut Stream, size: usize) {
+    let payload: Vec<u8> = (0..size).map(|i| (i * 31 / 7) as u8).collect();
+    stream.write_all(&encode(&[Frame::new(2, payload.clone())])).unwrap();
+    let (mut decoder, mut buffer) = (Decoder::default(), vec![0; 65_536]);
+    loop {
+        if let Some(frame) = decoder.next_frame() {
+            assert!(frame.payload == payload, "{size} bytes");
+            return;
+        }
+        let n = stream.read(&mut buffer).unwrap();
+        assert!(n > 0);
+        decoder.push(&buffer[..n]);
+    }
+}
+
+#[test]
+fn messages_of_all_sizes_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = certify(folder.path());
+    let stage = Stage::start(|config| config.tls = Some(load(folder.path())));
+    let mut stream = upgrade(&stage, &trusted).unwrap();
+    for size in [0, 125, 8192, 20_000, 2_000_000] {
+        echo(&mut stream, size);
+    }
+}
+
+#[test]
+fn without_tls_nobody_gets_in() {
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path());
+    let stage = Stage::start(|config| config.tls = Some(load(folder.path())));
+    let stream = connect(stage.address);
+    let local = stream.local_addr().unwrap();
+    let answer = super::stage::refused(stream, format!("{REQUEST}\r\n").as_bytes());
+    assert!(!answer.contains("HTTP"), "{answer}");
+    assert_eq!(stage.logged("refused", local)["refused"], "tls");
+}
+
+#[test]
+fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = certify(folder.path());
+    let tls = load(folder.path());
+    let stage = Stage::start(|config| config.tls = Some(tls.clone()));
+    let mut open = upgrade(&stage, &old).unwrap();
+    fs::write(folder.path().join("certificate.pem"), "no certificate").unwrap();
+    let error = tls.reload().unwrap_err().to_string();
+    assert!(error.contains("certificate.pem"), "{error}");
+    upgrade(&stage, &old).unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let new = runtime.block_on(async {
+        let follow = async { tokio::time::timeout(Duration::from_secs(10), tls.follow()).await };
+        let renew = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let new = certify(folder.path());
+            for _ in 0..40 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if upgrade(&stage, &new).is_ok() {
+                    return new;
+                }
+            }
+            panic!("the new certificate is not in use");
+        };
+        tokio::select! {
+            _ = follow => panic!("it ended"),
+            new = renew => new,
+        }
+    });
+    assert!(upgrade(&stage, &old).is_err());
+    echo(&mut open, 1000);
+    echo(&mut upgrade(&stage, &new).unwrap(), 1000);
+}
