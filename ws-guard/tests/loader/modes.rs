@@ -165,7 +165,10 @@ fn every_mode_attaches_to_a_pod() -> Result<()> {
 fn an_interface_with_a_dot_in_its_name() -> Result<()> {
     needs_root!();
     let namespace = veth("dot", 1500)?;
+    // Before Linux 6.2 only what is down can be renamed.
+    namespace.ip("link set v1 down")?;
     namespace.ip("link set v1 name eth0.100")?;
+    namespace.ip("link set eth0.100 up")?;
     for mode in [AttachMode::Auto, AttachMode::Clsact] {
         let attachment = attach_once(&namespace, "eth0.100", mode)?;
         assert_eq!(attachment.name, "eth0.100");

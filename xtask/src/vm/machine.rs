@@ -21,7 +21,7 @@ const ACCELERATOR: &str = "WS_GUARD_VM_ACCELERATOR";
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const MEMORY: &str = "1536M";
 /// Lines of the console that are shown when a machine dies.
-const CONSOLE_LINES: usize = 40;
+const CONSOLE_LINES: usize = 60;
 
 /// Something that is run in a machine.
 pub struct Job {
