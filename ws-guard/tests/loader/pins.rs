@@ -13,7 +13,10 @@ use ws_guard::guard::{
     AttachMode, DEFAULT_PIN_DIR, Guard, GuardError, LoadOptions, Maps, THROTTLE_MAP, TableSizes,
     is_bpffs, unload,
 };
-use ws_guard_common::{flow::Flow, maps::{Tunnels, name}};
+use ws_guard_common::{
+    flow::Flow,
+    maps::{Tunnels, name},
+};
 
 use crate::{PinDir, SIZES, eventually, veth};
 
