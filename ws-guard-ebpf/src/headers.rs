@@ -81,8 +81,8 @@ pub struct Bytes<'a, H> {
 /// Read a `T`, which must be valid for any bytes and need no alignment.
 macro_rules! read {
     ($bytes:expr, $offset:expr, $ty:ty) => {
-        match $crate::packet::at::<$ty>($bytes.data, $bytes.end, $offset) {
-            // SAFETY: `at` checked the bounds, and packet memory may be read unaligned.
+        match $crate::packet::at_sum::<$ty>($bytes.data, $bytes.end, $offset) {
+            // SAFETY: `at_sum` checked the bounds, and packet memory may be read unaligned.
             Some(pointer) => unsafe { pointer.read_unaligned() },
             None => return $crate::packet::Parsed::Short,
         }

@@ -185,6 +185,13 @@ pub fn at<T>(data: usize, end: usize, offset: usize) -> Option<*const T> {
     Some((data + offset) as *const T)
 }
 
+/// As [`at`], for an offset that was added up: LLVM would compare the sum and add the parts to the
+/// pointer, and before Linux 6.8 the verifier does not see that these are the same.
+#[inline(always)]
+pub fn at_sum<T>(data: usize, end: usize, offset: usize) -> Option<*const T> {
+    at(data, end, black_box(offset))
+}
+
 /// A pointer to the byte at `offset`, if the packet holds it; `offset` is not 0.
 ///
 /// Checked together with the byte before it: LLVM turns `start + 1 > end` into `start >= end`, which

@@ -61,7 +61,7 @@ fn make_tunnel(pair: &Pair, kind: Kind) -> Result<()> {
         namespace.ip(&format!("addr add {address}/24 dev vx0"))?;
         namespace.ip("link set vx0 up")?;
         namespace.offloads("vx0", kind.inner_offloads)?;
-        namespace.ip(&format!("route change 10.78.0.0/24 dev vx0 rto_min 4s"))?;
+        namespace.ip("route change 10.78.0.0/24 dev vx0 rto_min 4s")?;
     }
     Ok(())
 }

@@ -1,4 +1,6 @@
 //! Segments inside other packets: followed where the operator said so, and not looked at elsewhere.
+use std::ops::Range;
+
 use ws_guard_common::maps::{
     Counter::{self, *},
     Tunnels,
@@ -37,9 +39,12 @@ fn passes(name: &'static str, tunnel: Tunnel) -> Case {
     case(name).inside(tunnel, false).client(pings(1)).counts(&NOT_LOOKED_AT)
 }
 
-/// The first part of an IP packet.
-fn cut(bytes: &mut Vec<u8>) {
-    *bytes = fragment(bytes, 7, &[0..160]).expect("an IP packet").remove(0);
+/// The fragment of an IP packet that is this part of it.
+fn cut(part: Range<usize>) -> impl Fn(&mut Vec<u8>) {
+    move |bytes| {
+        let parts = [part.clone()];
+        *bytes = fragment(bytes, 7, &parts).expect("an IP packet").remove(0);
+    }
 }
 
 fn looked_into() -> Vec<Case> {
@@ -53,8 +58,8 @@ fn looked_into() -> Vec<Case> {
         followed("Geneve over IPv6", GENEVE, true),
         followed("in IPv4", Tunnel::IpInIp, false),
         followed("in IPv6", Tunnel::IpInIp, true),
-        first(case("VXLAN's packet cut").inside(VXLAN, false).open()).bytes(cut),
-        first(case("IPv6's packet cut").inside(Tunnel::IpInIp, true).open()).bytes(cut),
+        first(case("VXLAN's packet cut").inside(VXLAN, false).open()).bytes(cut(0..160)),
+        first(case("IPv6's packet cut").inside(Tunnel::IpInIp, true).open()).bytes(cut(0..160)),
         passes("another port", Tunnel::Vxlan(8472)),
         passes("VXLAN without a valid network", VXLAN).bytes(|bytes| bytes[42] = 0),
         passes("Geneve of another version", GENEVE).bytes(|bytes| bytes[42] |= 0x40),
@@ -65,9 +70,7 @@ fn looked_into() -> Vec<Case> {
         case("a later fragment of a tunnel's packet")
             .inside(VXLAN, false)
             .client(pings(31))
-            .bytes(|bytes| {
-                *bytes = fragment(bytes, 7, &[160..200]).expect("an IP packet").remove(0)
-            })
+            .bytes(cut(160..200))
             .counts(&NOT_LOOKED_AT),
         case("a segment that is in no tunnel")
             .open()
