@@ -8,7 +8,7 @@ use ws_guard_testkit::{
     packets::{REQUEST, SWITCHING},
 };
 
-use crate::case::{Case, case, pings, text};
+use crate::case::{Case, case, pings};
 
 const H2C: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
