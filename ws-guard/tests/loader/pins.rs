@@ -31,7 +31,7 @@ fn incompatible_pins_are_refused_and_kept() -> Result<()> {
         let error = error.context("64 bytes are no flow")?;
         assert!(matches!(error, GuardError::Incompatible(..)), "{error}");
         let text = error.to_string();
-        for part in ["FLOWS", "64", "792", "unload", "--pin-dir"] {
+        for part in ["FLOWS", "64", "800", "unload", "--pin-dir"] {
             assert!(text.contains(part), "{text} lacks {part}");
         }
     }
