@@ -107,10 +107,11 @@ pub static COUNTERS: [Family; 20] = [
     by(
         "event",
         "flow_events_total",
-        "What happened to tracked connections. refused: the full table had no room; unsynced: frames went by unseen; reclaimed: made room under pressure; request_unseen: joined at the server's answer.",
+        "What happened to tracked connections. reopened: the client went on after its end; refused: the full table had no room; unsynced: frames went by unseen; reclaimed: made room under pressure; request_unseen: joined at the server's answer.",
         &[
             (Counter::FlowsOpened, "opened"),
             (Counter::FlowsClosed, "closed"),
+            (Counter::FlowsReopened, "reopened"),
             (Counter::FlowsUnsynced, "unsynced"),
             (Counter::FlowsResynced, "resynced"),
             (Counter::FlowsRefused, "refused"),

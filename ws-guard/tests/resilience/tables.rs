@@ -105,6 +105,36 @@ fn a_full_flow_table_refuses_newcomers_where_it_shall() -> Result<()> {
     stage.finish()
 }
 
+/// Real connections, of 250 addresses: as many as a process may have with 20,000 files open.
+const CROWD: usize = 9_900;
+
+#[test]
+fn a_crowd_of_connections_with_room_for_a_thousand() -> Result<()> {
+    needs_root!();
+    let mut stage = Stage::new(250, &["--max-flows", "1000", "--max-sources", "100"])?;
+    let mut crowd = Vec::with_capacity(CROWD);
+    for n in 0..CROWD {
+        crowd.push(stage.connect((n % 250) as u8).with_context(|| format!("connection {n}"))?);
+    }
+    let refused = metric(&stage, REFUSED_FLOWS)?;
+    ensure!(refused == (CROWD - 1000) as u64, "{refused} of {CROWD} were refused");
+    // Who is in is counted exactly, and who is not is served all the same.
+    talk(&mut crowd[..1000])?;
+    talk(&mut crowd[CROWD - 100..])?;
+    tracked(&stage, &crowd[..1000])?;
+    ensure!(number(&stage.ask("status")?["sources"])? == 100, "the source table is not full");
+    // 250 addresses pinged once on each of four connections that are tracked.
+    let refused = metric(&stage, REFUSED_SOURCES)?;
+    ensure!(refused == 150 * 4, "{refused} charges found no room");
+    for n in 0..100 {
+        let source = stage.source(Family::V4.client(n))?;
+        ensure!(number(&source["pings_total"])? == 4 && source["state"] == "ok", "{source}");
+    }
+    drop(crowd);
+    stage.stop_server()?;
+    stage.finish()
+}
+
 /// Clients past the room of the source table; returns the pongs that the last ones got for a ping.
 fn newcomers_among_sources(policy: &str) -> Result<u64> {
     let options = ["--max-sources", "64", "--on-full-sources", policy];
