@@ -22,7 +22,9 @@
 //! acknowledge frames that nobody has seen. If that happens all the same, the flow is
 //! [`state::UNSYNCED`] until its stream has proved where frames start.
 
-pub use crate::checkpoint::{CHECKPOINTS, Checkpoint, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN};
+pub use crate::checkpoint::{
+    CHECKPOINTS, Checkpoint, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
+};
 use crate::{
     maps::SpinLock,
     search::{Candidate, LONGEST, Search},
