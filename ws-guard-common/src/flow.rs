@@ -77,8 +77,13 @@ pub const REQUEST_UNSEEN: u8 = 1 << 3;
 pub const HOLE: u8 = 1 << 4;
 /// The next segment takes the place of others that the server never acknowledged.
 pub const REWOUND: u8 = 1 << 5;
+/// The server ended the connection: nothing that the client sends is read any more.
+pub const SERVER_DONE: u8 = 1 << 7;
 /// The stream was joined in the middle, where frames seemed to begin.
 pub const JOINED: u8 = 1 << 6;
+
+/// A flow whose client was silent for so long may make room for others, nanoseconds.
+pub const IDLE_NS: u64 = 300_000_000_000;
 
 /// How many bytes an acknowledgement of the client may lie behind its latest.
 pub const OLDEST_ACK: u32 = 256 * 1024;
@@ -113,7 +118,8 @@ pub struct Flow {
     pub kept: u8,
     /// One of [`state`].
     pub state: u8,
-    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`], [`JOINED`].
+    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`], [`JOINED`],
+    /// [`SERVER_DONE`].
     pub flags: u8,
     /// One of [`owner`].
     pub owner: u8,
@@ -387,6 +393,15 @@ impl Flow {
             self.state = state::CLOSED;
         }
         ends
+    }
+
+    /// Whether the flow protects nothing any more, `silent_ns` after the client's last data: the
+    /// server ended the connection, or nobody has used it for long. That the *client* ended it is
+    /// not enough: see [`Flow::reopen`].
+    #[inline(always)]
+    pub const fn is_over(&self, silent_ns: u64) -> bool {
+        let ended = self.state == state::CLOSED && self.flags & SERVER_DONE != 0;
+        ended || silent_ns > IDLE_NS
     }
 
     /// New data, up to `end`, of a client that was thought to be gone: it is followed as before, or a

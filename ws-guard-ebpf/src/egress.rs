@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ws_guard_common::{
-    flow::{Acknowledged, Flow, state},
+    flow::{Acknowledged, Flow, SERVER_DONE, state},
     handshake::MAX_HEAD,
     maps::{Counter, EventKind, FlowKey},
     search::LONGEST,
@@ -79,12 +79,13 @@ fn follow(ctx: &TcContext) -> Verdict {
 /// it.
 #[inline(always)]
 fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
+    let asked = PENDING.get_ptr(scene.key).is_some();
     let verdict = handshake::answer(scene, SkbPayload::new(ctx, scene.segment, Side::Server));
     if verdict == Verdict::Drop {
         return verdict;
     }
     let Some(flow) = FLOWS.get_ptr_mut(scene.key) else {
-        joining::remember(scene, SkbPayload::new(ctx, scene.segment, Side::Server));
+        joining::remember(scene, SkbPayload::new(ctx, scene.segment, Side::Server), asked);
         return Verdict::Pass;
     };
     debug::opened(ctx);
@@ -104,14 +105,20 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
     // A single word, and a connection's segments leave one after the other.
     flow.server_high = later(flow.server_high, end);
+    // Other RSTs answer segments that are none of this connection's (RFC 9293, 3.10.7.4).
+    let resets = segment.flags & RST != 0 && segment.seq == flow.server_high;
+    if resets || segment.flags & FIN != 0 {
+        done(flow);
+    }
     if flow.state == state::CLOSED {
         return false;
     }
-    // Others answer segments that are none of this connection's (RFC 9293, 3.10.7.4).
-    if segment.flags & RST != 0 && segment.seq == flow.server_high {
-        locked(flow, |flow| {
-            flow.state = state::CLOSED;
-        });
+    if resets {
+        locked(
+            flow,
+            #[inline(always)]
+            |flow| flow.state = state::CLOSED,
+        );
         closed(scene, flow);
         return false;
     }
@@ -119,6 +126,17 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
         acknowledge(scene, flow);
     }
     segment.len > 0 && !frames(ctx, scene, flow)
+}
+
+/// The server says that it is done with the connection.
+#[cold]
+#[inline(never)]
+fn done(flow: &mut Flow) {
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.flags |= SERVER_DONE,
+    );
 }
 
 /// The server begins a new connection with these end points, and the old one is gone; unless it only

@@ -93,7 +93,7 @@ fn begins_request<P: Packet>(packet: &P) -> bool {
 pub enum Request {
     /// A request, or a piece of it.
     Head,
-    /// Data between a request and its answer.
+    /// Data between a request and its answer, or a piece of the request that is not the next one.
     Early,
     /// Neither.
     Stranger,
@@ -101,8 +101,8 @@ pub enum Request {
 
 /// Payload of a client without a flow: it may be a request that asks for an upgrade. Read its head.
 ///
-/// Whatever is not the next piece of it is lost to us: old bytes may be other ones than the server
-/// took, and nothing is known from there on but what the answer acknowledges.
+/// It is read in order alone. What the guard lets by unread, further off, the server does not take:
+/// its window is no larger at that time.
 #[cold]
 #[inline(never)]
 pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
@@ -122,8 +122,10 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
                 return Request::Head;
             }
             if segment.seq != pending.next {
-                pending.flags |= LOST;
-                return Request::Stranger;
+                // Another piece of this request, or one of nobody knows what. The server may have old
+                // bytes, or keep what comes behind a gap: only in order is certain what it reads.
+                let distance = segment.seq.wrapping_sub(pending.next).wrapping_add(MAX_HEAD);
+                return if distance < 2 * MAX_HEAD { Request::Early } else { Request::Stranger };
             }
             if pending.head.found & END != 0 {
                 return Request::Early;

@@ -22,10 +22,12 @@ use crate::{
 };
 
 /// Data of a server on a connection without a flow, which opened none: keep its place.
+///
+/// Not of one that speaks HTTP, unless it was `asked` for an upgrade: then its 101 may be further on.
 #[cold]
 #[inline(never)]
-pub fn remember<P: Packet>(scene: &Scene, packet: P) {
-    if packet.u64_at(0) == Some(HTTP) {
+pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
+    if !asked && packet.u64_at(0) == Some(HTTP) {
         return;
     }
     let segment = scene.segment;

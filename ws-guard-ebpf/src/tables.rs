@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flood::{Flood, FloodKey},
-    flow::{Flow, state},
+    flow::Flow,
     maps::{Counter, EventKind, FlowKey, SourceKey},
     source::{Source, millis},
 };
@@ -25,10 +25,6 @@ use crate::{
 
 /// A full table is searched at most this often, in nanoseconds: a search touches every entry.
 const SWEEP_INTERVAL: u64 = 1_000_000_000;
-/// Flows silent for this long may make room for others, in nanoseconds.
-const IDLE_FLOW: u64 = 300_000_000_000;
-/// Closed flows stay this long after their last segment, in nanoseconds: the server may know better.
-const CLOSED_FLOW: u64 = 2_000_000_000;
 /// Sources silent for this long have nothing left in any window (which lasts an hour at most).
 const IDLE_SOURCE: u64 = 3_600_000_000_000;
 
@@ -109,8 +105,7 @@ unsafe extern "C" fn visit_flow(
     // SAFETY: the helper passes a live element and our own context.
     unsafe {
         let silent = (*sweep).now.saturating_sub((*flow).last_ns);
-        let closed = (*flow).state == state::CLOSED && silent > CLOSED_FLOW;
-        if closed || silent > IDLE_FLOW {
+        if (*flow).is_over(silent) {
             bpf_map_delete_elem(map, key.cast_mut().cast());
             report::count(Counter::FlowsReclaimed);
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ws_guard_common::{
-    flow::{Flow, state},
+    flow::{Flow, SERVER_DONE, state},
     maps::FlowKey,
 };
 
@@ -16,6 +16,8 @@ use super::state::State;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a closed connection stays, for `flows` to show.
 const KEEP: Duration = Duration::from_secs(60);
+/// The same where only the client said that it is closed: the server may not have taken its word.
+const KEEP_UNSURE: Duration = Duration::from_secs(600);
 
 /// Since when closed flows are known to be: by key and generation, or a new connection between
 /// the same end points would inherit the old one's time.
@@ -29,9 +31,10 @@ impl Closed {
         let known = std::mem::take(&mut self.0);
         let mut due = Vec::new();
         for (key, flow) in closed {
+            let keep = if flow.flags & SERVER_DONE != 0 { KEEP } else { KEEP_UNSURE };
             let id = (*key, flow.generation);
             let since = known.get(&id).copied().unwrap_or(now);
-            if now.duration_since(since) >= KEEP {
+            if now.duration_since(since) >= keep {
                 due.push(id);
             } else {
                 self.0.insert(id, since);
@@ -63,7 +66,8 @@ mod tests {
 
     #[test]
     fn only_closed_flows_go_and_only_after_a_minute() {
-        let flow = |state, generation| Flow { state, generation, ..Flow::default() };
+        let flow =
+            |state, generation| Flow { state, generation, flags: SERVER_DONE, ..Flow::default() };
         let key = |port| FlowKey { client_port: port, ..FlowKey::default() };
         let flows = [(key(1), flow(state::CLOSED, 7)), (key(2), flow(state::OPEN, 8))];
         let mut closed = Closed::default();
@@ -74,5 +78,10 @@ mod tests {
         let again = [(key(1), flow(state::CLOSED, 9))];
         assert!(closed.due(&again, start + KEEP).is_empty());
         assert_eq!(closed.due(&again, start + KEEP + KEEP), [(key(1), 9)]);
+        // Only the client has said so.
+        let unsure = [(key(1), Flow { flags: 0, ..flow(state::CLOSED, 10) })];
+        assert!(closed.due(&unsure, start).is_empty());
+        assert!(closed.due(&unsure, start + KEEP).is_empty());
+        assert_eq!(closed.due(&unsure, start + KEEP_UNSURE), [(key(1), 10)]);
     }
 }

@@ -31,7 +31,7 @@ const fn by(
 
 /// Every family that is a plain reading of counters. Violations, event losses and the heartbeat
 /// histogram are built in [`super::collector`].
-pub static COUNTERS: [Family; 20] = [
+pub static COUNTERS: [Family; 21] = [
     by(
         "direction",
         "packets_seen_total",
@@ -67,6 +67,11 @@ pub static COUNTERS: [Family; 20] = [
         &[(Counter::Frames, "client"), (Counter::FramesOut, "server")],
     ),
     plain("pings_total", "PING frames of clients, each once.", &[(Counter::Pings, "")]),
+    plain(
+        "pings_witnessed_total",
+        "Pings that nobody saw, known from the pongs that answered them.",
+        &[(Counter::Witnessed, "")],
+    ),
     by(
         "side",
         "pongs_total",
@@ -107,11 +112,12 @@ pub static COUNTERS: [Family; 20] = [
     by(
         "event",
         "flow_events_total",
-        "What happened to tracked connections. reopened: the client went on after its end; refused: the full table had no room; unsynced: frames went by unseen; reclaimed: made room under pressure; request_unseen: joined at the server's answer.",
+        "What happened to tracked connections. reopened: the client went on after its end; refused: the full table had no room; joined: found in the middle, the beginning went by unseen; unsynced: frames went by unseen; reclaimed: made room under pressure; request_unseen: joined at the server's answer.",
         &[
             (Counter::FlowsOpened, "opened"),
             (Counter::FlowsClosed, "closed"),
             (Counter::FlowsReopened, "reopened"),
+            (Counter::FlowsJoined, "joined"),
             (Counter::FlowsUnsynced, "unsynced"),
             (Counter::FlowsResynced, "resynced"),
             (Counter::FlowsRefused, "refused"),

@@ -89,7 +89,7 @@ fn answers() -> Vec<Case> {
             .open()
             .client(pings(40))
             .leaves(state::OPEN)
-            .counts(&[(FlowsOpened, 3), (FlowsRefused, 1), (Pings, 0)]),
+            .counts(&[(FlowsOpened, 3), (FlowsRefused, 2), (Pings, 0)]),
         case("a full flow table refuses connections, if it shall")
             .policy(|policy| policy.flags = FLOWS_FAIL_CLOSED)
             .open()
@@ -143,12 +143,21 @@ fn early_frames() -> Vec<Case> {
             .client(pings(1))
             .leaves(state::OPEN)
             .counts(&[(DroppedEarly, 0), (RequestsUnseen, 1), (Pings, 1)]),
-        case("behind a request that came twice nothing is known")
+        case("a request that comes twice, and one with a gap before it")
             .request()
             .request()
+            .dropped()
             .client_at(10, pings(1))
+            .dropped()
             .answer(SWITCHING)
             .leaves(state::OPEN)
-            .counts(&[(DroppedEarly, 0), (RequestsUnseen, 1)]),
+            .counts(&[(DroppedEarly, 2), (RequestsUnseen, 0)]),
+        case("a request of somebody who does not know where it would be")
+            .client_at(1 << 20, request_and(pings(3)))
+            .dropped()
+            .client_at(1 << 20, REQUEST)
+            .open()
+            .leaves(state::OPEN)
+            .counts(&[(DroppedEarly, 1), (RequestsUnseen, 1)]),
     ]
 }
