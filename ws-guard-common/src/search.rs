@@ -126,6 +126,18 @@ impl Search {
     }
 }
 
+/// A server's frame may begin with these two bytes, in network byte order. One place in thirty of
+/// random bytes looks so; HTTP, HTTP/2 and TLS begin with others.
+#[inline(always)]
+pub const fn may_begin_answer(word: u16) -> bool {
+    let (first, second) = ((word >> 8) as u8, word as u8);
+    let opcode = first & frame::OPCODE;
+    let data = opcode == opcode::TEXT || opcode == opcode::BINARY;
+    let allowed = if data { RSV1 } else { 0 };
+    let long = opcode::is_control(opcode) && (first & frame::FIN == 0 || second > 125);
+    second & MASK == 0 && first & RSV & !allowed == 0 && !opcode::is_reserved(opcode) && !long
+}
+
 /// Length of the frame whose header is at `at`, in bytes; 0 when no client sends such a header, when
 /// the segment cuts it, or when it claims more than [`LONGEST`].
 #[inline(always)]

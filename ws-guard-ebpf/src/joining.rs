@@ -8,7 +8,7 @@ use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_prandom_u32};
 use ws_guard_common::{
     flow::{self, Flow},
     maps::{Counter, EventKind, Stranger},
-    search::{Candidate, Search},
+    search::{Candidate, Search, may_begin_answer},
     tracker::RSV1_AGREED,
 };
 
@@ -23,21 +23,25 @@ use crate::{
 
 /// Data of a server on a connection without a flow, which opened none: keep its place.
 ///
-/// Not of one that speaks HTTP, unless it was `asked` for an upgrade: then its 101 may be further on.
+/// Only of one that may speak WebSocket, or was `asked` to: then its 101 may be further on.
 #[cold]
 #[inline(never)]
 pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
-    if !asked && packet.u64_at(0) == Some(HTTP) {
-        return;
-    }
     let segment = scene.segment;
     let server_high = segment.seq.wrapping_add(segment.len);
     if let Some(known) = STRANGERS.get_ptr_mut(scene.key) {
+        if packet.u64_at(0) == Some(HTTP) && !asked {
+            let _ = STRANGERS.remove(scene.key);
+            return;
+        }
         // SAFETY: single words; an LRU entry may be used again for another key meanwhile, whose
         // search then begins with a wrong idea and finds that out.
         unsafe {
             ((*known).acked, (*known).server_high) = (segment.ack, server_high);
         }
+        return;
+    }
+    if !asked && !packet.u16_at(0).is_some_and(may_begin_answer) {
         return;
     }
     let new = Stranger { candidate: Candidate::default(), acked: segment.ack, server_high };

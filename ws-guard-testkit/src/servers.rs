@@ -11,6 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -185,13 +186,21 @@ fn installed(path: &Path, library: Library) -> Result<()> {
 }
 
 /// The program of this crate with the server on tokio-tungstenite. Optimised always, as its users
-/// run it; built here when nobody has yet.
+/// run it. Cargo is asked once a process whether it is up to date; where there is no cargo, as in a
+/// virtual machine, it has to be there.
 fn tungstenite_echo() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
     let path = tools::tungstenite_echo();
-    if !path.exists() {
+    let built = BUILT.get_or_init(|| {
         let mut cargo = tools::build_tungstenite_echo();
-        let status = cargo.status().context("running cargo")?;
-        ensure!(status.success() && path.exists(), "{cargo:?} did not make {}", path.display());
-    }
+        match cargo.status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(_) => Err(format!("{cargo:?} failed")),
+            Err(_) if path.exists() => Ok(()),
+            Err(error) => Err(format!("running {cargo:?}: {error}")),
+        }
+    });
+    built.clone().map_err(anyhow::Error::msg)?;
+    ensure!(path.exists(), "{} is missing", path.display());
     Ok(path)
 }

@@ -86,7 +86,6 @@ pub const ROWS: &[Row] = &[
     Row::new("rst_with_a_bad_checksum", ALL, rst_with_a_bad_checksum),
     Row::new("rst_before_a_delayed_acknowledgement", ALL, rst_before_a_delayed_acknowledgement),
     Row::new("forgotten_after_a_forged_rst", SOME, forgotten_after_a_forged_rst)
-        .only(&[Family::V4])
-        .known("what looks closed is forgotten after two seconds"),
+        .only(&[Family::V4]),
     Row::new("fin_with_a_bad_checksum", ALL, fin_with_a_bad_checksum),
 ];

@@ -158,9 +158,6 @@ fn connections_that_were_there_before() -> Result<()> {
     stage.finish()?;
     let passes =
         adopted == usize::from(IDLE) && answered.iter().all(|pongs| *pongs <= LIMIT + ADOPTION);
-    ensure!(
-        !passes,
-        "known to fail (connections without a handshake are not followed), and passes"
-    );
+    ensure!(passes, "{adopted} connections adopted; pings answered: {answered:?}");
     Ok(())
 }

@@ -147,11 +147,6 @@ impl Row {
         self.known = Some((Failure::Leaks, why));
         self
     }
-
-    pub const fn breaks(mut self, why: &'static str) -> Row {
-        self.known = Some((Failure::Breaks, why));
-        self
-    }
 }
 
 /// What a row came to.
