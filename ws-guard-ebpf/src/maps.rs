@@ -1,6 +1,8 @@
 //! The maps. Names and layouts are those of `ws_guard_common::maps`; the sizes here are defaults
 //! that the daemon overrides at load.
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
@@ -83,7 +85,9 @@ pub fn policy_of_scope(scope: u32) -> Option<&'static Policy> {
 #[inline(always)]
 pub fn policy_of(port: u16) -> Option<&'static Policy> {
     let active = *ACTIVE.get(0)? & 1;
-    let entry = PORTS.get(active)?.0[u16::from_be(port) as usize];
+    // Verifiers before Linux 6.13 know nothing of what comes out of a byte swap.
+    let port = black_box(u16::from_be(port) as u32) & 0xFFFF;
+    let entry = PORTS.get(active)?.0[port as usize];
     let scope = (entry & Ports::SCOPE) as u32;
     if scope == 0 {
         return None;

@@ -22,7 +22,8 @@ const VERIFIER: &str = "programs";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out the second run of the kernel tests, against the committed object
+    /// Leave out the second run of the kernel tests, against the committed object; with --kernel,
+    /// run only the packet suite there
     #[arg(long, conflicts_with = "nightly")]
     quick: bool,
     /// A million cases for each property test, and the tests that are ignored otherwise
@@ -53,7 +54,8 @@ pub fn main(args: Args) -> Result<()> {
         everything(&mut report, &args)?;
     }
     if !chosen.is_empty() {
-        kernels::test(&mut report, &chosen, Suite::Whole);
+        let suite = if args.quick { Suite::Packets } else { Suite::Whole };
+        kernels::test(&mut report, &chosen, suite);
     } else if args.kernel.is_empty() {
         kernels::test(&mut report, &vm::TESTED, Suite::Packets);
     }
