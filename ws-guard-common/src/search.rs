@@ -51,7 +51,9 @@ pub struct Search {
     place: u32,
     /// The chain goes on from what was known.
     continues: bool,
-    pub _pad: [u8; 3],
+    /// The frames come from the server: [`Search::of_server`].
+    from_server: bool,
+    pub _pad: [u8; 2],
 }
 
 impl Search {
@@ -71,8 +73,23 @@ impl Search {
             count: if reaches { known.proof } else { 0 },
             place: !reaches as u32,
             continues: reaches,
-            _pad: [0; 3],
+            from_server: false,
+            _pad: [0; 2],
         }
+    }
+
+    /// See whether a server's segment of `len` bytes is made of whole frames: [`Search::is_whole`].
+    #[inline(always)]
+    pub fn of_server(base: u32, len: u32) -> Search {
+        let whole = Search::new(Candidate::default(), base, len);
+        Search { from_server: true, place: PLACES, ..whole }
+    }
+
+    /// The segment is made of whole frames. Those of servers often are: what they write at once is
+    /// small, or they wait for more. What else speaks on a port hardly ever is.
+    #[inline(always)]
+    pub const fn is_whole(&self) -> bool {
+        self.count > 0 && self.origin == 0 && self.at == self.len
     }
 
     /// Look at one header. `true` when the search is over.
@@ -81,11 +98,11 @@ impl Search {
         if self.at >= self.len {
             return true;
         }
-        let length = frame_at(segment, self.at);
+        let length = frame_at(segment, self.at, self.from_server);
         if length != 0 {
             self.count += 1;
             self.at += length;
-            return self.count >= PROOF;
+            return self.count >= PROOF && !self.from_server;
         }
         self.count = 0;
         self.continues = false;
@@ -126,22 +143,10 @@ impl Search {
     }
 }
 
-/// A server's frame may begin with these two bytes, in network byte order. One place in thirty of
-/// random bytes looks so; HTTP, HTTP/2 and TLS begin with others.
-#[inline(always)]
-pub const fn may_begin_answer(word: u16) -> bool {
-    let (first, second) = ((word >> 8) as u8, word as u8);
-    let opcode = first & frame::OPCODE;
-    let data = opcode == opcode::TEXT || opcode == opcode::BINARY;
-    let allowed = if data { RSV1 } else { 0 };
-    let long = opcode::is_control(opcode) && (first & frame::FIN == 0 || second > 125);
-    second & MASK == 0 && first & RSV & !allowed == 0 && !opcode::is_reserved(opcode) && !long
-}
-
-/// Length of the frame whose header is at `at`, in bytes; 0 when no client sends such a header, when
+/// Length of the frame whose header is at `at`, in bytes; 0 when that side sends no such header, when
 /// the segment cuts it, or when it claims more than [`LONGEST`].
 #[inline(always)]
-fn frame_at<S: Segment>(segment: &S, at: u32) -> u32 {
+fn frame_at<S: Segment>(segment: &S, at: u32, from_server: bool) -> u32 {
     let Some(word) = segment.u16_at(at) else {
         return 0;
     };
@@ -149,21 +154,28 @@ fn frame_at<S: Segment>(segment: &S, at: u32) -> u32 {
     let opcode = first & frame::OPCODE;
     let len7 = u32::from(second & frame::LEN7);
     let allowed = if opcode == opcode::TEXT || opcode == opcode::BINARY { RSV1 } else { 0 };
-    if second & MASK == 0 || first & RSV & !allowed != 0 || opcode::is_reserved(opcode) {
+    let key = if from_server { 0 } else { 4 };
+    // Nor is a server's fragment believed: HTTP/2 is full of what looks like empty ones.
+    let fragment = from_server && first & frame::FIN == 0;
+    if fragment
+        || (second & MASK == 0) != from_server
+        || first & RSV & !allowed != 0
+        || opcode::is_reserved(opcode)
+    {
         return 0;
     }
     if opcode::is_control(opcode) {
         let whole = first & frame::FIN != 0 && len7 <= MAX_CONTROL_PAYLOAD as u32;
-        return if whole { 6 + len7 } else { 0 };
+        return if whole { 2 + key + len7 } else { 0 };
     }
     if len7 == 126 {
         let extended = segment.u16_at(at + 2).map_or(0, u32::from);
-        return if extended >= 126 { 8 + extended } else { 0 };
+        return if extended >= 126 { 4 + key + extended } else { 0 };
     }
     if len7 == 127 {
         let extended = segment.u64_at(at + 2).map_or(0, |length| length);
         let fits = extended > 0xFFFF && extended <= LONGEST as u64;
-        return if fits { 14 + extended as u32 } else { 0 };
+        return if fits { 10 + key + extended as u32 } else { 0 };
     }
-    6 + len7
+    2 + key + len7
 }

@@ -9,7 +9,8 @@ use support::{Allowance, cases, frame, one_in};
 use ws_guard_common::{
     flow::state,
     replay::{Mode, Replay, Verdict},
-    search::PROOF,
+    search::{PROOF, Search},
+    tracker::Segment,
 };
 
 /// A connection that lost step: the server acknowledged `base`, which nobody saw coming.
@@ -220,4 +221,48 @@ fn pongs_tell_of_pings_that_nobody_saw() {
     let mut followed = Replay::open(0, 0, 0, Mode::Guard);
     followed.flow.pongs_out = 7;
     assert_eq!((followed.flow.unseen_pings(), followed.flow.state), (0, state::OPEN));
+}
+
+/// What a server's segment looks like, as the search tells.
+fn is_whole(bytes: &[u8]) -> bool {
+    struct Bytes<'a>(&'a [u8]);
+    impl Segment for Bytes<'_> {
+        fn u8_at(&self, at: u32) -> Option<u8> {
+            self.0.get(at as usize).copied()
+        }
+        fn u16_at(&self, at: u32) -> Option<u16> {
+            self.0.get(at as usize..)?.first_chunk().map(|two| u16::from_be_bytes(*two))
+        }
+        fn u64_at(&self, at: u32) -> Option<u64> {
+            self.0.get(at as usize..)?.first_chunk().map(|eight| u64::from_be_bytes(*eight))
+        }
+        fn defuse(&mut self, _at: u32) {}
+    }
+    let mut search = Search::of_server(7, bytes.len() as u32);
+    search.run(&Bytes(bytes));
+    search.is_whole()
+}
+
+#[test]
+fn a_server_that_speaks_websocket_is_known_by_whole_frames() {
+    cases(20_000, |rng| {
+        let mut open = false;
+        let count = rng.usize(1..20);
+        let frames: Vec<_> = (0..count).map(|_| frame(rng, false, false, &mut open)).collect();
+        let whole = frames.concat();
+        assert_eq!(is_whole(&whole), frames.iter().all(|frame| frame[0] >> 7 == 1));
+        assert!(!is_whole(&whole[..whole.len() - 1]) || whole.len() == 1);
+    });
+    // Masked ones are a client's; HTTP/2 begins with a length, TLS with a type.
+    for other in [
+        &[0x89, 0x80, 0, 0, 0, 0][..],
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"A text that begins like a compressed fragment",
+        // Two empty DATA frames.
+        &[0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 3],
+        &[0, 0, 60, 0, 0, 0, 0, 0, 1, 0x89, 0x80, 0, 0, 0, 0],
+        &[23, 3, 3, 0, 17, 1, 2, 3],
+    ] {
+        assert!(!is_whole(other), "{other:?}");
+    }
 }

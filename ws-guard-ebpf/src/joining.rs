@@ -8,7 +8,7 @@ use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_prandom_u32};
 use ws_guard_common::{
     flow::{self, Flow},
     maps::{Counter, EventKind, Stranger},
-    search::{Candidate, Search, may_begin_answer},
+    search::{Candidate, Search},
     tracker::RSV1_AGREED,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 
 /// Data of a server on a connection without a flow, which opened none: keep its place.
 ///
-/// Only of one that may speak WebSocket, or was `asked` to: then its 101 may be further on.
+/// Only of one that speaks WebSocket by its looks, or was `asked` to: then its 101 may be further on.
 #[cold]
 #[inline(never)]
 pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
@@ -41,11 +41,23 @@ pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
         }
         return;
     }
-    if !asked && !packet.u16_at(0).is_some_and(may_begin_answer) {
+    if !asked && !is_whole(scene, packet) {
         return;
     }
     let new = Stranger { candidate: Candidate::default(), acked: segment.ack, server_high };
     let _ = STRANGERS.insert(scene.key, &new, BPF_ANY.into());
+}
+
+/// The server's segment is made of whole frames.
+#[inline(always)]
+fn is_whole<P: Packet>(scene: &Scene, packet: P) -> bool {
+    let Some(state) = walk::state() else {
+        return false;
+    };
+    state.search = Search::of_server(scene.segment.seq, scene.segment.len);
+    let mut walker = Walker { state, packet };
+    walker.search();
+    walker.state.search.is_whole()
 }
 
 /// Data of a client without a flow: look for frames in it. `true` when [`open`] is to follow them.

@@ -134,32 +134,17 @@ impl Client {
         let stream = namespace
             .run(|| connect(server, options))?
             .with_context(|| format!("connecting to {server} from {}", namespace.name()))?;
-        Client::upgrade(stream, &[], options)
+        Client::upgrade(stream, options)
     }
 
-    /// As [`Client::connect`], with frames that go out in one segment with the upgrade request, before
-    /// the server has answered it.
-    pub fn connect_early(
-        namespace: &Namespace,
-        server: SocketAddr,
-        options: ConnectOptions,
-        early: &[Frame],
-    ) -> Result<Client> {
-        let stream = namespace
-            .run(|| connect(server, options))?
-            .with_context(|| format!("connecting to {server} from {}", namespace.name()))?;
-        Client::upgrade(stream, early, options)
-    }
-
-    fn upgrade(mut stream: TcpStream, early: &[Frame], options: ConnectOptions) -> Result<Client> {
+    fn upgrade(mut stream: TcpStream, options: ConnectOptions) -> Result<Client> {
         let key = generate_key();
-        let mut request = format!(
+        let request = format!(
             "GET / HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n",
             stream.peer_addr()?
         )
         .into_bytes();
-        request.extend(encode(early));
         stream.write_all(&request).context("sending the upgrade request")?;
         let rest = read_answer(&mut stream, &key)?;
         let local = stream.local_addr()?;
@@ -167,9 +152,7 @@ impl Client {
         if options.reads {
             receive(stream.try_clone()?, rest, received.clone());
         }
-        let mut client = Client { stream, sent: Sent::default(), received, local };
-        client.count(early);
-        Ok(client)
+        Ok(Client { stream, sent: Sent::default(), received, local })
     }
 
     /// The client's end of the connection, as the guard names it.

@@ -201,34 +201,6 @@ fn a_flood_from_the_node_or_from_a_pod() -> Result<()> {
     Ok(())
 }
 
-/// Frames in one segment with the request are read at the first of two guarded interfaces, which
-/// defuses them; the second lets them be.
-#[test]
-fn frames_before_the_answer_are_counted_once() -> Result<()> {
-    needs_root!();
-    for words in [PODS, BOTH] {
-        // Other servers refuse such a request.
-        let stage = Stage::with(Library::Ws, words, PairOptions::default())?;
-        let at = SocketAddr::new(stage.node.pods[0].address(Family::V4), PORT);
-        let early = [Frame::ping("1"), Frame::text("2"), Frame::ping("3")];
-        let outside = &stage.node.pair.client;
-        let mut client = Client::connect_early(outside, at, ConnectOptions::default(), &early)?;
-        client.send_one(Frame::text("4"))?;
-        ensure!(client.wait(PATIENCE, |got| got.messages == 2), "{words}: not all echoed");
-        eventually("the counts are complete", || {
-            Ok(number(&stage.flow(&client)?, "frames_in") >= 4)
-        })?;
-        let flow = stage.flow(&client)?;
-        // No neighbour's share: not one of the early pings passes.
-        let figures = ["frames_in", "pings_in", "defused"].map(|field| number(&flow, field));
-        ensure!(figures == [4, 2, 2], "{words}: {flow}");
-        drop(client);
-        let totals = stage.finish()?;
-        ensure!((totals[0].pings, totals[0].messages) == (0, 2), "{words}: {totals:?}");
-    }
-    Ok(())
-}
-
 /// What is dropped on egress never reaches the pod, and what is dropped at the uplink not even that.
 #[test]
 fn the_source_may_be_dropped_too() -> Result<()> {
