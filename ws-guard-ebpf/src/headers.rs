@@ -65,7 +65,7 @@ impl Around {
     /// Without a branch, which the verifier would follow both ways from here to the end.
     #[inline(always)]
     pub const fn with(self, other: Around, set: bool) -> Around {
-        Around(self.0 | other.0 * set as u32)
+        Around(self.0 | (other.0 * set as u32))
     }
 }
 

@@ -92,7 +92,7 @@ pub fn policy_of(port: u16) -> Option<&'static Policy> {
     if scope == 0 {
         return None;
     }
-    POLICY.get(active * SCOPES + (scope - 1 & (SCOPES - 1)))
+    POLICY.get(active * SCOPES + ((scope - 1) & (SCOPES - 1)))
 }
 
 /// Change a flow under its lock.

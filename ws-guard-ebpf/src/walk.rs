@@ -115,7 +115,8 @@ extern "C" fn ws_guard_class(first: u32, payload_len: u64) -> u32 {
         // SAFETY: this CPU's element; the walk at hand uses other fields of it.
         unsafe {
             let tiny_bytes = (*state).tiny_bytes;
-            (*(&raw mut (*state).classes)).add(&header, tiny_bytes);
+            let classes = &raw mut (*state).classes;
+            (*classes).add(&header, tiny_bytes);
         }
     }
     0

@@ -193,6 +193,7 @@ fn tungstenite_echo() -> Result<PathBuf> {
     let path = tools::tungstenite_echo();
     let built = BUILT.get_or_init(|| {
         let mut cargo = tools::build_tungstenite_echo();
+        cargo.arg("--quiet");
         match cargo.status() {
             Ok(status) if status.success() => Ok(()),
             Ok(_) => Err(format!("{cargo:?} failed")),

@@ -46,6 +46,7 @@ fn policy(share: u32) -> Result<Policy> {
     Ok(Policy {
         rate,
         share,
+        generation: 1,
         action: action::DEFUSE,
         mask_v4: Address::mask(128),
         mask_v6: Address::mask(64),
