@@ -11,7 +11,7 @@ use ws_guard_common::{
     maps::{Counter, LOST, Pending},
     record::{self, content},
     seq::later,
-    tracker::{FROM_CLIENT, RECORDS, Step, Tracker, Walk},
+    tracker::{FROM_CLIENT, RECORDS, Tracker, Walk},
 };
 
 use crate::{
@@ -19,8 +19,7 @@ use crate::{
     packet::Packet,
     report, role,
     scene::{Scene, Verdict},
-    tables,
-    walk::{self, Walker},
+    tables, walk,
 };
 
 /// How a record of handshake messages begins.
@@ -34,7 +33,7 @@ const HELLO: u16 = (content::HANDSHAKE as u16) << 8 | record::MAJOR as u16;
 /// data before the answer (RFC 8446, 2.3).
 #[cold]
 #[inline(never)]
-pub fn hello<P: Packet>(scene: &Scene, packet: P) -> bool {
+pub fn hello<P: Packet>(scene: &Scene, mut packet: P) -> bool {
     let segment = scene.segment;
     let (start, length) = match PENDING.get_ptr_mut(scene.key) {
         None if packet.u16_at(0) == Some(HELLO)
@@ -64,9 +63,8 @@ pub fn hello<P: Packet>(scene: &Scene, packet: P) -> bool {
         return true;
     };
     state.walk = Walk::new(start, &start, segment.seq, segment.len);
-    let mut walker = Walker { state, packet };
-    let done = matches!(walker.run_on(), Step::Done) && walker.state.walk.violations == 0;
-    let (Some(state), Some(new)) = (walk::resume(), NEW_PENDING.get_ptr_mut(0)) else {
+    let followed = state.walk.few_records(&mut packet);
+    let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
         return true;
     };
     // SAFETY: this CPU's scratch value.
@@ -75,7 +73,7 @@ pub fn hello<P: Packet>(scene: &Scene, packet: P) -> bool {
         records: state.walk.tracker,
         next: segment.seq.wrapping_add(segment.len),
         length: length + segment.len,
-        flags: if done { 0 } else { LOST },
+        flags: if followed { 0 } else { LOST },
         owner: role::own(),
         ..Pending::default()
     };
