@@ -15,6 +15,7 @@
 //!   [`tunnel`]: what networks do to packets, and put around them;
 //! - [`capture`]: segments as they pass an interface;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
+//! - [`variant`]: kernel programs that differ and do the same, as after an upgrade;
 //! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
@@ -38,6 +39,7 @@ pub mod servers;
 pub mod tools;
 pub mod tunnel;
 pub mod usage;
+pub mod variant;
 
 use aya::util::KernelVersion;
 
