@@ -6,7 +6,7 @@
 //! - [`netns`]: two namespaces and the veth pair between them; [`node`]: a node with pods;
 //! - [`process`]: child processes with captured output, ended when dropped;
 //! - [`servers`]: echo servers made with other people's WebSocket libraries;
-//! - [`others`]: servers and clients that speak something else;
+//! - [`others`]: servers and clients that speak something else; [`sink`]: a server that takes anything;
 //! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
 //!   it sent and received without a line of `ws-guard-common`;
 //! - [`flood`], [`honest`]: the two clients of the demonstration;
@@ -36,6 +36,7 @@ pub mod programs;
 pub mod raw;
 pub mod raw_tcp;
 pub mod servers;
+pub mod sink;
 pub mod tools;
 pub mod tunnel;
 pub mod usage;
