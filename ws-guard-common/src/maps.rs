@@ -350,8 +350,8 @@ pub struct Shared {
     pub swept: u64,
 }
 
-/// [`Pending::flags`]: the request was not followed to its end in one go, so that nobody knows where
-/// it ends.
+/// [`Pending::flags`]: the request's head is longer than [`crate::handshake::MAX_HEAD`], so that
+/// nobody knows where it ends.
 pub const LOST: u8 = 1 << 0;
 
 /// A request whose answer has not been seen: value of the pending table.
@@ -641,6 +641,7 @@ const _: () = {
     assert!(size_of::<Event>() == 56);
     assert!(size_of::<Request>() == 40);
     assert!(size_of::<Pending>() == 56);
+    assert!(size_of::<Stranger>() == 16);
     assert!(size_of::<Ports>() == 65_536);
 };
 

@@ -15,13 +15,12 @@ use ws_guard_common::{
 };
 
 use crate::{
-    debug, handshake,
-    ingress::{Scene, Verdict},
-    joining,
+    debug, handshake, joining,
     maps::{self, FLOWS, PENDING, STRANGERS, locked},
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
     role,
+    scene::{Scene, Verdict},
     skb::{SkbPayload, parse_skb},
     walk::{self, Walker},
 };
@@ -184,19 +183,16 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     let Some(state) = walk::resume() else {
         return true;
     };
-    let packet = SkbPayload::new(ctx, scene.segment, Side::Server);
-    if flow.is_uncertain() && packet.u64_at(0) == Some(HTTP) {
-        return false;
-    }
-    let mut walker = Walker { state, packet };
-    if !matches!(walker.run(), Step::Done) {
-        return true;
-    }
+    let mut walker = Walker { state, packet: SkbPayload::new(ctx, scene.segment, Side::Server) };
+    let done = matches!(walker.run(), Step::Done);
     // Read as a header, `HT` is a close frame with a bit that nothing defines.
-    if walker.state.walk.violations > 0 && walker.packet.u64_at(0) == Some(HTTP) {
+    let doubtful = walker.state.walk.violations > 0 || flow.is_uncertain();
+    if doubtful && walker.packet.u64_at(0) == Some(HTTP) {
         return false;
     }
-    answered(scene, flow);
+    if done {
+        answered(scene, flow);
+    }
     true
 }
 

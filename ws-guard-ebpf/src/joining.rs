@@ -4,7 +4,7 @@
 //! State is made when the *server* sends data on a protected port: nobody fills the table with
 //! packets of his own. Until the client's stream has proved where its frames begin, that is all.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_prandom_u32};
+use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     flow::{self, Flow},
     maps::{Counter, EventKind, Stranger},
@@ -14,10 +14,11 @@ use ws_guard_common::{
 
 use crate::{
     egress::HTTP,
-    ingress::{Outcome, Scene, throttled},
-    maps::{NEW_FLOW, STRANGERS, locked},
+    maps::{STRANGERS, locked},
     packet::Packet,
-    report, role, sources, tables,
+    report, role,
+    scene::{Outcome, Scene, throttled},
+    sources, tables,
     walk::{self, Walker},
 };
 
@@ -93,16 +94,9 @@ pub fn open(scene: &Scene) -> bool {
     let Some(next) = state.search.proven() else {
         return false;
     };
-    let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
+    let Some(flow) = tables::new_flow() else {
         return false;
     };
-    // SAFETY: this CPU's scratch value, of a flow's size and alignment; all zero is a flow.
-    let flow = unsafe {
-        *new = [0; size_of::<Flow>() / 8];
-        &mut *new.cast::<Flow>()
-    };
-    // SAFETY: no arguments, no effects.
-    flow.generation = unsafe { bpf_get_prandom_u32() };
     flow.open(next, known.server_high, 0, scene.now);
     flow.join(next);
     flow.owner = role::own();

@@ -6,7 +6,8 @@
 //! - [`headers`] and [`tunnel`] find TCP in a [`packet`], [`payload`] reads and changes what it
 //!   carries, [`checksum`] mends it, with what [`xdp`] and [`skb`] know of the hooks;
 //! - [`unreadable`] decides about what cannot be read;
-//! - [`ingress`] takes a client's segment through plan, walk, commit and charge;
+//! - [`ingress`] takes a client's segment through plan, walk, commit and charge: [`rewalk`] is for
+//!   retransmissions, [`commit`] for what follows a walk, [`scene`] for what all of them know;
 //! - [`quick`] is the shortcut of the common segment;
 //! - [`handshake`] reads requests and answers, and opens flows;
 //! - [`egress`] takes the server's acknowledgements and frames;
@@ -24,6 +25,7 @@
 #![feature(core_intrinsics, stmt_expr_attributes)]
 
 pub mod checksum;
+pub mod commit;
 pub mod control;
 pub mod debug;
 pub mod egress;
@@ -37,7 +39,9 @@ pub mod packet;
 pub mod payload;
 pub mod quick;
 pub mod report;
+pub mod rewalk;
 pub mod role;
+pub mod scene;
 pub mod skb;
 pub mod sources;
 pub mod tables;

@@ -3,7 +3,6 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
     btf_maps::lpm_trie::Key,
     helpers::{bpf_spin_lock, bpf_spin_unlock},
 };
@@ -193,18 +192,19 @@ fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: 
     if source.0.is_null() {
         return charge_nobody(policy, pings);
     }
-    let (passed, over, what) = source.locked(
+    let (passed, over, spared, what) = source.locked(
         #[inline(always)]
         |source| {
             let charged = source.judge(now, pings, share);
             let observed = source.action() == action::OBSERVE;
             let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
-            (charged.passed, charged.over, what | charged.released as u32)
+            (charged.passed, charged.over, charged.spared, what | charged.released as u32)
         },
     );
     let unknown = now as u32;
     let (passed, over, what) =
         (forget(passed, unknown), forget(over, unknown), forget(what, unknown));
+    report::add(Counter::Spared, forget(spared, unknown).into());
     if what & RELEASED != 0 {
         report::count(Counter::Released);
         report::source_event(EventKind::Released, &key, now, 0, key.scope as u16);
@@ -309,11 +309,7 @@ fn make_room_and_insert(key: &SourceKey, window_ms: u32, now: u64) {
 /// Add an empty entry. `false` when there is no room, or when there is one already.
 #[inline(always)]
 fn insert(key: &SourceKey) -> bool {
-    let Some(empty) = NEW_SOURCE.get_ptr_mut(0) else {
-        return false;
-    };
-    // SAFETY: the scratch value has the size of a source and is never written: all zero.
-    unsafe { SOURCES.insert(key, &*empty.cast::<Source>(), BPF_NOEXIST.into()).is_ok() }
+    tables::insert_empty(&SOURCES, &NEW_SOURCE, key)
 }
 
 /// Let all CPUs know that somebody is throttled until `until`.
