@@ -17,12 +17,14 @@ use ws_guard_common::window::RateWindow;
 use super::{
     admission::Ticket,
     cause::Cause,
+    coding::{Coding, Opened},
+    handler::{Echo, Handler, Replies},
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
     outbox::Outbox,
     pool,
     protocol::{
-        Close, Decoder, Event, Message, Role, code,
+        Chunk, Close, Decoder, Event, Message, ProtocolError, Role, code,
         deflate::{Deflater, Inflater},
     },
     record::{Ended, Origin, Totals},
@@ -57,7 +59,7 @@ struct FrameTime {
     bytes: u64,
 }
 
-/// A WebSocket connection that echoes.
+/// A WebSocket connection.
 pub struct Connection<I> {
     io: I,
     shard: Rc<Shard>,
@@ -67,6 +69,9 @@ pub struct Connection<I> {
     ticket: Ticket,
     decoder: Decoder,
     deflater: Option<Deflater>,
+    /// What the subprotocol does to messages.
+    coding: Option<Box<Coding>>,
+    handler: Box<dyn Handler>,
     /// Bytes of a frame that is not whole; without memory between frames.
     input: BytesMut,
     outbox: Outbox,
@@ -101,7 +106,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         let config = &shard.service.config;
         let agreed = done.upgrade.deflate;
         let inflater = agreed.as_ref().map(Inflater::new);
-        let decoder = Decoder::new(Role::Server, config.limits, inflater);
+        let mut decoder = Decoder::new(Role::Server, config.limits, inflater);
+        let choice = done.upgrade.protocol.as_ref();
+        if choice.is_some_and(|choice| choice.features.streaming) {
+            decoder.stream();
+        }
+        let coding = choice.and_then(|choice| {
+            let deadline = Instant::now() + config.handshake_timeout;
+            Coding::of(choice, agreed.is_some(), config.negotiation.noise_key(), deadline)
+        });
         // Consecutive numbers times the golden ratio fall evenly.
         let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
@@ -116,6 +129,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             ticket,
             decoder,
             deflater: agreed.as_ref().map(Deflater::new),
+            coding: coding.map(Box::new),
+            // Without state it takes no memory.
+            handler: Box::new(Echo),
             input,
             outbox: Outbox::default(),
             heartbeat,
@@ -257,19 +273,54 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Message(message) => self.message(message),
+            Event::Message(message) => self.message(message, now),
+            Event::Chunk(chunk) => self.chunk(chunk),
             Event::Ping(payload) => self.ping(&payload, now),
             Event::Pong(payload) => self.heartbeat.pong(now, &payload),
             Event::Close(close) => self.peer_closes(close, now),
         }
     }
 
-    fn message(&mut self, message: Message) {
-        self.totals.messages_in += 1;
-        if self.phase == Phase::Open {
-            self.totals.messages_out += 1;
-            self.outbox.message(message, self.deflater.as_mut());
+    fn message(&mut self, message: Message, now: Instant) {
+        if self.phase != Phase::Open {
+            self.totals.messages_in += 1;
+            return;
         }
+        match self.open(message) {
+            Ok(Opened::Message(message)) => {
+                self.totals.messages_in += 1;
+                let (handler, mut replies) = self.handler();
+                handler.message(message, &mut replies);
+            }
+            Ok(Opened::Answer(answer)) => self.outbox.message(answer, None),
+            Err(error) => self.end(Cause::Protocol(error), now),
+        }
+    }
+
+    fn chunk(&mut self, chunk: Chunk) {
+        self.totals.messages_in += u64::from(chunk.last);
+        if self.phase == Phase::Open {
+            let (handler, mut replies) = self.handler();
+            handler.chunk(chunk, &mut replies);
+        }
+    }
+
+    /// What a message means, by what the subprotocol does to messages.
+    fn open(&mut self, message: Message) -> Result<Opened, ProtocolError> {
+        match &mut self.coding {
+            None => Ok(Opened::Message(message)),
+            Some(coding) => coding.open(message, self.shard.service.config.limits.message),
+        }
+    }
+
+    fn handler(&mut self) -> (&mut dyn Handler, Replies<'_>) {
+        let replies = Replies {
+            outbox: &mut self.outbox,
+            deflater: self.deflater.as_mut(),
+            coding: self.coding.as_deref_mut(),
+            totals: &mut self.totals,
+        };
+        (&mut *self.handler, replies)
     }
 
     fn ping(&mut self, payload: &[u8], now: Instant) {
@@ -347,9 +398,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.close_by.is_some_and(|by| by <= now) {
             return true;
         }
-        for (deadline, cause) in
-            [(self.stuck_until(), Cause::SlowReader), (self.frame_until(), Cause::SlowSender)]
-        {
+        for (deadline, cause) in [
+            (self.stuck_until(), Cause::SlowReader),
+            (self.frame_until(), Cause::SlowSender),
+            (self.keys_until(), Cause::SlowSender),
+        ] {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return self.give_up(cause, now);
             }
@@ -391,10 +444,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         Some(frame.since + self.shard.service.config.frame_timeout + came)
     }
 
+    /// When keys have to be agreed, where messages are encrypted.
+    fn keys_until(&self) -> Option<Instant> {
+        self.coding.as_ref().filter(|_| self.phase == Phase::Open)?.deadline()
+    }
+
     /// Wait for the earliest of what is to come.
     fn arm(&self) {
         let heartbeat = (self.phase == Phase::Open).then(|| self.heartbeat.deadline());
-        let all = [heartbeat, self.close_by, self.stuck_until(), self.frame_until()];
+        let all =
+            [heartbeat, self.close_by, self.stuck_until(), self.frame_until(), self.keys_until()];
         if let Some(deadline) = all.into_iter().flatten().min() {
             self.shard.wheel.arm(self.slot, deadline);
         }
@@ -440,6 +499,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let over = signals.abandon || signals.due && this.on_time(now);
         let over = over || this.run(cx, now).is_ready();
         this.shard.count(&before, &this.totals);
+        this.shard.service.see_pings(&this.origin, this.totals.pings_in - before.pings_in);
         if before.messages_in != this.totals.messages_in {
             this.shard.wheel.touch(this.slot, now);
         }

@@ -24,6 +24,8 @@ pub struct Origin {
     pub identity: Option<Box<Identity>>,
     /// The region as metrics have it.
     pub region: Arc<str>,
+    /// The subprotocol that was agreed.
+    pub protocol: Option<Arc<str>>,
     /// When its TCP connection was accepted.
     pub started: Instant,
 }

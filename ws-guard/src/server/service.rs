@@ -19,6 +19,7 @@ use super::{
     admission::Admission,
     config::{Config, PingRates},
     metrics::{Metrics, Regions},
+    record::Origin,
     shard::Shard,
 };
 
@@ -62,6 +63,16 @@ impl Service {
         } else if now < before {
             self.held.fetch_sub(before - now, Ordering::Relaxed);
             self.metrics.buffered.sub((before - now) as i64);
+        }
+    }
+
+    /// A connection sent pings. Those inside TLS are noted for the guard, which cannot see them;
+    /// those that came through a proxy are not: the guard would take it out on the proxy.
+    pub fn see_pings(&self, origin: &Origin, pings: u64) {
+        let Some(seen) = self.config.seen.as_ref().filter(|_| pings > 0) else { return };
+        if self.config.tls.is_some() && origin.client == origin.peer.ip() {
+            let source = self.config.prefixes.source_of(origin.client);
+            seen.note(source, u32::try_from(pings).unwrap_or(u32::MAX));
         }
     }
 

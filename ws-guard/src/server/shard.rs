@@ -22,9 +22,10 @@ use super::{
     admission::{Full, Handshaking, Ticket},
     cause::Cause,
     connection::Connection,
-    handshake::{self, Done, Refusal},
+    handshake::{self, Done, Refusal, Upgrade},
     identity::Identity,
     io::Io,
+    negotiation,
     record::{Ended, Origin, Totals},
     service::Service,
     stall::Level,
@@ -41,6 +42,15 @@ struct Admitted {
     ticket: Ticket,
     client: IpAddr,
     identity: Identity,
+}
+
+/// Where a request comes from.
+struct Arrival {
+    peer: SocketAddr,
+    /// The peer, or the client that a trusted proxy names in the PROXY protocol.
+    proxied: SocketAddr,
+    /// Whose certificate the client showed.
+    certificate: Option<Box<str>>,
 }
 
 /// What the connections of one thread share.
@@ -143,7 +153,8 @@ impl Shard {
         let known = identity != Identity::default();
         let identity = known.then(|| Box::new(identity));
         let id = self.service.next_id();
-        let origin = Origin { id, peer, client, identity, region, started };
+        let protocol = done.upgrade.protocol.as_ref().map(|choice| choice.protocol.clone());
+        let origin = Origin { id, peer, client, identity, region, protocol, started };
         self.opened(&origin);
         tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
@@ -164,14 +175,16 @@ impl Shard {
                 Io::Tls(Box::new(accepted.map_err(|_| Refusal::Tls)?))
             }
         };
-        handshake::accept(io, config, |request| self.let_in(request, peer, proxied)).await
+        let certificate = io.certificate_name();
+        let from = Arrival { peer, proxied, certificate };
+        handshake::accept(io, config, |request, upgrade| self.let_in(request, upgrade, &from)).await
     }
 
     fn let_in(
         &self,
         request: &Request<Incoming>,
-        peer: SocketAddr,
-        proxied: SocketAddr,
+        upgrade: &mut Upgrade,
+        from: &Arrival,
     ) -> Result<Admitted, Refusal> {
         let service = &self.service;
         if service.is_stopping() {
@@ -184,8 +197,10 @@ impl Shard {
             return Err(Refusal::Stalled);
         }
         let proxies = &service.config.proxies;
-        let identity = service.config.access.check(request, proxies.trust(peer.ip()))?;
-        let client = proxies.client(request.headers(), proxied.ip());
+        let trusted = proxies.trust(from.peer.ip());
+        let identity =
+            service.config.access.check(request, trusted, from.certificate.as_deref())?;
+        let client = proxies.client(request.headers(), from.proxied.ip());
         let user = identity.user_id.as_deref();
         let ticket = service.admission.admit(client, user, &service.config);
         let ticket = ticket.map_err(|full| match full {
@@ -193,6 +208,12 @@ impl Shard {
             Full::Source => Refusal::SourceFull,
             Full::User => Refusal::UserFull,
         })?;
+        let wishes = negotiation::Client {
+            user,
+            tls: service.config.tls.is_some(),
+            certified: from.certificate.is_some(),
+        };
+        upgrade.negotiate(request.headers(), &service.config.negotiation.table(), &wishes);
         Ok(Admitted { ticket, client, identity })
     }
 
@@ -242,6 +263,7 @@ impl Shard {
         let took = origin.started.elapsed();
         let metrics = &self.service.metrics;
         metrics.opened.inc();
+        metrics.by_protocol.opened(origin);
         self.opened.set(self.opened.get() + 1);
         metrics.handshake_seconds.observe(took.as_secs_f64());
         let interval = self.service.config.heartbeat.ping_interval;
@@ -256,6 +278,7 @@ impl Shard {
     pub fn closed(&self, origin: &Origin, ended: &Ended) {
         let metrics = &self.service.metrics;
         metrics.closed.with_label_values(&[ended.cause.name()]).inc();
+        metrics.by_protocol.closed(origin, ended.cause);
         if let Cause::Protocol(error) = ended.cause {
             metrics.protocol_errors.with_label_values(&[error.name()]).inc();
         }
@@ -280,6 +303,8 @@ fn line_of(event: What, origin: &Origin) -> Line<'_> {
         client: (origin.client != origin.peer.ip()).then_some(origin.client),
         user_id: identity.and_then(|identity| identity.user_id.as_deref()),
         region: identity.and_then(|identity| identity.region.as_deref()),
+        certificate: identity.and_then(|identity| identity.certificate.as_deref()),
+        protocol_version: Some(origin.protocol.as_deref().unwrap_or(negotiation::NONE)),
         ..line(event, origin.peer)
     }
 }
@@ -294,6 +319,8 @@ fn line<'a>(event: What, peer: SocketAddr) -> Line<'a> {
         client: None,
         user_id: None,
         region: None,
+        certificate: None,
+        protocol_version: None,
         handshake_duration_ms: None,
         ping_interval_ms: None,
         closed: None,
