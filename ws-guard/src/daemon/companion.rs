@@ -41,6 +41,11 @@ impl Companion {
         Ok(Some(Companion { server, _flush: flush }))
     }
 
+    /// What its connections are asked through.
+    pub fn service(&self) -> Arc<Service> {
+        self.server.service().clone()
+    }
+
     /// Keep the server's limits those of the policy in force, whoever changes it.
     pub fn follow_policy(&self, state: State) -> impl Future<Output = ()> + use<> {
         let service = self.server.service().clone();

@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod admission;
+mod asking;
 mod canary;
 pub mod cause;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod handshake;
 pub mod heartbeat;
 pub mod identity;
 pub mod io;
+pub mod journal;
 pub mod metrics;
 mod outbox;
 pub mod packets;

@@ -1,6 +1,8 @@
 //! `ws-guard serve`: the companion server alone, which needs no privilege.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    future::pending, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use anyhow::Context;
 use axum::{Router, routing::get};
@@ -13,15 +15,17 @@ use tokio::{
 use ws_guard_common::window::Rate;
 
 mod access;
+mod control;
 
 use self::access::AccessFlags;
-use super::run::log_to_stderr;
+use super::{Global, run::log_to_stderr};
 use crate::{
     config::{LogFormat, listen_address},
+    control::socket::Socket,
     metrics::text,
     server::{
-        Config, PingRates, Server, access_log::AccessLog, heartbeat::Times, stall::Thresholds,
-        tls::Tls,
+        Config, PingRates, Server, access_log::AccessLog, heartbeat::Times, service::Service,
+        stall::Thresholds, tls::Tls,
     },
 };
 
@@ -34,6 +38,8 @@ Examples:
   ws-guard serve --listen :8080
   ws-guard serve --listen 127.0.0.1:8080 --metrics-listen 127.0.0.1:9464 --access-log access.jsonl
 
+`ws-guard connections` lists its connections, over --control-socket, which is
+/run/ws-guard/serve.sock unless it is named. Without the right to make that one it does without.
 On the metrics port: /metrics, /healthz, /readyz, /health.
 SIGTERM and SIGINT close all connections with 1001, and end it when they are gone.
 Exit codes: 0 ended by a signal, 1 failed, 2 usage.";
@@ -142,7 +148,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 impl Serve {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         log_to_stderr(LogFormat::Text, "info");
         let config = self.config()?;
         let (access_log, _flush) = AccessLog::open(&self.access_log).with_context(|| {
@@ -159,9 +165,11 @@ impl Serve {
             None => None,
         };
         let tls = config.tls.clone();
+        let mut control = runtime.block_on(async { control::claim(global) })?;
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
-        runtime.block_on(until_signal(metrics, registry, tls))?;
+        let work = Work { metrics, registry, tls, server: server.service().clone() };
+        runtime.block_on(work.until_signal(control.as_mut()))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
         Ok(ExitCode::SUCCESS)
@@ -212,30 +220,38 @@ impl Serve {
     }
 }
 
-/// Serve metrics, and follow the certificate, until SIGTERM or SIGINT.
-async fn until_signal(
+/// What goes on beside the connections.
+struct Work {
     metrics: Option<TcpListener>,
     registry: Registry,
     tls: Option<Arc<Tls>>,
-) -> anyhow::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let serving = async {
-        match metrics {
-            Some(listener) => axum::serve(listener, router(registry)).await,
-            None => std::future::pending().await,
+    server: Arc<Service>,
+}
+
+impl Work {
+    /// Serve metrics and the control API, and follow the certificate, until SIGTERM or SIGINT.
+    async fn until_signal(self, control: Option<&mut Socket>) -> anyhow::Result<()> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let serving = async {
+            match self.metrics {
+                Some(listener) => axum::serve(listener, router(self.registry)).await,
+                None => pending().await,
+            }
+        };
+        let following = async {
+            match &self.tls {
+                Some(tls) => tls.follow().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = following => Ok(()),
+            _ = term.recv() => Ok(()),
+            _ = int.recv() => Ok(()),
+            served = serving => served.context("serving metrics"),
+            served = control::serve(control, self.server) => served,
         }
-    };
-    let following = async {
-        match tls {
-            Some(tls) => tls.follow().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = following => Ok(()),
-        _ = term.recv() => Ok(()),
-        _ = int.recv() => Ok(()),
-        served = serving => served.context("serving metrics"),
     }
 }
 
