@@ -123,6 +123,7 @@ proptest! {
 fn size(event: &Event) -> usize {
     match event {
         Event::Message(message) => message.payload.len(),
+        Event::Chunk(chunk) => chunk.payload.len(),
         Event::Ping(payload) | Event::Pong(payload) => payload.len(),
         Event::Close(close) => close.as_ref().map_or(0, |close| close.reason.len()),
     }
@@ -144,6 +145,7 @@ fn comparable(events: &[Event]) -> Vec<Said> {
             Said::Text(message.payload.to_vec())
         }
         Event::Message(message) => Said::Binary(message.payload.to_vec()),
+        Event::Chunk(chunk) => panic!("nobody asked for {chunk:?}"),
         Event::Ping(payload) => Said::Ping(payload.to_vec()),
         Event::Pong(payload) => Said::Pong(payload.to_vec()),
         Event::Close(close) => {

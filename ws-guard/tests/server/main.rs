@@ -4,6 +4,7 @@
 mod autobahn;
 mod closing;
 mod codec;
+mod connections;
 mod handshake;
 mod hostile;
 mod memory;
