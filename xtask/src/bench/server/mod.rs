@@ -28,6 +28,9 @@ pub struct Args {
     /// Leave out the echoes
     #[arg(long)]
     idle_only: bool,
+    /// Take what an earlier run has built
+    #[arg(long)]
+    no_build: bool,
 }
 
 #[derive(Serialize)]
@@ -41,7 +44,7 @@ struct Report {
 }
 
 pub fn main(args: Args) -> Result<()> {
-    let programs = peers::build()?;
+    let programs = peers::programs(!args.no_build)?;
     let mut report = Report {
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default(),
         seconds: args.seconds,

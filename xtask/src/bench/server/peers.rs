@@ -84,20 +84,12 @@ pub struct Certificate {
     _folder: tempfile::TempDir,
 }
 
-/// Build all of them, optimised.
-pub fn build() -> Result<Programs> {
-    let cargo = || {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo.args(["build", "--release", "--locked"]);
-        cargo
-    };
+/// All of them, built anew or as they are.
+pub fn programs(build: bool) -> Result<Programs> {
     let folder = tools::target().join("bench-server");
-    let mut peers = cargo();
-    peers.current_dir(tools::workspace().join("bench")).env("CARGO_TARGET_DIR", &folder);
-    step::run("building the other servers and the load generator", peers)?;
-    let mut guard = cargo();
-    guard.args(["--package", "ws-guard"]).current_dir(tools::workspace());
-    step::run("building ws-guard", guard)?;
+    if build {
+        build_all(&folder)?;
+    }
     Ok(Programs {
         guard: tools::target().join("release/ws-guard"),
         peer: folder.join("release/peer"),
@@ -105,6 +97,21 @@ pub fn build() -> Result<Programs> {
         cpus: cpus()?,
         certificate: Certificate::new()?,
     })
+}
+
+/// Optimised, the others below `folder`.
+fn build_all(folder: &Path) -> Result<()> {
+    let cargo = || {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        cargo.args(["build", "--release", "--locked"]);
+        cargo
+    };
+    let mut peers = cargo();
+    peers.current_dir(tools::workspace().join("bench")).env("CARGO_TARGET_DIR", folder);
+    step::run("building the other servers and the load generator", peers)?;
+    let mut guard = cargo();
+    guard.args(["--package", "ws-guard"]).current_dir(tools::workspace());
+    step::run("building ws-guard", guard)
 }
 
 impl Certificate {
@@ -124,6 +131,11 @@ fn cpus() -> Result<[usize; 2]> {
     let mut usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
     let first = usable.next().context("no CPU to run on")?;
     Ok([first, usable.next_back().unwrap_or(first)])
+}
+
+/// The peers listen, ws-guard serves.
+fn is_there(line: &str) -> Option<()> {
+    (line == "listening" || line.contains("serving WebSocket connections")).then_some(())
 }
 
 /// Start a program on one CPU: children run where the thread that makes them does.
@@ -164,14 +176,15 @@ impl Programs {
         }
         command.args(more);
         let process = spawn_on(self.cpus[0], who.name(), command)?;
-        process.wait_for(START, |line| line.contains("listening").then_some(()))?;
+        process.wait_for(START, is_there)?;
         Ok(Serving { process, port })
     }
 
     fn ws_guard(&self, port: u16) -> Command {
         let mut command = Command::new(&self.guard);
         command.args(["serve", "--shards", "1", "--listen", &format!("127.0.0.1:{port}")]);
-        command.args(["--access-log", "/dev/null"]);
+        // A busy machine shall make it slow, like the others, and not careful.
+        command.args(["--access-log", "/dev/null", "--stall-refuse", "1h", "--stall-shed", "1h"]);
         command
     }
 
