@@ -157,6 +157,7 @@ impl Source {
         let new = self.throttled_until <= now;
         if new {
             self.throttled_since = now;
+            self.flags &= !ESCALATED;
         }
         let least = self.throttled_since + self.limits.min_throttle_ms as u64 * MS;
         let until = now + self.limits.rate.window_ms as u64 * MS;

@@ -1,6 +1,7 @@
 //! The end of a walk: the flow takes it over, its source is charged, the packet is put right.
 
 use ws_guard_common::{
+    flood::Class,
     flow::{self, Flow},
     maps::Counter,
     source::millis,
@@ -151,7 +152,10 @@ pub fn count_walk(scene: &Scene) {
     };
     let walk = &state.walk;
     let events = &mut counters.events;
-    events[Counter::Frames as usize] += walk.frames as u64;
+    let (began, is_record) = (walk.frames as u64, walk.tracker.in_records() as u64);
+    events[Counter::Frames as usize] += began * (is_record ^ 1);
+    events[Counter::Records as usize] += began * is_record;
+    events[Counter::SmallRecords as usize] += state.classes.0[Class::SmallRecord as usize] as u64;
     events[Counter::Pings as usize] += walk.pings as u64;
     events[Counter::Pongs as usize] += walk.pongs as u64;
     events[Counter::Coalesced as usize] += walk.coalesces() as u64;

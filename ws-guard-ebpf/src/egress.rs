@@ -22,6 +22,7 @@ use crate::{
     role,
     scene::{Scene, Verdict},
     skb::{SkbPayload, parse_skb},
+    tls,
     walk::{self, Walker},
 };
 
@@ -74,12 +75,16 @@ fn follow(ctx: &TcContext) -> Verdict {
     unknown(ctx, &scene)
 }
 
-/// Payload without a flow: it may be the 101 that opens one, with the server's first frames behind
+/// Payload without a flow: it may be the answer that opens one, with the server's first frames behind
 /// it.
 #[inline(always)]
 fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
     let asked = PENDING.get_ptr(scene.key).is_some();
-    let verdict = handshake::answer(scene, SkbPayload::new(ctx, scene.segment, Side::Server));
+    let packet = SkbPayload::new(ctx, scene.segment, Side::Server);
+    let verdict = match scene.is_tls() {
+        true => tls::answer(scene, packet),
+        false => handshake::answer(scene, packet),
+    };
     if verdict == Verdict::Drop {
         return verdict;
     }
@@ -174,10 +179,10 @@ fn closed(scene: &Scene, flow: &Flow) {
     report::flow_event(EventKind::FlowClosed, scene.key, scene.now, flow.frames_in);
 }
 
-/// Follow the server's frames. `false` when there is an HTTP response where one should begin.
+/// Follow the server's frames; of its records nobody wants to know. `false` when there is an HTTP response where one should begin.
 #[inline(never)]
 fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
-    if !has_news(scene, flow) {
+    if flow.in_records() || !has_news(scene, flow) {
         return true;
     }
     let Some(state) = walk::resume() else {

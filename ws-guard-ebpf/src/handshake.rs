@@ -243,7 +243,7 @@ fn remember(key: &FlowKey, segment: &Segment, scanner: &HeadScanner, length: u32
 #[cold]
 #[inline(never)]
 fn open(scene: &Scene) -> Verdict {
-    let Scene { key, segment, policy, now } = *scene;
+    let Scene { key, segment, now, .. } = *scene;
     let Some(state) = walk::resume() else {
         return Verdict::Pass;
     };
@@ -269,13 +269,5 @@ fn open(scene: &Scene) -> Verdict {
         flow.open(segment.ack, server_next, flags | flow::REQUEST_UNSEEN, now);
     }
     flow.server_high = segment.seq.wrapping_add(segment.len);
-    let _ = PENDING.remove(key);
-    let _ = STRANGERS.remove(key);
-    if !tables::insert_flow(scene) {
-        let closed = policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
-        return if closed { Verdict::Drop } else { Verdict::Pass };
-    }
-    report::count(Counter::FlowsOpened);
-    report::flow_event(EventKind::FlowOpened, key, now, 0);
-    Verdict::Pass
+    tables::admit(scene)
 }

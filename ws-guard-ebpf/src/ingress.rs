@@ -29,7 +29,7 @@ use crate::{
     role,
     scene::{Outcome, Scene, Verdict, finished, run_out},
     skb::{SkbPayload, parse_skb},
-    sources, unreadable,
+    sources, tls, unreadable,
     walk::{self, Walker},
     xdp::{XdpPayload, parse_xdp},
 };
@@ -96,7 +96,12 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         if segment.len == 0 {
             return Verdict::Pass;
         }
-        match handshake::request(&scene, payload(segment)) {
+        let begins = match scene.is_tls() {
+            true if tls::hello(&scene, payload(segment)) => Request::Head,
+            true => Request::Stranger,
+            false => handshake::request(&scene, payload(segment)),
+        };
+        match begins {
             Request::Head => return Verdict::Pass,
             Request::Early => return scene.drop(Counter::DroppedEarly),
             Request::Stranger => {}
@@ -266,7 +271,7 @@ fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     };
     state.start = flow.client;
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
-    state.tiny_bytes = scene.policy.tiny_bytes;
+    state.small_as(scene.policy);
     let mut walker = Walker { state, packet };
     walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run();

@@ -10,6 +10,7 @@
 //!   retransmissions, [`commit`] for what follows a walk, [`scene`] for what all of them know;
 //! - [`quick`] is the shortcut of the common segment;
 //! - [`handshake`] reads requests and answers, and opens flows;
+//! - [`tls`] follows the beginning of a connection where only TLS records are to be seen;
 //! - [`egress`] takes the server's acknowledgements and frames;
 //! - [`role`] tells whose flow it is where a packet passes two guarded interfaces;
 //! - [`floods`] keeps who sends too much else;
@@ -45,6 +46,7 @@ pub mod scene;
 pub mod skb;
 pub mod sources;
 pub mod tables;
+pub mod tls;
 pub mod tunnel;
 pub mod unreadable;
 pub mod walk;

@@ -76,7 +76,7 @@ fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     let Some(state) = walk::resume() else {
         return Outcome::Pass;
     };
-    state.tiny_bytes = scene.policy.tiny_bytes;
+    state.small_as(scene.policy);
     let mut walker = Walker { state, packet };
     walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run_on();

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
     flow::Flow,
-    maps::{Counter, FlowKey, LIMITS_CLASSES, Policy, action},
+    maps::{Counter, FlowKey, LIMITS_CLASSES, Policy, TLS},
     source::millis,
     tracker::{Step, Walk},
 };
@@ -31,13 +31,21 @@ pub struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// Under `observe`, and for who is allowed, nothing is ever dropped or changed.
+    /// Under `observe`, and for who is allowed, nothing is ever dropped or changed; on a TLS port only
+    /// under `drop`.
     #[inline(always)]
     pub fn enforces(&self) -> bool {
-        match self.policy.rules {
-            0 => self.policy.action != action::OBSERVE,
-            _ => sources::acts_on(&self.key.client, self.policy),
-        }
+        let action = match self.policy.rules {
+            0 => self.policy.action,
+            _ => sources::action_for(&self.key.client, self.policy),
+        };
+        action >= self.policy.least_action()
+    }
+
+    /// The port speaks TLS: there are records to follow, not frames.
+    #[inline(always)]
+    pub fn is_tls(&self) -> bool {
+        self.policy.flags & TLS != 0
     }
 
     /// Other frames than pings have limits as well: then each frame is looked at by its class.

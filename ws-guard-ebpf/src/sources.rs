@@ -8,10 +8,10 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     maps::{
-        Address, Counter, EventKind, Limits, Policy, Rule, SOURCES_FAIL_CLOSED, SourceKey, action,
-        own,
+        Address, Counter, EventKind, Limits, Policy, Rule, SOURCES_FAIL_CLOSED, SourceKey, TLS,
+        action, own,
     },
-    source::{ALLOWED, Source},
+    source::{ALLOWED, ESCALATED, Source},
 };
 
 use crate::{
@@ -68,20 +68,19 @@ fn rule(address: &Address, policy: &Policy) -> Option<&'static Rule> {
     RULES.get(&Key::new(128, *address))
 }
 
-/// Something may be done about what comes from `address`, where there are rules. Not for every
-/// packet: only where something would be done.
+/// What is done about what comes from `address`, where there are rules: one of [`action`]. Not for
+/// every packet: only where something would be done.
 #[inline(never)]
-pub fn acts_on(address: &Address, policy: &Policy) -> bool {
+pub fn action_for(address: &Address, policy: &Policy) -> u8 {
     if let Some(source) = find(&of(address, policy)) {
         source.refresh(address, policy);
-        return source.action() != action::OBSERVE;
+        return source.action();
     }
-    let done = match rule(address, policy) {
+    match rule(address, policy) {
         Some(rule) if rule.flags & Rule::ALLOW != 0 => action::OBSERVE,
         Some(rule) if rule.flags & own::ACTION != 0 => rule.limits.action,
         _ => policy.action,
-    };
-    done != action::OBSERVE
+    }
 }
 
 impl Entry {
@@ -268,6 +267,27 @@ pub fn flood(address: &Address, policy: &Policy, now: u64, over: u32) -> bool {
         source.dropped();
     }
     drops
+}
+
+/// A terminator reports pings that it decrypted. On a TLS port that is proof: a source that would be
+/// defused, where nothing can be, is dropped until it is free again.
+#[inline(always)]
+pub fn reported(key: &SourceKey, policy: &Policy, now: u64, pings: u32) {
+    let Some(source) = find(key) else {
+        return;
+    };
+    // SAFETY: a single word of a map value, which stays readable while a program runs.
+    let defused = unsafe { (*source.0).defused_total };
+    let passed = charge(&key.address, policy, now, pings, 0) & PASSED;
+    if policy.flags & TLS != 0 && passed < pings {
+        source.locked(
+            #[inline(always)]
+            |source| {
+                source.flags |= ESCALATED;
+                source.defused_total = defused;
+            },
+        );
+    }
 }
 
 /// Pings of a source that the table has no room for.

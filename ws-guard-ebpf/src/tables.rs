@@ -14,14 +14,14 @@ use aya_ebpf::{
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
-    maps::{Counter, EventKind, FlowKey, SourceKey},
+    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, SourceKey},
     source::{Source, millis},
 };
 
 use crate::{
-    maps::{FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES},
+    maps::{FLOODS, FLOWS, NEW_FLOW, PENDING, SHARED, SOURCES, STRANGERS},
     report,
-    scene::Scene,
+    scene::{Scene, Verdict},
 };
 
 /// A full table is searched at most this often, in nanoseconds: a search touches every entry.
@@ -127,6 +127,21 @@ pub fn insert_flow(scene: &Scene) -> bool {
         report::source_event(EventKind::TableFull, &client, now, 0, 0);
     }
     inserted
+}
+
+/// The server has answered: from here on the connection in [`NEW_FLOW`] is followed, if there is
+/// room. [`Verdict::Drop`] refuses it.
+#[inline(always)]
+pub fn admit(scene: &Scene) -> Verdict {
+    let _ = PENDING.remove(scene.key);
+    let _ = STRANGERS.remove(scene.key);
+    if !insert_flow(scene) {
+        let closed = scene.policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
+        return if closed { Verdict::Drop } else { Verdict::Pass };
+    }
+    report::count(Counter::FlowsOpened);
+    report::flow_event(EventKind::FlowOpened, scene.key, scene.now, 0);
+    Verdict::Pass
 }
 
 /// Look for room in the flow table. `false` when it is too early to look again.

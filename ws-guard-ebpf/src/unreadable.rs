@@ -31,7 +31,7 @@ pub fn verdict(parsed: Parsed) -> Verdict {
     let Some(policy) = policy else {
         return Verdict::Pass;
     };
-    if policy.action == action::OBSERVE || policy.flags & UNREADABLE_PASSES != 0 {
+    if policy.action < policy.least_action() || policy.flags & UNREADABLE_PASSES != 0 {
         return Verdict::Pass;
     }
     report::count(reason);

@@ -32,4 +32,5 @@ mod retransmission;
 mod stage;
 mod statistics;
 mod talk;
+mod tls;
 mod tunnels;

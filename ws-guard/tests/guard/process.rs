@@ -88,6 +88,11 @@ impl Guard {
         })
     }
 
+    /// Its control socket.
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
     /// What the daemon has logged.
     pub fn log(&self) -> String {
         self.daemon.lines().join("\n")
