@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     thread,
@@ -31,6 +31,8 @@ const FREE: Duration = Duration::from_secs(10);
 /// A daemon with a pin directory and a control socket of its own; unloaded when dropped.
 pub struct Guard {
     daemon: Mutex<Process>,
+    /// Held by a restart: who asks meanwhile waits for its end.
+    restarting: RwLock<()>,
     /// Of `run`.
     words: Vec<String>,
     namespace: PathBuf,
@@ -59,7 +61,8 @@ impl Guard {
         command.arg("--pin-dir").arg(&pin_dir).arg("--control-socket").arg(&socket).args(&words);
         let daemon = Mutex::new(Process::spawn("ws-guard run", command)?);
         let namespace = namespace.path();
-        let guard = Guard { daemon, words, namespace, pin_dir, socket, gone: false };
+        let restarting = RwLock::default();
+        let guard = Guard { daemon, restarting, words, namespace, pin_dir, socket, gone: false };
         guard.wait_attached()?;
         Ok(guard)
     }
@@ -71,6 +74,7 @@ impl Guard {
     /// Kill the daemon, and start another one on its pins.
     #[allow(dead_code, reason = "not every test target that has this file does")]
     pub fn restart(&self) -> Result<()> {
+        let _nobody_asks = self.restarting.write().unwrap_or_else(PoisonError::into_inner);
         let mut command = self.command();
         command.args(&self.words);
         let mut daemon = self.daemon();
@@ -92,7 +96,7 @@ impl Guard {
         let deadline = Instant::now() + START;
         let pid = self.daemon().pid();
         loop {
-            let error = match self.ask::<serde_json::Value>("status") {
+            let error = match self.status() {
                 Ok(status) if status["pid"] == pid && attached(&status) => return Ok(()),
                 Ok(status) => anyhow::anyhow!("it is not attached: {status}"),
                 Err(error) => error,
@@ -110,11 +114,20 @@ impl Guard {
     /// Run a subcommand; its words are parted by spaces. In the namespace, as its interfaces can be
     /// found nowhere else.
     pub fn run(&self, words: &str) -> Result<Vec<u8>> {
+        let _no_restart = self.restarting.read().unwrap_or_else(PoisonError::into_inner);
+        self.run_now(words)
+    }
+
+    fn run_now(&self, words: &str) -> Result<Vec<u8>> {
         let output = self.command().args(words.split_whitespace()).output();
         let output = output.context("running ws-guard")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`ws-guard {words}` failed: {}", said.trim());
         Ok(output.stdout)
+    }
+
+    fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&self.run_now("status -o json")?)?)
     }
 
     fn command(&self) -> Command {
