@@ -4,6 +4,7 @@
 //! namespaces that [`netns`] makes and removes again.
 //!
 //! - [`netns`]: two namespaces and the veth pair between them; [`node`]: a node with pods;
+//! - [`path`]: two namespaces with a path between them that loses and reorders packets;
 //! - [`process`]: child processes with captured output, ended when dropped;
 //! - [`servers`]: echo servers made with other people's WebSocket libraries;
 //! - [`others`]: servers and clients that speak something else; [`sink`]: a server that takes anything;
@@ -31,6 +32,7 @@ pub mod netns;
 pub mod node;
 pub mod others;
 pub mod packets;
+pub mod path;
 pub mod process;
 pub mod programs;
 pub mod raw;

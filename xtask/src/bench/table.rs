@@ -1,5 +1,4 @@
 //! What was measured, as a table and as JSON.
-use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
@@ -34,13 +33,6 @@ pub struct Figures {
     ratio: f64,
     limit: Option<f64>,
     over: bool,
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    kernel: String,
-    repeats: u32,
-    results: &'a [Figures],
 }
 
 impl Sample {
@@ -111,10 +103,4 @@ pub fn render(results: &[Figures]) -> String {
     let over = results.iter().filter(|figures| figures.over).count();
     let table = table.trim_fmt();
     format!("{table}\n\n{} rows, {over} over their limit", results.len())
-}
-
-pub fn json(repeats: u32, results: &[Figures]) -> Result<String> {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let report = Report { kernel: kernel.trim().to_owned(), repeats, results };
-    serde_json::to_string_pretty(&report).context("writing JSON")
 }

@@ -5,11 +5,10 @@ mod idle;
 mod peers;
 mod table;
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
-use ws_guard_testkit::tools;
+
+use super::write;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -35,7 +34,6 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Report {
-    kernel: String,
     seconds: f64,
     connections: u32,
     echo: Vec<echo::Figures>,
@@ -46,7 +44,6 @@ struct Report {
 pub fn main(args: Args) -> Result<()> {
     let programs = peers::programs(!args.no_build)?;
     let mut report = Report {
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default(),
         seconds: args.seconds,
         connections: args.connections,
         echo: Vec::new(),
@@ -64,10 +61,5 @@ pub fn main(args: Args) -> Result<()> {
         println!("{heartbeats}");
         report.heartbeats = Some(heartbeats);
     }
-    let path = tools::target().join("bench/server.json");
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let json = serde_json::to_string_pretty(&report)?;
-    fs::write(&path, json).with_context(|| format!("writing {}", path.display()))
+    write("server", &report)
 }
