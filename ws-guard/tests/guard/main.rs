@@ -33,3 +33,4 @@ mod stage;
 mod statistics;
 mod talk;
 mod tunnels;
+mod wss;

@@ -2,6 +2,7 @@
 //! here needs privileges.
 
 mod autobahn;
+mod client_certificates;
 mod closing;
 mod codec;
 mod handshake;
@@ -9,6 +10,7 @@ mod hostile;
 mod memory;
 mod packets;
 mod pings;
+mod rollout;
 mod served;
 mod stage;
 mod stalls;
