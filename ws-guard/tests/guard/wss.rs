@@ -73,7 +73,7 @@ fn a_flood_inside_tls_is_dropped_and_others_are_served() -> Result<()> {
         &pair.server,
         &format!(
             "--port {PORT} --listen [::]:{PORT} --access-log {} --action drop {tls} \
-             --stall-refuse 1h --stall-shed 1h --state-file none",
+             --drain-timeout 1s --stall-refuse 1h --stall-shed 1h --state-file none",
             access_log.display()
         ),
     )?;
