@@ -7,6 +7,7 @@ mod closing;
 mod codec;
 mod handshake;
 mod hostile;
+mod leaks;
 mod memory;
 mod packets;
 mod pings;
