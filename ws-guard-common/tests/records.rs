@@ -1,19 +1,18 @@
 //! TLS records through mangled streams: as frames are followed, so are they, and no byte is changed.
 
-mod oracle;
-mod support;
-
 use fastrand::Rng;
-use support::{
-    Allowance, borders, cases, initial, one_in,
-    tcp::{Link, Path, Resend},
-};
 use ws_guard_common::{
     flow::state,
     frame::Violation,
     record::{HEADER, Record, content},
     replay::{Mode, Replay, Verdict},
     search::RECORDS_PROOF,
+};
+use ws_guard_oracle::{
+    cases::{cases, one_in},
+    guard::{Allowance, OnHost},
+    link::{Link, Path, Resend},
+    streams::{borders, initial, stream as frames},
 };
 
 /// One record. Most hold application data of few bytes; some what looks like frames or records.
@@ -60,44 +59,39 @@ fn read(stream: &[u8]) -> (Vec<(usize, Record)>, u64) {
     (found, begun)
 }
 
+/// Bad luck, but for loss behind the guard.
 fn path(rng: &mut Rng) -> Path {
-    let mut once_in = |n: u32| if one_in(rng, 3) { 0 } else { rng.u32(2..n) };
-    Path {
-        lost_before: once_in(20),
-        lost_behind: 0,
-        repeated: once_in(10),
-        reordered: once_in(10),
-        ack_every: once_in(6),
-        resend: [Resend::Same, Resend::Longer][rng.usize(..2)],
-    }
+    let resend = [Resend::Same, Resend::Longer][rng.usize(..2)];
+    Path { lost_behind: 0, resend, ..Path::any(rng) }
 }
 
-/// A stream through a mangling path; the link behind it.
-fn send<'a>(rng: &mut Rng, sent: &'a [u8], borders: &'a [usize], mode: Mode) -> Link<'a> {
+/// A stream through a mangling path: the guard before the link, and the link.
+fn send(rng: &mut Rng, sent: &[u8], mode: Mode) -> (OnHost, Link) {
     let (base, path) = (initial(rng), path(rng));
-    let mut link = Link::new(base, sent, borders, path, mode, 0);
-    link.replay = Replay::open_records(base, 0, mode);
-    assert!(link.run(rng), "stuck: {path:?}, dropped {:?}", link.dropped);
+    let borders = borders(rng, sent.len());
+    let mut guard = OnHost::new(base, mode, 0);
+    guard.replay = Replay::open_records(base, 0, mode);
+    let mut link = Link::new(base, sent.to_vec(), borders, path);
+    assert!(link.run(rng, &mut guard), "stuck: {path:?}, dropped {:?}", link.dropped);
     assert!(link.receiver.stream == sent, "a byte was changed");
-    assert_eq!((link.allowance.charged, link.replay.flow.defused), (0, 0));
-    link
+    assert_eq!((guard.allowance.charged, guard.replay.flow.defused), (0, 0));
+    (guard, link)
 }
 
 #[test]
 fn every_record_of_a_guarded_stream_is_counted_once() {
     cases(1_500, |rng| {
         let sent = stream(rng);
-        let borders = borders(rng, sent.len());
-        let link = send(rng, &sent, &borders, Mode::Guard);
-        let flow = &link.replay.flow;
+        let (guard, _) = send(rng, &sent, Mode::Guard);
+        let flow = &guard.replay.flow;
         let (expected, begun) = read(&sent);
         assert_eq!((flow.state, flow.unsynced_total, flow.violations), (state::OPEN, 0, 0));
         assert_eq!(flow.frames_in, begun);
-        let mut seen: Vec<_> = link.replay.records.iter().collect();
+        let mut seen: Vec<_> = guard.replay.records.iter().collect();
         seen.sort_unstable_by_key(|seen| seen.seq.wrapping_sub(flow.client.resume()));
         let records: Vec<Record> = seen.iter().map(|seen| seen.record).collect();
         assert_eq!(records, expected.iter().map(|(_, record)| *record).collect::<Vec<_>>());
-        assert!(link.replay.headers.is_empty(), "records were taken for frames");
+        assert!(guard.replay.headers.is_empty(), "records were taken for frames");
     });
 }
 
@@ -106,11 +100,10 @@ fn who_only_watches_counts_exactly_or_says_so() {
     let (mut exact, mut unsynced) = (0, 0);
     cases(1_500, |rng| {
         let sent = stream(rng);
-        let borders = borders(rng, sent.len());
-        let mut link = send(rng, &sent, &borders, Mode::Observe);
-        link.replay.acknowledge(link.receiver.ack());
+        let (mut guard, link) = send(rng, &sent, Mode::Observe);
+        guard.replay.acknowledge(link.receiver.ack());
         assert!(link.dropped.is_empty(), "{:?}", link.dropped);
-        let flow = &link.replay.flow;
+        let flow = &guard.replay.flow;
         if flow.unsynced_total > 0 {
             unsynced += 1;
             return;
@@ -176,7 +169,7 @@ fn other_streams_are_never_taken_for_records() {
         let base = initial(rng);
         let mut replay = Replay::open_records(base.wrapping_sub(1), 0, Mode::Observe);
         replay.acknowledge(base);
-        let frames = support::stream(rng, true, 40);
+        let frames = frames(rng, true, 40);
         let noise: Vec<u8> = (0..4000).map(|_| rng.u8(..)).collect();
         let mut seq = base;
         for part in frames.chunks(1448).chain(noise.chunks(1448)) {

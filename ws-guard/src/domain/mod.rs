@@ -2,6 +2,7 @@
 //! clock's, no allocation that grows with anything but its input.
 pub mod address;
 pub mod clock;
+pub mod connection;
 pub mod event;
 pub mod flow;
 pub mod overrides;

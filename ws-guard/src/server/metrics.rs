@@ -9,6 +9,8 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use super::negotiation::metrics::ByProtocol;
+
 /// Regions that get a time series of their own; who names more of them is `other`.
 const REGIONS: usize = 64;
 
@@ -40,6 +42,7 @@ pub struct Metrics {
     pub connections: IntGaugeVec,
     pub opened: IntCounter,
     pub closed: IntCounterVec,
+    pub by_protocol: ByProtocol,
     pub refused: IntCounterVec,
     pub handshake_seconds: Histogram,
     pub messages_in: IntCounter,
@@ -106,6 +109,7 @@ impl Metrics {
         registry.register(Box::new(buffered.clone()))?;
         Ok(Metrics {
             connections,
+            by_protocol: ByProtocol::new(registry)?,
             buffered,
             scheduling_delay,
             stalls: counters(

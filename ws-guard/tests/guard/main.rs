@@ -34,3 +34,4 @@ mod statistics;
 mod talk;
 mod tls;
 mod tunnels;
+mod wss;
