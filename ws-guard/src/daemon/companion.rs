@@ -56,6 +56,11 @@ impl Companion {
         Ok(Companion { server, seen, tls, _flush: flush })
     }
 
+    /// What its connections are asked through.
+    pub fn service(&self) -> Arc<Service> {
+        self.server.service().clone()
+    }
+
     /// Keep the server's limits those of the policy in force, whoever changes it; tell the kernel
     /// what only the server sees; and take over new certificates.
     pub fn follow(&self, state: State) -> impl Future<Output = ()> + use<> {

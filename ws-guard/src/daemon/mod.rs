@@ -10,7 +10,7 @@ mod releases;
 mod reload;
 pub mod state;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::{
@@ -26,7 +26,8 @@ use crate::{
     control::{routes, socket::Socket},
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
-    metrics, server,
+    metrics,
+    server::{self, service::Service},
 };
 
 /// What `run` is started with, already validated.
@@ -72,12 +73,13 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
-    tasks.spawn(serve_control(socket.listener()?, state.clone()));
+    let companion = options.server.map(|config| Companion::start(config, &settings, &registry));
+    let companion = companion.transpose()?;
+    let server = companion.as_ref().map(Companion::service);
+    tasks.spawn(serve_control(socket.listener()?, state.clone(), server));
     if let Some(listener) = metrics_listener {
         tasks.spawn(metrics::serve(listener, registry.clone(), state.clone()));
     }
-    let companion = options.server.map(|config| Companion::start(config, &settings, &registry));
-    let companion = companion.transpose()?;
     if let Some(companion) = &companion {
         tasks.spawn(ended("companion server", companion.follow(state.clone())));
     }
@@ -151,8 +153,12 @@ fn announce(state: &State, socket: &std::path::Path) {
     notify::notify("READY=1");
 }
 
-async fn serve_control(listener: UnixListener, state: State) -> anyhow::Result<()> {
-    Ok(axum::serve(listener, routes::router(state)).await?)
+async fn serve_control(
+    listener: UnixListener,
+    state: State,
+    server: Option<Arc<Service>>,
+) -> anyhow::Result<()> {
+    Ok(axum::serve(listener, routes::router(state, server)).await?)
 }
 
 /// A task that must not end has.

@@ -1,5 +1,7 @@
 //! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
 
+mod view;
+
 use std::{
     future::Future,
     io,
@@ -21,13 +23,14 @@ use super::{
     handler::{Echo, Handler, Replies},
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
+    journal::Happened,
     outbox::Outbox,
     pool,
     protocol::{
         Chunk, Close, Decoder, Event, Message, ProtocolError, Role, code,
         deflate::{Deflater, Inflater},
     },
-    record::{Ended, Origin, Totals},
+    record::{Ended, Origin, Totals, wall},
     shard::Shard,
 };
 
@@ -81,6 +84,8 @@ pub struct Connection<I> {
     phase: Phase,
     /// The gauge it is counted in.
     shown: &'static str,
+    /// What the journal was told of the heartbeat.
+    told: State,
     cause: Option<Cause>,
     close: Option<Box<Close>>,
     sent_close: Option<u16>,
@@ -118,7 +123,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         // Consecutive numbers times the golden ratio fall evenly.
         let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
-        let slot = shard.wheel.enter();
+        let slot = shard.wheel.enter(origin.id);
         shard.show(&origin.region, None, Some("open"));
         let input = BytesMut::from(done.leftover);
         let bytes_in = input.len() as u64;
@@ -138,6 +143,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             pings: None,
             phase: Phase::Open,
             shown: "open",
+            told: State::Idle,
             cause: None,
             close: None,
             sent_close: None,
@@ -276,12 +282,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             Event::Message(message) => self.message(message, now),
             Event::Chunk(chunk) => self.chunk(chunk),
             Event::Ping(payload) => self.ping(&payload, now),
-            Event::Pong(payload) => self.heartbeat.pong(now, &payload),
+            Event::Pong(payload) => {
+                let answers = self.heartbeat.pong(now, &payload);
+                let rtt = self.heartbeat.round_trip().filter(|_| answers);
+                self.detail(|| Happened::Pong(rtt));
+            }
             Event::Close(close) => self.peer_closes(close, now),
         }
     }
 
     fn message(&mut self, message: Message, now: Instant) {
+        self.detail(|| Happened::Message(message.payload.len()));
         if self.phase != Phase::Open {
             self.totals.messages_in += 1;
             return;
@@ -328,7 +339,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.phase != Phase::Open {
             return;
         }
-        if !self.charge_ping() {
+        let charged = self.charge_ping();
+        self.detail(|| Happened::Ping(charged));
+        if !charged {
             self.totals.pings_ignored += 1;
             return self.shard.service.metrics.pings_over_limit.inc();
         }
@@ -376,6 +389,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.phase == Phase::Open {
             self.cause.get_or_insert(cause);
             self.send_close(cause.close_code(), cause.reason());
+            self.shard.service.journal.record(self.origin.id, Happened::Closing(cause));
             self.phase = Phase::Closing;
             self.bound_closing(now);
         }
@@ -416,6 +430,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             Some(Action::Ping(payload)) => {
                 self.outbox.ping(payload);
                 self.shard.service.metrics.pings_sent.inc();
+                self.detail(|| Happened::PingSent);
                 false
             }
             Some(action) => self.give_up(action.into(), now),
@@ -466,10 +481,19 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             (Phase::Open, _) => "open",
             _ => "closing",
         };
+        if self.told != self.heartbeat.state() {
+            self.told = self.heartbeat.state();
+            self.shard.service.journal.record(self.origin.id, Happened::State(self.told));
+        }
         if state != self.shown {
             self.shard.show(&self.origin.region, Some(self.shown), Some(state));
             self.shown = state;
         }
+    }
+
+    /// Tell those who follow this connection, if anybody does.
+    fn detail(&self, what: impl FnOnce() -> Happened) {
+        self.shard.service.journal.detail(self.origin.id, what);
     }
 
     fn ended(&mut self) -> Ended {
@@ -480,6 +504,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             totals: self.totals,
             queued: self.outbox.waiting(),
             round_trip: self.heartbeat.round_trip(),
+            last_pong: self.heartbeat.last_pong().map(|at| wall(at).0),
         }
     }
 }
@@ -511,6 +536,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         pool::return_read(&mut this.input);
         this.account();
         this.show();
+        if signals.report {
+            this.shard.reports.borrow_mut().push(this.view());
+        }
         this.arm();
         Poll::Pending
     }

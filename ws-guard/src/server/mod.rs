@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod admission;
+mod asking;
 mod canary;
 pub mod cause;
 pub mod certificate;
@@ -17,6 +18,7 @@ pub mod handshake;
 pub mod heartbeat;
 pub mod identity;
 pub mod io;
+pub mod journal;
 pub mod metrics;
 pub mod negotiation;
 mod outbox;

@@ -1,18 +1,18 @@
 //! One thread of the server: its listener, its connections, and the wheel of their timers.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyper::{Request, body::Incoming};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -20,22 +20,25 @@ use tokio_util::task::TaskTracker;
 use super::{
     access_log::{Closed, Line, What, timestamp},
     admission::{Full, Handshaking, Ticket},
+    asking::Ask,
     cause::Cause,
     connection::Connection,
     handshake::{self, Done, Refusal, Upgrade},
     identity::Identity,
     io::Io,
+    journal::Happened,
     negotiation,
     record::{Ended, Origin, Totals},
     service::Service,
     stall::Level,
     wheel::Wheel,
 };
+use crate::domain::connection::ConnectionView;
 
 /// Pause after an accept that failed for want of something, such as descriptors.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What connections get to say goodbye in once the time to drain is over.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What is known of a client that was let in.
 struct Admitted {
@@ -61,27 +64,36 @@ pub struct Shard {
     level: Cell<Level>,
     /// Connections that it opened.
     opened: Cell<u64>,
+    /// What connections said that were asked.
+    pub reports: RefCell<Vec<ConnectionView>>,
 }
 
 impl Shard {
     /// Accept and serve until `stop` says so; then close what is open, within the time to drain.
     /// Runs inside a `LocalSet`.
-    pub async fn run(service: Arc<Service>, listener: TcpListener, stop: watch::Receiver<bool>) {
+    pub async fn run(
+        service: Arc<Service>,
+        listener: TcpListener,
+        asked: mpsc::Receiver<Ask>,
+        stop: watch::Receiver<bool>,
+    ) {
         let shard = Rc::new(Shard::new(service));
         let tasks = TaskTracker::new();
         let turning = shard.clone();
         let turning = tokio::task::spawn_local(async move { turning.wheel.turn().await });
         let watching = tokio::task::spawn_local(shard.clone().watch_stalls());
+        let answering = tokio::task::spawn_local(shard.clone().answer(asked));
         shard.accept(&listener, &tasks, stop).await;
         drop(listener);
         shard.drain(&tasks).await;
         turning.abort();
         watching.abort();
+        answering.abort();
     }
 
     fn new(service: Arc<Service>) -> Shard {
         let (level, opened) = (Cell::default(), Cell::default());
-        Shard { service, wheel: Wheel::default(), level, opened }
+        Shard { service, wheel: Wheel::default(), level, opened, reports: RefCell::default() }
     }
 
     /// Refuse new connections from now on, or let them in again.
@@ -154,7 +166,8 @@ impl Shard {
         let identity = known.then(|| Box::new(identity));
         let id = self.service.next_id();
         let protocol = done.upgrade.protocol.as_ref().map(|choice| choice.protocol.clone());
-        let origin = Origin { id, peer, client, identity, region, protocol, started };
+        let handshake_us = started.elapsed().as_micros().try_into().unwrap_or(u32::MAX);
+        let origin = Origin { id, peer, client, identity, region, protocol, started, handshake_us };
         self.opened(&origin);
         tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
@@ -260,12 +273,13 @@ impl Shard {
     }
 
     fn opened(&self, origin: &Origin) {
-        let took = origin.started.elapsed();
+        let took = Duration::from_micros(origin.handshake_us.into());
         let metrics = &self.service.metrics;
         metrics.opened.inc();
         metrics.by_protocol.opened(origin);
         self.opened.set(self.opened.get() + 1);
         metrics.handshake_seconds.observe(took.as_secs_f64());
+        self.service.journal.record(origin.id, Happened::Opened(took));
         let interval = self.service.config.heartbeat.ping_interval;
         self.log(Line {
             handshake_duration_ms: Some(took.as_secs_f64() * 1e3),
@@ -277,6 +291,7 @@ impl Shard {
     /// Count and log the end of a connection.
     pub fn closed(&self, origin: &Origin, ended: &Ended) {
         let metrics = &self.service.metrics;
+        self.service.journal.bury(origin, ended);
         metrics.closed.with_label_values(&[ended.cause.name()]).inc();
         metrics.by_protocol.closed(origin, ended.cause);
         if let Cause::Protocol(error) = ended.cause {

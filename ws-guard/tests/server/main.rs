@@ -5,6 +5,7 @@ mod autobahn;
 mod client_certificates;
 mod closing;
 mod codec;
+mod connections;
 mod handshake;
 mod hostile;
 mod leaks;

@@ -1,6 +1,6 @@
 //! `ws-guard serve`: the companion server alone, which needs no privilege.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{future::pending, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use axum::{Router, routing::get};
@@ -13,15 +13,17 @@ use tokio::{
 use ws_guard_common::window::Rate;
 
 mod access;
+mod control;
 mod flags;
 mod follow;
 
 pub use self::flags::ServerFlags;
-use super::run::log_to_stderr;
+use super::{Global, run::log_to_stderr};
 use crate::{
     config::{LogFormat, listen_address, server::ServerSection, watch::Watch},
+    control::socket::Socket,
     metrics::text,
-    server::{Config, PingRates, Server, access_log::AccessLog},
+    server::{Config, PingRates, Server, access_log::AccessLog, service::Service},
 };
 
 const HELP: &str = "\
@@ -43,6 +45,8 @@ The file says which subprotocol who gets, a share of the users or all of them:
   percent = 15                         # or user-id-below = 2; all users without
 It is read again when it changes and on SIGHUP; a file with an error leaves the old table in force.
 
+`ws-guard connections` lists its connections, over --control-socket, which is
+/run/ws-guard/serve.sock unless it is named. Without the right to make that one it does without.
 On the metrics port: /metrics, /healthz, /readyz, /health.
 SIGTERM and SIGINT close all connections with 1001, and end it when they are gone.
 Exit codes: 0 ended by a signal, 1 failed, 2 usage, 64 bad configuration.";
@@ -83,7 +87,7 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         log_to_stderr(LogFormat::Text, "info");
         // Older than the first reading, so that no change is missed.
         let watch = self.config.clone().map(Watch::new);
@@ -108,9 +112,11 @@ impl Serve {
             negotiation: config.negotiation.clone(),
             tls: config.tls.clone(),
         };
+        let mut control = runtime.block_on(async { control::claim(global) })?;
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
-        runtime.block_on(until_signal(metrics, registry, following))?;
+        let work = Work { metrics, registry, following, server: server.service().clone() };
+        runtime.block_on(work.until_signal(control.as_mut()))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
         Ok(ExitCode::SUCCESS)
@@ -136,25 +142,33 @@ impl Serve {
     }
 }
 
-/// Serve metrics, and follow what may change, until SIGTERM or SIGINT.
-async fn until_signal(
+/// What goes on beside the connections.
+struct Work {
     metrics: Option<TcpListener>,
     registry: Registry,
     following: follow::Follow,
-) -> anyhow::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let hangup = signal(SignalKind::hangup())?;
-    let serving = async {
-        match metrics {
-            Some(listener) => axum::serve(listener, router(registry)).await,
-            None => std::future::pending().await,
+    server: Arc<Service>,
+}
+
+impl Work {
+    /// Serve metrics and the control API, and follow what may change, until SIGTERM or SIGINT.
+    async fn until_signal(self, control: Option<&mut Socket>) -> anyhow::Result<()> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        let serving = async {
+            match self.metrics {
+                Some(listener) => axum::serve(listener, router(self.registry)).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.following.run(hangup) => Ok(()),
+            _ = term.recv() => Ok(()),
+            _ = int.recv() => Ok(()),
+            served = serving => served.context("serving metrics"),
+            served = control::serve(control, self.server) => served,
         }
-    };
-    tokio::select! {
-        () = following.run(hangup) => Ok(()),
-        _ = term.recv() => Ok(()),
-        _ = int.recv() => Ok(()),
-        served = serving => served.context("serving metrics"),
     }
 }
 
