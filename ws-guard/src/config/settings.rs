@@ -15,6 +15,7 @@ use crate::{
         tunnel::Tunnel,
     },
     guard::{AttachMode, DEFAULT_PIN_DIR, Selection, Selector, TableSizes},
+    server::{Handler, topics::TopicLimits},
 };
 
 /// Handshakes that may wait for their answer; the oldest give way to newer ones.
@@ -95,6 +96,8 @@ pub struct RunSettings {
     pub metrics_listen: Option<SocketAddr>,
     pub listen: Option<SocketAddr>,
     pub access_log: PathBuf,
+    /// The companion server's.
+    pub handler: Handler,
     pub state_file: StatePath,
     pub log_format: LogFormat,
     pub kernel_debug: bool,
@@ -112,6 +115,7 @@ impl Default for RunSettings {
             metrics_listen: None,
             listen: None,
             access_log: PathBuf::from("-"),
+            handler: Handler::Echo,
             state_file: StatePath::Usual,
             log_format: LogFormat::Text,
             kernel_debug: false,
@@ -147,6 +151,8 @@ const ATTACH: [(&str, AttachMode); 5] = [
     ("clsact", AttachMode::Clsact),
 ];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const HANDLERS: [(&str, Handler); 2] =
+    [("echo", Handler::Echo), ("topic", Handler::Topic(TopicLimits::DEFAULT))];
 const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
 
 fn name_of<V: PartialEq>(words: &[(&str, V)], value: &V) -> Vec<String> {
@@ -195,7 +201,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 13] = [
+pub static RUN: [Setting<RunSettings>; 14] = [
     Setting {
         name: "interface",
         value: "IF",
@@ -280,6 +286,13 @@ pub static RUN: [Setting<RunSettings>; 13] = [
         "File to append the companion server's access log to; - is standard output",
         |s, text| store(&mut s.access_log, Ok(PathBuf::from(text))),
         |s| vec![s.access_log.display().to_string()],
+    ),
+    single(
+        "handler",
+        "echo|topic",
+        "What becomes of the companion server's messages: they go back, or publish and subscribe",
+        |s, text| store(&mut s.handler, word(text, &HANDLERS)),
+        |s| name_of(&HANDLERS, &s.handler),
     ),
     single(
         "state-file",

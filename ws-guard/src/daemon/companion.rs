@@ -34,6 +34,7 @@ impl Companion {
             .with_context(|| format!("cannot write the access log {}", path.display()))?;
         let policy = &settings.policy;
         let mut config = Config::new(listen);
+        config.handler = settings.run.handler;
         config.prefixes = Prefixes { v4: policy.ipv4_prefix, v6: policy.ipv6_prefix };
         config.ping_rates = rates(policy).unwrap_or(config.ping_rates);
         let server = Server::start(config, access_log, registry)?;

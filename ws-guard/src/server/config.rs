@@ -12,6 +12,7 @@ use super::{
     proxies::Proxies,
     stall::Thresholds,
     tls::Tls,
+    topics::TopicLimits,
 };
 use crate::domain::address::Prefixes;
 
@@ -31,6 +32,16 @@ impl PingRates {
         let rate = |limit| Rate::new(limit, window_ms, CLOCK_STEP_MS);
         Ok(PingRates { source: rate(source)?, connection: rate(connection)? })
     }
+}
+
+/// What becomes of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handler {
+    /// They go back to who sent them.
+    #[default]
+    Echo,
+    /// Publish and subscribe.
+    Topic(TopicLimits),
 }
 
 /// Everything a server has to be told. The defaults are those of the command line.
@@ -79,6 +90,8 @@ pub struct Config {
     pub ping_rates: PingRates,
     /// What makes a source.
     pub prefixes: Prefixes,
+    /// What becomes of messages.
+    pub handler: Handler,
     /// permessage-deflate, unless it is switched off.
     pub deflate: Option<DeflateOptions>,
 }
@@ -110,6 +123,7 @@ impl Config {
             stalls: Thresholds::default(),
             ping_rates,
             prefixes: Prefixes { v4: 32, v6: 64 },
+            handler: Handler::Echo,
             deflate: Some(DeflateOptions::default()),
         }
     }

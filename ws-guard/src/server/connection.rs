@@ -1,5 +1,6 @@
 //! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
 
+mod topics;
 mod view;
 
 use std::{
@@ -30,6 +31,7 @@ use super::{
     },
     record::{Ended, Origin, Totals, wall},
     shard::Shard,
+    topics::subscriber::Subscriber,
 };
 
 /// Bytes that come on top of the time a frame may take, for each second.
@@ -73,6 +75,8 @@ pub struct Connection<I> {
     /// Bytes of a frame that is not whole; without memory between frames.
     input: BytesMut,
     outbox: Outbox,
+    /// Without it, messages go back.
+    subscriber: Option<Box<Subscriber>>,
     heartbeat: Heartbeat,
     /// Its pings, once it sent one, where they are limited by connection.
     pings: Option<Box<RateWindow>>,
@@ -112,6 +116,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
         let slot = shard.wheel.enter(origin.id);
         shard.show(&origin.region, None, Some("open"));
+        let subscriber = shard.service.topics.clone().map(|t| Subscriber::new(origin.id, t).into());
         let input = BytesMut::from(done.leftover);
         let bytes_in = input.len() as u64;
         Connection {
@@ -123,6 +128,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             deflater: agreed.as_ref().map(Deflater::new),
             input,
             outbox: Outbox::default(),
+            subscriber,
             heartbeat,
             pings: None,
             phase: Phase::Open,
@@ -142,7 +148,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Work until there is nothing to do but to wait; returns when the connection is over.
     fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
-        let before = self.totals.bytes_in;
+        let before = self.totals;
         loop {
             if self.flush(cx, now).is_err() {
                 return self.vanished();
@@ -150,6 +156,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
             if open && self.is_full() {
                 return Poll::Pending;
+            }
+            if open && self.deliver(now) {
+                if self.totals.bytes_out - before.bytes_out >= TURN {
+                    yield_turn(cx);
+                    return Poll::Pending;
+                }
+                continue;
             }
             if open && self.decode(now) {
                 continue;
@@ -161,9 +174,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                     Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
                 }
             }
-            if self.totals.bytes_in - before >= TURN {
-                // Woken once the thread has looked for other events; a plain wake would come before.
-                let _ = pin!(tokio::task::yield_now()).poll(cx);
+            if self.totals.bytes_in - before.bytes_in >= TURN {
+                yield_turn(cx);
                 return Poll::Pending;
             }
             match self.read(cx, now) {
@@ -180,7 +192,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Say how much memory is held between now and the next time.
     fn account(&mut self) {
-        let now = self.input.capacity() + self.outbox.held() + self.decoder.held();
+        let now =
+            self.input.capacity() + self.outbox.held() + self.decoder.held() + self.undelivered();
         self.shard.service.hold(self.held, now);
         self.held = now;
     }
@@ -278,9 +291,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         self.totals.messages_in += 1;
         self.detail(|| Happened::Message(message.payload.len()));
         if self.phase == Phase::Open {
-            self.totals.messages_out += 1;
-            self.outbox.message(message, self.deflater.as_mut());
+            let message = self.answer(message);
+            self.send(message);
         }
+    }
+
+    fn send(&mut self, message: Message) {
+        self.totals.messages_out += 1;
+        self.outbox.message(message, self.deflater.as_mut());
     }
 
     fn ping(&mut self, payload: &[u8], now: Instant) {
@@ -443,7 +461,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             close: self.close.take().map(|close| *close),
             sent: self.sent_close,
             totals: self.totals,
-            queued: self.outbox.waiting(),
+            queued: self.outbox.waiting() + self.undelivered(),
             round_trip: self.heartbeat.round_trip(),
             last_pong: self.heartbeat.last_pong().map(|at| wall(at).0),
         }
@@ -458,6 +476,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let now = Instant::now();
         let before = this.totals;
         let signals = this.shard.wheel.signals(this.slot, cx);
+        this.await_publications(cx);
         let order = this.shard.service.is_stopping().then_some(Cause::Shutdown);
         if let Some(cause) = signals.order.or(order) {
             this.begin_close(cause, now);
@@ -465,7 +484,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let over = signals.abandon || signals.due && this.on_time(now);
         let over = over || this.run(cx, now).is_ready();
         this.shard.count(&before, &this.totals);
-        if before.messages_in != this.totals.messages_in {
+        let messages = |totals: &Totals| (totals.messages_in, totals.messages_out);
+        if messages(&before) != messages(&this.totals) {
             this.shard.wheel.touch(this.slot, now);
         }
         if over {
@@ -482,6 +502,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         this.arm();
         Poll::Pending
     }
+}
+
+/// Be woken once the thread has looked for other events; a plain wake would come before.
+fn yield_turn(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 impl<I> Drop for Connection<I> {

@@ -27,7 +27,8 @@ pub mod service;
 pub mod shard;
 pub mod stall;
 pub mod tls;
+pub mod topics;
 pub mod wheel;
 
-pub use config::{Config, PingRates};
+pub use config::{Config, Handler, PingRates};
 pub use service::{Server, StartError};

@@ -22,10 +22,15 @@ use super::{
     access_log::AccessLog,
     admission::Admission,
     asking::Ask,
-    config::{Config, PingRates},
+    config::{Config, Handler, PingRates},
     journal::Journal,
     metrics::{Metrics, Regions},
     shard::Shard,
+    topics::{
+        Topics,
+        bus::{Bus, LocalBus},
+        exchange::Exchange,
+    },
 };
 use crate::domain::connection::ConnectionView;
 
@@ -42,6 +47,8 @@ pub struct Service {
     pub admission: Arc<Admission>,
     pub regions: Regions,
     pub journal: Arc<Journal>,
+    /// Under [`Handler::Topic`].
+    pub topics: Option<Arc<Topics>>,
     asks: Vec<mpsc::Sender<Ask>>,
     next_id: AtomicU64,
     stopping: AtomicBool,
@@ -73,6 +80,9 @@ impl Service {
         } else if now < before {
             self.held.fetch_sub(before - now, Ordering::Relaxed);
             self.metrics.buffered.sub((before - now) as i64);
+        }
+        if let Some(topics) = &self.topics {
+            topics.set_short(self.over_budget());
         }
     }
 
@@ -126,13 +136,28 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listen, and serve until [`Server::stop`]. Its metrics go to `registry`.
+    /// Listen, and serve until [`Server::stop`]. Its metrics go to `registry`. Topics, if they are
+    /// wanted, end at this process.
     pub fn start(
         config: Config,
         access_log: AccessLog,
         registry: &Registry,
     ) -> Result<Server, StartError> {
+        Server::start_on(LocalBus::connect, config, access_log, registry)
+    }
+
+    /// The same with topics whose publications go over the bus that `connect` makes.
+    pub fn start_on(
+        connect: impl FnOnce(Arc<Exchange>) -> Arc<dyn Bus>,
+        config: Config,
+        access_log: AccessLog,
+        registry: &Registry,
+    ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
+        let topics = match config.handler {
+            Handler::Echo => None,
+            Handler::Topic(limits) => Some(Arc::new(Topics::new(limits, registry, connect)?)),
+        };
         let ping_rates = config.ping_rates;
         let listeners = listen(config.listen, config.shards.max(1))
             .map_err(|error| StartError::Listen(config.listen, error))?;
@@ -149,6 +174,7 @@ impl Server {
             admission: Arc::new(Admission::default()),
             regions: Regions::default(),
             journal,
+            topics,
             asks,
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),

@@ -15,3 +15,4 @@ mod stage;
 mod stalls;
 mod talk;
 mod tls;
+mod topics;

@@ -16,8 +16,9 @@ use ws_guard_common::window::Rate;
 
 mod access;
 mod control;
+mod handler;
 
-use self::access::AccessFlags;
+use self::{access::AccessFlags, handler::HandlerFlags};
 use super::{Global, run::log_to_stderr};
 use crate::{
     config::{LogFormat, listen_address},
@@ -30,7 +31,7 @@ use crate::{
 };
 
 const HELP: &str = "\
-A WebSocket server that echoes: RFC 6455 and permessage-deflate, heartbeats, and limits on whatever
+A WebSocket server that echoes, or with --handler topic publishes and subscribes: RFC 6455 and permessage-deflate, heartbeats, and limits on whatever
 a client can make it hold. The access log has a line of JSON for each connection that opened, closed
 or was refused, with the cause.
 
@@ -134,6 +135,8 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "WS_GUARD_TLS_KEY", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
     #[command(flatten)]
+    handler: HandlerFlags,
+    #[command(flatten)]
     access: AccessFlags,
 }
 
@@ -181,6 +184,7 @@ impl Serve {
         config.max_connections = self.max_connections;
         config.max_connections_per_source = self.max_connections_per_source;
         config.max_connections_per_user = self.max_connections_per_user;
+        config.handler = self.handler.handler();
         config.access = self.access.access()?;
         config.proxies = self.access.proxies();
         if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
