@@ -16,6 +16,7 @@ use crate::{
     },
     guard::{AttachMode, DEFAULT_PIN_DIR, Selection, Selector, TableSizes},
     server::{Handler, topics::TopicLimits},
+    telemetry::{ENDPOINT_VARIABLE, Endpoint},
 };
 
 /// Handshakes that may wait for their answer; the oldest give way to newer ones.
@@ -98,6 +99,7 @@ pub struct RunSettings {
     pub access_log: PathBuf,
     /// The companion server's.
     pub handler: Handler,
+    pub otlp_endpoint: Option<Endpoint>,
     pub state_file: StatePath,
     pub log_format: LogFormat,
     pub kernel_debug: bool,
@@ -116,6 +118,7 @@ impl Default for RunSettings {
             listen: None,
             access_log: PathBuf::from("-"),
             handler: Handler::Echo,
+            otlp_endpoint: None,
             state_file: StatePath::Usual,
             log_format: LogFormat::Text,
             kernel_debug: false,
@@ -201,7 +204,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 14] = [
+pub static RUN: [Setting<RunSettings>; 15] = [
     Setting {
         name: "interface",
         value: "IF",
@@ -294,6 +297,16 @@ pub static RUN: [Setting<RunSettings>; 14] = [
         |s, text| store(&mut s.handler, word(text, &HANDLERS)),
         |s| name_of(&HANDLERS, &s.handler),
     ),
+    Setting {
+        seed: Some(ENDPOINT_VARIABLE),
+        ..single(
+            "otlp-endpoint",
+            "URL",
+            "Collector to send metrics to, and traces of the companion server's connections, over OTLP: http://collector:4318",
+            |s, text| store(&mut s.otlp_endpoint, text.parse().map(Some)),
+            |s| s.otlp_endpoint.iter().map(Endpoint::to_string).collect(),
+        )
+    },
     single(
         "state-file",
         "PATH|none",

@@ -14,6 +14,7 @@ use crate::{
         access_log::{AccessLog, Flush},
         service::Service,
     },
+    telemetry::spans::Spans,
 };
 
 /// How often the policy in force is looked at.
@@ -27,13 +28,18 @@ pub struct Companion {
 
 impl Companion {
     /// Start it, if the settings ask for one. It listens before this returns.
-    pub fn start(settings: &Settings, registry: &Registry) -> anyhow::Result<Option<Companion>> {
+    pub fn start(
+        settings: &Settings,
+        registry: &Registry,
+        spans: Option<Arc<Spans>>,
+    ) -> anyhow::Result<Option<Companion>> {
         let Some(listen) = settings.run.listen else { return Ok(None) };
         let path = &settings.run.access_log;
         let (access_log, flush) = AccessLog::open(path)
             .with_context(|| format!("cannot write the access log {}", path.display()))?;
         let policy = &settings.policy;
         let mut config = Config::new(listen);
+        config.spans = spans;
         config.handler = settings.run.handler;
         config.prefixes = Prefixes { v4: policy.ipv4_prefix, v6: policy.ipv6_prefix };
         config.ping_rates = rates(policy).unwrap_or(config.ping_rates);

@@ -28,6 +28,7 @@ use crate::{
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     metrics,
     server::service::Service,
+    telemetry::Telemetry,
 };
 
 /// What `run` is started with, already validated.
@@ -69,7 +70,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
-    let companion = Companion::start(&settings, &registry)?;
+    let endpoint = settings.run.otlp_endpoint.as_ref();
+    let telemetry = endpoint.map(|to| Telemetry::start(to, &registry)).transpose()?;
+    let spans = telemetry.as_ref().map(Telemetry::spans);
+    let companion = Companion::start(&settings, &registry, spans)?;
     let server = companion.as_ref().map(Companion::service);
     tasks.spawn(serve_control(socket.listener()?, state.clone(), server));
     if let Some(listener) = metrics_listener {
@@ -84,6 +88,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let ended = until_signal(signals, tasks).await;
     if let Some(companion) = companion {
         companion.stop().await;
+    }
+    if let Some(telemetry) = telemetry {
+        // Threads are joined, which blocks.
+        tokio::task::spawn_blocking(|| telemetry.stop()).await.context("exporting telemetry")?;
     }
     ended
 }

@@ -14,7 +14,7 @@ use super::{
     tls::Tls,
     topics::TopicLimits,
 };
-use crate::domain::address::Prefixes;
+use crate::{domain::address::Prefixes, telemetry::spans::Spans};
 
 /// Pings that are answered; a limit of 0 answers all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +92,8 @@ pub struct Config {
     pub prefixes: Prefixes,
     /// What becomes of messages.
     pub handler: Handler,
+    /// Spans of connections go there.
+    pub spans: Option<Arc<Spans>>,
     /// permessage-deflate, unless it is switched off.
     pub deflate: Option<DeflateOptions>,
 }
@@ -124,6 +126,7 @@ impl Config {
             ping_rates,
             prefixes: Prefixes { v4: 32, v6: 64 },
             handler: Handler::Echo,
+            spans: None,
             deflate: Some(DeflateOptions::default()),
         }
     }

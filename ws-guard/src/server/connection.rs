@@ -33,6 +33,7 @@ use super::{
     shard::Shard,
     topics::subscriber::Subscriber,
 };
+use crate::telemetry::spans::Spans;
 
 /// Bytes that come on top of the time a frame may take, for each second.
 const FRAME_RATE: u64 = 1024;
@@ -290,6 +291,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     fn message(&mut self, message: Message) {
         self.totals.messages_in += 1;
         self.detail(|| Happened::Message(message.payload.len()));
+        if let Some(spans) = &self.shard.service.config.spans
+            && Spans::wants_message(self.totals.messages_in)
+        {
+            let (bytes, queue) = (message.payload.len(), self.outbox.waiting());
+            spans.message(&self.origin, self.shard.ping_interval(), bytes, queue);
+        }
         if self.phase == Phase::Open {
             let message = self.answer(message);
             self.send(message);
@@ -483,6 +490,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         }
         let over = signals.abandon || signals.due && this.on_time(now);
         let over = over || this.run(cx, now).is_ready();
+        let messages = this.totals.messages_in - before.messages_in;
+        if messages > 0 {
+            this.origin.region.message.inc_by(messages);
+            this.shard.service.metrics.queue_bytes.observe(this.outbox.waiting() as f64);
+        }
         this.shard.count(&before, &this.totals);
         let messages = |totals: &Totals| (totals.messages_in, totals.messages_out);
         if messages(&before) != messages(&this.totals) {

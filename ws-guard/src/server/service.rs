@@ -158,6 +158,7 @@ impl Server {
             Handler::Echo => None,
             Handler::Topic(limits) => Some(Arc::new(Topics::new(limits, registry, connect)?)),
         };
+        metrics.ping_interval.set(config.heartbeat.ping_interval.as_secs_f64());
         let ping_rates = config.ping_rates;
         let listeners = listen(config.listen, config.shards.max(1))
             .map_err(|error| StartError::Listen(config.listen, error))?;

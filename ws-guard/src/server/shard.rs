@@ -27,6 +27,7 @@ use super::{
     identity::Identity,
     io::Io,
     journal::Happened,
+    metrics::Region,
     record::{Ended, Origin, Totals},
     service::Service,
     stall::Level,
@@ -151,7 +152,8 @@ impl Shard {
             Err(refusal) => return self.refused(peer, refusal),
         };
         let Admitted { ticket, client, identity } = admitted;
-        let region = self.service.regions.intern(identity.region.as_deref());
+        let region = identity.region.as_deref();
+        let region = self.service.regions.intern(region, &self.service.metrics);
         let known = identity != Identity::default();
         let identity = known.then(|| Box::new(identity));
         let id = self.service.next_id();
@@ -220,13 +222,13 @@ impl Shard {
     }
 
     /// Move a connection from one state's gauge to another's.
-    pub fn show(&self, region: &str, from: Option<&str>, to: Option<&str>) {
+    pub fn show(&self, region: &Region, from: Option<&str>, to: Option<&str>) {
         let gauges = &self.service.metrics.connections;
         if let Some(state) = from {
-            gauges.with_label_values(&[state, region]).dec();
+            gauges.with_label_values(&[state, region.name()]).dec();
         }
         if let Some(state) = to {
-            gauges.with_label_values(&[state, region]).inc();
+            gauges.with_label_values(&[state, region.name()]).inc();
         }
     }
 
@@ -255,47 +257,64 @@ impl Shard {
         let took = Duration::from_micros(origin.handshake_us.into());
         let metrics = &self.service.metrics;
         metrics.opened.inc();
+        origin.region.open.inc();
         self.opened.set(self.opened.get() + 1);
         metrics.handshake_seconds.observe(took.as_secs_f64());
         self.service.journal.record(origin.id, Happened::Opened(took));
-        let interval = self.service.config.heartbeat.ping_interval;
-        self.log(Line {
-            handshake_duration_ms: Some(took.as_secs_f64() * 1e3),
-            ping_interval_ms: Some(interval.as_millis() as u64),
-            ..line_of(What::Open, origin)
-        });
+        if let Some(spans) = &self.service.config.spans {
+            spans.opened(origin, self.ping_interval());
+        }
+        self.log(self.line_of(What::Open, origin));
     }
 
     /// Count and log the end of a connection.
     pub fn closed(&self, origin: &Origin, ended: &Ended) {
         let metrics = &self.service.metrics;
         self.service.journal.bury(origin, ended);
+        origin.region.close.inc();
+        if ended.cause.is_error() {
+            origin.region.error.inc();
+        }
+        if let Some(spans) = &self.service.config.spans {
+            spans.closed(origin, self.ping_interval(), ended);
+        }
         metrics.closed.with_label_values(&[ended.cause.name()]).inc();
         if let Cause::Protocol(error) = ended.cause {
             metrics.protocol_errors.with_label_values(&[error.name()]).inc();
         }
-        self.log(Line {
+        let closed = |what| Line {
             closed: Some(Closed::new(ended, origin.started.elapsed())),
-            ..line_of(What::Close, origin)
-        });
+            ..self.line_of(what, origin)
+        };
+        if ended.cause.is_error() {
+            self.log(closed(What::Error));
+        }
+        self.log(closed(What::Close));
+    }
+
+    /// Silence of a client before it is pinged.
+    pub fn ping_interval(&self) -> Duration {
+        self.service.config.heartbeat.ping_interval
+    }
+
+    /// A line about a connection.
+    fn line_of<'a>(&self, event: What, origin: &'a Origin) -> Line<'a> {
+        let identity = origin.identity.as_deref();
+        Line {
+            connection_id: Some(origin.id),
+            client: (origin.client != origin.peer.ip()).then_some(origin.client),
+            user_id: identity.and_then(|identity| identity.user_id.as_deref()),
+            region: identity.and_then(|identity| identity.region.as_deref()),
+            handshake_duration_ms: Some(f64::from(origin.handshake_us) / 1e3),
+            ping_interval_ms: Some(self.ping_interval().as_millis() as u64),
+            ..line(event, origin.peer)
+        }
     }
 
     fn log(&self, line: Line<'_>) {
         if self.service.access_log.is_open() {
             self.service.access_log.write(&Line { time: timestamp(), ..line });
         }
-    }
-}
-
-/// A line about a connection.
-fn line_of(event: What, origin: &Origin) -> Line<'_> {
-    let identity = origin.identity.as_deref();
-    Line {
-        connection_id: Some(origin.id),
-        client: (origin.client != origin.peer.ip()).then_some(origin.client),
-        user_id: identity.and_then(|identity| identity.user_id.as_deref()),
-        region: identity.and_then(|identity| identity.region.as_deref()),
-        ..line(event, origin.peer)
     }
 }
 

@@ -14,5 +14,6 @@ mod served;
 mod stage;
 mod stalls;
 mod talk;
+mod telemetry;
 mod tls;
 mod topics;

@@ -143,6 +143,11 @@ impl Client {
         let mut bytes = format!("{REQUEST}{fields}\r\n").into_bytes();
         bytes.extend(encode(early));
         stream.write_all(&bytes).unwrap();
+        Client::upgraded(stream)
+    }
+
+    /// Read the answer to a request that was sent.
+    pub fn upgraded(stream: TcpStream) -> Client {
         let mut client = Client {
             local: stream.local_addr().unwrap(),
             stream,

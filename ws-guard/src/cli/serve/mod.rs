@@ -28,10 +28,12 @@ use crate::{
         Config, PingRates, Server, access_log::AccessLog, heartbeat::Times, service::Service,
         stall::Thresholds, tls::Tls,
     },
+    telemetry::{self, Endpoint, Telemetry},
 };
 
 const HELP: &str = "\
-A WebSocket server that echoes, or with --handler topic publishes and subscribes: RFC 6455 and permessage-deflate, heartbeats, and limits on whatever
+A WebSocket server that echoes, or with --handler topic publishes and subscribes: RFC 6455 and
+permessage-deflate, heartbeats, and limits on whatever
 a client can make it hold. The access log has a line of JSON for each connection that opened, closed
 or was refused, with the cause.
 
@@ -134,6 +136,10 @@ pub struct Serve {
     /// Private key of the certificate, in PEM
     #[arg(long, value_name = "FILE", env = "WS_GUARD_TLS_KEY", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
+    /// Collector to send traces and metrics to, over OTLP: http://collector:4318. Without the flag,
+    /// OTEL_EXPORTER_OTLP_ENDPOINT
+    #[arg(long, value_name = "URL", env = "WS_GUARD_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<Endpoint>,
     #[command(flatten)]
     handler: HandlerFlags,
     #[command(flatten)]
@@ -153,7 +159,7 @@ fn time(text: &str) -> Result<Duration, String> {
 impl Serve {
     pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         log_to_stderr(LogFormat::Text, "info");
-        let config = self.config()?;
+        let mut config = self.config()?;
         let (access_log, _flush) = AccessLog::open(&self.access_log).with_context(|| {
             format!("cannot write the access log {}", self.access_log.display())
         })?;
@@ -168,6 +174,10 @@ impl Serve {
             None => None,
         };
         let tls = config.tls.clone();
+        let endpoint = self.otlp_endpoint()?;
+        let telemetry =
+            endpoint.map(|endpoint| Telemetry::start(&endpoint, &registry)).transpose()?;
+        config.spans = telemetry.as_ref().map(Telemetry::spans);
         let mut control = runtime.block_on(async { control::claim(global) })?;
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
@@ -175,7 +185,23 @@ impl Serve {
         runtime.block_on(work.until_signal(control.as_mut()))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
+        if let Some(telemetry) = telemetry {
+            telemetry.stop();
+        }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The flag's, or that of the standard variable.
+    fn otlp_endpoint(&self) -> anyhow::Result<Option<Endpoint>> {
+        let variable = std::env::var(telemetry::ENDPOINT_VARIABLE).ok();
+        match (&self.otlp_endpoint, variable.filter(|text| !text.is_empty())) {
+            (Some(endpoint), _) => Ok(Some(endpoint.clone())),
+            (None, None) => Ok(None),
+            (None, Some(text)) => {
+                let endpoint = text.parse().map_err(anyhow::Error::msg);
+                endpoint.context(telemetry::ENDPOINT_VARIABLE).map(Some)
+            }
+        }
     }
 
     fn config(&self) -> anyhow::Result<Config> {
