@@ -13,7 +13,6 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use ws_guard_common::window::RateWindow;
 
@@ -22,6 +21,7 @@ use super::{
     cause::Cause,
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
+    io::Stream,
     journal::Happened,
     outbox::Outbox,
     pool,
@@ -93,6 +93,10 @@ pub struct Connection<I> {
     stuck_since: Option<Instant>,
     /// The frame that is being read, once it had to be waited for.
     frame: Option<FrameTime>,
+    /// Everything that had come was read, and nothing of it had to wait for the peer.
+    caught_up: bool,
+    /// When the ping came that is being answered, if it did not have to wait for the peer.
+    answering: Option<Instant>,
     /// When closing has to be over.
     close_by: Option<Instant>,
     totals: Totals,
@@ -100,7 +104,7 @@ pub struct Connection<I> {
     held: usize,
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
+impl<I: Stream> Connection<I> {
     /// A connection whose handshake is done.
     pub fn new(
         shard: Rc<Shard>,
@@ -140,6 +144,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             sent_close: None,
             stuck_since: None,
             frame: None,
+            caught_up: true,
+            answering: None,
             close_by: None,
             held: 0,
             totals: Totals { bytes_in, ..Totals::default() },
@@ -156,6 +162,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             }
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
             if open && self.is_full() {
+                self.caught_up = false;
                 return Poll::Pending;
             }
             if open && self.deliver(now) {
@@ -176,11 +183,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                 }
             }
             if self.totals.bytes_in - before.bytes_in >= TURN {
+                self.caught_up = false;
                 yield_turn(cx);
                 return Poll::Pending;
             }
             match self.read(cx, now) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.caught_up = true;
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false) | Err(_)) => return self.vanished(),
             }
@@ -221,8 +232,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         } else {
             self.stuck_since.get_or_insert(now);
         }
+        let answering = self.answering.take();
         if !self.outbox.owes_pong() {
             self.heartbeat.pong_sent();
+            answering.inspect(|arrived| self.shard.answered_ping(arrived.elapsed()));
         }
         Ok(())
     }
@@ -318,6 +331,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if !charged {
             self.totals.pings_ignored += 1;
             return self.shard.service.metrics.pings_over_limit.inc();
+        }
+        if self.caught_up && self.outbox.is_empty() {
+            let arrived = self.io.since_arrival().and_then(|ago| Instant::now().checked_sub(ago));
+            self.answering = arrived;
         }
         let service = &self.shard.service;
         self.heartbeat.owes_pong(now, &service.config.heartbeat);
@@ -475,7 +492,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
+impl<I: Stream> Future for Connection<I> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

@@ -84,6 +84,9 @@ pub struct Metrics {
     pub buffered: IntGauge,
     /// How late a thread's canary woke.
     pub scheduling_delay: Histogram,
+    /// From a ping's arrival to its pong.
+    pub pong_seconds: Histogram,
+    pub reconnects: IntCounter,
     pub ping_interval: Gauge,
     pub stalls: IntCounterVec,
 }
@@ -121,6 +124,14 @@ impl Metrics {
         let queue_bytes =
             Histogram::with_opts(queue_bytes.buckets(vec![0.0, 1e3, 4e3, 16e3, 64e3, 256e3, 1e6]))?;
         registry.register(Box::new(queue_bytes.clone()))?;
+        let stalls = IntCounterVec::new(
+            Opts::new(
+                "wsguard_server_stall_changes_total",
+                "Changes to a level: calm, refuse (new connections), shed (idle ones); with what went on beside it: quiet, surge (many new connections), reconnects (most of them came back), queues.",
+            ),
+            &["level", "beside"],
+        )?;
+        registry.register(Box::new(stalls.clone()))?;
         let buckets = prometheus::exponential_buckets(0.000_25, 4.0, 9)?;
         let handshake_seconds = Histogram::with_opts(
             HistogramOpts::new(
@@ -146,6 +157,11 @@ impl Metrics {
         let delay = HistogramOpts::new("wsguard_server_scheduling_delay_seconds", help);
         let scheduling_delay = Histogram::with_opts(delay.buckets(buckets))?;
         registry.register(Box::new(scheduling_delay.clone()))?;
+        let buckets = prometheus::exponential_buckets(0.001, 2.0, 11)?;
+        let help = "From a client's ping to its pong, where the client was not what it waited for.";
+        let pong_seconds = HistogramOpts::new("wsguard_server_pong_seconds", help);
+        let pong_seconds = Histogram::with_opts(pong_seconds.buckets(buckets))?;
+        registry.register(Box::new(pong_seconds.clone()))?;
         let help = "Silence of a client after which it is pinged.";
         let ping_interval = Gauge::new("wsguard_server_ping_interval_seconds", help)?;
         registry.register(Box::new(ping_interval.clone()))?;
@@ -159,10 +175,11 @@ impl Metrics {
             buffered,
             scheduling_delay,
             ping_interval,
-            stalls: counters(
-                "wsguard_server_stall_changes_total",
-                "Changes to a level: calm, refuse (new connections), shed (idle ones).",
-                "level",
+            pong_seconds,
+            stalls,
+            reconnects: counter(
+                "wsguard_server_reconnects_total",
+                "Handshakes of clients whose connection ended in the last minute.",
             )?,
             handshake_seconds,
             opened: counter(
@@ -203,7 +220,7 @@ mod tests {
     #[test]
     fn made_up_regions_are_others() {
         let (regions, metrics) = (Regions::default(), Metrics::new(&Registry::new()).unwrap());
-        let label = |region| regions.intern(region, &metrics).name().to_owned();
+        let label = |region: Option<&str>| regions.intern(region, &metrics).name().to_owned();
         assert_eq!(label(None), "unknown");
         for number in 0..REGIONS - 1 {
             let name = format!("r{number}");

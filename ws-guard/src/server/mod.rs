@@ -22,6 +22,7 @@ pub mod packets;
 mod pool;
 pub mod protocol;
 pub mod proxies;
+pub mod reconnects;
 pub mod record;
 pub mod service;
 pub mod shard;

@@ -25,6 +25,7 @@ use super::{
     config::{Config, Handler, PingRates},
     journal::Journal,
     metrics::{Metrics, Regions},
+    reconnects::Reconnects,
     shard::Shard,
     topics::{
         Topics,
@@ -47,6 +48,7 @@ pub struct Service {
     pub admission: Arc<Admission>,
     pub regions: Regions,
     pub journal: Arc<Journal>,
+    pub reconnects: Reconnects,
     /// Under [`Handler::Topic`].
     pub topics: Option<Arc<Topics>>,
     asks: Vec<mpsc::Sender<Ask>>,
@@ -86,9 +88,14 @@ impl Service {
         }
     }
 
+    /// Bytes that all connections together hold in buffers.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// All connections together hold more than they should.
     pub fn over_budget(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > self.config.memory_budget
+        self.held() > self.config.memory_budget
     }
 
     /// How live connections stand, in the order of their numbers; of all, or of the one with this
@@ -175,6 +182,7 @@ impl Server {
             admission: Arc::new(Admission::default()),
             regions: Regions::default(),
             journal,
+            reconnects: Reconnects::default(),
             topics,
             asks,
             next_id: AtomicU64::new(1),

@@ -53,8 +53,12 @@ pub struct Shard {
     pub wheel: Wheel,
     /// How late this thread is.
     level: Cell<Level>,
-    /// Connections that it opened.
-    opened: Cell<u64>,
+    /// TCP connections that it accepted.
+    accepted: Cell<u64>,
+    /// Handshakes of clients that came back.
+    came_back: Cell<u64>,
+    /// The longest time from a ping to its pong since the canary last looked.
+    slowest_pong: Cell<Duration>,
     /// What connections said that were asked.
     pub reports: RefCell<Vec<ConnectionView>>,
 }
@@ -83,8 +87,15 @@ impl Shard {
     }
 
     fn new(service: Arc<Service>) -> Shard {
-        let (level, opened) = (Cell::default(), Cell::default());
-        Shard { service, wheel: Wheel::default(), level, opened, reports: RefCell::default() }
+        Shard {
+            service,
+            wheel: Wheel::default(),
+            level: Cell::default(),
+            accepted: Cell::default(),
+            came_back: Cell::default(),
+            slowest_pong: Cell::default(),
+            reports: RefCell::default(),
+        }
     }
 
     /// Refuse new connections from now on, or let them in again.
@@ -92,9 +103,20 @@ impl Shard {
         self.level.set(level);
     }
 
-    /// Connections that this thread has opened so far.
-    pub fn opened_here(&self) -> u64 {
-        self.opened.get()
+    /// TCP connections that this thread has accepted so far, and handshakes of clients that came back.
+    pub fn came_here(&self) -> (u64, u64) {
+        (self.accepted.get(), self.came_back.get())
+    }
+
+    /// A ping was answered so long after it came.
+    pub fn answered_ping(&self, after: Duration) {
+        self.service.metrics.pong_seconds.observe(after.as_secs_f64());
+        self.slowest_pong.set(self.slowest_pong.get().max(after));
+    }
+
+    /// The longest such time since this was last asked.
+    pub fn take_slowest_pong(&self) -> Duration {
+        self.slowest_pong.take()
     }
 
     async fn accept(
@@ -123,6 +145,7 @@ impl Shard {
     fn admit(self: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, tasks: &TaskTracker) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let service = &self.service;
+        self.accepted.set(self.accepted.get() + 1);
         let Some(handshaking) = service.admission.handshake(&service.config) else {
             service.metrics.refused.with_label_values(&["handshakes_full"]).inc();
             return;
@@ -189,6 +212,12 @@ impl Shard {
         proxied: SocketAddr,
     ) -> Result<Admitted, Refusal> {
         let service = &self.service;
+        let proxies = &service.config.proxies;
+        let client = proxies.client(request.headers(), proxied.ip());
+        if service.reconnects.comes_back(client, Instant::now()) {
+            self.came_back.set(self.came_back.get() + 1);
+            service.metrics.reconnects.inc();
+        }
         if service.is_stopping() {
             return Err(Refusal::Shutdown);
         }
@@ -198,9 +227,7 @@ impl Shard {
         if self.level.get() >= Level::Refuse {
             return Err(Refusal::Stalled);
         }
-        let proxies = &service.config.proxies;
         let identity = service.config.access.check(request, proxies.trust(peer.ip()))?;
-        let client = proxies.client(request.headers(), proxied.ip());
         let user = identity.user_id.as_deref();
         let ticket = service.admission.admit(client, user, &service.config);
         let ticket = ticket.map_err(|full| match full {
@@ -258,7 +285,6 @@ impl Shard {
         let metrics = &self.service.metrics;
         metrics.opened.inc();
         origin.region.open.inc();
-        self.opened.set(self.opened.get() + 1);
         metrics.handshake_seconds.observe(took.as_secs_f64());
         self.service.journal.record(origin.id, Happened::Opened(took));
         if let Some(spans) = &self.service.config.spans {
@@ -271,6 +297,7 @@ impl Shard {
     pub fn closed(&self, origin: &Origin, ended: &Ended) {
         let metrics = &self.service.metrics;
         self.service.journal.bury(origin, ended);
+        self.service.reconnects.left(origin.client, Instant::now());
         origin.region.close.inc();
         if ended.cause.is_error() {
             origin.region.error.inc();

@@ -62,7 +62,7 @@ impl HttpClient for Http {
         let to = request.uri().clone();
         let sent = self.runtime.spawn(async { timeout(TIMEOUT, exchange(request)).await });
         let result = match sent.await {
-            Ok(Ok(result)) => result.and_then(|response| Ok(response.error_for_status()?)),
+            Ok(Ok(result)) => result.and_then(ResponseExt::error_for_status),
             Ok(Err(_)) => Err("no answer in time".into()),
             Err(error) => Err(error.into()),
         };

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::Command};
 
 use ws_guard_testkit::{process::Process, usage::Usage};
 
-use super::stage::PATIENCE;
+use super::stage::{PATIENCE, connect, refused};
 
 /// `ws-guard serve` on a free port.
 pub struct Served {
@@ -41,6 +41,14 @@ impl Served {
             })
             .expect("it says where it listens");
         Served { process, address }
+    }
+
+    /// A sample of its metrics, which it serves at this port; 0 where there is none.
+    pub fn metric(port: u16, sample: &str) -> f64 {
+        let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let answer = refused(connect(([127, 0, 0, 1], port).into()), request);
+        let line = answer.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
     /// Its anonymous resident memory, in bytes.

@@ -2,11 +2,10 @@
 
 use std::{task::Context, time::Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::{Connection, Phase};
 use crate::server::{
     cause::Cause,
+    io::Stream,
     protocol::{Kind, Message},
 };
 
@@ -23,7 +22,7 @@ impl<I> Connection<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
+impl<I: Stream> Connection<I> {
     /// What goes back for a message.
     pub(super) fn answer(&mut self, message: Message) -> Message {
         let Some(subscriber) = &mut self.subscriber else { return message };
