@@ -272,7 +272,7 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     single(
         "metrics-listen",
         "ADDR:PORT",
-        "Serve /metrics, /healthz and /readyz over HTTP on this address",
+        "Serve /metrics, /healthz, /readyz and /health over HTTP on this address",
         |s, text| store(&mut s.metrics_listen, listen_address(text).map(Some)),
         |s| s.metrics_listen.iter().map(SocketAddr::to_string).collect(),
     ),

@@ -4,6 +4,7 @@ mod kernel;
 mod patch;
 mod rows;
 mod run;
+mod server;
 mod table;
 
 use anyhow::Result;
@@ -18,10 +19,13 @@ pub struct Args {
 enum What {
     /// Time a packet in the kernel programs, beside programs that do less
     Kernel(kernel::Args),
+    /// Compare the companion server with servers on other libraries: messages, CPU, memory
+    Server(server::Args),
 }
 
 pub fn main(args: Args) -> Result<()> {
     match args.what {
         What::Kernel(args) => kernel::main(args),
+        What::Server(args) => server::main(args),
     }
 }
