@@ -77,7 +77,7 @@ pub struct Global {
 #[derive(Subcommand)]
 enum Command {
     /// Load, attach and protect until SIGTERM; protection stays when it ends
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Serve WebSocket connections, without guarding an interface
     Serve(Box<serve::Serve>),
     /// Show interfaces, policy, packets and tables

@@ -7,6 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::server::ServerSection;
 use crate::{
     domain::{
         address::{Given, Quoted},
@@ -15,7 +16,6 @@ use crate::{
         tunnel::Tunnel,
     },
     guard::{AttachMode, DEFAULT_PIN_DIR, Selection, Selector, TableSizes},
-    server::{Handler, topics::TopicLimits},
     telemetry::{ENDPOINT_VARIABLE, Endpoint},
 };
 
@@ -79,6 +79,8 @@ fn state_path_text(path: &StatePath) -> Vec<String> {
 pub struct Settings {
     pub policy: PolicySettings,
     pub run: RunSettings,
+    /// The companion server's section of the file.
+    pub server: ServerSection,
     /// The allowlist that is configured, in terms of the policy's sources.
     pub allow: Vec<IpNet>,
     /// The file they came from, to be watched.
@@ -97,8 +99,6 @@ pub struct RunSettings {
     pub metrics_listen: Option<SocketAddr>,
     pub listen: Option<SocketAddr>,
     pub access_log: PathBuf,
-    /// The companion server's.
-    pub handler: Handler,
     pub otlp_endpoint: Option<Endpoint>,
     pub state_file: StatePath,
     pub log_format: LogFormat,
@@ -117,7 +117,6 @@ impl Default for RunSettings {
             metrics_listen: None,
             listen: None,
             access_log: PathBuf::from("-"),
-            handler: Handler::Echo,
             otlp_endpoint: None,
             state_file: StatePath::Usual,
             log_format: LogFormat::Text,
@@ -154,8 +153,6 @@ const ATTACH: [(&str, AttachMode); 5] = [
     ("clsact", AttachMode::Clsact),
 ];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-const HANDLERS: [(&str, Handler); 2] =
-    [("echo", Handler::Echo), ("topic", Handler::Topic(TopicLimits::DEFAULT))];
 const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
 
 fn name_of<V: PartialEq>(words: &[(&str, V)], value: &V) -> Vec<String> {
@@ -204,7 +201,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 15] = [
+pub static RUN: [Setting<RunSettings>; 14] = [
     Setting {
         name: "interface",
         value: "IF",
@@ -289,13 +286,6 @@ pub static RUN: [Setting<RunSettings>; 15] = [
         "File to append the companion server's access log to; - is standard output",
         |s, text| store(&mut s.access_log, Ok(PathBuf::from(text))),
         |s| vec![s.access_log.display().to_string()],
-    ),
-    single(
-        "handler",
-        "echo|topic",
-        "What becomes of the companion server's messages: they go back, or publish and subscribe",
-        |s, text| store(&mut s.handler, word(text, &HANDLERS)),
-        |s| name_of(&HANDLERS, &s.handler),
     ),
     Setting {
         seed: Some(ENDPOINT_VARIABLE),

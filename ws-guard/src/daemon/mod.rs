@@ -27,13 +27,15 @@ use crate::{
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     metrics,
-    server::service::Service,
+    server::{self, service::Service},
     telemetry::Telemetry,
 };
 
 /// What `run` is started with, already validated.
 pub struct RunOptions {
     pub settings: Settings,
+    /// Of the companion server, where there is to be one.
+    pub server: Option<server::Config>,
     /// To read the configuration again.
     pub inputs: Inputs,
     /// Older than `settings`.
@@ -65,22 +67,27 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let registry = metrics::registry(state.clone())?;
     let mut tasks = JoinSet::new();
     let (interfaces, changed_interfaces) = watch::channel(settings.run.interfaces.clone());
-    let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?;
+    let negotiation = options.server.as_ref().map(|config| config.negotiation.clone());
+    let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?
+        .negotiating(negotiation);
     tasks.spawn(ended("interface supervision", supervisor.run(changed_interfaces)));
     tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
     let endpoint = settings.run.otlp_endpoint.as_ref();
     let telemetry = endpoint.map(|to| Telemetry::start(to, &registry)).transpose()?;
-    let spans = telemetry.as_ref().map(Telemetry::spans);
-    let companion = Companion::start(&settings, &registry, spans)?;
+    let companion = options.server.map(|mut config| {
+        config.spans = telemetry.as_ref().map(Telemetry::spans);
+        Companion::start(config, &settings, &registry)
+    });
+    let companion = companion.transpose()?;
     let server = companion.as_ref().map(Companion::service);
     tasks.spawn(serve_control(socket.listener()?, state.clone(), server));
     if let Some(listener) = metrics_listener {
         tasks.spawn(metrics::serve(listener, registry.clone(), state.clone()));
     }
     if let Some(companion) = &companion {
-        tasks.spawn(ended("companion server", companion.follow_policy(state.clone())));
+        tasks.spawn(ended("companion server", companion.follow(state.clone())));
     }
     // Before anybody is told that we are here: whoever then ends us ends us in order.
     let signals = Signals::new()?;

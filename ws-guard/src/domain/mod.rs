@@ -7,6 +7,7 @@ pub mod event;
 pub mod flow;
 pub mod overrides;
 pub mod policy;
+pub mod records;
 pub mod setting;
 pub mod source;
 pub mod status;

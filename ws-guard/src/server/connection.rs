@@ -1,6 +1,6 @@
 //! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
 
-mod topics;
+mod handling;
 mod view;
 
 use std::{
@@ -19,6 +19,8 @@ use ws_guard_common::window::RateWindow;
 use super::{
     admission::Ticket,
     cause::Cause,
+    coding::{Coding, Opened},
+    handler::{Echo, Handler},
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
     io::Stream,
@@ -26,14 +28,13 @@ use super::{
     outbox::Outbox,
     pool,
     protocol::{
-        Close, Decoder, Event, Message, Role, code,
+        Chunk, Close, Decoder, Event, Message, ProtocolError, Role, code,
         deflate::{Deflater, Inflater},
     },
     record::{Ended, Origin, Totals, wall},
     shard::Shard,
     topics::subscriber::Subscriber,
 };
-use crate::telemetry::spans::Spans;
 
 /// Bytes that come on top of the time a frame may take, for each second.
 const FRAME_RATE: u64 = 1024;
@@ -63,7 +64,7 @@ struct FrameTime {
     bytes: u64,
 }
 
-/// A WebSocket connection that echoes.
+/// A WebSocket connection.
 pub struct Connection<I> {
     io: I,
     shard: Rc<Shard>,
@@ -73,11 +74,12 @@ pub struct Connection<I> {
     ticket: Ticket,
     decoder: Decoder,
     deflater: Option<Deflater>,
+    /// What the subprotocol does to messages.
+    coding: Option<Box<Coding>>,
+    handler: Box<dyn Handler>,
     /// Bytes of a frame that is not whole; without memory between frames.
     input: BytesMut,
     outbox: Outbox,
-    /// Without it, messages go back.
-    subscriber: Option<Box<Subscriber>>,
     heartbeat: Heartbeat,
     /// Its pings, once it sent one, where they are limited by connection.
     pings: Option<Box<RateWindow>>,
@@ -115,13 +117,25 @@ impl<I: Stream> Connection<I> {
         let config = &shard.service.config;
         let agreed = done.upgrade.deflate;
         let inflater = agreed.as_ref().map(Inflater::new);
-        let decoder = Decoder::new(Role::Server, config.limits, inflater);
+        let mut decoder = Decoder::new(Role::Server, config.limits, inflater);
+        let choice = done.upgrade.protocol.as_ref();
+        let handler: Box<dyn Handler> = match &shard.service.topics {
+            // Without state it takes no memory.
+            None => Box::new(Echo),
+            Some(topics) => Box::new(Subscriber::new(origin.id, topics.clone())),
+        };
+        if handler.streams() && choice.is_some_and(|choice| choice.features.streaming) {
+            decoder.stream();
+        }
+        let coding = choice.and_then(|choice| {
+            let deadline = Instant::now() + config.handshake_timeout;
+            Coding::of(choice, agreed.is_some(), config.negotiation.noise_key(), deadline)
+        });
         // Consecutive numbers times the golden ratio fall evenly.
         let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
         let slot = shard.wheel.enter(origin.id);
         shard.show(&origin.region, None, Some("open"));
-        let subscriber = shard.service.topics.clone().map(|t| Subscriber::new(origin.id, t).into());
         let input = BytesMut::from(done.leftover);
         let bytes_in = input.len() as u64;
         Connection {
@@ -131,9 +145,10 @@ impl<I: Stream> Connection<I> {
             ticket,
             decoder,
             deflater: agreed.as_ref().map(Deflater::new),
+            coding: coding.map(Box::new),
+            handler,
             input,
             outbox: Outbox::default(),
-            subscriber,
             heartbeat,
             pings: None,
             phase: Phase::Open,
@@ -204,8 +219,10 @@ impl<I: Stream> Connection<I> {
 
     /// Say how much memory is held between now and the next time.
     fn account(&mut self) {
-        let now =
-            self.input.capacity() + self.outbox.held() + self.decoder.held() + self.undelivered();
+        let now = self.input.capacity()
+            + self.outbox.held()
+            + self.decoder.held()
+            + self.handler.waiting();
         self.shard.service.hold(self.held, now);
         self.held = now;
     }
@@ -290,7 +307,8 @@ impl<I: Stream> Connection<I> {
 
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Message(message) => self.message(message),
+            Event::Message(message) => self.message(message, now),
+            Event::Chunk(chunk) => self.chunk(chunk),
             Event::Ping(payload) => self.ping(&payload, now),
             Event::Pong(payload) => {
                 let answers = self.heartbeat.pong(now, &payload);
@@ -301,24 +319,40 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    fn message(&mut self, message: Message) {
-        self.totals.messages_in += 1;
+    fn message(&mut self, message: Message, now: Instant) {
         self.detail(|| Happened::Message(message.payload.len()));
-        if let Some(spans) = &self.shard.service.config.spans
-            && Spans::wants_message(self.totals.messages_in)
-        {
-            let (bytes, queue) = (message.payload.len(), self.outbox.waiting());
-            spans.message(&self.origin, self.shard.ping_interval(), bytes, queue);
+        let number = self.totals.messages_in + 1;
+        self.tell_message(number, message.payload.len());
+        if self.phase != Phase::Open {
+            self.totals.messages_in += 1;
+            return;
         }
-        if self.phase == Phase::Open {
-            let message = self.answer(message);
-            self.send(message);
+        match self.open(message) {
+            Ok(Opened::Message(message)) => {
+                self.totals.messages_in += 1;
+                self.with_handler(|handler, replies| handler.message(message, replies));
+            }
+            Ok(Opened::Answer(answer)) => self.outbox.message(answer, None),
+            Err(error) => self.end(Cause::Protocol(error), now),
         }
     }
 
-    fn send(&mut self, message: Message) {
-        self.totals.messages_out += 1;
-        self.outbox.message(message, self.deflater.as_mut());
+    fn chunk(&mut self, chunk: Chunk) {
+        if chunk.last {
+            self.totals.messages_in += 1;
+            self.tell_message(self.totals.messages_in, chunk.payload.len());
+        }
+        if self.phase == Phase::Open {
+            self.with_handler(|handler, replies| handler.chunk(chunk, replies));
+        }
+    }
+
+    /// What a message means, by what the subprotocol does to messages.
+    fn open(&mut self, message: Message) -> Result<Opened, ProtocolError> {
+        match &mut self.coding {
+            None => Ok(Opened::Message(message)),
+            Some(coding) => coding.open(message, self.shard.service.config.limits.message),
+        }
     }
 
     fn ping(&mut self, payload: &[u8], now: Instant) {
@@ -403,9 +437,11 @@ impl<I: Stream> Connection<I> {
         if self.close_by.is_some_and(|by| by <= now) {
             return true;
         }
-        for (deadline, cause) in
-            [(self.stuck_until(), Cause::SlowReader), (self.frame_until(), Cause::SlowSender)]
-        {
+        for (deadline, cause) in [
+            (self.stuck_until(), Cause::SlowReader),
+            (self.frame_until(), Cause::SlowSender),
+            (self.keys_until(), Cause::SlowSender),
+        ] {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return self.give_up(cause, now);
             }
@@ -448,10 +484,16 @@ impl<I: Stream> Connection<I> {
         Some(frame.since + self.shard.service.config.frame_timeout + came)
     }
 
+    /// When keys have to be agreed, where messages are encrypted.
+    fn keys_until(&self) -> Option<Instant> {
+        self.coding.as_ref().filter(|_| self.phase == Phase::Open)?.deadline()
+    }
+
     /// Wait for the earliest of what is to come.
     fn arm(&self) {
         let heartbeat = (self.phase == Phase::Open).then(|| self.heartbeat.deadline());
-        let all = [heartbeat, self.close_by, self.stuck_until(), self.frame_until()];
+        let all =
+            [heartbeat, self.close_by, self.stuck_until(), self.frame_until(), self.keys_until()];
         if let Some(deadline) = all.into_iter().flatten().min() {
             self.shard.wheel.arm(self.slot, deadline);
         }
@@ -485,7 +527,7 @@ impl<I: Stream> Connection<I> {
             close: self.close.take().map(|close| *close),
             sent: self.sent_close,
             totals: self.totals,
-            queued: self.outbox.waiting() + self.undelivered(),
+            queued: self.outbox.waiting() + self.handler.waiting(),
             round_trip: self.heartbeat.round_trip(),
             last_pong: self.heartbeat.last_pong().map(|at| wall(at).0),
         }
@@ -500,7 +542,7 @@ impl<I: Stream> Future for Connection<I> {
         let now = Instant::now();
         let before = this.totals;
         let signals = this.shard.wheel.signals(this.slot, cx);
-        this.await_publications(cx);
+        this.handler.register(cx.waker());
         let order = this.shard.service.is_stopping().then_some(Cause::Shutdown);
         if let Some(cause) = signals.order.or(order) {
             this.begin_close(cause, now);
@@ -514,6 +556,7 @@ impl<I: Stream> Future for Connection<I> {
         }
         this.shard.count(&before, &this.totals);
         let messages = |totals: &Totals| (totals.messages_in, totals.messages_out);
+        this.shard.service.see_pings(&this.origin, this.totals.pings_in - before.pings_in);
         if messages(&before) != messages(&this.totals) {
             this.shard.wheel.touch(this.slot, now);
         }

@@ -15,6 +15,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::certificate;
 /// A byte stream that knows when bytes came.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// How long the latest bytes have been with the kernel, whether they were read or not. In steps
@@ -51,6 +52,15 @@ impl Stream for Io {
 pub enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// The name in the certificate that the peer showed and TLS found good.
+    pub fn certificate_name(&self) -> Option<Box<str>> {
+        let Io::Tls(stream) = self else { return None };
+        let chain = stream.get_ref().1.peer_certificates()?;
+        Some(certificate::name(chain.first()?))
+    }
 }
 
 impl AsyncRead for Io {

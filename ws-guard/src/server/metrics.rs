@@ -10,6 +10,8 @@ use prometheus::{
     Registry,
 };
 
+use super::negotiation::metrics::ByProtocol;
+
 /// Regions that get a time series of their own; who names more of them is `other`.
 const REGIONS: usize = 64;
 
@@ -69,6 +71,7 @@ pub struct Metrics {
     pub queue_bytes: Histogram,
     pub opened: IntCounter,
     pub closed: IntCounterVec,
+    pub by_protocol: ByProtocol,
     pub refused: IntCounterVec,
     pub handshake_seconds: Histogram,
     pub messages_in: IntCounter,
@@ -170,6 +173,7 @@ impl Metrics {
         registry.register(Box::new(buffered.clone()))?;
         Ok(Metrics {
             connections,
+            by_protocol: ByProtocol::new(registry)?,
             events,
             queue_bytes,
             buffered,

@@ -26,6 +26,8 @@ pub struct Origin {
     pub identity: Option<Box<Identity>>,
     /// The region as metrics have it.
     pub region: Arc<Region>,
+    /// The subprotocol that was agreed.
+    pub protocol: Option<Arc<str>>,
     /// When its TCP connection was accepted.
     pub started: Instant,
     /// From then to the 101, in microseconds.

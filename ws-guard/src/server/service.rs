@@ -22,10 +22,11 @@ use super::{
     access_log::AccessLog,
     admission::Admission,
     asking::Ask,
-    config::{Config, Handler, PingRates},
+    config::{Config, HandlerKind, PingRates},
     journal::Journal,
     metrics::{Metrics, Regions},
     reconnects::Reconnects,
+    record::Origin,
     shard::Shard,
     topics::{
         Topics,
@@ -49,7 +50,7 @@ pub struct Service {
     pub regions: Regions,
     pub journal: Arc<Journal>,
     pub reconnects: Reconnects,
-    /// Under [`Handler::Topic`].
+    /// Under [`HandlerKind::Topic`].
     pub topics: Option<Arc<Topics>>,
     asks: Vec<mpsc::Sender<Ask>>,
     next_id: AtomicU64,
@@ -91,6 +92,16 @@ impl Service {
     /// Bytes that all connections together hold in buffers.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
+    }
+
+    /// A connection sent pings. Those inside TLS are noted for the guard, which cannot see them;
+    /// those that came through a proxy are not: the guard would take it out on the proxy.
+    pub fn see_pings(&self, origin: &Origin, pings: u64) {
+        let Some(seen) = self.config.seen.as_ref().filter(|_| pings > 0) else { return };
+        if self.config.tls.is_some() && origin.client == origin.peer.ip() {
+            let source = self.config.prefixes.source_of(origin.client);
+            seen.note(source, u32::try_from(pings).unwrap_or(u32::MAX));
+        }
     }
 
     /// All connections together hold more than they should.
@@ -162,8 +173,8 @@ impl Server {
     ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
         let topics = match config.handler {
-            Handler::Echo => None,
-            Handler::Topic(limits) => Some(Arc::new(Topics::new(limits, registry, connect)?)),
+            HandlerKind::Echo => None,
+            HandlerKind::Topic(limits) => Some(Arc::new(Topics::new(limits, registry, connect)?)),
         };
         metrics.ping_interval.set(config.heartbeat.ping_interval.as_secs_f64());
         let ping_rates = config.ping_rates;

@@ -23,11 +23,12 @@ use super::{
     asking::Ask,
     cause::Cause,
     connection::Connection,
-    handshake::{self, Done, Refusal},
+    handshake::{self, Done, Refusal, Upgrade},
     identity::Identity,
     io::Io,
     journal::Happened,
     metrics::Region,
+    negotiation,
     record::{Ended, Origin, Totals},
     service::Service,
     stall::Level,
@@ -45,6 +46,15 @@ struct Admitted {
     ticket: Ticket,
     client: IpAddr,
     identity: Identity,
+}
+
+/// Where a request comes from.
+struct Arrival {
+    peer: SocketAddr,
+    /// The peer, or the client that a trusted proxy names in the PROXY protocol.
+    proxied: SocketAddr,
+    /// Whose certificate the client showed.
+    certificate: Option<Box<str>>,
 }
 
 /// What the connections of one thread share.
@@ -180,8 +190,9 @@ impl Shard {
         let known = identity != Identity::default();
         let identity = known.then(|| Box::new(identity));
         let id = self.service.next_id();
+        let protocol = done.upgrade.protocol.as_ref().map(|choice| choice.protocol.clone());
         let handshake_us = started.elapsed().as_micros().try_into().unwrap_or(u32::MAX);
-        let origin = Origin { id, peer, client, identity, region, started, handshake_us };
+        let origin = Origin { id, peer, client, identity, region, protocol, started, handshake_us };
         self.opened(&origin);
         tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
@@ -202,18 +213,20 @@ impl Shard {
                 Io::Tls(Box::new(accepted.map_err(|_| Refusal::Tls)?))
             }
         };
-        handshake::accept(io, config, |request| self.let_in(request, peer, proxied)).await
+        let certificate = io.certificate_name();
+        let from = Arrival { peer, proxied, certificate };
+        handshake::accept(io, config, |request, upgrade| self.let_in(request, upgrade, &from)).await
     }
 
     fn let_in(
         &self,
         request: &Request<Incoming>,
-        peer: SocketAddr,
-        proxied: SocketAddr,
+        upgrade: &mut Upgrade,
+        from: &Arrival,
     ) -> Result<Admitted, Refusal> {
         let service = &self.service;
         let proxies = &service.config.proxies;
-        let client = proxies.client(request.headers(), proxied.ip());
+        let client = proxies.client(request.headers(), from.proxied.ip());
         if service.reconnects.comes_back(client, Instant::now()) {
             self.came_back.set(self.came_back.get() + 1);
             service.metrics.reconnects.inc();
@@ -227,7 +240,9 @@ impl Shard {
         if self.level.get() >= Level::Refuse {
             return Err(Refusal::Stalled);
         }
-        let identity = service.config.access.check(request, proxies.trust(peer.ip()))?;
+        let trusted = proxies.trust(from.peer.ip());
+        let identity =
+            service.config.access.check(request, trusted, from.certificate.as_deref())?;
         let user = identity.user_id.as_deref();
         let ticket = service.admission.admit(client, user, &service.config);
         let ticket = ticket.map_err(|full| match full {
@@ -235,6 +250,12 @@ impl Shard {
             Full::Source => Refusal::SourceFull,
             Full::User => Refusal::UserFull,
         })?;
+        let wishes = negotiation::Client {
+            user,
+            tls: service.config.tls.is_some(),
+            certified: from.certificate.is_some(),
+        };
+        upgrade.negotiate(request.headers(), &service.config.negotiation.table(), &wishes);
         Ok(Admitted { ticket, client, identity })
     }
 
@@ -285,6 +306,7 @@ impl Shard {
         let metrics = &self.service.metrics;
         metrics.opened.inc();
         origin.region.open.inc();
+        metrics.by_protocol.opened(origin);
         metrics.handshake_seconds.observe(took.as_secs_f64());
         self.service.journal.record(origin.id, Happened::Opened(took));
         if let Some(spans) = &self.service.config.spans {
@@ -306,6 +328,7 @@ impl Shard {
             spans.closed(origin, self.ping_interval(), ended);
         }
         metrics.closed.with_label_values(&[ended.cause.name()]).inc();
+        metrics.by_protocol.closed(origin, ended.cause);
         if let Cause::Protocol(error) = ended.cause {
             metrics.protocol_errors.with_label_values(&[error.name()]).inc();
         }
@@ -332,6 +355,8 @@ impl Shard {
             client: (origin.client != origin.peer.ip()).then_some(origin.client),
             user_id: identity.and_then(|identity| identity.user_id.as_deref()),
             region: identity.and_then(|identity| identity.region.as_deref()),
+            certificate: identity.and_then(|identity| identity.certificate.as_deref()),
+            protocol_version: Some(origin.protocol.as_deref().unwrap_or(negotiation::NONE)),
             handshake_duration_ms: Some(f64::from(origin.handshake_us) / 1e3),
             ping_interval_ms: Some(self.ping_interval().as_millis() as u64),
             ..line(event, origin.peer)
@@ -355,6 +380,8 @@ fn line<'a>(event: What, peer: SocketAddr) -> Line<'a> {
         client: None,
         user_id: None,
         region: None,
+        certificate: None,
+        protocol_version: None,
         handshake_duration_ms: None,
         ping_interval_ms: None,
         closed: None,

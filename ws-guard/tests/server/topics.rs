@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use ws_guard::server::{
-    Handler,
+    HandlerKind,
     topics::{
         TopicLimits,
         bus::{Bus, BusError, Publication},
@@ -24,8 +24,8 @@ use super::{
     stage::{Client, PATIENCE, Stage, connect_from, wait_for},
 };
 
-fn limits(messages: usize, when_full: WhenFull) -> Handler {
-    Handler::Topic(TopicLimits {
+fn limits(messages: usize, when_full: WhenFull) -> HandlerKind {
+    HandlerKind::Topic(TopicLimits {
         mailbox: Bounds { messages, bytes: 1 << 20, when_full },
         topics: 2,
     })

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::server::{
-    Handler,
+    HandlerKind,
     topics::{
         TopicLimits,
         mailbox::{Bounds, WhenFull},
@@ -41,10 +41,10 @@ pub struct HandlerFlags {
 }
 
 impl HandlerFlags {
-    pub fn handler(&self) -> Handler {
+    pub fn handler(&self) -> HandlerKind {
         match self.handler {
-            HandlerName::Echo => Handler::Echo,
-            HandlerName::Topic => Handler::Topic(TopicLimits {
+            HandlerName::Echo => HandlerKind::Echo,
+            HandlerName::Topic => HandlerKind::Topic(TopicLimits {
                 topics: self.max_topics,
                 mailbox: Bounds {
                     messages: self.queue_messages,

@@ -1,6 +1,6 @@
 //! One connection as a subscriber.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Waker};
 
 use bytes::Bytes;
 
@@ -10,8 +10,9 @@ use super::{
     protocol::{self, Problem, Request, Topic, Verb},
 };
 use crate::server::{
+    handler::{Handler, Overflow, Replies},
     journal::Happened,
-    protocol::{Kind, Message},
+    protocol::{Chunk, Kind, Message},
 };
 
 /// What a connection has subscribed to, and what waits for it.
@@ -29,16 +30,8 @@ impl Subscriber {
         Subscriber { id, shared, mailbox, topics: Vec::new() }
     }
 
-    pub fn mailbox(&self) -> &Mailbox {
-        &self.mailbox
-    }
-
-    pub fn topics(&self) -> &[Arc<str>] {
-        &self.topics
-    }
-
     /// Do what a message asks for; the answer to it, and what happened.
-    pub fn request(&mut self, message: &Message) -> (Bytes, Option<Happened>) {
+    fn request(&mut self, message: &Message) -> (Bytes, Option<Happened>) {
         let text = Some(&message.payload).filter(|_| message.kind == Kind::Text);
         let request = text.map_or_else(
             || {
@@ -117,22 +110,48 @@ impl Subscriber {
     fn leave(&self, topic: &Arc<str>) {
         self.shared.exchange.leave(topic, self.id, &*self.shared.bus);
     }
-
-    /// What to send next; `Err` when the connection is to be closed.
-    pub fn next(&self) -> Result<Option<(Message, Option<Happened>)>, Overflow> {
-        let (payload, happened) = match self.mailbox.next() {
-            None => return Ok(None),
-            Some(Next::Overflow) => return Err(Overflow),
-            Some(Next::Missed(count)) => (protocol::missed(count), Some(Happened::Dropped(count))),
-            Some(Next::Text(text)) => (text, None),
-        };
-        Ok(Some((Message { kind: Kind::Text, payload }, happened)))
-    }
 }
 
-/// More has waited than may, and that is what ends a connection.
-#[derive(Debug)]
-pub struct Overflow;
+impl Handler for Subscriber {
+    fn message(&mut self, message: Message, replies: &mut Replies<'_>) {
+        let (payload, happened) = self.request(&message);
+        replies.happened = happened;
+        replies.message(Message { kind: Kind::Text, payload });
+    }
+
+    /// Requests come whole.
+    fn chunk(&mut self, _chunk: Chunk, _replies: &mut Replies<'_>) {}
+
+    fn streams(&self) -> bool {
+        false
+    }
+
+    fn register(&self, waker: &Waker) {
+        self.mailbox.register(waker);
+    }
+
+    fn deliver(&mut self, replies: &mut Replies<'_>) -> Result<bool, Overflow> {
+        let payload = match self.mailbox.next() {
+            None => return Ok(false),
+            Some(Next::Overflow) => return Err(Overflow),
+            Some(Next::Missed(count)) => {
+                replies.happened = Some(Happened::Dropped(count));
+                protocol::missed(count)
+            }
+            Some(Next::Text(text)) => text,
+        };
+        replies.message(Message { kind: Kind::Text, payload });
+        Ok(true)
+    }
+
+    fn waiting(&self) -> usize {
+        self.mailbox.waiting()
+    }
+
+    fn topics(&self) -> Vec<String> {
+        self.topics.iter().map(|topic| topic.to_string()).collect()
+    }
+}
 
 impl Drop for Subscriber {
     fn drop(&mut self) {

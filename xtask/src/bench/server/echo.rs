@@ -1,184 +1,133 @@
-//! Messages a second, and the CPU time of a million of them.
+//! Echoes: messages a second, and what they cost the server.
+
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use comfy_table::{CellAlignment, Table, presets};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use ws_guard_testkit::usage::Usage;
 
 use super::{
-    super::table::median,
-    processes::{Kind, Server, load},
+    Args,
+    peers::{Programs, Who},
 };
+use crate::bench::median;
 
-/// Sizes of messages in bytes, and how much of the best a server has to reach with each.
-const SIZES: [(u32, f64); 3] = [(16, 1.0), (1024, 1.3), (64 * 1024, 1.0)];
-/// Messages of a connection that are under way.
-const WINDOWS: [u32; 2] = [1, 16];
+/// Payload in bytes, and how many messages are on their way on a connection.
+const CASES: [(usize, usize); 6] =
+    [(16, 1), (16, 16), (1024, 1), (1024, 16), (64 * 1024, 1), (64 * 1024, 16)];
 
-/// How to measure.
-pub struct Load {
-    pub time: Duration,
-    pub connections: u32,
-    pub rounds: u32,
+/// What the best of the others is to be beaten by.
+fn limit(payload: usize) -> f64 {
+    if payload == 1024 { 1.3 } else { 1.0 }
 }
 
-/// A server under one load.
+/// A server in a case.
 #[derive(Debug, Serialize)]
 pub struct Figures {
-    server: Kind,
-    bytes: u32,
-    window: u32,
+    pub payload: usize,
+    pub window: usize,
+    pub who: Who,
     /// Medians over the rounds.
-    messages_per_second: f64,
-    cpu_seconds_per_million: f64,
+    pub messages_per_second: f64,
+    pub cpu_seconds_per_million: f64,
+    /// For ws-guard, medians over the rounds: times the messages a second of the best other, and the
+    /// CPU time of the most frugal other over its own.
+    pub speed: Option<f64>,
+    pub economy: Option<f64>,
+    pub limit: Option<f64>,
     rounds: Vec<Sample>,
-    /// Of ws-guard: messages per CPU second beside those of the best other, and what that has to be.
-    ratio: Option<f64>,
-    goal: Option<f64>,
 }
 
-/// One round.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Sample {
+struct Sample {
     messages_per_second: f64,
     cpu_seconds_per_million: f64,
 }
 
-/// What the load says.
+/// What the load generator prints.
 #[derive(Deserialize)]
-struct Said {
+struct Load {
     messages: u64,
     seconds: f64,
 }
 
-/// Measure every server with every load. In a round all servers take their turn at a load, because a
-/// busy machine is slower in one minute than in the next.
-pub fn measure(load: &Load, kinds: &[Kind]) -> Result<Vec<Figures>> {
-    let mut all = Vec::new();
-    for (bytes, goal) in SIZES {
-        for window in WINDOWS {
-            let mut samples = vec![Vec::new(); kinds.len()];
-            for round in 1..=load.rounds {
-                eprintln!("  {bytes} bytes, window {window}, round {round} of {}", load.rounds);
-                for (kind, samples) in kinds.iter().zip(&mut samples) {
-                    samples.push(sample(*kind, bytes, window, load)?);
-                }
+pub fn measure(programs: &Programs, args: &Args) -> Result<Vec<Figures>> {
+    let mut samples = [const { [const { Vec::new() }; Who::SERVERS.len()] }; CASES.len()];
+    for round in 1..=args.rounds {
+        eprintln!("  echo, round {round} of {}", args.rounds);
+        for ((payload, window), samples) in CASES.into_iter().zip(&mut samples) {
+            for (who, samples) in Who::SERVERS.into_iter().zip(samples) {
+                let sample = sample(programs, args, who, payload, window)
+                    .with_context(|| format!("{}, {payload} bytes, window {window}", who.name()))?;
+                samples.push(sample);
             }
-            all.extend(compare(kinds, samples, bytes, window, goal));
         }
     }
-    Ok(all)
+    let cases = CASES.into_iter().zip(samples);
+    Ok(cases.flat_map(|((payload, window), samples)| case(payload, window, samples)).collect())
 }
 
-fn sample(kind: Kind, bytes: u32, window: u32, with: &Load) -> Result<Sample> {
-    let server = Server::start(kind)?;
-    let mut arguments = vec!["echo".to_owned(), server.address.to_string()];
-    arguments.extend([bytes, window, with.connections].map(|number| number.to_string()));
-    arguments.push(with.time.as_secs_f64().to_string());
-    let load = load(&arguments)?;
-    let patience = Duration::from_secs(20) + with.time * 2;
-    let failed = || format!("{} with messages of {bytes} bytes", kind.name());
-    load.wait_for(patience, |line| (line == "measuring").then_some(())).with_context(failed)?;
+fn sample(
+    programs: &Programs,
+    args: &Args,
+    who: Who,
+    payload: usize,
+    window: usize,
+) -> Result<Sample> {
+    let server = programs.serve(who, false, &[])?;
+    let numbers = [
+        server.port.to_string(),
+        payload.to_string(),
+        window.to_string(),
+        args.connections.to_string(),
+        args.seconds.to_string(),
+    ];
+    let [port, payload, window, connections, seconds] = numbers.each_ref().map(String::as_str);
+    let load = programs.load(&[
+        "echo",
+        port,
+        "--payload",
+        payload,
+        "--window",
+        window,
+        "--connections",
+        connections,
+        "--seconds",
+        seconds,
+    ])?;
+    let patience = Duration::from_secs_f64(args.seconds) + Duration::from_secs(10);
+    load.wait_for(patience, |line| (line == "started").then_some(()))?;
     let before = Usage::of(server.process.pid())?.cpu;
-    let said: Said =
-        load.wait_for(patience, |line| serde_json::from_str(line).ok()).with_context(failed)?;
-    let cpu = Usage::of(server.process.pid())?.cpu.saturating_sub(before);
-    ensure!(said.messages > 0, "{}: nothing came back", failed());
+    let done: Load = load.wait_for(patience, |line| serde_json::from_str(line).ok())?;
+    let cpu = Usage::of(server.process.pid())?.cpu - before;
     Ok(Sample {
-        messages_per_second: said.messages as f64 / said.seconds,
-        cpu_seconds_per_million: cpu.as_secs_f64() * 1e6 / said.messages as f64,
+        messages_per_second: done.messages as f64 / done.seconds,
+        cpu_seconds_per_million: cpu.as_secs_f64() / done.messages as f64 * 1e6,
     })
 }
 
-fn compare(
-    kinds: &[Kind],
-    samples: Vec<Vec<Sample>>,
-    bytes: u32,
-    window: u32,
-    goal: f64,
-) -> Vec<Figures> {
-    let mut figures: Vec<Figures> = kinds
-        .iter()
-        .zip(samples)
-        .map(|(kind, rounds)| Figures {
-            server: *kind,
-            bytes,
-            window,
-            messages_per_second: median(rounds.iter().map(|round| round.messages_per_second)),
-            cpu_seconds_per_million: median(
-                rounds.iter().map(|round| round.cpu_seconds_per_million),
-            ),
-            rounds,
-            ratio: None,
-            goal: None,
-        })
-        .collect();
-    let others = figures.iter().filter(|figures| figures.server != Kind::WsGuard);
-    let best = others.map(|figures| figures.cpu_seconds_per_million).min_by(f64::total_cmp);
-    for ours in figures.iter_mut().filter(|figures| figures.server == Kind::WsGuard) {
-        ours.ratio = best.map(|best| best / ours.cpu_seconds_per_million);
-        ours.goal = Some(goal);
-    }
-    figures
-}
-
-/// A table, a line a server and load.
-pub fn render(results: &[Figures]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "BYTES",
-        "WINDOW",
-        "SERVER",
-        "MESSAGES/S",
-        "CPU S/MILLION",
-        "BY BEST OTHER",
-        "GOAL",
-    ]);
-    for figures in results {
-        let ratio = figures.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        let goal = figures.goal.zip(figures.ratio).map_or(String::new(), |(goal, ratio)| {
-            format!("{goal:.1}{}", if ratio < goal { ", short of it" } else { "" })
-        });
-        table.add_row([
-            figures.bytes.to_string(),
-            figures.window.to_string(),
-            figures.server.name().to_owned(),
-            format!("{:.0}", figures.messages_per_second),
-            format!("{:.2}", figures.cpu_seconds_per_million),
-            ratio,
-            goal,
-        ]);
-    }
-    for number in [0, 1, 3, 4, 5] {
-        if let Some(column) = table.column_mut(number) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample(cpu_seconds_per_million: f64) -> Sample {
-        Sample { messages_per_second: 1.0, cpu_seconds_per_million }
-    }
-
-    #[test]
-    fn ours_is_compared_with_the_best_of_the_others() {
-        let samples = vec![
-            vec![sample(3.0), sample(2.0), sample(9.0)],
-            vec![sample(8.0); 3],
-            vec![sample(6.0); 3],
-        ];
-        let figures = compare(&Kind::ALL[..3], samples, 1024, 16, 1.3);
-        assert_eq!((figures[0].ratio, figures[1].ratio), (Some(2.0), None));
-        assert!(!render(&figures).contains("short of it"));
-        let samples = vec![vec![sample(6.0)], vec![sample(6.0)]];
-        let figures = compare(&Kind::ALL[..2], samples, 1024, 16, 1.3);
-        assert!(render(&figures).contains("1.00  1.3, short of it"), "{}", render(&figures));
-    }
+/// The figures of one case, ws-guard first.
+fn case(payload: usize, window: usize, samples: [Vec<Sample>; Who::SERVERS.len()]) -> Vec<Figures> {
+    let [ours, others @ ..] = &samples;
+    let against = |round: usize, best: fn(f64, f64) -> f64, value: fn(&Sample) -> f64| {
+        others.iter().map(|samples| value(&samples[round])).reduce(best).unwrap_or(f64::NAN)
+    };
+    let speed = median(ours.iter().enumerate().map(|(round, sample)| {
+        sample.messages_per_second / against(round, f64::max, |s| s.messages_per_second)
+    }));
+    let economy = median(ours.iter().enumerate().map(|(round, sample)| {
+        against(round, f64::min, |s| s.cpu_seconds_per_million) / sample.cpu_seconds_per_million
+    }));
+    let figures = |(who, rounds): (Who, &Vec<Sample>)| Figures {
+        payload,
+        window,
+        who,
+        messages_per_second: median(rounds.iter().map(|sample| sample.messages_per_second)),
+        cpu_seconds_per_million: median(rounds.iter().map(|s| s.cpu_seconds_per_million)),
+        speed: (who == Who::WsGuard).then_some(speed),
+        economy: (who == Who::WsGuard).then_some(economy),
+        limit: (who == Who::WsGuard).then_some(limit(payload)),
+        rounds: rounds.clone(),
+    };
+    Who::SERVERS.into_iter().zip(&samples).map(figures).collect()
 }

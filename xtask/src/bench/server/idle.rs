@@ -1,175 +1,185 @@
-//! Anonymous memory of idle connections, and the CPU time of their heartbeats.
-use std::{fmt, thread::sleep, time::Duration};
+//! Idle connections: memory of each, and what heartbeats cost.
 
-use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use std::{fmt, thread, time::Duration};
+
+use anyhow::{Context, Result};
 use serde::Serialize;
-use ws_guard_testkit::usage::Usage;
+use serde_json::Value;
+use ws_guard_testkit::{process::Process, usage::Usage};
 
-use super::processes::{Certificate, Kind, Server, load};
+use super::peers::{Programs, Serving, Who, text};
 
-/// How long so many connections may take.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// From the last connection to the measurement.
-const SETTLE: Duration = Duration::from_secs(1);
-/// Connections that have come and gone before, so that what stays is there.
-const FIRST: u32 = 50;
-/// Connections with TLS, and those that are asked for heartbeats.
-const SOME: u32 = 5000;
+/// A process may have 20,000 descriptors.
+const COUNTS: [usize; 3] = [5_000, 10_000, 15_000];
+/// Fills buffers and pools that stay, before anything is measured.
+const FIRST: usize = 50;
+const KIB: f64 = 1024.0;
+/// Making 15,000 connections with TLS takes its time.
+const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What so many connections take.
-#[derive(Debug, Serialize)]
-pub struct Figures {
-    server: &'static str,
-    kind: &'static str,
-    connections: u32,
-    bytes_each: u64,
-    /// KiB, with what a bare TLS connection takes left out.
-    goal_kib: Option<f64>,
-    over_bare_tls: Option<i64>,
+/// What the connections have been through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Plain,
+    /// After an echo of a kilobyte.
+    Used,
+    /// After the same, with permessage-deflate agreed.
+    Deflate,
+    Tls,
 }
 
-pub fn measure() -> Result<Vec<Figures>> {
-    let mut results = Vec::new();
-    let ours = || Server::ours(&[]);
-    for (kind, goal_kib) in [("plain", 2.0), ("used", 3.0), ("deflate", 4.0)] {
-        for connections in [SOME, 10_000, 15_000] {
-            let bytes_each = each(ours()?, kind, connections, None)?;
-            let (server, goal_kib) = ("ws-guard", Some(goal_kib));
-            results.push(Figures {
-                server,
-                kind,
-                connections,
-                bytes_each,
-                goal_kib,
-                over_bare_tls: None,
-            });
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Plain => "plain",
+            Kind::Used => "after use",
+            Kind::Deflate => "deflate, after use",
+            Kind::Tls => "TLS",
         }
     }
-    for other in Kind::ALL.into_iter().filter(|kind| *kind != Kind::WsGuard) {
-        let bytes_each = each(Server::start(other)?, "plain", SOME, None)?;
-        results.push(Figures {
-            server: other.name(),
-            kind: "plain",
-            connections: SOME,
-            bytes_each,
-            goal_kib: None,
-            over_bare_tls: None,
-        });
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Kind::Plain | Kind::Tls => &[],
+            Kind::Used => &["--used", "1024"],
+            Kind::Deflate => &["--used", "1024", "--deflate"],
+        }
     }
-    results.extend(tls()?);
-    Ok(results)
+
+    /// KiB a connection; for TLS on top of what rustls takes.
+    fn limit(self) -> f64 {
+        match self {
+            Kind::Plain => 2.0,
+            Kind::Used | Kind::Tls => 3.0,
+            Kind::Deflate => 4.0,
+        }
+    }
 }
 
-/// The companion server with TLS, beside TLS and nothing over it.
-fn tls() -> Result<[Figures; 2]> {
-    let certificate = Certificate::make()?;
-    let path = |path: &std::path::Path| path.display().to_string();
-    let (chain, key) = (path(&certificate.chain), path(&certificate.key));
-    let bare = each(Server::bare_tls(&certificate)?, "bare-tls", SOME, Some(&chain))?;
-    let ours = Server::ours(&["--tls-certificate", &chain, "--tls-key", &key])?;
-    let ours = each(ours, "tls", SOME, Some(&chain))?;
-    let figures = |server, bytes_each, over_bare_tls, goal_kib| Figures {
-        server,
-        kind: "TLS",
-        connections: SOME,
-        bytes_each,
-        goal_kib,
-        over_bare_tls,
+/// Anonymous resident memory of so many connections.
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    pub who: Who,
+    pub kind: Kind,
+    pub connections: usize,
+    pub kib_each: f64,
+    /// For ws-guard. With TLS the memory of bare rustls connections is on top.
+    pub limit: Option<f64>,
+}
+
+pub fn memory(programs: &Programs) -> Result<Vec<Figures>> {
+    let mut all = Vec::new();
+    let most = COUNTS[COUNTS.len() - 1];
+    for kind in [Kind::Plain, Kind::Used, Kind::Deflate] {
+        for count in COUNTS {
+            all.push(one(programs, Who::WsGuard, kind, count, Some(kind.limit()))?);
+        }
+    }
+    for who in Who::SERVERS.into_iter().skip(1) {
+        for kind in [Kind::Plain, Kind::Used] {
+            all.push(one(programs, who, kind, most, None)?);
+        }
+    }
+    for count in COUNTS {
+        let bare = one(programs, Who::Rustls, Kind::Tls, count, None)?;
+        let limit = bare.kib_each + Kind::Tls.limit();
+        all.push(bare);
+        all.push(one(programs, Who::WsGuard, Kind::Tls, count, Some(limit))?);
+    }
+    Ok(all)
+}
+
+fn one(
+    programs: &Programs,
+    who: Who,
+    kind: Kind,
+    connections: usize,
+    limit: Option<f64>,
+) -> Result<Figures> {
+    eprintln!("  {}, {}: {connections} connections", who.name(), kind.name());
+    let server = programs.serve(who, kind == Kind::Tls, &[])?;
+    let before = {
+        let _first = hold(programs, &server, who, kind, FIRST)?;
+        thread::sleep(Duration::from_millis(300));
+        anonymous(&server)?
     };
-    Ok([
-        figures("rustls alone", bare, None, None),
-        figures("ws-guard", ours, Some(ours as i64 - bare as i64), Some(3.0)),
-    ])
+    let _held = hold(programs, &server, who, kind, connections)?;
+    thread::sleep(Duration::from_millis(500));
+    let grown = anonymous(&server)?.saturating_sub(before);
+    Ok(Figures { who, kind, connections, kib_each: grown as f64 / connections as f64 / KIB, limit })
 }
 
-/// Bytes that each of so many connections takes.
-fn each(server: Server, kind: &str, count: u32, certificate: Option<&str>) -> Result<u64> {
-    eprintln!("  {count} idle connections, {kind}");
-    let open = |count: u32| {
-        let mut arguments = vec!["idle".to_owned(), server.address.to_string()];
-        arguments.extend([count.to_string(), kind.to_owned()]);
-        arguments.extend(certificate.map(str::to_owned));
-        let load = load(&arguments)?;
-        load.wait_for(PATIENCE, |line| (line == "ready").then_some(()))?;
-        sleep(SETTLE);
-        anyhow::Ok(load)
-    };
-    drop(open(FIRST)?);
-    sleep(SETTLE);
-    let before = Usage::of(server.process.pid())?.anonymous;
-    let _load = open(count)?;
-    let after = Usage::of(server.process.pid())?.anonymous;
-    Ok(after.saturating_sub(before) / u64::from(count))
+fn anonymous(server: &Serving) -> Result<u64> {
+    Ok(Usage::of(server.process.pid())?.anonymous)
 }
 
-/// CPU time of the heartbeats of idle connections.
+/// Connections that are held until the process is dropped.
+fn hold(
+    programs: &Programs,
+    server: &Serving,
+    who: Who,
+    kind: Kind,
+    connections: usize,
+) -> Result<Process> {
+    let (port, connections) = (server.port.to_string(), connections.to_string());
+    let mut args = vec!["idle", &port, "--connections", &connections];
+    args.extend(kind.flags());
+    if kind == Kind::Tls {
+        args.extend(["--ca", text(&programs.certificate.cert)]);
+    }
+    if who == Who::Rustls {
+        args.push("--bare");
+    }
+    let load = programs.load(&args)?;
+    load.wait_for(PATIENCE, |line| (line == "ready").then_some(()))
+        .with_context(|| format!("{}, {}", who.name(), kind.name()))?;
+    Ok(load)
+}
+
+/// What pinging idle connections costs.
 #[derive(Debug, Serialize)]
 pub struct Heartbeats {
-    connections: u32,
-    interval_seconds: u32,
-    seconds: f64,
-    /// User and system time.
+    connections: usize,
+    ping_interval_seconds: u64,
+    seconds: u64,
+    pings: u64,
     cpu_seconds: f64,
-}
-
-/// Idle connections that answer their pings, for one interval: each is pinged about once.
-pub fn heartbeats() -> Result<Heartbeats> {
-    const INTERVAL: u32 = 25;
-    eprintln!("  heartbeats of {SOME} connections");
-    let server = Server::ours(&[])?;
-    let arguments = ["idle", &server.address.to_string(), &SOME.to_string(), "plain"];
-    let load = load(&arguments.map(str::to_owned))?;
-    load.wait_for(PATIENCE, |line| (line == "ready").then_some(()))?;
-    // From here on everybody's first ping has gone out.
-    sleep(Duration::from_secs(INTERVAL.into()));
-    let before = Usage::of(server.process.pid())?.cpu;
-    let time = Duration::from_secs(INTERVAL.into());
-    sleep(time);
-    let cpu = Usage::of(server.process.pid())?.cpu.saturating_sub(before);
-    Ok(Heartbeats {
-        connections: SOME,
-        interval_seconds: INTERVAL,
-        seconds: time.as_secs_f64(),
-        cpu_seconds: cpu.as_secs_f64(),
-    })
 }
 
 impl fmt::Display for Heartbeats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = self.cpu_seconds / self.pings as f64 * 1e6;
+        let share = self.cpu_seconds / self.seconds as f64 * 100.0;
         write!(
             f,
-            "heartbeats of {} connections, every {} s: {:.2} s of CPU time in {:.0} s",
-            self.connections, self.interval_seconds, self.cpu_seconds, self.seconds
+            "heartbeats: {} connections pinged every {} s: {} pings in {} s, {share:.1} % of a CPU, \
+             {each:.1} us a ping and its pong",
+            self.connections, self.ping_interval_seconds, self.pings, self.seconds
         )
     }
 }
 
-/// A table, a line a server and kind of connection.
-pub fn render(results: &[Figures]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["CONNECTIONS", "KIND", "SERVER", "KIB EACH", "GOAL"]);
-    for figures in results {
-        let kib = figures.bytes_each as f64 / 1024.0;
-        let judged = figures.over_bare_tls.map_or(kib, |bytes| bytes as f64 / 1024.0);
-        let goal = figures.goal_kib.map_or(String::new(), |goal| {
-            let over = if judged > goal { ", over it" } else { "" };
-            let above = if figures.over_bare_tls.is_some() { " above rustls alone" } else { "" };
-            format!("{goal:.0}{above}{over}")
-        });
-        table.add_row([
-            figures.connections.to_string(),
-            figures.kind.to_owned(),
-            figures.server.to_owned(),
-            format!("{kib:.2}"),
-            goal,
-        ]);
-    }
-    for number in [0, 3] {
-        if let Some(column) = table.column_mut(number) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.to_string()
+/// Ping the largest crowd often, and see what it takes.
+pub fn heartbeats(programs: &Programs) -> Result<Heartbeats> {
+    const INTERVAL: u64 = 5;
+    const SECONDS: u64 = 30;
+    let connections = COUNTS[COUNTS.len() - 1];
+    eprintln!("  heartbeats of {connections} connections, {SECONDS} s");
+    let server = programs.serve(Who::WsGuard, false, &["--ping-interval", "5s"])?;
+    let mut held = hold(programs, &server, Who::WsGuard, Kind::Plain, connections)?;
+    let before = Usage::of(server.process.pid())?.cpu;
+    thread::sleep(Duration::from_secs(SECONDS));
+    let cpu = Usage::of(server.process.pid())?.cpu - before;
+    held.terminate()?;
+    let pings = held.wait_for(Duration::from_secs(5), |line| {
+        serde_json::from_str::<Value>(line).ok()?["pings"].as_u64()
+    })?;
+    Ok(Heartbeats {
+        connections,
+        ping_interval_seconds: INTERVAL,
+        seconds: SECONDS,
+        pings,
+        cpu_seconds: cpu.as_secs_f64(),
+    })
 }

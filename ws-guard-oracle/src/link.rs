@@ -1,0 +1,223 @@
+//! An honest TCP sender and a network that mangles, with the guard before the receiver.
+//!
+//! ```text
+//! sender ──▶ network ──▶ guard ──▶ receiver
+//!    ▲     loses, repeats,    throws away what
+//!    │     reorders           it does not like
+//!    └───── acknowledgements, through the guard
+//! ```
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use ws_guard_common::replay::{Reason, Verdict};
+
+use crate::{
+    cases::one_in,
+    guard::Guard,
+    receiver::{Overlap, Receiver},
+};
+
+/// How a sender cuts what it sends again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resend {
+    /// In the segments that it sent first.
+    Same,
+    /// Several of them put together, never less than one.
+    Longer,
+    /// In any way: shorter path MTU, segments that came merged the first time.
+    Any,
+}
+
+/// How bad the path is: one in so many segments, 0 for never.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    pub lost_before: u32,
+    pub lost_behind: u32,
+    pub repeated: u32,
+    pub reordered: u32,
+    pub resend: Resend,
+    /// An acknowledgement after every so many segments at most.
+    pub ack_every: u32,
+    /// Nothing happens for a second, instead of one in so many acknowledgements.
+    pub rests: u32,
+    /// Longest segment, in bytes of payload.
+    pub longest: usize,
+}
+
+impl Path {
+    /// Bad luck of each kind, or none of it.
+    pub fn any(rng: &mut Rng) -> Path {
+        let mut once_in = |n: u32| if one_in(rng, 3) { 0 } else { rng.u32(2..n) };
+        Path {
+            lost_before: once_in(20),
+            lost_behind: once_in(20),
+            repeated: once_in(10),
+            reordered: once_in(10),
+            ack_every: once_in(6),
+            rests: once_in(20),
+            resend: [Resend::Same, Resend::Longer, Resend::Any][rng.usize(..3)],
+            longest: 0xFFFF,
+        }
+    }
+}
+
+/// One connection from sender to receiver.
+#[derive(Clone, Debug)]
+pub struct Link {
+    pub receiver: Receiver,
+    /// Segments that the guard dropped, by reason.
+    pub dropped: BTreeMap<Reason, u64>,
+    base: u32,
+    pub stream: Vec<u8>,
+    /// Ends of the segments that the sender made first, ascending.
+    borders: Vec<usize>,
+    pub path: Path,
+    /// Sent for the first time up to here.
+    sent: usize,
+    /// The sender knows that the receiver has everything up to here.
+    known: usize,
+    /// On the way to the guard: from and to.
+    flying: Vec<(usize, usize)>,
+}
+
+impl Link {
+    /// A sender of `stream`, from sequence number `base` on, in segments that end at `borders`.
+    pub fn new(base: u32, stream: Vec<u8>, borders: Vec<usize>, path: Path) -> Link {
+        Link {
+            receiver: Receiver::new(base, Overlap::Linux),
+            dropped: BTreeMap::new(),
+            base,
+            stream,
+            borders,
+            path,
+            sent: 0,
+            known: 0,
+            flying: Vec::new(),
+        }
+    }
+
+    /// Steps until the path becomes calm: enough to send everything several times.
+    pub fn steps(&self) -> usize {
+        self.borders.len() * 8
+    }
+
+    /// Run until everything has arrived, and return whether it has. When a calm path takes the
+    /// stream no further, it never will.
+    pub fn run(&mut self, rng: &mut Rng, guard: &mut impl Guard) -> bool {
+        for _ in 0..self.steps() {
+            self.step(rng, guard);
+        }
+        self.finish(rng, guard)
+    }
+
+    /// Nothing is lost any more: does everything arrive now?
+    pub fn finish(&mut self, rng: &mut Rng, guard: &mut impl Guard) -> bool {
+        self.flying.clear();
+        let mut idle = 0;
+        while self.receiver.stream.len() < self.stream.len() && idle < 50 {
+            let before = self.receiver.stream.len();
+            self.calm_round(rng, guard);
+            idle = if self.receiver.stream.len() > before { 0 } else { idle + 1 };
+        }
+        self.receiver.stream.len() == self.stream.len()
+    }
+
+    /// Something happens: the sender sends, a segment arrives, the receiver acknowledges.
+    pub fn step(&mut self, rng: &mut Rng, guard: &mut impl Guard) {
+        match rng.u8(..8) {
+            0..=2 if self.flying.len() < 24 => self.send_next(),
+            3 if self.sent > self.known => {
+                let again = self.resent(rng);
+                self.flying.push(again);
+            }
+            4 if self.path.rests > 0 && one_in(rng, self.path.rests) => {
+                self.acknowledge(true, guard);
+                guard.rest();
+            }
+            4 if one_in(rng, self.path.ack_every.max(1)) => {
+                self.acknowledge(!one_in(rng, 4), guard)
+            }
+            _ if !self.flying.is_empty() => {
+                let reordered = self.path.reordered > 0 && one_in(rng, self.path.reordered);
+                let index = if reordered { rng.usize(..self.flying.len()) } else { 0 };
+                let repeated = self.path.repeated > 0 && one_in(rng, self.path.repeated);
+                let (from, to) =
+                    if repeated { self.flying[index] } else { self.flying.remove(index) };
+                if self.path.lost_before == 0 || !one_in(rng, self.path.lost_before) {
+                    let taken = self.path.lost_behind == 0 || !one_in(rng, self.path.lost_behind);
+                    self.arrive(from, to, taken, guard);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn send_next(&mut self) {
+        let next = self.borders.partition_point(|border| *border <= self.sent);
+        if let Some(end) = self.borders.get(next) {
+            self.flying.push((self.sent, *end));
+            self.sent = *end;
+        }
+    }
+
+    /// A part of what is not yet acknowledged: from the acknowledged byte on, or from where a
+    /// segment began.
+    fn resent(&self, rng: &mut Rng) -> (usize, usize) {
+        let first = self.borders.partition_point(|border| *border <= self.known);
+        let last = self.borders.partition_point(|border| *border < self.sent);
+        let index = if one_in(rng, 2) { first } else { rng.usize(first..=last) };
+        let from = if index == first { self.known } else { self.borders[index - 1] };
+        let to = match self.path.resend {
+            Resend::Same => self.borders[index],
+            Resend::Longer => {
+                let within = |border: &usize| *border <= from + self.path.longest;
+                let fit = self.borders.partition_point(within);
+                self.borders[rng.usize(index..=last.min(fit.max(index + 1) - 1))]
+            }
+            Resend::Any => rng.usize(from + 1..=self.sent),
+        };
+        (from, to.min(from + self.path.longest))
+    }
+
+    /// A segment comes to the guard, and, if it passes, to a receiver that takes it or not.
+    fn arrive(&mut self, from: usize, to: usize, taken: bool, guard: &mut impl Guard) {
+        let seq = self.base.wrapping_add(from as u32);
+        let mut payload = self.stream[from..to].to_vec();
+        match guard.client(seq, &mut payload, taken) {
+            Verdict::Pass if taken => self.receiver.take(seq, &payload),
+            Verdict::Pass => {}
+            Verdict::Drop(reason) => *self.dropped.entry(reason).or_default() += 1,
+        }
+    }
+
+    /// The receiver acknowledges; the guard sees it, the sender perhaps.
+    fn acknowledge(&mut self, arrives: bool, guard: &mut impl Guard) {
+        guard.acknowledge(self.receiver.ack());
+        if arrives {
+            self.known = self.receiver.stream.len();
+            self.sent = self.sent.max(self.known);
+        }
+    }
+
+    /// The sender sends all that it must, nothing is lost any more.
+    fn calm_round(&mut self, rng: &mut Rng, guard: &mut impl Guard) {
+        self.acknowledge(true, guard);
+        let mut from = self.known;
+        while from < self.stream.len() {
+            let index = self.borders.partition_point(|border| *border <= from);
+            let to = match self.path.resend {
+                _ if from >= self.sent => self.borders[index],
+                Resend::Any => rng.usize(from + 1..=self.sent),
+                _ => self.borders[index],
+            };
+            let to = to.min(from + self.path.longest);
+            self.arrive(from, to, true, guard);
+            self.sent = self.sent.max(to);
+            if one_in(rng, 2) {
+                self.acknowledge(true, guard);
+            }
+            from = to.max(self.known);
+        }
+    }
+}
