@@ -303,6 +303,9 @@ impl Flow {
             self.flags &= !HOLE;
         }
         self.forget(ack);
+        if self.state == state::CLOSED {
+            return Acknowledged::Fine;
+        }
         if self.flags & FIN_SEEN != 0 && ack == self.fin.wrapping_add(1) {
             self.state = state::CLOSED;
             return Acknowledged::Closed;

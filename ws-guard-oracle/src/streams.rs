@@ -100,8 +100,8 @@ pub fn stream(rng: &mut Rng, from_client: bool, frames: usize) -> Vec<u8> {
     bytes
 }
 
-/// Where the segments of a stream end, ascending, its end included.
-pub fn borders(rng: &mut Rng, length: usize) -> Vec<usize> {
+/// Where the segments of a stream end, ascending, its end included; none has more than `most` bytes.
+pub fn borders(rng: &mut Rng, length: usize, most: usize) -> Vec<usize> {
     let longest = match rng.u8(..6) {
         0 if length < 4000 => 1,
         1 if length < 20_000 => 12,
@@ -109,6 +109,7 @@ pub fn borders(rng: &mut Rng, length: usize) -> Vec<usize> {
         3 => 1448,
         _ => rng.usize(2..3000),
     };
+    let longest = longest.min(most);
     let mut borders = Vec::new();
     let mut at = 0;
     while at < length {
