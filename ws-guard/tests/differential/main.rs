@@ -5,7 +5,7 @@ mod budget;
 mod connection;
 mod kernel;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use batch::Tally;
 use kernel::Kernel;
@@ -14,6 +14,8 @@ use ws_guard_testkit::skip_reason;
 
 /// Streams of an ordinary run.
 const STREAMS: u64 = 1_000;
+/// How often a long run says how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
 
 #[test]
 fn programs_tracker_and_oracle_agree() {
@@ -23,7 +25,12 @@ fn programs_tracker_and_oracle_agree() {
     }
     let mut kernel = Kernel::load().unwrap_or_else(|error| panic!("{error:#}"));
     let (mut tally, start) = (Tally::default(), Instant::now());
+    let mut told = start;
     batches(STREAMS, |rng| {
+        if told.elapsed() > PROGRESS {
+            told = Instant::now();
+            println!("{} streams in {:.0?}", tally.streams, start.elapsed());
+        }
         let played = batch::play(rng, &mut kernel, &mut tally);
         played.unwrap_or_else(|error| panic!("{error:#}"))
     });

@@ -80,7 +80,7 @@ fn endings() -> Vec<Case> {
             .with(|packet| packet.flags = RST)
             .server(25, [])
             .wait(Duration::from_millis(1100))
-            .client_at(0, [&[0x82, 0xFE, 0xFF, 0xFF][..], &[0; 22]].concat())
+            .client_at(0, [&[0x82, 0xFE, 0xFF, 0xFF][..], &[0; 21]].concat())
             .client(pings(31))
             .defused(&[180])
             .leaves(state::OPEN)
