@@ -7,7 +7,7 @@ use ws_guard_common::replay::Verdict;
 use crate::{
     cases::one_in,
     frames::{Side, frames},
-    guard::Guard,
+    guard::Watched,
     receiver::{Overlap, Receiver},
     streams::frame,
 };
@@ -78,7 +78,7 @@ impl Liar {
     }
 
     /// It sends a segment, or what the receiver says comes through.
-    pub fn step(&mut self, rng: &mut Rng, guard: &mut impl Guard) {
+    pub fn step(&mut self, rng: &mut Rng, guard: &mut impl Watched) {
         let stream = &self.streams[rng.usize(..self.streams.len())];
         // Mostly where something interesting lies: a segment's border, the cursor, the high mark.
         let flow = guard.flow();

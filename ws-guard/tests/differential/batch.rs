@@ -13,7 +13,7 @@ use ws_guard_common::{
 use ws_guard_oracle::{
     cases::one_in,
     frames::{self, Side},
-    guard::Guard,
+    guard::{Guard, Watched},
     liar::Liar,
     link::{Link, Path, Resend},
     receiver::Overlap,
@@ -112,7 +112,9 @@ impl Guard for Both<'_> {
         let result = self.connection.rest(self.kernel);
         self.note(result);
     }
+}
 
+impl Watched for Both<'_> {
     fn flow(&self) -> &Flow {
         &self.connection.host.flow
     }
