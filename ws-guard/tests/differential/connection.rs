@@ -230,7 +230,7 @@ impl Connection {
             0 => (next, self.answers.len().min(next + rng.usize(1..200))),
             1 if next > 0 => {
                 let from = rng.usize(..next);
-                (from, rng.usize(from..=next))
+                (from, rng.usize(from..=next.min(from + Hook::Tc.longest())))
             }
             _ => (next, next),
         };
