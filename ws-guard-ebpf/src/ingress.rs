@@ -151,9 +151,14 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
 fn reopens(scene: &Scene, flow: &mut Flow) -> bool {
     let end = scene.segment.seq.wrapping_add(scene.segment.len);
     let mut goes_on = false;
-    locked(flow, |flow| goes_on = flow.reopen(end));
+    let mut lost = false;
+    locked(flow, |flow| {
+        goes_on = flow.reopen(end);
+        lost = goes_on & (flow.state == flow::state::UNSYNCED);
+    });
     if goes_on {
         report::count(Counter::FlowsReopened);
+        report::add(Counter::FlowsUnsynced, lost as u64);
     }
     goes_on
 }

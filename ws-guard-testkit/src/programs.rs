@@ -173,6 +173,11 @@ impl Programs {
         }
     }
 
+    /// Write an entry of a hash table.
+    pub fn put<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) -> Result<()> {
+        self.table::<K, V>(map)?.insert(key, value, 0).with_context(|| format!("writing {map}"))
+    }
+
     fn empty<K: Pod, V: Pod>(&mut self, map: &str) -> Result<()> {
         let mut table = self.table::<K, V>(map)?;
         let keys = table.keys().collect::<Result<Vec<K>, _>>()?;
