@@ -87,10 +87,9 @@ impl Watched {
             println!("{table}: at most {most} of {capacity}");
             ensure!(most <= capacity, "{most} {table}, {capacity} may be");
         }
-        ensure!(
-            time / 3 < WARM || last <= first + GROWTH,
-            "memory grew from {first} to {last} bytes"
-        );
+        let (before, last) = (quarters[2], quarters[3]);
+        let flat = time / 2 < WARM || last <= before + GROWTH;
+        ensure!(flat, "memory grew from {before} to {last} bytes");
         let cpus = std::thread::available_parallelism()?.get() as u64;
         let lines = KERNEL_EVENTS * cpus * (time.as_secs() + 1);
         ensure!((self.lines as u64) < lines, "{} lines in {time:?}", self.lines);
