@@ -18,6 +18,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    borders::{self, BORDER},
     debug, floods,
     handshake::{self, Request},
     joining,
@@ -253,6 +254,9 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             // Only this side writes these two, and they only say how far things got.
             flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
             flow.last_ns = scene.now;
+            if flow.is_ahead(segment.seq) {
+                borders::keep(flow, segment.seq, &flow.client);
+            }
             return Verdict::Pass;
         }
         Action::Walk if scene.limits_classes() => Outcome::Rewound,
@@ -266,8 +270,12 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             }
             Outcome::Rewound
         }
-        Action::Rewalk => {
-            walk::from_checkpoint(plan.checkpoint);
+        Action::Rewalk | Action::NoCheckpoint => {
+            let at_border = plan.action as u8 == Action::NoCheckpoint as u8;
+            if at_border && borders::find(flow.generation, segment.seq).is_none() {
+                return scene.drop(Counter::DroppedNoCheckpoint);
+            }
+            walk::from_checkpoint(if at_border { BORDER } else { plan.checkpoint });
             again(scene, flow, &packet)
         }
         Action::Gap => {
@@ -275,7 +283,6 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             note(scene, flow, Noted::Gap);
             return scene.drop(Counter::DroppedGap);
         }
-        Action::NoCheckpoint => return scene.drop(Counter::DroppedNoCheckpoint),
         Action::Search => joining::search(scene, flow, packet()),
     };
     // Not called from where the outcome came about: two of these on top of each other are too much
@@ -389,7 +396,11 @@ pub fn throttled(scene: &Scene) -> bool {
 /// Let the flow take over a walk of new bytes.
 #[inline(never)]
 fn commit(scene: &Scene, flow: &mut Flow) -> bool {
-    take_over(scene, flow, |_, _| true, Flow::commit)
+    let committed = take_over(scene, flow, |_, _| true, Flow::commit);
+    if let (true, Some(state)) = (committed, walk::resume()) {
+        borders::keep(flow, scene.segment.seq, &state.start);
+    }
+    committed
 }
 
 /// Let the flow take over a walk from a checkpoint.
@@ -401,10 +412,12 @@ fn recommit(scene: &Scene, flow: &mut Flow) -> bool {
         scene,
         flow,
         // An acknowledgement on another CPU may have moved the checkpoints up.
-        |flow, state| flow.starts_at(checkpoint, &state.from),
+        |flow, state| checkpoint == BORDER || flow.starts_at(checkpoint, &state.from),
         |flow, known, walk, passed| {
             flow.let_through(walk.base(), walk.len());
-            flow.rewalked(checkpoint, known, walk, passed);
+            if checkpoint != BORDER {
+                flow.rewalked(checkpoint, known, walk, passed);
+            }
         },
     )
 }
@@ -550,7 +563,8 @@ fn look<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
     let Some(state) = walk::state() else {
         return false;
     };
-    let Some(from) = flow.checkpoint(state.checkpoint as u8) else {
+    let border = || borders::find(flow.generation, scene.segment.seq).copied();
+    let Some(from) = flow.checkpoint(state.checkpoint as u8).or_else(border) else {
         return false;
     };
     state.start = flow.client;
@@ -572,7 +586,15 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
     };
     let (checkpoint, from) = (state.checkpoint as u8, state.from);
     let settled = scene.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
-    let old_budget = match flow.rewalk_budget(checkpoint, &state.walk, settled) {
+    let judged = match checkpoint {
+        BORDER => Rewalk::Refuse,
+        checkpoint => flow.rewalk_budget(checkpoint, &state.walk, settled),
+    };
+    let old_budget = match judged {
+        Rewalk::Refuse if borders::joins(flow, &state.walk.tracker) => {
+            state.checkpoint = BORDER.into();
+            if scene.enforces() { 0 } else { Walk::UNLIMITED }
+        }
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
         Rewalk::New if rewind(flow, &state.start, checkpoint, &from) => return Outcome::Rewound,
         Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),
