@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use super::access::AccessFlags;
+use super::{access::AccessFlags, handler::HandlerFlags};
 use crate::{
     config::server::ServerSection,
     server::{
@@ -99,6 +99,8 @@ pub struct ServerFlags {
     #[arg(long, value_name = "FILE", env = "WS_GUARD_NOISE_KEY")]
     noise_key: Option<PathBuf>,
     #[command(flatten)]
+    handler: HandlerFlags,
+    #[command(flatten)]
     access: AccessFlags,
 }
 
@@ -120,12 +122,18 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 impl ServerFlags {
+    /// Whether they ask for something that only a server can do.
+    pub fn want_a_server(&self) -> bool {
+        self.tls_certificate.is_some() || self.noise_key.is_some() || self.access.restricts()
+    }
+
     /// Set what the flags and the section of the file say.
     pub fn apply(&self, config: &mut Config, section: &ServerSection) -> anyhow::Result<()> {
         config.shards = self.shards.map_or(config.shards, usize::from);
         config.max_connections = self.max_connections;
         config.max_connections_per_source = self.max_connections_per_source;
         config.max_connections_per_user = self.max_connections_per_user;
+        config.handler = self.handler.handler();
         config.access = self.access.access()?;
         config.proxies = self.access.proxies();
         config.tls = self.tls()?.map(Arc::new);
