@@ -29,7 +29,7 @@ use crate::{
     maps::SpinLock,
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
-    tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Tracker, Walk},
+    tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
     window::{Rate, RateWindow},
 };
 
@@ -229,6 +229,32 @@ impl Flow {
         self.last_ns = now_ns;
     }
 
+    /// A flow that the server's ServerHello opened, at its acknowledgement number: records are followed,
+    /// the client's alone. `client` is where its stream stands as far as it was followed; otherwise see
+    /// [`Flow::open`], with [`REQUEST_UNSEEN`] where it was not.
+    #[inline(always)]
+    pub fn open_records(
+        &mut self,
+        client: Tracker,
+        acked: u32,
+        server_next: u32,
+        flags: u8,
+        now_ns: u64,
+    ) {
+        self.open(acked, server_next, flags, now_ns);
+        let mark = self.client.mark;
+        self.client = client;
+        self.client.mark = mark;
+        self.client.flags = FROM_CLIENT | RECORDS;
+        self.server.flags = RECORDS;
+    }
+
+    /// Records are followed, not frames.
+    #[inline(always)]
+    pub const fn in_records(&self) -> bool {
+        self.client.in_records()
+    }
+
     /// An acknowledgement in a segment of the client is one that the server accepts (RFC 5961, 5.2):
     /// somebody who does not see the connection has to guess it beside the sequence number, or the
     /// server throws the segment away.
@@ -309,11 +335,13 @@ impl Flow {
             self.flags &= !HOLE;
         }
         self.forget(ack);
+        let closed = self.state == state::CLOSED;
         if self.flags & FIN_SEEN != 0 && ack == self.fin.wrapping_add(1) {
             self.state = state::CLOSED;
-            return Acknowledged::Closed;
+            return if closed { Acknowledged::Fine } else { Acknowledged::Closed };
         }
-        if self.state == state::OPEN && after(ack, self.client.resume()) {
+        // A closed flow that the server goes on with was not closed.
+        if self.state != state::UNSYNCED && after(ack, self.client.resume()) {
             self.lose_step();
             return Acknowledged::Unsynced;
         }
@@ -334,7 +362,7 @@ impl Flow {
     /// A search for frames in the segment of `len` payload bytes at `seq`, while unsynced.
     #[inline(always)]
     pub fn search(&self, seq: u32, len: u32) -> Search {
-        Search::new(self.candidate, seq, len)
+        Search::new(self.candidate, seq, len).of_records(self.in_records())
     }
 
     /// A search came to its end. `true` when frames were found: the flow is open again, and the
@@ -363,9 +391,11 @@ impl Flow {
     }
 
     /// Where frames begin was concluded from their looks: it may be wrong, and it may be a trick.
+    ///
+    /// So are records always: a peer ends the connection at a header that is none.
     #[inline(always)]
     pub const fn is_uncertain(&self) -> bool {
-        self.flags & (JOINED | REQUEST_UNSEEN) != 0
+        self.flags & (JOINED | REQUEST_UNSEEN) != 0 || self.in_records()
     }
 
     /// The server has sent more pongs than it was sent pings: pings that nobody saw, so many more
@@ -412,13 +442,17 @@ impl Flow {
     }
 
     /// New data, up to `end`, of a client that was thought to be gone: it is followed as before, or a
-    /// RST or FIN that only the guard believed would be a free pass. `false` when it is old.
+    /// RST or FIN that only the guard believed would be a free pass; out of step where it was so before.
+    /// `false` when it is old.
     #[inline(always)]
     pub fn reopen(&mut self, end: u32) -> bool {
         let goes_on = after(end, self.acked);
         if goes_on {
             self.state = state::OPEN;
             self.flags &= !FIN_SEEN;
+            if after(self.acked, self.client.resume()) {
+                self.lose_step();
+            }
         }
         goes_on
     }

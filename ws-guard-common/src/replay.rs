@@ -7,6 +7,7 @@
 use crate::{
     flow::{self, Action, Flow, Plan, Rewalk},
     frame::{Header, PING_TO_PONG, Violation, Violations},
+    record::Record,
     tracker::{Segment, Step, Tracker, Walk},
 };
 
@@ -80,6 +81,17 @@ pub struct Replay {
     pub by_kind: [u64; Violation::COUNT],
     /// The client's headers since the caller last took them, each once.
     pub headers: Vec<SeenHeader>,
+    /// The same of TLS records.
+    pub records: Vec<SeenRecord>,
+}
+
+/// A record header that came whole, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenRecord {
+    /// Sequence number of its first byte.
+    pub seq: u32,
+    pub record: Record,
+    pub violations: Violations,
 }
 
 impl Replay {
@@ -88,7 +100,20 @@ impl Replay {
     pub fn open(client_next: u32, server_next: u32, flags: u8, mode: Mode) -> Replay {
         let mut flow = Flow { generation: client_next ^ server_next, ..Flow::default() };
         flow.open(client_next, server_next, flags, 0);
-        Replay { flow, mode, settled: false, by_kind: [0; Violation::COUNT], headers: Vec::new() }
+        Replay::of(flow, mode)
+    }
+
+    /// The same inside TLS: the client's records start at `client_next`.
+    pub fn open_records(client_next: u32, server_next: u32, mode: Mode) -> Replay {
+        let mut flow = Flow { generation: client_next ^ server_next, ..Flow::default() };
+        let client = Tracker::new(client_next, 0);
+        flow.open_records(client, client_next, server_next, 0, 0);
+        Replay::of(flow, mode)
+    }
+
+    fn of(flow: Flow, mode: Mode) -> Replay {
+        let by_kind = [0; Violation::COUNT];
+        Replay { flow, mode, settled: false, by_kind, headers: Vec::new(), records: Vec::new() }
     }
 
     /// A segment of the client. Pings over the budget are rewritten in `payload`, unless the
@@ -102,9 +127,9 @@ impl Replay {
             Action::Gap => {
                 self.flow.gaps += 1;
                 self.flow.flags |= flow::GAP;
-                self.unless_observing(Reason::Gap, seq, payload)
+                self.unless_observing(Reason::Gap)
             }
-            Action::NoCheckpoint => self.unless_observing(Reason::NoCheckpoint, seq, payload),
+            Action::NoCheckpoint => self.unless_observing(Reason::NoCheckpoint),
             Action::Search => self.search(seq, payload, budget),
         }
     }
@@ -119,9 +144,10 @@ impl Replay {
         Verdict::Pass
     }
 
-    fn unless_observing(&mut self, reason: Reason, seq: u32, payload: &[u8]) -> Verdict {
+    /// A segment that cannot be judged: who observes passes it, and has seen nothing of it.
+    fn unless_observing(&self, reason: Reason) -> Verdict {
         match self.mode {
-            Mode::Observe => self.let_through(seq, payload),
+            Mode::Observe => Verdict::Pass,
             Mode::Guard => Verdict::Drop(reason),
         }
     }
@@ -153,16 +179,16 @@ impl Replay {
     ) -> Verdict {
         let known = self.flow.client;
         let Some(start) = self.flow.checkpoint(plan.checkpoint) else {
-            return self.unless_observing(Reason::NoCheckpoint, seq, payload);
+            return self.unless_observing(Reason::NoCheckpoint);
         };
         let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
-        let mut segment = Payload { bytes: payload, rewrite: false, headers: None };
+        let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
         if dry.run(&mut segment) != Step::Done {
             return Verdict::Drop(Reason::Unreadable);
         }
         if !dry.agrees(&segment, &known) {
-            return self.unless_observing(Reason::Changed, seq, payload);
+            return self.unless_observing(Reason::Changed);
         }
         match self.flow.rewalk_budget(plan.checkpoint, &dry, self.settled) {
             Rewalk::Same(passed) => {
@@ -178,7 +204,7 @@ impl Replay {
                 self.flow.rewind(plan.checkpoint);
                 self.walk(start, seq, payload, budget)
             }
-            Rewalk::Refuse => self.unless_observing(Reason::Changed, seq, payload),
+            Rewalk::Refuse => self.unless_observing(Reason::Changed),
         }
     }
 
@@ -190,8 +216,9 @@ impl Replay {
         budget: &mut impl Budget,
     ) -> Option<u32> {
         let rewrite = self.mode == Mode::Guard;
-        let first = self.headers.len();
-        let mut segment = Payload { bytes: payload, rewrite, headers: Some(&mut self.headers) };
+        let (headers, records) = (self.headers.len(), self.records.len());
+        let seen = Some((&mut self.headers, &mut self.records));
+        let mut segment = Payload { bytes: payload, rewrite, seen };
         loop {
             match walk.run(&mut segment) {
                 Step::Ask => walk.budget = budget.room(),
@@ -200,7 +227,9 @@ impl Replay {
                 Step::Unreadable => return None,
             }
         }
-        for kind in self.headers[first..].iter().flat_map(|seen| seen.violations.iter()) {
+        let new = self.headers[headers..].iter().map(|seen| seen.violations);
+        let new = new.chain(self.records[records..].iter().map(|seen| seen.violations));
+        for kind in new.flat_map(|violations| violations.iter().collect::<Vec<_>>()) {
             self.by_kind[kind as usize] += 1;
         }
         let passed = if rewrite { walk.pings.min(walk.budget) } else { walk.pings };
@@ -213,11 +242,11 @@ impl Replay {
     /// Step is lost: see whether frames begin in this segment, and walk it from there.
     fn search(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let mut search = self.flow.search(seq, payload.len() as u32);
-        search.run(&Payload { bytes: payload, rewrite: false, headers: None });
+        search.run(&Payload { bytes: payload, rewrite: false, seen: None });
         if self.flow.searched(&search) {
             return self.walk(self.flow.client, seq, payload, budget);
         }
-        self.let_through(seq, payload)
+        Verdict::Pass
     }
 }
 
@@ -225,7 +254,8 @@ impl Replay {
 struct Payload<'a> {
     bytes: &'a mut [u8],
     rewrite: bool,
-    headers: Option<&'a mut Vec<SeenHeader>>,
+    /// Where to note headers.
+    seen: Option<(&'a mut Vec<SeenHeader>, &'a mut Vec<SeenRecord>)>,
 }
 
 impl Payload<'_> {
@@ -254,8 +284,14 @@ impl Segment for Payload<'_> {
     }
 
     fn header(&mut self, seq: u32, header: Header, violations: Violations) {
-        if let Some(headers) = &mut self.headers {
+        if let Some((headers, _)) = &mut self.seen {
             headers.push(SeenHeader { seq, header, violations });
+        }
+    }
+
+    fn record(&mut self, seq: u32, record: Record, violations: Violations) {
+        if let Some((_, records)) = &mut self.seen {
+            records.push(SeenRecord { seq, record, violations });
         }
     }
 }

@@ -146,6 +146,12 @@ impl Guard {
         })
     }
 
+    /// Its control socket.
+    #[allow(dead_code, reason = "the adversary shares this file and has no use for it")]
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
     /// What the daemon has logged.
     pub fn log(&self) -> String {
         self.daemon().lines().join("\n")

@@ -7,6 +7,7 @@ mod loss;
 mod patch;
 mod rows;
 mod run;
+mod server;
 mod table;
 
 use std::fs;
@@ -29,6 +30,8 @@ enum What {
     Latency(latency::Args),
     /// Measure what the guard costs clients on paths that lose and reorder packets
     Loss(loss::Args),
+    /// Let the companion server and servers on other libraries echo, and hold idle connections
+    Server(server::Args),
 }
 
 pub fn main(args: Args) -> Result<()> {
@@ -36,6 +39,7 @@ pub fn main(args: Args) -> Result<()> {
         What::Kernel(args) => kernel::main(args),
         What::Latency(args) => latency::main(args),
         What::Loss(args) => loss::main(args),
+        What::Server(args) => server::main(args),
     }
 }
 
