@@ -15,6 +15,7 @@
 
 use crate::{
     flow::{Action, Flow, Plan, REWOUND},
+    maps::Border,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
 };
@@ -260,11 +261,19 @@ impl Flow {
         self.flags |= REWOUND;
     }
 
-    /// Segments are so many that not each has a checkpoint: where the next one begins is to be kept
-    /// elsewhere.
+    /// Segments are so many that not each has a checkpoint: where the one at `seq` begins is to be
+    /// kept elsewhere.
     #[inline(always)]
-    pub const fn is_crowded(&self) -> bool {
-        self.kept >= CHECKPOINTS as u8 && self.broken == 0
+    pub fn is_crowded(&self, seq: u32) -> bool {
+        self.kept >= CHECKPOINTS as u8 && self.broken == 0 && !before(seq, self.acked)
+    }
+
+    /// The name of a border at `seq`, which the server has yet to acknowledge: another one each time
+    /// that the stream comes around to the same number.
+    #[inline(always)]
+    pub const fn border(&self, seq: u32) -> Border {
+        let lap = self.laps.wrapping_add((seq < self.acked) as u8) as u32;
+        Border { generation: self.generation ^ lap << 24, seq }
     }
 
     /// A segment at `seq` comes behind all that have checkpoints: with no header in it, the stream

@@ -126,7 +126,9 @@ pub struct Flow {
     /// Other bytes took the place of some, or frames were missed: borders from before are worth
     /// nothing any more.
     pub broken: u8,
-    pub _pad: [u8; 2],
+    /// How often the acknowledgements went once around the sequence space.
+    pub laps: u8,
+    pub _pad: u8,
     /// While unsynced: where the next header may be.
     pub candidate: Candidate,
     /// Pings that only their pongs told of.
@@ -327,6 +329,7 @@ impl Flow {
         if !after(ack, self.acked) {
             return Acknowledged::Fine;
         }
+        self.laps = self.laps.wrapping_add((ack < self.acked) as u8);
         self.acked = ack;
         if !before(ack, self.hole) {
             self.flags &= !HOLE;

@@ -416,7 +416,7 @@ pub const BORDERS: u32 = 16_384;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Border {
-    /// [`crate::flow::Flow::generation`], which nobody can guess.
+    /// Made of [`crate::flow::Flow::generation`], which nobody can guess.
     pub generation: u32,
     /// Sequence number of its first byte.
     pub seq: u32,

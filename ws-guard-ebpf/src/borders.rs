@@ -6,7 +6,7 @@
 //! nobody knows any more: all are defused.
 
 use aya_ebpf::bindings::BPF_ANY;
-use ws_guard_common::{flow::Flow, maps::Border, tracker::Tracker};
+use ws_guard_common::{flow::Flow, tracker::Tracker};
 
 use crate::maps::BORDERS;
 
@@ -16,28 +16,28 @@ pub const BORDER: u8 = u8::MAX;
 /// A segment passes that begins at `seq`, where the flow's stream stood at `start`.
 #[inline(always)]
 pub fn keep(flow: &Flow, seq: u32, start: &Tracker) {
-    if flow.is_crowded() {
-        insert(flow.generation, seq, start);
+    if flow.is_crowded(seq) {
+        insert(flow, seq, start);
     }
 }
 
 /// It stood there from `seq` to where the next header begins, and is looked for at both.
 #[cold]
 #[inline(never)]
-fn insert(generation: u32, seq: u32, start: &Tracker) {
-    let _ = BORDERS.insert(&Border { generation, seq }, start, BPF_ANY.into());
+fn insert(flow: &Flow, seq: u32, start: &Tracker) {
+    let _ = BORDERS.insert(&flow.border(seq), start, BPF_ANY.into());
     let next = start.resume();
     if next != seq {
-        let _ = BORDERS.insert(&Border { generation, seq: next }, start, BPF_ANY.into());
+        let _ = BORDERS.insert(&flow.border(next), start, BPF_ANY.into());
     }
 }
 
 /// Where the stream stood at `seq`.
 #[inline(never)]
-pub fn find(generation: u32, seq: u32) -> Option<&'static Tracker> {
+pub fn find(flow: &Flow, seq: u32) -> Option<&'static Tracker> {
     // SAFETY: an LRU entry may be used again for another border meanwhile; then its mark is another
     // one, and no walk from it or to it is believed.
-    BORDERS.get_ptr_mut(&Border { generation, seq }).map(|tracker| unsafe { &*tracker })
+    BORDERS.get_ptr_mut(&flow.border(seq)).map(|tracker| unsafe { &*tracker })
 }
 
 /// A walk came to `tracker` by the same way as the first one.
@@ -46,6 +46,6 @@ pub fn joins(flow: &Flow, tracker: &Tracker) -> bool {
     if !flow.has_true_borders() {
         return false;
     }
-    let known = find(flow.generation, tracker.resume());
+    let known = find(flow, tracker.resume());
     *tracker == flow.client || known.is_some_and(|known| known == tracker)
 }

@@ -222,7 +222,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
         }
         Action::Rewalk | Action::NoCheckpoint => {
             let at_border = plan.action as u8 == Action::NoCheckpoint as u8;
-            if at_border && borders::find(flow.generation, segment.seq).is_none() {
+            if at_border && borders::find(flow, segment.seq).is_none() {
                 return scene.drop(Counter::DroppedNoCheckpoint);
             }
             walk::from_checkpoint(if at_border { BORDER } else { plan.checkpoint });

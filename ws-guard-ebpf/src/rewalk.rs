@@ -36,7 +36,7 @@ fn look<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
     let Some(state) = walk::state() else {
         return false;
     };
-    let border = || borders::find(flow.generation, scene.segment.seq).copied();
+    let border = || borders::find(flow, scene.segment.seq).copied();
     let Some(from) = flow.checkpoint(state.checkpoint as u8).or_else(border) else {
         return false;
     };

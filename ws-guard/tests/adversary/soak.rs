@@ -114,9 +114,10 @@ fn soak(time: Duration) -> Result<()> {
                 Err(error) => wrong.push(format!("{error:#}")),
             }
         }
-        let watched = joined(watching)?;
+        let watched = joined(watching).and_then(|watched| watched.judge(time));
+        wrong.extend(watched.err().map(|error| format!("{error:#}")));
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-        watched.judge(time)
+        Ok(())
     })?;
     stage.finish()
 }
