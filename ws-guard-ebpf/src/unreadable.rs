@@ -4,13 +4,13 @@
 //! segment, so a flood would go by uncounted in them. They are dropped where they are for a
 //! protected port, or where nobody can tell what they are for; the operator may let them pass.
 
-use ws_guard_common::maps::{Counter, Policy, UNREADABLE_PASSES, action};
+use ws_guard_common::maps::{Counter, Policy, UNREADABLE_PASSES};
 
 use crate::{
-    ingress::Verdict,
     maps,
     packet::{self, Parsed},
     report,
+    scene::Verdict,
 };
 
 /// What becomes of a packet that is not a TCP segment.
@@ -31,7 +31,7 @@ pub fn verdict(parsed: Parsed) -> Verdict {
     let Some(policy) = policy else {
         return Verdict::Pass;
     };
-    if policy.action == action::OBSERVE || policy.flags & UNREADABLE_PASSES != 0 {
+    if policy.action < policy.least_action() || policy.flags & UNREADABLE_PASSES != 0 {
         return Verdict::Pass;
     }
     report::count(reason);

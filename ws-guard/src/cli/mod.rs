@@ -3,6 +3,7 @@
 mod allow;
 mod backend;
 mod completions;
+mod connections;
 mod doctor;
 mod events;
 mod exit;
@@ -22,6 +23,8 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 const SOCKET: &str = "/run/ws-guard/control.sock";
+/// What `serve` listens on, unless it is told another.
+const SERVE_SOCKET: &str = "/run/ws-guard/serve.sock";
 const PIN_DIR: &str = "/sys/fs/bpf/ws-guard";
 
 const EXAMPLES: &str = "\
@@ -63,6 +66,9 @@ pub struct Global {
     /// Directory in a BPF file system where programs and maps are pinned; no dots in its name
     #[arg(long, global = true, value_name = "DIR", env = "WS_GUARD_PIN_DIR", default_value = PIN_DIR)]
     pin_dir: PathBuf,
+    /// The socket was named, and is not just the default.
+    #[arg(skip)]
+    control_socket_named: bool,
     /// The pin directory was named, and is not just the default.
     #[arg(skip)]
     pin_dir_named: bool,
@@ -71,7 +77,7 @@ pub struct Global {
 #[derive(Subcommand)]
 enum Command {
     /// Load, attach and protect until SIGTERM; protection stays when it ends
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Serve WebSocket connections, without guarding an interface
     Serve(Box<serve::Serve>),
     /// Show interfaces, policy, packets and tables
@@ -82,6 +88,10 @@ enum Command {
     Sources(sources::Sources),
     /// List WebSocket connections
     Flows(output::Listing),
+    /// List the companion server's connections
+    Connections(connections::Connections),
+    /// Show one of them, and what happened to it
+    Connection(connections::Connection),
     /// Show or change the policy of the running daemon
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -111,8 +121,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
     };
-    let source = matches.value_source("pin_dir");
-    cli.global.pin_dir_named = source.is_some_and(|source| source != ValueSource::DefaultValue);
+    let named = |name| matches.value_source(name).is_some_and(|s| s != ValueSource::DefaultValue);
+    cli.global.control_socket_named = named("control_socket");
+    cli.global.pin_dir_named = named("pin_dir");
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => exit::failure(&error),
@@ -123,7 +134,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     match cli.command {
         Command::Run(run) => run.run(&global),
-        Command::Serve(serve) => serve.run(),
+        Command::Serve(serve) => serve.run(&global),
         Command::Completions(completions) => completions.run(),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -139,6 +150,8 @@ async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Throttled(listing) => sources::throttled(&listing, global).await?,
         Command::Sources(sources) => sources.run(global).await?,
         Command::Flows(listing) => flows::run(&listing, global).await?,
+        Command::Connections(connections) => connections.run(global).await?,
+        Command::Connection(connection) => connection.run(global).await?,
         Command::Policy(policy) => policy.run(global).await?,
         Command::Throttle(throttle) => throttle.run(global).await?,
         Command::Release(release) => release.run(global).await?,

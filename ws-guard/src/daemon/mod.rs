@@ -10,7 +10,7 @@ mod releases;
 mod reload;
 pub mod state;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::{
@@ -27,11 +27,15 @@ use crate::{
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     metrics,
+    server::{self, service::Service},
+    telemetry::Telemetry,
 };
 
 /// What `run` is started with, already validated.
 pub struct RunOptions {
     pub settings: Settings,
+    /// Of the companion server, where there is to be one.
+    pub server: Option<server::Config>,
     /// To read the configuration again.
     pub inputs: Inputs,
     /// Older than `settings`.
@@ -63,18 +67,27 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let registry = metrics::registry(state.clone())?;
     let mut tasks = JoinSet::new();
     let (interfaces, changed_interfaces) = watch::channel(settings.run.interfaces.clone());
-    let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?;
+    let negotiation = options.server.as_ref().map(|config| config.negotiation.clone());
+    let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?
+        .negotiating(negotiation);
     tasks.spawn(ended("interface supervision", supervisor.run(changed_interfaces)));
     tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
-    tasks.spawn(serve_control(socket.listener()?, state.clone()));
+    let endpoint = settings.run.otlp_endpoint.as_ref();
+    let telemetry = endpoint.map(|to| Telemetry::start(to, &registry)).transpose()?;
+    let companion = options.server.map(|mut config| {
+        config.spans = telemetry.as_ref().map(Telemetry::spans);
+        Companion::start(config, &settings, &registry)
+    });
+    let companion = companion.transpose()?;
+    let server = companion.as_ref().map(Companion::service);
+    tasks.spawn(serve_control(socket.listener()?, state.clone(), server));
     if let Some(listener) = metrics_listener {
         tasks.spawn(metrics::serve(listener, registry.clone(), state.clone()));
     }
-    let companion = Companion::start(&settings, &registry)?;
     if let Some(companion) = &companion {
-        tasks.spawn(ended("companion server", companion.follow_policy(state.clone())));
+        tasks.spawn(ended("companion server", companion.follow(state.clone())));
     }
     // Before anybody is told that we are here: whoever then ends us ends us in order.
     let signals = Signals::new()?;
@@ -82,6 +95,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let ended = until_signal(signals, tasks).await;
     if let Some(companion) = companion {
         companion.stop().await;
+    }
+    if let Some(telemetry) = telemetry {
+        // Threads are joined, which blocks.
+        tokio::task::spawn_blocking(|| telemetry.stop()).await.context("exporting telemetry")?;
     }
     ended
 }
@@ -146,8 +163,12 @@ fn announce(state: &State, socket: &std::path::Path) {
     notify::notify("READY=1");
 }
 
-async fn serve_control(listener: UnixListener, state: State) -> anyhow::Result<()> {
-    Ok(axum::serve(listener, routes::router(state)).await?)
+async fn serve_control(
+    listener: UnixListener,
+    state: State,
+    server: Option<Arc<Service>>,
+) -> anyhow::Result<()> {
+    Ok(axum::serve(listener, routes::router(state, server)).await?)
 }
 
 /// A task that must not end has.

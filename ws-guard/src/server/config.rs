@@ -8,12 +8,15 @@ use super::{
     admission::CLOCK_STEP_MS,
     heartbeat::Times,
     identity::Access,
+    negotiation::Negotiation,
     protocol::{Limits, extension::DeflateOptions},
     proxies::Proxies,
+    seen::Seen,
     stall::Thresholds,
     tls::Tls,
+    topics::TopicLimits,
 };
-use crate::domain::address::Prefixes;
+use crate::{domain::address::Prefixes, telemetry::spans::Spans};
 
 /// Pings that are answered; a limit of 0 answers all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +36,16 @@ impl PingRates {
     }
 }
 
+/// What becomes of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandlerKind {
+    /// They go back to who sent them.
+    #[default]
+    Echo,
+    /// Publish and subscribe.
+    Topic(TopicLimits),
+}
+
 /// Everything a server has to be told. The defaults are those of the command line.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -49,6 +62,10 @@ pub struct Config {
     pub access: Access,
     /// With a certificate, the server speaks TLS only.
     pub tls: Option<Arc<Tls>>,
+    /// Which subprotocol who gets.
+    pub negotiation: Arc<Negotiation>,
+    /// Where pings are noted that no guard in front of the server can see: those inside TLS.
+    pub seen: Option<Arc<Seen>>,
     /// Proxies that are believed.
     pub proxies: Proxies,
     /// Connections whose handshake is not done; above that a new one is dropped unanswered.
@@ -79,6 +96,10 @@ pub struct Config {
     pub ping_rates: PingRates,
     /// What makes a source.
     pub prefixes: Prefixes,
+    /// What becomes of messages.
+    pub handler: HandlerKind,
+    /// Spans of connections go there.
+    pub spans: Option<Arc<Spans>>,
     /// permessage-deflate, unless it is switched off.
     pub deflate: Option<DeflateOptions>,
 }
@@ -96,6 +117,8 @@ impl Config {
             max_connections_per_user: 16_384,
             access: Access::default(),
             tls: None,
+            negotiation: Arc::default(),
+            seen: None,
             proxies: Proxies::default(),
             max_handshakes: 1024,
             handshake_timeout: Duration::from_secs(10),
@@ -110,6 +133,8 @@ impl Config {
             stalls: Thresholds::default(),
             ping_rates,
             prefixes: Prefixes { v4: 32, v6: 64 },
+            handler: HandlerKind::Echo,
+            spans: None,
             deflate: Some(DeflateOptions::default()),
         }
     }

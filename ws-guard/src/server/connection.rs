@@ -1,5 +1,8 @@
 //! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
 
+mod handling;
+mod view;
+
 use std::{
     future::Future,
     io,
@@ -10,23 +13,27 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use ws_guard_common::window::RateWindow;
 
 use super::{
     admission::Ticket,
     cause::Cause,
+    coding::{Coding, Opened},
+    handler::{Echo, Handler},
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
+    io::Stream,
+    journal::Happened,
     outbox::Outbox,
     pool,
     protocol::{
-        Close, Decoder, Event, Message, Role, code,
+        Chunk, Close, Decoder, Event, Message, ProtocolError, Role, code,
         deflate::{Deflater, Inflater},
     },
-    record::{Ended, Origin, Totals},
+    record::{Ended, Origin, Totals, wall},
     shard::Shard,
+    topics::subscriber::Subscriber,
 };
 
 /// Bytes that come on top of the time a frame may take, for each second.
@@ -57,7 +64,7 @@ struct FrameTime {
     bytes: u64,
 }
 
-/// A WebSocket connection that echoes.
+/// A WebSocket connection.
 pub struct Connection<I> {
     io: I,
     shard: Rc<Shard>,
@@ -67,6 +74,9 @@ pub struct Connection<I> {
     ticket: Ticket,
     decoder: Decoder,
     deflater: Option<Deflater>,
+    /// What the subprotocol does to messages.
+    coding: Option<Box<Coding>>,
+    handler: Box<dyn Handler>,
     /// Bytes of a frame that is not whole; without memory between frames.
     input: BytesMut,
     outbox: Outbox,
@@ -76,6 +86,8 @@ pub struct Connection<I> {
     phase: Phase,
     /// The gauge it is counted in.
     shown: &'static str,
+    /// What the journal was told of the heartbeat.
+    told: State,
     cause: Option<Cause>,
     close: Option<Box<Close>>,
     sent_close: Option<u16>,
@@ -83,6 +95,10 @@ pub struct Connection<I> {
     stuck_since: Option<Instant>,
     /// The frame that is being read, once it had to be waited for.
     frame: Option<FrameTime>,
+    /// Everything that had come was read, and nothing of it had to wait for the peer.
+    caught_up: bool,
+    /// When the ping came that is being answered, if it did not have to wait for the peer.
+    answering: Option<Instant>,
     /// When closing has to be over.
     close_by: Option<Instant>,
     totals: Totals,
@@ -90,7 +106,7 @@ pub struct Connection<I> {
     held: usize,
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
+impl<I: Stream> Connection<I> {
     /// A connection whose handshake is done.
     pub fn new(
         shard: Rc<Shard>,
@@ -101,11 +117,24 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         let config = &shard.service.config;
         let agreed = done.upgrade.deflate;
         let inflater = agreed.as_ref().map(Inflater::new);
-        let decoder = Decoder::new(Role::Server, config.limits, inflater);
+        let mut decoder = Decoder::new(Role::Server, config.limits, inflater);
+        let choice = done.upgrade.protocol.as_ref();
+        let handler: Box<dyn Handler> = match &shard.service.topics {
+            // Without state it takes no memory.
+            None => Box::new(Echo),
+            Some(topics) => Box::new(Subscriber::new(origin.id, topics.clone())),
+        };
+        if handler.streams() && choice.is_some_and(|choice| choice.features.streaming) {
+            decoder.stream();
+        }
+        let coding = choice.and_then(|choice| {
+            let deadline = Instant::now() + config.handshake_timeout;
+            Coding::of(choice, agreed.is_some(), config.negotiation.noise_key(), deadline)
+        });
         // Consecutive numbers times the golden ratio fall evenly.
         let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
-        let slot = shard.wheel.enter();
+        let slot = shard.wheel.enter(origin.id);
         shard.show(&origin.region, None, Some("open"));
         let input = BytesMut::from(done.leftover);
         let bytes_in = input.len() as u64;
@@ -116,17 +145,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             ticket,
             decoder,
             deflater: agreed.as_ref().map(Deflater::new),
+            coding: coding.map(Box::new),
+            handler,
             input,
             outbox: Outbox::default(),
             heartbeat,
             pings: None,
             phase: Phase::Open,
             shown: "open",
+            told: State::Idle,
             cause: None,
             close: None,
             sent_close: None,
             stuck_since: None,
             frame: None,
+            caught_up: true,
+            answering: None,
             close_by: None,
             held: 0,
             totals: Totals { bytes_in, ..Totals::default() },
@@ -136,14 +170,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Work until there is nothing to do but to wait; returns when the connection is over.
     fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
-        let before = self.totals.bytes_in;
+        let before = self.totals;
         loop {
             if self.flush(cx, now).is_err() {
                 return self.vanished();
             }
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
             if open && self.is_full() {
+                self.caught_up = false;
                 return Poll::Pending;
+            }
+            if open && self.deliver(now) {
+                if self.totals.bytes_out - before.bytes_out >= TURN {
+                    yield_turn(cx);
+                    return Poll::Pending;
+                }
+                continue;
             }
             if open && self.decode(now) {
                 continue;
@@ -155,13 +197,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                     Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
                 }
             }
-            if self.totals.bytes_in - before >= TURN {
-                // Woken once the thread has looked for other events; a plain wake would come before.
-                let _ = pin!(tokio::task::yield_now()).poll(cx);
+            if self.totals.bytes_in - before.bytes_in >= TURN {
+                self.caught_up = false;
+                yield_turn(cx);
                 return Poll::Pending;
             }
             match self.read(cx, now) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.caught_up = true;
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false) | Err(_)) => return self.vanished(),
             }
@@ -174,7 +219,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Say how much memory is held between now and the next time.
     fn account(&mut self) {
-        let now = self.input.capacity() + self.outbox.held() + self.decoder.held();
+        let now = self.input.capacity()
+            + self.outbox.held()
+            + self.decoder.held()
+            + self.handler.waiting();
         self.shard.service.hold(self.held, now);
         self.held = now;
     }
@@ -201,8 +249,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         } else {
             self.stuck_since.get_or_insert(now);
         }
+        let answering = self.answering.take();
         if !self.outbox.owes_pong() {
             self.heartbeat.pong_sent();
+            answering.inspect(|arrived| self.shard.answered_ping(arrived.elapsed()));
         }
         Ok(())
     }
@@ -257,18 +307,51 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Message(message) => self.message(message),
+            Event::Message(message) => self.message(message, now),
+            Event::Chunk(chunk) => self.chunk(chunk),
             Event::Ping(payload) => self.ping(&payload, now),
-            Event::Pong(payload) => self.heartbeat.pong(now, &payload),
+            Event::Pong(payload) => {
+                let answers = self.heartbeat.pong(now, &payload);
+                let rtt = self.heartbeat.round_trip().filter(|_| answers);
+                self.detail(|| Happened::Pong(rtt));
+            }
             Event::Close(close) => self.peer_closes(close, now),
         }
     }
 
-    fn message(&mut self, message: Message) {
-        self.totals.messages_in += 1;
+    fn message(&mut self, message: Message, now: Instant) {
+        self.detail(|| Happened::Message(message.payload.len()));
+        let number = self.totals.messages_in + 1;
+        self.tell_message(number, message.payload.len());
+        if self.phase != Phase::Open {
+            self.totals.messages_in += 1;
+            return;
+        }
+        match self.open(message) {
+            Ok(Opened::Message(message)) => {
+                self.totals.messages_in += 1;
+                self.with_handler(|handler, replies| handler.message(message, replies));
+            }
+            Ok(Opened::Answer(answer)) => self.outbox.message(answer, None),
+            Err(error) => self.end(Cause::Protocol(error), now),
+        }
+    }
+
+    fn chunk(&mut self, chunk: Chunk) {
+        if chunk.last {
+            self.totals.messages_in += 1;
+            self.tell_message(self.totals.messages_in, chunk.payload.len());
+        }
         if self.phase == Phase::Open {
-            self.totals.messages_out += 1;
-            self.outbox.message(message, self.deflater.as_mut());
+            self.with_handler(|handler, replies| handler.chunk(chunk, replies));
+        }
+    }
+
+    /// What a message means, by what the subprotocol does to messages.
+    fn open(&mut self, message: Message) -> Result<Opened, ProtocolError> {
+        match &mut self.coding {
+            None => Ok(Opened::Message(message)),
+            Some(coding) => coding.open(message, self.shard.service.config.limits.message),
         }
     }
 
@@ -277,9 +360,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.phase != Phase::Open {
             return;
         }
-        if !self.charge_ping() {
+        let charged = self.charge_ping();
+        self.detail(|| Happened::Ping(charged));
+        if !charged {
             self.totals.pings_ignored += 1;
             return self.shard.service.metrics.pings_over_limit.inc();
+        }
+        if self.caught_up && self.outbox.is_empty() {
+            let arrived = self.io.since_arrival().and_then(|ago| Instant::now().checked_sub(ago));
+            self.answering = arrived;
         }
         let service = &self.shard.service;
         self.heartbeat.owes_pong(now, &service.config.heartbeat);
@@ -325,6 +414,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.phase == Phase::Open {
             self.cause.get_or_insert(cause);
             self.send_close(cause.close_code(), cause.reason());
+            self.shard.service.journal.record(self.origin.id, Happened::Closing(cause));
             self.phase = Phase::Closing;
             self.bound_closing(now);
         }
@@ -347,9 +437,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.close_by.is_some_and(|by| by <= now) {
             return true;
         }
-        for (deadline, cause) in
-            [(self.stuck_until(), Cause::SlowReader), (self.frame_until(), Cause::SlowSender)]
-        {
+        for (deadline, cause) in [
+            (self.stuck_until(), Cause::SlowReader),
+            (self.frame_until(), Cause::SlowSender),
+            (self.keys_until(), Cause::SlowSender),
+        ] {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return self.give_up(cause, now);
             }
@@ -363,6 +455,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             Some(Action::Ping(payload)) => {
                 self.outbox.ping(payload);
                 self.shard.service.metrics.pings_sent.inc();
+                self.detail(|| Happened::PingSent);
                 false
             }
             Some(action) => self.give_up(action.into(), now),
@@ -391,10 +484,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         Some(frame.since + self.shard.service.config.frame_timeout + came)
     }
 
+    /// When keys have to be agreed, where messages are encrypted.
+    fn keys_until(&self) -> Option<Instant> {
+        self.coding.as_ref().filter(|_| self.phase == Phase::Open)?.deadline()
+    }
+
     /// Wait for the earliest of what is to come.
     fn arm(&self) {
         let heartbeat = (self.phase == Phase::Open).then(|| self.heartbeat.deadline());
-        let all = [heartbeat, self.close_by, self.stuck_until(), self.frame_until()];
+        let all =
+            [heartbeat, self.close_by, self.stuck_until(), self.frame_until(), self.keys_until()];
         if let Some(deadline) = all.into_iter().flatten().min() {
             self.shard.wheel.arm(self.slot, deadline);
         }
@@ -407,10 +506,19 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             (Phase::Open, _) => "open",
             _ => "closing",
         };
+        if self.told != self.heartbeat.state() {
+            self.told = self.heartbeat.state();
+            self.shard.service.journal.record(self.origin.id, Happened::State(self.told));
+        }
         if state != self.shown {
             self.shard.show(&self.origin.region, Some(self.shown), Some(state));
             self.shown = state;
         }
+    }
+
+    /// Tell those who follow this connection, if anybody does.
+    fn detail(&self, what: impl FnOnce() -> Happened) {
+        self.shard.service.journal.detail(self.origin.id, what);
     }
 
     fn ended(&mut self) -> Ended {
@@ -419,13 +527,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             close: self.close.take().map(|close| *close),
             sent: self.sent_close,
             totals: self.totals,
-            queued: self.outbox.waiting(),
+            queued: self.outbox.waiting() + self.handler.waiting(),
             round_trip: self.heartbeat.round_trip(),
+            last_pong: self.heartbeat.last_pong().map(|at| wall(at).0),
         }
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
+impl<I: Stream> Future for Connection<I> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -433,14 +542,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let now = Instant::now();
         let before = this.totals;
         let signals = this.shard.wheel.signals(this.slot, cx);
+        this.handler.register(cx.waker());
         let order = this.shard.service.is_stopping().then_some(Cause::Shutdown);
         if let Some(cause) = signals.order.or(order) {
             this.begin_close(cause, now);
         }
         let over = signals.abandon || signals.due && this.on_time(now);
         let over = over || this.run(cx, now).is_ready();
+        let messages = this.totals.messages_in - before.messages_in;
+        if messages > 0 {
+            this.origin.region.message.inc_by(messages);
+            this.shard.service.metrics.queue_bytes.observe(this.outbox.waiting() as f64);
+        }
         this.shard.count(&before, &this.totals);
-        if before.messages_in != this.totals.messages_in {
+        let messages = |totals: &Totals| (totals.messages_in, totals.messages_out);
+        this.shard.service.see_pings(&this.origin, this.totals.pings_in - before.pings_in);
+        if messages(&before) != messages(&this.totals) {
             this.shard.wheel.touch(this.slot, now);
         }
         if over {
@@ -451,9 +568,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         pool::return_read(&mut this.input);
         this.account();
         this.show();
+        if signals.report {
+            this.shard.reports.borrow_mut().push(this.view());
+        }
         this.arm();
         Poll::Pending
     }
+}
+
+/// Be woken once the thread has looked for other events; a plain wake would come before.
+fn yield_turn(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 impl<I> Drop for Connection<I> {

@@ -12,18 +12,34 @@ use std::{
 
 use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{runtime::Builder, sync::watch, task::LocalSet};
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, oneshot, watch},
+    task::LocalSet,
+};
 
 use super::{
     access_log::AccessLog,
     admission::Admission,
-    config::{Config, PingRates},
+    asking::Ask,
+    config::{Config, HandlerKind, PingRates},
+    journal::Journal,
     metrics::{Metrics, Regions},
+    reconnects::Reconnects,
+    record::Origin,
     shard::Shard,
+    topics::{
+        Topics,
+        bus::{Bus, LocalBus},
+        exchange::Exchange,
+    },
 };
+use crate::domain::connection::ConnectionView;
 
 /// Connections that may wait for their accept(2).
 const BACKLOG: i32 = 4096;
+/// Questions that may wait for a thread.
+const ASKS: usize = 16;
 
 /// What all shards share.
 pub struct Service {
@@ -32,6 +48,11 @@ pub struct Service {
     pub access_log: AccessLog,
     pub admission: Arc<Admission>,
     pub regions: Regions,
+    pub journal: Arc<Journal>,
+    pub reconnects: Reconnects,
+    /// Under [`HandlerKind::Topic`].
+    pub topics: Option<Arc<Topics>>,
+    asks: Vec<mpsc::Sender<Ask>>,
     next_id: AtomicU64,
     stopping: AtomicBool,
     held: AtomicUsize,
@@ -63,11 +84,48 @@ impl Service {
             self.held.fetch_sub(before - now, Ordering::Relaxed);
             self.metrics.buffered.sub((before - now) as i64);
         }
+        if let Some(topics) = &self.topics {
+            topics.set_short(self.over_budget());
+        }
+    }
+
+    /// Bytes that all connections together hold in buffers.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// A connection sent pings. Those inside TLS are noted for the guard, which cannot see them;
+    /// those that came through a proxy are not: the guard would take it out on the proxy.
+    pub fn see_pings(&self, origin: &Origin, pings: u64) {
+        let Some(seen) = self.config.seen.as_ref().filter(|_| pings > 0) else { return };
+        if self.config.tls.is_some() && origin.client == origin.peer.ip() {
+            let source = self.config.prefixes.source_of(origin.client);
+            seen.note(source, u32::try_from(pings).unwrap_or(u32::MAX));
+        }
     }
 
     /// All connections together hold more than they should.
     pub fn over_budget(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > self.config.memory_budget
+        self.held() > self.config.memory_budget
+    }
+
+    /// How live connections stand, in the order of their numbers; of all, or of the one with this
+    /// number. Each thread is asked, and looks at a few connections at a time.
+    pub async fn live(&self, id: Option<u64>) -> Vec<ConnectionView> {
+        let mut answers = Vec::new();
+        for shard in &self.asks {
+            let (reply, answer) = oneshot::channel();
+            if shard.send(Ask { id, reply }).await.is_ok() {
+                answers.push(answer);
+            }
+        }
+        let mut views = Vec::new();
+        for answer in answers {
+            // A thread that ended has no connections.
+            views.extend(answer.await.unwrap_or_default());
+        }
+        views.sort_by_key(|view| view.id);
+        views
     }
 
     /// No more connections are let in, and those that are there are closed.
@@ -96,13 +154,29 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listen, and serve until [`Server::stop`]. Its metrics go to `registry`.
+    /// Listen, and serve until [`Server::stop`]. Its metrics go to `registry`. Topics, if they are
+    /// wanted, end at this process.
     pub fn start(
         config: Config,
         access_log: AccessLog,
         registry: &Registry,
     ) -> Result<Server, StartError> {
+        Server::start_on(LocalBus::connect, config, access_log, registry)
+    }
+
+    /// The same with topics whose publications go over the bus that `connect` makes.
+    pub fn start_on(
+        connect: impl FnOnce(Arc<Exchange>) -> Arc<dyn Bus>,
+        config: Config,
+        access_log: AccessLog,
+        registry: &Registry,
+    ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
+        let topics = match config.handler {
+            HandlerKind::Echo => None,
+            HandlerKind::Topic(limits) => Some(Arc::new(Topics::new(limits, registry, connect)?)),
+        };
+        metrics.ping_interval.set(config.heartbeat.ping_interval.as_secs_f64());
         let ping_rates = config.ping_rates;
         let listeners = listen(config.listen, config.shards.max(1))
             .map_err(|error| StartError::Listen(config.listen, error))?;
@@ -110,12 +184,18 @@ impl Server {
             Some(Ok(address)) => address,
             _ => config.listen,
         };
+        let journal = Arc::new(Journal::new(config.heartbeat.ping_interval));
+        let (asks, asked): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::channel(ASKS)).unzip();
         let service = Arc::new(Service {
             config,
             metrics,
             access_log,
             admission: Arc::new(Admission::default()),
             regions: Regions::default(),
+            journal,
+            reconnects: Reconnects::default(),
+            topics,
+            asks,
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             held: AtomicUsize::new(0),
@@ -123,9 +203,9 @@ impl Server {
         });
         let (stop, stopped) = watch::channel(false);
         let mut server = Server { service, address, stop, shards: Vec::new() };
-        for listener in listeners {
+        for (listener, asked) in listeners.into_iter().zip(asked) {
             // Those that run already end with the server when this fails.
-            let shard = spawn(server.service.clone(), listener, stopped.clone());
+            let shard = spawn(server.service.clone(), listener, asked, stopped.clone());
             server.shards.push(shard.map_err(StartError::Thread)?);
         }
         Ok(server)
@@ -189,6 +269,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 fn spawn(
     service: Arc<Service>,
     listener: TcpListener,
+    asked: mpsc::Receiver<Ask>,
     stop: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -197,6 +278,6 @@ fn spawn(
         tokio::net::TcpListener::from_std(listener)?
     };
     std::thread::Builder::new().name("ws-shard".into()).spawn(move || {
-        LocalSet::new().block_on(&runtime, Shard::run(service, listener, stop));
+        LocalSet::new().block_on(&runtime, Shard::run(service, listener, asked, stop));
     })
 }

@@ -54,6 +54,8 @@ pub enum Fate {
     /// It passes, the PINGs at these payload offsets are PONGs, and the checksum is as it would be had
     /// it been built so.
     Defused(Vec<usize>),
+    /// It passes with other TCP options, and its checksum is as it would be had it been built so.
+    Options(Vec<u8>),
     Dropped,
 }
 
@@ -74,6 +76,8 @@ pub enum Step {
     Packet(Sent),
     /// An operator throttles the source of the first connection.
     Throttle,
+    /// A terminator reports so many pings of it.
+    Report(u32),
     Wait(Duration),
 }
 
@@ -203,6 +207,11 @@ impl Case {
 
     pub fn throttle(mut self) -> Case {
         self.steps.push(Step::Throttle);
+        self
+    }
+
+    pub fn report(mut self, pings: u32) -> Case {
+        self.steps.push(Step::Report(pings));
         self
     }
 

@@ -5,9 +5,11 @@ mod forged;
 mod fragments;
 mod handshakes;
 mod headers;
+mod mptcp;
 mod play;
 mod streams;
 mod throttling;
+mod tls;
 mod tunnels;
 mod verifier;
 
@@ -49,6 +51,8 @@ fn table() -> Vec<Case> {
     cases.extend(streams::cases());
     cases.extend(throttling::cases());
     cases.extend(forged::cases());
+    cases.extend(tls::cases());
+    cases.extend(mptcp::cases());
     cases
 }
 
