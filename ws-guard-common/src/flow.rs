@@ -123,7 +123,10 @@ pub struct Flow {
     pub flags: u8,
     /// One of [`owner`].
     pub owner: u8,
-    pub _pad: [u8; 3],
+    /// Other bytes took the place of some, or frames were missed: borders from before are worth
+    /// nothing any more.
+    pub broken: u8,
+    pub _pad: [u8; 2],
     /// While unsynced: where the next header may be.
     pub candidate: Candidate,
     /// Pings that only their pongs told of.
@@ -346,6 +349,7 @@ impl Flow {
     #[inline(always)]
     pub fn lose_step(&mut self) {
         self.state = state::UNSYNCED;
+        self.broken = 1;
         self.unsynced_total += 1;
         self.candidate = Candidate::default();
         self.kept = 0;

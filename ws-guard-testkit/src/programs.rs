@@ -11,7 +11,7 @@ pub use aya::Pod;
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie},
-    programs::{Program, ProgramError, TestRun, TestRunOptions},
+    programs::{Program, ProgramError, TestRun, TestRunOptions, Xdp, XdpMode},
 };
 use ws_guard_common::{
     flood::{Flood, FloodKey},
@@ -143,6 +143,16 @@ impl Programs {
         let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::new() };
         let (verdict, _, duration) = self.test_run(name, options)?;
         Ok((verdict, duration))
+    }
+
+    /// Attach a loaded XDP program to an interface of the namespace that this thread is in, in the
+    /// driver, until it is dropped.
+    pub fn attach_xdp(&mut self, name: &str, interface: &str) -> Result<()> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+        let program: &mut Xdp = program.try_into()?;
+        let attached = program.attach(interface, XdpMode::Driver);
+        attached.with_context(|| format!("attaching {name} to {interface}"))?;
+        Ok(())
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map> {
