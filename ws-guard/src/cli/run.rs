@@ -62,6 +62,10 @@ impl Run {
             self.server.apply(&mut config, &settings.server).map(|()| config)
         });
         let server = server.transpose()?;
+        let idle = !settings.server.protocols.rows.is_empty() || self.server.want_a_server();
+        if server.is_none() && idle {
+            tracing::warn!("there is no companion server for its settings: name its --listen");
+        }
         for variable in inputs.unknown_variables(&server_variables()) {
             tracing::warn!("{variable} is no setting of ws-guard, and is ignored");
         }

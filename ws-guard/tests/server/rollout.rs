@@ -18,6 +18,15 @@ use super::stage::{Client, PATIENCE, REQUEST, Stage, connect, wait_for};
 
 const SEED: &str = include_str!("../../../docs/examples/rollout.toml");
 const NOISE_KEY: [u8; 32] = [0x42; 32];
+/// Alice's keys in RFC 7748, 6.1, the private one as openssl writes it.
+const ALICE: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VuBCIEIHcHbQpzGKV9PBbBclGyZkXfTC+H68CZKrF3+6UduSwq
+-----END PRIVATE KEY-----
+";
+const ALICE_PUBLIC: [u8; 32] = [
+    0x85, 0x20, 0xF0, 0x09, 0x89, 0x30, 0xA7, 0x54, 0x74, 0x8B, 0x7D, 0xDC, 0xB4, 0x3E, 0xF7, 0x5A,
+    0x0D, 0xBF, 0x3A, 0x0D, 0x26, 0x38, 0x1A, 0xF4, 0xEB, 0xA4, 0xA9, 0x8E, 0xAA, 0x9B, 0x4E, 0x6A,
+];
 
 pub fn table(text: &str) -> Table {
     let mut problems = Vec::new();
@@ -185,7 +194,13 @@ struct Sealed {
 }
 
 impl Sealed {
-    fn agree(mut client: Client, protocol: &str) -> Sealed {
+    fn agree(client: Client, protocol: &str) -> Sealed {
+        let key = NoiseKey::from_private(NOISE_KEY).unwrap();
+        Sealed::agree_with(client, protocol, key.public())
+    }
+
+    /// `expected` is the server's key, which a client has to know from elsewhere.
+    fn agree_with(mut client: Client, protocol: &str, expected: &[u8; 32]) -> Sealed {
         let builder = Builder::new(PATTERN.parse().unwrap());
         let mut noise = builder.prologue(protocol.as_bytes()).unwrap().build_initiator().unwrap();
         let mut buffer = [0; 1024];
@@ -193,9 +208,7 @@ impl Sealed {
         client.send(&[Frame::new(opcode::BINARY, buffer[..len].to_vec())]);
         let answer = client.message();
         assert_eq!(noise.read_message(&answer, &mut buffer), Ok(0));
-        // The key that it has to know from elsewhere.
-        let key = NoiseKey::from_private(NOISE_KEY).unwrap();
-        assert_eq!(noise.get_remote_static(), Some(&key.public()[..]));
+        assert_eq!(noise.get_remote_static(), Some(&expected[..]));
         Sealed { client, noise: noise.into_transport_mode().unwrap() }
     }
 
@@ -229,6 +242,32 @@ fn messages_are_encrypted_after_a_noise_handshake() {
     assert_eq!(sealed.client.next().unwrap().payload, b"alive");
     messages(&stage, 7.0);
     finish(&mut sealed.client);
+}
+
+/// What keys cost a connection that is idle.
+#[test]
+fn an_encrypted_connection_is_small() {
+    const CLIENTS: u64 = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let (key, file) = (folder.path().join("noise.pem"), folder.path().join("rollout.toml"));
+    std::fs::write(&key, ALICE).unwrap();
+    std::fs::write(&file, rows("v3+encryption", "\"encryption\"")).unwrap();
+    let [key, file] = [key, file].map(|path| path.display().to_string());
+    let served = super::served::Served::start(&["--noise-key", &key, "--config", &file]);
+    let agreed = || {
+        let fields = "Sec-WebSocket-Protocol: v3+encryption\r\n";
+        let client = Client::request(connect(served.address), fields, &[]);
+        Sealed::agree_with(client, "v3+encryption", &ALICE_PUBLIC)
+    };
+    drop((0..20).map(|_| agreed()).collect::<Vec<_>>());
+    std::thread::sleep(Duration::from_millis(300));
+    let before = served.anonymous();
+    let clients: Vec<Sealed> = (0..CLIENTS).map(|_| agreed()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let each = served.anonymous().saturating_sub(before) / CLIENTS;
+    println!("an encrypted connection: {each} bytes");
+    assert!(each < 6 * 1024, "{each} bytes each");
+    drop(clients);
 }
 
 #[test]

@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
+use prometheus::Registry;
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     crypto::ring,
     pki_types::{CertificateDer, ServerName},
 };
-use ws_guard::server::tls::Tls;
-use ws_guard_testkit::frame::{Decoder, Frame, encode};
+use ws_guard::server::{seen::Seen, tls::Tls};
+use ws_guard_testkit::frame::{Decoder, Frame, encode, opcode};
 
 use super::stage::{REQUEST, Stage, connect};
 
@@ -35,6 +36,15 @@ fn load(folder: &std::path::Path) -> Arc<Tls> {
 
 /// Upgrade over TLS, trusting one certificate.
 fn upgrade(stage: &Stage, trusted: &CertificateDer<'static>) -> std::io::Result<Stream> {
+    upgrade_with(stage, trusted, "")
+}
+
+/// The same with more header fields.
+fn upgrade_with(
+    stage: &Stage,
+    trusted: &CertificateDer<'static>,
+    fields: &str,
+) -> std::io::Result<Stream> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -45,7 +55,7 @@ fn upgrade(stage: &Stage, trusted: &CertificateDer<'static>) -> std::io::Result<
     let name = ServerName::try_from("localhost").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, connect(stage.address));
-    stream.write_all(format!("{REQUEST}\r\n").as_bytes())?;
+    stream.write_all(format!("{REQUEST}{fields}\r\n").as_bytes())?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -62,6 +72,9 @@ fn echo(stream: &mut Stream, size: usize) {
     let (mut decoder, mut buffer) = (Decoder::default(), vec![0; 65_536]);
     loop {
         if let Some(frame) = decoder.next_frame() {
+            if frame.opcode == opcode::PONG {
+                continue;
+            }
             assert!(frame.payload == payload, "{size} bytes");
             return;
         }
@@ -80,6 +93,42 @@ fn messages_of_all_sizes_over_tls() {
     for size in [0, 125, 8192, 20_000, 2_000_000] {
         echo(&mut stream, size);
     }
+}
+
+/// What the kernel cannot see is noted for it, once for each ping and for the address that it knows.
+#[test]
+fn pings_inside_tls_are_noted_but_not_those_of_proxies() {
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = certify(folder.path());
+    let seen = Arc::new(Seen::new(&Registry::new()).unwrap());
+    let started = |tls: bool| {
+        let (seen, folder) = (seen.clone(), folder.path());
+        Stage::start(move |config| {
+            config.tls = tls.then(|| load(folder));
+            config.seen = Some(seen);
+            config.drain_timeout = Duration::from_millis(200);
+            config.proxies.networks = vec!["127.0.0.0/8".parse().unwrap()];
+        })
+    };
+    let pings = encode(&vec![Frame::ping("?"); 7]);
+    let stage = started(true);
+    let mut direct = upgrade(&stage, &trusted).unwrap();
+    for _ in 0..2 {
+        direct.write_all(&pings).unwrap();
+        echo(&mut direct, 10);
+    }
+    let fields = "X-Forwarded-For: 192.0.2.7\r\n";
+    let mut proxied = upgrade_with(&stage, &trusted, fields).unwrap();
+    proxied.write_all(&pings).unwrap();
+    echo(&mut proxied, 10);
+    let plain = started(false);
+    let mut client = super::stage::Client::connect(plain.address);
+    client.write(&pings);
+    client.send(&[Frame::text("after them")]);
+    assert_eq!(client.message(), b"after them");
+    [stage, plain].iter_mut().for_each(|stage| drop(stage.stop()));
+    let noted = seen.take();
+    assert_eq!(noted, [("127.0.0.1/32".parse().unwrap(), 14)].into());
 }
 
 #[test]

@@ -18,7 +18,8 @@ pub struct AccessFlags {
     /// by giving it again
     #[arg(long, value_name = "ORIGIN", env = "WS_GUARD_ALLOW_ORIGIN", value_delimiter = ',')]
     allow_origin: Vec<String>,
-    /// Where a client says who it is: header:NAME (from trusted proxies only) or query:NAME
+    /// Where a client says who it is: header:NAME (from trusted proxies only), query:NAME, or
+    /// certificate (see --tls-client-ca)
     #[arg(long, value_name = "FIELD", env = "WS_GUARD_USER_FROM")]
     user_from: Option<Field>,
     /// Where it says what region it is in
@@ -50,6 +51,11 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 impl AccessFlags {
+    /// Whether they keep anybody out.
+    pub fn restricts(&self) -> bool {
+        !self.allow_origin.is_empty() || self.token_key.is_some() || self.require_user
+    }
+
     pub fn access(&self) -> anyhow::Result<Access> {
         let token = self.token_key.as_ref().map(|path| {
             let key = TokenKey::from_file(path);

@@ -122,6 +122,11 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 impl ServerFlags {
+    /// Whether they ask for something that only a server can do.
+    pub fn want_a_server(&self) -> bool {
+        self.tls_certificate.is_some() || self.noise_key.is_some() || self.access.restricts()
+    }
+
     /// Set what the flags and the section of the file say.
     pub fn apply(&self, config: &mut Config, section: &ServerSection) -> anyhow::Result<()> {
         config.shards = self.shards.map_or(config.shards, usize::from);

@@ -33,11 +33,16 @@ pub fn decompress(block: &[u8], max: usize) -> Result<Bytes, ProtocolError> {
     if len > max {
         return Err(ProtocolError::TooBig);
     }
-    if len > block.len().saturating_mul(DENSEST) {
+    if !can_become(block.len(), len) {
         return Err(ProtocolError::Snappy);
     }
     let decompressed = Decoder::new().decompress_vec(block);
     decompressed.map(Bytes::from).map_err(|_| ProtocolError::Snappy)
+}
+
+/// Whether a block of `block` bytes can be one of `len` bytes: else memory is not set aside for it.
+fn can_become(block: usize, len: usize) -> bool {
+    len <= block.saturating_mul(DENSEST)
 }
 
 /// A block.
@@ -83,8 +88,9 @@ mod tests {
             Err(ProtocolError::TooBig)
         );
         assert_eq!(decompress(&[0x80, 0x80, 0x80, 0x08, 0], 16 << 20), Err(ProtocolError::Snappy));
+        assert!(!can_become(5, 16 << 20));
         assert!(
-            compress(&vec![7; 1 << 20]).len() * DENSEST > 1 << 20,
+            can_become(compress(&vec![7; 1 << 20]).len(), 1 << 20),
             "no honest block is refused"
         );
         for rubbish in [&b""[..], b"\x05a", b"\xFF\xFF\xFF\xFF\xFF\xFF", b"\x03\x09\x09\x09"] {
