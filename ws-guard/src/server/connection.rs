@@ -19,7 +19,7 @@ use ws_guard_common::window::RateWindow;
 use super::{
     admission::Ticket,
     cause::Cause,
-    coding::{Coding, Opened},
+    coding::Coding,
     handler::{Echo, Handler},
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
@@ -28,7 +28,7 @@ use super::{
     outbox::Outbox,
     pool,
     protocol::{
-        Chunk, Close, Decoder, Event, Message, ProtocolError, Role, code,
+        Close, Decoder, Event, Role, code,
         deflate::{Deflater, Inflater},
     },
     record::{Ended, Origin, Totals, wall},
@@ -316,42 +316,6 @@ impl<I: Stream> Connection<I> {
                 self.detail(|| Happened::Pong(rtt));
             }
             Event::Close(close) => self.peer_closes(close, now),
-        }
-    }
-
-    fn message(&mut self, message: Message, now: Instant) {
-        self.detail(|| Happened::Message(message.payload.len()));
-        let number = self.totals.messages_in + 1;
-        self.tell_message(number, message.payload.len());
-        if self.phase != Phase::Open {
-            self.totals.messages_in += 1;
-            return;
-        }
-        match self.open(message) {
-            Ok(Opened::Message(message)) => {
-                self.totals.messages_in += 1;
-                self.with_handler(|handler, replies| handler.message(message, replies));
-            }
-            Ok(Opened::Answer(answer)) => self.outbox.message(answer, None),
-            Err(error) => self.end(Cause::Protocol(error), now),
-        }
-    }
-
-    fn chunk(&mut self, chunk: Chunk) {
-        if chunk.last {
-            self.totals.messages_in += 1;
-            self.tell_message(self.totals.messages_in, chunk.payload.len());
-        }
-        if self.phase == Phase::Open {
-            self.with_handler(|handler, replies| handler.chunk(chunk, replies));
-        }
-    }
-
-    /// What a message means, by what the subprotocol does to messages.
-    fn open(&mut self, message: Message) -> Result<Opened, ProtocolError> {
-        match &mut self.coding {
-            None => Ok(Opened::Message(message)),
-            Some(coding) => coding.open(message, self.shard.service.config.limits.message),
         }
     }
 

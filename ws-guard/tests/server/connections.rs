@@ -122,6 +122,30 @@ fn the_story_of_a_client_that_falls_silent() {
     assert!(story.trim_end().ends_with("events"), "{story}");
 }
 
+/// What is told only while somebody follows: each thing once.
+#[test]
+fn a_follower_is_told_each_message_and_ping_once() {
+    let listed = Listed::start(&[]);
+    let mut client = Client::connect(listed.served.address);
+    let id = listed.find(&client, |_| true)["id"].to_string();
+    let mut follow = listed.command(&["connection", &id, "--follow", "-o", "json"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    // The first line is the past, which is told once the follower is there.
+    assert!(lines.next().unwrap().unwrap().contains("\"opened\""));
+    client.send(&[Frame::text("hello"), Frame::ping("?"), Frame::new(opcode::CLOSE, [])]);
+    client.close_code();
+    let told: Vec<Value> =
+        lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    assert!(follow.wait().unwrap().success());
+    let told: Vec<(&str, &str)> = told
+        .iter()
+        .map(|event| (event["event"].as_str().unwrap(), event["what"].as_str().unwrap()))
+        .collect();
+    let wanted = [("message", "5 bytes"), ("ping", "answered"), ("closed", "peer_closed, 1005")];
+    assert_eq!(told, wanted);
+}
+
 #[test]
 fn exit_codes() {
     let listed = Listed::start(&[]);

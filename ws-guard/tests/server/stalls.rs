@@ -167,7 +167,8 @@ fn the_time_from_a_ping_to_its_pong_counts_the_pause() {
 #[test]
 fn a_client_that_does_not_read_is_no_stall() {
     let stage = Stage::start(|config| {
-        config.stalls.refuse = Duration::from_millis(400);
+        // Less than it does not read for, more than a busy machine delays a thread.
+        config.stalls.refuse = Duration::from_millis(1500);
         config.ping_rates = Default::default();
     });
     let stream = connect_from([127, 0, 0, 1].into(), stage.address, Some(4096));
@@ -193,7 +194,7 @@ fn a_client_that_does_not_read_is_no_stall() {
     // The canary looks every 10 ms.
     sleep(Duration::from_millis(100));
     let sum = stage.metric("wsguard_server_pong_seconds_sum");
-    assert!(sum < 1.0, "{sum} s from pings to pongs");
+    assert!(sum < 1.5, "{sum} s from pings to pongs");
     let refused = |beside| {
         let name = "wsguard_server_stall_changes_total";
         stage.metric(&format!("{name}{{beside=\"{beside}\",level=\"refuse\"}}"))

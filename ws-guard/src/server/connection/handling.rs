@@ -6,19 +6,53 @@ use super::{Connection, Phase};
 use crate::{
     server::{
         cause::Cause,
+        coding::Opened,
         handler::{Handler, Replies},
         io::Stream,
         journal::Happened,
+        protocol::{Chunk, Message, ProtocolError},
     },
     telemetry::spans::Spans,
 };
 
 impl<I: Stream> Connection<I> {
+    pub(super) fn message(&mut self, message: Message, now: Instant) {
+        let number = self.totals.messages_in + 1;
+        self.tell_message(number, message.payload.len());
+        if self.phase != Phase::Open {
+            self.totals.messages_in += 1;
+            return;
+        }
+        match self.open(message) {
+            Ok(Opened::Message(message)) => {
+                self.totals.messages_in += 1;
+                self.with_handler(|handler, replies| handler.message(message, replies));
+            }
+            Ok(Opened::Answer(answer)) => self.outbox.message(answer, None),
+            Err(error) => self.end(Cause::Protocol(error), now),
+        }
+    }
+
+    pub(super) fn chunk(&mut self, chunk: Chunk) {
+        if chunk.last {
+            self.totals.messages_in += 1;
+            self.tell_message(self.totals.messages_in, chunk.payload.len());
+        }
+        if self.phase == Phase::Open {
+            self.with_handler(|handler, replies| handler.chunk(chunk, replies));
+        }
+    }
+
+    /// What a message means, by what the subprotocol does to messages.
+    fn open(&mut self, message: Message) -> Result<Opened, ProtocolError> {
+        match &mut self.coding {
+            None => Ok(Opened::Message(message)),
+            Some(coding) => coding.open(message, self.shard.service.config.limits.message),
+        }
+    }
+
     /// Let the handler work, and tell what it did.
-    pub(super) fn with_handler<T>(
-        &mut self,
-        work: impl FnOnce(&mut dyn Handler, &mut Replies<'_>) -> T,
-    ) -> T {
+    fn with_handler<T>(&mut self, work: impl FnOnce(&mut dyn Handler, &mut Replies<'_>) -> T) -> T {
         let mut replies = Replies {
             outbox: &mut self.outbox,
             deflater: self.deflater.as_mut(),
@@ -50,7 +84,7 @@ impl<I: Stream> Connection<I> {
     }
 
     /// Tell of a message with this number, to those who want to know.
-    pub(super) fn tell_message(&self, number: u64, bytes: usize) {
+    fn tell_message(&self, number: u64, bytes: usize) {
         self.detail(|| Happened::Message(bytes));
         if let Some(spans) = &self.shard.service.config.spans
             && Spans::wants_message(number)
