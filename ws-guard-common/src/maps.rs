@@ -524,11 +524,13 @@ pub enum Counter {
     Records,
     /// Those among them that may hold a ping; counted where they have a limit.
     SmallRecords,
+    /// SYNs of clients that asked for Multipath TCP and were kept from it.
+    MptcpRefused,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = Counter::SmallRecords as usize + 1;
+    pub const COUNT: usize = Counter::MptcpRefused as usize + 1;
 }
 
 /// Buckets of the heartbeat histogram: bucket `n` counts times below 2^n × 64 µs, the last all

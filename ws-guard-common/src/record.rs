@@ -49,13 +49,21 @@ pub enum Cipher {
     /// TLS 1.2 with AES-CBC and HMAC-SHA1: an IV of 16, a MAC of 20, and padding of 1 byte to 16
     /// (RFC 5246, 6.2.3.2).
     CbcSha12,
-    /// The same with HMAC-SHA384, the longest MAC: 48 (RFC 5289, 3.1).
+    /// The same with the MAC behind the padded ciphertext, as OpenSSL asks for (RFC 7366, 3).
+    CbcShaEtm12,
+    /// AES-CBC with HMAC-SHA384, the longest MAC: 48 (RFC 5289, 3.1); the longest records of all.
     CbcSha384,
 }
 
 impl Cipher {
-    pub const ALL: [Cipher; 5] =
-        [Cipher::Tls13, Cipher::Gcm12, Cipher::ChaCha12, Cipher::CbcSha12, Cipher::CbcSha384];
+    pub const ALL: [Cipher; 6] = [
+        Cipher::Tls13,
+        Cipher::Gcm12,
+        Cipher::ChaCha12,
+        Cipher::CbcSha12,
+        Cipher::CbcShaEtm12,
+        Cipher::CbcSha384,
+    ];
 
     /// A record's length, as its header has it, for `bytes` of the application.
     pub const fn length(self, bytes: u16) -> u16 {
@@ -64,6 +72,7 @@ impl Cipher {
             Cipher::Gcm12 => 8 + bytes + 16,
             Cipher::ChaCha12 => bytes + 16,
             Cipher::CbcSha12 => 16 + ((bytes + 20) / 16 + 1) * 16,
+            Cipher::CbcShaEtm12 => 16 + (bytes / 16 + 1) * 16 + 20,
             Cipher::CbcSha384 => 16 + ((bytes + 48) / 16 + 1) * 16,
         }
     }
@@ -192,6 +201,7 @@ mod tests {
         assert_eq!(lengths(Cipher::Gcm12), (30, 155));
         assert_eq!(lengths(Cipher::ChaCha12), (22, 147));
         assert_eq!(lengths(Cipher::CbcSha12), (48, 176));
+        assert_eq!(lengths(Cipher::CbcShaEtm12), (52, 180));
         assert_eq!(lengths(Cipher::CbcSha384), (80, 208));
     }
 }

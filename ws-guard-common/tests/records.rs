@@ -124,11 +124,17 @@ fn what_is_no_record_puts_the_flow_out_of_step_at_once() {
         if Record::decode(&bad).is_some_and(|record| record.violations().is_empty()) {
             bad[0] = 0x89;
         }
-        let mut payload = [&good[..], &bad].concat();
-        let sent = payload.clone();
-        let mut nothing = Allowance::new(0);
-        assert_eq!(replay.client(base, &mut payload, &mut nothing), Verdict::Pass);
-        assert_eq!((payload, replay.flow.state), (sent, state::UNSYNCED));
+        let sent = [&good[..], &bad].concat();
+        let mut at = 0;
+        for end in [sent.len() - rng.usize(..5), sent.len()] {
+            let mut payload = sent[at..end].to_vec();
+            let seq = base.wrapping_add(at as u32);
+            let mut nothing = Allowance::new(0);
+            assert_eq!(replay.client(seq, &mut payload, &mut nothing), Verdict::Pass);
+            assert!(payload == sent[at..end], "a byte was changed");
+            at = end;
+        }
+        assert_eq!(replay.flow.state, state::UNSYNCED);
         assert_eq!(replay.by_kind[Violation::BadRecord as usize], 1);
     });
 }

@@ -4,15 +4,15 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_loop};
 use ws_guard_common::{
-    flow::{self, Flow},
+    flow,
     handshake::{
         END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
     },
-    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, LOST, Pending},
+    maps::{Counter, FlowKey, LOST, Pending},
 };
 
 use crate::{
-    maps::{NEW_PENDING, PENDING, STRANGERS},
+    maps::{NEW_PENDING, PENDING},
     packet::{Packet, Segment},
     report, role,
     scene::{Scene, Verdict, throttled},

@@ -24,7 +24,7 @@ const VLAN_TAG: usize = 4;
 /// give a priority.
 const MAX_TAGS: usize = 4;
 const IPV6_HEADER: usize = 40;
-const TCP_HEADER: usize = 20;
+const TCP_HEADER: usize = packet::TCP_HEADER as usize;
 /// More than that no segment has, with all that GRO and TSO put together (BIG TCP).
 const MAX_TCP: usize = 0x10_0000;
 

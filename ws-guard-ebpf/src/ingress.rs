@@ -22,6 +22,7 @@ use crate::{
     handshake::{self, Request},
     joining,
     maps::{self, FLOWS, locked},
+    mptcp,
     packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
     quick::{self, came_to},
     report::{self, Side},
@@ -93,6 +94,9 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     }
     let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & SYN == 0);
     if flow.is_none() {
+        if segment.flags & (SYN | ACK) == SYN {
+            mptcp::refuse(&scene, &payload);
+        }
         if segment.len == 0 {
             return Verdict::Pass;
         }

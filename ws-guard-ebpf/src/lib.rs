@@ -12,6 +12,7 @@
 //! - [`handshake`] reads requests and answers, and opens flows;
 //! - [`tls`] follows the beginning of a connection where only TLS records are to be seen;
 //! - [`egress`] takes the server's acknowledgements and frames;
+//! - [`mptcp`] keeps clients to one connection each;
 //! - [`role`] tells whose flow it is where a packet passes two guarded interfaces;
 //! - [`floods`] keeps who sends too much else;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
@@ -36,6 +37,7 @@ pub mod headers;
 pub mod ingress;
 pub mod joining;
 pub mod maps;
+pub mod mptcp;
 pub mod packet;
 pub mod payload;
 pub mod quick;

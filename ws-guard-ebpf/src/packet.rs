@@ -20,6 +20,8 @@ pub const RST: u32 = 0x04;
 pub const ACK: u32 = 0x10;
 pub const URG: u32 = 0x20;
 
+/// Bytes of a TCP header without options.
+pub const TCP_HEADER: u32 = 20;
 /// Offset of the checksum in the TCP header.
 pub const TCP_CHECK: u32 = 16;
 

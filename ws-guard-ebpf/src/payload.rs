@@ -8,7 +8,7 @@
 use core::hint::black_box;
 
 use ws_guard_common::{
-    frame::{Header, PING_TO_PONG, Violations},
+    frame::{Header, Violations},
     record::Record,
     tracker,
 };
@@ -52,9 +52,8 @@ pub trait Hook {
     fn byte(&self, at: u32) -> u32;
     /// [`defuse`], likewise.
     fn defuse(&self, at: u32) -> u32;
-    /// Turn the first byte of a PING, at `offset` of the packet, into that of a PONG. `false` when
-    /// the packet does not hold it.
-    fn flip(&self, offset: u32) -> bool;
+    /// Add one to the byte at `offset` of the packet. `false` when the packet does not hold it.
+    fn raise(&self, offset: u32) -> bool;
     /// Put the TCP checksum right for so many bytes raised by one at even and at odd offsets.
     fn seal(&self, segment: &Segment, even: u32, odd: u32);
 }
@@ -212,14 +211,15 @@ impl<H: Hook> tracker::Segment for Payload<H> {
     }
 }
 
-/// Turn the PING whose first byte is at payload offset `at` of the segment at hand into a PONG.
+/// Turn the PING whose first byte is at payload offset `at` of the segment at hand into a PONG: 0x9 and
+/// one is 0xA.
 #[inline(always)]
 pub fn defuse<H: Hook>(hook: &H, at: u32) -> u32 {
     let Some(segment) = packet::segment() else {
         return 0;
     };
     let offset = segment.payload.wrapping_add(at);
-    if at >= segment.len || !hook.flip(offset) {
+    if at >= segment.len || !hook.raise(offset) {
         return 0;
     }
     walk::rewritten(offset.wrapping_sub(segment.tcp));
@@ -227,7 +227,7 @@ pub fn defuse<H: Hook>(hook: &H, at: u32) -> u32 {
     if let Some(window) = packet::window() {
         let place = black_box(offset.wrapping_sub(window.from));
         if place < window.len && place < CHUNK {
-            window.bytes[place as usize] ^= PING_TO_PONG;
+            window.bytes[place as usize] += 1;
         }
     }
     1

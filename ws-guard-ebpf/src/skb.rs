@@ -9,7 +9,6 @@ use aya_ebpf::{
     helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes},
     programs::TcContext,
 };
-use ws_guard_common::frame::PING_TO_PONG;
 
 use crate::{
     checksum, headers,
@@ -160,7 +159,7 @@ impl Hook for Skb {
     /// By the helper: a program that writes directly has every cloned packet copied before it runs,
     /// and between local namespaces that is each one.
     #[inline(always)]
-    fn flip(&self, offset: u32) -> bool {
+    fn raise(&self, offset: u32) -> bool {
         let mut byte = 0u8;
         let pointer = &raw mut byte;
         // SAFETY: one byte on the stack; the helpers check the packet's bounds.
@@ -168,7 +167,7 @@ impl Hook for Skb {
             if !self.load(offset, pointer, 1) {
                 return false;
             }
-            *pointer ^= PING_TO_PONG;
+            *pointer += 1;
             bpf_skb_store_bytes(self.0, offset, pointer.cast(), 1, 0) == 0
         }
     }

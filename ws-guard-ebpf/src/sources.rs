@@ -269,23 +269,36 @@ pub fn flood(address: &Address, policy: &Policy, now: u64, over: u32) -> bool {
     drops
 }
 
-/// A terminator reports pings that it decrypted. On a TLS port that is proof: a source that would be
-/// defused, where nothing can be, is dropped until it is free again.
+/// A terminator reports pings that it decrypted. On a TLS port those over the limit are proof: a source
+/// that would be defused, where nothing can be, is dropped until it is free again.
 #[inline(always)]
 pub fn reported(key: &SourceKey, policy: &Policy, now: u64, pings: u32) {
-    let Some(source) = find(key) else {
+    if policy.flags & TLS == 0 {
+        charge(&key.address, policy, now, pings, 0);
         return;
-    };
-    // SAFETY: a single word of a map value, which stays readable while a program runs.
-    let defused = unsafe { (*source.0).defused_total };
-    let passed = charge(&key.address, policy, now, pings, 0) & PASSED;
-    if policy.flags & TLS != 0 && passed < pings {
+    }
+    let source = Entry(up_to_date(key, &key.address, policy, now));
+    if source.0.is_null() {
+        return;
+    }
+    let (over, released) = source.locked(
+        #[inline(always)]
+        |source| {
+            let defused = source.defused_total;
+            let charged = source.judge(now, pings, 0);
+            source.defused_total = defused;
+            (charged.over, charged.released)
+        },
+    );
+    if released {
+        report::count(Counter::Released);
+        report::source_event(EventKind::Released, key, now, 0, key.scope as u16);
+    }
+    if over > 0 {
+        flooded(source, key, now, pings, over);
         source.locked(
             #[inline(always)]
-            |source| {
-                source.flags |= ESCALATED;
-                source.defused_total = defused;
-            },
+            |source| source.flags |= ESCALATED,
         );
     }
 }

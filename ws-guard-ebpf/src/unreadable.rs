@@ -4,7 +4,7 @@
 //! segment, so a flood would go by uncounted in them. They are dropped where they are for a
 //! protected port, or where nobody can tell what they are for; the operator may let them pass.
 
-use ws_guard_common::maps::{Counter, Policy, UNREADABLE_PASSES, action};
+use ws_guard_common::maps::{Counter, Policy, UNREADABLE_PASSES};
 
 use crate::{
     maps,

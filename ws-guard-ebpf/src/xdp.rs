@@ -9,7 +9,6 @@ use aya_ebpf::{
     helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
     programs::XdpContext,
 };
-use ws_guard_common::frame::PING_TO_PONG;
 
 use crate::{
     checksum, headers,
@@ -102,11 +101,11 @@ impl Hook for Xdp {
     }
 
     #[inline(always)]
-    fn flip(&self, offset: u32) -> bool {
+    fn raise(&self, offset: u32) -> bool {
         let (data, end) = self.linear();
         if let Some(pointer) = packet::byte_at(data, end, offset as usize) {
             // SAFETY: `byte_at` checked the bounds.
-            unsafe { *pointer.cast_mut() ^= PING_TO_PONG };
+            unsafe { *pointer.cast_mut() += 1 };
             return true;
         }
         let mut byte = 0u8;
@@ -116,7 +115,7 @@ impl Hook for Xdp {
             if !self.load(offset, pointer, 1) {
                 return false;
             }
-            *pointer ^= PING_TO_PONG;
+            *pointer += 1;
             bpf_xdp_store_bytes(self.0, offset, pointer.cast(), 1) == 0
         }
     }

@@ -9,3 +9,4 @@ pub mod domain;
 pub mod guard;
 pub mod metrics;
 pub mod server;
+pub mod telemetry;

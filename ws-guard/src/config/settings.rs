@@ -16,6 +16,7 @@ use crate::{
         tunnel::Tunnel,
     },
     guard::{AttachMode, DEFAULT_PIN_DIR, Selection, Selector, TableSizes},
+    telemetry::{ENDPOINT_VARIABLE, Endpoint},
 };
 
 /// Handshakes that may wait for their answer; the oldest give way to newer ones.
@@ -98,6 +99,7 @@ pub struct RunSettings {
     pub metrics_listen: Option<SocketAddr>,
     pub listen: Option<SocketAddr>,
     pub access_log: PathBuf,
+    pub otlp_endpoint: Option<Endpoint>,
     pub state_file: StatePath,
     pub log_format: LogFormat,
     pub kernel_debug: bool,
@@ -115,6 +117,7 @@ impl Default for RunSettings {
             metrics_listen: None,
             listen: None,
             access_log: PathBuf::from("-"),
+            otlp_endpoint: None,
             state_file: StatePath::Usual,
             log_format: LogFormat::Text,
             kernel_debug: false,
@@ -198,7 +201,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 13] = [
+pub static RUN: [Setting<RunSettings>; 14] = [
     Setting {
         name: "interface",
         value: "IF",
@@ -266,7 +269,7 @@ pub static RUN: [Setting<RunSettings>; 13] = [
     single(
         "metrics-listen",
         "ADDR:PORT",
-        "Serve /metrics, /healthz and /readyz over HTTP on this address",
+        "Serve /metrics, /healthz, /readyz and /health over HTTP on this address",
         |s, text| store(&mut s.metrics_listen, listen_address(text).map(Some)),
         |s| s.metrics_listen.iter().map(SocketAddr::to_string).collect(),
     ),
@@ -284,6 +287,16 @@ pub static RUN: [Setting<RunSettings>; 13] = [
         |s, text| store(&mut s.access_log, Ok(PathBuf::from(text))),
         |s| vec![s.access_log.display().to_string()],
     ),
+    Setting {
+        seed: Some(ENDPOINT_VARIABLE),
+        ..single(
+            "otlp-endpoint",
+            "URL",
+            "Collector to send metrics to, and traces of the companion server's connections, over OTLP: http://collector:4318",
+            |s, text| store(&mut s.otlp_endpoint, text.parse().map(Some)),
+            |s| s.otlp_endpoint.iter().map(Endpoint::to_string).collect(),
+        )
+    },
     single(
         "state-file",
         "PATH|none",

@@ -12,18 +12,18 @@ use axum::{
     extract::{FromRequestParts, State as Shared},
     http::{HeaderValue, StatusCode, header},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
 use futures_util::{StreamExt, stream};
 
 use super::{
-    ConnectionQuery, StoryQuery,
+    ConnectionQuery, Publish, Published, StoryQuery,
     error::ApiError,
-    routes::{Answer, Query},
+    routes::{Answer, Input, Query},
 };
 use crate::{
     domain::connection::{ConnectionStory, ConnectionView, StoryEvent},
-    server::{journal::Follower, service::Service},
+    server::{journal::Follower, service::Service, topics::protocol::Topic},
 };
 
 /// Connections that ended longer ago are not listed unless all are asked for.
@@ -42,10 +42,11 @@ pub fn router(companion: Companion) -> Router {
         .route("/v1/connections", get(connections))
         .route("/v1/connections/{id}", get(connection))
         .route("/v1/connections/{id}/story", get(story))
+        .route("/v1/publish", post(publish))
         .with_state(companion)
 }
 
-pub(super) fn running(companion: &Companion) -> Result<&Arc<Service>, ApiError> {
+fn running(companion: &Companion) -> Result<&Arc<Service>, ApiError> {
     companion.as_ref().ok_or_else(|| {
         let remedy = "start it with `ws-guard run --listen ADDR` or `ws-guard serve`";
         ApiError::new(StatusCode::NOT_FOUND, "no companion server runs here", remedy)
@@ -105,6 +106,24 @@ async fn story(
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// Publish as an operator, or as the service behind the server.
+async fn publish(
+    Shared(companion): Shared<Companion>,
+    Input(wanted): Input<Publish>,
+) -> Answer<Published> {
+    let service = running(&companion)?;
+    let topics = service.topics.as_ref().ok_or_else(|| {
+        let error = "the companion server echoes, and has no topics";
+        ApiError::new(StatusCode::CONFLICT, error, "start it with --handler topic")
+    })?;
+    let topic = Topic::new(&wanted.topic);
+    let topic = topic.map_err(|problem| ApiError::bad(problem.error, problem.remedy))?;
+    let subscribers = topics.publish(&topic, &wanted.data).map_err(|error| {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), "try again later")
+    })?;
+    Ok(Json(Published { topic: wanted.topic, subscribers }))
 }
 
 fn is_last(event: &StoryEvent) -> bool {

@@ -17,6 +17,7 @@
 //! | `GET /v1/connections[?all=true]` | array of [`crate::domain::connection::ConnectionView`] |
 //! | `GET /v1/connections/ID` | [`crate::domain::connection::ConnectionStory`] |
 //! | `GET /v1/connections/ID/story[?follow=true]` | a line of JSON an event |
+//! | `POST /v1/publish` | [`Publish`] in, [`Published`] out |
 //! | `GET /v1/events[?since=SEQ][&follow=true]` | a line of JSON an event |
 //!
 //! Every error is an [`ErrorBody`].
@@ -149,6 +150,23 @@ pub struct StoryQuery {
     /// Go on with events as they come, until the connection ends.
     #[serde(default)]
     pub follow: bool,
+}
+
+/// Publish to the subscribers of a topic.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    pub topic: String,
+    /// Any JSON; it is handed on as it is.
+    pub data: Box<serde_json::value::RawValue>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    pub topic: String,
+    /// Subscribers that it is known to reach.
+    pub subscribers: usize,
 }
 
 /// Any error of the API.

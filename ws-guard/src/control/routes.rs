@@ -254,7 +254,7 @@ async fn not_found(uri: axum::http::Uri) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!("there is no {path}"),
-        "the paths are /v1/info, status, flows, sources, policy, policy/cidr, policy/port, throttle, release, reports, allow, events, connections",
+        "the paths are /v1/info, status, flows, sources, policy, policy/cidr, policy/port, throttle, release, reports, allow, events, connections, publish",
     )
 }
 

@@ -28,6 +28,7 @@ use crate::{
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     metrics,
     server::{self, service::Service},
+    telemetry::Telemetry,
 };
 
 /// What `run` is started with, already validated.
@@ -73,7 +74,12 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
-    let companion = options.server.map(|config| Companion::start(config, &settings, &registry));
+    let endpoint = settings.run.otlp_endpoint.as_ref();
+    let telemetry = endpoint.map(|to| Telemetry::start(to, &registry)).transpose()?;
+    let companion = options.server.map(|mut config| {
+        config.spans = telemetry.as_ref().map(Telemetry::spans);
+        Companion::start(config, &settings, &registry)
+    });
     let companion = companion.transpose()?;
     let server = companion.as_ref().map(Companion::service);
     tasks.spawn(serve_control(socket.listener()?, state.clone(), server));
@@ -89,6 +95,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let ended = until_signal(signals, tasks).await;
     if let Some(companion) = companion {
         companion.stop().await;
+    }
+    if let Some(telemetry) = telemetry {
+        // Threads are joined, which blocks.
+        tokio::task::spawn_blocking(|| telemetry.stop()).await.context("exporting telemetry")?;
     }
     ended
 }

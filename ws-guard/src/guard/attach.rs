@@ -53,6 +53,7 @@ impl Attacher<'_> {
     /// is seen would wait for an answer that is not, its client's data held back; of an answer whose
     /// request was not seen, the flow finds its way.
     pub fn attach(&mut self, mode: AttachMode) -> Result<Attachment, GuardError> {
+        self.interface.check_ethernet()?;
         let (client, server) =
             (self.role.direction(Side::Client), self.role.direction(Side::Server));
         let before = self.present(server)?;

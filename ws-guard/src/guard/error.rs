@@ -19,6 +19,10 @@ pub enum GuardError {
     )]
     NoInterface(String),
     #[error(
+        "{interface} has packets without an Ethernet header (link type {kind}), which cannot be followed: guard the Ethernet interface that they come in through, with --tunnel where they are in VXLAN, Geneve or IP in IP, or with --pod-interface those that they go to"
+    )]
+    NoEthernet { interface: String, kind: String },
+    #[error(
         "{0:?} is not a name that an interface can have: 1 to 15 bytes, no slash, colon or white space"
     )]
     BadInterfaceName(String),

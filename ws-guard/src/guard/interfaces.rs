@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, LinkXdp},
+    link::{LinkAttribute, LinkLayerType, LinkMessage, LinkXdp},
 };
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use nix::net::if_::if_nametoindex;
@@ -42,16 +42,39 @@ impl Interface {
         }
     }
 
-    /// The program in the XDP slot, for a person to read; `None` when the slot is free.
-    pub fn xdp_program(&self) -> Result<Option<String>, GuardError> {
+    /// What the kernel says of it.
+    fn link(&self) -> Result<Option<LinkMessage>, GuardError> {
         let mut question = LinkMessage::default();
         question.header.index = self.index;
         let answers = netlink::request(RouteNetlinkMessage::GetLink(question))
             .map_err(GuardError::netlink(&self.name))?;
-        let program = answers.into_iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => program_id(&link),
+        Ok(answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
             _ => None,
-        });
+        }))
+    }
+
+    /// Make sure that its packets begin with an Ethernet header: those of tun, WireGuard, ipip, GRE
+    /// and their like do not, and would be misread.
+    ///
+    /// # Errors
+    /// [`GuardError::NoEthernet`], [`GuardError::Netlink`].
+    pub fn check_ethernet(&self) -> Result<(), GuardError> {
+        let Some(link) = self.link()? else {
+            return Err(GuardError::NoInterface(self.name.clone()));
+        };
+        match link.header.link_layer_type {
+            LinkLayerType::Ether | LinkLayerType::Loopback => Ok(()),
+            other => Err(GuardError::NoEthernet {
+                interface: self.name.clone(),
+                kind: format!("{other:?}, {}", u16::from(other)),
+            }),
+        }
+    }
+
+    /// The program in the XDP slot, for a person to read; `None` when the slot is free.
+    pub fn xdp_program(&self) -> Result<Option<String>, GuardError> {
+        let program = self.link()?.and_then(|link| program_id(&link));
         Ok(program.map(|id| {
             // Only CAP_SYS_ADMIN may ask for other people's programs.
             let info = loaded_programs().flatten().find(|program| program.id() == id);

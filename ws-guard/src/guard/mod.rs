@@ -211,8 +211,8 @@ impl Guard {
     /// thread's network namespace.
     ///
     /// # Errors
-    /// [`GuardError::NoInterface`], [`GuardError::BadInterfaceName`], [`GuardError::Attach`] with
-    /// the reason of each mode, [`GuardError::Privileges`].
+    /// [`GuardError::NoInterface`], [`GuardError::BadInterfaceName`], [`GuardError::NoEthernet`],
+    /// [`GuardError::Attach`] with the reason of each mode, [`GuardError::Privileges`].
     pub fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attachment, GuardError> {
         let interface = Interface::find(interface)?;
         let (role, pins) = (Role::Uplink, &self.pins);

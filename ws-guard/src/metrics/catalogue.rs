@@ -31,7 +31,7 @@ const fn by(
 
 /// Every family that is a plain reading of counters. Violations, event losses and the heartbeat
 /// histogram are built in [`super::collector`].
-pub static COUNTERS: [Family; 23] = [
+pub static COUNTERS: [Family; 24] = [
     by(
         "direction",
         "packets_seen_total",
@@ -150,6 +150,11 @@ pub static COUNTERS: [Family; 23] = [
         "tls_small_records_total",
         "TLS records among them that may hold a ping, where they have a limit.",
         &[(Counter::SmallRecords, "")],
+    ),
+    plain(
+        "mptcp_refused_total",
+        "SYNs of clients that asked for Multipath TCP, where the guard enforces: they go on with plain TCP.",
+        &[(Counter::MptcpRefused, "")],
     ),
     plain(
         "releases_total",

@@ -20,6 +20,8 @@ const WAITING: usize = 8192;
 #[serde(rename_all = "snake_case")]
 pub enum What {
     Open,
+    /// What ended a connection was an error; its `Close` follows.
+    Error,
     Close,
     Refused,
 }
@@ -85,12 +87,11 @@ pub struct Closed<'a> {
 impl<'a> Closed<'a> {
     /// What the log says of a connection that lasted for `duration`, its handshake included.
     pub fn new(ended: &'a Ended, duration: Duration) -> Closed<'a> {
-        let reason = ended.close.as_ref().map(|close| close.reason.as_str());
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         Closed {
             cause: ended.cause.name(),
             code: ended.code(),
-            reason: reason.filter(|reason| !reason.is_empty()).unwrap_or(ended.cause.reason()),
+            reason: ended.reason(),
             duration_ms: milliseconds(duration),
             messages_in: ended.totals.messages_in,
             messages_out: ended.totals.messages_out,

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::{
     shard::Shard,
-    stall::{Level, Monitor},
+    stall::{Beside, Level, Monitor},
 };
 
 /// How long the canary sleeps.
@@ -23,7 +23,7 @@ impl Shard {
     /// Watch this thread for stalls, for ever.
     pub async fn watch_stalls(self: Rc<Shard>) {
         let mut monitor = Monitor::new(Instant::now());
-        let mut rate = Rate { since: Instant::now(), opened: self.opened_here(), per_second: 0.0 };
+        let mut rate = Rate::new(Instant::now(), self.came_here());
         let mut shed = None;
         loop {
             let slept = Instant::now();
@@ -31,9 +31,11 @@ impl Shard {
             let now = Instant::now();
             let delay = now.saturating_duration_since(slept).saturating_sub(NAP);
             self.service.metrics.scheduling_delay.observe(delay.as_secs_f64());
-            rate.update(now, self.opened_here());
-            if let Some(level) = monitor.observe(delay, now, &self.service.config.stalls) {
-                self.change_level(level, delay, rate.per_second);
+            rate.update(now, self.came_here());
+            let pong = self.take_slowest_pong();
+            let worst = delay.max(pong);
+            if let Some(level) = monitor.observe(worst, now, &self.service.config.stalls) {
+                self.change_level(level, delay, pong, rate.now(self.came_here()));
             }
             let rested = shed.is_none_or(|last| now.saturating_duration_since(last) >= BETWEEN);
             if monitor.level() == Level::Shed && rested {
@@ -45,15 +47,27 @@ impl Shard {
 
     /// Say what happened, and what was going on beside it: a stall without new connections is this
     /// machine's, one with many may be theirs.
-    fn change_level(&self, level: Level, delay: Duration, per_second: f64) {
+    fn change_level(&self, level: Level, delay: Duration, pong: Duration, came: (f64, f64)) {
         self.set_level(level);
-        self.service.metrics.stalls.with_label_values(&[level.name()]).inc();
+        let service = &self.service;
+        let beside = Beside {
+            new_per_second: came.0,
+            reconnects_per_second: came.1,
+            connections: self.wheel.len(),
+            queued: service.held(),
+            budget: service.config.memory_budget,
+        };
+        service.metrics.stalls.with_label_values(&[level.name(), beside.name()]).inc();
         tracing::warn!(
             level = level.name(),
+            beside = beside.name(),
             delay_ms = delay.as_millis() as u64,
-            new_connections_per_second = per_second as u64,
-            handshakes = self.service.admission.handshaking(),
-            connections = self.wheel.len(),
+            pong_ms = pong.as_millis() as u64,
+            new_connections_per_second = beside.new_per_second as u64,
+            reconnects_per_second = beside.reconnects_per_second as u64,
+            queued_bytes = beside.queued,
+            handshakes = service.admission.handshaking(),
+            connections = beside.connections,
             "stall level changed"
         );
     }
@@ -65,19 +79,35 @@ impl Shard {
     }
 }
 
-/// New connections a second, over the last one.
+/// New connections a second, and those of clients that came back.
 struct Rate {
     since: Instant,
-    opened: u64,
-    per_second: f64,
+    /// Counts at that time.
+    then: (u64, u64),
+    /// Over the last whole second.
+    last: (f64, f64),
 }
 
 impl Rate {
-    fn update(&mut self, now: Instant, opened: u64) {
-        let time = now.saturating_duration_since(self.since);
-        if time >= Duration::from_secs(1) {
-            self.per_second = (opened - self.opened) as f64 / time.as_secs_f64();
-            (self.since, self.opened) = (now, opened);
+    fn new(now: Instant, counts: (u64, u64)) -> Rate {
+        Rate { since: now, then: counts, last: (0.0, 0.0) }
+    }
+
+    fn update(&mut self, now: Instant, counts: (u64, u64)) {
+        let time = now.saturating_duration_since(self.since).as_secs_f64();
+        if time >= 1.0 {
+            let (new, back) = self.grown(counts);
+            *self = Rate { since: now, then: counts, last: (new / time, back / time) };
         }
+    }
+
+    /// Over the last whole second, or the present one where that has more already.
+    fn now(&self, counts: (u64, u64)) -> (f64, f64) {
+        let (new, back) = self.grown(counts);
+        (self.last.0.max(new), self.last.1.max(back))
+    }
+
+    fn grown(&self, counts: (u64, u64)) -> (f64, f64) {
+        ((counts.0 - self.then.0) as f64, (counts.1 - self.then.1) as f64)
     }
 }

@@ -44,6 +44,11 @@ impl Cause {
         }
     }
 
+    /// Something went wrong: not a close frame of the peer, and nothing that the server decided.
+    pub const fn is_error(self) -> bool {
+        !matches!(self, Cause::PeerClosed | Cause::Shed | Cause::Shutdown)
+    }
+
     /// What to send in the close frame (RFC 6455, 7.4.1), where one can still be sent.
     pub const fn close_code(self) -> u16 {
         match self {

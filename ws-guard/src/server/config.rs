@@ -14,8 +14,9 @@ use super::{
     seen::Seen,
     stall::Thresholds,
     tls::Tls,
+    topics::TopicLimits,
 };
-use crate::domain::address::Prefixes;
+use crate::{domain::address::Prefixes, telemetry::spans::Spans};
 
 /// Pings that are answered; a limit of 0 answers all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +34,16 @@ impl PingRates {
         let rate = |limit| Rate::new(limit, window_ms, CLOCK_STEP_MS);
         Ok(PingRates { source: rate(source)?, connection: rate(connection)? })
     }
+}
+
+/// What becomes of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandlerKind {
+    /// They go back to who sent them.
+    #[default]
+    Echo,
+    /// Publish and subscribe.
+    Topic(TopicLimits),
 }
 
 /// Everything a server has to be told. The defaults are those of the command line.
@@ -85,6 +96,10 @@ pub struct Config {
     pub ping_rates: PingRates,
     /// What makes a source.
     pub prefixes: Prefixes,
+    /// What becomes of messages.
+    pub handler: HandlerKind,
+    /// Spans of connections go there.
+    pub spans: Option<Arc<Spans>>,
     /// permessage-deflate, unless it is switched off.
     pub deflate: Option<DeflateOptions>,
 }
@@ -118,6 +133,8 @@ impl Config {
             stalls: Thresholds::default(),
             ping_rates,
             prefixes: Prefixes { v4: 32, v6: 64 },
+            handler: HandlerKind::Echo,
+            spans: None,
             deflate: Some(DeflateOptions::default()),
         }
     }

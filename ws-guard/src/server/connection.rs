@@ -1,5 +1,6 @@
 //! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
 
+mod handling;
 mod view;
 
 use std::{
@@ -12,7 +13,6 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use ws_guard_common::window::RateWindow;
 
@@ -20,9 +20,10 @@ use super::{
     admission::Ticket,
     cause::Cause,
     coding::{Coding, Opened},
-    handler::{Echo, Handler, Replies},
+    handler::{Echo, Handler},
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
+    io::Stream,
     journal::Happened,
     outbox::Outbox,
     pool,
@@ -32,6 +33,7 @@ use super::{
     },
     record::{Ended, Origin, Totals, wall},
     shard::Shard,
+    topics::subscriber::Subscriber,
 };
 
 /// Bytes that come on top of the time a frame may take, for each second.
@@ -93,6 +95,10 @@ pub struct Connection<I> {
     stuck_since: Option<Instant>,
     /// The frame that is being read, once it had to be waited for.
     frame: Option<FrameTime>,
+    /// Everything that had come was read, and nothing of it had to wait for the peer.
+    caught_up: bool,
+    /// When the ping came that is being answered, if it did not have to wait for the peer.
+    answering: Option<Instant>,
     /// When closing has to be over.
     close_by: Option<Instant>,
     totals: Totals,
@@ -100,7 +106,7 @@ pub struct Connection<I> {
     held: usize,
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
+impl<I: Stream> Connection<I> {
     /// A connection whose handshake is done.
     pub fn new(
         shard: Rc<Shard>,
@@ -113,7 +119,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         let inflater = agreed.as_ref().map(Inflater::new);
         let mut decoder = Decoder::new(Role::Server, config.limits, inflater);
         let choice = done.upgrade.protocol.as_ref();
-        if choice.is_some_and(|choice| choice.features.streaming) {
+        let handler: Box<dyn Handler> = match &shard.service.topics {
+            // Without state it takes no memory.
+            None => Box::new(Echo),
+            Some(topics) => Box::new(Subscriber::new(origin.id, topics.clone())),
+        };
+        if handler.streams() && choice.is_some_and(|choice| choice.features.streaming) {
             decoder.stream();
         }
         let coding = choice.and_then(|choice| {
@@ -135,8 +146,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             decoder,
             deflater: agreed.as_ref().map(Deflater::new),
             coding: coding.map(Box::new),
-            // Without state it takes no memory.
-            handler: Box::new(Echo),
+            handler,
             input,
             outbox: Outbox::default(),
             heartbeat,
@@ -149,6 +159,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             sent_close: None,
             stuck_since: None,
             frame: None,
+            caught_up: true,
+            answering: None,
             close_by: None,
             held: 0,
             totals: Totals { bytes_in, ..Totals::default() },
@@ -158,14 +170,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Work until there is nothing to do but to wait; returns when the connection is over.
     fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
-        let before = self.totals.bytes_in;
+        let before = self.totals;
         loop {
             if self.flush(cx, now).is_err() {
                 return self.vanished();
             }
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
             if open && self.is_full() {
+                self.caught_up = false;
                 return Poll::Pending;
+            }
+            if open && self.deliver(now) {
+                if self.totals.bytes_out - before.bytes_out >= TURN {
+                    yield_turn(cx);
+                    return Poll::Pending;
+                }
+                continue;
             }
             if open && self.decode(now) {
                 continue;
@@ -177,13 +197,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                     Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
                 }
             }
-            if self.totals.bytes_in - before >= TURN {
-                // Woken once the thread has looked for other events; a plain wake would come before.
-                let _ = pin!(tokio::task::yield_now()).poll(cx);
+            if self.totals.bytes_in - before.bytes_in >= TURN {
+                self.caught_up = false;
+                yield_turn(cx);
                 return Poll::Pending;
             }
             match self.read(cx, now) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.caught_up = true;
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false) | Err(_)) => return self.vanished(),
             }
@@ -196,7 +219,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     /// Say how much memory is held between now and the next time.
     fn account(&mut self) {
-        let now = self.input.capacity() + self.outbox.held() + self.decoder.held();
+        let now = self.input.capacity()
+            + self.outbox.held()
+            + self.decoder.held()
+            + self.handler.waiting();
         self.shard.service.hold(self.held, now);
         self.held = now;
     }
@@ -223,8 +249,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         } else {
             self.stuck_since.get_or_insert(now);
         }
+        let answering = self.answering.take();
         if !self.outbox.owes_pong() {
             self.heartbeat.pong_sent();
+            answering.inspect(|arrived| self.shard.answered_ping(arrived.elapsed()));
         }
         Ok(())
     }
@@ -293,6 +321,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     fn message(&mut self, message: Message, now: Instant) {
         self.detail(|| Happened::Message(message.payload.len()));
+        let number = self.totals.messages_in + 1;
+        self.tell_message(number, message.payload.len());
         if self.phase != Phase::Open {
             self.totals.messages_in += 1;
             return;
@@ -300,8 +330,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         match self.open(message) {
             Ok(Opened::Message(message)) => {
                 self.totals.messages_in += 1;
-                let (handler, mut replies) = self.handler();
-                handler.message(message, &mut replies);
+                self.with_handler(|handler, replies| handler.message(message, replies));
             }
             Ok(Opened::Answer(answer)) => self.outbox.message(answer, None),
             Err(error) => self.end(Cause::Protocol(error), now),
@@ -309,10 +338,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     }
 
     fn chunk(&mut self, chunk: Chunk) {
-        self.totals.messages_in += u64::from(chunk.last);
+        if chunk.last {
+            self.totals.messages_in += 1;
+            self.tell_message(self.totals.messages_in, chunk.payload.len());
+        }
         if self.phase == Phase::Open {
-            let (handler, mut replies) = self.handler();
-            handler.chunk(chunk, &mut replies);
+            self.with_handler(|handler, replies| handler.chunk(chunk, replies));
         }
     }
 
@@ -322,16 +353,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             None => Ok(Opened::Message(message)),
             Some(coding) => coding.open(message, self.shard.service.config.limits.message),
         }
-    }
-
-    fn handler(&mut self) -> (&mut dyn Handler, Replies<'_>) {
-        let replies = Replies {
-            outbox: &mut self.outbox,
-            deflater: self.deflater.as_mut(),
-            coding: self.coding.as_deref_mut(),
-            totals: &mut self.totals,
-        };
-        (&mut *self.handler, replies)
     }
 
     fn ping(&mut self, payload: &[u8], now: Instant) {
@@ -344,6 +365,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if !charged {
             self.totals.pings_ignored += 1;
             return self.shard.service.metrics.pings_over_limit.inc();
+        }
+        if self.caught_up && self.outbox.is_empty() {
+            let arrived = self.io.since_arrival().and_then(|ago| Instant::now().checked_sub(ago));
+            self.answering = arrived;
         }
         let service = &self.shard.service;
         self.heartbeat.owes_pong(now, &service.config.heartbeat);
@@ -502,14 +527,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             close: self.close.take().map(|close| *close),
             sent: self.sent_close,
             totals: self.totals,
-            queued: self.outbox.waiting(),
+            queued: self.outbox.waiting() + self.handler.waiting(),
             round_trip: self.heartbeat.round_trip(),
             last_pong: self.heartbeat.last_pong().map(|at| wall(at).0),
         }
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
+impl<I: Stream> Future for Connection<I> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -517,15 +542,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let now = Instant::now();
         let before = this.totals;
         let signals = this.shard.wheel.signals(this.slot, cx);
+        this.handler.register(cx.waker());
         let order = this.shard.service.is_stopping().then_some(Cause::Shutdown);
         if let Some(cause) = signals.order.or(order) {
             this.begin_close(cause, now);
         }
         let over = signals.abandon || signals.due && this.on_time(now);
         let over = over || this.run(cx, now).is_ready();
+        let messages = this.totals.messages_in - before.messages_in;
+        if messages > 0 {
+            this.origin.region.message.inc_by(messages);
+            this.shard.service.metrics.queue_bytes.observe(this.outbox.waiting() as f64);
+        }
         this.shard.count(&before, &this.totals);
+        let messages = |totals: &Totals| (totals.messages_in, totals.messages_out);
         this.shard.service.see_pings(&this.origin, this.totals.pings_in - before.pings_in);
-        if before.messages_in != this.totals.messages_in {
+        if messages(&before) != messages(&this.totals) {
             this.shard.wheel.touch(this.slot, now);
         }
         if over {
@@ -542,6 +574,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         this.arm();
         Poll::Pending
     }
+}
+
+/// Be woken once the thread has looked for other events; a plain wake would come before.
+fn yield_turn(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 impl<I> Drop for Connection<I> {

@@ -1,7 +1,10 @@
 //! What a connection is for: what becomes of its messages.
 
+use std::task::Waker;
+
 use super::{
     coding::Coding,
+    journal::Happened,
     outbox::Outbox,
     protocol::{Chunk, Message, deflate::Deflater},
     record::Totals,
@@ -15,7 +18,34 @@ pub trait Handler {
     /// A fragment of a message, on connections that agreed to streaming: as soon as it is there,
     /// whether or not the message ever ends.
     fn chunk(&mut self, chunk: Chunk, replies: &mut Replies<'_>);
+
+    /// Whether it takes fragments, where streaming is agreed. If not, messages come whole there too.
+    fn streams(&self) -> bool {
+        true
+    }
+
+    /// Wake this when there is something to send that no message asked for.
+    fn register(&self, _waker: &Waker) {}
+
+    /// Send one such thing; whether there was any.
+    fn deliver(&mut self, _replies: &mut Replies<'_>) -> Result<bool, Overflow> {
+        Ok(false)
+    }
+
+    /// Bytes of such things that wait.
+    fn waiting(&self) -> usize {
+        0
+    }
+
+    /// What it has subscribed to.
+    fn topics(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
+
+/// More has waited for the peer than may, and that is what ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow;
 
 /// Where answers go.
 pub struct Replies<'a> {
@@ -23,6 +53,8 @@ pub struct Replies<'a> {
     pub(super) deflater: Option<&'a mut Deflater>,
     pub(super) coding: Option<&'a mut Coding>,
     pub(super) totals: &'a mut Totals,
+    /// For those who follow the connection.
+    pub(super) happened: Option<Happened>,
 }
 
 impl Replies<'_> {

@@ -2,8 +2,11 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::AsRawFd,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -13,6 +16,37 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::certificate;
+/// A byte stream that knows when bytes came.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// How long the latest bytes have been with the kernel, whether they were read or not. In steps
+    /// of the kernel's timer, 1 to 10 ms.
+    fn since_arrival(&self) -> Option<Duration>;
+}
+
+impl Stream for Io {
+    fn since_arrival(&self) -> Option<Duration> {
+        let stream = match self {
+            Io::Plain(stream) => stream,
+            Io::Tls(stream) => stream.get_ref().0,
+        };
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the kernel writes at
+        // most `length` bytes, which is the size of `info`.
+        let done = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &mut length,
+            )
+        };
+        // SAFETY: integers alone, all of them zero where the kernel wrote nothing.
+        let info = unsafe { info.assume_init() };
+        (done == 0).then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
+    }
+}
 
 /// Either of them. TLS has buffers of its own, in a box, so that plain connections stay small.
 pub enum Io {

@@ -1,12 +1,13 @@
 //! What the server counts. No label is an address or an identity: see the access log for those.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use super::negotiation::metrics::ByProtocol;
@@ -14,24 +15,48 @@ use super::negotiation::metrics::ByProtocol;
 /// Regions that get a time series of their own; who names more of them is `other`.
 const REGIONS: usize = 64;
 
+/// What is counted of the connections of a region.
+#[derive(Debug)]
+pub struct Region {
+    name: Box<str>,
+    pub open: IntCounter,
+    pub message: IntCounter,
+    pub close: IntCounter,
+    pub error: IntCounter,
+}
+
+impl Region {
+    /// The label.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// The regions that clients have named: few, however many they make up.
 #[derive(Debug, Default)]
-pub struct Regions(Mutex<HashSet<Arc<str>>>);
+pub struct Regions(Mutex<HashMap<Box<str>, Arc<Region>>>);
 
 impl Regions {
-    /// The label for a region.
-    pub fn intern(&self, region: Option<&str>) -> Arc<str> {
+    /// The region that a client names, if it names one.
+    pub fn intern(&self, region: Option<&str>, metrics: &Metrics) -> Arc<Region> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut label = region.unwrap_or("unknown");
-        if let Some(label) = known.get(label) {
-            return label.clone();
+        if let Some(region) = known.get(label) {
+            return region.clone();
         }
         if region.is_some() && known.len() >= REGIONS {
             label = "other";
         }
-        let label: Arc<str> = label.into();
-        known.insert(label.clone());
-        label
+        let event = |event: &str| metrics.events.with_label_values(&[event, label]);
+        let region = Arc::new(Region {
+            name: label.into(),
+            open: event("open"),
+            message: event("message"),
+            close: event("close"),
+            error: event("error"),
+        });
+        known.insert(label.into(), region.clone());
+        region
     }
 }
 
@@ -40,6 +65,10 @@ impl Regions {
 pub struct Metrics {
     /// Live connections by state and region.
     pub connections: IntGaugeVec,
+    /// What happens to connections, by region: see [`Region`].
+    pub events: IntCounterVec,
+    /// What waits to be written once messages were read.
+    pub queue_bytes: Histogram,
     pub opened: IntCounter,
     pub closed: IntCounterVec,
     pub by_protocol: ByProtocol,
@@ -58,6 +87,10 @@ pub struct Metrics {
     pub buffered: IntGauge,
     /// How late a thread's canary woke.
     pub scheduling_delay: Histogram,
+    /// From a ping's arrival to its pong.
+    pub pong_seconds: Histogram,
+    pub reconnects: IntCounter,
+    pub ping_interval: Gauge,
     pub stalls: IntCounterVec,
 }
 
@@ -79,6 +112,29 @@ impl Metrics {
             &["state", "region"],
         )?;
         registry.register(Box::new(connections.clone()))?;
+        let events = IntCounterVec::new(
+            Opts::new(
+                "wsguard_server_events_total",
+                "What happened to connections: open, message, error, close; by region.",
+            ),
+            &["event", "region"],
+        )?;
+        registry.register(Box::new(events.clone()))?;
+        let queue_bytes = HistogramOpts::new(
+            "wsguard_server_message_queue_bytes",
+            "Bytes that waited to be written on a connection after messages were read from it.",
+        );
+        let queue_bytes =
+            Histogram::with_opts(queue_bytes.buckets(vec![0.0, 1e3, 4e3, 16e3, 64e3, 256e3, 1e6]))?;
+        registry.register(Box::new(queue_bytes.clone()))?;
+        let stalls = IntCounterVec::new(
+            Opts::new(
+                "wsguard_server_stall_changes_total",
+                "Changes to a level: calm, refuse (new connections), shed (idle ones); with what went on beside it: quiet, surge (many new connections), reconnects (most of them came back), queues.",
+            ),
+            &["level", "beside"],
+        )?;
+        registry.register(Box::new(stalls.clone()))?;
         let buckets = prometheus::exponential_buckets(0.000_25, 4.0, 9)?;
         let handshake_seconds = Histogram::with_opts(
             HistogramOpts::new(
@@ -104,18 +160,30 @@ impl Metrics {
         let delay = HistogramOpts::new("wsguard_server_scheduling_delay_seconds", help);
         let scheduling_delay = Histogram::with_opts(delay.buckets(buckets))?;
         registry.register(Box::new(scheduling_delay.clone()))?;
+        let buckets = prometheus::exponential_buckets(0.001, 2.0, 11)?;
+        let help = "From a client's ping to its pong, where the client was not what it waited for.";
+        let pong_seconds = HistogramOpts::new("wsguard_server_pong_seconds", help);
+        let pong_seconds = Histogram::with_opts(pong_seconds.buckets(buckets))?;
+        registry.register(Box::new(pong_seconds.clone()))?;
+        let help = "Silence of a client after which it is pinged.";
+        let ping_interval = Gauge::new("wsguard_server_ping_interval_seconds", help)?;
+        registry.register(Box::new(ping_interval.clone()))?;
         let help = "Bytes that connections hold in buffers: parts of messages, and output.";
         let buffered = IntGauge::new("wsguard_server_buffered_bytes", help)?;
         registry.register(Box::new(buffered.clone()))?;
         Ok(Metrics {
             connections,
             by_protocol: ByProtocol::new(registry)?,
+            events,
+            queue_bytes,
             buffered,
             scheduling_delay,
-            stalls: counters(
-                "wsguard_server_stall_changes_total",
-                "Changes to a level: calm, refuse (new connections), shed (idle ones).",
-                "level",
+            ping_interval,
+            pong_seconds,
+            stalls,
+            reconnects: counter(
+                "wsguard_server_reconnects_total",
+                "Handshakes of clients whose connection ended in the last minute.",
             )?,
             handshake_seconds,
             opened: counter(
@@ -155,14 +223,15 @@ mod tests {
 
     #[test]
     fn made_up_regions_are_others() {
-        let regions = Regions::default();
-        assert_eq!(&*regions.intern(None), "unknown");
+        let (regions, metrics) = (Regions::default(), Metrics::new(&Registry::new()).unwrap());
+        let label = |region: Option<&str>| regions.intern(region, &metrics).name().to_owned();
+        assert_eq!(label(None), "unknown");
         for number in 0..REGIONS - 1 {
             let name = format!("r{number}");
-            assert_eq!(*regions.intern(Some(&name)), *name);
+            assert_eq!(label(Some(&name)), name);
         }
-        assert_eq!(&*regions.intern(Some("one-more")), "other");
-        assert_eq!(&*regions.intern(Some("r7")), "r7");
-        assert_eq!(&*regions.intern(None), "unknown");
+        assert_eq!(label(Some("one-more")), "other");
+        assert_eq!(label(Some("r7")), "r7");
+        assert_eq!(label(None), "unknown");
     }
 }

@@ -26,13 +26,15 @@ pub mod packets;
 mod pool;
 pub mod protocol;
 pub mod proxies;
+pub mod reconnects;
 pub mod record;
 pub mod seen;
 pub mod service;
 pub mod shard;
 pub mod stall;
 pub mod tls;
+pub mod topics;
 pub mod wheel;
 
-pub use config::{Config, PingRates};
+pub use config::{Config, HandlerKind, PingRates};
 pub use service::{Server, StartError};

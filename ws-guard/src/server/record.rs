@@ -9,6 +9,7 @@ use std::{
 use super::{
     cause::Cause,
     identity::Identity,
+    metrics::Region,
     protocol::{Close, code},
 };
 use crate::domain::{clock::Timestamp, connection::ConnectionView};
@@ -24,7 +25,7 @@ pub struct Origin {
     pub client: IpAddr,
     pub identity: Option<Box<Identity>>,
     /// The region as metrics have it.
-    pub region: Arc<str>,
+    pub region: Arc<Region>,
     /// The subprotocol that was agreed.
     pub protocol: Option<Arc<str>>,
     /// When its TCP connection was accepted.
@@ -98,6 +99,12 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// What the peer's close frame says, or else what there is to say of the cause.
+    pub fn reason(&self) -> &str {
+        let said = self.close.as_ref().map(|close| close.reason.as_str());
+        said.filter(|reason| !reason.is_empty()).unwrap_or(self.cause.reason())
+    }
+
     /// The status code as RFC 6455, 7.1.5 has it: the peer's, or 1005 for none, 1006 for no frame.
     /// Of a connection that this side closed and the peer agreed, this side's.
     pub fn code(&self) -> u16 {

@@ -22,11 +22,17 @@ use super::{
     access_log::AccessLog,
     admission::Admission,
     asking::Ask,
-    config::{Config, PingRates},
+    config::{Config, HandlerKind, PingRates},
     journal::Journal,
     metrics::{Metrics, Regions},
+    reconnects::Reconnects,
     record::Origin,
     shard::Shard,
+    topics::{
+        Topics,
+        bus::{Bus, LocalBus},
+        exchange::Exchange,
+    },
 };
 use crate::domain::connection::ConnectionView;
 
@@ -43,6 +49,9 @@ pub struct Service {
     pub admission: Arc<Admission>,
     pub regions: Regions,
     pub journal: Arc<Journal>,
+    pub reconnects: Reconnects,
+    /// Under [`HandlerKind::Topic`].
+    pub topics: Option<Arc<Topics>>,
     asks: Vec<mpsc::Sender<Ask>>,
     next_id: AtomicU64,
     stopping: AtomicBool,
@@ -75,6 +84,14 @@ impl Service {
             self.held.fetch_sub(before - now, Ordering::Relaxed);
             self.metrics.buffered.sub((before - now) as i64);
         }
+        if let Some(topics) = &self.topics {
+            topics.set_short(self.over_budget());
+        }
+    }
+
+    /// Bytes that all connections together hold in buffers.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// A connection sent pings. Those inside TLS are noted for the guard, which cannot see them;
@@ -89,7 +106,7 @@ impl Service {
 
     /// All connections together hold more than they should.
     pub fn over_budget(&self) -> bool {
-        self.held.load(Ordering::Relaxed) > self.config.memory_budget
+        self.held() > self.config.memory_budget
     }
 
     /// How live connections stand, in the order of their numbers; of all, or of the one with this
@@ -137,13 +154,29 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listen, and serve until [`Server::stop`]. Its metrics go to `registry`.
+    /// Listen, and serve until [`Server::stop`]. Its metrics go to `registry`. Topics, if they are
+    /// wanted, end at this process.
     pub fn start(
         config: Config,
         access_log: AccessLog,
         registry: &Registry,
     ) -> Result<Server, StartError> {
+        Server::start_on(LocalBus::connect, config, access_log, registry)
+    }
+
+    /// The same with topics whose publications go over the bus that `connect` makes.
+    pub fn start_on(
+        connect: impl FnOnce(Arc<Exchange>) -> Arc<dyn Bus>,
+        config: Config,
+        access_log: AccessLog,
+        registry: &Registry,
+    ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
+        let topics = match config.handler {
+            HandlerKind::Echo => None,
+            HandlerKind::Topic(limits) => Some(Arc::new(Topics::new(limits, registry, connect)?)),
+        };
+        metrics.ping_interval.set(config.heartbeat.ping_interval.as_secs_f64());
         let ping_rates = config.ping_rates;
         let listeners = listen(config.listen, config.shards.max(1))
             .map_err(|error| StartError::Listen(config.listen, error))?;
@@ -160,6 +193,8 @@ impl Server {
             admission: Arc::new(Admission::default()),
             regions: Regions::default(),
             journal,
+            reconnects: Reconnects::default(),
+            topics,
             asks,
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),

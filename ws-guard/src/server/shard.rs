@@ -27,6 +27,7 @@ use super::{
     identity::Identity,
     io::Io,
     journal::Happened,
+    metrics::Region,
     negotiation,
     record::{Ended, Origin, Totals},
     service::Service,
@@ -62,8 +63,12 @@ pub struct Shard {
     pub wheel: Wheel,
     /// How late this thread is.
     level: Cell<Level>,
-    /// Connections that it opened.
-    opened: Cell<u64>,
+    /// TCP connections that it accepted.
+    accepted: Cell<u64>,
+    /// Handshakes of clients that came back.
+    came_back: Cell<u64>,
+    /// The longest time from a ping to its pong since the canary last looked.
+    slowest_pong: Cell<Duration>,
     /// What connections said that were asked.
     pub reports: RefCell<Vec<ConnectionView>>,
 }
@@ -92,8 +97,15 @@ impl Shard {
     }
 
     fn new(service: Arc<Service>) -> Shard {
-        let (level, opened) = (Cell::default(), Cell::default());
-        Shard { service, wheel: Wheel::default(), level, opened, reports: RefCell::default() }
+        Shard {
+            service,
+            wheel: Wheel::default(),
+            level: Cell::default(),
+            accepted: Cell::default(),
+            came_back: Cell::default(),
+            slowest_pong: Cell::default(),
+            reports: RefCell::default(),
+        }
     }
 
     /// Refuse new connections from now on, or let them in again.
@@ -101,9 +113,20 @@ impl Shard {
         self.level.set(level);
     }
 
-    /// Connections that this thread has opened so far.
-    pub fn opened_here(&self) -> u64 {
-        self.opened.get()
+    /// TCP connections that this thread has accepted so far, and handshakes of clients that came back.
+    pub fn came_here(&self) -> (u64, u64) {
+        (self.accepted.get(), self.came_back.get())
+    }
+
+    /// A ping was answered so long after it came.
+    pub fn answered_ping(&self, after: Duration) {
+        self.service.metrics.pong_seconds.observe(after.as_secs_f64());
+        self.slowest_pong.set(self.slowest_pong.get().max(after));
+    }
+
+    /// The longest such time since this was last asked.
+    pub fn take_slowest_pong(&self) -> Duration {
+        self.slowest_pong.take()
     }
 
     async fn accept(
@@ -132,6 +155,7 @@ impl Shard {
     fn admit(self: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, tasks: &TaskTracker) {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let service = &self.service;
+        self.accepted.set(self.accepted.get() + 1);
         let Some(handshaking) = service.admission.handshake(&service.config) else {
             service.metrics.refused.with_label_values(&["handshakes_full"]).inc();
             return;
@@ -161,7 +185,8 @@ impl Shard {
             Err(refusal) => return self.refused(peer, refusal),
         };
         let Admitted { ticket, client, identity } = admitted;
-        let region = self.service.regions.intern(identity.region.as_deref());
+        let region = identity.region.as_deref();
+        let region = self.service.regions.intern(region, &self.service.metrics);
         let known = identity != Identity::default();
         let identity = known.then(|| Box::new(identity));
         let id = self.service.next_id();
@@ -200,6 +225,12 @@ impl Shard {
         from: &Arrival,
     ) -> Result<Admitted, Refusal> {
         let service = &self.service;
+        let proxies = &service.config.proxies;
+        let client = proxies.client(request.headers(), from.proxied.ip());
+        if service.reconnects.comes_back(client, Instant::now()) {
+            self.came_back.set(self.came_back.get() + 1);
+            service.metrics.reconnects.inc();
+        }
         if service.is_stopping() {
             return Err(Refusal::Shutdown);
         }
@@ -209,11 +240,9 @@ impl Shard {
         if self.level.get() >= Level::Refuse {
             return Err(Refusal::Stalled);
         }
-        let proxies = &service.config.proxies;
         let trusted = proxies.trust(from.peer.ip());
         let identity =
             service.config.access.check(request, trusted, from.certificate.as_deref())?;
-        let client = proxies.client(request.headers(), from.proxied.ip());
         let user = identity.user_id.as_deref();
         let ticket = service.admission.admit(client, user, &service.config);
         let ticket = ticket.map_err(|full| match full {
@@ -241,13 +270,13 @@ impl Shard {
     }
 
     /// Move a connection from one state's gauge to another's.
-    pub fn show(&self, region: &str, from: Option<&str>, to: Option<&str>) {
+    pub fn show(&self, region: &Region, from: Option<&str>, to: Option<&str>) {
         let gauges = &self.service.metrics.connections;
         if let Some(state) = from {
-            gauges.with_label_values(&[state, region]).dec();
+            gauges.with_label_values(&[state, region.name()]).dec();
         }
         if let Some(state) = to {
-            gauges.with_label_values(&[state, region]).inc();
+            gauges.with_label_values(&[state, region.name()]).inc();
         }
     }
 
@@ -276,51 +305,68 @@ impl Shard {
         let took = Duration::from_micros(origin.handshake_us.into());
         let metrics = &self.service.metrics;
         metrics.opened.inc();
+        origin.region.open.inc();
         metrics.by_protocol.opened(origin);
-        self.opened.set(self.opened.get() + 1);
         metrics.handshake_seconds.observe(took.as_secs_f64());
         self.service.journal.record(origin.id, Happened::Opened(took));
-        let interval = self.service.config.heartbeat.ping_interval;
-        self.log(Line {
-            handshake_duration_ms: Some(took.as_secs_f64() * 1e3),
-            ping_interval_ms: Some(interval.as_millis() as u64),
-            ..line_of(What::Open, origin)
-        });
+        if let Some(spans) = &self.service.config.spans {
+            spans.opened(origin, self.ping_interval());
+        }
+        self.log(self.line_of(What::Open, origin));
     }
 
     /// Count and log the end of a connection.
     pub fn closed(&self, origin: &Origin, ended: &Ended) {
         let metrics = &self.service.metrics;
         self.service.journal.bury(origin, ended);
+        self.service.reconnects.left(origin.client, Instant::now());
+        origin.region.close.inc();
+        if ended.cause.is_error() {
+            origin.region.error.inc();
+        }
+        if let Some(spans) = &self.service.config.spans {
+            spans.closed(origin, self.ping_interval(), ended);
+        }
         metrics.closed.with_label_values(&[ended.cause.name()]).inc();
         metrics.by_protocol.closed(origin, ended.cause);
         if let Cause::Protocol(error) = ended.cause {
             metrics.protocol_errors.with_label_values(&[error.name()]).inc();
         }
-        self.log(Line {
+        let closed = |what| Line {
             closed: Some(Closed::new(ended, origin.started.elapsed())),
-            ..line_of(What::Close, origin)
-        });
+            ..self.line_of(what, origin)
+        };
+        if ended.cause.is_error() {
+            self.log(closed(What::Error));
+        }
+        self.log(closed(What::Close));
+    }
+
+    /// Silence of a client before it is pinged.
+    pub fn ping_interval(&self) -> Duration {
+        self.service.config.heartbeat.ping_interval
+    }
+
+    /// A line about a connection.
+    fn line_of<'a>(&self, event: What, origin: &'a Origin) -> Line<'a> {
+        let identity = origin.identity.as_deref();
+        Line {
+            connection_id: Some(origin.id),
+            client: (origin.client != origin.peer.ip()).then_some(origin.client),
+            user_id: identity.and_then(|identity| identity.user_id.as_deref()),
+            region: identity.and_then(|identity| identity.region.as_deref()),
+            certificate: identity.and_then(|identity| identity.certificate.as_deref()),
+            protocol_version: Some(origin.protocol.as_deref().unwrap_or(negotiation::NONE)),
+            handshake_duration_ms: Some(f64::from(origin.handshake_us) / 1e3),
+            ping_interval_ms: Some(self.ping_interval().as_millis() as u64),
+            ..line(event, origin.peer)
+        }
     }
 
     fn log(&self, line: Line<'_>) {
         if self.service.access_log.is_open() {
             self.service.access_log.write(&Line { time: timestamp(), ..line });
         }
-    }
-}
-
-/// A line about a connection.
-fn line_of(event: What, origin: &Origin) -> Line<'_> {
-    let identity = origin.identity.as_deref();
-    Line {
-        connection_id: Some(origin.id),
-        client: (origin.client != origin.peer.ip()).then_some(origin.client),
-        user_id: identity.and_then(|identity| identity.user_id.as_deref()),
-        region: identity.and_then(|identity| identity.region.as_deref()),
-        certificate: identity.and_then(|identity| identity.certificate.as_deref()),
-        protocol_version: Some(origin.protocol.as_deref().unwrap_or(negotiation::NONE)),
-        ..line(event, origin.peer)
     }
 }
 

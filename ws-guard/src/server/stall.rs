@@ -105,6 +105,35 @@ impl Monitor {
     }
 }
 
+/// What goes on beside a stall, so that a pause of this machine can be told from a surge of clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Beside {
+    /// TCP connections that were accepted in a second, and handshakes of clients that came back.
+    pub new_per_second: f64,
+    pub reconnects_per_second: f64,
+    /// Open connections of the thread.
+    pub connections: usize,
+    /// Bytes that connections hold in buffers, and that they may.
+    pub queued: usize,
+    pub budget: usize,
+}
+
+/// Fewer new connections a second are no surge.
+const SURGE: f64 = 20.0;
+
+impl Beside {
+    /// The name in metrics and logs: `quiet`, `surge`, `reconnects` or `queues`.
+    pub fn name(&self) -> &'static str {
+        let surge = self.new_per_second > SURGE.max(self.connections as f64 / 10.0);
+        match surge {
+            true if self.reconnects_per_second * 2.0 >= self.new_per_second => "reconnects",
+            true => "surge",
+            false if self.queued > self.budget / 4 => "queues",
+            false => "quiet",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,5 +158,20 @@ mod tests {
         assert_eq!(observe(3980, 0), None);
         assert_eq!(observe(3990, 0), Some(Level::Calm));
         assert_eq!(observe(9000, 500), Some(Level::Shed));
+    }
+
+    #[test]
+    fn what_went_on_beside_it() {
+        let name = |new, back, connections, queued| {
+            let (new_per_second, reconnects_per_second) = (new, back);
+            let budget = 1000;
+            Beside { new_per_second, reconnects_per_second, connections, queued, budget }.name()
+        };
+        assert_eq!(name(0.0, 0.0, 5000, 0), "quiet");
+        assert_eq!(name(20.0, 20.0, 0, 0), "quiet");
+        assert_eq!(name(100.0, 49.0, 900, 0), "surge");
+        assert_eq!(name(100.0, 50.0, 900, 0), "reconnects");
+        assert_eq!(name(100.0, 90.0, 1000, 0), "quiet");
+        assert_eq!(name(5.0, 5.0, 10, 251), "queues");
     }
 }

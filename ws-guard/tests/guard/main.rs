@@ -25,6 +25,7 @@ mod drop;
 mod fragments;
 mod jumbo;
 mod limit;
+mod mptcp;
 mod neighbours;
 mod observe;
 mod process;

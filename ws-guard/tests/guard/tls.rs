@@ -25,7 +25,7 @@ const SERVERS: [(&str, &str, Cipher); 4] = [
     ("1.3", "-", Cipher::Tls13),
     ("1.2", "ECDHE-RSA-AES128-GCM-SHA256", Cipher::Gcm12),
     ("1.2", "ECDHE-RSA-CHACHA20-POLY1305", Cipher::ChaCha12),
-    ("1.2", "ECDHE-RSA-AES256-SHA", Cipher::CbcSha12),
+    ("1.2", "ECDHE-RSA-AES256-SHA", Cipher::CbcShaEtm12),
 ];
 const PORT: u16 = 9443;
 

@@ -31,6 +31,35 @@ fn an_interface_made_anew_is_attached_afresh() -> Result<()> {
     })?
 }
 
+/// Packets of tun, WireGuard or a tunnel's interface begin with IP: read as Ethernet they would pass
+/// unseen.
+#[test]
+fn an_interface_without_ethernet_is_refused() -> Result<()> {
+    needs_root!();
+    let namespace = veth("l3", 1500)?;
+    let pins = PinDir::new();
+    namespace.run(|| {
+        let made = namespace
+            .ip("tuntap add mode tun name t0")
+            .or_else(|_| namespace.ip("link add t0 type ipip local 10.0.0.1 remote 10.0.0.2"));
+        if let Err(error) = made {
+            println!("skipped: neither tun nor ipip can be made here: {error:#}");
+            return Ok(());
+        }
+        let mut guard = pins.load()?;
+        for mode in [AttachMode::Auto, AttachMode::Clsact] {
+            let error = guard.attach("t0", mode).expect_err("there is no Ethernet header");
+            assert!(matches!(error, GuardError::NoEthernet { .. }), "{error}");
+            let error = error.to_string();
+            assert!(error.starts_with("t0 has packets without") && error.contains("--tunnel"));
+        }
+        assert_eq!(guard.attachments(), []);
+        guard.attach("lo", AttachMode::Auto)?;
+        guard.detach("lo")?;
+        Ok(())
+    })?
+}
+
 #[test]
 fn interfaces_are_seen_coming_and_going() -> Result<()> {
     needs_root!();

@@ -54,6 +54,8 @@ pub enum Fate {
     /// It passes, the PINGs at these payload offsets are PONGs, and the checksum is as it would be had
     /// it been built so.
     Defused(Vec<usize>),
+    /// It passes with other TCP options, and its checksum is as it would be had it been built so.
+    Options(Vec<u8>),
     Dropped,
 }
 

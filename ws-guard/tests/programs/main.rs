@@ -5,6 +5,7 @@ mod forged;
 mod fragments;
 mod handshakes;
 mod headers;
+mod mptcp;
 mod play;
 mod streams;
 mod throttling;
@@ -51,6 +52,7 @@ fn table() -> Vec<Case> {
     cases.extend(throttling::cases());
     cases.extend(forged::cases());
     cases.extend(tls::cases());
+    cases.extend(mptcp::cases());
     cases
 }
 

@@ -123,6 +123,14 @@ fn send(
     match &sent.fate {
         Fate::Dropped => Ok(()),
         Fate::Passes => compare(&run, &bytes),
+        Fate::Options(options) => {
+            let changed = Packet { tcp_options: options.clone(), ..packet };
+            let mut wanted = changed.build()?;
+            if let Some((tunnel, v6)) = tunnel {
+                wanted = tunnel.around(&wanted, tunnel::ends(v6))?;
+            }
+            compare(&run, &wanted)
+        }
         Fate::Defused(at) => {
             compare(&run, &defused(&bytes, &packet, at)?)?;
             ensure!(

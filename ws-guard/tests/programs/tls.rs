@@ -200,6 +200,17 @@ fn limits() -> Vec<Case> {
             .client_at(35, data(1000))
             .dropped()
             .counts(&[(Throttled, 1), (DroppedThrottled, 2), (Defused, 0)]),
+        open(tls(
+            "reported pings within their limit prove nothing of many records",
+            action::DEFUSE,
+        ))
+        .client(&*five)
+        .client(data(30))
+        .report(10)
+        .client(data(30))
+        .report(20)
+        .client(data(30))
+        .counts(&[(Throttled, 1), (FramesOver, 3), (DroppedThrottled, 0)]),
         open(tls("reported pings: observed, if the operator says so", action::OBSERVE))
             .report(100)
             .client(data(30))

@@ -17,4 +17,6 @@ mod served;
 mod stage;
 mod stalls;
 mod talk;
+mod telemetry;
 mod tls;
+mod topics;

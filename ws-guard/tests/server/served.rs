@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::Command};
 
 use ws_guard_testkit::{process::Process, usage::Usage};
 
-use super::stage::PATIENCE;
+use super::stage::{PATIENCE, connect, refused};
 
 /// `ws-guard serve` on a free port.
 pub struct Served {
@@ -15,14 +15,25 @@ pub struct Served {
 impl Served {
     /// With stalls of a busy machine left to themselves.
     pub fn start(more: &[&str]) -> Served {
-        Served::watchful(&[&["--stall-refuse", "1h", "--stall-shed", "1h"], more].concat())
+        Served::with(more, &[])
+    }
+
+    /// With these variables in its environment.
+    pub fn with(more: &[&str], variables: &[(&str, &str)]) -> Served {
+        let calm = ["--stall-refuse", "1h", "--stall-shed", "1h"];
+        Served::spawn(&[&calm, more].concat(), variables)
     }
 
     /// With its own idea of what a stall is, unless told otherwise.
     pub fn watchful(more: &[&str]) -> Served {
+        Served::spawn(more, &[])
+    }
+
+    fn spawn(more: &[&str], variables: &[(&str, &str)]) -> Served {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
         command.args(["--access-log", "/dev/null", "--max-connections", "20000"]).args(more);
+        command.envs(variables.iter().copied());
         let process = Process::spawn("ws-guard serve", command).expect("it starts");
         let address = process
             .wait_for(PATIENCE, |line| {
@@ -30,6 +41,14 @@ impl Served {
             })
             .expect("it says where it listens");
         Served { process, address }
+    }
+
+    /// A sample of its metrics, which it serves at this port; 0 where there is none.
+    pub fn metric(port: u16, sample: &str) -> f64 {
+        let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let answer = refused(connect(([127, 0, 0, 1], port).into()), request);
+        let line = answer.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
     /// Its anonymous resident memory, in bytes.

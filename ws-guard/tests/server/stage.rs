@@ -13,6 +13,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 use ws_guard::server::{
     Config, Server,
     access_log::{AccessLog, Flush},
+    topics::{
+        bus::{Bus, LocalBus},
+        exchange::Exchange,
+    },
 };
 use ws_guard_testkit::frame::{Decoder, Frame, encode, opcode};
 
@@ -50,6 +54,14 @@ pub struct Stage {
 impl Stage {
     /// Start a server on a free port, with one thread and what `configure` changes.
     pub fn start(configure: impl FnOnce(&mut Config)) -> Stage {
+        Stage::start_on(LocalBus::connect, configure)
+    }
+
+    /// The same, with another bus for topics.
+    pub fn start_on(
+        connect: impl FnOnce(Arc<Exchange>) -> Arc<dyn Bus>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Stage {
         let mut config = Config::new((Ipv4Addr::LOCALHOST, 0).into());
         config.shards = 1;
         // The machine that tests run on may be a busy one.
@@ -58,7 +70,8 @@ impl Stage {
         configure(&mut config);
         let (registry, lines) = (Registry::new(), Lines::default());
         let (access_log, flush) = AccessLog::to(lines.clone());
-        let server = Server::start(config, access_log, &registry).expect("the server starts");
+        let server = Server::start_on(connect, config, access_log, &registry);
+        let server = server.expect("the server starts");
         let address = server.address();
         Stage { server: Some(server), address, registry, lines, _flush: flush }
     }
@@ -139,6 +152,11 @@ impl Client {
         let mut bytes = format!("{request}\r\n").into_bytes();
         bytes.extend(encode(early));
         stream.write_all(&bytes).unwrap();
+        Client::upgraded(stream)
+    }
+
+    /// Read the answer to a request that was sent.
+    pub fn upgraded(stream: TcpStream) -> Client {
         let mut client = Client {
             local: stream.local_addr().unwrap(),
             stream,

@@ -1,13 +1,21 @@
 //! A server that is stopped for a while, as a pause of the machine or the runtime stops it.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    io::{Read, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::sleep,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use ws_guard_testkit::frame::{Frame, opcode};
 
 use super::{
     served::Served,
-    stage::{Client, REQUEST, connect, refused, wait_for},
+    stage::{Client, REQUEST, Stage, connect, connect_from, refused, wait_for},
 };
 
 fn stall(served: &Served, time: Duration) {
@@ -34,7 +42,10 @@ fn after_a_stall_nobody_is_let_in_for_a_while_and_nobody_is_sent_away() {
     let mut client = Client::connect(served.address);
     stall(&served, Duration::from_millis(600));
     let line = reaches(&served, "refuse");
-    assert!(line.contains("new_connections_per_second="), "{line}");
+    for field in ["new_connections_per_second=", "reconnects_per_second=0", "queued_bytes=0"] {
+        assert!(line.contains(field), "{line}");
+    }
+    assert!(line.contains("beside=\"quiet\""), "{line}");
     let refusal = answer(&served);
     assert!(refusal.starts_with("HTTP/1.1 503 ") && refusal.contains("retry-after: "), "{refusal}");
     client.send(&[Frame::text("still here")]);
@@ -71,7 +82,7 @@ fn after_a_long_stall_idle_connections_go_a_few_at_a_time() {
         .iter_mut()
         .filter_map(|client| {
             let mut head = [0; 4];
-            let n = std::io::Read::read(&mut client.stream, &mut head).ok()?;
+            let n = client.stream.read(&mut head).ok()?;
             (n == 4).then_some(head)
         })
         .collect::<Vec<_>>();
@@ -85,4 +96,107 @@ fn after_a_long_stall_idle_connections_go_a_few_at_a_time() {
         (busy.message() == b"alive").then_some(())
     });
     assert!(alive.is_some());
+}
+
+/// A port that is free for now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The same pause, with clients that come and go all the time: said and counted apart.
+#[test]
+fn a_stall_in_a_surge_of_connections_is_told_from_one_without() {
+    let port = free_port();
+    let metrics = format!("127.0.0.1:{port}");
+    let served = Served::watchful(&[
+        "--stall-refuse",
+        "250ms",
+        "--stall-shed",
+        "1h",
+        "--metrics-listen",
+        &metrics,
+    ]);
+    let over = Arc::new(AtomicBool::new(false));
+    let (address, until) = (served.address, over.clone());
+    let surge = std::thread::spawn(move || {
+        let mut count = 0;
+        while !until.load(Ordering::Relaxed) {
+            // Whether it is let in or not.
+            let mut stream = connect(address);
+            stream.write_all(format!("{REQUEST}\r\n").as_bytes()).unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            count += 1;
+        }
+        count
+    });
+    sleep(Duration::from_millis(1500));
+    stall(&served, Duration::from_millis(600));
+    let line = reaches(&served, "refuse");
+    over.store(true, Ordering::Relaxed);
+    let count = surge.join().unwrap();
+    assert!(line.contains("beside=\"reconnects\""), "{line} ({count} connections)");
+    let changes = "wsguard_server_stall_changes_total{beside=\"reconnects\",level=\"refuse\"}";
+    assert!(Served::metric(port, changes) >= 1.0);
+    assert!(Served::metric(port, "wsguard_server_reconnects_total") >= 20.0);
+}
+
+/// A ping that came while the server was stopped: its wait is seen from the kernel's side.
+#[test]
+fn the_time_from_a_ping_to_its_pong_counts_the_pause() {
+    let port = free_port();
+    let metrics = format!("127.0.0.1:{port}");
+    let calm = ["--stall-refuse", "1h", "--stall-shed", "1h", "--metrics-listen", &metrics];
+    let served = Served::watchful(&calm);
+    let mut client = Client::connect(served.address);
+    let sum = || Served::metric(port, "wsguard_server_pong_seconds_sum");
+    client.send(&[Frame::ping("quick")]);
+    assert_eq!(client.next().unwrap().payload, b"quick");
+    let before = sum();
+    served.process.signal(Signal::SIGSTOP).unwrap();
+    // It has stopped only when all its threads have.
+    sleep(Duration::from_millis(100));
+    client.send(&[Frame::ping("slow")]);
+    sleep(Duration::from_millis(500));
+    served.process.signal(Signal::SIGCONT).unwrap();
+    assert_eq!(client.next().unwrap().payload, b"slow");
+    let grown = wait_for(Duration::from_secs(5), || Some(sum() - before).filter(|t| *t > 0.4));
+    assert!(grown.is_some_and(|time| time < 5.0), "{} then {}", before, sum());
+}
+
+/// Pings that wait because their client does not read are its own affair: nobody else is refused.
+#[test]
+fn a_client_that_does_not_read_is_no_stall() {
+    let stage = Stage::start(|config| {
+        config.stalls.refuse = Duration::from_millis(400);
+        config.ping_rates = Default::default();
+    });
+    let stream = connect_from([127, 0, 0, 1].into(), stage.address, Some(4096));
+    let mut client = Client::request(stream, "", &[]);
+    client.stream.set_nonblocking(true).unwrap();
+    // More than goes into all buffers on the way, with pings in between.
+    let frames = [Frame::text(&"x".repeat(30_000)), Frame::ping("?")];
+    let bytes = ws_guard_testkit::frame::encode(&frames).repeat(400);
+    let mut sent = 0;
+    wait_for(Duration::from_secs(2), || {
+        sent += client.stream.write(&bytes[sent..]).unwrap_or(0);
+        None::<()>
+    });
+    assert!(sent < bytes.len(), "everything went out");
+    client.stream.set_nonblocking(false).unwrap();
+    let mut writer = client.stream.try_clone().unwrap();
+    let rest = bytes[sent..].to_vec();
+    let writing = std::thread::spawn(move || writer.write_all(&rest));
+    for _ in 0..400 {
+        assert_eq!(client.message().len(), 30_000);
+    }
+    writing.join().unwrap().unwrap();
+    // The canary looks every 10 ms.
+    sleep(Duration::from_millis(100));
+    let sum = stage.metric("wsguard_server_pong_seconds_sum");
+    assert!(sum < 1.0, "{sum} s from pings to pongs");
+    let refused = |beside| {
+        let name = "wsguard_server_stall_changes_total";
+        stage.metric(&format!("{name}{{beside=\"{beside}\",level=\"refuse\"}}"))
+    };
+    assert_eq!(refused("quiet") + refused("queues") + refused("surge"), 0.0);
 }

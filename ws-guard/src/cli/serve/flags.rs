@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use super::access::AccessFlags;
+use super::{access::AccessFlags, handler::HandlerFlags};
 use crate::{
     config::server::ServerSection,
     server::{
@@ -99,6 +99,8 @@ pub struct ServerFlags {
     #[arg(long, value_name = "FILE", env = "WS_GUARD_NOISE_KEY")]
     noise_key: Option<PathBuf>,
     #[command(flatten)]
+    handler: HandlerFlags,
+    #[command(flatten)]
     access: AccessFlags,
 }
 
@@ -131,6 +133,7 @@ impl ServerFlags {
         config.max_connections = self.max_connections;
         config.max_connections_per_source = self.max_connections_per_source;
         config.max_connections_per_user = self.max_connections_per_user;
+        config.handler = self.handler.handler();
         config.access = self.access.access()?;
         config.proxies = self.access.proxies();
         config.tls = self.tls()?.map(Arc::new);

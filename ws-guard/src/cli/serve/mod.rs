@@ -16,6 +16,7 @@ mod access;
 mod control;
 mod flags;
 mod follow;
+mod handler;
 
 pub use self::flags::ServerFlags;
 use super::{Global, run::log_to_stderr};
@@ -24,10 +25,12 @@ use crate::{
     control::socket::Socket,
     metrics::text,
     server::{Config, PingRates, Server, access_log::AccessLog, service::Service},
+    telemetry::{self, Endpoint, Telemetry},
 };
 
 const HELP: &str = "\
-A WebSocket server that echoes: RFC 6455 and permessage-deflate, heartbeats, and limits on whatever
+A WebSocket server that echoes, or with --handler topic publishes and subscribes: RFC 6455 and
+permessage-deflate, heartbeats, and limits on whatever
 a client can make it hold. The access log has a line of JSON for each connection that opened, closed
 or was refused, with the cause.
 
@@ -82,6 +85,10 @@ pub struct Serve {
     /// be that of `ws-guard run`
     #[arg(long, value_name = "FILE", env = "WS_GUARD_CONFIG")]
     config: Option<PathBuf>,
+    /// Collector to send traces and metrics to, over OTLP: http://collector:4318. Without the flag,
+    /// OTEL_EXPORTER_OTLP_ENDPOINT
+    #[arg(long, value_name = "URL", env = "WS_GUARD_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<Endpoint>,
     #[command(flatten)]
     server: ServerFlags,
 }
@@ -92,7 +99,7 @@ impl Serve {
         // Older than the first reading, so that no change is missed.
         let watch = self.config.clone().map(Watch::new);
         let section = self.config.as_deref().map(ServerSection::load).transpose()?;
-        let config = self.config(&section.unwrap_or_default())?;
+        let mut config = self.config(&section.unwrap_or_default())?;
         let (access_log, _flush) = AccessLog::open(&self.access_log).with_context(|| {
             format!("cannot write the access log {}", self.access_log.display())
         })?;
@@ -106,6 +113,10 @@ impl Serve {
             }
             None => None,
         };
+        let endpoint = otlp_endpoint(self.otlp_endpoint.clone())?;
+        let telemetry =
+            endpoint.map(|endpoint| Telemetry::start(&endpoint, &registry)).transpose()?;
+        config.spans = telemetry.as_ref().map(Telemetry::spans);
         let following = follow::Follow {
             file: self.config,
             watch,
@@ -119,6 +130,9 @@ impl Serve {
         runtime.block_on(work.until_signal(control.as_mut()))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
+        if let Some(telemetry) = telemetry {
+            telemetry.stop();
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -139,6 +153,19 @@ impl Serve {
             };
             anyhow::anyhow!("{flag} {limit} is over {}: give less, or 0", Rate::MAX_LIMIT)
         })
+    }
+}
+
+/// The flag's, or that of the standard variable.
+fn otlp_endpoint(flag: Option<Endpoint>) -> anyhow::Result<Option<Endpoint>> {
+    let variable = std::env::var(telemetry::ENDPOINT_VARIABLE).ok();
+    match (flag, variable.filter(|text| !text.is_empty())) {
+        (Some(endpoint), _) => Ok(Some(endpoint)),
+        (None, None) => Ok(None),
+        (None, Some(text)) => {
+            let endpoint = text.parse().map_err(anyhow::Error::msg);
+            endpoint.context(telemetry::ENDPOINT_VARIABLE).map(Some)
+        }
     }
 }
 

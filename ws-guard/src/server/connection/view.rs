@@ -15,7 +15,8 @@ impl<I> Connection<I> {
             cause: self.cause.map(|cause| cause.name().into()),
             last_pong: self.heartbeat.last_pong().map(wall),
             heartbeat_rtt_ms: self.heartbeat.round_trip().map(|time| time.as_secs_f64() * 1e3),
-            message_queue_size: self.outbox.waiting() as u64,
+            message_queue_size: (self.outbox.waiting() + self.handler.waiting()) as u64,
+            topics: self.handler.topics(),
             ..self.origin.view(&self.totals, ping_interval)
         }
     }

@@ -1,0 +1,74 @@
+//! Who comes back? After a pause of the server the clients that timed out all reconnect, which is
+//! another thing than new ones that come.
+//!
+//! A table of fixed size, without a lock: an address has one place, and whoever else falls there takes
+//! it. So a few are missed when many leave at once, and nothing grows.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Places in the table: 128 KiB.
+const PLACES: usize = 16 * 1024;
+/// Whoever comes within so long after leaving comes back.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Addresses whose connections ended lately.
+pub struct Reconnects {
+    started: Instant,
+    hasher: RandomState,
+    /// Half of an address's hash, and the second it left in, from 1; 0 is nobody.
+    places: Box<[AtomicU64]>,
+}
+
+impl Default for Reconnects {
+    fn default() -> Reconnects {
+        let places = (0..PLACES).map(|_| AtomicU64::new(0)).collect();
+        Reconnects { started: Instant::now(), hasher: RandomState::new(), places }
+    }
+}
+
+impl Reconnects {
+    /// A connection of this address ended.
+    pub fn left(&self, client: IpAddr, now: Instant) {
+        if let (tag, Some(place)) = self.place(client) {
+            place.store(tag | self.second(now), Ordering::Relaxed);
+        }
+    }
+
+    /// A connection of this address comes; whether one of it ended in the last minute.
+    pub fn comes_back(&self, client: IpAddr, now: Instant) -> bool {
+        let (tag, Some(place)) = self.place(client) else { return false };
+        let kept = place.load(Ordering::Relaxed);
+        let ago = self.second(now).saturating_sub(kept & u64::from(u32::MAX));
+        kept != 0 && kept >> 32 == tag >> 32 && ago <= WINDOW.as_secs()
+    }
+
+    fn place(&self, client: IpAddr) -> (u64, Option<&AtomicU64>) {
+        let hash = self.hasher.hash_one(client);
+        (hash & !u64::from(u32::MAX), self.places.get(hash as usize % PLACES))
+    }
+
+    fn second(&self, now: Instant) -> u64 {
+        1 + now.saturating_duration_since(self.started).as_secs()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_left_within_a_minute_comes_back() {
+        let (reconnects, now) = (Reconnects::default(), Instant::now());
+        let (one, two) = ([10, 0, 0, 1].into(), "fd77::1".parse().unwrap());
+        assert!(!reconnects.comes_back(one, now));
+        reconnects.left(one, now);
+        assert!(reconnects.comes_back(one, now + WINDOW));
+        assert!(!reconnects.comes_back(two, now));
+        assert!(!reconnects.comes_back(one, now + WINDOW + Duration::from_secs(2)));
+    }
+}

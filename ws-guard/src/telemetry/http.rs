@@ -1,0 +1,88 @@
+//! Requests to the collector, by hyper, which is there for the server already.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Request, Response, Uri,
+    client::conn::http1,
+    header::{self, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use opentelemetry_http::{HttpClient, HttpError, ResponseExt};
+use prometheus::{IntCounterVec, Opts, Registry};
+use tokio::{net::TcpStream, runtime::Handle, time::timeout};
+
+use super::TIMEOUT;
+
+/// Longest answer of a collector.
+const LONGEST: usize = 1 << 20;
+
+/// A client whose requests run on a runtime, whoever waits for them.
+#[derive(Clone, Debug)]
+pub struct Http {
+    runtime: Handle,
+    requests: IntCounterVec,
+    /// The latest request failed: said once, not each time.
+    failing: Arc<AtomicBool>,
+}
+
+impl Http {
+    /// Requests are counted in `registry`.
+    pub fn new(runtime: Handle, registry: &Registry) -> prometheus::Result<Http> {
+        let help = "Requests to the OTLP collector, by how they went.";
+        let requests =
+            IntCounterVec::new(Opts::new("wsguard_otlp_requests_total", help), &["result"])?;
+        registry.register(Box::new(requests.clone()))?;
+        Ok(Http { runtime, requests, failing: Arc::default() })
+    }
+
+    fn note(&self, to: &Uri, result: &Result<Response<Bytes>, HttpError>) {
+        let name = if result.is_ok() { "ok" } else { "error" };
+        self.requests.with_label_values(&[name]).inc();
+        let failed_before = self.failing.swap(result.is_err(), Ordering::Relaxed);
+        match result {
+            Err(error) if !failed_before => {
+                tracing::warn!("cannot export telemetry to {to}, and goes on trying: {error}");
+            }
+            Ok(_) if failed_before => tracing::info!("telemetry reaches {to} again"),
+            _ => {}
+        }
+    }
+}
+
+#[async_trait]
+impl HttpClient for Http {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let to = request.uri().clone();
+        let sent = self.runtime.spawn(async { timeout(TIMEOUT, exchange(request)).await });
+        let result = match sent.await {
+            Ok(Ok(result)) => result.and_then(ResponseExt::error_for_status),
+            Ok(Err(_)) => Err("no answer in time".into()),
+            Err(error) => Err(error.into()),
+        };
+        self.note(&to, &result);
+        result
+    }
+}
+
+async fn exchange(mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    let authority = request.uri().authority().ok_or("no host")?.clone();
+    let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let host = HeaderValue::from_str(authority.as_str())?;
+    request.headers_mut().insert(header::HOST, host);
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>()?;
+    *request.uri_mut() = path;
+    let response = sender.send_request(request.map(Full::new)).await?;
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, LONGEST).collect().await?.to_bytes();
+    Ok(Response::from_parts(parts, body))
+}
