@@ -11,7 +11,7 @@ use ws_guard_common::{
 };
 use ws_guard_oracle::{
     frames::{self, Side},
-    guard::{Guard, OnHost},
+    guard::{Guard, OnHost, Watched},
     receiver::{Overlap, Receiver},
 };
 

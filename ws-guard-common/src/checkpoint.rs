@@ -256,7 +256,35 @@ impl Flow {
         let at = self.oldest.wrapping_add(first) & SLOT;
         self.client = self.checkpoints[at as usize].start;
         self.kept = first;
+        self.broken = 1;
         self.flags |= REWOUND;
+    }
+
+    /// Segments are so many that not each has a checkpoint: where the next one begins is to be kept
+    /// elsewhere.
+    #[inline(always)]
+    pub const fn is_crowded(&self) -> bool {
+        self.kept >= CHECKPOINTS as u8 && self.broken == 0
+    }
+
+    /// A segment at `seq` comes behind all that have checkpoints: with no header in it, the stream
+    /// stands there where it stands now.
+    #[inline(always)]
+    pub fn is_ahead(&self, seq: u32) -> bool {
+        self.kept > 0 && !before(seq, self.provisional_end())
+    }
+
+    /// Where the stream stood at a border of its segments is still true: nothing has taken the place
+    /// of anything, and nothing may have, unproven.
+    #[inline(always)]
+    pub fn has_true_borders(&self) -> bool {
+        let mut unproven = 0;
+        let mut i = 0;
+        while i < CHECKPOINTS {
+            unproven |= self.checkpoints[i].flags & UNPROVEN;
+            i += 1;
+        }
+        self.broken == 0 && unproven == 0
     }
 
     /// Forget the checkpoints of segments that the server has acknowledged.

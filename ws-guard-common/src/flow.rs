@@ -123,7 +123,10 @@ pub struct Flow {
     pub flags: u8,
     /// One of [`owner`].
     pub owner: u8,
-    pub _pad: [u8; 3],
+    /// Other bytes took the place of some, or frames were missed: borders from before are worth
+    /// nothing any more.
+    pub broken: u8,
+    pub _pad: [u8; 2],
     /// While unsynced: where the next header may be.
     pub candidate: Candidate,
     /// Pings that only their pongs told of.
@@ -329,11 +332,13 @@ impl Flow {
             self.flags &= !HOLE;
         }
         self.forget(ack);
+        let closed = self.state == state::CLOSED;
         if self.flags & FIN_SEEN != 0 && ack == self.fin.wrapping_add(1) {
             self.state = state::CLOSED;
-            return Acknowledged::Closed;
+            return if closed { Acknowledged::Fine } else { Acknowledged::Closed };
         }
-        if self.state == state::OPEN && after(ack, self.client.resume()) {
+        // A closed flow that the server goes on with was not closed.
+        if self.state != state::UNSYNCED && after(ack, self.client.resume()) {
             self.lose_step();
             return Acknowledged::Unsynced;
         }
@@ -344,6 +349,7 @@ impl Flow {
     #[inline(always)]
     pub fn lose_step(&mut self) {
         self.state = state::UNSYNCED;
+        self.broken = 1;
         self.unsynced_total += 1;
         self.candidate = Candidate::default();
         self.kept = 0;
@@ -433,13 +439,17 @@ impl Flow {
     }
 
     /// New data, up to `end`, of a client that was thought to be gone: it is followed as before, or a
-    /// RST or FIN that only the guard believed would be a free pass. `false` when it is old.
+    /// RST or FIN that only the guard believed would be a free pass; out of step where it was so before.
+    /// `false` when it is old.
     #[inline(always)]
     pub fn reopen(&mut self, end: u32) -> bool {
         let goes_on = after(end, self.acked);
         if goes_on {
             self.state = state::OPEN;
             self.flags &= !FIN_SEEN;
+            if after(self.acked, self.client.resume()) {
+                self.lose_step();
+            }
         }
         goes_on
     }

@@ -21,6 +21,9 @@ pub mod name {
     /// LRU hash: [`super::FlowKey`] → [`super::Stranger`], connections that a server speaks on and
     /// nobody saw begin.
     pub const STRANGERS: &str = "STRANGERS";
+    /// LRU hash: [`super::Border`] → [`crate::tracker::Tracker`], where the stream stood between two
+    /// segments that a flow has no checkpoint for.
+    pub const BORDERS: &str = "BORDERS";
     /// Hash: [`super::SourceKey`] → [`super::Source`], who has sent a ping.
     pub const SOURCES: &str = "SOURCES";
     /// Hash: [`crate::flood::FloodKey`] → [`crate::flood::Flood`], who sends too much else. Takes memory only for
@@ -405,6 +408,19 @@ pub struct Pending {
 
 /// How many [`Stranger`]s there are at most.
 pub const STRANGERS: u32 = 16_384;
+
+/// How many [`Border`]s there are at most.
+pub const BORDERS: u32 = 16_384;
+
+/// Where a segment of a flow began: key of the table of borders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Border {
+    /// [`crate::flow::Flow::generation`], which nobody can guess.
+    pub generation: u32,
+    /// Sequence number of its first byte.
+    pub seq: u32,
+}
 
 /// A connection without a flow on which the server sent data: value of the strangers' table.
 #[derive(Clone, Copy, Debug, Default)]

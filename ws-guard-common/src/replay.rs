@@ -127,9 +127,9 @@ impl Replay {
             Action::Gap => {
                 self.flow.gaps += 1;
                 self.flow.flags |= flow::GAP;
-                self.unless_observing(Reason::Gap, seq, payload)
+                self.unless_observing(Reason::Gap)
             }
-            Action::NoCheckpoint => self.unless_observing(Reason::NoCheckpoint, seq, payload),
+            Action::NoCheckpoint => self.unless_observing(Reason::NoCheckpoint),
             Action::Search => self.search(seq, payload, budget),
         }
     }
@@ -144,9 +144,10 @@ impl Replay {
         Verdict::Pass
     }
 
-    fn unless_observing(&mut self, reason: Reason, seq: u32, payload: &[u8]) -> Verdict {
+    /// A segment that cannot be judged: who observes passes it, and has seen nothing of it.
+    fn unless_observing(&self, reason: Reason) -> Verdict {
         match self.mode {
-            Mode::Observe => self.let_through(seq, payload),
+            Mode::Observe => Verdict::Pass,
             Mode::Guard => Verdict::Drop(reason),
         }
     }
@@ -178,7 +179,7 @@ impl Replay {
     ) -> Verdict {
         let known = self.flow.client;
         let Some(start) = self.flow.checkpoint(plan.checkpoint) else {
-            return self.unless_observing(Reason::NoCheckpoint, seq, payload);
+            return self.unless_observing(Reason::NoCheckpoint);
         };
         let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
@@ -187,7 +188,7 @@ impl Replay {
             return Verdict::Drop(Reason::Unreadable);
         }
         if !dry.agrees(&segment, &known) {
-            return self.unless_observing(Reason::Changed, seq, payload);
+            return self.unless_observing(Reason::Changed);
         }
         match self.flow.rewalk_budget(plan.checkpoint, &dry, self.settled) {
             Rewalk::Same(passed) => {
@@ -203,7 +204,7 @@ impl Replay {
                 self.flow.rewind(plan.checkpoint);
                 self.walk(start, seq, payload, budget)
             }
-            Rewalk::Refuse => self.unless_observing(Reason::Changed, seq, payload),
+            Rewalk::Refuse => self.unless_observing(Reason::Changed),
         }
     }
 
@@ -245,7 +246,7 @@ impl Replay {
         if self.flow.searched(&search) {
             return self.walk(self.flow.client, seq, payload, budget);
         }
-        self.let_through(seq, payload)
+        Verdict::Pass
     }
 }
 

@@ -32,7 +32,7 @@ fn counts_are_the_oracles_and_pings_past_the_budget_are_defused() {
         let deflate = one_in(rng, 3);
         let length = rng.usize(1..40);
         let sent = stream(rng, true, length);
-        let borders = borders(rng, sent.len());
+        let borders = borders(rng, sent.len(), 0xFFFF);
         let base = initial(rng);
         let side = Side { from_client: true, deflate };
         let mut replay =

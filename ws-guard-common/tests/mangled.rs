@@ -19,7 +19,7 @@ fn a_guarded_stream_arrives_and_counts_exactly() {
     cases(10_000, |rng| {
         let length = rng.usize(1..40);
         let sent = stream(rng, true, length);
-        let borders = borders(rng, sent.len());
+        let borders = borders(rng, sent.len(), 0xFFFF);
         let path = Path::any(rng);
         let allowed = if one_in(rng, 3) { u32::MAX - 1 } else { rng.u32(..20) };
         let base = initial(rng);

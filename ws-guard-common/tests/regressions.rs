@@ -1,7 +1,7 @@
 //! One fixture for each error that the property tests found.
 
 use ws_guard_common::{
-    flow::{Acknowledged, CHECKPOINTS},
+    flow::{Acknowledged, CHECKPOINTS, state},
     replay::{Mode, Reason, Replay, Verdict},
     window::{Rate, RateWindow},
 };
@@ -152,4 +152,41 @@ fn a_hole_and_a_full_ring_may_come_with_one_segment() {
     replay.acknowledge(142);
     pass(&mut replay, 142, &[0; 50]);
     pass(&mut replay, 192, &next);
+}
+
+/// A RST that only the guard believes must not make it deaf.
+#[test]
+fn a_closed_flow_takes_acknowledgements() {
+    let mut replay = guarded();
+    pass(&mut replay, 0, &message(192));
+    assert!(replay.flow.client_reset(0));
+    assert_eq!(replay.acknowledge(200), Acknowledged::Fine);
+    assert!(!replay.flow.reopen(200), "the server has these bytes");
+    assert!(replay.flow.reopen(201));
+    assert_eq!(replay.flow.state, state::OPEN);
+}
+
+#[test]
+fn what_the_server_takes_of_a_closed_flow_unseen_is_noticed() {
+    let mut replay = guarded();
+    assert!(replay.flow.client_reset(0));
+    assert_eq!(replay.acknowledge(10), Acknowledged::Unsynced);
+    assert_eq!((replay.flow.state, replay.flow.unsynced_total), (state::UNSYNCED, 1));
+}
+
+#[test]
+fn a_flow_that_lost_step_is_not_in_step_when_it_is_opened_again() {
+    let mut replay = guarded();
+    assert_eq!(replay.acknowledge(10), Acknowledged::Unsynced);
+    assert!(replay.flow.client_reset(10));
+    assert!(replay.flow.reopen(20));
+    assert_eq!(replay.flow.state, state::UNSYNCED);
+}
+
+/// Who observes passes what it cannot judge, and knows no more than before.
+#[test]
+fn what_passes_unjudged_is_not_seen() {
+    let mut replay = Replay::open(0, 0, 0, Mode::Observe);
+    pass(&mut replay, 100, &[0; 50]);
+    assert_eq!((replay.flow.high, replay.flow.gaps), (0, 1));
 }

@@ -9,6 +9,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    borders::{self, BORDER},
     maps::locked,
     packet::Packet,
     report::{self, Side},
@@ -20,7 +21,11 @@ use crate::{
 /// Let the flow take over a walk of new bytes.
 #[inline(never)]
 pub fn commit(scene: &Scene, flow: &mut Flow) -> bool {
-    take_over(scene, flow, |_, _| true, Flow::commit)
+    let committed = take_over(scene, flow, |_, _| true, Flow::commit);
+    if let (true, Some(state)) = (committed, walk::resume()) {
+        borders::keep(flow, scene.segment.seq, &state.start);
+    }
+    committed
 }
 
 /// Let the flow take over a walk from a checkpoint.
@@ -32,10 +37,12 @@ pub fn recommit(scene: &Scene, flow: &mut Flow) -> bool {
         scene,
         flow,
         // An acknowledgement on another CPU may have moved the checkpoints up.
-        |flow, state| flow.starts_at(checkpoint, &state.from),
+        |flow, state| checkpoint == BORDER || flow.starts_at(checkpoint, &state.from),
         |flow, known, walk, passed| {
             flow.let_through(walk.base(), walk.len());
-            flow.rewalked(checkpoint, known, walk, passed);
+            if checkpoint != BORDER {
+                flow.rewalked(checkpoint, known, walk, passed);
+            }
         },
     )
 }

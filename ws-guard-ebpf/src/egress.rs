@@ -114,10 +114,7 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     if resets || segment.flags & FIN != 0 {
         done(flow);
     }
-    if flow.state == state::CLOSED {
-        return false;
-    }
-    if resets {
+    if resets && flow.state != state::CLOSED {
         locked(
             flow,
             #[inline(always)]
@@ -126,10 +123,11 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
         closed(scene, flow);
         return false;
     }
+    // Of a closed flow as well: it may not be, and then what the server took decides.
     if after(segment.ack, flow.acked) {
         acknowledge(scene, flow);
     }
-    segment.len > 0 && !frames(ctx, scene, flow)
+    flow.state != state::CLOSED && segment.len > 0 && !frames(ctx, scene, flow)
 }
 
 /// The server says that it is done with the connection.

@@ -17,6 +17,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    borders::{self, BORDER},
     commit::{commit, count_walk, recommit, settle},
     debug, floods,
     handshake::{self, Request},
@@ -151,9 +152,14 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
 fn reopens(scene: &Scene, flow: &mut Flow) -> bool {
     let end = scene.segment.seq.wrapping_add(scene.segment.len);
     let mut goes_on = false;
-    locked(flow, |flow| goes_on = flow.reopen(end));
+    let mut lost = false;
+    locked(flow, |flow| {
+        goes_on = flow.reopen(end);
+        lost = goes_on & (flow.state == flow::state::UNSYNCED);
+    });
     if goes_on {
         report::count(Counter::FlowsReopened);
+        report::add(Counter::FlowsUnsynced, lost as u64);
     }
     goes_on
 }
@@ -198,6 +204,9 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             // Only this side writes these two, and they only say how far things got.
             flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
             flow.last_ns = scene.now;
+            if flow.is_ahead(segment.seq) {
+                borders::keep(flow, segment.seq, &flow.client);
+            }
             return Verdict::Pass;
         }
         Action::Walk if scene.limits_classes() => Outcome::Rewound,
@@ -211,8 +220,12 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             }
             Outcome::Rewound
         }
-        Action::Rewalk => {
-            walk::from_checkpoint(plan.checkpoint);
+        Action::Rewalk | Action::NoCheckpoint => {
+            let at_border = plan.action as u8 == Action::NoCheckpoint as u8;
+            if at_border && borders::find(flow.generation, segment.seq).is_none() {
+                return scene.drop(Counter::DroppedNoCheckpoint);
+            }
+            walk::from_checkpoint(if at_border { BORDER } else { plan.checkpoint });
             again(scene, flow, &packet)
         }
         Action::Gap => {
@@ -220,7 +233,6 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             note(scene, flow, Noted::Gap);
             return scene.drop(Counter::DroppedGap);
         }
-        Action::NoCheckpoint => return scene.drop(Counter::DroppedNoCheckpoint),
         Action::Search => joining::search(scene, flow, packet()),
     };
     // Not called from where the outcome came about: two of these on top of each other are too much

@@ -26,6 +26,7 @@
 #![allow(internal_features, reason = "the BPF target has no stable atomic add")]
 #![feature(core_intrinsics, stmt_expr_attributes)]
 
+pub mod borders;
 pub mod checksum;
 pub mod commit;
 pub mod control;

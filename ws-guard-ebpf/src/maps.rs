@@ -13,10 +13,11 @@ use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
-        Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SCOPES,
-        STRANGERS as MAX_STRANGERS, Shared, SourceKey, Stranger,
+        Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, Pending, Policy, Ports,
+        Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey, Stranger,
     },
     source::Source,
+    tracker::Tracker,
     window::SLOTS,
 };
 
@@ -25,6 +26,9 @@ pub static FLOWS: HashMap<FlowKey, Flow, 32768> = HashMap::new();
 
 #[btf_map]
 pub static PENDING: LruHashMap<FlowKey, Pending, 4096> = LruHashMap::new();
+
+#[btf_map]
+pub static BORDERS: LruHashMap<Border, Tracker, { MAX_BORDERS as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> = LruHashMap::new();

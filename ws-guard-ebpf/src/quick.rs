@@ -12,6 +12,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    borders,
     commit::take_back,
     maps::locked,
     packet::Packet,
@@ -72,6 +73,7 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &P) -> u32 {
     if !committed {
         return came_to::NOTHING;
     }
+    borders::keep(flow, scene.segment.seq, &start);
     count(&walk);
     let at = start.next.wrapping_sub(scene.segment.seq);
     if is_ping { came_to::TAKEN | came_to::PING | fits | at << came_to::AT } else { came_to::TAKEN }

@@ -7,6 +7,7 @@ use ws_guard_common::{
 };
 
 use crate::{
+    borders::{self, BORDER},
     maps::locked,
     packet::Packet,
     report,
@@ -35,7 +36,8 @@ fn look<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
     let Some(state) = walk::state() else {
         return false;
     };
-    let Some(from) = flow.checkpoint(state.checkpoint as u8) else {
+    let border = || borders::find(flow.generation, scene.segment.seq).copied();
+    let Some(from) = flow.checkpoint(state.checkpoint as u8).or_else(border) else {
         return false;
     };
     state.start = flow.client;
@@ -57,7 +59,15 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
     };
     let (checkpoint, from) = (state.checkpoint as u8, state.from);
     let settled = scene.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
-    let old_budget = match flow.rewalk_budget(checkpoint, &state.walk, settled) {
+    let judged = match checkpoint {
+        BORDER => Rewalk::Refuse,
+        checkpoint => flow.rewalk_budget(checkpoint, &state.walk, settled),
+    };
+    let old_budget = match judged {
+        Rewalk::Refuse if borders::joins(flow, &state.walk.tracker) => {
+            state.checkpoint = BORDER.into();
+            if scene.enforces() { 0 } else { Walk::UNLIMITED }
+        }
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
         Rewalk::New if rewind(flow, &state.start, checkpoint, &from) => return Outcome::Rewound,
         Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),

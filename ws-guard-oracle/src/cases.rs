@@ -20,21 +20,25 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
-/// Run a case `ordinary` times, or as often as `WS_GUARD_CASES` says, each with a generator of its
-/// own. `WS_GUARD_SEED` is the first one's seed; without it every run is different.
+/// How many cases are wanted: `ordinary`, or as many as `WS_GUARD_CASES` says.
+pub fn wanted(ordinary: u64) -> u64 {
+    number("WS_GUARD_CASES").unwrap_or(ordinary)
+}
+
+/// Run a case as often as is [`wanted`], each with a generator of its own. `WS_GUARD_SEED` is the first
+/// one's seed; without it every run is different.
 pub fn cases(ordinary: u64, mut case: impl FnMut(&mut Rng)) {
-    batches(ordinary, |rng| {
+    batches(wanted(ordinary), |rng| {
         case(rng);
         1
     });
 }
 
-/// The same where it takes fewer calls: each says how many cases it was.
-pub fn batches(ordinary: u64, mut batch: impl FnMut(&mut Rng) -> u64) {
+/// Run `count` cases, several in each call, which says how many.
+pub fn batches(count: u64, mut batch: impl FnMut(&mut Rng) -> u64) {
     let first = number("WS_GUARD_SEED").unwrap_or_else(|| fastrand::u64(..));
-    let wanted = number("WS_GUARD_CASES").unwrap_or(ordinary);
     let (mut index, mut done) = (0, 0);
-    while done < wanted {
+    while done < count {
         let running = Case { seed: first.wrapping_add(index) };
         done += batch(&mut Rng::with_seed(running.seed)).max(1);
         index += 1;

@@ -18,8 +18,10 @@ pub trait Guard {
     /// So much time passes that the server has acknowledged all that it holds in order
     /// ([`ws_guard_common::flow::SETTLED_NS`]).
     fn rest(&mut self);
+}
 
-    /// What it knows of the connection: who lies, aims.
+/// One whose knowledge of the connection can be looked at: who lies, aims.
+pub trait Watched: Guard {
     fn flow(&self) -> &Flow;
 }
 
@@ -51,7 +53,9 @@ impl Guard for OnHost {
     fn rest(&mut self) {
         self.replay.settled = true;
     }
+}
 
+impl Watched for OnHost {
     fn flow(&self) -> &Flow {
         &self.replay.flow
     }

@@ -7,7 +7,7 @@ use ws_guard_common::replay::Verdict;
 use crate::{
     cases::one_in,
     frames::{Side, frames},
-    guard::Guard,
+    guard::Watched,
     receiver::{Overlap, Receiver},
     streams::frame,
 };
@@ -56,6 +56,8 @@ fn variants(rng: &mut Rng) -> Vec<Vec<u8>> {
 #[derive(Clone, Debug)]
 pub struct Liar {
     pub receiver: Receiver,
+    /// Longest segment, in bytes of payload.
+    pub longest: usize,
     base: u32,
     streams: Vec<Vec<u8>>,
     /// Where segments that passed began and ended.
@@ -66,11 +68,17 @@ impl Liar {
     /// A client whose frames begin at sequence number `base`.
     pub fn new(rng: &mut Rng, base: u32, overlap: Overlap) -> Liar {
         let streams = variants(rng);
-        Liar { receiver: Receiver::new(base, overlap), base, streams, places: vec![0] }
+        Liar {
+            receiver: Receiver::new(base, overlap),
+            longest: 0xFFFF,
+            base,
+            streams,
+            places: vec![0],
+        }
     }
 
     /// It sends a segment, or what the receiver says comes through.
-    pub fn step(&mut self, rng: &mut Rng, guard: &mut impl Guard) {
+    pub fn step(&mut self, rng: &mut Rng, guard: &mut impl Watched) {
         let stream = &self.streams[rng.usize(..self.streams.len())];
         // Mostly where something interesting lies: a segment's border, the cursor, the high mark.
         let flow = guard.flow();
@@ -90,7 +98,7 @@ impl Liar {
             1 => self.places[rng.usize(..self.places.len())],
             _ => from + rng.usize(1..100),
         };
-        let to = to.clamp(from + 1, stream.len());
+        let to = to.min(from + self.longest).clamp(from + 1, stream.len());
         let seq = self.base.wrapping_add(from as u32);
         if one_in(rng, 5) {
             // Long silence: the server has acknowledged all that it holds in order.

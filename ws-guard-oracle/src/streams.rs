@@ -100,8 +100,31 @@ pub fn stream(rng: &mut Rng, from_client: bool, frames: usize) -> Vec<u8> {
     bytes
 }
 
-/// Where the segments of a stream end, ascending, its end included.
-pub fn borders(rng: &mut Rng, length: usize) -> Vec<usize> {
+/// A client's stream that any server reads to its end: valid frames of moderate length, whole messages,
+/// no text (which has to be UTF-8), no CLOSE.
+pub fn spoken(rng: &mut Rng, frames: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut message_open = false;
+    let mut count = 0;
+    while count < frames || message_open {
+        let mut open = message_open;
+        let mut frame = frame(rng, true, false, &mut open);
+        let (opcode, last) = (frame[0] & 0xF, count + 1 >= frames);
+        if opcode == 8 || frame.len() > 3000 || last && opcode < 3 && open {
+            continue;
+        }
+        if opcode == 1 {
+            frame[0] += 1;
+        }
+        bytes.extend(frame);
+        message_open = open;
+        count += 1;
+    }
+    bytes
+}
+
+/// Where the segments of a stream end, ascending, its end included; none has more than `most` bytes.
+pub fn borders(rng: &mut Rng, length: usize, most: usize) -> Vec<usize> {
     let longest = match rng.u8(..6) {
         0 if length < 4000 => 1,
         1 if length < 20_000 => 12,
@@ -109,6 +132,7 @@ pub fn borders(rng: &mut Rng, length: usize) -> Vec<usize> {
         3 => 1448,
         _ => rng.usize(2..3000),
     };
+    let longest = longest.min(most);
     let mut borders = Vec::new();
     let mut at = 0;
     while at < length {

@@ -229,6 +229,21 @@ impl Client {
         Ok(bytes)
     }
 
+    /// Send a message and wait for its echo; the time from before the first byte was sent to after the
+    /// last one came. For a client that does not read in the background, and on one thread, so that
+    /// nobody has to be woken but by the network.
+    pub fn echo(&mut self, text: &str) -> Result<Duration> {
+        let frame = encode(&[Frame::text(text)]);
+        let echo = encode(&[Frame { mask: None, ..Frame::text(text) }]);
+        let mut answer = vec![0; echo.len()];
+        let start = Instant::now();
+        self.stream.write_all(&frame)?;
+        self.stream.read_exact(&mut answer)?;
+        let took = start.elapsed();
+        ensure!(answer == echo, "{answer:?} came back for {text:?}");
+        Ok(took)
+    }
+
     /// What was received so far. Reading goes on in the background; hold the guard briefly.
     pub fn received(&self) -> MutexGuard<'_, Received> {
         self.received.0.lock().unwrap_or_else(PoisonError::into_inner)

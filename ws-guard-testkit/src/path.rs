@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   client namespace              middle                     server namespace
-//!   veth0  10.77.0.1 ..   ───   near ─▶ losses ─▶ far   ───   veth0  10.77.255.1
+//!   veth0  10.77.0.1 ..   ───   veth0 ─▶ losses ─▶ far  ───   veth0  10.77.255.1
 //! ```
 //! Only the client's segments with payload are lost or come late; everything is delayed. Each packet
 //! is one of a wire: offloads are off.
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// The middle's interfaces: towards the client, and towards the server.
-pub const NEAR: &str = "near";
+pub const NEAR: &str = INTERFACE;
 pub const FAR: &str = "far";
 /// How long a thread may take to notice that it is over.
 const LOOK: Duration = Duration::from_millis(100);

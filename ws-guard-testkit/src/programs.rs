@@ -11,7 +11,7 @@ pub use aya::Pod;
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie},
-    programs::{Program, ProgramError, TestRun, TestRunOptions},
+    programs::{Program, ProgramError, TestRun, TestRunOptions, Xdp, XdpMode},
 };
 use ws_guard_common::{
     flood::{Flood, FloodKey},
@@ -145,6 +145,16 @@ impl Programs {
         Ok((verdict, duration))
     }
 
+    /// Attach a loaded XDP program to an interface of the namespace that this thread is in, in the
+    /// driver, until it is dropped.
+    pub fn attach_xdp(&mut self, name: &str, interface: &str) -> Result<()> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+        let program: &mut Xdp = program.try_into()?;
+        let attached = program.attach(interface, XdpMode::Driver);
+        attached.with_context(|| format!("attaching {name} to {interface}"))?;
+        Ok(())
+    }
+
     fn map(&mut self, name: &str) -> Result<&mut Map> {
         self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
     }
@@ -171,6 +181,11 @@ impl Programs {
             Err(aya::maps::MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("reading {map}")),
         }
+    }
+
+    /// Write an entry of a hash table.
+    pub fn put<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) -> Result<()> {
+        self.table::<K, V>(map)?.insert(key, value, 0).with_context(|| format!("writing {map}"))
     }
 
     fn empty<K: Pod, V: Pod>(&mut self, map: &str) -> Result<()> {

@@ -16,15 +16,34 @@ use crate::step;
 /// How long it may take until the programs are attached.
 const START: Duration = Duration::from_secs(60);
 
-/// Compile it as users run it.
-pub fn build() -> Result<()> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    cargo.args(["build", "--release", "--package", "ws-guard"]).current_dir(tools::workspace());
-    step::run("building ws-guard", cargo)
+/// How it is compiled. The kernel programs are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// In less time: for what only the kernel programs do.
+    Dev,
+    /// As users run it.
+    Release,
+}
+
+impl Profile {
+    pub fn build(self) -> Result<()> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        cargo.args(["build", "--package", "ws-guard"]).current_dir(tools::workspace());
+        if self == Profile::Release {
+            cargo.arg("--release");
+        }
+        step::run("building ws-guard", cargo)
+    }
+
+    fn program(self) -> PathBuf {
+        let folder = if self == Profile::Release { "release" } else { "debug" };
+        tools::target().join(folder).join("ws-guard")
+    }
 }
 
 /// A guard with pins and a socket of its own; unloaded when dropped.
 pub struct Guard {
+    program: PathBuf,
     process: Process,
     /// The arguments by which the CLI finds it.
     place: [String; 4],
@@ -34,7 +53,7 @@ pub struct Guard {
 
 impl Guard {
     /// Start it in `namespace` with these words behind `run`, and wait until it is attached.
-    pub fn start(namespace: &Namespace, words: &str) -> Result<Guard> {
+    pub fn start(profile: Profile, namespace: &Namespace, words: &str) -> Result<Guard> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ws-guard-xtask-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let socket = std::env::temp_dir().join(format!("{name}.sock"));
@@ -44,19 +63,20 @@ impl Guard {
             "--control-socket".to_owned(),
             socket.display().to_string(),
         ];
-        let mut command = namespace.command(program());
+        let program = profile.program();
+        let mut command = namespace.command(&program);
         command.args(&place).arg("run").args(words.split_whitespace());
         // What an earlier one was told is not to hold for this one.
         command.arg("--state-file").arg(socket.with_extension("state.json"));
         let process = Process::spawn("ws-guard run", command)?;
-        let mut guard = Guard { process, place, socket, unloaded: false };
+        let mut guard = Guard { program, process, place, socket, unloaded: false };
         guard.wait_attached()?;
         Ok(guard)
     }
 
     /// The command line that reaches this guard, for a person to type.
     pub fn shown(&self) -> String {
-        format!("{} {}", program().display(), self.place.join(" "))
+        format!("{} {}", self.program.display(), self.place.join(" "))
     }
 
     /// The modes it is attached in, as `status` shows them.
@@ -91,7 +111,7 @@ impl Guard {
 
     /// What a subcommand says with `-o json`.
     pub fn ask(&self, subcommand: &str) -> Result<Value> {
-        let output = Command::new(program())
+        let output = Command::new(&self.program)
             .args(&self.place)
             .args([subcommand, "-o", "json"])
             .output()
@@ -107,7 +127,7 @@ impl Guard {
 
     fn remove(&mut self) -> Result<()> {
         self.process.terminate()?;
-        let output = Command::new(program()).args(&self.place).arg("unload").output();
+        let output = Command::new(&self.program).args(&self.place).arg("unload").output();
         // The socket belongs to the daemon; this is for one that was killed.
         let _ = std::fs::remove_file(&self.socket);
         let _ = std::fs::remove_file(self.socket.with_extension("state.json"));
@@ -129,8 +149,4 @@ impl Drop for Guard {
             eprintln!("cleaning up: {error:#}");
         }
     }
-}
-
-fn program() -> PathBuf {
-    tools::target().join("release/ws-guard")
 }

@@ -19,6 +19,8 @@ const CASES: &str = "WS_GUARD_CASES";
 const NIGHTLY_CASES: &str = "1000000";
 /// The test target that says how much work the verifier has with each program, and holds a budget.
 const VERIFIER: &str = "programs";
+/// The test target that runs the kernel programs on streams that it makes up.
+const DIFFERENTIAL: &str = "differential";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,7 +28,8 @@ pub struct Args {
     /// run only the packet suite there
     #[arg(long, conflicts_with = "nightly")]
     quick: bool,
-    /// A million cases for each property test, and the tests that are ignored otherwise
+    /// A million cases for each property test, a million streams through the kernel programs, and the
+    /// tests that are ignored otherwise
     #[arg(long)]
     nightly: bool,
     /// Run the kernel tests on a kernel of this series in a virtual machine, and nothing else: 6.1,
@@ -164,6 +167,9 @@ fn kernel_test(report: &mut Report, args: &Args, target: &str, (build, object): 
     }
     // One at a time: they measure rates and times, and there may be few CPUs.
     let mut command = cargo(&["test", "--package", "ws-guard", "--test", target]);
+    if args.nightly && target == DIFFERENTIAL {
+        command.env(CASES, NIGHTLY_CASES);
+    }
     command.env(OBJECT, object).env("RUST_TEST_THREADS", "1");
     tests(report, &name, command, args);
 }
@@ -198,7 +204,8 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
 fn show(line: &str) {
     let line = line.trim_end();
     let result = line.starts_with("test ") && !line.starts_with("test result");
-    if result || line.starts_with("skipped:") || line.contains(" instructions verified") {
+    let told = [" instructions verified", " streams in "].iter().any(|part| line.contains(part));
+    if result || told || line.starts_with("skipped:") {
         eprintln!("    {line}");
     }
 }

@@ -7,10 +7,11 @@ use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
-        Counters, FlowKey, Pending, Policy, Ports, Rule, SCOPES, STRANGERS, Shared, SourceKey,
-        Stranger, name,
+        BORDERS, Border, Counters, FlowKey, Pending, Policy, Ports, Rule, SCOPES, STRANGERS,
+        Shared, SourceKey, Stranger, name,
     },
     source::Source,
+    tracker::Tracker,
 };
 
 use super::plain::PrefixKey;
@@ -80,10 +81,11 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
 }
 
 /// Every map that outlives the daemon. Maps that are not here are private to one load.
-pub const LAYOUTS: [Layout; 12] = [
+pub const LAYOUTS: [Layout; 13] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Fixed(STRANGERS), 0),
+    map::<Border, Tracker>(name::BORDERS, MapType::LruHash, Entries::Fixed(BORDERS), 0),
     map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2 * SCOPES), 0),

@@ -36,6 +36,8 @@ pub struct Attacker<'a> {
     pub family: Family,
     /// Which address.
     pub n: u8,
+    /// The lowest port of our own.
+    pub port: u16,
 }
 
 impl Attacker<'_> {
@@ -46,7 +48,7 @@ impl Attacker<'_> {
 
     /// Our end of the connection number `n`.
     pub fn local(&self, n: u16) -> SocketAddr {
-        SocketAddr::new(raw_tcp::address(self.family, self.n), 40_000 + n)
+        SocketAddr::new(raw_tcp::address(self.family, self.n), self.port + n)
     }
 
     pub fn server(&self) -> Result<SocketAddr> {

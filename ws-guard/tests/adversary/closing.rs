@@ -5,11 +5,11 @@ use anyhow::Result;
 use ws_guard_testkit::{
     client::{Client, ConnectOptions},
     netns::Family,
-    packets::{Checksum, flag},
+    packets::{Checksum, Packet, flag},
 };
 
 use crate::{
-    attacker::{Attacker, TEXT, delay_acknowledgements, persist_all, pings, try_all},
+    attacker::{Attacker, TEXT, delay_acknowledgements, header, persist_all, pings, try_all},
     row::{Peers, Reached, Row, one},
 };
 
@@ -17,6 +17,8 @@ const PINGS: usize = 100;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 /// After so long, what looks closed makes room for others.
 const FORGOTTEN: Duration = Duration::from_millis(2500);
+/// After so long, the server has acknowledged all that it holds in order.
+const SETTLED: Duration = Duration::from_millis(1500);
 /// More than the flow table has room for.
 const OTHERS: usize = 1100;
 const ALL: Reached = Reached::Exactly(PINGS as u64);
@@ -42,6 +44,23 @@ fn rst_before_a_delayed_acknowledgement(attacker: &Attacker) -> Result<Peers> {
     tcp.send(&before)?;
     tcp.settle(Duration::from_millis(60))?;
     persist_all(&mut tcp, &TEXT[1..])?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// While the guard takes the connection for closed, the server acknowledges; long after that, other
+/// bytes come in place of those.
+fn replaced_behind_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    delay_acknowledgements(&mut tcp)?;
+    let mut other = tcp.segment(0, &header(60_000)[..TEXT.len()]);
+    let rst = Packet { payload: Vec::new(), checksum: Checksum::Wrong, ..other.clone() };
+    tcp.push(&TEXT)?;
+    tcp.send(&rst.flags(flag::RST))?;
+    tcp.settle(SETTLED)?;
+    other = tcp.again(&other);
+    tcp.send(&other)?;
+    tcp.settle(Duration::from_millis(30))?;
     persist_all(&mut tcp, &pings(PINGS))?;
     one(tcp)
 }
@@ -85,6 +104,7 @@ fn forgotten_after_a_forged_rst(attacker: &Attacker) -> Result<Peers> {
 pub const ROWS: &[Row] = &[
     Row::new("rst_with_a_bad_checksum", ALL, rst_with_a_bad_checksum),
     Row::new("rst_before_a_delayed_acknowledgement", ALL, rst_before_a_delayed_acknowledgement),
+    Row::new("replaced_behind_a_forged_rst", ALL, replaced_behind_a_forged_rst),
     Row::new("forgotten_after_a_forged_rst", SOME, forgotten_after_a_forged_rst)
         .only(&[Family::V4]),
     Row::new("fin_with_a_bad_checksum", ALL, fin_with_a_bad_checksum),

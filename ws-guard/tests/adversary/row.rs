@@ -16,6 +16,8 @@ use crate::{
 
 /// So long nothing comes from the server when it has dealt with everything.
 const QUIET: Duration = Duration::from_millis(120);
+/// The lowest port of an attacker.
+pub const PORT: u16 = 40_000;
 /// Set by `cargo xtask test --nightly`.
 const NIGHTLY: &str = "WS_GUARD_CASES";
 const CLOSED: Duration = Duration::from_secs(5);
@@ -175,9 +177,9 @@ impl fmt::Display for Outcome {
 }
 
 impl Row {
-    /// Attack from address number `n`, beside an honest client.
-    pub fn play(&self, stage: &Stage, family: Family, n: u8) -> Result<Outcome> {
-        let attacker = Attacker { stage, library: self.library, family, n };
+    /// Attack from address number `n` and ports from `port` on, beside an honest client.
+    pub fn play(&self, stage: &Stage, family: Family, n: u8, port: u16) -> Result<Outcome> {
+        let attacker = Attacker { stage, library: self.library, family, n, port };
         stage.beside_honest(self.library, family, n, || {
             let mut peers = (self.attack)(&attacker)?;
             let mut outcome = Outcome { guard: "no flow".into(), ..Outcome::default() };
@@ -214,7 +216,7 @@ impl Row {
     /// Play it and print a line; the line, when it did not do as it should.
     fn run(&self, stage: &Stage, family: Family, n: u8) -> Option<String> {
         let start = Instant::now();
-        let (verdict, told) = match self.play(stage, family, n) {
+        let (verdict, told) = match self.play(stage, family, n, PORT) {
             Ok(outcome) => (self.judge(&outcome), outcome.to_string()),
             Err(error) => (Err((Failure::Breaks, format!("{error:#}"))), String::new()),
         };

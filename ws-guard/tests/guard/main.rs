@@ -25,6 +25,7 @@ mod drop;
 mod fragments;
 mod jumbo;
 mod limit;
+mod lossy;
 mod mptcp;
 mod neighbours;
 mod observe;

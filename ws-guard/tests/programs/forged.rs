@@ -1,4 +1,6 @@
 //! Segments that the server's TCP does not take, or takes for something else than they look like.
+use std::time::Duration;
+
 use ws_guard_common::{
     flow::{OLDEST_ACK, state},
     maps::{Counter::*, action},
@@ -8,7 +10,7 @@ use ws_guard_testkit::packets::{
     flag::{ACK, FIN, PSH, RST, SYN, URG},
 };
 
-use crate::case::{Case, case, pings};
+use crate::case::{Case, case, pings, text};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = not_taken();
@@ -69,6 +71,18 @@ fn endings() -> Vec<Case> {
             .with(|packet| packet.flags = RST)
             .client(pings(1))
             .defused(&[0])
+            .leaves(state::OPEN)
+            .counts(&[(FlowsClosed, 1), (FlowsReopened, 1), (Pings, 31)]),
+        case("a RST before the delayed acknowledgement, and other bytes where the first ones were")
+            .open()
+            .client(text("what the server has"))
+            .client_at(0, [])
+            .with(|packet| packet.flags = RST)
+            .server(25, [])
+            .wait(Duration::from_millis(1100))
+            .client_at(0, [&[0x82, 0xFE, 0xFF, 0xFF][..], &[0; 21]].concat())
+            .client(pings(31))
+            .defused(&[180])
             .leaves(state::OPEN)
             .counts(&[(FlowsClosed, 1), (FlowsReopened, 1), (Pings, 31)]),
         case("data in a RST")

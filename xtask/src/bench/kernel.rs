@@ -35,14 +35,7 @@ pub fn main(args: Args) -> Result<()> {
     if let Some(reason) = skip_reason() {
         bail!("{reason}");
     }
-    let object = match args.object {
-        Some(object) => object,
-        None => {
-            let objects = build_ebpf::build(&setup::ebpf()?)?;
-            let found = objects.into_iter().find(|path| path.ends_with(OBJECT));
-            found.with_context(|| format!("the build did not make {OBJECT}"))?
-        }
-    };
+    let object = object(args.object)?;
     let mut programs = Loaded::new(&object)?;
     stay_on_one_cpu()?;
     let rows = rows::rows();
@@ -56,6 +49,16 @@ pub fn main(args: Args) -> Result<()> {
     let results = table::results(&rows, &samples);
     println!("{}", table::render(&results));
     super::write("kernel", &results)
+}
+
+/// The benchmark's object, built unless it is given.
+pub fn object(given: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(object) = given {
+        return Ok(object);
+    }
+    let objects = build_ebpf::build(&setup::ebpf()?)?;
+    let found = objects.into_iter().find(|path| path.ends_with(OBJECT));
+    found.with_context(|| format!("the build did not make {OBJECT}"))
 }
 
 /// Measure a row with what it is compared with right before it: a busy machine is slower in one

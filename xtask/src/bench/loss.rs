@@ -22,7 +22,7 @@ use ws_guard_testkit::{
 
 use super::median;
 use crate::{
-    guard::{self, Guard},
+    guard::{Guard, Profile},
     step,
 };
 
@@ -129,7 +129,7 @@ impl Setting {
         let ports = format!("--port {SINK},{ECHO}");
         let guard = guard
             .map(|(namespace, name)| {
-                Guard::start(namespace, &format!("--interface {name} {ports}"))
+                Guard::start(Profile::Dev, namespace, &format!("--interface {name} {ports}"))
             })
             .transpose()?;
         Ok(Setting { place, guard, _sink: sink, _echo: echo, path })
@@ -181,7 +181,7 @@ pub fn main(args: Args) -> Result<()> {
         bail!("{reason}");
     }
     step::run("building the echo server", tools::build_tungstenite_echo())?;
-    guard::build()?;
+    Profile::Dev.build()?;
     let settings = PLACES.map(Setting::new);
     let settings = settings.into_iter().collect::<Result<Vec<_>>>()?;
     let mut results = Vec::new();

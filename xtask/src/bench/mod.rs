@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what ws-guard costs.
 mod defences;
 mod kernel;
+mod latency;
 mod loss;
 #[path = "../../../ws-guard-ebpf/src/bin/ws-guard-bench/patch.rs"]
 mod patch;
@@ -25,6 +26,8 @@ pub struct Args {
 enum What {
     /// Time a packet in the kernel programs, beside programs that do less
     Kernel(kernel::Args),
+    /// Time echoes between two namespaces, without the guard and with it at each hook
+    Latency(latency::Args),
     /// Measure what the guard costs clients on paths that lose and reorder packets
     Loss(loss::Args),
     /// Let the companion server and servers on other libraries echo, and hold idle connections
@@ -34,6 +37,7 @@ enum What {
 pub fn main(args: Args) -> Result<()> {
     match args.what {
         What::Kernel(args) => kernel::main(args),
+        What::Latency(args) => latency::main(args),
         What::Loss(args) => loss::main(args),
         What::Server(args) => server::main(args),
     }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::SystemTime};
 use anyhow::{Context, Result};
 use ws_guard_testkit::netns::{INTERFACE, Namespace};
 
-use crate::guard::Guard;
+use crate::guard::{Guard, Profile};
 
 /// `--max-ping-rate`, in any `--window-seconds`; the defaults, but the demonstration depends on them.
 pub const MAX_PING_RATE: u64 = 30;
@@ -24,7 +24,7 @@ pub struct SourceFigures {
 pub fn start(namespace: &Namespace, port: u16) -> Result<Guard> {
     let limit = format!("--max-ping-rate {MAX_PING_RATE} --window-seconds {WINDOW_SECONDS}");
     let words = format!("--interface {INTERFACE} --action defuse --port {port} {limit}");
-    Guard::start(namespace, &words)
+    Guard::start(Profile::Release, namespace, &words)
 }
 
 /// What `sources` says about the source at `address`.

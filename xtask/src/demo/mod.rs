@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use ws_guard_testkit::{netns, servers::Library, skip_reason, tools};
 
-use crate::{setup, step};
+use crate::{guard::Profile, setup, step};
 use round::{Figures, Plan};
 
 /// Growth at which the flood against an unguarded server is stopped, in bytes.
@@ -42,7 +42,7 @@ pub fn main(args: Args) -> Result<()> {
     }
     setup::demo(args.server)?;
     step::run("building the server to attack", tools::build_tungstenite_echo())?;
-    crate::guard::build()?;
+    Profile::Release.build()?;
     interrupt::watch()?;
     netns::remove_stale()?;
     if args.interactive {

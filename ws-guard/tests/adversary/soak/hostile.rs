@@ -15,7 +15,7 @@ use ws_guard_testkit::{
 use super::{Clock, address};
 use crate::{
     EVERYWHERE, packet,
-    row::{Failure, Row},
+    row::{Failure, PORT, Row},
     stage::{HONEST, LIMIT, Stage},
 };
 
@@ -25,6 +25,9 @@ const FLOOD_TIME: Duration = Duration::from_secs(24 * 3600);
 const CLOSED: Duration = Duration::from_secs(20);
 const SPOOF_EVERY: Duration = Duration::from_secs(5);
 const SPOOFED: u32 = 10_000;
+/// An attacker has so many ports, and other ones at each of so many turns of all addresses.
+const PORTS: u16 = 200;
+const TURNS: u64 = 100;
 /// Of a hundred rows so many may fail to take place: their attacks have deadlines of their own, and the
 /// machine is busy.
 const UNPLAYED_PERCENT: u64 = 10;
@@ -94,7 +97,10 @@ pub fn rows(stage: &Stage, clock: &Clock) -> Result<u64> {
         let row = &rows[n as usize % rows.len()];
         let families = row.families;
         let family = families[(n / rows.len() as u64) as usize % families.len()];
-        match row.play(stage, family, (n % u64::from(address::ROWS)) as u8) {
+        // A server's log tells connections apart by their addresses and ports.
+        let (turn, address) = (n / u64::from(address::ROWS), n % u64::from(address::ROWS));
+        let port = PORT + (turn % TURNS) as u16 * PORTS;
+        match row.play(stage, family, address as u8, port) {
             Ok(outcome) => match row.judge(&outcome) {
                 Err((Failure::Leaks, why)) => {
                     return Err(anyhow::anyhow!("{why}: {outcome}")).context(row.name);

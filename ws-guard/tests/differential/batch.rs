@@ -1,0 +1,414 @@
+//! Connections at once, honest and lying ones, in any order of their segments.
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
+use ws_guard_common::{
+    flow::Flow,
+    frame::Violation,
+    maps::{Address, Counter, Policy, action},
+    replay::{Reason, Verdict},
+    window::Rate,
+};
+use ws_guard_oracle::{
+    cases::one_in,
+    frames::{self, Side},
+    guard::{Guard, Watched},
+    liar::Liar,
+    link::{Link, Path, Resend},
+    receiver::Overlap,
+    streams::{borders, frame, initial, stream},
+};
+use ws_guard_testkit::packets::{self, Checksum, REQUEST};
+
+use crate::{
+    budget::{self, Limits},
+    connection::{Abandoned, Connection, Forged},
+    kernel::{Hook, Kernel, PORT},
+};
+
+/// Connections of a batch, at most.
+const MOST: usize = 12;
+/// Segments that an honest client cuts its stream into, at most.
+const SEGMENTS: usize = 100;
+/// Steps of an honest connection until its path becomes calm, at most.
+const STEPS: usize = 100;
+/// Longer than any batch takes, milliseconds.
+const WINDOW_MS: u32 = 1_200_000;
+
+/// What the client of a connection is.
+enum Client {
+    Honest(Link),
+    Lying(Liar),
+}
+
+struct Party {
+    client: Client,
+    connection: Connection,
+    /// Which of the batch's sources it is.
+    source: usize,
+    steps: usize,
+}
+
+/// What batches came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub streams: u64,
+    pub segments: u64,
+    pub frames: u64,
+    /// Streams of honest clients that arrived whole.
+    pub arrived: u64,
+    pub honest: u64,
+    pub unsynced: u64,
+    /// Streams that were not compared to their end: the host was too slow, or...
+    pub stalled: u64,
+    /// ...XDP could not tell what a checksum was meant to be.
+    pub ambiguous: u64,
+}
+
+/// The guard in the kernel, with the tracker beside it, for one connection.
+struct Both<'a> {
+    kernel: &'a mut Kernel,
+    connection: &'a mut Connection,
+    limits: &'a Limits,
+    source: &'a mut budget::Source,
+    rng: &'a mut Rng,
+    failed: Option<anyhow::Error>,
+    segments: u64,
+}
+
+impl Both<'_> {
+    fn note(&mut self, result: Result<()>) {
+        if let (Err(error), None) = (result, &self.failed) {
+            self.failed = Some(error);
+        }
+    }
+}
+
+impl Guard for Both<'_> {
+    fn client(&mut self, seq: u32, payload: &mut [u8], taken: bool) -> Verdict {
+        let checksum = match self.rng.u8(..4) {
+            0 | 1 if !taken => Checksum::Wrong,
+            // At TC the kernel knows which kind of sum it is, and here all packets come from outside.
+            0 if self.connection.hook == Hook::Xdp => Checksum::Partial,
+            _ => Checksum::Full,
+        };
+        self.segments += 1;
+        let paid = (self.limits, &mut *self.source);
+        let result = self.connection.client(self.kernel, paid, seq, payload, checksum);
+        result.unwrap_or_else(|error| {
+            self.note(Err(error));
+            Verdict::Drop(Reason::Unreadable)
+        })
+    }
+
+    fn acknowledge(&mut self, ack: u32) {
+        self.segments += 1;
+        let result = self.connection.server(self.rng, self.kernel, ack);
+        self.note(result);
+    }
+
+    fn rest(&mut self) {
+        let result = self.connection.rest(self.kernel);
+        self.note(result);
+    }
+}
+
+impl Watched for Both<'_> {
+    fn flow(&self) -> &Flow {
+        &self.connection.host.flow
+    }
+}
+
+/// The limits of a batch.
+fn limits(rng: &mut Rng) -> Limits {
+    let action = match rng.u8(..8) {
+        0 => action::OBSERVE,
+        1 => action::DROP,
+        _ => action::DEFUSE,
+    };
+    let most = if one_in(rng, 4) { 64 } else { 12 };
+    Limits {
+        source: rng.u32(1..=most),
+        connection: if one_in(rng, 4) { rng.u32(1..12) } else { 0 },
+        share: if action == action::DEFUSE && one_in(rng, 2) { rng.u32(..=8) } else { 0 },
+        action,
+    }
+}
+
+fn policy(limits: &Limits) -> Policy {
+    let rate = |limit| Rate::new(limit, WINDOW_MS, 0).expect("in range");
+    Policy {
+        rate: rate(limits.source),
+        connection_rate: rate(limits.connection),
+        share: limits.share,
+        action: limits.action,
+        mask_v4: Address::mask(128),
+        mask_v6: Address::mask(64),
+        generation: 1,
+        ..Policy::default()
+    }
+}
+
+/// The end points of connection `index`, whose client is source number `source`.
+fn ends(rng: &mut Rng, source: usize, index: usize) -> packets::Connection {
+    let v6 = source % 2 == 1;
+    let (client, server): (IpAddr, IpAddr) = if v6 {
+        let host = rng.u16(..);
+        let client = std::net::Ipv6Addr::new(0xfd77, 0, 0, source as u16, 0, 0, 0, host);
+        (client.into(), std::net::Ipv6Addr::new(0xfd77, 9, 0, 0, 0, 0, 0, 9).into())
+    } else {
+        ([10, 77, 0, source as u8].into(), [10, 77, 9, 9].into())
+    };
+    packets::Connection {
+        client: SocketAddr::new(client, 4711 + index as u16),
+        server: SocketAddr::new(server, PORT),
+        client_seq: initial(rng).wrapping_sub(REQUEST.len() as u32),
+        server_seq: initial(rng),
+    }
+}
+
+/// What the server sends: whole, valid frames. Pongs only where every ping is followed: elsewhere they
+/// tell of pings that nobody saw.
+fn answers(rng: &mut Rng, limits: &Limits) -> Vec<u8> {
+    let mut message_open = false;
+    let mut bytes = Vec::new();
+    for _ in 0..rng.usize(..8) {
+        let frame = frame(rng, false, false, &mut message_open);
+        if frame.len() < 3000 && (limits.action != action::OBSERVE || frame[0] & 0xF != 0xA) {
+            bytes.extend(frame);
+        }
+    }
+    bytes
+}
+
+fn party(rng: &mut Rng, kernel: &mut Kernel, limits: &Limits, index: usize) -> Result<Party> {
+    let source = rng.usize(..4);
+    let hook = if rng.bool() { Hook::Xdp } else { Hook::Tc };
+    let ends = ends(rng, source, index);
+    let answers = answers(rng, limits);
+    let connection = Connection::open(rng, kernel, ends, hook, limits, answers)?;
+    let base = ends.frames_seq();
+    let (client, steps) = if one_in(rng, 3) {
+        let mut liar = Liar::new(rng, base, Overlap::Linux);
+        liar.longest = hook.longest();
+        (Client::Lying(liar), rng.usize(2..40))
+    } else {
+        let length = rng.usize(1..16);
+        let sent = stream(rng, true, length);
+        let mut path = Path::any(rng);
+        path.longest = hook.longest();
+        let mut cuts = borders(rng, sent.len(), path.longest);
+        while cuts.len() > SEGMENTS {
+            cuts = borders(rng, sent.len(), path.longest);
+        }
+        let link = Link::new(base, sent, cuts, path);
+        let steps = link.steps().min(STEPS);
+        (Client::Honest(link), steps)
+    };
+    Ok(Party { client, connection, source, steps })
+}
+
+/// Play a batch to its end.
+///
+/// # Errors
+/// At the first disagreement, with the history of the connection that it is about.
+pub fn play(rng: &mut Rng, kernel: &mut Kernel, tally: &mut Tally) -> Result<u64> {
+    kernel.programs.forget()?;
+    let limits = limits(rng);
+    kernel.programs.set_policy(policy(&limits))?;
+    let before = kernel.programs.counters()?;
+    let mut sources = [budget::Source::new(&limits); 4];
+    let mut parties = Vec::new();
+    for index in 0..rng.usize(1..=MOST) {
+        parties.push(party(rng, kernel, &limits, index)?);
+    }
+    let mut active: Vec<usize> = (0..parties.len()).collect();
+    while !active.is_empty() {
+        let at = rng.usize(..active.len());
+        let party = &mut parties[active[at]];
+        let source = &mut sources[party.source];
+        let failed = step(rng, kernel, &limits, party, source, tally);
+        told(party, failed)?;
+        if party.steps == 0 {
+            active.swap_remove(at);
+        }
+    }
+    for party in &mut parties {
+        let result = conclude(kernel, &limits, party, tally);
+        told(party, result)?;
+    }
+    if parties.iter().all(|party| party.connection.abandoned.is_none()) {
+        add_up(kernel, &limits, &before, &parties, &sources)?;
+    }
+    Ok(parties.len() as u64)
+}
+
+/// A failure, and what led to it; nothing where nothing more can be said.
+fn told(party: &Party, result: Result<()>) -> Result<()> {
+    if party.connection.abandoned.is_some() {
+        return Ok(());
+    }
+    result.with_context(|| party.connection.history.join("\n"))
+}
+
+fn step(
+    rng: &mut Rng,
+    kernel: &mut Kernel,
+    limits: &Limits,
+    party: &mut Party,
+    source: &mut budget::Source,
+    tally: &mut Tally,
+) -> Result<()> {
+    party.steps = if party.connection.abandoned.is_some() { 0 } else { party.steps - 1 };
+    if party.steps > 0 && one_in(rng, 40) {
+        let forged = forged(rng);
+        let seq = party.connection.host.flow.client.resume().wrapping_sub(rng.u32(..3));
+        return party.connection.forge(kernel, (limits, source), seq, forged);
+    }
+    let mut lots = rng.fork();
+    let connection = &mut party.connection;
+    let mut both =
+        Both { kernel, connection, limits, source, rng: &mut lots, failed: None, segments: 0 };
+    match &mut party.client {
+        Client::Lying(liar) if party.steps > 0 => liar.step(rng, &mut both),
+        Client::Honest(link) if party.steps > 0 => link.step(rng, &mut both),
+        Client::Lying(liar) => both.acknowledge(liar.receiver.ack()),
+        Client::Honest(link) => {
+            link.finish(rng, &mut both);
+            both.acknowledge(link.receiver.ack());
+        }
+    }
+    tally.segments += both.segments;
+    both.failed.map_or(Ok(()), Err)
+}
+
+fn forged(rng: &mut Rng) -> Forged {
+    let place = |rng: &mut Rng| if rng.bool() { 0 } else { rng.i32(-10..100) };
+    match rng.u8(..5) {
+        0 => Forged::NoAck,
+        1 => Forged::BadAck,
+        2 => Forged::Syn,
+        3 => Forged::Rst(place(rng)),
+        _ => Forged::Fin(place(rng)),
+    }
+}
+
+/// A connection at its end: programs, tracker and oracle agree, or the flow says that it does not
+/// know.
+fn conclude(kernel: &mut Kernel, limits: &Limits, party: &Party, tally: &mut Tally) -> Result<()> {
+    tally.streams += 1;
+    match party.connection.abandoned {
+        None => {}
+        Some(Abandoned::Stalled) => tally.stalled += 1,
+        Some(Abandoned::Ambiguous) => tally.ambiguous += 1,
+    }
+    if party.connection.abandoned.is_some() {
+        return Ok(());
+    }
+    party.connection.agree(kernel)?;
+    let flow = &party.connection.host.flow;
+    tally.frames += flow.frames_in;
+    tally.unsynced += u64::from(flow.unsynced_total > 0);
+    let enforces = limits.action != action::OBSERVE;
+    match &party.client {
+        Client::Lying(liar) => {
+            let (read, passed) = (liar.pings_read(), flow.pings_in - flow.defused);
+            let exact = flow.unsynced_total == 0;
+            ensure!(!enforces || exact, "out of step though nothing was let by");
+            ensure!(!enforces || read <= passed, "the server reads {read} pings of {passed}");
+        }
+        Client::Honest(link) => {
+            tally.honest += 1;
+            let whole = link.receiver.stream.len() == link.stream.len();
+            tally.arrived += u64::from(whole);
+            honest(limits, party, link, whole)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the server read of an honest client.
+fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<()> {
+    let host = &party.connection.host;
+    let flow = &host.flow;
+    if flow.unsynced_total > 0 {
+        ensure!(limits.action == action::OBSERVE, "out of step though nothing was let by");
+        return Ok(());
+    }
+    let received = &link.receiver.stream;
+    let side =
+        Side { from_client: true, deflate: flow.flags & ws_guard_common::flow::DEFLATE != 0 };
+    let sent = frames::frames(&link.stream[..received.len()], side);
+    let mut wanted = link.stream[..received.len()].to_vec();
+    let mut pings = 0;
+    for ping in sent.iter().filter(|frame| frame.is_ping()) {
+        let as_sent = received[ping.at] == wanted[ping.at];
+        wanted[ping.at] = if as_sent { wanted[ping.at] } else { wanted[ping.at] ^ 0x9 ^ 0xA };
+        pings += u64::from(as_sent);
+    }
+    ensure!(*received == wanted, "the stream was changed elsewhere than in pings");
+    let enforces = limits.action != action::OBSERVE;
+    let passed = flow.pings_in - flow.defused;
+    ensure!(!enforces || pings <= passed, "{pings} pings arrive, {passed} were to pass");
+    if !whole {
+        let path = link.path;
+        let may_be = path.lost_behind > 0
+            || path.resend == Resend::Any
+            || limits.action != action::DEFUSE
+            || party.connection.was_closed;
+        ensure!(may_be, "stuck: {path:?}, dropped {:?}", link.dropped);
+        return Ok(());
+    }
+    let all = frames::count(&link.stream, side, &[]);
+    let found = (flow.frames_in, flow.pings_in, flow.pongs_in);
+    ensure!(found == (all.frames, all.pings, all.pongs), "{found:?} counted, {all:?} sent");
+    ensure!(host.by_kind == all.by_kind, "{:?} counted, {all:?} sent", host.by_kind);
+    ensure!(!enforces || pings == passed, "{pings} pings arrive, {passed} were to pass");
+    Ok(())
+}
+
+/// Sources and counters add up to what the connections came to.
+fn add_up(
+    kernel: &mut Kernel,
+    limits: &Limits,
+    before: &ws_guard_testkit::programs::Totals,
+    parties: &[Party],
+    sources: &[budget::Source],
+) -> Result<()> {
+    let counted = kernel.programs.counters()?.since(before);
+    let flows = || parties.iter().map(|party| &party.connection.host);
+    for (counter, wanted) in [
+        (Counter::Frames, flows().map(|host| host.flow.frames_in).sum::<u64>()),
+        (Counter::Pings, flows().map(|host| host.flow.pings_in).sum()),
+        (Counter::Pongs, flows().map(|host| host.flow.pongs_in).sum()),
+    ] {
+        let found = counted.get(counter);
+        ensure!(found == wanted, "{counter:?}: {found}, the tracker says {wanted}");
+    }
+    for kind in Violation::ALL {
+        let wanted: u64 = flows().map(|host| host.by_kind[kind as usize]).sum();
+        let found = counted.violations_in[kind as usize];
+        ensure!(found == wanted, "{kind:?}: {found}, the tracker says {wanted}");
+    }
+    for (number, wanted) in sources.iter().enumerate() {
+        let address = parties.iter().find(|party| party.source == number);
+        let Some(address) = address.map(|party| party.connection.ends.client.ip()) else {
+            continue;
+        };
+        let found = kernel.programs.source(masked(address))?.map_or(0, |source| source.pings_total);
+        ensure!(found == wanted.pings, "{address}: {found} pings, {} charged", wanted.pings);
+        let most = u64::from(limits.source * 2);
+        let enforces = limits.action != action::OBSERVE;
+        ensure!(!enforces || wanted.passed <= most, "{address}: {wanted:?} with {limits:?}");
+    }
+    Ok(())
+}
+
+/// What of an address makes a source.
+fn masked(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(ip) => std::net::Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
+    }
+}

@@ -1,0 +1,366 @@
+//! One connection, followed three times: by the kernel programs, by the tracker on the host, and by
+//! the oracle on what its server reads.
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use fastrand::Rng;
+use ws_guard_common::{
+    flow::{self, Flow, state},
+    handshake::SWITCHING,
+    maps::{FlowKey, action},
+    replay::{Mode, Reason, Replay, Verdict},
+};
+use ws_guard_oracle::cases::one_in;
+use ws_guard_testkit::packets::{self, Checksum, Packet, REQUEST, checksum_is_right, flag};
+
+use crate::{
+    budget::{self, Limits, Purse},
+    kernel::{Hook, Kernel},
+};
+
+/// So long may a connection be at rest before the guard may judge differently than without.
+const PROMPT: Duration = Duration::from_millis(800);
+
+/// A segment that the server's TCP does not take, whatever the guard thinks of it.
+#[derive(Clone, Copy, Debug)]
+pub enum Forged {
+    /// Data without an ACK.
+    NoAck,
+    /// Data that acknowledges what the server has not sent.
+    BadAck,
+    /// Data in a SYN.
+    Syn,
+    /// A RST with a wrong checksum, so many bytes behind the acknowledged byte.
+    Rst(i32),
+    /// A FIN with a wrong checksum, likewise.
+    Fin(i32),
+}
+
+/// Why a connection is not compared any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// The host was too slow to know how long the connection was at rest.
+    Stalled,
+    /// A full checksum was also the pseudo header's sum. XDP cannot tell which it is meant to be, and
+    /// leaves it as it is: the server throws the defused segment away.
+    Ambiguous,
+}
+
+/// What both ends of a connection and the path between them are.
+pub struct Connection {
+    pub ends: packets::Connection,
+    pub hook: Hook,
+    /// The tracker on the host.
+    pub host: Replay,
+    pub budget: budget::Connection,
+    /// What the server sends, and how much of it it has sent.
+    pub answers: Vec<u8>,
+    pub answered: usize,
+    /// Where the server's bytes behind its answer begin.
+    answers_seq: u32,
+    /// It was closed at some time: then what the server sent was not followed.
+    pub was_closed: bool,
+    /// Why nothing more can be said of it, if so.
+    pub abandoned: Option<Abandoned>,
+    /// What happened, for who has to find out.
+    pub history: Vec<String>,
+    latest: Instant,
+    rested: bool,
+}
+
+/// A head of a 101.
+pub fn switching(deflate: bool) -> Vec<u8> {
+    let mut head = packets::SWITCHING[..packets::SWITCHING.len() - 2].to_vec();
+    if deflate {
+        head.extend(b"Sec-WebSocket-Extensions: permessage-deflate\r\n");
+    }
+    head.extend(b"\r\n");
+    head
+}
+
+impl Connection {
+    /// Open it: request and answer, each in up to three segments.
+    pub fn open(
+        rng: &mut Rng,
+        kernel: &mut Kernel,
+        ends: packets::Connection,
+        hook: Hook,
+        limits: &Limits,
+        answers: Vec<u8>,
+    ) -> Result<Connection> {
+        let deflate = one_in(rng, 4);
+        let head = switching(deflate);
+        for (from, to) in pieces(rng, 1, REQUEST.len()) {
+            let seq = ends.client_seq.wrapping_add(from as u32);
+            let part = REQUEST[from..to].to_vec();
+            let packet =
+                Packet::new(ends.client, ends.server, seq, ends.server_seq, part).build()?;
+            ensure!(kernel.client(hook, &packet)?.is_some(), "the request is dropped");
+        }
+        for (from, to) in pieces(rng, SWITCHING.len(), head.len()) {
+            let seq = ends.server_seq.wrapping_add(from as u32);
+            let (part, ack) = (head[from..to].to_vec(), ends.frames_seq());
+            kernel.server(&Packet::new(ends.server, ends.client, seq, ack, part).build()?)?;
+        }
+        let answers_seq = ends.server_seq.wrapping_add(head.len() as u32);
+        let flow = kernel.flow(key(&ends))?.context("no flow after the answer")?;
+        let mode = if limits.action == action::OBSERVE { Mode::Observe } else { Mode::Guard };
+        let flags = if deflate { flow::DEFLATE } else { 0 };
+        let mut host = Replay::open(ends.frames_seq(), answers_seq, flags, mode);
+        // The secret that marks start from, or no two of them could be compared.
+        (host.flow.generation, host.flow.client.mark) = (flow.generation, flow.generation);
+        Ok(Connection {
+            ends,
+            hook,
+            host,
+            budget: budget::Connection::new(limits),
+            answers,
+            answered: 0,
+            answers_seq,
+            was_closed: false,
+            abandoned: None,
+            history: vec![format!("{hook:?}, {limits:?}, deflate {deflate}")],
+            latest: Instant::now(),
+            rested: false,
+        })
+    }
+
+    pub fn key(&self) -> FlowKey {
+        key(&self.ends)
+    }
+
+    fn offset(&self, seq: u32) -> i32 {
+        seq.wrapping_sub(self.ends.frames_seq()) as i32
+    }
+
+    fn packet(&self, seq: u32, payload: &[u8]) -> Packet {
+        let sent = self.answers_seq.wrapping_add(self.answered as u32);
+        Packet::new(self.ends.client, self.ends.server, seq, sent, payload.to_vec())
+    }
+
+    /// A segment of the client, through the programs and the tracker. Both have to agree.
+    pub fn client(
+        &mut self,
+        kernel: &Kernel,
+        (limits, source): (&Limits, &mut budget::Source),
+        seq: u32,
+        payload: &mut [u8],
+        checksum: Checksum,
+    ) -> Result<Verdict> {
+        let at = self.offset(seq);
+        self.history.push(format!("client {at}..{} {checksum:?}", at + payload.len() as i32));
+        let packet = Packet { checksum, ..self.packet(seq, payload) };
+        let dropped = limits.action == action::DROP && source.throttled;
+        let verdict = if dropped {
+            Verdict::Drop(Reason::Changed)
+        } else {
+            self.on_host((limits, source), seq, payload)
+        };
+        let built = packet.build()?;
+        let out = kernel.client(self.hook, &built)?;
+        if let Some(last) = self.history.last_mut() {
+            *last += &format!(": {verdict:?}");
+        }
+        let Some(out) = out else {
+            ensure!(verdict != Verdict::Pass, "dropped by the programs, not by the tracker");
+            return Ok(verdict);
+        };
+        ensure!(verdict == Verdict::Pass, "passed by the programs, {verdict:?} by the tracker");
+        self.compare(&Packet { payload: payload.to_vec(), ..packet }, &built, &out)?;
+        Ok(verdict)
+    }
+
+    /// What came out is what the tracker made of it.
+    fn compare(&mut self, wanted: &Packet, sent: &[u8], out: &[u8]) -> Result<()> {
+        let len = wanted.payload.len();
+        ensure!(out.len() == sent.len(), "{} bytes became {}", sent.len(), out.len());
+        let payload = &out[out.len() - len..];
+        let differ = (0..len).find(|at| payload[*at] != wanted.payload[*at]);
+        ensure!(differ.is_none(), "byte {differ:?} of the payload is not the tracker's");
+        if wanted.checksum == Checksum::Wrong {
+            ensure!(!checksum_is_right(out)?, "a wrong checksum was put right");
+            return Ok(());
+        }
+        let partial = Packet { checksum: Checksum::Partial, ..wanted.clone() }.build()?;
+        if self.hook == Hook::Xdp && wanted.checksum == Checksum::Full && out == partial {
+            self.abandoned = Some(Abandoned::Ambiguous);
+            return Ok(());
+        }
+        let wanted = wanted.build()?;
+        ensure!(out == wanted, "another packet: {out:x?}, the tracker's: {wanted:x?}");
+        Ok(())
+    }
+
+    fn on_host(
+        &mut self,
+        (limits, source): (&Limits, &mut budget::Source),
+        seq: u32,
+        payload: &mut [u8],
+    ) -> Verdict {
+        let sent = self.answers_seq.wrapping_add(self.answered as u32);
+        let host = &mut self.host;
+        host.flow.client_ack = sent;
+        let end = seq.wrapping_add(payload.len() as u32);
+        if host.flow.state == state::CLOSED && !host.flow.reopen(end) {
+            return Verdict::Pass;
+        }
+        let now = Instant::now();
+        if !self.rested && now - self.latest > PROMPT {
+            self.abandoned = Some(Abandoned::Stalled);
+        }
+        host.settled = self.rested;
+        let throttled = source.throttled && limits.action != action::OBSERVE;
+        let mut purse = Purse { limits, source, connection: &mut self.budget };
+        let mut verdict = host.client(seq, payload, &mut purse);
+        let over = limits.action == action::DROP && purse.source.throttled;
+        if host.flow.state == state::UNSYNCED && throttled {
+            verdict = Verdict::Drop(Reason::Changed);
+        }
+        if verdict == Verdict::Pass {
+            (self.latest, self.rested) = (now, false);
+        }
+        // The segment that goes over the limit is the first to be dropped.
+        if over { Verdict::Drop(Reason::Changed) } else { verdict }
+    }
+
+    /// The server acknowledges, with its next bytes, old ones again, or none.
+    pub fn server(&mut self, rng: &mut Rng, kernel: &Kernel, ack: u32) -> Result<()> {
+        let next = self.answered.min(self.answers.len());
+        let (from, to) = match rng.u8(..4) {
+            0 => (next, self.answers.len().min(next + rng.usize(1..200))),
+            1 if next > 0 => {
+                let from = rng.usize(..next);
+                (from, rng.usize(from..=next.min(from + Hook::Tc.longest())))
+            }
+            _ => (next, next),
+        };
+        self.history.push(format!("server {from}..{to}, ack {}", self.offset(ack)));
+        self.answered = self.answered.max(to);
+        let seq = self.answers_seq.wrapping_add(from as u32);
+        let payload = self.answers[from..to].to_vec();
+        let packet = Packet::new(self.ends.server, self.ends.client, seq, ack, payload);
+        kernel.server(&packet.build()?)?;
+        let flow = &mut self.host.flow;
+        flow.server_high = self.answers_seq.wrapping_add(self.answered as u32);
+        flow.acknowledge(ack);
+        self.was_closed |= self.host.flow.state == state::CLOSED;
+        Ok(())
+    }
+
+    /// A segment that the server throws away whatever the guard does.
+    pub fn forge(
+        &mut self,
+        kernel: &Kernel,
+        (limits, source): (&Limits, &budget::Source),
+        seq: u32,
+        forged: Forged,
+    ) -> Result<()> {
+        let flow = &self.host.flow;
+        let behind = |bytes: i32| flow.acked.wrapping_add(bytes as u32);
+        let data: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
+        let (seq, payload) = match forged {
+            Forged::Rst(bytes) | Forged::Fin(bytes) => (behind(bytes), &data[..0]),
+            _ => (seq, data),
+        };
+        self.history.push(format!("{forged:?} at {}", self.offset(seq)));
+        let mut packet = self.packet(seq, payload);
+        let mut drops = false;
+        match forged {
+            Forged::NoAck => (packet.flags, drops) = (flag::PSH, true),
+            Forged::BadAck => (packet.ack, drops) = (packet.ack.wrapping_add(1), true),
+            Forged::Syn => packet.flags = flag::SYN | flag::ACK,
+            Forged::Rst(_) => packet.flags = flag::RST,
+            Forged::Fin(_) => packet.flags = flag::FIN | flag::ACK,
+        }
+        if matches!(forged, Forged::Rst(_) | Forged::Fin(_)) {
+            packet.checksum = Checksum::Wrong;
+        }
+        let throttled = limits.action == action::DROP && source.throttled;
+        let drops = throttled || drops && limits.action != action::OBSERVE;
+        let passes = kernel.client(self.hook, &packet.build()?)?.is_some();
+        ensure!(passes != drops, "a forged segment: passes {passes}");
+        if throttled {
+            return Ok(());
+        }
+        let flow = &mut self.host.flow;
+        match forged {
+            Forged::Rst(_) if flow.client_reset(seq) => {
+                // How long ago it ended counts from here.
+                (self.latest, self.rested) = (Instant::now(), false);
+            }
+            Forged::Fin(_) => {
+                (flow.fin, flow.flags) = (seq, flow.flags | flow::FIN_SEEN);
+                flow.client_ack = packet.ack;
+            }
+            _ => {}
+        }
+        self.was_closed |= self.host.flow.state == state::CLOSED;
+        Ok(())
+    }
+
+    /// Nothing happens for a while.
+    pub fn rest(&mut self, kernel: &mut Kernel) -> Result<()> {
+        if self.host.mode == Mode::Observe {
+            // What passes without having been judged is no news for the guard's clock.
+            return Ok(());
+        }
+        self.history.push("rest".to_owned());
+        self.rested = true;
+        kernel.rest(self.key())
+    }
+
+    /// The programs' flow is the tracker's.
+    pub fn agree(&self, kernel: &mut Kernel) -> Result<()> {
+        let flow = kernel.flow(self.key())?.context("the flow is gone")?;
+        let (found, wanted) = (figures(&flow), figures(&self.host.flow));
+        ensure!(found == wanted, "the programs' flow: {found:?}, the tracker's: {wanted:?}");
+        if flow.state != state::OPEN {
+            return Ok(());
+        }
+        let (found, wanted) = (standing(&flow), standing(&self.host.flow));
+        if found != wanted {
+            bail!("the programs' flow stands at {found:x?}, the tracker's at {wanted:x?}");
+        }
+        Ok(())
+    }
+}
+
+fn key(ends: &packets::Connection) -> FlowKey {
+    FlowKey::new(ends.client, ends.server)
+}
+
+/// Cut `length` bytes into one to three pieces, the first of at least `least` bytes.
+fn pieces(rng: &mut Rng, least: usize, length: usize) -> Vec<(usize, usize)> {
+    let mut borders = vec![0, length];
+    if one_in(rng, 3) {
+        borders.extend([rng.usize(least..length), rng.usize(least..length)]);
+    }
+    borders.sort_unstable();
+    borders.dedup();
+    borders.windows(2).map(|pair| (pair[0], pair[1])).collect()
+}
+
+/// What a flow counted.
+fn figures(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
+    let counts = [
+        flow.frames_in,
+        flow.pings_in,
+        flow.pongs_in,
+        flow.defused,
+        flow.coalesced_segments,
+        flow.split_headers,
+        flow.split_frames,
+        flow.gaps.into(),
+        flow.unsynced_total.into(),
+    ];
+    (state::name(flow.state), counts)
+}
+
+/// Where it stands: what decides about the next segment.
+fn standing(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
+    let kept = (0..flow.kept).map(|i| flow.oldest.wrapping_add(i) as usize % flow::CHECKPOINTS);
+    let checkpoints: Vec<_> = kept.map(|at| flow.checkpoints[at]).collect();
+    let places = [flow.acked, flow.high, flow.server_high, flow.client_ack];
+    let hole = flow.flags & flow::HOLE != 0;
+    (flow.client, flow.flags, places, hole.then_some(flow.hole), checkpoints)
+}

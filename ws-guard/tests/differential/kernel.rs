@@ -1,0 +1,80 @@
+//! The kernel programs at both hooks, one packet at a time.
+use anyhow::{Context, Result, ensure};
+use ws_guard_common::{
+    flow::{Flow, SETTLED_NS},
+    maps::{FlowKey, name, program},
+};
+use ws_guard_testkit::programs::{Programs, Raw, Run, object};
+
+/// The port that is protected.
+pub const PORT: u16 = 80;
+const PROGRAMS: [&str; 3] = [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS];
+const XDP_PASS: u32 = 2;
+/// TC_ACT_UNSPEC: the next program decides.
+const TC_UNSPEC: u32 = u32::MAX;
+/// A batch's flows and sources, and no more: the tables are allocated whole.
+const SIZES: [(&str, u32); 2] = [(name::FLOWS, 64), (name::SOURCES, 64)];
+
+/// Where a connection's client is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Xdp,
+    Tc,
+}
+
+impl Hook {
+    /// Longest payload of a segment that the kernel lets the programs be run on, in bytes: at TC the
+    /// packet has to fit in a page, beside what the kernel keeps there.
+    pub fn longest(self) -> usize {
+        match self {
+            Hook::Xdp => 60_000,
+            Hook::Tc => 3_400,
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Hook::Xdp => program::XDP_INGRESS,
+            Hook::Tc => program::TC_INGRESS,
+        }
+    }
+}
+
+/// The programs, with tables of their own.
+pub struct Kernel {
+    pub programs: Programs,
+}
+
+impl Kernel {
+    pub fn load() -> Result<Kernel> {
+        let mut programs = Programs::load(&object(), &PROGRAMS, &SIZES)?;
+        programs.set_ports(&[PORT])?;
+        Ok(Kernel { programs })
+    }
+
+    /// A packet of a client: as it comes out, or `None` where it is dropped.
+    pub fn client(&self, hook: Hook, packet: &[u8]) -> Result<Option<Vec<u8>>> {
+        let Run { verdict, packet } = self.programs.run(hook.program(), packet)?;
+        let pass = if hook == Hook::Xdp { XDP_PASS } else { TC_UNSPEC };
+        Ok((verdict == pass).then_some(packet))
+    }
+
+    /// A packet of the server: no policy here drops any but 101s of throttled sources.
+    pub fn server(&self, packet: &[u8]) -> Result<()> {
+        let run = self.programs.run(program::TC_EGRESS, packet)?;
+        ensure!(run.verdict == TC_UNSPEC, "a packet of the server is dropped");
+        ensure!(run.packet == packet, "a packet of the server is changed");
+        Ok(())
+    }
+
+    pub fn flow(&mut self, key: FlowKey) -> Result<Option<Flow>> {
+        self.programs.flow(key)
+    }
+
+    /// The flow's latest segment came so long ago that the server has settled: as if we had waited.
+    pub fn rest(&mut self, key: FlowKey) -> Result<()> {
+        let Some(mut flow) = self.programs.flow(key)? else { return Ok(()) };
+        flow.last_ns = flow.last_ns.saturating_sub(2 * SETTLED_NS);
+        self.programs.put(name::FLOWS, Raw(key), Raw(flow)).context("ageing a flow")
+    }
+}

@@ -1,0 +1,65 @@
+//! The same streams through the kernel programs, the tracker on the host and an oracle on what the
+//! server reads: equal counts, or the flow says that it does not know.
+mod batch;
+mod budget;
+mod connection;
+mod kernel;
+#[path = "../guard/process.rs"]
+mod process;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use batch::Tally;
+use kernel::Kernel;
+use ws_guard_oracle::cases::{batches, wanted};
+use ws_guard_testkit::skip_reason;
+
+/// Streams of an ordinary run.
+const STREAMS: u64 = 1_000;
+/// Streams on the wire, in an ordinary run...
+const ON_WIRE: u64 = 48;
+/// ...and at most: each takes real time, and an address of its own.
+const MOST_ON_WIRE: u64 = 240;
+/// How often a long run says how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+#[test]
+fn programs_tracker_and_oracle_agree() {
+    if let Some(reason) = skip_reason() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut kernel = Kernel::load().unwrap_or_else(|error| panic!("{error:#}"));
+    let (mut tally, start) = (Tally::default(), Instant::now());
+    let mut told = start;
+    batches(wanted(STREAMS), |rng| {
+        if told.elapsed() > PROGRESS {
+            told = Instant::now();
+            println!("{} streams in {:.0?}", tally.streams, start.elapsed());
+        }
+        let played = batch::play(rng, &mut kernel, &mut tally);
+        played.unwrap_or_else(|error| panic!("{error:#}"))
+    });
+    println!("{tally:?} in {:.1?}", start.elapsed());
+    assert!(tally.stalled * 20 <= tally.streams, "the host is too slow: {tally:?}");
+}
+
+/// The same generator's streams on a real path to a real server, which says what it read.
+#[test]
+fn a_real_server_reads_what_the_guard_and_the_oracle_count() -> Result<()> {
+    if let Some(reason) = skip_reason() {
+        println!("skipped: {reason}");
+        return Ok(());
+    }
+    let mut wire = wire::Wire::new()?;
+    let (mut tally, start) = (wire::Tally::default(), Instant::now());
+    batches(wanted(ON_WIRE).min(MOST_ON_WIRE), |rng| {
+        let played = wire.play(rng, &mut tally);
+        played.unwrap_or_else(|error| panic!("{error:#}"))
+    });
+    println!("{tally:?} in {:.1?}", start.elapsed());
+    assert!(tally.arrived * 5 >= tally.streams * 4, "too few arrive: {tally:?}");
+    wire.finish()
+}
