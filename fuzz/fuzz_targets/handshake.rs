@@ -95,7 +95,8 @@ impl AsyncWrite for Wire {
 struct Outcome {
     refusal: Option<Refusal>,
     protocol: Option<String>,
-    /// The answer's status line and fields.
+    /// The answer's first line. Of what is no HTTP, nothing: the cut decides whether that is found out
+    /// before the stream ends, and so whether there is an answer.
     head: Vec<u8>,
 }
 
@@ -147,8 +148,8 @@ fn run(bytes: &[u8], proxy_protocol: bool, piece: usize) -> Outcome {
         },
     }
     let refusal = outcome.as_ref().err().copied();
-    // The date may change between two runs.
-    let head = written.iter().take_while(|byte| **byte != b'\n').copied().collect();
+    let known = refusal != Some(Refusal::NotHttp);
+    let head = written.iter().take_while(|byte| known && **byte != b'\n').copied().collect();
     Outcome { refusal, protocol: outcome.ok().and_then(|(protocol, _)| protocol), head }
 }
 

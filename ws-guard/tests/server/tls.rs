@@ -126,7 +126,9 @@ fn pings_inside_tls_are_noted_but_not_those_of_proxies() {
     client.write(&pings);
     client.send(&[Frame::text("after them")]);
     assert_eq!(client.message(), b"after them");
-    [stage, plain].iter_mut().for_each(|stage| drop(stage.stop()));
+    for mut stage in [stage, plain] {
+        stage.stop();
+    }
     let noted = seen.take();
     assert_eq!(noted, [("127.0.0.1/32".parse().unwrap(), 14)].into());
 }
