@@ -58,6 +58,11 @@ impl GuardCollector {
         let schema = SCHEMA_VERSION.to_string();
         let build: Labels<'_> = &[("schema", &schema), ("version", env!("CARGO_PKG_VERSION"))];
         vec![
+            gauges(
+                "ready",
+                "1 while every wanted interface is attached and a policy is in force, as /readyz says.",
+                &[(&[], f64::from(self.state.ready().is_ok()))],
+            ),
             counters(
                 "config_reload_total",
                 "Reloads of the configuration: ok took effect, error left the old one in force.",

@@ -23,6 +23,7 @@ impl Shard {
     /// Watch this thread for stalls, for ever.
     pub async fn watch_stalls(self: Rc<Shard>) {
         let mut monitor = Monitor::new(Instant::now());
+        self.service.metrics.threads.with_label_values(&[monitor.level().name()]).inc();
         let mut rate = Rate { since: Instant::now(), opened: self.opened_here(), per_second: 0.0 };
         let mut shed = None;
         loop {
@@ -32,7 +33,9 @@ impl Shard {
             let delay = now.saturating_duration_since(slept).saturating_sub(NAP);
             self.service.metrics.scheduling_delay.observe(delay.as_secs_f64());
             rate.update(now, self.opened_here());
+            let before = monitor.level();
             if let Some(level) = monitor.observe(delay, now, &self.service.config.stalls) {
+                self.service.metrics.threads.with_label_values(&[before.name()]).dec();
                 self.change_level(level, delay, rate.per_second);
             }
             let rested = shed.is_none_or(|last| now.saturating_duration_since(last) >= BETWEEN);
@@ -47,7 +50,9 @@ impl Shard {
     /// machine's, one with many may be theirs.
     fn change_level(&self, level: Level, delay: Duration, per_second: f64) {
         self.set_level(level);
-        self.service.metrics.stalls.with_label_values(&[level.name()]).inc();
+        let metrics = &self.service.metrics;
+        metrics.threads.with_label_values(&[level.name()]).inc();
+        metrics.stalls.with_label_values(&[level.name()]).inc();
         tracing::warn!(
             level = level.name(),
             delay_ms = delay.as_millis() as u64,

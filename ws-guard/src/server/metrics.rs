@@ -9,6 +9,8 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use super::stall::Level;
+
 /// Regions that get a time series of their own; who names more of them is `other`.
 const REGIONS: usize = 64;
 
@@ -56,6 +58,8 @@ pub struct Metrics {
     /// How late a thread's canary woke.
     pub scheduling_delay: Histogram,
     pub stalls: IntCounterVec,
+    /// Threads by the level that they are at.
+    pub threads: IntGaugeVec,
 }
 
 impl Metrics {
@@ -104,15 +108,25 @@ impl Metrics {
         let help = "Bytes that connections hold in buffers: parts of messages, and output.";
         let buffered = IntGauge::new("wsguard_server_buffered_bytes", help)?;
         registry.register(Box::new(buffered.clone()))?;
+        let help = "Threads that serve connections, by stall level: calm, refuse, shed.";
+        let threads = IntGaugeVec::new(Opts::new("wsguard_server_threads", help), &["level"])?;
+        registry.register(Box::new(threads.clone()))?;
+        let stalls = counters(
+            "wsguard_server_stall_changes_total",
+            "Changes to a level: calm, refuse (new connections), shed (idle ones).",
+            "level",
+        )?;
+        for level in Level::ALL {
+            // A series that begins with its first event hides that event from rate().
+            stalls.with_label_values(&[level.name()]);
+            threads.with_label_values(&[level.name()]);
+        }
         Ok(Metrics {
             connections,
+            threads,
+            stalls,
             buffered,
             scheduling_delay,
-            stalls: counters(
-                "wsguard_server_stall_changes_total",
-                "Changes to a level: calm, refuse (new connections), shed (idle ones).",
-                "level",
-            )?,
             handshake_seconds,
             opened: counter(
                 "wsguard_server_opened_total",

@@ -42,6 +42,8 @@ pub enum Level {
 }
 
 impl Level {
+    pub const ALL: [Level; 3] = [Level::Calm, Level::Refuse, Level::Shed];
+
     /// The name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
