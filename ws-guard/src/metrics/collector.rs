@@ -68,6 +68,11 @@ impl GuardCollector {
                 "Reloads of the configuration: ok took effect, error left the old one in force.",
                 &[(&[("result", "ok")], ok), (&[("result", "error")], failed)],
             ),
+            gauges(
+                "config_valid",
+                "0 from a configuration that was refused until one takes effect: the old one stays in force.",
+                &[(&[], f64::from(self.state.config().errors.is_none()))],
+            ),
             counters(
                 "events_missed_total",
                 "Events that left the kernel and were not seen: the daemon, or a follower of the API, read too slowly.",

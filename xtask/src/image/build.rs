@@ -102,7 +102,7 @@ impl Store {
         }
         let name = format!("oci-archive:{}:ws-guard:{VERSION}", output.display());
         // The same binary is the same image, whenever it is made.
-        let commit = self.command(&["commit", "--quiet", "--timestamp=0", container, &name]);
+        let commit = self.command(&["commit", "--quiet", "--timestamp=0", "--disable-compression=false", container, &name]);
         step::run("writing the image", commit)
     }
 }
