@@ -1,9 +1,5 @@
 //! The files of `deploy/`.
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
@@ -59,9 +55,4 @@ pub fn promtool(words: &[&str]) -> Result<String> {
     let mut promtool = Command::new(tools::promtool());
     promtool.args(words).current_dir(path("deploy/prometheus"));
     run(promtool)
-}
-
-/// Whether there is such a page.
-pub fn exists(path: &Path) -> bool {
-    path.is_file()
 }

@@ -3,8 +3,8 @@
 //!
 //! - [`manifests`], [`rules`], [`dashboard`]: what can be told from the files;
 //! - [`image`]: the containers of the rendered manifests, run from the image with runc;
-//! - [`prometheus`]: every expression of panels and alerts asked of a Prometheus that scrapes a guard
-//!   under attack.
+//! - [`alarms`]: every expression of panels and alerts asked of a Prometheus that scrapes a guard
+//!   under attack, and in trouble.
 //!
 //! The image is what `cargo xtask image --profile dev` made last; `WS_GUARD_IMAGE` names another.
 /// Skip, loudly, without root.
@@ -17,6 +17,7 @@ macro_rules! needs_root {
     };
 }
 
+mod alarms;
 mod container;
 mod dashboard;
 mod files;
@@ -24,5 +25,6 @@ mod http;
 mod image;
 mod manifests;
 mod node;
+mod prometheus;
 mod rules;
 mod stage;

@@ -8,7 +8,7 @@ use clap::Args;
 use prometheus::Registry;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use ws_guard_common::window::Rate;
 
@@ -158,10 +158,16 @@ impl Serve {
             }
             None => None,
         };
+        // Before anybody can know that we are here: the first process of a container is not ended by a
+        // signal that it does not handle.
+        let signals = {
+            let _entered = runtime.enter();
+            [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
+        };
         let tls = config.tls.clone();
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
-        runtime.block_on(until_signal(metrics, registry, tls))?;
+        runtime.block_on(until_signal(signals, metrics, registry, tls))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
         Ok(ExitCode::SUCCESS)
@@ -214,11 +220,11 @@ impl Serve {
 
 /// Serve metrics, and follow the certificate, until SIGTERM or SIGINT.
 async fn until_signal(
+    [mut term, mut int]: [Signal; 2],
     metrics: Option<TcpListener>,
     registry: Registry,
     tls: Option<Arc<Tls>>,
 ) -> anyhow::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let serving = async {
         match metrics {
             Some(listener) => axum::serve(listener, router(registry)).await,
