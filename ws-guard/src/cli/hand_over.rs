@@ -36,7 +36,11 @@ impl HandOver {
                 )
             })?;
         }
-        print(&plural(count, "file or directory handed over\n", "files and directories handed over\n"))
+        print(&plural(
+            count,
+            "file or directory handed over\n",
+            "files and directories handed over\n",
+        ))
     }
 }
 

@@ -155,10 +155,7 @@ async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Events(events) => events.run(global).await?,
         Command::Unload(unload) => unload.run(global).await?,
         Command::Doctor(doctor) => return doctor.run(global).await,
-        Command::Run(_)
-        | Command::Serve(_)
-        | Command::HandOver(_)
-        | Command::Completions(_) => {}
+        Command::Run(_) | Command::Serve(_) | Command::HandOver(_) | Command::Completions(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

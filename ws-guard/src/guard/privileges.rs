@@ -71,9 +71,8 @@ pub fn missing_capabilities(pin_dir: &Path) -> Vec<MissingCapability> {
 
 fn lacking() -> Vec<MissingCapability> {
     let admin = has(Capability::CAP_SYS_ADMIN);
-    let lacks = |capability| {
-        !has(capability) && (!admin || capability == Capability::CAP_NET_ADMIN)
-    };
+    let lacks =
+        |capability| !has(capability) && (!admin || capability == Capability::CAP_NET_ADMIN);
     NEEDED.into_iter().filter(|(needed, _)| lacks(*needed)).map(|(_, missing)| missing).collect()
 }
 

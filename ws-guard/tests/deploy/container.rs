@@ -42,7 +42,8 @@ impl Image {
             let digest = digest.as_str().context("no digest")?;
             Ok(layout.join("blobs").join(digest.replace(':', "/")))
         };
-        let parse = |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
+        let parse =
+            |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
         let index = parse(layout.join("index.json"))?;
         let manifest = parse(blob(&index["manifests"][0]["digest"])?)?;
         for layer in manifest["layers"].as_array().context("no layers")? {

@@ -77,7 +77,8 @@ fn every_query_goes_to_the_chosen_source_and_instances() -> Result<()> {
             ensure!(selectors > 0 && selectors == chosen, "{expr} does not name its instances");
             // A rate over a fixed time shows nothing when the scrape interval is longer.
             let rates = expr.matches("rate(").count() + expr.matches("increase(").count();
-            let ranges = expr.matches("[$__rate_interval]").count() + expr.matches("[$__range]").count();
+            let ranges =
+                expr.matches("[$__rate_interval]").count() + expr.matches("[$__range]").count();
             ensure!(rates == ranges, "{expr}: a range of its own");
         }
     }

@@ -106,6 +106,9 @@ fn the_configuration_is_one() -> Result<()> {
     assert_eq!(settings.policy.action.name(), "observe");
     let base = objects("base")?;
     let mounted = &find(&base, "ConfigMap", "ws-guard")?["data"]["guard.toml"];
-    assert_eq!(mounted.as_str().context("no guard.toml")?, files::read("deploy/kubernetes/base/guard.toml")?);
+    assert_eq!(
+        mounted.as_str().context("no guard.toml")?,
+        files::read("deploy/kubernetes/base/guard.toml")?
+    );
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! A guard and a companion server as users start them, side by side in a namespace.
 use std::{
-    fs, thread,
+    fs,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 use ws_guard_testkit::{
     client::{Client, ConnectOptions},
@@ -12,7 +15,7 @@ use ws_guard_testkit::{
     process::Process,
 };
 
-use crate::{http, prometheus::Pod};
+use crate::{files, http, prometheus::Pod};
 
 /// For what must come, on a busy machine.
 const WAIT: Duration = Duration::from_secs(60);
@@ -60,7 +63,7 @@ impl Stage {
         server.arg(format!("--metrics-listen=127.0.0.1:{SERVER_METRICS}"));
         let server = Process::spawn("ws-guard serve", server)?;
         let mut guard = pair.server.command(program);
-        guard.args(&place).args(["run", "--state-file=none", "--max-flows=64", "--max-sources=64"]);
+        guard.args(&place).args(["run", "--state-file=none", "--max-sources=64"]);
         guard.arg(format!("--interface={INTERFACE}")).arg(format!("--port={PORT}"));
         guard.arg(format!("--metrics-listen=127.0.0.1:{GUARD_METRICS}"));
         guard.arg("--config").arg(folder.path().join("guard.toml"));
@@ -88,8 +91,21 @@ impl Stage {
         let at = |port| format!("127.0.0.1:{port}");
         [
             Pod { component: "guard", name: "guard-x", node: "node-1", address: at(GUARD_METRICS) },
-            Pod { component: "server", name: "server-x", node: "node-2", address: at(SERVER_METRICS) },
+            Pod {
+                component: "server",
+                name: "server-x",
+                node: "node-2",
+                address: at(SERVER_METRICS),
+            },
         ]
+    }
+
+    /// What the pins say, also while the daemon does not answer.
+    pub fn status(&self) -> Result<Value> {
+        let mut status = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
+        status.args(["--control-socket=/nobody-listens-here", "status", "-o", "json"]);
+        status.args(&self.place[..2]);
+        Ok(serde_json::from_str(&files::run(status)?)?)
     }
 
     /// Connect client number `n`.
@@ -107,7 +123,7 @@ impl Drop for Stage {
         let ended = self.guard.terminate();
         let mut unload = self.pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
         unload.args(&self.place).args(["unload", "--if-loaded"]);
-        let unloaded = crate::files::run(unload);
+        let unloaded = files::run(unload);
         for error in [ended.err(), unloaded.err()].into_iter().flatten() {
             eprintln!("cleaning up: {error:#}");
         }

@@ -30,7 +30,10 @@ fn missing_capabilities_are_named() -> Result<()> {
     assert_eq!(missing_capabilities(Path::new(DEFAULT_PIN_DIR)), []);
     let names = |capabilities: &[Capability]| {
         without(capabilities, || {
-            Ok(missing_capabilities(Path::new(DEFAULT_PIN_DIR)).iter().map(|missing| missing.name).collect::<Vec<_>>())
+            Ok(missing_capabilities(Path::new(DEFAULT_PIN_DIR))
+                .iter()
+                .map(|missing| missing.name)
+                .collect::<Vec<_>>())
         })
     };
     // CAP_SYS_ADMIN stands in for the two that were split from it.

@@ -24,7 +24,8 @@ pub enum Profile {
 
 /// Compile ws-guard so that it needs nothing but a kernel; where it is, without debugging sections.
 pub fn compile(profile: Profile) -> Result<PathBuf> {
-    let linkage = setup::linkage().context("no static C library: see `cargo xtask setup --check`")?;
+    let linkage =
+        setup::linkage().context("no static C library: see `cargo xtask setup --check`")?;
     let target = linkage.target();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.args(["build", "--package", "ws-guard", "--bin", "ws-guard", "--target", &target]);

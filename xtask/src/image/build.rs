@@ -77,10 +77,8 @@ impl Store {
 
     fn configure(&self, container: &str) -> Result<()> {
         let version = format!("--label=org.opencontainers.image.version={VERSION}");
-        let source = concat!(
-            "--label=org.opencontainers.image.source=",
-            env!("CARGO_PKG_REPOSITORY")
-        );
+        let source =
+            concat!("--label=org.opencontainers.image.source=", env!("CARGO_PKG_REPOSITORY"));
         let license =
             concat!("--label=org.opencontainers.image.licenses=", env!("CARGO_PKG_LICENSE"));
         let title = "--label=org.opencontainers.image.title=ws-guard";
@@ -102,7 +100,14 @@ impl Store {
         }
         let name = format!("oci-archive:{}:ws-guard:{VERSION}", output.display());
         // The same binary is the same image, whenever it is made.
-        let commit = self.command(&["commit", "--quiet", "--timestamp=0", "--disable-compression=false", container, &name]);
+        let commit = self.command(&[
+            "commit",
+            "--quiet",
+            "--timestamp=0",
+            "--disable-compression=false",
+            container,
+            &name,
+        ]);
         step::run("writing the image", commit)
     }
 }

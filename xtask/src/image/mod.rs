@@ -2,13 +2,13 @@
 mod binary;
 mod build;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use ws_guard_testkit::tools;
 
 use crate::setup;
-pub use binary::Profile;
+use binary::Profile;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -31,7 +31,7 @@ pub fn main(args: Args) -> Result<()> {
 }
 
 /// Where an image goes by default.
-pub fn archive(profile: Profile) -> PathBuf {
+fn archive(profile: Profile) -> PathBuf {
     let name = match profile {
         Profile::Release => "ws-guard.tar",
         Profile::Dev => "ws-guard-dev.tar",
@@ -39,8 +39,15 @@ pub fn archive(profile: Profile) -> PathBuf {
     tools::target().join("image").join(name)
 }
 
+/// The image that tests run: compiled quickly.
+pub fn for_tests() -> Result<PathBuf> {
+    let output = archive(Profile::Dev);
+    make(Profile::Dev, &output)?;
+    Ok(output)
+}
+
 /// Compile, and put the binary into an image at `output`.
-pub fn make(profile: Profile, output: &std::path::Path) -> Result<()> {
+fn make(profile: Profile, output: &Path) -> Result<()> {
     let root = nix::unistd::geteuid().is_root();
     ensure!(
         root,

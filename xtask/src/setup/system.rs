@@ -85,10 +85,7 @@ pub const IMAGE: Packages = Packages {
 /// What manifests are rendered and their containers run with. Any `kubectl` does, Debian's also.
 pub const CONTAINERS: Packages = Packages {
     name: "containers",
-    needed: &[
-        (Probe::Program("kubectl"), "kubernetes-client"),
-        (Probe::Program("runc"), "runc"),
-    ],
+    needed: &[(Probe::Program("kubectl"), "kubernetes-client"), (Probe::Program("runc"), "runc")],
 };
 
 /// What the servers in Python, JavaScript and Go are installed with.

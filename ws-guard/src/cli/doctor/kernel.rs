@@ -13,8 +13,7 @@ use crate::guard::{
 
 /// For a guard that pins in `pin_dir`.
 pub fn checks(pin_dir: &Path) -> Vec<Check> {
-    let mut checks =
-        vec![version(), tcx(), btf(), capabilities(pin_dir), bpffs(pin_dir), jit()];
+    let mut checks = vec![version(), tcx(), btf(), capabilities(pin_dir), bpffs(pin_dir), jit()];
     checks.extend(HELPERS.iter().map(helper));
     checks
 }
