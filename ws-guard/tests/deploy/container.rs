@@ -138,6 +138,24 @@ impl Container {
         Ok(u32::try_from(pid)?)
     }
 
+    /// Bytes that the kernel charges to its cgroup, maps and page cache included; `None` where the
+    /// memory controller is elsewhere.
+    pub fn charged(&self) -> Option<u64> {
+        let places = [
+            "/sys/fs/cgroup/memory/NAME/memory.usage_in_bytes",
+            "/sys/fs/cgroup/NAME/memory.current",
+        ];
+        let mut files = places.iter().map(|place| place.replace("NAME", &self.name));
+        files.find_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+    }
+
+    /// Resident memory, and what is charged, for a person to read.
+    pub fn memory(&self) -> Result<String> {
+        let charged = self.charged().map_or("?".into(), |bytes| format!("{} kB", bytes / 1024));
+        let (resident, anonymous) = (self.status("VmRSS")?, self.status("RssAnon")?);
+        Ok(format!("charged {charged}, resident {resident}, of that anonymous {anonymous}"))
+    }
+
     /// A line of /proc/PID/status.
     pub fn status(&self, field: &str) -> Result<String> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;

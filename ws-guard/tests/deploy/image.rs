@@ -92,11 +92,7 @@ fn the_guards_pod_protects_reloads_is_replaced_and_removed() -> Result<()> {
     ensure!(capabilities == GUARD, "{capabilities:x}");
     assert_eq!(guard.status("Uid")?, "65532\t65532\t65532\t65532");
     assert_eq!(guard.status("NoNewPrivs")?, "1");
-    println!(
-        "resident: {}, of that anonymous: {}",
-        guard.status("VmRSS")?,
-        guard.status("RssAnon")?
-    );
+    println!("guard: {}", guard.memory()?);
 
     let server = Server::start(&pair.server, Library::Python, PORT, None)?;
     assert_eq!(pongs(&pair, &server, 0)?, 50, "it only observes");
@@ -172,11 +168,7 @@ fn the_servers_pod_serves_without_any_privilege() -> Result<()> {
     client.send_one(Frame::text("hello"))?;
     ensure!(client.wait(Duration::from_secs(10), |received| received.messages == 1), "no echo");
     client.close()?;
-    println!(
-        "resident: {}, of that anonymous: {}",
-        server.status("VmRSS")?,
-        server.status("RssAnon")?
-    );
+    println!("server: {}", server.memory()?);
     server.stop().map(drop)
 }
 
