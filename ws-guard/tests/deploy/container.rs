@@ -129,6 +129,13 @@ impl Container {
         &self.process
     }
 
+    /// Run another program in it, as `kubectl exec` does; its output.
+    pub fn exec(&self, words: &[&str]) -> Result<String> {
+        let mut runc = Command::new("runc");
+        runc.arg("--root").arg(&self.state).args(["exec", &self.name]).args(words);
+        run(runc)
+    }
+
     /// The process in it, as this namespace of processes numbers it.
     pub fn pid(&self) -> Result<u32> {
         let mut runc = Command::new("runc");

@@ -102,6 +102,11 @@ fn the_guards_pod_protects_reloads_is_replaced_and_removed() -> Result<()> {
     })?;
     assert_eq!(pongs(&pair, &server, 1)?, 30, "the limit holds");
 
+    let throttled = guard.exec(&["/ws-guard", "throttled"])?;
+    ensure!(throttled.contains(&Family::V4.client(1).to_string()), "{throttled}");
+    let doctor = guard.exec(&["/ws-guard", "--pin-dir=/bpf", "doctor"])?;
+    ensure!(doctor.contains(" 0 failed"), "{doctor}");
+
     // Nobody guards while the pod is replaced, and yet it is guarded.
     guard.stop()?;
     assert_eq!(pongs(&pair, &server, 2)?, 30, "the kernel goes on");
