@@ -145,22 +145,24 @@ impl Container {
         Ok(u32::try_from(pid)?)
     }
 
-    /// Bytes that the kernel charges to its cgroup, maps and page cache included; `None` where the
-    /// memory controller is elsewhere.
-    pub fn charged(&self) -> Option<u64> {
-        let places = [
-            "/sys/fs/cgroup/memory/NAME/memory.usage_in_bytes",
-            "/sys/fs/cgroup/NAME/memory.current",
-        ];
-        let mut files = places.iter().map(|place| place.replace("NAME", &self.name));
-        files.find_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+    /// What the kernel charges to its cgroup, maps and page cache included, now and at most so far, and
+    /// what is resident, for a person to read.
+    pub fn memory(&self) -> Result<String> {
+        let now = self.charged(["memory.usage_in_bytes", "memory.current"]);
+        let most = self.charged(["memory.max_usage_in_bytes", "memory.peak"]);
+        let (resident, anonymous) = (self.status("VmRSS")?, self.status("RssAnon")?);
+        Ok(format!("charged {now}, at most {most}; resident {resident}, anonymous {anonymous}"))
     }
 
-    /// Resident memory, and what is charged, for a person to read.
-    pub fn memory(&self) -> Result<String> {
-        let charged = self.charged().map_or("?".into(), |bytes| format!("{} kB", bytes / 1024));
-        let (resident, anonymous) = (self.status("VmRSS")?, self.status("RssAnon")?);
-        Ok(format!("charged {charged}, resident {resident}, of that anonymous {anonymous}"))
+    /// A file of its cgroup, as version 1 or version 2 calls it; `?` where neither is.
+    fn charged(&self, [first, second]: [&str; 2]) -> String {
+        let root = Path::new("/sys/fs/cgroup");
+        let mut files =
+            [root.join("memory").join(&self.name).join(first), root.join(&self.name).join(second)]
+                .into_iter();
+        let bytes =
+            files.find_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+        bytes.map_or("?".to_owned(), |bytes| format!("{} kB", bytes / 1024))
     }
 
     /// A line of /proc/PID/status.
