@@ -4,9 +4,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use ws_guard::server::protocol::{
-    Decoder, Event, Limits, ProtocolError, Role, deflate::Inflater,
-};
+use ws_guard::server::protocol::{Decoder, Event, Limits, ProtocolError, Role, deflate::Inflater};
 
 const LIMITS: Limits = Limits { message: 4096, fragments: 100 };
 

@@ -1,22 +1,16 @@
 //! The header decoder against the oracle's: first byte flags, then a header.
 #![no_main]
 
-#[path = "../../ws-guard-common/tests/oracle/mod.rs"]
-mod oracle;
-
 use libfuzzer_sys::fuzz_target;
-use oracle::Side;
 use ws_guard_common::frame::{Expect, Header, Incomplete};
+use ws_guard_oracle::frames::{self, Side};
 
 fuzz_target!(|data: &[u8]| {
     let Some((flags, bytes)) = data.split_first() else { return };
-    let expect = Expect {
-        from_client: flags & 1 != 0,
-        rsv1_agreed: flags & 2 != 0,
-        in_message: false,
-    };
+    let expect =
+        Expect { from_client: flags & 1 != 0, rsv1_agreed: flags & 2 != 0, in_message: false };
     let side = Side { from_client: expect.from_client, deflate: expect.rsv1_agreed };
-    let expected = oracle::frames(bytes, side).into_iter().next();
+    let expected = frames::frames(bytes, side).into_iter().next();
     let known = expected.as_ref().and_then(|frame| frame.header_end.zip(frame.end));
     match Header::decode(bytes) {
         Err(Incomplete { needed }) => {

@@ -6,6 +6,7 @@
 use crate::{
     frame::{Header, opcode},
     maps::{SourceKey, SpinLock},
+    record::Record,
     window::RateWindow,
 };
 
@@ -21,10 +22,13 @@ pub enum Class {
     TinyData = 2,
     /// CLOSE frames, one of which is enough.
     Close = 3,
+    /// On TLS ports: records of application data that may hold a ping,
+    /// [`crate::maps::Policy::record_min`] to [`crate::maps::Policy::record_max`] bytes.
+    SmallRecord = 4,
 }
 
 /// How many classes there are.
-pub const CLASSES: usize = 4;
+pub const CLASSES: usize = 5;
 
 /// Frames by [`Class`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +58,12 @@ impl Counts {
         self.0[Class::EmptyFragment as usize] += empty_fragment;
         self.0[Class::TinyData as usize] += data & small & (empty_fragment ^ 1);
         self.0[Class::Close as usize] += equal(opcode, opcode::CLOSE as u32);
+    }
+
+    /// Count a TLS record of a client.
+    #[inline(always)]
+    pub const fn add_record(&mut self, record: &Record, shortest: u16, longest: u16) {
+        self.0[Class::SmallRecord as usize] += record.is_small(shortest, longest);
     }
 }
 
@@ -90,19 +100,19 @@ mod tests {
     #[test]
     fn each_frame_is_in_one_class_or_in_none() {
         for (first, len, wanted) in [
-            (0x8A, 0, [1, 0, 0, 0]),
-            (0x8A, 125, [1, 0, 0, 0]),
-            (0x89, 0, [0, 0, 0, 0]),
-            (0x88, 2, [0, 0, 0, 1]),
+            (0x8A, 0, [1, 0, 0, 0, 0]),
+            (0x8A, 125, [1, 0, 0, 0, 0]),
+            (0x89, 0, [0, 0, 0, 0, 0]),
+            (0x88, 2, [0, 0, 0, 1, 0]),
             // A text message of nothing is no fragment.
-            (0x81, 0, [0, 0, 1, 0]),
-            (0x01, 0, [0, 1, 0, 0]),
-            (0x00, 0, [0, 1, 0, 0]),
-            (0x80, 0, [0, 1, 0, 0]),
-            (0x80, 8, [0, 0, 1, 0]),
-            (0x82, 8, [0, 0, 1, 0]),
-            (0x82, 9, [0, 0, 0, 0]),
-            (0x82, 1 << 40, [0, 0, 0, 0]),
+            (0x81, 0, [0, 0, 1, 0, 0]),
+            (0x01, 0, [0, 1, 0, 0, 0]),
+            (0x00, 0, [0, 1, 0, 0, 0]),
+            (0x80, 0, [0, 1, 0, 0, 0]),
+            (0x80, 8, [0, 0, 1, 0, 0]),
+            (0x82, 8, [0, 0, 1, 0, 0]),
+            (0x82, 9, [0, 0, 0, 0, 0]),
+            (0x82, 1 << 40, [0, 0, 0, 0, 0]),
         ] {
             assert_eq!(counts(first, len, 8), wanted, "{first:#x}, {len} bytes");
         }

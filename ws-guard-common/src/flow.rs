@@ -29,7 +29,7 @@ use crate::{
     maps::SpinLock,
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
-    tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Tracker, Walk},
+    tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
     window::{Rate, RateWindow},
 };
 
@@ -224,6 +224,32 @@ impl Flow {
         self.last_ns = now_ns;
     }
 
+    /// A flow that the server's ServerHello opened, at its acknowledgement number: records are followed,
+    /// the client's alone. `client` is where its stream stands as far as it was followed; otherwise see
+    /// [`Flow::open`], with [`REQUEST_UNSEEN`] where it was not.
+    #[inline(always)]
+    pub fn open_records(
+        &mut self,
+        client: Tracker,
+        acked: u32,
+        server_next: u32,
+        flags: u8,
+        now_ns: u64,
+    ) {
+        self.open(acked, server_next, flags, now_ns);
+        let mark = self.client.mark;
+        self.client = client;
+        self.client.mark = mark;
+        self.client.flags = FROM_CLIENT | RECORDS;
+        self.server.flags = RECORDS;
+    }
+
+    /// Records are followed, not frames.
+    #[inline(always)]
+    pub const fn in_records(&self) -> bool {
+        self.client.in_records()
+    }
+
     /// An acknowledgement in a segment of the client is one that the server accepts (RFC 5961, 5.2):
     /// somebody who does not see the connection has to guess it beside the sequence number, or the
     /// server throws the segment away.
@@ -327,7 +353,7 @@ impl Flow {
     /// A search for frames in the segment of `len` payload bytes at `seq`, while unsynced.
     #[inline(always)]
     pub fn search(&self, seq: u32, len: u32) -> Search {
-        Search::new(self.candidate, seq, len)
+        Search::new(self.candidate, seq, len).of_records(self.in_records())
     }
 
     /// A search came to its end. `true` when frames were found: the flow is open again, and the
@@ -356,9 +382,11 @@ impl Flow {
     }
 
     /// Where frames begin was concluded from their looks: it may be wrong, and it may be a trick.
+    ///
+    /// So are records always: a peer ends the connection at a header that is none.
     #[inline(always)]
     pub const fn is_uncertain(&self) -> bool {
-        self.flags & (JOINED | REQUEST_UNSEEN) != 0
+        self.flags & (JOINED | REQUEST_UNSEEN) != 0 || self.in_records()
     }
 
     /// The server has sent more pongs than it was sent pings: pings that nobody saw, so many more

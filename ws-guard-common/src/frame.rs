@@ -83,11 +83,13 @@ pub enum Violation {
     UnexpectedContinuation = 8,
     /// A text or binary frame inside a fragmented message (5.4).
     InterleavedData = 9,
+    /// On a TLS port: no record begins where one should (RFC 8446, 5.1).
+    BadRecord = 10,
 }
 
 impl Violation {
     /// How many kinds there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
 
     /// Every kind, in the order of its number.
     pub const ALL: [Violation; Self::COUNT] = [
@@ -101,6 +103,7 @@ impl Violation {
         Violation::LengthTopBit,
         Violation::UnexpectedContinuation,
         Violation::InterleavedData,
+        Violation::BadRecord,
     ];
 
     /// The name in metrics, events and JSON.
@@ -116,6 +119,7 @@ impl Violation {
             Violation::LengthTopBit => "length_top_bit",
             Violation::UnexpectedContinuation => "unexpected_continuation",
             Violation::InterleavedData => "interleaved_data",
+            Violation::BadRecord => "bad_record",
         }
     }
 

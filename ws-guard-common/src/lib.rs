@@ -11,7 +11,8 @@
 //! 4. [`search`] finds frames in a stream whose beginning nobody saw.
 //! 5. [`window`] decides whether a ping is one too many.
 //! 6. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
-//! 7. [`maps`] is the layout of everything that crosses between kernel and user space.
+//! 7. [`record`] decodes TLS record headers, which the same tracker follows where frames are hidden.
+//! 8. [`maps`] is the layout of everything that crosses between kernel and user space.
 //!
 //! With the `user` feature, `replay` drives a flow over byte slices as the kernel programs do over
 //! packets.
@@ -23,6 +24,7 @@ pub mod flow;
 pub mod frame;
 pub mod handshake;
 pub mod maps;
+pub mod record;
 #[cfg(feature = "user")]
 pub mod replay;
 pub mod search;

@@ -10,7 +10,7 @@
 use crate::{flow::Flow, source::Source, window::Rate};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -171,6 +171,10 @@ pub const MAY_DROP: u8 = 1 << 3;
 /// [`Policy::flags`]: some class of frames has a limit, [`Policy::class_limits`].
 pub const LIMITS_CLASSES: u8 = 1 << 4;
 
+/// [`Policy::flags`]: the scope's ports speak TLS. Records are followed, not frames; bytes are never
+/// changed, and nothing is dropped but under [`action::DROP`].
+pub const TLS: u8 = 1 << 5;
+
 /// Policies that can be in force side by side. Scope 0 is that of all ports without settings of
 /// their own; each port with some has a scope, in which its sources are counted for themselves.
 pub const SCOPES: u32 = 32;
@@ -195,7 +199,7 @@ pub struct Policy {
     /// One of [`action`].
     pub action: u8,
     /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`], [`MAY_DROP`],
-    /// [`LIMITS_CLASSES`].
+    /// [`LIMITS_CLASSES`], [`TLS`].
     pub flags: u8,
     pub _pad: [u8; 2],
     /// What of a mapped IPv4 address makes a source.
@@ -217,6 +221,19 @@ pub struct Policy {
     pub class_limits: [Rate; crate::flood::CLASSES],
     /// Longest payload of a data frame that is tiny.
     pub tiny_bytes: u32,
+    /// Shortest and longest TLS record that may hold a ping, as its header has it: with what the cipher
+    /// adds, without the header.
+    pub record_min: u16,
+    pub record_max: u16,
+}
+
+impl Policy {
+    /// The least [`action`] under which packets are dropped or changed: on a TLS port nothing can be
+    /// defused, and what is small there may be anything.
+    #[inline(always)]
+    pub const fn least_action(&self) -> u8 {
+        action::DEFUSE + (self.flags & TLS != 0) as u8
+    }
 }
 
 /// Which settings a scope or a rule has of its own.
@@ -232,6 +249,12 @@ pub mod own {
     pub const CONNECTION_LIMIT: u32 = 1 << 6;
     /// [`super::Policy::share`]; not in rules.
     pub const SHARE: u32 = 1 << 7;
+    /// [`super::TLS`]; not in rules.
+    pub const TLS: u32 = 1 << 8;
+    /// The limit of [`crate::flood::Class::SmallRecord`]; not in rules.
+    pub const RECORD_LIMIT: u32 = 1 << 9;
+    /// [`super::Policy::record_min`] and the longest; not in rules.
+    pub const RECORD_BYTES: u32 = 1 << 10;
 }
 
 /// What holds for a source: its scope's policy, and what the longest rule that covers it has
@@ -350,8 +373,8 @@ pub struct Shared {
     pub swept: u64,
 }
 
-/// [`Pending::flags`]: the request was not followed to its end in one go, so that nobody knows where
-/// it ends.
+/// [`Pending::flags`]: the request's head is longer than [`crate::handshake::MAX_HEAD`], so that
+/// nobody knows where it ends.
 pub const LOST: u8 = 1 << 0;
 
 /// A request whose answer has not been seen: value of the pending table.
@@ -376,6 +399,8 @@ pub struct Pending {
     /// Sequence number of its next byte.
     pub answer_next: u32,
     pub _pad_end: u32,
+    /// On a TLS port: where the client's records stand, as far as they were followed.
+    pub records: crate::tracker::Tracker,
 }
 
 /// How many [`Stranger`]s there are at most.
@@ -495,11 +520,15 @@ pub enum Counter {
     EventsSuppressed,
     /// Frames over the limit of their class.
     FramesOver,
+    /// TLS records that began in client streams, on TLS ports.
+    Records,
+    /// Those among them that may hold a ping; counted where they have a limit.
+    SmallRecords,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = Counter::FramesOver as usize + 1;
+    pub const COUNT: usize = Counter::SmallRecords as usize + 1;
 }
 
 /// Buckets of the heartbeat histogram: bucket `n` counts times below 2^n × 64 µs, the last all
@@ -634,13 +663,14 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 4);
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<SourceKey>() == 20);
-    assert!(size_of::<Policy>() == 140);
+    assert!(size_of::<Policy>() == 156);
     assert!(size_of::<Rule>() == 28);
     assert!(size_of::<Flow>() == 808);
     assert!(size_of::<Source>() == 640);
     assert!(size_of::<Event>() == 56);
     assert!(size_of::<Request>() == 40);
-    assert!(size_of::<Pending>() == 56);
+    assert!(size_of::<Pending>() == 80);
+    assert!(size_of::<Stranger>() == 16);
     assert!(size_of::<Ports>() == 65_536);
 };
 

@@ -7,6 +7,7 @@
 use crate::{
     flow::{self, Action, Flow, Plan, Rewalk},
     frame::{Header, PING_TO_PONG, Violation, Violations},
+    record::Record,
     tracker::{Segment, Step, Tracker, Walk},
 };
 
@@ -80,6 +81,17 @@ pub struct Replay {
     pub by_kind: [u64; Violation::COUNT],
     /// The client's headers since the caller last took them, each once.
     pub headers: Vec<SeenHeader>,
+    /// The same of TLS records.
+    pub records: Vec<SeenRecord>,
+}
+
+/// A record header that came whole, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenRecord {
+    /// Sequence number of its first byte.
+    pub seq: u32,
+    pub record: Record,
+    pub violations: Violations,
 }
 
 impl Replay {
@@ -88,7 +100,20 @@ impl Replay {
     pub fn open(client_next: u32, server_next: u32, flags: u8, mode: Mode) -> Replay {
         let mut flow = Flow { generation: client_next ^ server_next, ..Flow::default() };
         flow.open(client_next, server_next, flags, 0);
-        Replay { flow, mode, settled: false, by_kind: [0; Violation::COUNT], headers: Vec::new() }
+        Replay::of(flow, mode)
+    }
+
+    /// The same inside TLS: the client's records start at `client_next`.
+    pub fn open_records(client_next: u32, server_next: u32, mode: Mode) -> Replay {
+        let mut flow = Flow { generation: client_next ^ server_next, ..Flow::default() };
+        let client = Tracker::new(client_next, 0);
+        flow.open_records(client, client_next, server_next, 0, 0);
+        Replay::of(flow, mode)
+    }
+
+    fn of(flow: Flow, mode: Mode) -> Replay {
+        let by_kind = [0; Violation::COUNT];
+        Replay { flow, mode, settled: false, by_kind, headers: Vec::new(), records: Vec::new() }
     }
 
     /// A segment of the client. Pings over the budget are rewritten in `payload`, unless the
@@ -157,7 +182,7 @@ impl Replay {
         };
         let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
-        let mut segment = Payload { bytes: payload, rewrite: false, headers: None };
+        let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
         if dry.run(&mut segment) != Step::Done {
             return Verdict::Drop(Reason::Unreadable);
         }
@@ -190,8 +215,9 @@ impl Replay {
         budget: &mut impl Budget,
     ) -> Option<u32> {
         let rewrite = self.mode == Mode::Guard;
-        let first = self.headers.len();
-        let mut segment = Payload { bytes: payload, rewrite, headers: Some(&mut self.headers) };
+        let (headers, records) = (self.headers.len(), self.records.len());
+        let seen = Some((&mut self.headers, &mut self.records));
+        let mut segment = Payload { bytes: payload, rewrite, seen };
         loop {
             match walk.run(&mut segment) {
                 Step::Ask => walk.budget = budget.room(),
@@ -200,7 +226,9 @@ impl Replay {
                 Step::Unreadable => return None,
             }
         }
-        for kind in self.headers[first..].iter().flat_map(|seen| seen.violations.iter()) {
+        let new = self.headers[headers..].iter().map(|seen| seen.violations);
+        let new = new.chain(self.records[records..].iter().map(|seen| seen.violations));
+        for kind in new.flat_map(|violations| violations.iter().collect::<Vec<_>>()) {
             self.by_kind[kind as usize] += 1;
         }
         let passed = if rewrite { walk.pings.min(walk.budget) } else { walk.pings };
@@ -213,7 +241,7 @@ impl Replay {
     /// Step is lost: see whether frames begin in this segment, and walk it from there.
     fn search(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let mut search = self.flow.search(seq, payload.len() as u32);
-        search.run(&Payload { bytes: payload, rewrite: false, headers: None });
+        search.run(&Payload { bytes: payload, rewrite: false, seen: None });
         if self.flow.searched(&search) {
             return self.walk(self.flow.client, seq, payload, budget);
         }
@@ -225,7 +253,8 @@ impl Replay {
 struct Payload<'a> {
     bytes: &'a mut [u8],
     rewrite: bool,
-    headers: Option<&'a mut Vec<SeenHeader>>,
+    /// Where to note headers.
+    seen: Option<(&'a mut Vec<SeenHeader>, &'a mut Vec<SeenRecord>)>,
 }
 
 impl Payload<'_> {
@@ -254,8 +283,14 @@ impl Segment for Payload<'_> {
     }
 
     fn header(&mut self, seq: u32, header: Header, violations: Violations) {
-        if let Some(headers) = &mut self.headers {
+        if let Some((headers, _)) = &mut self.seen {
             headers.push(SeenHeader { seq, header, violations });
+        }
+    }
+
+    fn record(&mut self, seq: u32, record: Record, violations: Violations) {
+        if let Some((_, records)) = &mut self.seen {
+            records.push(SeenRecord { seq, record, violations });
         }
     }
 }

@@ -8,12 +8,15 @@
 
 use crate::{
     frame::{self, MASK, MAX_CONTROL_PAYLOAD, RSV, RSV1, opcode},
+    record,
     seq::{after, before},
     tracker::Segment,
 };
 
 /// Headers in a row that prove a chain: random bytes have so many once in 10¹² places.
 pub const PROOF: u32 = 8;
+/// The same for TLS records, whose headers are much longer.
+pub const RECORDS_PROOF: u32 = 3;
 /// Longest frame that a chain goes through, in bytes: what claims more would end every search.
 pub const LONGEST: u32 = 1 << 20;
 /// Offsets of a segment that a chain may begin at: as many as a control frame is long, twice.
@@ -53,7 +56,9 @@ pub struct Search {
     continues: bool,
     /// The frames come from the server: [`Search::of_server`].
     from_server: bool,
-    pub _pad: [u8; 2],
+    /// What is looked for are TLS records: [`Search::of_records`].
+    records: bool,
+    pub _pad: u8,
 }
 
 impl Search {
@@ -74,8 +79,21 @@ impl Search {
             place: !reaches as u32,
             continues: reaches,
             from_server: false,
-            _pad: [0; 2],
+            records: false,
+            _pad: 0,
         }
+    }
+
+    /// Look for TLS records instead of frames, where `yes`.
+    #[inline(always)]
+    pub const fn of_records(self, yes: bool) -> Search {
+        Search { records: yes, ..self }
+    }
+
+    /// Headers in a row that prove a chain of what is looked for.
+    #[inline(always)]
+    const fn proof(&self) -> u32 {
+        if self.records { RECORDS_PROOF } else { PROOF }
     }
 
     /// See whether a server's segment of `len` bytes is made of whole frames: [`Search::is_whole`].
@@ -98,11 +116,15 @@ impl Search {
         if self.at >= self.len {
             return true;
         }
-        let length = frame_at(segment, self.at, self.from_server);
+        let length = if self.records {
+            record::data_at(segment, self.at)
+        } else {
+            frame_at(segment, self.at, self.from_server)
+        };
         if length != 0 {
             self.count += 1;
             self.at += length;
-            return self.count >= PROOF && !self.from_server;
+            return self.count >= self.proof() && !self.from_server;
         }
         self.count = 0;
         self.continues = false;
@@ -122,7 +144,7 @@ impl Search {
     /// Frames begin where the chain began; sequence number of the first of them in this segment.
     #[inline(always)]
     pub const fn proven(&self) -> Option<u32> {
-        if self.count >= PROOF { Some(self.base.wrapping_add(self.origin)) } else { None }
+        if self.count >= self.proof() { Some(self.base.wrapping_add(self.origin)) } else { None }
     }
 
     /// What is known behind the segment.

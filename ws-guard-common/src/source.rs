@@ -58,6 +58,8 @@ pub struct Charged {
     pub passed: u32,
     /// So many of them are over the limit.
     pub over: u32,
+    /// So many of those that pass do so for their connection's share alone.
+    pub spared: u32,
     /// The segment they came in does not.
     pub dropped: bool,
     /// The source became throttled just now.
@@ -106,8 +108,14 @@ impl Source {
     pub fn judge(&mut self, now: u64, pings: u32, share: u32) -> Charged {
         let now_ms = millis(now);
         let rate = self.limits.rate;
-        let mut charged =
-            Charged { passed: pings, over: 0, dropped: false, throttled: false, released: false };
+        let mut charged = Charged {
+            passed: pings,
+            over: 0,
+            spared: 0,
+            dropped: false,
+            throttled: false,
+            released: false,
+        };
         let within = self.window.charge(now_ms, rate, pings);
         self.pings_total += pings as u64;
         self.last_ping = if now > self.last_ping { now } else { self.last_ping };
@@ -133,6 +141,7 @@ impl Source {
         let action = self.action();
         if over > 0 && action != action::OBSERVE {
             charged.passed = kept + spared;
+            charged.spared = spared;
             charged.dropped = action == action::DROP && spared < over;
             // What is dropped is not defused: it never arrives.
             self.defused_total += if charged.dropped { 0 } else { (over - spared) as u64 };
@@ -148,6 +157,7 @@ impl Source {
         let new = self.throttled_until <= now;
         if new {
             self.throttled_since = now;
+            self.flags &= !ESCALATED;
         }
         let least = self.throttled_since + self.limits.min_throttle_ms as u64 * MS;
         let until = now + self.limits.rate.window_ms as u64 * MS;

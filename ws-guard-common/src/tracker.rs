@@ -7,7 +7,10 @@
 //! The caller decides which segments to walk ([`crate::flow`] in the guard) and drives the loop:
 //! `bpf_loop` in the kernel, `while` elsewhere. Both run the same [`Walk::step`].
 
-use crate::frame::{self, Expect, Header, Violation, Violations, opcode};
+use crate::{
+    frame::{self, Expect, Header, Violation, Violations, opcode},
+    record::{self, Record},
+};
 
 /// Frames longer than this are crossed in strides of so many bytes, because sequence numbers only
 /// compare within 2³¹ bytes while a frame may have 2⁶³.
@@ -23,10 +26,19 @@ pub const IN_MESSAGE: u8 = 1 << 2;
 /// The stream was joined in the middle: until its first data frame nobody knows whether a message
 /// is open.
 pub const MESSAGE_UNKNOWN: u8 = 1 << 3;
+/// What is followed are TLS records, not frames: no header is a ping, and nothing is ever changed.
+pub const RECORDS: u8 = 1 << RECORDS_BIT;
+const RECORDS_BIT: u8 = 4;
+
+/// What [`Walk::sprint`] and [`Walk::only`] look at: the flags of a client's frames, no message open.
+const COMMON: u8 = IN_MESSAGE | MESSAGE_UNKNOWN | FROM_CLIENT | RECORDS;
 
 /// Headers that a step goes past at once where it can. Eight are 8 % faster where a segment has many,
 /// but take Linux 6.1 to the limit of what it verifies.
 const SPRINT: u32 = 4;
+/// Headers of TLS records that a segment has at most at a connection's beginning: ClientHello, change of
+/// cipher, early data, one to spare.
+const FEW: u32 = 4;
 /// First two bytes of a header: FIN and the RSV bits, and the mask bit...
 const BITS: u16 = 0xF080;
 /// ...of a client's unfragmented frame.
@@ -49,7 +61,7 @@ pub struct Tracker {
     pub next: u32,
     /// How many bytes of that header are already here, in `carry`: 0 unless a segment cut it.
     pub carried: u8,
-    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`], [`MESSAGE_UNKNOWN`].
+    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`], [`MESSAGE_UNKNOWN`], [`RECORDS`].
     pub flags: u8,
     /// The cut header's first bytes, as they stood on the wire.
     pub carry: [u8; frame::MAX_HEADER],
@@ -62,6 +74,12 @@ impl Tracker {
     #[inline(always)]
     pub const fn new(next: u32, flags: u8) -> Tracker {
         Tracker { beyond: 0, mark: 0, next, carried: 0, flags, carry: [0; frame::MAX_HEADER] }
+    }
+
+    /// Records are followed, not frames.
+    #[inline(always)]
+    pub const fn in_records(&self) -> bool {
+        self.flags & RECORDS != 0
     }
 
     /// Sequence number of the first byte that the tracker has yet to see.
@@ -100,6 +118,9 @@ pub trait Segment {
     /// A header is complete. Nothing to do where nobody wants to know.
     #[inline(always)]
     fn header(&mut self, _seq: u32, _header: Header, _violations: Violations) {}
+    /// A TLS record's header is complete. Likewise.
+    #[inline(always)]
+    fn record(&mut self, _seq: u32, _record: Record, _violations: Violations) {}
 }
 
 /// What a [`Walk::step`] came to.
@@ -260,6 +281,9 @@ impl Walk {
         if self.sprint(segment) {
             return Step::More;
         }
+        if self.tracker.in_records() {
+            return self.step_record(segment);
+        }
         let Some(word) = segment.u16_at(at) else {
             return self.cut(segment);
         };
@@ -289,7 +313,7 @@ impl Walk {
     #[inline(always)]
     fn sprint<S: Segment>(&mut self, segment: &mut S) -> bool {
         let (mut next, mut mark) = (self.tracker.next, self.tracker.mark);
-        if self.tracker.flags & (IN_MESSAGE | MESSAGE_UNKNOWN | FROM_CLIENT) != FROM_CLIENT
+        if self.tracker.flags & COMMON != FROM_CLIENT
             || crate::seq::before(next, self.fresh_begin)
             || crate::seq::before(next, self.fresh_complete)
         {
@@ -346,7 +370,7 @@ impl Walk {
     #[inline(always)]
     pub fn only<S: Segment>(&mut self, segment: &S) -> bool {
         let at = self.at();
-        if self.tracker.flags & (IN_MESSAGE | MESSAGE_UNKNOWN | FROM_CLIENT) != FROM_CLIENT
+        if self.tracker.flags & COMMON != FROM_CLIENT
             || self.tracker.carried != 0
             || self.tracker.beyond != 0
             || at >= self.len
@@ -414,7 +438,9 @@ impl Walk {
     #[inline(always)]
     fn begin<S: Segment>(&mut self, segment: &mut S, at: u32, first: u8) -> bool {
         let fresh = !crate::seq::before(self.tracker.next, self.fresh_begin);
-        let opcode = first & frame::OPCODE;
+        // A record's first byte is no opcode.
+        let is_frame = (self.tracker.flags >> RECORDS_BIT & 1).wrapping_sub(1);
+        let opcode = first & frame::OPCODE & is_frame;
         if opcode == opcode::PING {
             if fresh {
                 if self.budget == Self::ASK {
@@ -459,6 +485,50 @@ impl Walk {
             mark_after(self.tracker.mark, self.tracker.next, header.first, header.second);
         self.tracker.beyond = if strides > u32::MAX as u64 { u32::MAX } else { strides as u32 };
         self.tracker.next = self.tracker.next.wrapping_add(total as u32 & (STRIDE - 1));
+        self.tracker.carried = 0;
+    }
+
+    /// Take the walk through a segment of few TLS records to its end, and see that all of them are
+    /// records. `false` where there are more than [`FEW`] headers, or a cut one.
+    ///
+    /// For how a connection begins: without the loop, that is much less for the kernel's verifier.
+    #[inline(always)]
+    pub fn few_records<S: Segment>(&mut self, segment: &mut S) -> bool {
+        let mut i = 0;
+        while i < FEW && self.at() < self.len {
+            if !matches!(self.step_record(segment), Step::More) || self.tracker.carried != 0 {
+                return false;
+            }
+            i += 1;
+        }
+        self.at() >= self.len && self.violations == 0
+    }
+
+    /// [`Walk::step`] to the next TLS record. A function: those who follow frames come by without.
+    #[inline(never)]
+    fn step_record<S: Segment>(&mut self, segment: &mut S) -> Step {
+        let at = self.at();
+        let (Some(first), Some(length)) = (segment.u16_at(at), segment.u16_at(at + 3)) else {
+            return self.cut(segment);
+        };
+        self.frames += !crate::seq::before(self.tracker.next, self.fresh_begin) as u32;
+        self.cuts_key = false;
+        self.complete_record(segment, Record::new(first, length));
+        Step::More
+    }
+
+    /// The header of a record is whole: check it, and move to where the record ends.
+    #[inline(always)]
+    fn complete_record<S: Segment>(&mut self, segment: &mut S, record: Record) {
+        let violations = record.violations();
+        if !crate::seq::before(self.tracker.next, self.fresh_complete) {
+            self.violations += !violations.is_empty() as u32;
+            self.kinds.0 |= violations.0;
+            segment.record(self.tracker.next, record, violations);
+        }
+        self.tracker.mark =
+            mark_after(self.tracker.mark, self.tracker.next, record.kind, record.major);
+        self.tracker.next = self.tracker.next.wrapping_add(record.total());
         self.tracker.carried = 0;
     }
 
@@ -508,7 +578,12 @@ impl Walk {
         };
         self.tracker.carry[have] = byte;
         self.tracker.carried += 1;
-        let whole = have > 0 && have + 1 >= frame::header_len(self.tracker.carry[1]);
+        let needed = if self.tracker.in_records() {
+            record::HEADER
+        } else {
+            frame::header_len(self.tracker.carry[1])
+        };
+        let whole = have > 0 && have + 1 >= needed;
         if whole { Step::Done } else { Step::More }
     }
 
@@ -518,14 +593,19 @@ impl Walk {
     fn complete_carried<S: Segment>(&mut self, segment: &mut S) {
         let carry = &self.tracker.carry;
         let (first, second) = (carry[0], carry[1]);
-        let payload_len = match second & frame::LEN7 {
-            126 => u64::from(u16::from_be_bytes([carry[2], carry[3]])),
-            127 => u64::from_be_bytes([
-                carry[2], carry[3], carry[4], carry[5], carry[6], carry[7], carry[8], carry[9],
-            ]),
-            len => u64::from(len),
-        };
-        self.complete(segment, Header { first, second, payload_len });
+        if self.tracker.in_records() {
+            let length = u16::from_be_bytes([carry[3], carry[4]]);
+            self.complete_record(segment, Record { kind: first, major: second, length });
+        } else {
+            let payload_len = match second & frame::LEN7 {
+                126 => u64::from(u16::from_be_bytes([carry[2], carry[3]])),
+                127 => u64::from_be_bytes([
+                    carry[2], carry[3], carry[4], carry[5], carry[6], carry[7], carry[8], carry[9],
+                ]),
+                len => u64::from(len),
+            };
+            self.complete(segment, Header { first, second, payload_len });
+        }
         // Two trackers in the same place are equal, however their headers were cut.
         self.tracker.carry = [0; frame::MAX_HEADER];
     }

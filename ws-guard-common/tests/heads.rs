@@ -1,11 +1,12 @@
 //! The head scanner against a plain parser, on random heads in random cuts.
 
-mod oracle;
-mod support;
-
 use fastrand::Rng;
-use support::{borders, cases, one_in};
 use ws_guard_common::handshake::{END, HeadScanner, PERMESSAGE_DEFLATE, UPGRADE_WEBSOCKET};
+use ws_guard_oracle::{
+    cases::{cases, one_in},
+    head,
+    streams::borders,
+};
 
 fn pick<'a>(rng: &mut Rng, choices: &[&'a str]) -> &'a str {
     choices[rng.usize(..choices.len())]
@@ -82,7 +83,7 @@ fn scanner_and_parser_agree() {
             bytes.extend(end.bytes());
         }
         bytes.extend((0..rng.usize(..20)).map(|_| rng.u8(..)));
-        let expected = oracle::head::parse(&bytes);
+        let expected = head::parse(&bytes);
         let mut scanner = HeadScanner::default();
         let (mut from, mut taken) = (0, 0);
         for border in borders(rng, bytes.len()) {

@@ -1,13 +1,14 @@
 //! Streams that come in order: every figure equals the oracle's, however segments cut them.
 
-mod oracle;
-mod support;
-
-use oracle::{Counts, Side};
-use support::{Allowance, borders, cases, initial, one_in, stream};
 use ws_guard_common::{
     flow::{DEFLATE, state},
     replay::{Mode, Replay, Verdict},
+};
+use ws_guard_oracle::{
+    cases::{cases, one_in},
+    frames::{self, Counts, Side},
+    guard::Allowance,
+    streams::{borders, initial, stream},
 };
 
 /// What the flow counted, in the oracle's terms.
@@ -29,8 +30,8 @@ fn counted(replay: &Replay) -> Counts {
 fn counts_are_the_oracles_and_pings_past_the_budget_are_defused() {
     cases(10_000, |rng| {
         let deflate = one_in(rng, 3);
-        let frames = rng.usize(1..40);
-        let sent = stream(rng, true, frames);
+        let length = rng.usize(1..40);
+        let sent = stream(rng, true, length);
         let borders = borders(rng, sent.len());
         let base = initial(rng);
         let side = Side { from_client: true, deflate };
@@ -51,7 +52,7 @@ fn counts_are_the_oracles_and_pings_past_the_budget_are_defused() {
                 replay.acknowledge(base.wrapping_add(acked as u32));
             }
         }
-        let expected = oracle::count(&sent, side, &borders);
+        let expected = frames::count(&sent, side, &borders);
         assert_eq!(
             counted(&replay),
             expected,
@@ -63,7 +64,7 @@ fn counts_are_the_oracles_and_pings_past_the_budget_are_defused() {
         assert_eq!(allowance.charged, expected.pings);
         assert_eq!(replay.flow.defused, expected.pings.saturating_sub(u64::from(allowed)));
         let mut expected_bytes = sent.clone();
-        let all = oracle::frames(&sent, side);
+        let all = frames::frames(&sent, side);
         for ping in all.iter().filter(|frame| frame.is_ping()).skip(allowed as usize) {
             expected_bytes[ping.at] ^= 0x9 ^ 0xA;
         }

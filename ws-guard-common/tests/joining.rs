@@ -1,16 +1,17 @@
 //! Streams joined in the middle: frames are found soon, and not where there are none.
 
-mod oracle;
-mod support;
-
 use fastrand::Rng;
-use oracle::Side;
-use support::{Allowance, cases, frame, one_in};
 use ws_guard_common::{
     flow::state,
     replay::{Mode, Replay, Verdict},
     search::{PROOF, Search},
     tracker::Segment,
+};
+use ws_guard_oracle::{
+    cases::{cases, one_in},
+    frames::{self, Side},
+    guard::Allowance,
+    streams::frame,
 };
 
 /// A connection that lost step: the server acknowledged `base`, which nobody saw coming.
@@ -52,7 +53,7 @@ fn joins(rng: &mut Rng, frames: &[Vec<u8>], mut cut: impl FnMut(&mut Rng) -> usi
         replay.acknowledge(base.wrapping_add(end as u32));
         at = end;
     }
-    let all = oracle::frames(&stream, Side::CLIENT);
+    let all = frames::frames(&stream, Side::CLIENT);
     if replay.flow.state != state::OPEN {
         return all.len();
     }

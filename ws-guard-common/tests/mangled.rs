@@ -1,44 +1,31 @@
 //! Streams of an honest sender that a network mangles: what arrives is what was sent but for
 //! defused pings, and nothing is counted twice.
 
-mod oracle;
-mod support;
-
 use std::collections::BTreeMap;
 
-use fastrand::Rng;
-use oracle::Side;
-use support::{
-    borders, cases, initial, one_in, stream,
-    tcp::{Link, Path, Resend},
-};
 use ws_guard_common::{flow::state, replay::Mode};
-
-/// Bad luck of each kind, or none of it.
-fn path(rng: &mut Rng) -> Path {
-    let mut once_in = |n: u32| if one_in(rng, 3) { 0 } else { rng.u32(2..n) };
-    Path {
-        lost_before: once_in(20),
-        lost_behind: once_in(20),
-        repeated: once_in(10),
-        reordered: once_in(10),
-        ack_every: once_in(6),
-        resend: [Resend::Same, Resend::Longer, Resend::Any][rng.usize(..3)],
-    }
-}
+use ws_guard_oracle::{
+    cases::{cases, one_in},
+    frames::{self, Side},
+    guard::OnHost,
+    link::{Link, Path, Resend},
+    streams::{borders, initial, stream},
+};
 
 #[test]
 fn a_guarded_stream_arrives_and_counts_exactly() {
     let mut stuck = BTreeMap::new();
     let mut total = BTreeMap::new();
     cases(10_000, |rng| {
-        let frames = rng.usize(1..40);
-        let sent = stream(rng, true, frames);
+        let length = rng.usize(1..40);
+        let sent = stream(rng, true, length);
         let borders = borders(rng, sent.len());
-        let path = path(rng);
+        let path = Path::any(rng);
         let allowed = if one_in(rng, 3) { u32::MAX - 1 } else { rng.u32(..20) };
-        let mut link = Link::new(initial(rng), &sent, &borders, path, Mode::Guard, allowed);
-        let arrived = link.run(rng);
+        let base = initial(rng);
+        let mut guard = OnHost::new(base, Mode::Guard, allowed);
+        let mut link = Link::new(base, sent.clone(), borders, path);
+        let arrived = link.run(rng, &mut guard);
         *total.entry((path.resend, path.lost_behind > 0)).or_insert(0) += 1;
         if !arrived {
             // Known limit: what the receiver threw away behind the guard lies in a checkpoint that
@@ -50,18 +37,18 @@ fn a_guarded_stream_arrives_and_counts_exactly() {
             *stuck.entry((path.resend, path.lost_behind > 0)).or_insert(0) += 1;
             return;
         }
-        let flow = &link.replay.flow;
-        let all = oracle::frames(&sent, Side::CLIENT);
+        let flow = &guard.replay.flow;
+        let all = frames::frames(&sent, Side::CLIENT);
         assert_eq!((flow.state, flow.unsynced_total), (state::OPEN, 0));
-        let expected = oracle::count(&sent, Side::CLIENT, &[]);
+        let expected = frames::count(&sent, Side::CLIENT, &[]);
         let figures = (flow.frames_in, flow.pings_in, flow.pongs_in, flow.violations);
         assert_eq!(
             figures,
             (expected.frames, expected.pings, expected.pongs, expected.violations),
             "{path:?}"
         );
-        assert_eq!(link.replay.by_kind, expected.by_kind);
-        assert_eq!(link.allowance.charged, expected.pings);
+        assert_eq!(guard.replay.by_kind, expected.by_kind);
+        assert_eq!(guard.allowance.charged, expected.pings);
         assert_eq!(flow.defused, expected.pings.saturating_sub(u64::from(allowed)));
         let mut expected_bytes = sent.clone();
         for ping in all.iter().filter(|frame| frame.is_ping()).skip(allowed as usize) {

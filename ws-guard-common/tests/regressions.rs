@@ -1,14 +1,11 @@
 //! One fixture for each error that the property tests found.
 
-mod oracle;
-mod support;
-
-use support::Allowance;
 use ws_guard_common::{
     flow::{Acknowledged, CHECKPOINTS},
     replay::{Mode, Reason, Replay, Verdict},
     window::{Rate, RateWindow},
 };
+use ws_guard_oracle::guard::Allowance;
 
 /// A guarded connection whose client starts at sequence number 0.
 fn guarded() -> Replay {

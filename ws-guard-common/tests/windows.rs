@@ -1,15 +1,14 @@
 //! The rate window and the source against a list of all ping times.
 
-mod oracle;
-mod support;
-
 use fastrand::Rng;
-use oracle::pings::Pings;
-use support::{cases, one_in};
 use ws_guard_common::{
     maps::{Limits, action},
     source::Source,
     window::{Rate, RateWindow, SLOTS},
+};
+use ws_guard_oracle::{
+    cases::{cases, one_in},
+    pings::Pings,
 };
 
 /// The next time pings come: often close, sometimes exactly a window later.

@@ -44,7 +44,7 @@ pub fn run(ctx: &TcContext) -> u32 {
         return answer::TABLE_FULL;
     };
     if report {
-        sources::charge(&request.source.address, policy, now, request.pings, 0);
+        sources::reported(&request.source, policy, now, request.pings);
         return answer::DONE;
     }
     source.locked(|source| source.throttle(now, request.until));

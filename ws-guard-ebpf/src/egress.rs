@@ -15,14 +15,14 @@ use ws_guard_common::{
 };
 
 use crate::{
-    debug, handshake,
-    ingress::{Scene, Verdict},
-    joining,
+    debug, handshake, joining,
     maps::{self, FLOWS, PENDING, STRANGERS, locked},
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
     role,
+    scene::{Scene, Verdict},
     skb::{SkbPayload, parse_skb},
+    tls,
     walk::{self, Walker},
 };
 
@@ -75,12 +75,16 @@ fn follow(ctx: &TcContext) -> Verdict {
     unknown(ctx, &scene)
 }
 
-/// Payload without a flow: it may be the 101 that opens one, with the server's first frames behind
+/// Payload without a flow: it may be the answer that opens one, with the server's first frames behind
 /// it.
 #[inline(always)]
 fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
     let asked = PENDING.get_ptr(scene.key).is_some();
-    let verdict = handshake::answer(scene, SkbPayload::new(ctx, scene.segment, Side::Server));
+    let packet = SkbPayload::new(ctx, scene.segment, Side::Server);
+    let verdict = match scene.is_tls() {
+        true => tls::answer(scene, packet),
+        false => handshake::answer(scene, packet),
+    };
     if verdict == Verdict::Drop {
         return verdict;
     }
@@ -175,28 +179,25 @@ fn closed(scene: &Scene, flow: &Flow) {
     report::flow_event(EventKind::FlowClosed, scene.key, scene.now, flow.frames_in);
 }
 
-/// Follow the server's frames. `false` when there is an HTTP response where one should begin.
+/// Follow the server's frames; of its records nobody wants to know. `false` when there is an HTTP response where one should begin.
 #[inline(never)]
 fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
-    if !has_news(scene, flow) {
+    if flow.in_records() || !has_news(scene, flow) {
         return true;
     }
     let Some(state) = walk::resume() else {
         return true;
     };
-    let packet = SkbPayload::new(ctx, scene.segment, Side::Server);
-    if flow.is_uncertain() && packet.u64_at(0) == Some(HTTP) {
-        return false;
-    }
-    let mut walker = Walker { state, packet };
-    if !matches!(walker.run(), Step::Done) {
-        return true;
-    }
+    let mut walker = Walker { state, packet: SkbPayload::new(ctx, scene.segment, Side::Server) };
+    let done = matches!(walker.run(), Step::Done);
     // Read as a header, `HT` is a close frame with a bit that nothing defines.
-    if walker.state.walk.violations > 0 && walker.packet.u64_at(0) == Some(HTTP) {
+    let doubtful = walker.state.walk.violations > 0 || flow.is_uncertain();
+    if doubtful && walker.packet.u64_at(0) == Some(HTTP) {
         return false;
     }
-    answered(scene, flow);
+    if done {
+        answered(scene, flow);
+    }
     true
 }
 

@@ -1,9 +1,6 @@
 //! Frames that are no pings: those over the limit of their class throttle their source.
 
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::{bpf_spin_lock, bpf_spin_unlock},
-};
+use aya_ebpf::helpers::{bpf_spin_lock, bpf_spin_unlock};
 use ws_guard_common::{
     flood::{CLASSES, Flood, FloodKey},
     maps::{Address, Counter, Policy},
@@ -91,9 +88,5 @@ fn find_or_insert(key: &FloodKey, rate: &Rate, now: u64) -> Option<*mut Flood> {
 /// Add an empty entry. `false` when there is no room, or when there is one already.
 #[inline(always)]
 fn insert(key: &FloodKey) -> bool {
-    let Some(empty) = NEW_FLOOD.get_ptr_mut(0) else {
-        return false;
-    };
-    // SAFETY: the scratch value has the size of a flood and is never written: all zero.
-    unsafe { FLOODS.insert(key, &*empty.cast::<Flood>(), BPF_NOEXIST.into()).is_ok() }
+    tables::insert_empty(&FLOODS, &NEW_FLOOD, key)
 }

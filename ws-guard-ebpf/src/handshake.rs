@@ -2,10 +2,7 @@
 
 use core::ffi::{c_long, c_void};
 
-use aya_ebpf::{
-    bindings::BPF_ANY,
-    helpers::{bpf_get_prandom_u32, bpf_loop},
-};
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_loop};
 use ws_guard_common::{
     flow::{self, Flow},
     handshake::{
@@ -15,10 +12,11 @@ use ws_guard_common::{
 };
 
 use crate::{
-    ingress::{Scene, Verdict, throttled},
-    maps::{NEW_FLOW, NEW_PENDING, PENDING, STRANGERS},
+    maps::{NEW_PENDING, PENDING, STRANGERS},
     packet::{Packet, Segment},
-    report, role, tables,
+    report, role,
+    scene::{Scene, Verdict, throttled},
+    tables,
     walk::{self, Walker},
 };
 
@@ -245,22 +243,15 @@ fn remember(key: &FlowKey, segment: &Segment, scanner: &HeadScanner, length: u32
 #[cold]
 #[inline(never)]
 fn open(scene: &Scene) -> Verdict {
-    let Scene { key, segment, policy, now } = *scene;
+    let Scene { key, segment, now, .. } = *scene;
     let Some(state) = walk::resume() else {
         return Verdict::Pass;
     };
     let server_next = segment.seq.wrapping_add(state.at);
     let deflate = state.head.found & PERMESSAGE_DEFLATE != 0;
-    let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
+    let Some(flow) = tables::new_flow() else {
         return Verdict::Pass;
     };
-    // SAFETY: this CPU's scratch value, of a flow's size and alignment; all zero is a flow.
-    let flow = unsafe {
-        *new = [0; size_of::<Flow>() / 8];
-        &mut *new.cast::<Flow>()
-    };
-    // SAFETY: no arguments, no effects.
-    flow.generation = unsafe { bpf_get_prandom_u32() };
     let flags = if deflate { flow::DEFLATE } else { 0 };
     let pending = PENDING.get_ptr_mut(key);
     // SAFETY: as in `head`.
@@ -278,13 +269,5 @@ fn open(scene: &Scene) -> Verdict {
         flow.open(segment.ack, server_next, flags | flow::REQUEST_UNSEEN, now);
     }
     flow.server_high = segment.seq.wrapping_add(segment.len);
-    let _ = PENDING.remove(key);
-    let _ = STRANGERS.remove(key);
-    if !tables::insert_flow(scene) {
-        let closed = policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
-        return if closed { Verdict::Drop } else { Verdict::Pass };
-    }
-    report::count(Counter::FlowsOpened);
-    report::flow_event(EventKind::FlowOpened, key, now, 0);
-    Verdict::Pass
+    tables::admit(scene)
 }

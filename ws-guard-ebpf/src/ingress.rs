@@ -6,18 +6,18 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::bpf_ktime_get_coarse_ns,
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
-    flow::{self, Action, Flow, Rewalk},
-    maps::{Counter, EventKind, FlowKey, LIMITS_CLASSES, MAY_DROP, Policy, action},
+    flow::{self, Action, Flow},
+    maps::{Counter, EventKind, LIMITS_CLASSES, MAY_DROP, action},
     seq::{after, later},
-    source::millis,
-    tracker::{Step, Tracker, Walk},
+    tracker::Walk,
 };
 
 use crate::{
+    commit::{commit, count_walk, recommit, settle},
     debug, floods,
     handshake::{self, Request},
     joining,
@@ -25,55 +25,14 @@ use crate::{
     packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
     quick::{self, came_to},
     report::{self, Side},
+    rewalk::again,
     role,
+    scene::{Outcome, Scene, Verdict, finished, run_out},
     skb::{SkbPayload, parse_skb},
-    sources, unreadable,
-    walk::{self, State, Walker},
+    sources, tls, unreadable,
+    walk::{self, Walker},
     xdp::{XdpPayload, parse_xdp},
 };
-
-/// What becomes of a packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    Pass,
-    Drop,
-}
-
-/// What a program knows when it looks at a segment of a flow.
-pub struct Scene<'a> {
-    pub key: &'a FlowKey,
-    pub segment: &'a Segment,
-    pub policy: &'a Policy,
-    /// Nanoseconds of the coarse clock.
-    pub now: u64,
-}
-
-impl Scene<'_> {
-    /// Under `observe`, and for who is allowed, nothing is ever dropped or changed.
-    #[inline(always)]
-    pub fn enforces(&self) -> bool {
-        match self.policy.rules {
-            0 => self.policy.action != action::OBSERVE,
-            _ => sources::acts_on(&self.key.client, self.policy),
-        }
-    }
-
-    /// Other frames than pings have limits as well: then each frame is looked at by its class.
-    #[inline(always)]
-    pub fn limits_classes(&self) -> bool {
-        self.policy.flags & LIMITS_CLASSES != 0
-    }
-
-    /// Drop for a reason, unless the policy only observes.
-    #[inline(always)]
-    pub fn drop(&self, reason: Counter) -> Verdict {
-        if !self.enforces() {
-            return Verdict::Pass;
-        }
-        report::count(reason);
-        Verdict::Drop
-    }
-}
 
 /// The XDP program.
 #[inline(always)]
@@ -137,7 +96,12 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         if segment.len == 0 {
             return Verdict::Pass;
         }
-        match handshake::request(&scene, payload(segment)) {
+        let begins = match scene.is_tls() {
+            true if tls::hello(&scene, payload(segment)) => Request::Head,
+            true => Request::Stranger,
+            false => handshake::request(&scene, payload(segment)),
+        };
+        match begins {
             Request::Head => return Verdict::Pass,
             Request::Early => return scene.drop(Counter::DroppedEarly),
             Request::Stranger => {}
@@ -214,29 +178,6 @@ fn ending(scene: &Scene, flow: &mut Flow) {
     }
 }
 
-/// What a walk came to.
-pub enum Outcome {
-    /// Nothing more to do.
-    Pass,
-    Drop,
-    /// It came to its end, and the flow has yet to take over what is in this CPU's state.
-    Walked,
-    /// The same, from a checkpoint.
-    Rewalked,
-    /// The flow stands before these bytes: they are to be walked as new ones.
-    Rewound,
-}
-
-impl From<Verdict> for Outcome {
-    #[inline(always)]
-    fn from(verdict: Verdict) -> Outcome {
-        match verdict {
-            Verdict::Pass => Outcome::Pass,
-            Verdict::Drop => Outcome::Drop,
-        }
-    }
-}
-
 /// A segment with payload on a tracked flow.
 ///
 /// Each way to go on is a function of its own: a program's stack is 512 bytes for all that is
@@ -299,12 +240,6 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
     settle(scene, flow, packet())
 }
 
-/// A walk was taken to its end, if `done`.
-#[inline(always)]
-fn finished(scene: &Scene, done: bool, outcome: Outcome) -> Outcome {
-    if done { outcome } else { scene.drop(Counter::DroppedUnreadable).into() }
-}
-
 /// What a flow has to know of a segment that is not walked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Noted {
@@ -336,276 +271,9 @@ fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
     };
     state.start = flow.client;
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
-    state.tiny_bytes = scene.policy.tiny_bytes;
+    state.small_as(scene.policy);
     let mut walker = Walker { state, packet };
     walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run();
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Walked)
-}
-
-/// A walk that came to `step` is taken to its end, with a budget for new pings if it asks for one.
-#[inline(always)]
-fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, step: Step) -> bool {
-    if !matches!(step, Step::Ask) {
-        return matches!(step, Step::Done);
-    }
-    grant(scene, flow);
-    matches!(walker.run_on(), Step::Done)
-}
-
-/// Set the budget for new pings of the walk in this CPU's state.
-///
-/// A function: its caller's stack is that of the walk, too.
-#[inline(never)]
-fn grant(scene: &Scene, flow: &Flow) {
-    let Some(state) = walk::resume() else {
-        return;
-    };
-    state.enforces = scene.enforces() as u32;
-    let window_ms = scene.policy.rate.share_window_ms();
-    state.share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
-    state.walk.budget = if throttled(scene) { state.share } else { Walk::UNLIMITED };
-    state.asked_ns = flow.ping_ns;
-    if flow.ping_ns == 0 && state.walk.budget > 0 {
-        // A ping may wait for its pong from now on.
-        // SAFETY: no arguments, no effects.
-        state.asked_ns = unsafe { bpf_ktime_get_ns() };
-    }
-}
-
-/// The segment's source is throttled, and something may be done about it.
-#[inline(never)]
-pub fn throttled(scene: &Scene) -> bool {
-    if !scene.enforces() || !sources::any_throttled(scene.now) {
-        return false;
-    }
-    let address = &scene.segment.key.client;
-    match sources::find(&sources::of(address, scene.policy)) {
-        Some(source) => source.is_throttled(address, scene.policy, scene.now),
-        None => false,
-    }
-}
-
-/// Let the flow take over a walk of new bytes.
-#[inline(never)]
-fn commit(scene: &Scene, flow: &mut Flow) -> bool {
-    take_over(scene, flow, |_, _| true, Flow::commit)
-}
-
-/// Let the flow take over a walk from a checkpoint.
-#[cold]
-#[inline(never)]
-fn recommit(scene: &Scene, flow: &mut Flow) -> bool {
-    let checkpoint = walk::resume().map_or(0, |state| state.checkpoint as u8);
-    take_over(
-        scene,
-        flow,
-        // An acknowledgement on another CPU may have moved the checkpoints up.
-        |flow, state| flow.starts_at(checkpoint, &state.from),
-        |flow, known, walk, passed| {
-            flow.let_through(walk.base(), walk.len());
-            flow.rewalked(checkpoint, known, walk, passed);
-        },
-    )
-}
-
-/// Let the flow take over the walk's result with `take`, if it still stands where it stood when the
-/// walk began, and is `valid` otherwise; and see how many new pings the budget and the connection's own limit let pass.
-#[inline(always)]
-fn take_over(
-    scene: &Scene,
-    flow: &mut Flow,
-    valid: impl FnOnce(&Flow, &State) -> bool,
-    take: impl FnOnce(&mut Flow, &Tracker, &Walk, u32),
-) -> bool {
-    let Some(state) = walk::resume() else {
-        return false;
-    };
-    let walk = &state.walk;
-    let pings = walk.pings;
-    let mut passed = if pings < walk.budget { pings } else { walk.budget };
-    let (mut committed, mut lost) = (false, false);
-    let enforces = state.enforces != 0;
-    let now_ms = millis(scene.now);
-    locked(flow, |flow| {
-        if flow.client == state.start && flow.state == flow::state::OPEN && valid(flow, state) {
-            if pings > 0 {
-                let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
-                passed = if enforces && kept < passed { kept } else { passed };
-                flow.ping_ns = state.asked_ns;
-            }
-            take(flow, &state.start, walk, passed);
-            flow.last_ns = scene.now;
-            lost = flow.state != flow::state::OPEN;
-            committed = true;
-        }
-    });
-    state.passed = passed;
-    if lost {
-        report::count(Counter::FlowsUnsynced);
-    }
-    committed
-}
-
-/// The flow has taken the segment over: charge the source for its pings, and put the packet right.
-#[inline(never)]
-fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
-    let Some(state) = walk::resume() else {
-        return Verdict::Pass;
-    };
-    let mut walker = Walker { state, packet };
-    if walker.state.walk.pings > 0 && !charge(scene, flow, &mut walker) {
-        return Verdict::Drop;
-    }
-    finish(scene, &mut walker);
-    Verdict::Pass
-}
-
-/// Charge the source for the segment's pings. `false` to drop the segment.
-#[inline(always)]
-fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
-    let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
-    let segment = scene.segment;
-    let answer = sources::charge(&segment.key.client, scene.policy, scene.now, pings, share);
-    if answer & sources::OBSERVED != 0 {
-        return true;
-    }
-    let charged = answer & sources::PASSED;
-    let kept = if charged < passed { charged } else { passed };
-    if kept < passed {
-        take_back(flow, passed - kept);
-    }
-    if kept == pings {
-        return true;
-    }
-    if answer & sources::DROP != 0 {
-        return false;
-    }
-    report::add(Counter::Defused, (pings - kept) as u64);
-    let state = &mut *walker.state;
-    if kept < state.walk.budget {
-        // The walk let more pass than the charge does: go again, now that it is known how many.
-        let known = state.walk.tracker;
-        state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
-        state.walk.old_budget = kept;
-        state.walk.budget = 0;
-        walker.run_on();
-    }
-    true
-}
-
-/// Fewer pings pass than the flow was told.
-#[inline(always)]
-pub fn take_back(flow: &mut Flow, pings: u32) {
-    locked(flow, |flow| {
-        flow.take_back(pings);
-    });
-}
-
-/// Put the checksum right.
-#[inline(always)]
-fn finish<P: Packet>(scene: &Scene, walker: &mut Walker<P>) {
-    let (even, odd) = (walker.state.even, walker.state.odd);
-    if even + odd > 0 {
-        walker.packet.seal(scene.segment, even, odd);
-        report::add(Counter::Rewritten, (even + odd) as u64);
-    }
-}
-
-/// Count what a walk found.
-#[inline(never)]
-fn count_walk(scene: &Scene) {
-    let (Some(counters), Some(state)) = (report::counters(), walk::resume()) else {
-        return;
-    };
-    let walk = &state.walk;
-    let events = &mut counters.events;
-    events[Counter::Frames as usize] += walk.frames as u64;
-    events[Counter::Pings as usize] += walk.pings as u64;
-    events[Counter::Pongs as usize] += walk.pongs as u64;
-    events[Counter::Coalesced as usize] += walk.coalesces() as u64;
-    events[Counter::SplitHeaders as usize] += walk.splits_header(&state.start) as u64;
-    events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
-    report::violation_event(Side::Client, scene.key, walk, scene.now);
-}
-
-/// A retransmission of bytes that the server has not acknowledged: look, judge, and walk it again.
-#[inline(always)]
-fn again<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Outcome {
-    report::count(Counter::Rewalked);
-    if !look(scene, flow, packet()) {
-        return scene.drop(Counter::DroppedChanged).into();
-    }
-    match judge(scene, flow) {
-        Outcome::Rewalked => rewalk(scene, flow, packet()),
-        outcome => outcome,
-    }
-}
-
-/// Walk from the checkpoint without changing anything: nobody knows yet what may pass. `false` when
-/// the bytes differ from what is carried of a cut header, or cannot be read.
-#[cold]
-#[inline(never)]
-fn look<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
-    let Some(state) = walk::state() else {
-        return false;
-    };
-    let Some(from) = flow.checkpoint(state.checkpoint as u8) else {
-        return false;
-    };
-    state.start = flow.client;
-    state.from = from;
-    state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
-    state.walk.budget = Walk::UNLIMITED;
-    let mut walker = Walker { state, packet };
-    walker.packet.only_look(true);
-    matches!(walker.run_on(), Step::Done)
-        && walker.state.walk.agrees(&walker.packet, &walker.state.start)
-}
-
-/// See what the retransmission may let pass, and set the state for the walk that follows.
-#[cold]
-#[inline(never)]
-fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
-    let Some(state) = walk::resume() else {
-        return Outcome::Pass;
-    };
-    let (checkpoint, from) = (state.checkpoint as u8, state.from);
-    let settled = scene.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
-    let old_budget = match flow.rewalk_budget(checkpoint, &state.walk, settled) {
-        Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
-        Rewalk::New if rewind(flow, &state.start, checkpoint, &from) => return Outcome::Rewound,
-        Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),
-        Rewalk::Same(passed) if scene.enforces() => passed,
-        Rewalk::Same(_) => Walk::UNLIMITED,
-    };
-    state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
-    state.walk.old_budget = old_budget;
-    Outcome::Rewalked
-}
-
-/// Walk it again, now that it is known what may pass.
-#[cold]
-#[inline(never)]
-fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
-    let Some(state) = walk::resume() else {
-        return Outcome::Pass;
-    };
-    state.tiny_bytes = scene.policy.tiny_bytes;
-    let mut walker = Walker { state, packet };
-    walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
-    let step = walker.run_on();
-    finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
-}
-
-/// Other bytes take the place of those from a checkpoint on.
-#[inline(always)]
-fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
-    locked(flow, |flow| {
-        let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
-        if unchanged {
-            flow.rewind(checkpoint);
-        }
-        unchanged
-    })
 }

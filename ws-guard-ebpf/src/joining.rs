@@ -4,26 +4,29 @@
 //! State is made when the *server* sends data on a protected port: nobody fills the table with
 //! packets of his own. Until the client's stream has proved where its frames begin, that is all.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_prandom_u32};
+use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     flow::{self, Flow},
     maps::{Counter, EventKind, Stranger},
+    record,
     search::{Candidate, Search},
-    tracker::RSV1_AGREED,
+    tracker::{RSV1_AGREED, Tracker},
 };
 
 use crate::{
     egress::HTTP,
-    ingress::{Outcome, Scene, throttled},
-    maps::{NEW_FLOW, STRANGERS, locked},
+    maps::{STRANGERS, locked},
     packet::Packet,
-    report, role, sources, tables,
+    report, role,
+    scene::{Outcome, Scene, throttled},
+    sources, tables,
     walk::{self, Walker},
 };
 
 /// Data of a server on a connection without a flow, which opened none: keep its place.
 ///
 /// Only of one that speaks WebSocket by its looks, or was `asked` to: then its 101 may be further on.
+/// On a TLS port: of one whose segment begins with a record of application data.
 #[cold]
 #[inline(never)]
 pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
@@ -41,7 +44,11 @@ pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
         }
         return;
     }
-    if !asked && !is_whole(scene, packet) {
+    let speaks = match scene.is_tls() {
+        true => record::data_at(&packet, 0) > 0,
+        false => asked || is_whole(scene, packet),
+    };
+    if !speaks {
         return;
     }
     let new = Stranger { candidate: Candidate::default(), acked: segment.ack, server_high };
@@ -70,7 +77,8 @@ pub fn find<P: Packet>(scene: &Scene, packet: P) -> bool {
     };
     // SAFETY: as in `remember`.
     let known = unsafe { &mut *known };
-    state.search = Search::new(known.candidate, segment.seq, segment.len);
+    let search = Search::new(known.candidate, segment.seq, segment.len);
+    state.search = search.of_records(scene.is_tls());
     let mut walker = Walker { state, packet };
     walker.search();
     let search = &walker.state.search;
@@ -93,23 +101,20 @@ pub fn open(scene: &Scene) -> bool {
     let Some(next) = state.search.proven() else {
         return false;
     };
-    let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
+    let Some(flow) = tables::new_flow() else {
         return false;
     };
-    // SAFETY: this CPU's scratch value, of a flow's size and alignment; all zero is a flow.
-    let flow = unsafe {
-        *new = [0; size_of::<Flow>() / 8];
-        &mut *new.cast::<Flow>()
-    };
-    // SAFETY: no arguments, no effects.
-    flow.generation = unsafe { bpf_get_prandom_u32() };
-    flow.open(next, known.server_high, 0, scene.now);
+    if scene.is_tls() {
+        flow.open_records(Tracker::new(next, 0), next, known.server_high, 0, scene.now);
+    } else {
+        flow.open(next, known.server_high, 0, scene.now);
+        // Nobody knows what was agreed.
+        flow.client.flags |= RSV1_AGREED;
+        flow.server.flags |= RSV1_AGREED;
+    }
     flow.join(next);
     flow.owner = role::own();
     flow.acked = known.acked;
-    // Nobody knows what was agreed.
-    flow.client.flags |= RSV1_AGREED;
-    flow.server.flags |= RSV1_AGREED;
     let joined = tables::insert_flow(scene);
     if joined {
         let _ = STRANGERS.remove(scene.key);

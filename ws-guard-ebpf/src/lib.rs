@@ -6,9 +6,11 @@
 //! - [`headers`] and [`tunnel`] find TCP in a [`packet`], [`payload`] reads and changes what it
 //!   carries, [`checksum`] mends it, with what [`xdp`] and [`skb`] know of the hooks;
 //! - [`unreadable`] decides about what cannot be read;
-//! - [`ingress`] takes a client's segment through plan, walk, commit and charge;
+//! - [`ingress`] takes a client's segment through plan, walk, commit and charge: [`rewalk`] is for
+//!   retransmissions, [`commit`] for what follows a walk, [`scene`] for what all of them know;
 //! - [`quick`] is the shortcut of the common segment;
 //! - [`handshake`] reads requests and answers, and opens flows;
+//! - [`tls`] follows the beginning of a connection where only TLS records are to be seen;
 //! - [`egress`] takes the server's acknowledgements and frames;
 //! - [`role`] tells whose flow it is where a packet passes two guarded interfaces;
 //! - [`floods`] keeps who sends too much else;
@@ -24,6 +26,7 @@
 #![feature(core_intrinsics, stmt_expr_attributes)]
 
 pub mod checksum;
+pub mod commit;
 pub mod control;
 pub mod debug;
 pub mod egress;
@@ -37,10 +40,13 @@ pub mod packet;
 pub mod payload;
 pub mod quick;
 pub mod report;
+pub mod rewalk;
 pub mod role;
+pub mod scene;
 pub mod skb;
 pub mod sources;
 pub mod tables;
+pub mod tls;
 pub mod tunnel;
 pub mod unreadable;
 pub mod walk;

@@ -9,6 +9,7 @@ use core::hint::black_box;
 
 use ws_guard_common::{
     frame::{Header, PING_TO_PONG, Violations},
+    record::Record,
     tracker,
 };
 
@@ -189,6 +190,16 @@ impl<H: Hook> tracker::Segment for Payload<H> {
             report::violations(self.side, violations);
             if self.classes != 0 {
                 walk::count_class(&header);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn record(&mut self, _seq: u32, record: Record, violations: Violations) {
+        if !self.dry {
+            report::violations(self.side, violations);
+            if self.classes != 0 {
+                walk::count_record(record);
             }
         }
     }

@@ -12,10 +12,12 @@ use ws_guard_common::{
 };
 
 use crate::{
-    ingress::{Scene, Verdict, take_back},
+    commit::take_back,
     maps::locked,
     packet::Packet,
-    report, sources,
+    report,
+    scene::{Scene, Verdict},
+    sources,
 };
 
 /// What the shortcut came to, in one word: bits, and above them the offset of a ping's first byte.

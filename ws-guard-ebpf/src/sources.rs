@@ -3,16 +3,15 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
     btf_maps::lpm_trie::Key,
     helpers::{bpf_spin_lock, bpf_spin_unlock},
 };
 use ws_guard_common::{
     maps::{
-        Address, Counter, EventKind, Limits, Policy, Rule, SOURCES_FAIL_CLOSED, SourceKey, action,
-        own,
+        Address, Counter, EventKind, Limits, Policy, Rule, SOURCES_FAIL_CLOSED, SourceKey, TLS,
+        action, own,
     },
-    source::{ALLOWED, Source},
+    source::{ALLOWED, ESCALATED, Source},
 };
 
 use crate::{
@@ -69,20 +68,19 @@ fn rule(address: &Address, policy: &Policy) -> Option<&'static Rule> {
     RULES.get(&Key::new(128, *address))
 }
 
-/// Something may be done about what comes from `address`, where there are rules. Not for every
-/// packet: only where something would be done.
+/// What is done about what comes from `address`, where there are rules: one of [`action`]. Not for
+/// every packet: only where something would be done.
 #[inline(never)]
-pub fn acts_on(address: &Address, policy: &Policy) -> bool {
+pub fn action_for(address: &Address, policy: &Policy) -> u8 {
     if let Some(source) = find(&of(address, policy)) {
         source.refresh(address, policy);
-        return source.action() != action::OBSERVE;
+        return source.action();
     }
-    let done = match rule(address, policy) {
+    match rule(address, policy) {
         Some(rule) if rule.flags & Rule::ALLOW != 0 => action::OBSERVE,
         Some(rule) if rule.flags & own::ACTION != 0 => rule.limits.action,
         _ => policy.action,
-    };
-    done != action::OBSERVE
+    }
 }
 
 impl Entry {
@@ -193,18 +191,19 @@ fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: 
     if source.0.is_null() {
         return charge_nobody(policy, pings);
     }
-    let (passed, over, what) = source.locked(
+    let (passed, over, spared, what) = source.locked(
         #[inline(always)]
         |source| {
             let charged = source.judge(now, pings, share);
             let observed = source.action() == action::OBSERVE;
             let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
-            (charged.passed, charged.over, what | charged.released as u32)
+            (charged.passed, charged.over, charged.spared, what | charged.released as u32)
         },
     );
     let unknown = now as u32;
     let (passed, over, what) =
         (forget(passed, unknown), forget(over, unknown), forget(what, unknown));
+    report::add(Counter::Spared, forget(spared, unknown).into());
     if what & RELEASED != 0 {
         report::count(Counter::Released);
         report::source_event(EventKind::Released, &key, now, 0, key.scope as u16);
@@ -270,6 +269,27 @@ pub fn flood(address: &Address, policy: &Policy, now: u64, over: u32) -> bool {
     drops
 }
 
+/// A terminator reports pings that it decrypted. On a TLS port that is proof: a source that would be
+/// defused, where nothing can be, is dropped until it is free again.
+#[inline(always)]
+pub fn reported(key: &SourceKey, policy: &Policy, now: u64, pings: u32) {
+    let Some(source) = find(key) else {
+        return;
+    };
+    // SAFETY: a single word of a map value, which stays readable while a program runs.
+    let defused = unsafe { (*source.0).defused_total };
+    let passed = charge(&key.address, policy, now, pings, 0) & PASSED;
+    if policy.flags & TLS != 0 && passed < pings {
+        source.locked(
+            #[inline(always)]
+            |source| {
+                source.flags |= ESCALATED;
+                source.defused_total = defused;
+            },
+        );
+    }
+}
+
 /// Pings of a source that the table has no room for.
 #[inline(always)]
 fn charge_nobody(policy: &Policy, pings: u32) -> u32 {
@@ -309,11 +329,7 @@ fn make_room_and_insert(key: &SourceKey, window_ms: u32, now: u64) {
 /// Add an empty entry. `false` when there is no room, or when there is one already.
 #[inline(always)]
 fn insert(key: &SourceKey) -> bool {
-    let Some(empty) = NEW_SOURCE.get_ptr_mut(0) else {
-        return false;
-    };
-    // SAFETY: the scratch value has the size of a source and is never written: all zero.
-    unsafe { SOURCES.insert(key, &*empty.cast::<Source>(), BPF_NOEXIST.into()).is_ok() }
+    tables::insert_empty(&SOURCES, &NEW_SOURCE, key)
 }
 
 /// Let all CPUs know that somebody is throttled until `until`.

@@ -8,19 +8,20 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::{bpf_for_each_map_elem, bpf_map_delete_elem},
+    btf_maps::{HashMap, PerCpuArray},
+    helpers::{bpf_for_each_map_elem, bpf_get_prandom_u32, bpf_map_delete_elem},
 };
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
-    maps::{Counter, EventKind, FlowKey, SourceKey},
+    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, SourceKey},
     source::{Source, millis},
 };
 
 use crate::{
-    ingress::Scene,
-    maps::{FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES},
+    maps::{FLOODS, FLOWS, NEW_FLOW, PENDING, SHARED, SOURCES, STRANGERS},
     report,
+    scene::{Scene, Verdict},
 };
 
 /// A full table is searched at most this often, in nanoseconds: a search touches every entry.
@@ -52,6 +53,63 @@ fn may_sweep(now: u64) -> bool {
     }
 }
 
+/// What the kernel calls for each element of a map.
+type Visit<K, V, C> = unsafe extern "C" fn(*mut c_void, *const K, *const V, *mut C) -> c_long;
+
+/// Let `visit` look at every element of `map`. `false` when it is too early to look again.
+#[inline(always)]
+fn sweep<K, V, C, const N: usize, const F: usize>(
+    map: &HashMap<K, V, N, F>,
+    now: u64,
+    mut context: C,
+    visit: Visit<K, V, C>,
+) -> bool {
+    if !may_sweep(now) {
+        return false;
+    }
+    // SAFETY: the callback has the signature that the helper asks for, of that map's key and value;
+    // `context` outlives the call.
+    unsafe {
+        bpf_for_each_map_elem(
+            (&raw const *map).cast_mut().cast(),
+            visit as *mut c_void,
+            (&raw mut context).cast(),
+            0,
+        );
+    }
+    true
+}
+
+/// Add an empty value for `key`. `false` when there is no room, or when there is one already.
+/// `empty` is the map's scratch value: words as many as the value has, never written.
+#[inline(always)]
+pub fn insert_empty<K, V, const N: usize, const F: usize, const WORDS: usize>(
+    map: &HashMap<K, V, N, F>,
+    empty: &PerCpuArray<[u64; WORDS], 1>,
+    key: &K,
+) -> bool {
+    const { assert!(WORDS * 8 == size_of::<V>()) };
+    let Some(empty) = empty.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: of the value's size and alignment, and all zero, which is an empty one for all maps.
+    unsafe { map.insert(key, &*empty.cast::<V>(), BPF_NOEXIST.into()).is_ok() }
+}
+
+/// An empty flow with a new generation, in [`NEW_FLOW`]: to be filled in for [`insert_flow`].
+#[inline(always)]
+pub fn new_flow() -> Option<&'static mut Flow> {
+    let new = NEW_FLOW.get_ptr_mut(0)?;
+    // SAFETY: this CPU's scratch value, of a flow's size and alignment; all zero is a flow.
+    let flow = unsafe {
+        *new = [0; size_of::<Flow>() / 8];
+        &mut *new.cast::<Flow>()
+    };
+    // SAFETY: no arguments, no effects.
+    flow.generation = unsafe { bpf_get_prandom_u32() };
+    Some(flow)
+}
+
 /// Insert the flow that was put together in [`NEW_FLOW`], making room for it if there is none.
 #[inline(always)]
 pub fn insert_flow(scene: &Scene) -> bool {
@@ -71,29 +129,25 @@ pub fn insert_flow(scene: &Scene) -> bool {
     inserted
 }
 
+/// The server has answered: from here on the connection in [`NEW_FLOW`] is followed, if there is
+/// room. [`Verdict::Drop`] refuses it.
+#[inline(always)]
+pub fn admit(scene: &Scene) -> Verdict {
+    let _ = PENDING.remove(scene.key);
+    let _ = STRANGERS.remove(scene.key);
+    if !insert_flow(scene) {
+        let closed = scene.policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
+        return if closed { Verdict::Drop } else { Verdict::Pass };
+    }
+    report::count(Counter::FlowsOpened);
+    report::flow_event(EventKind::FlowOpened, scene.key, scene.now, 0);
+    Verdict::Pass
+}
+
 /// Look for room in the flow table. `false` when it is too early to look again.
 #[inline(always)]
 pub fn reclaim_flows(now: u64) -> bool {
-    if !may_sweep(now) {
-        return false;
-    }
-    let mut sweep = Sweep { now, window: 0 };
-    let visit: unsafe extern "C" fn(
-        *mut c_void,
-        *const FlowKey,
-        *const Flow,
-        *mut Sweep,
-    ) -> c_long = visit_flow;
-    // SAFETY: the callback has the signature that the helper asks for; `sweep` outlives the call.
-    unsafe {
-        bpf_for_each_map_elem(
-            (&raw const FLOWS).cast_mut().cast(),
-            visit as *mut c_void,
-            (&raw mut sweep).cast(),
-            0,
-        );
-    }
-    true
+    sweep(&FLOWS, now, Sweep { now, window: 0 }, visit_flow)
 }
 
 unsafe extern "C" fn visit_flow(
@@ -116,28 +170,9 @@ unsafe extern "C" fn visit_flow(
 /// Look for room in the source table. `false` when it is too early to look again.
 #[inline(always)]
 pub fn reclaim_sources(now: u64, window_ms: u32) -> bool {
-    if !may_sweep(now) {
-        return false;
-    }
     let window = window_ms as u64 * 2_000_000;
     let window = if window < IDLE_SOURCE { window } else { IDLE_SOURCE };
-    let mut sweep = Sweep { now, window };
-    let visit: unsafe extern "C" fn(
-        *mut c_void,
-        *const SourceKey,
-        *const Source,
-        *mut Sweep,
-    ) -> c_long = visit_source;
-    // SAFETY: as in `reclaim_flows`.
-    unsafe {
-        bpf_for_each_map_elem(
-            (&raw const SOURCES).cast_mut().cast(),
-            visit as *mut c_void,
-            (&raw mut sweep).cast(),
-            0,
-        );
-    }
-    true
+    sweep(&SOURCES, now, Sweep { now, window }, visit_source)
 }
 
 unsafe extern "C" fn visit_source(
@@ -166,26 +201,7 @@ struct FloodSweep {
 /// Look for room in the table of floods. `false` when it is too early to look again.
 #[inline(always)]
 pub fn reclaim_floods(now: u64, window_ms: u32) -> bool {
-    if !may_sweep(now) {
-        return false;
-    }
-    let mut sweep = FloodSweep { now_ms: millis(now), window_ms };
-    let visit: unsafe extern "C" fn(
-        *mut c_void,
-        *const FloodKey,
-        *const Flood,
-        *mut FloodSweep,
-    ) -> c_long = visit_flood;
-    // SAFETY: as in `reclaim_flows`.
-    unsafe {
-        bpf_for_each_map_elem(
-            (&raw const FLOODS).cast_mut().cast(),
-            visit as *mut c_void,
-            (&raw mut sweep).cast(),
-            0,
-        );
-    }
-    true
+    sweep(&FLOODS, now, FloodSweep { now_ms: millis(now), window_ms }, visit_flood)
 }
 
 unsafe extern "C" fn visit_flood(

@@ -7,10 +7,10 @@
 use ws_guard_common::maps::{Counter, Policy, UNREADABLE_PASSES, action};
 
 use crate::{
-    ingress::Verdict,
     maps,
     packet::{self, Parsed},
     report,
+    scene::Verdict,
 };
 
 /// What becomes of a packet that is not a TCP segment.
@@ -31,7 +31,7 @@ pub fn verdict(parsed: Parsed) -> Verdict {
     let Some(policy) = policy else {
         return Verdict::Pass;
     };
-    if policy.action == action::OBSERVE || policy.flags & UNREADABLE_PASSES != 0 {
+    if policy.action < policy.least_action() || policy.flags & UNREADABLE_PASSES != 0 {
         return Verdict::Pass;
     }
     report::count(reason);

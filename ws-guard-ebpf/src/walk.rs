@@ -7,6 +7,8 @@ use ws_guard_common::{
     flood::Counts,
     frame::Header,
     handshake::HeadScanner,
+    maps::Policy,
+    record::Record,
     search::{self, Search},
     tracker::{Step, Tracker, Walk},
 };
@@ -48,6 +50,9 @@ pub struct State {
     pub classes: Counts,
     /// ...and the longest payload of a tiny one.
     pub tiny_bytes: u32,
+    /// Shortest and longest record that is small.
+    pub record_min: u16,
+    pub record_max: u16,
     /// The checkpoint that a retransmission is walked from, counted from the oldest...
     pub checkpoint: u32,
     /// ...and where the stream stood there.
@@ -122,6 +127,28 @@ extern "C" fn ws_guard_class(first: u32, payload_len: u64) -> u32 {
     0
 }
 
+/// The same for a TLS record.
+#[inline(always)]
+pub fn count_record(record: Record) {
+    ws_guard_record(record.kind.into(), record.length.into());
+}
+
+/// [`count_record`]. Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_record(kind: u32, length: u32) -> u32 {
+    let record = Record { kind: kind as u8, major: 0, length: length as u16 };
+    if let Some(state) = STATE.get_ptr_mut(0) {
+        // SAFETY: this CPU's element; the walk at hand uses other fields of it.
+        unsafe {
+            let (shortest, longest) = ((*state).record_min, (*state).record_max);
+            let classes = &raw mut (*state).classes;
+            (*classes).add_record(&record, shortest, longest);
+        }
+    }
+    0
+}
+
 /// `value`, of which the verifier forgets what it knows: where it has come in many ways to one place
 /// it goes on from there once, and not once for each value. `unknown` is any number that it does not
 /// know.
@@ -134,6 +161,15 @@ pub fn forget(value: u32, unknown: u32) -> u32 {
 pub struct Walker<P> {
     pub state: &'static mut State,
     pub packet: P,
+}
+
+impl State {
+    /// What is small enough for a limit of its own.
+    #[inline(always)]
+    pub fn small_as(&mut self, policy: &Policy) {
+        self.tiny_bytes = policy.tiny_bytes;
+        (self.record_min, self.record_max) = (policy.record_min, policy.record_max);
+    }
 }
 
 impl<P: Packet> Walker<P> {

@@ -3,7 +3,7 @@
 //! Other guards may run on the machine at the same time, so what is looked for are the very
 //! programs, maps and links that this guard had, by their ids, and not whatever is new.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     thread,
@@ -135,6 +135,54 @@ fn pinned(path: &Path) -> Option<Object> {
         return Some(Object::Map(map.id()));
     }
     ProgramInfo::from_pin(path).ok().map(|program| Object::Program(program.id()))
+}
+
+/// What a guard holds of the kernel, found from the maps that it has pinned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Programs that use one of the pinned maps, with their tags: a hash of their instructions.
+    pub programs: BTreeMap<u32, u64>,
+    /// Maps that those use, and those that are pinned.
+    pub maps: BTreeSet<u32>,
+    /// Links that hold one of the programs.
+    pub links: BTreeSet<u32>,
+    /// What is pinned, by path below the pin directory.
+    pub pins: BTreeSet<PathBuf>,
+}
+
+impl Holdings {
+    /// Whoever holds them: a daemon, an interface, a pin.
+    pub fn of(pin_dir: &Path) -> Result<Holdings> {
+        let mut holdings = Holdings::default();
+        holdings.add_pins(pin_dir, pin_dir)?;
+        let pinned = holdings.maps.clone();
+        for program in loaded_programs().flatten() {
+            let used = program.map_ids().ok().flatten().unwrap_or_default();
+            if used.iter().any(|map| pinned.contains(map)) {
+                holdings.maps.extend(used);
+                holdings.programs.insert(program.id(), program.tag());
+            }
+        }
+        let links = loaded_links().flatten();
+        let ours = links.filter(|link| holdings.programs.contains_key(&link.program_id()));
+        holdings.links = ours.map(|link| link.id()).collect();
+        Ok(holdings)
+    }
+
+    fn add_pins(&mut self, pin_dir: &Path, folder: &Path) -> Result<()> {
+        for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                self.add_pins(pin_dir, &path)?;
+                continue;
+            }
+            if let Some(Object::Map(id)) = pinned(&path) {
+                self.maps.insert(id);
+            }
+            self.pins.insert(path.strip_prefix(pin_dir)?.to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// What hangs on an interface, for a comparison before and after: whether XDP does, its queueing

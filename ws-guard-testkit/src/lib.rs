@@ -4,9 +4,10 @@
 //! namespaces that [`netns`] makes and removes again.
 //!
 //! - [`netns`]: two namespaces and the veth pair between them; [`node`]: a node with pods;
+//! - [`path`]: two namespaces with a path between them that loses and reorders packets;
 //! - [`process`]: child processes with captured output, ended when dropped;
 //! - [`servers`]: echo servers made with other people's WebSocket libraries;
-//! - [`others`]: servers and clients that speak something else;
+//! - [`others`]: servers and clients that speak something else; [`sink`]: a server that takes anything;
 //! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
 //!   it sent and received without a line of `ws-guard-common`;
 //! - [`flood`], [`honest`]: the two clients of the demonstration;
@@ -15,6 +16,7 @@
 //!   [`tunnel`]: what networks do to packets, and put around them;
 //! - [`capture`]: segments as they pass an interface;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
+//! - [`variant`]: kernel programs that differ and do the same, as after an upgrade;
 //! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
@@ -30,14 +32,17 @@ pub mod netns;
 pub mod node;
 pub mod others;
 pub mod packets;
+pub mod path;
 pub mod process;
 pub mod programs;
 pub mod raw;
 pub mod raw_tcp;
 pub mod servers;
+pub mod sink;
 pub mod tools;
 pub mod tunnel;
 pub mod usage;
+pub mod variant;
 
 use aya::util::KernelVersion;
 

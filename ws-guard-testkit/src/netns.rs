@@ -232,6 +232,11 @@ impl Pair {
     /// Make the veth pair, and give it its addresses. Where it was deleted, it can be made again.
     pub fn connect(&self, options: PairOptions) -> Result<()> {
         self.make_veth(options.mtu)?;
+        self.configure(options)
+    }
+
+    /// Addresses for both ends, which are there already.
+    pub(crate) fn configure(&self, options: PairOptions) -> Result<()> {
         for family in Family::BOTH {
             self.server.add_address(family.server(), true)?;
             for n in 0..options.clients {

@@ -261,13 +261,17 @@ impl Programs {
     /// Throttle a source as an operator does, until it is released. The control program must be
     /// loaded.
     pub fn throttle(&self, address: IpAddr) -> Result<()> {
-        let request = Request {
-            operation: Operation::Throttle as u32,
-            pings: 0,
-            until: ws_guard_common::source::UNTIL_RELEASED,
-            source: SourceKey { address: address.into(), scope: 0 },
-            _pad: 0,
-        };
+        self.request(address, Operation::Throttle, 0, ws_guard_common::source::UNTIL_RELEASED)
+    }
+
+    /// Report pings of a source as a terminator does. Likewise.
+    pub fn report(&self, address: IpAddr, pings: u32) -> Result<()> {
+        self.request(address, Operation::Report, pings, 0)
+    }
+
+    fn request(&self, address: IpAddr, operation: Operation, pings: u32, until: u64) -> Result<()> {
+        let source = SourceKey { address: address.into(), scope: 0 };
+        let request = Request { operation: operation as u32, pings, until, source, _pad: 0 };
         let mut packet = vec![0; 14];
         packet.extend(request.operation.to_ne_bytes());
         packet.extend(request.pings.to_ne_bytes());

@@ -180,21 +180,28 @@ fn random_source(like: SocketAddr) -> SocketAddr {
 
 /// A packet socket bound to [`INTERFACE`] of the namespace this thread is in.
 fn open() -> Result<Socket> {
-    let index = if_nametoindex(INTERFACE).with_context(|| format!("no interface {INTERFACE}"))?;
     // Protocol 0: it only sends.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
+    bind(&socket, INTERFACE, 0)?;
+    Ok(socket)
+}
+
+/// Bind a packet socket to an interface of the namespace this thread is in; it receives packets of
+/// `protocol`, which is in network byte order (packet(7)).
+pub(crate) fn bind(socket: &Socket, interface: &str, protocol: u16) -> Result<()> {
+    let index = if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
     // SAFETY: the storage is large enough for every kind of address, zero is a valid value of each
     // field, and the length written is that of the structure written.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             let link = storage.cast::<libc::sockaddr_ll>();
             (*link).sll_family = libc::AF_PACKET as u16;
+            (*link).sll_protocol = protocol;
             (*link).sll_ifindex = index as i32;
             *length = size_of::<libc::sockaddr_ll>() as u32;
             Ok(())
         })
     }?;
-    socket.bind(&address)?;
-    Ok(socket)
+    Ok(socket.bind(&address)?)
 }

@@ -86,7 +86,7 @@ async fn ask(router: &Router, method: &str, path: &str, body: &str) -> (StatusCo
 #[tokio::test]
 async fn the_api_reads_and_changes_the_policy() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone());
+    let api = routes::router(loaded.state.clone(), None);
     let (status, policy) = ask(&api, "GET", "/v1/policy", "").await;
     assert_eq!((status, &policy["max_ping_rate"]), (StatusCode::OK, &json!(30)));
     let patch = r#"{"max_ping_rate": 5, "window_seconds": 1, "ports": [80, 9001]}"#;
@@ -106,7 +106,7 @@ async fn the_api_reads_and_changes_the_policy() {
 #[tokio::test]
 async fn a_bad_patch_changes_nothing_and_names_every_error() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone());
+    let api = routes::router(loaded.state.clone(), None);
     let patch = r#"{"max_ping_rate": 7, "window_seconds": 0, "actoin": "drop", "ports": []}"#;
     let (status, body) = ask(&api, "PATCH", "/v1/policy", patch).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -122,7 +122,7 @@ async fn a_bad_patch_changes_nothing_and_names_every_error() {
 #[tokio::test]
 async fn every_error_is_json_with_a_remedy() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone());
+    let api = routes::router(loaded.state.clone(), None);
     let huge = format!("{{\"source\": \"{}\"}}", "1".repeat(100_000));
     for (method, path, body, wanted) in [
         ("GET", "/v1/nothing", "", 404),
@@ -151,7 +151,7 @@ async fn every_error_is_json_with_a_remedy() {
 #[tokio::test]
 async fn the_allowlist_keeps_apart_what_operators_and_configuration_want() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone());
+    let api = routes::router(loaded.state.clone(), None);
     let generation = || loaded.state.reader.maps.policy().expect("a policy").generation;
     let before = generation();
     let (status, list) = ask(&api, "POST", "/v1/allow", r#"{"network": "fd77::5"}"#).await;
@@ -174,7 +174,7 @@ async fn the_allowlist_keeps_apart_what_operators_and_configuration_want() {
 #[tokio::test]
 async fn networks_and_ports_get_settings_of_their_own_and_lose_them() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone());
+    let api = routes::router(loaded.state.clone(), None);
     let cidr = r#"{"cidr": "10.0.0.0/8", "max_ping_rate": 100}"#;
     let (status, policy) = ask(&api, "PATCH", "/v1/policy/cidr", cidr).await;
     assert_eq!(
@@ -204,7 +204,7 @@ async fn networks_and_ports_get_settings_of_their_own_and_lose_them() {
 #[tokio::test]
 async fn the_configurations_networks_come_back_behind_an_operators() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone());
+    let api = routes::router(loaded.state.clone(), None);
     let configured = settings(&[("cidr", "10.0.0.0/8 max-ping-rate=50")]);
     loaded.state.operator.configure(&configured).expect("configured");
     loaded.state.config().settings = configured;
@@ -224,7 +224,7 @@ async fn the_configurations_networks_come_back_behind_an_operators() {
 #[tokio::test]
 async fn reports_are_charged_one_by_one() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone());
+    let api = routes::router(loaded.state.clone(), None);
     let batch = json!({"reports": [
         {"source": "10.0.0.1", "pings": 12},
         {"source": "10.0.0.1", "pings": 20, "port": 9001},
@@ -259,7 +259,7 @@ async fn reports_are_charged_one_by_one() {
 #[tokio::test]
 async fn events_are_lines_after_a_number() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone());
+    let api = routes::router(loaded.state.clone(), None);
     for message in ["a", "b", "c"] {
         loaded.state.events.record(EventView::message("policy", message));
     }

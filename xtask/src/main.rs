@@ -3,6 +3,7 @@ mod autobahn;
 mod bench;
 mod build_ebpf;
 mod demo;
+mod guard;
 mod image;
 mod setup;
 mod sources;

@@ -3,6 +3,7 @@
 mod allow;
 mod backend;
 mod completions;
+mod connections;
 mod doctor;
 mod events;
 mod exit;
@@ -25,6 +26,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSour
 use crate::guard::raise_permitted;
 
 const SOCKET: &str = "/run/ws-guard/control.sock";
+/// What `serve` listens on, unless it is told another.
+const SERVE_SOCKET: &str = "/run/ws-guard/serve.sock";
 const PIN_DIR: &str = "/sys/fs/bpf/ws-guard";
 
 const EXAMPLES: &str = "\
@@ -66,6 +69,9 @@ pub struct Global {
     /// Directory in a BPF file system where programs and maps are pinned; no dots in its name
     #[arg(long, global = true, value_name = "DIR", env = "WS_GUARD_PIN_DIR", default_value = PIN_DIR)]
     pin_dir: PathBuf,
+    /// The socket was named, and is not just the default.
+    #[arg(skip)]
+    control_socket_named: bool,
     /// The pin directory was named, and is not just the default.
     #[arg(skip)]
     pin_dir_named: bool,
@@ -74,7 +80,7 @@ pub struct Global {
 #[derive(Subcommand)]
 enum Command {
     /// Load, attach and protect until SIGTERM; protection stays when it ends
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Serve WebSocket connections, without guarding an interface
     Serve(Box<serve::Serve>),
     /// Show interfaces, policy, packets and tables
@@ -85,6 +91,10 @@ enum Command {
     Sources(sources::Sources),
     /// List WebSocket connections
     Flows(output::Listing),
+    /// List the companion server's connections
+    Connections(connections::Connections),
+    /// Show one of them, and what happened to it
+    Connection(connections::Connection),
     /// Show or change the policy of the running daemon
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -116,8 +126,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
     };
-    let source = matches.value_source("pin_dir");
-    cli.global.pin_dir_named = source.is_some_and(|source| source != ValueSource::DefaultValue);
+    let named = |name| matches.value_source(name).is_some_and(|s| s != ValueSource::DefaultValue);
+    cli.global.control_socket_named = named("control_socket");
+    cli.global.pin_dir_named = named("pin_dir");
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) => exit::failure(&error),
@@ -131,7 +142,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     match cli.command {
         Command::Run(run) => run.run(&global),
-        Command::Serve(serve) => serve.run(),
+        Command::Serve(serve) => serve.run(&global),
         Command::HandOver(hand_over) => hand_over.run().map(|()| ExitCode::SUCCESS),
         Command::Completions(completions) => completions.run(),
         command => {
@@ -148,6 +159,8 @@ async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Throttled(listing) => sources::throttled(&listing, global).await?,
         Command::Sources(sources) => sources.run(global).await?,
         Command::Flows(listing) => flows::run(&listing, global).await?,
+        Command::Connections(connections) => connections.run(global).await?,
+        Command::Connection(connection) => connection.run(global).await?,
         Command::Policy(policy) => policy.run(global).await?,
         Command::Throttle(throttle) => throttle.run(global).await?,
         Command::Release(release) => release.run(global).await?,

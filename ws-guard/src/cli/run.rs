@@ -2,13 +2,14 @@
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
-use clap::Args;
+use clap::{Arg, Args, Command};
 use tracing_subscriber::{EnvFilter, fmt};
 
-use super::{Global, settings::RunFlags};
+use super::{Global, serve::ServerFlags, settings::RunFlags};
 use crate::{
     config::{Inputs, LogFormat, watch::Watch},
     daemon::{self, RunOptions},
+    server,
 };
 
 const HELP: &str = "\
@@ -20,6 +21,7 @@ The file is TOML; its keys are the flags without their dashes:
   port = 8080
   max-ping-rate = 60
   action = \"defuse\"
+Its section `server` is the companion server's, see `ws-guard serve --help`.
 It is read again when it changes (a ConfigMap's symlink swap included) and on SIGHUP. A file with
 an error leaves the old policy in force.
 
@@ -27,6 +29,8 @@ Examples:
   ws-guard run --interface eth0 --port 8080
   ws-guard run --pod-interface 'cali*' --port 8080
   ws-guard run --interface eth0,eth1 --port 80,443 --action observe --metrics-listen :9464
+  ws-guard run --interface eth0 --port 8443 --action drop --listen :8443 \\
+    --tls-certificate chain.pem --tls-key key.pem
   MAX_PING_RATE=60 WINDOW_SECONDS=30 ws-guard run --config /etc/ws-guard.toml
 
 SIGTERM and SIGINT end the daemon and leave protection in force; `ws-guard unload` ends that.
@@ -41,6 +45,8 @@ pub struct Run {
     /// TOML file with any of these settings, watched for changes
     #[arg(long, value_name = "FILE", env = "WS_GUARD_CONFIG")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerFlags,
 }
 
 impl Run {
@@ -51,11 +57,17 @@ impl Run {
         // The kernel programs log through the `log` crate, at debug level.
         let level = if settings.run.kernel_debug { "debug" } else { "info" };
         log_to_stderr(settings.run.log_format, level);
-        for variable in inputs.unknown_variables() {
+        let server = settings.run.listen.map(|listen| {
+            let mut config = server::Config::new(listen);
+            self.server.apply(&mut config, &settings.server).map(|()| config)
+        });
+        let server = server.transpose()?;
+        for variable in inputs.unknown_variables(&server_variables()) {
             tracing::warn!("{variable} is no setting of ws-guard, and is ignored");
         }
         let options = RunOptions {
             settings,
+            server,
             inputs,
             watch,
             control_socket: global.control_socket.clone(),
@@ -67,6 +79,13 @@ impl Run {
         runtime.shutdown_background();
         ran.map(|()| ExitCode::SUCCESS)
     }
+}
+
+/// The variables of the flags that the companion server shares with `serve`.
+fn server_variables() -> Vec<String> {
+    let command = ServerFlags::augment_args(Command::new("server"));
+    let variables = command.get_arguments().filter_map(Arg::get_env);
+    variables.map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
 /// Log to standard error, from `level` on unless RUST_LOG says otherwise.

@@ -141,17 +141,14 @@ fn config(config: &ConfigStatus) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::{
-            flow::FlowStates,
-            policy::PolicySettings,
-            status::{EventLoss, Packets, PatternStatus, Tables},
-        },
-        guard::TableSizes,
+    use crate::domain::{
+        flow::FlowStates,
+        policy::PolicySettings,
+        status::{EventLoss, Occupancy, Packets, PatternStatus, Tables},
     };
 
     fn status() -> Status {
-        let sizes = TableSizes { flows: 10, sources: 10, pending: 10, rules: 10 };
+        let occupancy = |entries| Occupancy { entries, capacity: 10 };
         Status {
             version: "0.1.0".into(),
             pid: None,
@@ -171,7 +168,14 @@ mod tests {
             throttled: 1,
             flows: 2,
             flow_states: FlowStates { handshake: 0, open: 2, unsynced: 0, closed: 0 },
-            tables: Tables::new([2, 10, 0, 0], sizes),
+            tables: Tables {
+                flows: occupancy(2),
+                sources: occupancy(10),
+                pending: occupancy(0),
+                rules: occupancy(0),
+                strangers: occupancy(0),
+                floods: occupancy(0),
+            },
             events: EventLoss { lost: 0, suppressed: 0 },
             config: None,
         }

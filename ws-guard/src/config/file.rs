@@ -14,7 +14,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::layers::{Given, Place, Problem};
+use super::{
+    layers::{Given, Place, Problem},
+    server::SECTION,
+};
 use crate::domain::setting::closest;
 
 /// A file larger than this is none of ours.
@@ -46,7 +49,8 @@ pub fn read(path: &Path) -> Result<String, Problem> {
     }
 }
 
-/// Take a file's text apart. `known` are the keys that may be in it.
+/// Take a file's text apart. `known` are the keys that may be in it, beside the companion server's
+/// section, which is passed over.
 pub fn parse(path: &Path, text: &str, known: &[&str]) -> FileLayer {
     let lines = Lines { path: path.to_owned(), text };
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -57,6 +61,9 @@ pub fn parse(path: &Path, text: &str, known: &[&str]) -> FileLayer {
     }
     for (key, value) in table.get_ref() {
         let name = key.get_ref().as_ref();
+        if name == SECTION {
+            continue;
+        }
         if !known.contains(&name) {
             layer.problems.push(lines.problem(key.span(), name, unknown_key(name, known)));
             continue;
@@ -71,10 +78,17 @@ pub fn parse(path: &Path, text: &str, known: &[&str]) -> FileLayer {
 
 fn unknown_key(name: &str, known: &[&str]) -> String {
     let respelt = name.replace('_', "-");
-    match closest(&respelt, known) {
+    let known = [known, &[SECTION]].concat();
+    match closest(&respelt, &known) {
         Some(key) => format!("unknown key: did you mean {key}?"),
         None => format!("unknown key: give one of {}", known.join(", ")),
     }
+}
+
+/// The line of a place in a text, from 1.
+pub fn line(text: &str, place: usize) -> usize {
+    let before = text.as_bytes().get(..place).unwrap_or(text.as_bytes());
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// Settings whose values may be tables.
@@ -88,8 +102,7 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn place(&self, span: Range<usize>, key: &str) -> Place {
-        let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let line = line(self.text, span.start);
         Place::File { path: self.path.clone(), line, key: key.to_string() }
     }
 
@@ -197,7 +210,7 @@ mod tests {
             problems("max_ping_rate = 3\n[nested]\nx = 1\n"),
             [
                 "/etc/g.toml:1: max_ping_rate: unknown key: did you mean max-ping-rate?",
-                "/etc/g.toml:2: nested: unknown key: give one of interface, port, max-ping-rate",
+                "/etc/g.toml:2: nested: unknown key: give one of interface, port, max-ping-rate, server",
             ]
         );
     }

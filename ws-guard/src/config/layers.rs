@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     file::{self, FileLayer},
+    server::ServerSection,
     settings::{RUN, Settings},
 };
 use crate::domain::{
@@ -114,7 +115,7 @@ impl Inputs {
     pub fn load(&self) -> Result<Settings, ConfigError> {
         let mut settings = Settings { file: self.file.clone(), ..Settings::default() };
         let mut problems = Vec::new();
-        let file = self.file_layer(&mut problems);
+        let file = self.file_layer(&mut settings, &mut problems);
         let mut cidrs = Vec::new();
         for setting in &POLICY {
             let winner = self.apply(setting, &mut settings.policy, &file, &mut problems);
@@ -135,12 +136,14 @@ impl Inputs {
         if problems.is_empty() { Ok(settings) } else { Err(ConfigError(problems)) }
     }
 
-    /// Variables that look like ours and are not, with what may have been meant.
-    pub fn unknown_variables(&self) -> Vec<String> {
+    /// Variables that look like ours and are not, with what may have been meant. `others` belong to
+    /// flags that are no settings.
+    pub fn unknown_variables(&self, others: &[String]) -> Vec<String> {
         const ELSEWHERE: [&str; 4] =
             ["WS_GUARD_CONTROL_SOCKET", "WS_GUARD_PIN_DIR", "WS_GUARD_CONFIG", OBJECT_VARIABLE];
         let ours = POLICY.iter().map(Setting::variable).chain(RUN.iter().map(Setting::variable));
-        let known: Vec<String> = ours.chain(ELSEWHERE.map(String::from)).collect();
+        let known: Vec<String> =
+            ours.chain(ELSEWHERE.map(String::from)).chain(others.iter().cloned()).collect();
         let names: Vec<&str> = known.iter().map(String::as_str).collect();
         let strange = self
             .environment
@@ -153,7 +156,11 @@ impl Inputs {
         strange.map(hint).collect()
     }
 
-    fn file_layer(&self, problems: &mut Vec<Problem>) -> HashMap<String, Vec<Given>> {
+    fn file_layer(
+        &self,
+        settings: &mut Settings,
+        problems: &mut Vec<Problem>,
+    ) -> HashMap<String, Vec<Given>> {
         let Some(path) = &self.file else { return HashMap::new() };
         let known: Vec<&str> =
             POLICY.iter().map(|s| s.name).chain(RUN.iter().map(|s| s.name)).collect();
@@ -161,6 +168,7 @@ impl Inputs {
             Ok(text) => {
                 let FileLayer { values, problems: wrong } = file::parse(path, &text, &known);
                 problems.extend(wrong);
+                settings.server = ServerSection::parse(path, &text, problems);
                 values.into_iter().collect()
             }
             Err(problem) => {

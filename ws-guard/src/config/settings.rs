@@ -7,6 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::server::ServerSection;
 use crate::{
     domain::{
         address::{Given, Quoted},
@@ -77,6 +78,8 @@ fn state_path_text(path: &StatePath) -> Vec<String> {
 pub struct Settings {
     pub policy: PolicySettings,
     pub run: RunSettings,
+    /// The companion server's section of the file.
+    pub server: ServerSection,
     /// The allowlist that is configured, in terms of the policy's sources.
     pub allow: Vec<IpNet>,
     /// The file they came from, to be watched.

@@ -183,7 +183,7 @@ fn kubernetes_service_links_are_explained() {
 fn strange_variables_are_guessed() {
     let dir = tempfile::tempdir().unwrap();
     let inputs = inputs(dir.path(), &[], &[("WS_GUARD_PORTS", "1"), ("OTHER", "x")], None);
-    assert_eq!(inputs.unknown_variables(), ["WS_GUARD_PORTS (did you mean WS_GUARD_PORT?)"]);
+    assert_eq!(inputs.unknown_variables(&[]), ["WS_GUARD_PORTS (did you mean WS_GUARD_PORT?)"]);
 }
 
 #[test]

@@ -9,6 +9,14 @@ use super::file;
 /// itself, so that replacing, renaming, deleting and coming back need no cases of their own.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// Wait until a file changes; for ever without one.
+pub async fn changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Watches one file by its content.
 pub struct Watch {
     path: PathBuf,

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, QueryRejection},
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -65,6 +65,13 @@ impl From<JsonRejection> for ApiError {
 impl From<QueryRejection> for ApiError {
     fn from(rejection: QueryRejection) -> ApiError {
         let remedy = "use the documented queries of this path";
+        ApiError::new(rejection.status(), rejection.body_text(), remedy)
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> ApiError {
+        let remedy = "a connection has a number, as `ws-guard connections` shows it";
         ApiError::new(rejection.status(), rejection.body_text(), remedy)
     }
 }

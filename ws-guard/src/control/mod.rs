@@ -14,11 +14,15 @@
 //! | `POST /v1/release` | [`Release`] in, [`Decision`] out |
 //! | `POST /v1/reports` | [`reports::Reports`] in, [`reports::Reported`] out |
 //! | `GET`, `POST`, `DELETE /v1/allow` | [`Allow`] in, array of [`AllowView`] out |
+//! | `GET /v1/connections[?all=true]` | array of [`crate::domain::connection::ConnectionView`] |
+//! | `GET /v1/connections/ID` | [`crate::domain::connection::ConnectionStory`] |
+//! | `GET /v1/connections/ID/story[?follow=true]` | a line of JSON an event |
 //! | `GET /v1/events[?since=SEQ][&follow=true]` | a line of JSON an event |
 //!
 //! Every error is an [`ErrorBody`].
 
 pub mod client;
+pub mod companion;
 pub mod error;
 pub mod kept;
 pub mod networks;
@@ -125,6 +129,24 @@ pub struct EventQuery {
     #[serde(default)]
     pub since: u64,
     /// Go on with events as they come.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// Queries of `GET /v1/connections`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionQuery {
+    /// Also those that ended more than a minute ago, as far as they are remembered.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// Queries of `GET /v1/connections/ID/story`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoryQuery {
+    /// Go on with events as they come, until the connection ends.
     #[serde(default)]
     pub follow: bool,
 }

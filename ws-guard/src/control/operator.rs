@@ -163,6 +163,7 @@ fn patch_field(policy: &mut PolicySettings, name: &str, value: &Value) -> Vec<St
     let scalar = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
+        Value::Bool(switch) => Some(switch.to_string()),
         _ => None,
     };
     let texts: Option<Vec<String>> = match value {

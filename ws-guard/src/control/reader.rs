@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr, path::Path};
 use ipnet::IpNet;
 use ws_guard_common::{
     flow::state,
-    maps::{FlowKey, Rule},
+    maps::{FlowKey, Rule, STRANGERS},
 };
 
 use super::{AllowView, Origin, networks::ALLOWED_BY_CONFIG};
@@ -16,7 +16,7 @@ use crate::{
         flow::{FlowStates, FlowView},
         policy::PolicySettings,
         source::{Rules, SourceState, SourceView, SourceViews},
-        status::{self, EventLoss, Packets, Status, Tables},
+        status::{self, EventLoss, Occupancy, Packets, Status, Tables},
     },
     guard::{Attachment, GuardError, Maps},
 };
@@ -112,8 +112,6 @@ impl Reader {
         let flows = self.maps.flows()?;
         let flow_states = FlowStates::count(&flows, self.maps.pending()?.len());
         let (sources, throttled) = self.source_counts()?;
-        let entries =
-            [flows.len() as u32, sources, flow_states.handshake, self.maps.rules()?.len() as u32];
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: None,
@@ -128,12 +126,28 @@ impl Reader {
             throttled,
             flows: flow_states.live(),
             flow_states,
-            tables: Tables::new(entries, self.maps.table_sizes()),
+            tables: self.tables(flows.len() as u32, sources, flow_states.handshake)?,
             events: EventLoss {
                 lost: status::counter(&counters, Counter::EventsLost),
                 suppressed: status::counter(&counters, Counter::EventsSuppressed),
             },
             config: None,
+        })
+    }
+
+    /// Three tables were read already.
+    fn tables(&self, flows: u32, sources: u32, pending: u32) -> Result<Tables, GuardError> {
+        let sizes = self.maps.table_sizes();
+        let occupancy = |entries, capacity| Occupancy { entries, capacity };
+        let (strangers, floods) = (self.maps.stranger_count()?, self.maps.flood_count()?);
+        Ok(Tables {
+            flows: occupancy(flows, sizes.flows),
+            sources: occupancy(sources, sizes.sources),
+            pending: occupancy(pending, sizes.pending),
+            rules: occupancy(self.maps.rules()?.len() as u32, sizes.rules),
+            strangers: occupancy(strangers, STRANGERS),
+            // As many as sources, whatever the classes.
+            floods: occupancy(floods, sizes.sources),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Pings that a terminator decrypted, charged to the sources that the kernel counts.
 
 use axum::http::StatusCode;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ws_guard_common::maps::{Operation, Request, SourceKey};
@@ -72,7 +73,8 @@ impl Operator {
         let policies = self.maps.policies()?;
         let mut reported = Reported::default();
         for (index, item) in batch.reports.iter().enumerate() {
-            match self.charge(item, &policies) {
+            let charged = report(item).and_then(|report| self.charge(&report, &policies));
+            match charged {
                 Ok(throttled) => {
                     reported.accepted += 1;
                     let news = throttled.filter(|source| !reported.throttled.contains(source));
@@ -88,11 +90,28 @@ impl Operator {
         Ok(reported)
     }
 
+    /// Charge pings of sources that came to `port`, each for itself, as many of them as a batch may
+    /// have; the first error, if there is one.
+    pub fn report_pings(
+        &self,
+        pings: impl IntoIterator<Item = (IpNet, u32)>,
+        port: u16,
+    ) -> Result<(), ApiError> {
+        let policies = self.maps.policies()?;
+        let mut first = Ok(());
+        for (source, pings) in pings.into_iter().take(MOST) {
+            let report = Report {
+                source: source.addr().to_string(),
+                pings: pings.clamp(1, MOST_PINGS),
+                port: Some(port),
+            };
+            first = first.and(self.charge(&report, &policies).map(drop));
+        }
+        first
+    }
+
     /// Charge one; its source, if that is throttled now.
-    fn charge(&self, item: &Value, policies: &PolicySet) -> Result<Option<String>, ApiError> {
-        let report: Report = serde_json::from_value(item.clone()).map_err(|error| {
-            ApiError::bad(error.to_string(), r#"write it as {"source": "10.0.0.1", "pings": 12}"#)
-        })?;
+    fn charge(&self, report: &Report, policies: &PolicySet) -> Result<Option<String>, ApiError> {
         if report.pings == 0 || report.pings > MOST_PINGS {
             return Err(ApiError::bad(
                 format!("pings: {} is out of range", report.pings),
@@ -110,6 +129,12 @@ impl Operator {
         let allowed = views.rules.allow(source.addr());
         Ok((until > Clock::now().now_ns && !allowed).then(|| network_text(&source)))
     }
+}
+
+fn report(item: &Value) -> Result<Report, ApiError> {
+    serde_json::from_value(item.clone()).map_err(|error| {
+        ApiError::bad(error.to_string(), r#"write it as {"source": "10.0.0.1", "pings": 12}"#)
+    })
 }
 
 /// The scope that a report's port is in; without a port the only one there is, or that of the ports

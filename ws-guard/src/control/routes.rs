@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     Allow, AllowView, Decision, EventQuery, ForNetwork, ForPort, Info, Release, SourceQuery,
-    Throttle,
+    Throttle, companion,
     error::ApiError,
     operator::refused,
     reports::{Reported, Reports},
@@ -26,6 +26,7 @@ use crate::{
         event::EventView, flow::FlowView, overrides::Overrides, policy::PolicySettings,
         source::SourceView, status::Status,
     },
+    server::service::Service,
 };
 
 /// No request of ours is larger.
@@ -36,18 +37,18 @@ const LARGEST_BATCH: usize = 256 * 1024;
 /// JSON bodies whose rejections are JSON too.
 #[derive(FromRequest)]
 #[from_request(via(Json), rejection(ApiError))]
-struct Input<T>(T);
+pub(super) struct Input<T>(pub(super) T);
 
 /// Queries whose rejections are JSON too.
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Query), rejection(ApiError))]
-struct Query<T>(T);
+pub(super) struct Query<T>(pub(super) T);
 
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
-/// The whole API.
-pub fn router(state: State) -> Router {
-    Router::new()
+/// The whole API of a daemon.
+pub fn router(state: State, server: Option<Arc<Service>>) -> Router {
+    let guard = Router::new()
         .route("/v1/info", get(info))
         .route("/v1/status", get(status))
         .route("/v1/flows", get(flows))
@@ -60,10 +61,20 @@ pub fn router(state: State) -> Router {
         .route("/v1/reports", post(reports).layer(DefaultBodyLimit::max(LARGEST_BATCH)))
         .route("/v1/allow", get(allowlist).post(allow).delete(disallow))
         .route("/v1/events", get(events))
+        .with_state(state);
+    finish(guard.merge(companion::router(server)))
+}
+
+/// The API of a companion server that runs alone.
+pub fn alone(server: Arc<Service>) -> Router {
+    finish(companion::router(Some(server)))
+}
+
+fn finish(router: Router) -> Router {
+    router
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(state)
 }
 
 /// Map access is system calls: off the threads that serve connections.
@@ -243,7 +254,7 @@ async fn not_found(uri: axum::http::Uri) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!("there is no {path}"),
-        "the paths are /v1/info, status, flows, sources, policy, policy/cidr, policy/port, throttle, release, reports, allow, events",
+        "the paths are /v1/info, status, flows, sources, policy, policy/cidr, policy/port, throttle, release, reports, allow, events, connections",
     )
 }
 

@@ -10,7 +10,10 @@ mod releases;
 mod reload;
 pub mod state;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -27,11 +30,14 @@ use crate::{
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     metrics,
+    server::{self, service::Service},
 };
 
 /// What `run` is started with, already validated.
 pub struct RunOptions {
     pub settings: Settings,
+    /// Of the companion server, where there is to be one.
+    pub server: Option<server::Config>,
     /// To read the configuration again.
     pub inputs: Inputs,
     /// Older than `settings`.
@@ -63,18 +69,22 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let registry = metrics::registry(state.clone())?;
     let mut tasks = JoinSet::new();
     let (interfaces, changed_interfaces) = watch::channel(settings.run.interfaces.clone());
-    let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?;
+    let negotiation = options.server.as_ref().map(|config| config.negotiation.clone());
+    let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?
+        .negotiating(negotiation);
     tasks.spawn(ended("interface supervision", supervisor.run(changed_interfaces)));
     tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
-    tasks.spawn(serve_control(socket.listener()?, state.clone()));
+    let companion = options.server.map(|config| Companion::start(config, &settings, &registry));
+    let companion = companion.transpose()?;
+    let server = companion.as_ref().map(Companion::service);
+    tasks.spawn(serve_control(socket.listener()?, state.clone(), server));
     if let Some(listener) = metrics_listener {
         tasks.spawn(metrics::serve(listener, registry.clone(), state.clone()));
     }
-    let companion = Companion::start(&settings, &registry)?;
     if let Some(companion) = &companion {
-        tasks.spawn(ended("companion server", companion.follow_policy(state.clone())));
+        tasks.spawn(ended("companion server", companion.follow(state.clone())));
     }
     // Before anybody is told that we are here: whoever then ends us ends us in order.
     let signals = Signals::new()?;
@@ -146,8 +156,12 @@ fn announce(state: &State, socket: &Path) {
     notify::notify("READY=1");
 }
 
-async fn serve_control(listener: UnixListener, state: State) -> anyhow::Result<()> {
-    Ok(axum::serve(listener, routes::router(state)).await?)
+async fn serve_control(
+    listener: UnixListener,
+    state: State,
+    server: Option<Arc<Service>>,
+) -> anyhow::Result<()> {
+    Ok(axum::serve(listener, routes::router(state, server)).await?)
 }
 
 /// A task that must not end has.

@@ -1,5 +1,7 @@
 //! Takes a changed configuration over while packets flow.
 
+use std::sync::Arc;
+
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -7,10 +9,14 @@ use tokio::{
 
 use super::state::State;
 use crate::{
-    config::{Inputs, Settings, watch::Watch},
+    config::{
+        Inputs, Settings,
+        watch::{Watch, changed},
+    },
     control::error::ApiError,
     domain::{clock::Timestamp, event::EventView},
     guard::Selection,
+    server::negotiation::{Negotiation, TableError},
 };
 
 /// Why a reload happens.
@@ -30,6 +36,8 @@ pub struct Reloader {
     hangup: Signal,
     /// To whom a new list of interfaces goes.
     interfaces: watch::Sender<Selection>,
+    /// The companion server's, where there is one.
+    negotiation: Option<Arc<Negotiation>>,
     /// As the daemon was started with it.
     started: Settings,
 }
@@ -45,7 +53,13 @@ impl Reloader {
     ) -> anyhow::Result<Reloader> {
         let started = state.config().settings.clone();
         let hangup = signal(SignalKind::hangup())?;
-        Ok(Reloader { state, inputs, watch, hangup, interfaces, started })
+        let negotiation = None;
+        Ok(Reloader { state, inputs, watch, hangup, interfaces, negotiation, started })
+    }
+
+    /// The companion server's table of subprotocols goes there.
+    pub fn negotiating(self, negotiation: Option<Arc<Negotiation>>) -> Reloader {
+        Reloader { negotiation, ..self }
     }
 
     /// Runs until it is dropped.
@@ -61,7 +75,11 @@ impl Reloader {
 
     fn reload(&self, cause: Cause) {
         let loaded = self.inputs.load().map_err(|error| error.lines());
-        let applied = loaded.and_then(|settings| {
+        let checked = loaded.and_then(|settings| match self.check(&settings) {
+            Ok(()) => Ok(settings),
+            Err(error) => Err(vec![error.to_string()]),
+        });
+        let applied = checked.and_then(|settings| {
             self.apply(cause, settings).map_err(|error| vec![error.to_string()])
         });
         self.state.count_reload(applied.is_ok());
@@ -70,6 +88,12 @@ impl Reloader {
             self.state.events.record(EventView::message("config_error", message));
             self.state.config().errors = Some(errors);
         }
+    }
+
+    /// What can be refused before anything is changed.
+    fn check(&self, new: &Settings) -> Result<(), TableError> {
+        let check = |negotiation: &Arc<Negotiation>| negotiation.check(&new.server.protocols);
+        self.negotiation.as_ref().map_or(Ok(()), check)
     }
 
     fn apply(&self, cause: Cause, new: Settings) -> Result<(), ApiError> {
@@ -83,6 +107,10 @@ impl Reloader {
         if new.run.interfaces != before.run.interfaces {
             // The supervisor ends only with the daemon.
             let _ = self.interfaces.send(new.run.interfaces.clone());
+        }
+        if let Some(negotiation) = &self.negotiation {
+            let set = negotiation.set(new.server.protocols.clone());
+            set.map_err(|error| ApiError::refused(&error.to_string()))?;
         }
         let waiting = self.started.run.restart_needed(&new.run);
         if !waiting.is_empty() {
@@ -100,13 +128,5 @@ impl Reloader {
         config.errors = None;
         config.restart_needed = waiting;
         Ok(())
-    }
-}
-
-/// Waits for ever without a file.
-async fn changed(watch: &mut Option<Watch>) {
-    match watch {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
     }
 }

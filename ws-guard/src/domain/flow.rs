@@ -41,6 +41,8 @@ pub struct FlowView {
     pub deflate: bool,
     /// The request went by before the guard was attached.
     pub request_unseen: bool,
+    /// TLS: the frames are records.
+    pub tls: bool,
 }
 
 impl FlowView {
@@ -66,6 +68,7 @@ impl FlowView {
             opened: clock.at(flow.opened_ns),
             deflate: flow.flags & DEFLATE != 0,
             request_unseen: flow.flags & REQUEST_UNSEEN != 0,
+            tls: flow.in_records(),
         }
     }
 

@@ -2,10 +2,12 @@
 //! clock's, no allocation that grows with anything but its input.
 pub mod address;
 pub mod clock;
+pub mod connection;
 pub mod event;
 pub mod flow;
 pub mod overrides;
 pub mod policy;
+pub mod records;
 pub mod setting;
 pub mod source;
 pub mod status;

@@ -26,7 +26,10 @@ pub struct Own {
     pub networks: bool,
 }
 
-pub const OWN: [Own; 7] = [
+/// The setting that `443/tls` stands for.
+const TLS: &str = "tls";
+
+pub const OWN: [Own; 10] = [
     Own { name: "action", bit: own::ACTION, networks: true },
     Own { name: "max-ping-rate", bit: own::LIMIT, networks: true },
     Own { name: "window-seconds", bit: own::WINDOW, networks: true },
@@ -34,6 +37,9 @@ pub const OWN: [Own; 7] = [
     Own { name: "escalate-after", bit: own::ESCALATE, networks: true },
     Own { name: "max-ping-rate-per-connection", bit: own::CONNECTION_LIMIT, networks: false },
     Own { name: "neighbour-share", bit: own::SHARE, networks: false },
+    Own { name: TLS, bit: own::TLS, networks: false },
+    Own { name: "max-record-rate", bit: own::RECORD_LIMIT, networks: false },
+    Own { name: "record-bytes", bit: own::RECORD_BYTES, networks: false },
 ];
 
 /// The settings of their own, as texts that their [`Setting`]s take.
@@ -135,8 +141,10 @@ impl Overrides {
 impl Serialize for Overrides {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, text)| {
-            let number = text.parse::<u64>().map(Value::from);
-            (name.replace('-', "_"), number.unwrap_or_else(|_| Value::from(text.as_str())))
+            // Numbers and switches as such, the others as words.
+            let value = serde_json::from_str::<Value>(text).ok();
+            let value = value.filter(|value| value.is_u64() || value.is_boolean());
+            (name.replace('-', "_"), value.unwrap_or_else(|| Value::from(text.as_str())))
         }))
     }
 }
@@ -158,7 +166,12 @@ pub struct PortPolicy {
 
 impl PortPolicy {
     pub fn text(&self) -> String {
-        format!("{}{}", self.port, self.own.text())
+        let mut own = self.own.clone();
+        let tls = own.0.get(TLS).is_some_and(|text| text == "true");
+        if tls {
+            own.0.remove(TLS);
+        }
+        format!("{}{}{}", self.port, if tls { "/tls" } else { "" }, own.text())
     }
 }
 
@@ -176,11 +189,23 @@ impl NetworkPolicy {
     }
 }
 
-/// `PORT [SETTING=VALUE…]`.
+/// `PORT[/tls] [SETTING=VALUE…]`.
 pub fn parse_port(text: &str) -> Result<(u16, Overrides), String> {
-    let (port, settings) = target(text);
+    let (target, settings) = target(text);
+    let (port, protocol) = target.split_once('/').map_or((target, None), |(a, b)| (a, Some(b)));
     let port = super::setting::whole(port, 1, 65_535)?;
-    Ok((port, Overrides::parse(settings, false)?))
+    let mut own = Overrides::parse(settings, false)?;
+    match protocol {
+        None => {}
+        Some(TLS) => own.set(TLS, "true", false)?,
+        Some(other) => {
+            return Err(format!(
+                "{} is no protocol of a port: write {port}/tls for one that speaks TLS, or {port}",
+                Quoted(other)
+            ));
+        }
+    }
+    Ok((port, own))
 }
 
 /// `CIDR SETTING=VALUE…`.
@@ -251,6 +276,24 @@ mod tests {
         let policy = own.over(&PolicySettings::default());
         assert_eq!((policy.window_seconds, policy.max_ping_rate), (7, 30));
         assert_eq!(Overrides::of(own.bits(), &policy), own);
+    }
+
+    #[test]
+    fn a_tls_port_is_written_with_its_protocol() {
+        let (port, own) = parse_port("443/tls record-bytes=23-148 max-record-rate=50").unwrap();
+        assert_eq!((port, own.bits()), (443, own::TLS | own::RECORD_BYTES | own::RECORD_LIMIT));
+        let policy = PortPolicy { port, own };
+        assert_eq!(policy.text(), "443/tls max-record-rate=50 record-bytes=23-148");
+        assert_eq!(parse_port(&policy.text()).unwrap(), (443, policy.own.clone()));
+        let json = serde_json::to_value(&policy).unwrap();
+        let wanted = serde_json::json!({
+            "port": 443, "tls": true, "max_record_rate": 50, "record_bytes": "23-148"
+        });
+        assert_eq!(json, wanted);
+        assert_eq!(serde_json::from_value::<PortPolicy>(json).unwrap(), policy);
+        assert_eq!(parse_port("443 tls=false").unwrap().1.bits(), own::TLS);
+        assert!(parse_port("443/udp").unwrap_err().contains("write 443/tls"));
+        assert!(parse_port("443/tls tls=maybe").unwrap_err().contains("tls: "));
     }
 
     #[test]

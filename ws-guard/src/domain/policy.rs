@@ -11,6 +11,7 @@ use ws_guard_common::{
 use super::{
     address::Prefixes,
     overrides::{NetworkPolicy, Overrides, PortPolicy, parse_network, parse_port},
+    records::RecordBytes,
     setting::{Setting, store, whole, word},
 };
 use crate::guard::{NetworkRule, PolicySet};
@@ -138,6 +139,12 @@ pub struct PolicySettings {
     /// Longest payload of a tiny data frame, in bytes.
     pub tiny_frame_bytes: u32,
     pub max_close_rate: u32,
+    /// The ports speak TLS: records are followed, not frames.
+    pub tls: bool,
+    /// Small TLS records that a source may send in any window; 0: no such limit.
+    pub max_record_rate: u32,
+    /// Which records are small.
+    pub record_bytes: RecordBytes,
     pub ipv4_prefix: u8,
     pub ipv6_prefix: u8,
     pub on_full_flows: OnFull,
@@ -166,6 +173,9 @@ impl Default for PolicySettings {
             max_tiny_frame_rate: 0,
             tiny_frame_bytes: 8,
             max_close_rate: 0,
+            tls: false,
+            max_record_rate: 300,
+            record_bytes: RecordBytes::default(),
             ipv4_prefix: 32,
             ipv6_prefix: 64,
             on_full_flows: OnFull::default(),
@@ -201,8 +211,12 @@ impl PolicySettings {
         let window_ms = self.window_seconds.saturating_mul(1000);
         let rate = |limit| Rate::new(limit, window_ms, clock_step_ms);
         let classes = self.class_limits();
-        let limits_classes = classes.iter().any(|limit| *limit > 0);
-        let [a, b, c, d] = classes;
+        // Frames and records are never both to be seen.
+        let of_records = |class: usize| class == Class::SmallRecord as usize;
+        let mut limits = classes.iter().enumerate();
+        let limits_classes =
+            limits.any(|(class, limit)| *limit > 0 && of_records(class) == self.tls);
+        let [a, b, c, d, e] = classes;
         Ok(Policy {
             rate: rate(self.max_ping_rate)?,
             connection_rate: rate(self.max_ping_rate_per_connection)?,
@@ -211,8 +225,11 @@ impl PolicySettings {
             flags: self.on_full_flows.flag(maps::FLOWS_FAIL_CLOSED)
                 | self.on_full_sources.flag(maps::SOURCES_FAIL_CLOSED)
                 | self.fragments.flag()
-                | if limits_classes { maps::LIMITS_CLASSES } else { 0 },
-            class_limits: [rate(a)?, rate(b)?, rate(c)?, rate(d)?],
+                | if limits_classes { maps::LIMITS_CLASSES } else { 0 }
+                | if self.tls { maps::TLS } else { 0 },
+            class_limits: [rate(a)?, rate(b)?, rate(c)?, rate(d)?, rate(e)?],
+            record_min: self.record_bytes.min,
+            record_max: self.record_bytes.max,
             tiny_bytes: self.tiny_frame_bytes,
             mask_v4: Address::mask(96 + u32::from(self.ipv4_prefix)),
             mask_v6: Address::mask(u32::from(self.ipv6_prefix)),
@@ -231,6 +248,7 @@ impl PolicySettings {
             (Class::EmptyFragment, self.max_empty_fragment_rate),
             (Class::TinyData, self.max_tiny_frame_rate),
             (Class::Close, self.max_close_rate),
+            (Class::SmallRecord, self.max_record_rate),
         ] {
             limits[class as usize] = limit;
         }
@@ -278,6 +296,9 @@ impl PolicySettings {
             max_tiny_frame_rate: class(Class::TinyData),
             tiny_frame_bytes: policy.tiny_bytes,
             max_close_rate: class(Class::Close),
+            tls: policy.flags & maps::TLS != 0,
+            max_record_rate: class(Class::SmallRecord),
+            record_bytes: RecordBytes { min: policy.record_min, max: policy.record_max },
             ipv4_prefix: prefixes.v4,
             ipv6_prefix: prefixes.v6,
             on_full_flows: OnFull::from_flag(policy.flags & maps::FLOWS_FAIL_CLOSED != 0),
@@ -377,11 +398,11 @@ const fn seeded(
 }
 
 /// Every setting of a policy: flags of `run` and `policy set`, keys of the file, fields of the API.
-pub static POLICY: [Setting<PolicySettings>; 19] = [
+pub static POLICY: [Setting<PolicySettings>; 22] = [
     Setting {
         name: "port",
-        value: "PORT",
-        help: "TCP port of the WebSocket server to protect; with settings of its own as '8443 max-ping-rate=5 action=drop'",
+        value: "PORT[/tls]",
+        help: "TCP port of the WebSocket server to protect; 443/tls where it speaks TLS; with settings of its own as '8443 max-ping-rate=5 action=drop'",
         many: true,
         seed: None,
         set: |p, text| {
@@ -493,6 +514,27 @@ pub static POLICY: [Setting<PolicySettings>; 19] = [
         |p| one(p.max_close_rate),
     ),
     single(
+        "tls",
+        "true|false",
+        "The ports speak TLS: follow TLS records instead of frames; mostly of one port, --port 443/tls",
+        |p, text| store(&mut p.tls, word(text, &[("true", true), ("false", false)])),
+        |p| one(p.tls),
+    ),
+    single(
+        "max-record-rate",
+        "N",
+        "On TLS ports: records small enough for a ping that a source may send in any window; reported, or acted on by drop; 0 is no such limit",
+        |p, text| store(&mut p.max_record_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
+        |p| one(p.max_record_rate),
+    ),
+    single(
+        "record-bytes",
+        "MIN-MAX",
+        "On TLS ports: the lengths of records that may hold a ping, as their header has them",
+        |p, text| store(&mut p.record_bytes, text.parse()),
+        |p| one(p.record_bytes),
+    ),
+    single(
         "ipv4-prefix",
         "BITS",
         "How much of an IPv4 address makes a source, 1 to 32",
@@ -562,6 +604,9 @@ mod tests {
             max_tiny_frame_rate: 3000,
             tiny_frame_bytes: 16,
             max_close_rate: 4,
+            tls: true,
+            max_record_rate: 500,
+            record_bytes: RecordBytes { min: 23, max: 148 },
             ipv4_prefix: 24,
             ipv6_prefix: 56,
             on_full_flows: OnFull::Closed,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ws_guard_common::maps::{Counter, Counters};
 
 use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings};
-use crate::guard::{Attachment, Role, TableSizes};
+use crate::guard::{Attachment, Role};
 
 /// Why packets are dropped: label of the metric, field of the status.
 pub const DROP_REASONS: [(Counter, &str); 12] = [
@@ -78,6 +78,10 @@ pub struct Tables {
     pub sources: Occupancy,
     pub pending: Occupancy,
     pub rules: Occupancy,
+    /// Connections without a flow on which a server sent data; the oldest give way.
+    pub strangers: Occupancy,
+    /// Windows of other floods, one a source and class.
+    pub floods: Occupancy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,24 +91,14 @@ pub struct Occupancy {
 }
 
 impl Tables {
-    /// Occupancy in the order flows, sources, pending, rules.
-    pub fn new(entries: [u32; 4], sizes: TableSizes) -> Tables {
-        let [flows, sources, pending, rules] = entries;
-        let occupancy = |entries, capacity| Occupancy { entries, capacity };
-        Tables {
-            flows: occupancy(flows, sizes.flows),
-            sources: occupancy(sources, sizes.sources),
-            pending: occupancy(pending, sizes.pending),
-            rules: occupancy(rules, sizes.rules),
-        }
-    }
-
-    pub fn named(&self) -> [(&'static str, Occupancy); 4] {
+    pub fn named(&self) -> [(&'static str, Occupancy); 6] {
         [
             ("flows", self.flows),
             ("sources", self.sources),
             ("pending", self.pending),
             ("rules", self.rules),
+            ("strangers", self.strangers),
+            ("floods", self.floods),
         ]
     }
 }

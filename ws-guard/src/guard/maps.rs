@@ -7,6 +7,7 @@ use std::{
 
 use aya::maps::MapData;
 use ws_guard_common::{
+    flood::{Flood, FloodKey},
     flow::Flow,
     maps::{Counters, FlowKey, Pending, Policy, Request, Rule, SourceKey, Stranger, name},
     source::Source,
@@ -40,6 +41,7 @@ struct Inner {
     pending: Table<FlowKey, Pending>,
     strangers: Table<FlowKey, Stranger>,
     sources: Table<SourceKey, Source>,
+    floods: Table<FloodKey, Flood>,
     rules: Table<PrefixKey, Rule>,
     policy: PolicyMaps,
     counters: CounterMap,
@@ -70,6 +72,7 @@ impl Maps {
             pending: open(dir, name::PENDING, 0)?,
             strangers: open(dir, name::STRANGERS, 0)?,
             sources: open(dir, name::SOURCES, sys::F_LOCK)?,
+            floods: open(dir, name::FLOODS, sys::F_LOCK)?,
             rules: open(dir, name::RULES, 0)?,
             policy: PolicyMaps::open(dir)?,
             counters: CounterMap::open(dir)?,
@@ -118,6 +121,16 @@ impl Maps {
     /// Entries in use; costs what [`Maps::flow_count`] costs.
     pub fn source_count(&self) -> Result<u32, GuardError> {
         self.0.sources.count()
+    }
+
+    /// Entries in use; costs what [`Maps::flow_count`] costs.
+    pub fn stranger_count(&self) -> Result<u32, GuardError> {
+        self.0.strangers.count()
+    }
+
+    /// Windows of floods that are no pings; costs what [`Maps::flow_count`] costs.
+    pub fn flood_count(&self) -> Result<u32, GuardError> {
+        self.0.floods.count()
     }
 
     /// The sizes that the pinned tables have.

@@ -1,5 +1,6 @@
 //! Which types may be read from and written to maps as bytes.
 use ws_guard_common::{
+    flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
         Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SourceKey, Stranger,
@@ -31,8 +32,8 @@ macro_rules! plain {
 }
 
 plain!(
-    u32, Address, Counters, Event, Flow, FlowKey, Pending, Policy, Ports, PrefixKey, Rule, Source,
-    SourceKey, Stranger, Tunnels
+    u32, Address, Counters, Event, Flood, FloodKey, Flow, FlowKey, Pending, Policy, Ports,
+    PrefixKey, Rule, Source, SourceKey, Stranger, Tunnels
 );
 
 /// Lets aya's typed maps hold what this crate may not implement aya's `Pod` for.

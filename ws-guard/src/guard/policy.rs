@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ws_guard_common::maps::{MAY_DROP, Policy, Ports, Rule, SCOPES, action, name, own};
+use ws_guard_common::maps::{MAY_DROP, Policy, Ports, Rule, SCOPES, TLS, action, name, own};
 
 use super::{error::GuardError, maps::open, table::Table};
 
@@ -74,7 +74,9 @@ impl PolicySet {
         };
         let rules_drop = rules.iter().any(drops);
         for (scope, policy) in (0u32..).zip(&mut self.scopes) {
-            let may_drop = rules_drop || policy.escalate_after > 0;
+            // On a TLS port what is reported is dropped where it would be defused.
+            let reported = policy.flags & TLS != 0 && policy.action == action::DEFUSE;
+            let may_drop = rules_drop || reported || policy.escalate_after > 0;
             policy.scope = scope;
             policy.rules = rules.len() as u32;
             policy.generation = generation;

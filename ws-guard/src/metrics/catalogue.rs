@@ -31,7 +31,7 @@ const fn by(
 
 /// Every family that is a plain reading of counters. Violations, event losses and the heartbeat
 /// histogram are built in [`super::collector`].
-pub static COUNTERS: [Family; 21] = [
+pub static COUNTERS: [Family; 23] = [
     by(
         "direction",
         "packets_seen_total",
@@ -138,8 +138,18 @@ pub static COUNTERS: [Family; 21] = [
     ),
     plain(
         "frames_over_limit_total",
-        "Pongs, empty fragments, tiny data frames and closes over the limit of their class.",
+        "Pongs, empty fragments, tiny data frames, closes and small TLS records over the limit of their class.",
         &[(Counter::FramesOver, "")],
+    ),
+    plain(
+        "tls_records_total",
+        "TLS records that began in client streams, on TLS ports.",
+        &[(Counter::Records, "")],
+    ),
+    plain(
+        "tls_small_records_total",
+        "TLS records among them that may hold a ping, where they have a limit.",
+        &[(Counter::SmallRecords, "")],
     ),
     plain(
         "releases_total",

@@ -165,7 +165,7 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
     let labels = named.map(|(name, _)| [("table", name)]);
     let samples = |value: fn(&crate::domain::status::Occupancy) -> u32| {
         let sample = |i: usize| (labels[i].as_slice(), f64::from(value(&named[i].1)));
-        [sample(0), sample(1), sample(2), sample(3)]
+        std::array::from_fn::<_, 6, _>(sample)
     };
     let states = status.flow_states;
     vec![

@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! `/metrics`, `/healthz`, `/readyz`, and `/health`, which is the same as `/healthz`.
 
 use axum::{
     Router,
@@ -25,6 +25,7 @@ pub fn router(registry: Registry, state: State) -> Router {
     Router::new()
         .route("/metrics", get(move || text(registry.clone())))
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/health", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(state)
 }

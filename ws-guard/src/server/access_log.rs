@@ -41,6 +41,12 @@ pub struct Line<'a> {
     pub user_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<&'a str>,
+    /// Whose certificate the client showed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<&'a str>,
+    /// The subprotocol that was agreed, as `X-WS-Protocol-Version` has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handshake_duration_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

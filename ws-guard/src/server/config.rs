@@ -8,8 +8,10 @@ use super::{
     admission::CLOCK_STEP_MS,
     heartbeat::Times,
     identity::Access,
+    negotiation::Negotiation,
     protocol::{Limits, extension::DeflateOptions},
     proxies::Proxies,
+    seen::Seen,
     stall::Thresholds,
     tls::Tls,
 };
@@ -49,6 +51,10 @@ pub struct Config {
     pub access: Access,
     /// With a certificate, the server speaks TLS only.
     pub tls: Option<Arc<Tls>>,
+    /// Which subprotocol who gets.
+    pub negotiation: Arc<Negotiation>,
+    /// Where pings are noted that no guard in front of the server can see: those inside TLS.
+    pub seen: Option<Arc<Seen>>,
     /// Proxies that are believed.
     pub proxies: Proxies,
     /// Connections whose handshake is not done; above that a new one is dropped unanswered.
@@ -96,6 +102,8 @@ impl Config {
             max_connections_per_user: 16_384,
             access: Access::default(),
             tls: None,
+            negotiation: Arc::default(),
+            seen: None,
             proxies: Proxies::default(),
             max_handshakes: 1024,
             handshake_timeout: Duration::from_secs(10),

@@ -1,5 +1,7 @@
 //! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
 
+mod view;
+
 use std::{
     future::Future,
     io,
@@ -17,15 +19,18 @@ use ws_guard_common::window::RateWindow;
 use super::{
     admission::Ticket,
     cause::Cause,
+    coding::{Coding, Opened},
+    handler::{Echo, Handler, Replies},
     handshake::Done,
     heartbeat::{Action, Heartbeat, State},
+    journal::Happened,
     outbox::Outbox,
     pool,
     protocol::{
-        Close, Decoder, Event, Message, Role, code,
+        Chunk, Close, Decoder, Event, Message, ProtocolError, Role, code,
         deflate::{Deflater, Inflater},
     },
-    record::{Ended, Origin, Totals},
+    record::{Ended, Origin, Totals, wall},
     shard::Shard,
 };
 
@@ -57,7 +62,7 @@ struct FrameTime {
     bytes: u64,
 }
 
-/// A WebSocket connection that echoes.
+/// A WebSocket connection.
 pub struct Connection<I> {
     io: I,
     shard: Rc<Shard>,
@@ -67,6 +72,9 @@ pub struct Connection<I> {
     ticket: Ticket,
     decoder: Decoder,
     deflater: Option<Deflater>,
+    /// What the subprotocol does to messages.
+    coding: Option<Box<Coding>>,
+    handler: Box<dyn Handler>,
     /// Bytes of a frame that is not whole; without memory between frames.
     input: BytesMut,
     outbox: Outbox,
@@ -76,6 +84,8 @@ pub struct Connection<I> {
     phase: Phase,
     /// The gauge it is counted in.
     shown: &'static str,
+    /// What the journal was told of the heartbeat.
+    told: State,
     cause: Option<Cause>,
     close: Option<Box<Close>>,
     sent_close: Option<u16>,
@@ -101,11 +111,19 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         let config = &shard.service.config;
         let agreed = done.upgrade.deflate;
         let inflater = agreed.as_ref().map(Inflater::new);
-        let decoder = Decoder::new(Role::Server, config.limits, inflater);
+        let mut decoder = Decoder::new(Role::Server, config.limits, inflater);
+        let choice = done.upgrade.protocol.as_ref();
+        if choice.is_some_and(|choice| choice.features.streaming) {
+            decoder.stream();
+        }
+        let coding = choice.and_then(|choice| {
+            let deadline = Instant::now() + config.handshake_timeout;
+            Coding::of(choice, agreed.is_some(), config.negotiation.noise_key(), deadline)
+        });
         // Consecutive numbers times the golden ratio fall evenly.
         let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
-        let slot = shard.wheel.enter();
+        let slot = shard.wheel.enter(origin.id);
         shard.show(&origin.region, None, Some("open"));
         let input = BytesMut::from(done.leftover);
         let bytes_in = input.len() as u64;
@@ -116,12 +134,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             ticket,
             decoder,
             deflater: agreed.as_ref().map(Deflater::new),
+            coding: coding.map(Box::new),
+            // Without state it takes no memory.
+            handler: Box::new(Echo),
             input,
             outbox: Outbox::default(),
             heartbeat,
             pings: None,
             phase: Phase::Open,
             shown: "open",
+            told: State::Idle,
             cause: None,
             close: None,
             sent_close: None,
@@ -257,19 +279,59 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
 
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Message(message) => self.message(message),
+            Event::Message(message) => self.message(message, now),
+            Event::Chunk(chunk) => self.chunk(chunk),
             Event::Ping(payload) => self.ping(&payload, now),
-            Event::Pong(payload) => self.heartbeat.pong(now, &payload),
+            Event::Pong(payload) => {
+                let answers = self.heartbeat.pong(now, &payload);
+                let rtt = self.heartbeat.round_trip().filter(|_| answers);
+                self.detail(|| Happened::Pong(rtt));
+            }
             Event::Close(close) => self.peer_closes(close, now),
         }
     }
 
-    fn message(&mut self, message: Message) {
-        self.totals.messages_in += 1;
-        if self.phase == Phase::Open {
-            self.totals.messages_out += 1;
-            self.outbox.message(message, self.deflater.as_mut());
+    fn message(&mut self, message: Message, now: Instant) {
+        self.detail(|| Happened::Message(message.payload.len()));
+        if self.phase != Phase::Open {
+            self.totals.messages_in += 1;
+            return;
         }
+        match self.open(message) {
+            Ok(Opened::Message(message)) => {
+                self.totals.messages_in += 1;
+                let (handler, mut replies) = self.handler();
+                handler.message(message, &mut replies);
+            }
+            Ok(Opened::Answer(answer)) => self.outbox.message(answer, None),
+            Err(error) => self.end(Cause::Protocol(error), now),
+        }
+    }
+
+    fn chunk(&mut self, chunk: Chunk) {
+        self.totals.messages_in += u64::from(chunk.last);
+        if self.phase == Phase::Open {
+            let (handler, mut replies) = self.handler();
+            handler.chunk(chunk, &mut replies);
+        }
+    }
+
+    /// What a message means, by what the subprotocol does to messages.
+    fn open(&mut self, message: Message) -> Result<Opened, ProtocolError> {
+        match &mut self.coding {
+            None => Ok(Opened::Message(message)),
+            Some(coding) => coding.open(message, self.shard.service.config.limits.message),
+        }
+    }
+
+    fn handler(&mut self) -> (&mut dyn Handler, Replies<'_>) {
+        let replies = Replies {
+            outbox: &mut self.outbox,
+            deflater: self.deflater.as_mut(),
+            coding: self.coding.as_deref_mut(),
+            totals: &mut self.totals,
+        };
+        (&mut *self.handler, replies)
     }
 
     fn ping(&mut self, payload: &[u8], now: Instant) {
@@ -277,7 +339,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.phase != Phase::Open {
             return;
         }
-        if !self.charge_ping() {
+        let charged = self.charge_ping();
+        self.detail(|| Happened::Ping(charged));
+        if !charged {
             self.totals.pings_ignored += 1;
             return self.shard.service.metrics.pings_over_limit.inc();
         }
@@ -325,6 +389,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.phase == Phase::Open {
             self.cause.get_or_insert(cause);
             self.send_close(cause.close_code(), cause.reason());
+            self.shard.service.journal.record(self.origin.id, Happened::Closing(cause));
             self.phase = Phase::Closing;
             self.bound_closing(now);
         }
@@ -347,9 +412,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         if self.close_by.is_some_and(|by| by <= now) {
             return true;
         }
-        for (deadline, cause) in
-            [(self.stuck_until(), Cause::SlowReader), (self.frame_until(), Cause::SlowSender)]
-        {
+        for (deadline, cause) in [
+            (self.stuck_until(), Cause::SlowReader),
+            (self.frame_until(), Cause::SlowSender),
+            (self.keys_until(), Cause::SlowSender),
+        ] {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return self.give_up(cause, now);
             }
@@ -363,6 +430,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             Some(Action::Ping(payload)) => {
                 self.outbox.ping(payload);
                 self.shard.service.metrics.pings_sent.inc();
+                self.detail(|| Happened::PingSent);
                 false
             }
             Some(action) => self.give_up(action.into(), now),
@@ -391,10 +459,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         Some(frame.since + self.shard.service.config.frame_timeout + came)
     }
 
+    /// When keys have to be agreed, where messages are encrypted.
+    fn keys_until(&self) -> Option<Instant> {
+        self.coding.as_ref().filter(|_| self.phase == Phase::Open)?.deadline()
+    }
+
     /// Wait for the earliest of what is to come.
     fn arm(&self) {
         let heartbeat = (self.phase == Phase::Open).then(|| self.heartbeat.deadline());
-        let all = [heartbeat, self.close_by, self.stuck_until(), self.frame_until()];
+        let all =
+            [heartbeat, self.close_by, self.stuck_until(), self.frame_until(), self.keys_until()];
         if let Some(deadline) = all.into_iter().flatten().min() {
             self.shard.wheel.arm(self.slot, deadline);
         }
@@ -407,10 +481,19 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             (Phase::Open, _) => "open",
             _ => "closing",
         };
+        if self.told != self.heartbeat.state() {
+            self.told = self.heartbeat.state();
+            self.shard.service.journal.record(self.origin.id, Happened::State(self.told));
+        }
         if state != self.shown {
             self.shard.show(&self.origin.region, Some(self.shown), Some(state));
             self.shown = state;
         }
+    }
+
+    /// Tell those who follow this connection, if anybody does.
+    fn detail(&self, what: impl FnOnce() -> Happened) {
+        self.shard.service.journal.detail(self.origin.id, what);
     }
 
     fn ended(&mut self) -> Ended {
@@ -421,6 +504,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             totals: self.totals,
             queued: self.outbox.waiting(),
             round_trip: self.heartbeat.round_trip(),
+            last_pong: self.heartbeat.last_pong().map(|at| wall(at).0),
         }
     }
 }
@@ -440,6 +524,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         let over = signals.abandon || signals.due && this.on_time(now);
         let over = over || this.run(cx, now).is_ready();
         this.shard.count(&before, &this.totals);
+        this.shard.service.see_pings(&this.origin, this.totals.pings_in - before.pings_in);
         if before.messages_in != this.totals.messages_in {
             this.shard.wheel.touch(this.slot, now);
         }
@@ -451,6 +536,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Future for Connection<I> {
         pool::return_read(&mut this.input);
         this.account();
         this.show();
+        if signals.report {
+            this.shard.reports.borrow_mut().push(this.view());
+        }
         this.arm();
         Poll::Pending
     }

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     config::Config,
+    negotiation::{self, Choice, Client, Table, VERSION_FIELD, offers},
     protocol::extension::{self, Agreed, DeflateOptions},
 };
 
@@ -176,6 +177,9 @@ impl Refusal {
 pub struct Upgrade {
     accept: String,
     pub deflate: Option<Agreed>,
+    pub protocol: Option<Choice>,
+    /// There are protocols to choose from, and the answer says which it is.
+    versioned: bool,
 }
 
 impl Upgrade {
@@ -206,7 +210,18 @@ impl Upgrade {
         let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
         let offers = offers.iter().filter_map(|value| value.to_str().ok());
         let deflate = deflate.and_then(|options| extension::negotiate(offers, options));
-        Ok(Upgrade { accept: accept_key(key), deflate })
+        Ok(Upgrade { accept: accept_key(key), deflate, protocol: None, versioned: false })
+    }
+
+    /// Choose a subprotocol of those that the client offers.
+    pub fn negotiate(&mut self, headers: &HeaderMap, table: &Table, client: &Client<'_>) {
+        self.versioned = !table.rows.is_empty();
+        self.protocol = table.choose(&offers::offers(headers), client);
+        let features = self.protocol.as_ref().map(|choice| choice.features);
+        // What is encrypted does not get shorter, and a stream is not held until it is whole.
+        if features.is_some_and(|features| features.encryption || features.streaming) {
+            self.deflate = None;
+        }
     }
 
     fn response(&self) -> Response<Full<Bytes>> {
@@ -216,11 +231,15 @@ impl Upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         let extensions = self.deflate.map(|agreed| agreed.response());
+        let protocol = self.protocol.as_ref().map(|choice| &*choice.protocol);
+        let version = self.versioned.then(|| protocol.unwrap_or(negotiation::NONE));
         for (name, value) in [
-            (header::SEC_WEBSOCKET_ACCEPT, Some(&self.accept)),
-            (header::SEC_WEBSOCKET_EXTENSIONS, extensions.as_ref()),
+            (header::SEC_WEBSOCKET_ACCEPT, Some(&*self.accept)),
+            (header::SEC_WEBSOCKET_EXTENSIONS, extensions.as_deref()),
+            (header::SEC_WEBSOCKET_PROTOCOL, protocol),
+            (HeaderName::from_static(VERSION_FIELD), version),
         ] {
-            // Both are made of characters that a header may have.
+            // All are made of characters that a header may have.
             if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
                 headers.insert(name, value);
             }
@@ -267,11 +286,11 @@ impl<I, T> Done<I, T> {
 }
 
 /// Read the one request of a stream and answer it. `admit` is asked once the request is a proper
-/// one, and can still refuse it. Bounded in size, not in time.
+/// one; it can still refuse it, and say more about the answer. Bounded in size, not in time.
 pub async fn accept<I, T>(
     io: I,
     config: &Config,
-    admit: impl Fn(&Request<Incoming>) -> Result<T, Refusal>,
+    admit: impl Fn(&Request<Incoming>, &mut Upgrade) -> Result<T, Refusal>,
 ) -> Result<Done<I, T>, Refusal>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -280,7 +299,10 @@ where
     let outcome = Rc::new(RefCell::new(Err(Refusal::NotHttp)));
     let service = service_fn(|request: Request<Incoming>| {
         let checked = Upgrade::check(&request, config.deflate.as_ref());
-        let admitted = checked.and_then(|upgrade| Ok((upgrade, admit(&request)?)));
+        let admitted = checked.and_then(|mut upgrade| {
+            let admitted = admit(&request, &mut upgrade)?;
+            Ok((upgrade, admitted))
+        });
         let response = match &admitted {
             Ok((upgrade, _)) => upgrade.response(),
             Err(refusal) => refusal.response(),

@@ -29,6 +29,19 @@ pub enum State {
     Dead,
 }
 
+impl State {
+    /// The name in listings and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Handshaking => "handshaking",
+            State::Active => "active",
+            State::Suspect => "suspect",
+            State::Dead => "dead",
+        }
+    }
+}
+
 /// How long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
@@ -116,6 +129,7 @@ pub struct Heartbeat {
     number: u64,
     answered: u64,
     round_trip: Option<Duration>,
+    last_pong: Option<Instant>,
 }
 
 impl Heartbeat {
@@ -134,6 +148,7 @@ impl Heartbeat {
             number: 0,
             answered: 0,
             round_trip: None,
+            last_pong: None,
         }
     }
 
@@ -146,17 +161,19 @@ impl Heartbeat {
         self.next_ping = (self.next_ping + shift).min(now + times.ping_interval);
     }
 
-    /// A pong came. One that answers no ping says nothing (RFC 6455, 5.5.3).
-    pub fn pong(&mut self, now: Instant, payload: &[u8]) {
-        let Ok(number) = payload.try_into().map(u64::from_be_bytes) else { return };
+    /// A pong came; whether it answers a ping. One that does not says nothing (RFC 6455, 5.5.3).
+    pub fn pong(&mut self, now: Instant, payload: &[u8]) -> bool {
+        let Ok(number) = payload.try_into().map(u64::from_be_bytes) else { return false };
         if number <= self.answered || number > self.number {
-            return;
+            return false;
         }
         if number == self.number {
             self.round_trip = Some(now.saturating_duration_since(self.last_asked));
         }
+        self.last_pong = Some(now);
         self.answered = number;
         self.probe.answered();
+        true
     }
 
     /// A ping came, and its pong is not with the socket yet.
@@ -219,6 +236,11 @@ impl Heartbeat {
     /// From the latest answered ping to its pong.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip
+    }
+
+    /// When a ping was last answered.
+    pub fn last_pong(&self) -> Option<Instant> {
+        self.last_pong
     }
 
     fn ping(&mut self, now: Instant, times: &Times) -> Action {

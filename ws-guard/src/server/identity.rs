@@ -21,6 +21,8 @@ const TOKEN_PARAMETER: &str = "access_token";
 pub struct Identity {
     pub user_id: Option<Box<str>>,
     pub region: Option<Box<str>>,
+    /// Whose certificate it showed.
+    pub certificate: Option<Box<str>>,
 }
 
 /// Where a request names something.
@@ -30,6 +32,8 @@ pub enum Field {
     Header(HeaderName),
     /// A parameter of the query. Anybody can set it too: a label, no proof.
     Query(String),
+    /// The name in the certificate that the client showed.
+    Certificate,
 }
 
 impl std::str::FromStr for Field {
@@ -40,8 +44,9 @@ impl std::str::FromStr for Field {
             Some(("header", name)) => name.parse().map(Field::Header).map_err(|_| {
                 format!("{name:?} is no name of a header: write it as header:x-user-id")
             }),
+            None if text == "certificate" => Ok(Field::Certificate),
             Some(("query", name)) if !name.is_empty() => Ok(Field::Query(name.to_owned())),
-            _ => Err(format!("{text:?}: write it as header:NAME or query:NAME")),
+            _ => Err(format!("{text:?}: write it as header:NAME, query:NAME or certificate")),
         }
     }
 }
@@ -102,7 +107,7 @@ impl TokenKey {
         let claims = decode::<Claims>(token, &self.key, &self.validation).ok()?.claims;
         let user_id = claims.sub.filter(|name| is_name(name));
         let region = claims.region.filter(|name| is_name(name));
-        Some(Identity { user_id, region })
+        Some(Identity { user_id, region, certificate: None })
     }
 }
 
@@ -121,19 +126,28 @@ pub struct Access {
 }
 
 impl Access {
-    /// Check a request. `trusted` is whether it comes through a trusted proxy.
-    pub fn check<B>(&self, request: &Request<B>, trusted: bool) -> Result<Identity, Refusal> {
+    /// Check a request. `trusted` is whether it comes through a trusted proxy, `certificate` whose
+    /// certificate the client showed.
+    pub fn check<B>(
+        &self,
+        request: &Request<B>,
+        trusted: bool,
+        certificate: Option<&str>,
+    ) -> Result<Identity, Refusal> {
         self.check_origin(request.headers())?;
+        let shown = Shown { request, trusted, certificate };
         let identity = match &self.token {
             Some(key) => {
                 let token = token(request).ok_or(Refusal::NoToken)?;
                 key.identity(token).ok_or(Refusal::BadToken)?
             }
             None => Identity {
-                user_id: field(self.user.as_ref(), request, trusted),
-                region: field(self.region.as_ref(), request, trusted),
+                user_id: shown.field(self.user.as_ref()),
+                region: shown.field(self.region.as_ref()),
+                certificate: None,
             },
         };
+        let identity = Identity { certificate: certificate.map(Box::from), ..identity };
         if self.user_required && identity.user_id.is_none() {
             return Err(Refusal::NoUser);
         }
@@ -163,13 +177,23 @@ fn token<B>(request: &Request<B>) -> Option<&str> {
     parameter(request.uri().query()?, TOKEN_PARAMETER)
 }
 
-fn field<B>(field: Option<&Field>, request: &Request<B>, trusted: bool) -> Option<Box<str>> {
-    let value = match field? {
-        Field::Header(_) if !trusted => None,
-        Field::Header(name) => request.headers().get(name)?.to_str().ok(),
-        Field::Query(name) => parameter(request.uri().query()?, name),
-    };
-    value.filter(|value| is_name(value)).map(Box::from)
+/// What a client shows of itself.
+struct Shown<'a, B> {
+    request: &'a Request<B>,
+    trusted: bool,
+    certificate: Option<&'a str>,
+}
+
+impl<B> Shown<'_, B> {
+    fn field(&self, field: Option<&Field>) -> Option<Box<str>> {
+        let value = match field? {
+            Field::Header(_) if !self.trusted => None,
+            Field::Header(name) => self.request.headers().get(name)?.to_str().ok(),
+            Field::Query(name) => parameter(self.request.uri().query()?, name),
+            Field::Certificate => self.certificate,
+        };
+        value.filter(|value| is_name(value)).map(Box::from)
+    }
 }
 
 /// The first value of a parameter. Names of users and regions need no percent-encoding, and what is
@@ -206,14 +230,14 @@ mod tests {
     }
 
     fn user(name: &str) -> Identity {
-        Identity { user_id: Some(name.into()), region: None }
+        Identity { user_id: Some(name.into()), ..Identity::default() }
     }
 
     #[test]
     fn pages_of_other_origins_are_kept_out() {
         let origins = vec!["https://example.test".to_owned()];
         let access = Access { origins, ..Access::default() };
-        let check = |fields: &[(&str, &str)]| access.check(&request("/", fields), false);
+        let check = |fields: &[(&str, &str)]| access.check(&request("/", fields), false, None);
         assert!(check(&[("origin", "https://EXAMPLE.test")]).is_ok());
         assert!(check(&[]).is_ok());
         for origin in ["https://example.test.evil", "http://example.test", "null", ""] {
@@ -221,7 +245,7 @@ mod tests {
         }
         let two = [("origin", "https://example.test"), ("origin", "https://evil.test")];
         assert_eq!(check(&two), Err(Refusal::Origin));
-        assert!(Access::default().check(&request("/", &two), false).is_ok());
+        assert!(Access::default().check(&request("/", &two), false, None).is_ok());
     }
 
     #[test]
@@ -234,8 +258,8 @@ mod tests {
         };
         let request = request("/?a=b&region=shanghai", &[("x-user-id", "u-1")]);
         let both = Identity { region: Some("shanghai".into()), ..user("u-1") };
-        assert_eq!(access.check(&request, true), Ok(both));
-        assert_eq!(access.check(&request, false), Err(Refusal::NoUser));
+        assert_eq!(access.check(&request, true, None), Ok(both));
+        assert_eq!(access.check(&request, false, None), Err(Refusal::NoUser));
     }
 
     #[test]
@@ -245,7 +269,7 @@ mod tests {
             let request = Request::builder().uri(format!("/?user={value}")).body(());
             // Some of them are no address either.
             if let Ok(request) = request {
-                assert_eq!(access.check(&request, false), Ok(Identity::default()), "{value}");
+                assert_eq!(access.check(&request, false, None), Ok(Identity::default()), "{value}");
             }
         }
         for wrong in ["user", "query:", "header:", "header:a b", "cookie:user"] {
@@ -261,12 +285,12 @@ mod tests {
         let good = json!({ "sub": "u-7", "exp": soon });
         let bearer = |claims: &Value, secret: &[u8]| {
             let value = format!("Bearer {}", signed(claims, secret));
-            access.check(&request("/", &[("authorization", &value)]), false)
+            access.check(&request("/", &[("authorization", &value)]), false, None)
         };
         assert_eq!(bearer(&good, SECRET), Ok(user("u-7")));
         let in_query = format!("/chat?access_token={}", signed(&good, SECRET));
-        assert_eq!(access.check(&request(&in_query, &[]), false), Ok(user("u-7")));
-        assert_eq!(access.check(&request("/", &[]), false), Err(Refusal::NoToken));
+        assert_eq!(access.check(&request(&in_query, &[]), false, None), Ok(user("u-7")));
+        assert_eq!(access.check(&request("/", &[]), false, None), Err(Refusal::NoToken));
         let other = b"another secret of thirty-two bytes or so";
         assert_eq!(bearer(&good, other), Err(Refusal::BadToken));
         let expired = json!({ "sub": "u-7", "exp": soon - 6000 });
@@ -276,6 +300,6 @@ mod tests {
         // {"alg":"none"}, the oldest trick.
         let unsigned = "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1LTciLCJleHAiOjk5OTk5OTk5OTl9.";
         let request = request("/", &[("authorization", unsigned)]);
-        assert_eq!(access.check(&request, false), Err(Refusal::BadToken));
+        assert_eq!(access.check(&request, false, None), Err(Refusal::BadToken));
     }
 }

@@ -12,10 +12,21 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::certificate;
+
 /// Either of them. TLS has buffers of its own, in a box, so that plain connections stay small.
 pub enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// The name in the certificate that the peer showed and TLS found good.
+    pub fn certificate_name(&self) -> Option<Box<str>> {
+        let Io::Tls(stream) = self else { return None };
+        let chain = stream.get_ref().1.peer_certificates()?;
+        Some(certificate::name(chain.first()?))
+    }
 }
 
 impl AsyncRead for Io {

@@ -9,7 +9,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use super::stall::Level;
+use super::{negotiation::metrics::ByProtocol, stall::Level};
 
 /// Regions that get a time series of their own; who names more of them is `other`.
 const REGIONS: usize = 64;
@@ -42,6 +42,7 @@ pub struct Metrics {
     pub connections: IntGaugeVec,
     pub opened: IntCounter,
     pub closed: IntCounterVec,
+    pub by_protocol: ByProtocol,
     pub refused: IntCounterVec,
     pub handshake_seconds: Histogram,
     pub messages_in: IntCounter,
@@ -125,6 +126,7 @@ impl Metrics {
             connections,
             threads,
             stalls,
+            by_protocol: ByProtocol::new(registry)?,
             buffered,
             scheduling_delay,
             handshake_seconds,

@@ -6,21 +6,28 @@
 
 pub mod access_log;
 pub mod admission;
+mod asking;
 mod canary;
 pub mod cause;
+pub mod certificate;
+pub mod coding;
 pub mod config;
 pub mod connection;
+pub mod handler;
 pub mod handshake;
 pub mod heartbeat;
 pub mod identity;
 pub mod io;
+pub mod journal;
 pub mod metrics;
+pub mod negotiation;
 mod outbox;
 pub mod packets;
 mod pool;
 pub mod protocol;
 pub mod proxies;
 pub mod record;
+pub mod seen;
 pub mod service;
 pub mod shard;
 pub mod stall;

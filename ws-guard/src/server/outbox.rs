@@ -8,12 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use ws_guard_common::frame::opcode;
+use ws_guard_common::frame::{FIN, opcode};
 
 use super::{
     pool,
     protocol::{
-        Message,
+        Chunk, Message,
         deflate::Deflater,
         encoder::{self, HeaderBytes},
     },
@@ -230,11 +230,27 @@ impl Outbox {
     fn frame(&mut self, message: &Message, compressed: bool) {
         self.unlarge();
         self.head(message, compressed, message.payload.len());
-        if message.payload.len() < LARGE {
-            self.bytes.extend_from_slice(&message.payload);
+        self.payload(message.payload.clone());
+    }
+
+    /// What belongs to the header that was just encoded.
+    fn payload(&mut self, payload: Bytes) {
+        if payload.len() < LARGE {
+            self.bytes.extend_from_slice(&payload);
         } else {
-            self.large = Some(message.payload.clone());
+            self.large = Some(payload);
         }
+    }
+
+    /// Queue a fragment. Between the first and the last of a message no other may be queued.
+    pub fn chunk(&mut self, chunk: Chunk) {
+        let opcode = if chunk.first { chunk.kind.opcode() } else { opcode::CONTINUATION };
+        let fin = if chunk.last { FIN } else { 0 };
+        self.unlarge();
+        self.make_room();
+        let header = HeaderBytes::new(fin | opcode, chunk.payload.len());
+        self.bytes.extend_from_slice(header.as_slice());
+        self.payload(chunk.payload);
     }
 
     fn head(&mut self, message: &Message, compressed: bool, len: usize) {

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     identity::Identity,
     protocol::{Close, code},
 };
+use crate::domain::{clock::Timestamp, connection::ConnectionView};
 
 /// Which connection it is.
 #[derive(Clone, Debug)]
@@ -24,8 +25,51 @@ pub struct Origin {
     pub identity: Option<Box<Identity>>,
     /// The region as metrics have it.
     pub region: Arc<str>,
+    /// The subprotocol that was agreed.
+    pub protocol: Option<Arc<str>>,
     /// When its TCP connection was accepted.
     pub started: Instant,
+    /// From then to the 101, in microseconds.
+    pub handshake_us: u32,
+}
+
+impl Origin {
+    /// What listings show of it, with `totals` and nothing that changes else.
+    pub fn view(&self, totals: &Totals, ping_interval: Duration) -> ConnectionView {
+        let identity = self.identity.as_deref();
+        let named = |field: fn(&Identity) -> &Option<Box<str>>| {
+            identity.and_then(|identity| field(identity).as_deref()).map(String::from)
+        };
+        ConnectionView {
+            id: self.id,
+            peer: self.peer.to_string(),
+            client: self.client.to_string(),
+            user_id: named(|identity| &identity.user_id),
+            region: named(|identity| &identity.region),
+            state: "".into(),
+            opened: wall(self.started),
+            closed: None,
+            cause: None,
+            code: None,
+            handshake_duration_ms: f64::from(self.handshake_us) / 1e3,
+            ping_interval_ms: ping_interval.as_millis() as u64,
+            last_pong: None,
+            heartbeat_rtt_ms: None,
+            message_queue_size: 0,
+            messages_in: totals.messages_in,
+            messages_out: totals.messages_out,
+            bytes_in: totals.bytes_in,
+            bytes_out: totals.bytes_out,
+            pings_in: totals.pings_in,
+            pings_ignored: totals.pings_ignored,
+            topics: Vec::new(),
+        }
+    }
+}
+
+/// A moment of this process as a time of day.
+pub fn wall(instant: Instant) -> Timestamp {
+    Timestamp(SystemTime::now() - instant.elapsed())
 }
 
 /// What a connection did.
@@ -50,6 +94,7 @@ pub struct Ended {
     pub totals: Totals,
     pub queued: usize,
     pub round_trip: Option<Duration>,
+    pub last_pong: Option<SystemTime>,
 }
 
 impl Ended {

@@ -12,18 +12,28 @@ use std::{
 
 use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{runtime::Builder, sync::watch, task::LocalSet};
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, oneshot, watch},
+    task::LocalSet,
+};
 
 use super::{
     access_log::AccessLog,
     admission::Admission,
+    asking::Ask,
     config::{Config, PingRates},
+    journal::Journal,
     metrics::{Metrics, Regions},
+    record::Origin,
     shard::Shard,
 };
+use crate::domain::connection::ConnectionView;
 
 /// Connections that may wait for their accept(2).
 const BACKLOG: i32 = 4096;
+/// Questions that may wait for a thread.
+const ASKS: usize = 16;
 
 /// What all shards share.
 pub struct Service {
@@ -32,6 +42,8 @@ pub struct Service {
     pub access_log: AccessLog,
     pub admission: Arc<Admission>,
     pub regions: Regions,
+    pub journal: Arc<Journal>,
+    asks: Vec<mpsc::Sender<Ask>>,
     next_id: AtomicU64,
     stopping: AtomicBool,
     held: AtomicUsize,
@@ -65,9 +77,38 @@ impl Service {
         }
     }
 
+    /// A connection sent pings. Those inside TLS are noted for the guard, which cannot see them;
+    /// those that came through a proxy are not: the guard would take it out on the proxy.
+    pub fn see_pings(&self, origin: &Origin, pings: u64) {
+        let Some(seen) = self.config.seen.as_ref().filter(|_| pings > 0) else { return };
+        if self.config.tls.is_some() && origin.client == origin.peer.ip() {
+            let source = self.config.prefixes.source_of(origin.client);
+            seen.note(source, u32::try_from(pings).unwrap_or(u32::MAX));
+        }
+    }
+
     /// All connections together hold more than they should.
     pub fn over_budget(&self) -> bool {
         self.held.load(Ordering::Relaxed) > self.config.memory_budget
+    }
+
+    /// How live connections stand, in the order of their numbers; of all, or of the one with this
+    /// number. Each thread is asked, and looks at a few connections at a time.
+    pub async fn live(&self, id: Option<u64>) -> Vec<ConnectionView> {
+        let mut answers = Vec::new();
+        for shard in &self.asks {
+            let (reply, answer) = oneshot::channel();
+            if shard.send(Ask { id, reply }).await.is_ok() {
+                answers.push(answer);
+            }
+        }
+        let mut views = Vec::new();
+        for answer in answers {
+            // A thread that ended has no connections.
+            views.extend(answer.await.unwrap_or_default());
+        }
+        views.sort_by_key(|view| view.id);
+        views
     }
 
     /// No more connections are let in, and those that are there are closed.
@@ -110,12 +151,16 @@ impl Server {
             Some(Ok(address)) => address,
             _ => config.listen,
         };
+        let journal = Arc::new(Journal::new(config.heartbeat.ping_interval));
+        let (asks, asked): (Vec<_>, Vec<_>) = listeners.iter().map(|_| mpsc::channel(ASKS)).unzip();
         let service = Arc::new(Service {
             config,
             metrics,
             access_log,
             admission: Arc::new(Admission::default()),
             regions: Regions::default(),
+            journal,
+            asks,
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             held: AtomicUsize::new(0),
@@ -123,9 +168,9 @@ impl Server {
         });
         let (stop, stopped) = watch::channel(false);
         let mut server = Server { service, address, stop, shards: Vec::new() };
-        for listener in listeners {
+        for (listener, asked) in listeners.into_iter().zip(asked) {
             // Those that run already end with the server when this fails.
-            let shard = spawn(server.service.clone(), listener, stopped.clone());
+            let shard = spawn(server.service.clone(), listener, asked, stopped.clone());
             server.shards.push(shard.map_err(StartError::Thread)?);
         }
         Ok(server)
@@ -189,6 +234,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 fn spawn(
     service: Arc<Service>,
     listener: TcpListener,
+    asked: mpsc::Receiver<Ask>,
     stop: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -197,6 +243,6 @@ fn spawn(
         tokio::net::TcpListener::from_std(listener)?
     };
     std::thread::Builder::new().name("ws-shard".into()).spawn(move || {
-        LocalSet::new().block_on(&runtime, Shard::run(service, listener, stop));
+        LocalSet::new().block_on(&runtime, Shard::run(service, listener, asked, stop));
     })
 }

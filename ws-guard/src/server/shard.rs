@@ -1,18 +1,18 @@
 //! One thread of the server: its listener, its connections, and the wheel of their timers.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyper::{Request, body::Incoming};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -20,27 +20,40 @@ use tokio_util::task::TaskTracker;
 use super::{
     access_log::{Closed, Line, What, timestamp},
     admission::{Full, Handshaking, Ticket},
+    asking::Ask,
     cause::Cause,
     connection::Connection,
-    handshake::{self, Done, Refusal},
+    handshake::{self, Done, Refusal, Upgrade},
     identity::Identity,
     io::Io,
+    journal::Happened,
+    negotiation,
     record::{Ended, Origin, Totals},
     service::Service,
     stall::Level,
     wheel::Wheel,
 };
+use crate::domain::connection::ConnectionView;
 
 /// Pause after an accept that failed for want of something, such as descriptors.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What connections get to say goodbye in once the time to drain is over.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What is known of a client that was let in.
 struct Admitted {
     ticket: Ticket,
     client: IpAddr,
     identity: Identity,
+}
+
+/// Where a request comes from.
+struct Arrival {
+    peer: SocketAddr,
+    /// The peer, or the client that a trusted proxy names in the PROXY protocol.
+    proxied: SocketAddr,
+    /// Whose certificate the client showed.
+    certificate: Option<Box<str>>,
 }
 
 /// What the connections of one thread share.
@@ -51,27 +64,36 @@ pub struct Shard {
     level: Cell<Level>,
     /// Connections that it opened.
     opened: Cell<u64>,
+    /// What connections said that were asked.
+    pub reports: RefCell<Vec<ConnectionView>>,
 }
 
 impl Shard {
     /// Accept and serve until `stop` says so; then close what is open, within the time to drain.
     /// Runs inside a `LocalSet`.
-    pub async fn run(service: Arc<Service>, listener: TcpListener, stop: watch::Receiver<bool>) {
+    pub async fn run(
+        service: Arc<Service>,
+        listener: TcpListener,
+        asked: mpsc::Receiver<Ask>,
+        stop: watch::Receiver<bool>,
+    ) {
         let shard = Rc::new(Shard::new(service));
         let tasks = TaskTracker::new();
         let turning = shard.clone();
         let turning = tokio::task::spawn_local(async move { turning.wheel.turn().await });
         let watching = tokio::task::spawn_local(shard.clone().watch_stalls());
+        let answering = tokio::task::spawn_local(shard.clone().answer(asked));
         shard.accept(&listener, &tasks, stop).await;
         drop(listener);
         shard.drain(&tasks).await;
         turning.abort();
         watching.abort();
+        answering.abort();
     }
 
     fn new(service: Arc<Service>) -> Shard {
         let (level, opened) = (Cell::default(), Cell::default());
-        Shard { service, wheel: Wheel::default(), level, opened }
+        Shard { service, wheel: Wheel::default(), level, opened, reports: RefCell::default() }
     }
 
     /// Refuse new connections from now on, or let them in again.
@@ -143,7 +165,9 @@ impl Shard {
         let known = identity != Identity::default();
         let identity = known.then(|| Box::new(identity));
         let id = self.service.next_id();
-        let origin = Origin { id, peer, client, identity, region, started };
+        let protocol = done.upgrade.protocol.as_ref().map(|choice| choice.protocol.clone());
+        let handshake_us = started.elapsed().as_micros().try_into().unwrap_or(u32::MAX);
+        let origin = Origin { id, peer, client, identity, region, protocol, started, handshake_us };
         self.opened(&origin);
         tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
@@ -164,14 +188,16 @@ impl Shard {
                 Io::Tls(Box::new(accepted.map_err(|_| Refusal::Tls)?))
             }
         };
-        handshake::accept(io, config, |request| self.let_in(request, peer, proxied)).await
+        let certificate = io.certificate_name();
+        let from = Arrival { peer, proxied, certificate };
+        handshake::accept(io, config, |request, upgrade| self.let_in(request, upgrade, &from)).await
     }
 
     fn let_in(
         &self,
         request: &Request<Incoming>,
-        peer: SocketAddr,
-        proxied: SocketAddr,
+        upgrade: &mut Upgrade,
+        from: &Arrival,
     ) -> Result<Admitted, Refusal> {
         let service = &self.service;
         if service.is_stopping() {
@@ -184,8 +210,10 @@ impl Shard {
             return Err(Refusal::Stalled);
         }
         let proxies = &service.config.proxies;
-        let identity = service.config.access.check(request, proxies.trust(peer.ip()))?;
-        let client = proxies.client(request.headers(), proxied.ip());
+        let trusted = proxies.trust(from.peer.ip());
+        let identity =
+            service.config.access.check(request, trusted, from.certificate.as_deref())?;
+        let client = proxies.client(request.headers(), from.proxied.ip());
         let user = identity.user_id.as_deref();
         let ticket = service.admission.admit(client, user, &service.config);
         let ticket = ticket.map_err(|full| match full {
@@ -193,6 +221,12 @@ impl Shard {
             Full::Source => Refusal::SourceFull,
             Full::User => Refusal::UserFull,
         })?;
+        let wishes = negotiation::Client {
+            user,
+            tls: service.config.tls.is_some(),
+            certified: from.certificate.is_some(),
+        };
+        upgrade.negotiate(request.headers(), &service.config.negotiation.table(), &wishes);
         Ok(Admitted { ticket, client, identity })
     }
 
@@ -239,11 +273,13 @@ impl Shard {
     }
 
     fn opened(&self, origin: &Origin) {
-        let took = origin.started.elapsed();
+        let took = Duration::from_micros(origin.handshake_us.into());
         let metrics = &self.service.metrics;
         metrics.opened.inc();
+        metrics.by_protocol.opened(origin);
         self.opened.set(self.opened.get() + 1);
         metrics.handshake_seconds.observe(took.as_secs_f64());
+        self.service.journal.record(origin.id, Happened::Opened(took));
         let interval = self.service.config.heartbeat.ping_interval;
         self.log(Line {
             handshake_duration_ms: Some(took.as_secs_f64() * 1e3),
@@ -255,7 +291,9 @@ impl Shard {
     /// Count and log the end of a connection.
     pub fn closed(&self, origin: &Origin, ended: &Ended) {
         let metrics = &self.service.metrics;
+        self.service.journal.bury(origin, ended);
         metrics.closed.with_label_values(&[ended.cause.name()]).inc();
+        metrics.by_protocol.closed(origin, ended.cause);
         if let Cause::Protocol(error) = ended.cause {
             metrics.protocol_errors.with_label_values(&[error.name()]).inc();
         }
@@ -280,6 +318,8 @@ fn line_of(event: What, origin: &Origin) -> Line<'_> {
         client: (origin.client != origin.peer.ip()).then_some(origin.client),
         user_id: identity.and_then(|identity| identity.user_id.as_deref()),
         region: identity.and_then(|identity| identity.region.as_deref()),
+        certificate: identity.and_then(|identity| identity.certificate.as_deref()),
+        protocol_version: Some(origin.protocol.as_deref().unwrap_or(negotiation::NONE)),
         ..line(event, origin.peer)
     }
 }
@@ -294,6 +334,8 @@ fn line<'a>(event: What, peer: SocketAddr) -> Line<'a> {
         client: None,
         user_id: None,
         region: None,
+        certificate: None,
+        protocol_version: None,
         handshake_duration_ms: None,
         ping_interval_ms: None,
         closed: None,

@@ -9,13 +9,14 @@ use std::{
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        self, ServerConfig,
-        crypto::ring,
+        self, RootCertStore, ServerConfig,
+        crypto::{CryptoProvider, ring},
         pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+        server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     },
 };
 
-use crate::config::watch::Watch;
+use crate::config::watch::{self, Watch};
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,14 +25,26 @@ pub enum TlsError {
     File(PathBuf, pem::Error),
     #[error("{0} holds no certificate in PEM")]
     Empty(PathBuf),
+    #[error("the certificates in {0} cannot vouch for clients: {1}")]
+    Vouchers(PathBuf, String),
     #[error("the certificate in {0} and the key in {1} cannot be used: {2}")]
     Unusable(PathBuf, PathBuf, rustls::Error),
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// Certificates that vouch for theirs, in PEM.
+    pub authorities: PathBuf,
+    /// Without a certificate there is no connection. One that is shown has to be good in any case.
+    pub required: bool,
 }
 
 /// Certificate and key, and the files they come from.
 pub struct Tls {
     certificate: PathBuf,
     key: PathBuf,
+    clients: Option<Clients>,
     current: RwLock<Arc<ServerConfig>>,
 }
 
@@ -44,8 +57,17 @@ impl fmt::Debug for Tls {
 impl Tls {
     /// Read a chain of certificates, the server's own first, and its private key.
     pub fn load(certificate: &Path, key: &Path) -> Result<Tls, TlsError> {
-        let current = RwLock::new(Arc::new(read(certificate, key)?));
-        Ok(Tls { certificate: certificate.into(), key: key.into(), current })
+        Tls::with_clients(certificate, key, None)
+    }
+
+    /// The same, with certificates of clients.
+    pub fn with_clients(
+        certificate: &Path,
+        key: &Path,
+        clients: Option<Clients>,
+    ) -> Result<Tls, TlsError> {
+        let current = RwLock::new(Arc::new(read(certificate, key, clients.as_ref())?));
+        Ok(Tls { certificate: certificate.into(), key: key.into(), clients, current })
     }
 
     /// For the next handshake.
@@ -56,7 +78,7 @@ impl Tls {
     /// Read the files again. Connections that are open keep what they have; where the files cannot
     /// be used, so does everybody else.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let new = Arc::new(read(&self.certificate, &self.key)?);
+        let new = Arc::new(read(&self.certificate, &self.key, self.clients.as_ref())?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
@@ -65,10 +87,13 @@ impl Tls {
     pub async fn follow(&self) {
         let mut certificate = Watch::new(self.certificate.clone());
         let mut key = Watch::new(self.key.clone());
+        let authorities = self.clients.as_ref().map(|clients| clients.authorities.clone());
+        let mut authorities = authorities.map(Watch::new);
         loop {
             tokio::select! {
                 () = certificate.changed() => {}
                 () = key.changed() => {}
+                () = watch::changed(&mut authorities) => {}
             }
             match self.reload() {
                 Ok(()) => {
@@ -81,23 +106,47 @@ impl Tls {
     }
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
-    let in_file = |path: &Path| {
-        let path = path.to_owned();
-        move |error| TlsError::File(path.clone(), error)
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let in_file = |error| TlsError::File(path.into(), error);
+    let chain = CertificateDer::pem_file_iter(path).map_err(in_file)?;
+    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(in_file)?;
+    if chain.is_empty() { Err(TlsError::Empty(path.into())) } else { Ok(chain) }
+}
+
+/// Who checks the certificates of clients.
+fn verifier(
+    clients: Option<&Clients>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let Some(Clients { authorities, required }) = clients else {
+        return Ok(WebPkiClientVerifier::no_client_auth());
     };
-    let chain = CertificateDer::pem_file_iter(certificate).map_err(in_file(certificate))?;
-    let chain: Result<Vec<_>, _> = chain.collect();
-    let chain = chain.map_err(in_file(certificate))?;
-    if chain.is_empty() {
-        return Err(TlsError::Empty(certificate.into()));
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(authorities)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| TlsError::Vouchers(authorities.clone(), error.to_string()))?;
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(in_file(key))?;
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if !required {
+        builder = builder.allow_unauthenticated();
+    }
+    builder.build().map_err(|error| TlsError::Vouchers(authorities.clone(), error.to_string()))
+}
+
+fn read(
+    certificate: &Path,
+    key: &Path,
+    clients: Option<&Clients>,
+) -> Result<ServerConfig, TlsError> {
+    let chain = certificates(certificate)?;
+    let private = PrivateKeyDer::from_pem_file(key);
+    let private = private.map_err(|error| TlsError::File(key.into(), error))?;
     let unusable = |error| TlsError::Unusable(certificate.into(), key.into(), error);
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let provider = Arc::new(ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier(clients, provider)?)
         .with_single_cert(chain, private)
         .map_err(unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -5,7 +5,7 @@
 //! finds nothing due, and waits on.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     task::{Context, Poll, Waker},
     time::Instant,
@@ -19,6 +19,8 @@ use super::cause::Cause;
 /// What a connection finds when it was woken.
 #[derive(Debug, Default)]
 struct Slot {
+    /// The connection's number.
+    id: u64,
     waker: Option<Waker>,
     timer: Option<(delay_queue::Key, Instant)>,
     signals: Signals,
@@ -31,6 +33,8 @@ struct Slot {
 pub struct Wheel {
     slots: RefCell<Slab<Slot>>,
     timers: RefCell<DelayQueue<usize>>,
+    /// Reports that were asked for and not given.
+    awaited: Cell<usize>,
 }
 
 /// What a connection is told.
@@ -42,17 +46,48 @@ pub struct Signals {
     pub order: Option<Cause>,
     /// End at once: the time to close is over.
     pub abandon: bool,
+    /// Say how things stand.
+    pub report: bool,
 }
 
 impl Wheel {
     /// A place for a connection.
-    pub fn enter(&self) -> usize {
-        self.slots.borrow_mut().insert(Slot { used: Some(Instant::now()), ..Slot::default() })
+    pub fn enter(&self, id: u64) -> usize {
+        self.slots.borrow_mut().insert(Slot { id, used: Some(Instant::now()), ..Slot::default() })
+    }
+
+    /// The places of all connections, or of the one with this number.
+    pub fn places(&self, id: Option<u64>) -> Vec<usize> {
+        let slots = self.slots.borrow();
+        let wanted = slots.iter().filter(|(_, slot)| id.is_none_or(|id| id == slot.id));
+        wanted.map(|(place, _)| place).collect()
+    }
+
+    /// Ask connections how things stand; those that are gone say nothing.
+    pub fn ask(&self, places: &[usize]) {
+        let mut slots = self.slots.borrow_mut();
+        for place in places {
+            let Some(slot) = slots.get_mut(*place) else { continue };
+            if !std::mem::replace(&mut slot.signals.report, true) {
+                self.awaited.set(self.awaited.get() + 1);
+            }
+            if let Some(waker) = &slot.waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Connections that were asked and have neither answered nor gone.
+    pub fn awaited(&self) -> usize {
+        self.awaited.get()
     }
 
     /// Give the place up.
     pub fn leave(&self, slot: usize) {
         let Some(slot) = self.slots.borrow_mut().try_remove(slot) else { return };
+        if slot.signals.report {
+            self.awaited.set(self.awaited.get() - 1);
+        }
         if let Some((key, _)) = slot.timer {
             self.timers.borrow_mut().try_remove(&key);
         }
@@ -97,7 +132,11 @@ impl Wheel {
         if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             slot.waker = Some(cx.waker().clone());
         }
-        std::mem::take(&mut slot.signals)
+        let signals = std::mem::take(&mut slot.signals);
+        if signals.report {
+            self.awaited.set(self.awaited.get() - 1);
+        }
+        signals
     }
 
     /// Fire at `deadline` at the latest.

@@ -33,6 +33,7 @@ mod packet;
 #[path = "../guard/process.rs"]
 mod process;
 mod row;
+mod soak;
 mod stage;
 mod tunnel;
 mod urgent;

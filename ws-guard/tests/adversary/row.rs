@@ -151,7 +151,7 @@ impl Row {
 
 /// What a row came to.
 #[derive(Clone, Debug, Default)]
-struct Outcome {
+pub struct Outcome {
     /// Pings and pongs that the server's library received.
     pings: u64,
     defused: u64,
@@ -175,7 +175,8 @@ impl fmt::Display for Outcome {
 }
 
 impl Row {
-    fn play(&self, stage: &Stage, family: Family, n: u8) -> Result<Outcome> {
+    /// Attack from address number `n`, beside an honest client.
+    pub fn play(&self, stage: &Stage, family: Family, n: u8) -> Result<Outcome> {
         let attacker = Attacker { stage, library: self.library, family, n };
         stage.beside_honest(self.library, family, n, || {
             let mut peers = (self.attack)(&attacker)?;
@@ -231,7 +232,8 @@ impl Row {
         (state == "FAILED" || state == "PASSES").then_some(line)
     }
 
-    fn judge(&self, outcome: &Outcome) -> Result<(), (Failure, String)> {
+    /// What is wrong with what it came to.
+    pub fn judge(&self, outcome: &Outcome) -> Result<(), (Failure, String)> {
         let answered = outcome.pings.max(outcome.pongs);
         if answered > self.allowed {
             let why = format!("{answered} pings passed, {} may", self.allowed);

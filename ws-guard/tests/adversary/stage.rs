@@ -1,6 +1,7 @@
 //! Servers, their guard, and everybody's counts.
 use std::{
     net::SocketAddr,
+    ops::RangeInclusive,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
@@ -20,9 +21,11 @@ use crate::process::Guard;
 /// Pings that a source may send in any window...
 pub const LIMIT: u64 = 30;
 /// ...which lasts longer than all rows together: nobody is forgiven between.
-const WORDS: &str = "--max-ping-rate 30 --window-seconds 1200";
+const WINDOW_SECONDS: u32 = 1200;
 /// Pings that a connection may send all the same while its source is throttled.
 pub const SHARE: u64 = 2;
+/// What errors of an honest client say.
+pub const HONEST: &str = "the honest client";
 /// Pings of an honest client beside a row.
 const HONEST_PINGS: u64 = 4;
 /// The first port that is protected. There are more than servers: others may come.
@@ -69,12 +72,22 @@ impl Open {
 
     /// Put a guard in front of them. `attach` is a mode of `--attach`.
     pub fn guard(self, attach: &str) -> Result<Stage> {
+        self.guard_with(attach, &format!("--window-seconds {WINDOW_SECONDS}"))
+    }
+
+    /// The same, with a window and other words of one's own.
+    pub fn guard_with(self, attach: &str, words: &str) -> Result<Stage> {
         let Open { servers, pair } = self;
-        let ports: Vec<String> = (PORT..=LAST_PORT).map(|port| port.to_string()).collect();
-        let words = format!("--attach {attach} --port {} {WORDS}", ports.join(","));
+        let ports = ports(PORT..=LAST_PORT);
+        let words = format!("--attach {attach} --port {ports} --max-ping-rate {LIMIT} {words}");
         let guard = Guard::start(&pair.server, &words)?;
         Ok(Stage { guard, servers, pair })
     }
+}
+
+/// A list for `--port`.
+pub fn ports(range: RangeInclusive<u16>) -> String {
+    range.map(|port| port.to_string()).collect::<Vec<_>>().join(",")
 }
 
 /// Servers, all behind one guard.
@@ -126,15 +139,17 @@ impl Stage {
             let talking = scope.spawn(|| talk(&mut client, &over));
             let result = attack();
             over.store(true, Relaxed);
-            talking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            result
+            let talked = talking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            talked.context(HONEST)?;
+            Ok::<_, anyhow::Error>(result)
         })?;
-        self.exact(&client).context("the honest client")?;
+        self.exact(&client).context(HONEST)?;
         client.close()?;
-        Ok(result)
+        result
     }
 
-    fn exact(&self, client: &Client) -> Result<()> {
+    /// All that the client sent was answered, and counted.
+    pub fn exact(&self, client: &Client) -> Result<()> {
         let sent = client.sent();
         let answered = client.wait(WAIT, |r| r.messages == sent.messages && r.pongs == sent.pings);
         ensure!(answered, "{sent:?} was sent, {:?}", client.received());

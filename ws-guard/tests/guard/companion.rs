@@ -1,10 +1,12 @@
 //! `run --listen`: the companion server inside the daemon, behind the daemon's own guard.
 use std::{
-    net::SocketAddr,
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
     frame::Frame,
@@ -13,7 +15,7 @@ use ws_guard_testkit::{
 
 use crate::{
     process::Guard,
-    stage::{Flow, PORT, WAIT},
+    stage::{Flow, PORT, WAIT, eventually},
     talk::{pings, round_trip},
 };
 
@@ -55,5 +57,71 @@ fn it_serves_and_follows_the_policy() -> Result<()> {
     ensure!(client.received().pongs == 5, "{} pongs", client.received().pongs);
     client.send_one(Frame::text("still open"))?;
     client.close()?;
+    guard.finish()
+}
+
+/// Offer two subprotocols; the version in the answer.
+fn version(pair: &Pair, server: SocketAddr) -> Result<String> {
+    let mut stream = pair.client.run(|| TcpStream::connect_timeout(&server, WAIT))??;
+    stream.set_read_timeout(Some(WAIT))?;
+    stream.write_all(
+        b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+          Sec-WebSocket-Protocol: v1, v2+compression\r\n\r\n",
+    )?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head)?.to_lowercase();
+    let field = head.lines().find_map(|line| line.strip_prefix("x-ws-protocol-version: "));
+    Ok(field.with_context(|| head.clone())?.to_owned())
+}
+
+/// The options of `serve`, and the server's section of the daemon's own file, read again with it.
+#[test]
+fn it_takes_the_options_of_serve_and_the_daemons_file() -> Result<()> {
+    needs_root!();
+    let pair = Pair::new(PairOptions::default())?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("guard.toml");
+    let with = |rate: u32, offer: &str| {
+        let text = format!("max-ping-rate = {rate}\n[[server.protocol]]\noffer = \"{offer}\"\n");
+        fs::write(&file, text).context("writing the file")
+    };
+    with(40, "v1")?;
+    let words = format!(
+        "--port {PORT} --listen [::]:{PORT} --access-log /dev/null --config {} \
+         --max-connections 1 --stall-refuse 1h --stall-shed 1h --state-file none",
+        file.display()
+    );
+    let guard = Guard::start(&pair.server, &words)?;
+    let server = (Family::V4.server(), PORT).into();
+    ensure!(version(&pair, server)? == "v1");
+    // `--max-connections` is the server's: a second one at a time is refused.
+    let client = connect(&pair, server)?;
+    ensure!(Client::connect(&pair.client, server, ConnectOptions::default()).is_err());
+    client.close()?;
+
+    // An error in the server's section keeps the whole file from being taken over.
+    with(50, "not a name")?;
+    eventually("the error is told", || {
+        Ok(guard.log().contains("\"not a name\" is no name of a protocol"))
+    })?;
+    let rate = || -> Result<serde_json::Value> {
+        Ok(guard.ask::<serde_json::Value>("policy get")?["max_ping_rate"].clone())
+    };
+    ensure!(rate()? == 40, "{}", rate()?);
+    eventually(
+        "the old table is in force",
+        || Ok(version(&pair, server).is_ok_and(|v| v == "v1")),
+    )?;
+    with(50, "v2+compression")?;
+    eventually("the new table is in force", || {
+        Ok(version(&pair, server).is_ok_and(|version| version == "v2+compression"))
+    })?;
+    ensure!(rate()? == 50, "{}", rate()?);
     guard.finish()
 }

@@ -32,4 +32,6 @@ mod retransmission;
 mod stage;
 mod statistics;
 mod talk;
+mod tls;
 mod tunnels;
+mod wss;

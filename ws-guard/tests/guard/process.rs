@@ -3,7 +3,10 @@ use std::{
     fs,
     path::PathBuf,
     process::Command,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::{
+        Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -13,6 +16,7 @@ use aya::{
     maps::MapInfo,
     programs::{loaded_links, loaded_programs},
 };
+use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 use ws_guard_testkit::{
     netns::{INTERFACE, Namespace},
@@ -26,7 +30,11 @@ const FREE: Duration = Duration::from_secs(10);
 
 /// A daemon with a pin directory and a control socket of its own; unloaded when dropped.
 pub struct Guard {
-    daemon: Process,
+    daemon: Mutex<Process>,
+    /// Held by a restart: who asks meanwhile waits for its end.
+    restarting: RwLock<()>,
+    /// Of `run`.
+    words: Vec<String>,
     namespace: PathBuf,
     pin_dir: PathBuf,
     socket: PathBuf,
@@ -41,28 +49,64 @@ impl Guard {
         let name = format!("wsg-guard-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{name}"));
         let socket = std::env::temp_dir().join(format!("{name}.sock"));
+        let mut run = vec!["run", "--interface", INTERFACE];
+        run.extend(words.split_whitespace());
+        for size in ["--max-flows", "--max-sources"] {
+            if !run.contains(&size) {
+                run.extend([size, "1024"]);
+            }
+        }
+        let words: Vec<String> = run.into_iter().map(str::to_owned).collect();
         let mut command = namespace.command(env!("CARGO_BIN_EXE_ws-guard"));
-        command.arg("--pin-dir").arg(&pin_dir).arg("--control-socket").arg(&socket);
-        command.args(["run", "--interface", INTERFACE, "--max-flows", "1024"]);
-        command.args(["--max-sources", "1024"]).args(words.split_whitespace());
-        let daemon = Process::spawn("ws-guard run", command)?;
-        let mut guard = Guard { daemon, namespace: namespace.path(), pin_dir, socket, gone: false };
+        command.arg("--pin-dir").arg(&pin_dir).arg("--control-socket").arg(&socket).args(&words);
+        let daemon = Mutex::new(Process::spawn("ws-guard run", command)?);
+        let namespace = namespace.path();
+        let restarting = RwLock::default();
+        let guard = Guard { daemon, restarting, words, namespace, pin_dir, socket, gone: false };
         guard.wait_attached()?;
         Ok(guard)
     }
 
-    fn wait_attached(&mut self) -> Result<()> {
+    fn daemon(&self) -> MutexGuard<'_, Process> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Kill the daemon, and start another one on its pins.
+    #[allow(dead_code, reason = "not every test target that has this file does")]
+    pub fn restart(&self) -> Result<()> {
+        let _nobody_asks = self.restarting.write().unwrap_or_else(PoisonError::into_inner);
+        let mut command = self.command();
+        command.args(&self.words);
+        let mut daemon = self.daemon();
+        daemon.signal(Signal::SIGKILL)?;
+        while daemon.ended()?.is_none() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        *daemon = Process::spawn("ws-guard run", command)?;
+        drop(daemon);
+        self.wait_attached()
+    }
+
+    #[allow(dead_code, reason = "not every test target that has this file asks")]
+    pub fn pid(&self) -> u32 {
+        self.daemon().pid()
+    }
+
+    fn wait_attached(&self) -> Result<()> {
         let deadline = Instant::now() + START;
+        let pid = self.daemon().pid();
         loop {
-            let error = match self.ask::<serde_json::Value>("status") {
-                Ok(status) if status["interfaces"][0]["egress"].is_string() => return Ok(()),
+            let error = match self.status() {
+                Ok(status) if status["pid"] == pid && attached(&status) => return Ok(()),
                 Ok(status) => anyhow::anyhow!("it is not attached: {status}"),
                 Err(error) => error,
             };
-            if self.daemon.ended()?.is_some() || Instant::now() > deadline {
-                let said = self.daemon.lines().join("\n");
+            let mut daemon = self.daemon();
+            if daemon.ended()?.is_some() || Instant::now() > deadline {
+                let said = daemon.lines().join("\n");
                 bail!("ws-guard did not start: {error:#}\nit said:\n{said}");
             }
+            drop(daemon);
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -70,14 +114,28 @@ impl Guard {
     /// Run a subcommand; its words are parted by spaces. In the namespace, as its interfaces can be
     /// found nowhere else.
     pub fn run(&self, words: &str) -> Result<Vec<u8>> {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace.display())).arg("--");
-        command.arg(env!("CARGO_BIN_EXE_ws-guard")).arg("--pin-dir").arg(&self.pin_dir);
-        command.arg("--control-socket").arg(&self.socket).args(words.split_whitespace());
-        let output = command.output().context("running ws-guard")?;
+        let _no_restart = self.restarting.read().unwrap_or_else(PoisonError::into_inner);
+        self.run_now(words)
+    }
+
+    fn run_now(&self, words: &str) -> Result<Vec<u8>> {
+        let output = self.command().args(words.split_whitespace()).output();
+        let output = output.context("running ws-guard")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`ws-guard {words}` failed: {}", said.trim());
         Ok(output.stdout)
+    }
+
+    fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&self.run_now("status -o json")?)?)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace.display())).arg("--");
+        command.arg(env!("CARGO_BIN_EXE_ws-guard")).arg("--pin-dir").arg(&self.pin_dir);
+        command.arg("--control-socket").arg(&self.socket);
+        command
     }
 
     /// What a subcommand says with `-o json`.
@@ -88,9 +146,14 @@ impl Guard {
         })
     }
 
+    /// Its control socket.
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
     /// What the daemon has logged.
     pub fn log(&self) -> String {
-        self.daemon.lines().join("\n")
+        self.daemon().lines().join("\n")
     }
 
     /// End the daemon, unload, and make sure that nothing of it is left: no pin, program, link or
@@ -129,7 +192,7 @@ impl Guard {
     }
 
     fn remove(&mut self) -> Result<()> {
-        self.daemon.terminate()?;
+        self.daemon().terminate()?;
         let unloaded = self.run("unload");
         // The socket belongs to the daemon; this is for one that did not end by itself.
         if unloaded.is_err() {
@@ -148,6 +211,10 @@ impl Drop for Guard {
             }
         }
     }
+}
+
+fn attached(status: &serde_json::Value) -> bool {
+    status["interfaces"][0]["egress"].is_string()
 }
 
 /// Ids of the links that hold one of these programs.

@@ -143,7 +143,7 @@ impl Stage {
 }
 
 /// How the guard names the source at an address: the address, or its /64.
-fn source_name(address: IpAddr) -> String {
+pub fn source_name(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {

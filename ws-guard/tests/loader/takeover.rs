@@ -140,9 +140,12 @@ const DAEMON: [&str; 2] = ["WSG_TEST_PIN_DIR", "WSG_TEST_ATTACH"];
 #[test]
 #[ignore = "started by a_daemon_may_die_at_any_moment"]
 fn killed_daemon() -> Result<()> {
-    let [pin_dir, attach] = DAEMON.map(env::var);
-    let mode = AttachMode::from_str(&attach?, true).map_err(anyhow::Error::msg)?;
-    let pins = PinDir(pin_dir?.into());
+    let [Ok(pin_dir), Ok(attach)] = DAEMON.map(env::var) else {
+        println!("skipped: this is no test, but what another one starts");
+        return Ok(());
+    };
+    let mode = AttachMode::from_str(&attach, true).map_err(anyhow::Error::msg)?;
+    let pins = PinDir(pin_dir.into());
     loop {
         pins.load()?.attach(INTERFACE, mode)?;
     }

@@ -74,6 +74,8 @@ pub enum Step {
     Packet(Sent),
     /// An operator throttles the source of the first connection.
     Throttle,
+    /// A terminator reports so many pings of it.
+    Report(u32),
     Wait(Duration),
 }
 
@@ -203,6 +205,11 @@ impl Case {
 
     pub fn throttle(mut self) -> Case {
         self.steps.push(Step::Throttle);
+        self
+    }
+
+    pub fn report(mut self, pings: u32) -> Case {
+        self.steps.push(Step::Report(pings));
         self
     }
 

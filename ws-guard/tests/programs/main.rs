@@ -8,6 +8,7 @@ mod headers;
 mod play;
 mod streams;
 mod throttling;
+mod tls;
 mod tunnels;
 mod verifier;
 
@@ -49,6 +50,7 @@ fn table() -> Vec<Case> {
     cases.extend(streams::cases());
     cases.extend(throttling::cases());
     cases.extend(forged::cases());
+    cases.extend(tls::cases());
     cases
 }
 

@@ -50,6 +50,7 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
         let result = match step {
             Step::Packet(sent) => send(programs, sent, case.tunnel, hook, family),
             Step::Throttle => programs.throttle(source(family)),
+            Step::Report(pings) => programs.report(source(family), *pings),
             Step::Wait(time) => {
                 thread::sleep(*time);
                 Ok(())

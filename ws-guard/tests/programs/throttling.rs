@@ -318,7 +318,7 @@ fn neighbours() -> Vec<Case> {
             .client(pings(1))
             .client(pings(1))
             .defused(&[0])
-            .counts(&[(Pings, 34), (Defused, 2), (Throttled, 1)]),
+            .counts(&[(Pings, 34), (Defused, 2), (Throttled, 1), (Spared, 2)]),
         case("another source never notices")
             .open()
             .on(2)

@@ -13,6 +13,7 @@ macro_rules! needs_root {
 }
 
 mod cpus;
+mod events;
 mod interface;
 mod kept;
 mod killed;

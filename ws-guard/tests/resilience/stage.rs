@@ -19,6 +19,7 @@ use ws_guard_testkit::{
     leftovers::{Footprint, hooks},
     netns::{Family, INTERFACE, Pair, PairOptions},
     process::Process,
+    programs::OBJECT_VARIABLE,
     servers::{Library, Server, Totals},
 };
 
@@ -39,6 +40,8 @@ pub struct Stage {
     pin_dir: PathBuf,
     socket: PathBuf,
     options: Vec<String>,
+    /// The kernel programs that the next daemon loads, where they are not its own.
+    pub object: Option<PathBuf>,
     footprint: Footprint,
     hooks: String,
     pub pair: Pair,
@@ -62,6 +65,7 @@ impl Stage {
             footprint: Footprint::default(),
             hooks: hooks(&pair.server, INTERFACE)?,
             options: options.iter().map(ToString::to_string).collect(),
+            object: None,
             pin_dir,
             socket,
             pair,
@@ -74,6 +78,12 @@ impl Stage {
 
     /// Start the daemon and wait until it is attached.
     pub fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_attached()
+    }
+
+    /// Start the daemon.
+    pub fn spawn(&mut self) -> Result<()> {
         let mut command = self.pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
         command.args(&self.place).args(["run", "--interface", INTERFACE]);
         command.args(["--metrics-listen", METRICS]);
@@ -82,8 +92,15 @@ impl Stage {
         }
         command.arg("--state-file").arg(self.state_file());
         command.args(&self.options);
+        if let Some(object) = &self.object {
+            command.env(OBJECT_VARIABLE, object);
+        }
         self.daemon = Some(Process::spawn("ws-guard run", command)?);
-        self.wait_attached()
+        Ok(())
+    }
+
+    pub fn pin_dir(&self) -> &std::path::Path {
+        &self.pin_dir
     }
 
     pub fn socket(&self) -> &std::path::Path {

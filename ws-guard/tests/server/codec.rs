@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 use tungstenite::{Message as Theirs, WebSocket, protocol::WebSocketConfig};
 use ws_guard::server::protocol::{
-    Decoder, Event, Kind, Limits, ProtocolError, Role, close, deflate::Inflater,
+    Decoder, Event, Kind, Limits, Message, ProtocolError, Role, close, deflate::Inflater,
 };
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
@@ -91,6 +91,20 @@ proptest! {
     }
 
     #[test]
+    fn what_is_streamed_is_the_message(
+        frames in frames(true),
+        sizes in prop::collection::vec(1usize..40, 1..10),
+    ) {
+        let bytes = encode(&frames);
+        let limits = Limits { message: 1 << 20, ..LIMITS };
+        let whole = decode(Decoder::new(Role::Server, limits, None), [bytes.as_slice()]);
+        let mut streaming = Decoder::new(Role::Server, limits, None);
+        streaming.stream();
+        let (chunks, error) = decode(streaming, cut(&bytes, &sizes));
+        prop_assert_eq!(whole, (joined(chunks), error));
+    }
+
+    #[test]
     fn rubbish_does_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         for deflate in [false, true] {
             let (events, _) = decode(decoder(Role::Server, deflate), [bytes.as_slice()]);
@@ -120,9 +134,30 @@ proptest! {
     }
 }
 
+/// Messages put together from chunks, with what came between them.
+fn joined(events: Vec<Event>) -> Vec<Event> {
+    let mut open = Vec::new();
+    let join = |event| match event {
+        Event::Chunk(chunk) => {
+            assert_eq!(chunk.first, open.is_empty());
+            let (kind, last) = (chunk.kind, chunk.last);
+            open.push(chunk);
+            last.then(|| {
+                let chunks = std::mem::take(&mut open);
+                assert!(chunks.iter().all(|chunk| chunk.kind == kind));
+                let payload = chunks.iter().map(|chunk| &chunk.payload[..]).collect::<Vec<_>>();
+                Event::Message(Message { kind, payload: payload.concat().into() })
+            })
+        }
+        event => Some(event),
+    };
+    events.into_iter().filter_map(join).collect()
+}
+
 fn size(event: &Event) -> usize {
     match event {
         Event::Message(message) => message.payload.len(),
+        Event::Chunk(chunk) => chunk.payload.len(),
         Event::Ping(payload) | Event::Pong(payload) => payload.len(),
         Event::Close(close) => close.as_ref().map_or(0, |close| close.reason.len()),
     }
@@ -144,6 +179,7 @@ fn comparable(events: &[Event]) -> Vec<Said> {
             Said::Text(message.payload.to_vec())
         }
         Event::Message(message) => Said::Binary(message.payload.to_vec()),
+        Event::Chunk(chunk) => panic!("nobody asked for {chunk:?}"),
         Event::Ping(payload) => Said::Ping(payload.to_vec()),
         Event::Pong(payload) => Said::Pong(payload.to_vec()),
         Event::Close(close) => {

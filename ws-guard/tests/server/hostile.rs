@@ -1,4 +1,24 @@
-//! Bugs that others had.
+//! Bugs that others had, each with a test here or where it belongs:
+//!
+//! | bug | test |
+//! |---|---|
+//! | negative or invalid length (Tomcat CVE-2020-13935, nginx Unit CVE-2025-1695) | [`impossible_lengths`] |
+//! | unknown opcode with a large payload (Jetty CVE-2026-19204) | [`an_unknown_opcode_is_refused_at_its_header`] |
+//! | a buffer leaked per PONG (Undertow CVE-2021-3690) | `leaks::pongs_that_nobody_asked_for` |
+//! | tiny fragments (ws CVE-2026-48779) | [`a_million_empty_fragments`], `leaks::a_million_fragments` |
+//! | a flood of header fields (tungstenite CVE-2023-43669) | `handshake::a_flood_of_headers_is_cut_off` |
+//! | memory disclosed in a ping (ws GHSA-2mhh-w6q8-5hxw) | `pings::a_pong_is_the_ping_to_the_byte` |
+//! | reads that are not cancel-safe (fastwebsockets #64) | [`a_frame_survives_what_happens_meanwhile`], `codec::any_cut_gives_the_same_events` |
+//!
+//! And what a client can do without an error:
+//!
+//! | client | test |
+//! |---|---|
+//! | sends a byte at a time | `closing::a_slow_sender_is_dropped`, `handshake::a_handshake_takes_no_longer_than_it_may`, `leaks::frames_that_do_not_go_on` |
+//! | never finishes a handshake | `handshake::a_handshake_takes_no_longer_than_it_may`, `leaks::handshakes_that_do_not_go_on`, `rollout::who_never_agrees_on_keys_is_closed` |
+//! | never reads | `closing::a_slow_reader_is_dropped`, `memory::a_flood_of_pings_takes_no_memory` |
+//! | sends a million empty fragments | [`a_million_empty_fragments`], `leaks::a_million_fragments` |
+//! | closes half-way | [`half_closed_in_the_middle_of_a_frame`], `closing::a_client_that_goes_without_a_word`, `leaks::messages_that_end_half_way` |
 
 use std::{
     io::Write,
@@ -58,13 +78,34 @@ fn a_million_empty_fragments() {
     assert_eq!(stage.metric(kind), 1.0);
 }
 
+/// fastwebsockets #64: what was read of a frame is lost when something else is done before its rest
+/// comes. Here timers fire, pings are sent and other messages are written between any two bytes.
+#[test]
+fn a_frame_survives_what_happens_meanwhile() {
+    let stage = Stage::start(|config| {
+        config.heartbeat.ping_interval = Duration::from_millis(40);
+        config.heartbeat.pong_timeout = Duration::from_millis(40);
+    });
+    let mut client = Client::connect(stage.address);
+    let text = "byte by byte";
+    for byte in encode(&[Frame::text(text), Frame::ping("and a ping")]) {
+        client.write(&[byte]);
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    let frames: Vec<Frame> = std::iter::from_fn(|| client.next())
+        .filter(|frame| frame.opcode != opcode::PING)
+        .take(2)
+        .collect();
+    assert_eq!((frames[0].opcode, &frames[0].payload[..]), (opcode::TEXT, text.as_bytes()));
+    assert_eq!((frames[1].opcode, &frames[1].payload[..]), (opcode::PONG, &b"and a ping"[..]));
+    let sent = "wsguard_server_pings_total{what=\"sent\"}";
+    assert!(stage.metric(sent) >= 1.0, "nothing happened meanwhile");
+}
+
 /// A bomb of 1000 to 1 is refused for what it would become.
 #[test]
 fn a_compression_bomb() {
     let stage = Stage::start(|config| config.limits.message = 1 << 20);
-    let fields = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
-    let stream = super::stage::connect(stage.address);
-    let mut client = Client::request(stream, fields, &[]);
     let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
     let mut bomb = Vec::with_capacity(1 << 20);
     deflate.compress_vec(&vec![0; 100 << 20], &mut bomb, flate2::FlushCompress::Sync).unwrap();
@@ -72,6 +113,9 @@ fn a_compression_bomb() {
     bomb.truncate(bomb.len() - 4);
     let mut frame = Frame::new(opcode::BINARY, bomb);
     frame.rsv = 4;
+    let fields = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let stream = super::stage::connect(stage.address);
+    let mut client = Client::request(stream, fields, &[]);
     client.send(&[frame]);
     assert_eq!(client.close_code(), Some(1009));
 }

@@ -2,13 +2,17 @@
 //! here needs privileges.
 
 mod autobahn;
+mod client_certificates;
 mod closing;
 mod codec;
+mod connections;
 mod handshake;
 mod hostile;
+mod leaks;
 mod memory;
 mod packets;
 mod pings;
+mod rollout;
 mod served;
 mod stage;
 mod stalls;

@@ -70,6 +70,10 @@ impl Stage {
         start.elapsed()
     }
 
+    pub fn config(&self) -> &Config {
+        &self.server.as_ref().expect("it is still there").service().config
+    }
+
     fn lines(&self) -> Vec<Value> {
         let bytes = self.lines.0.lock().unwrap();
         let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
@@ -126,8 +130,13 @@ impl Client {
     }
 
     /// Upgrade with more header fields (each ending in a line break), and frames right behind them.
-    pub fn request(mut stream: TcpStream, fields: &str, early: &[Frame]) -> Client {
-        let mut bytes = format!("{REQUEST}{fields}\r\n").into_bytes();
+    pub fn request(stream: TcpStream, fields: &str, early: &[Frame]) -> Client {
+        Client::ask(stream, &format!("{REQUEST}{fields}"), early)
+    }
+
+    /// The same with a request of one's own, without the empty line at its end.
+    pub fn ask(mut stream: TcpStream, request: &str, early: &[Frame]) -> Client {
+        let mut bytes = format!("{request}\r\n").into_bytes();
         bytes.extend(encode(early));
         stream.write_all(&bytes).unwrap();
         let mut client = Client {

@@ -1,16 +1,16 @@
 //! `cargo xtask bench kernel`: nanoseconds a packet, and the ratios that are to hold.
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use ws_guard_testkit::{programs::Programs, skip_reason, tools};
+use ws_guard_testkit::skip_reason;
 
 use super::{
     rows::{self, Limit, Row},
-    run,
+    run::Loaded,
     table::{self, Sample},
 };
 use crate::{build_ebpf, setup};
@@ -43,9 +43,8 @@ pub fn main(args: Args) -> Result<()> {
             found.with_context(|| format!("the build did not make {OBJECT}"))?
         }
     };
-    let mut programs = Programs::load(&object, &run::PROGRAMS, &[])?;
+    let mut programs = Loaded::new(&object)?;
     stay_on_one_cpu()?;
-    run::prepare(&mut programs)?;
     let rows = rows::rows();
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); rows.len()];
     for round in 1..=args.rounds {
@@ -56,22 +55,16 @@ pub fn main(args: Args) -> Result<()> {
     }
     let results = table::results(&rows, &samples);
     println!("{}", table::render(&results));
-    let path = tools::target().join("bench/kernel.json");
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(&path, table::json(args.repeats, &results)?)
-        .with_context(|| format!("writing {}", path.display()))?;
-    Ok(())
+    super::write("kernel", &results)
 }
 
 /// Measure a row with what it is compared with right before it: a busy machine is slower in one
 /// second than in the next.
-fn sample(programs: &mut Programs, rows: &[Row], row: &Row, repeats: u32) -> Result<Sample> {
+fn sample(programs: &mut Loaded, rows: &[Row], row: &Row, repeats: u32) -> Result<Sample> {
     let mut time = |name: &str| {
         let found = rows.iter().find(|other| other.is(name, row.hook));
         let found = found.with_context(|| format!("no row {name:?} for {}", row.hook.name()))?;
-        run::measure(programs, found, repeats)
+        programs.measure(found, repeats)
     };
     Ok(Sample {
         reference_ns: time(row.reference)?,

@@ -1,12 +1,19 @@
 //! `cargo xtask bench`: what ws-guard costs.
+mod defences;
 mod kernel;
+mod loss;
 #[path = "../../../ws-guard-ebpf/src/bin/ws-guard-bench/patch.rs"]
 mod patch;
 mod rows;
 mod run;
+mod server;
 mod table;
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use ws_guard_testkit::tools;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -18,10 +25,56 @@ pub struct Args {
 enum What {
     /// Time a packet in the kernel programs, beside programs that do less
     Kernel(kernel::Args),
+    /// Measure what the guard costs clients on paths that lose and reorder packets
+    Loss(loss::Args),
+    /// Let the companion server and servers on other libraries echo, and hold idle connections
+    Server(server::Args),
 }
 
 pub fn main(args: Args) -> Result<()> {
     match args.what {
         What::Kernel(args) => kernel::main(args),
+        What::Loss(args) => loss::main(args),
+        What::Server(args) => server::main(args),
+    }
+}
+
+/// What a run came to, with the kernel it ran on, as JSON below the build's own directory.
+fn write<T: Serialize>(name: &str, results: &T) -> Result<()> {
+    #[derive(Serialize)]
+    struct Report<'a, T> {
+        kernel: String,
+        results: &'a T,
+    }
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let report = Report { kernel: kernel.trim().to_owned(), results };
+    let path = tools::target().join("bench").join(name).with_extension("json");
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let text = serde_json::to_string_pretty(&report).context("writing JSON")?;
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// The middle one, or the mean of the two in the middle.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.len() % 2, values.get(middle)) {
+        (1, Some(value)) => *value,
+        (_, Some(value)) => (values[middle - 1] + value) / 2.0,
+        _ => f64::NAN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median([9.0, 1.0, 5.0].into_iter()), 5.0);
+        assert_eq!(median([9.0, 1.0, 5.0, 6.0].into_iter()), 5.5);
     }
 }

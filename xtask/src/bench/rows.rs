@@ -1,6 +1,8 @@
-//! What is measured: one row a kind of packet.
+//! What is measured: one row a kind of packet. Those of the defences are in [`super::defences`].
 use ws_guard_common::maps::{Counter, action};
 use ws_guard_testkit::frame::{Frame, encode, opcode};
+
+use super::defences;
 
 /// Where a program is attached in real life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -37,6 +39,18 @@ pub enum Limit {
 pub const PARSE: &str = "baseline: parse";
 pub const LOOK_UP: &str = "baseline: parse, one look-up";
 
+/// What comes before a row's packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// A request and its answer.
+    Flow,
+    /// A request without an answer.
+    Request,
+    /// Data of the server alone: the connection is older than the guard.
+    Stranger,
+    Nothing,
+}
+
 /// What each repeat must count.
 pub type Work = Vec<(Counter, u64)>;
 
@@ -59,10 +73,26 @@ pub struct Row {
     pub acknowledges: u32,
     /// The source is throttled, and this is done about it.
     pub throttled: Option<u8>,
+    /// How the connection came about.
+    pub opening: Opening,
+    /// Bytes that are missing before the packet.
+    pub skips: u32,
+    /// The packet acknowledges so many bytes that the server never sent.
+    pub ack_ahead: u32,
+    /// The packet is the same in each run: sent again.
+    pub again: bool,
+    /// There are thousands of rules, none of which covers the client.
+    pub rules: bool,
+    /// Every class of frames has a limit.
+    pub classes: bool,
+    /// The packet is the first fragment of an IP packet.
+    pub fragment: bool,
+    /// The packet is inside VXLAN, and the programs look into it.
+    pub tunnel: bool,
     /// Of [`Work`], for one repeat.
     pub work: Work,
-    /// Pings in the packet: they must stay below the highest limit that can be set.
-    pub pings: u32,
+    /// Frames in the packet that have a limit: they must stay below the highest that can be set.
+    pub limited: u32,
     pub verdict: u32,
 }
 
@@ -74,7 +104,7 @@ const TC_SHOT: u32 = 2;
 /// What the issue of the first version asks for: 8 ns where one look-up takes 53.
 const FURTHER: f64 = 8.0 / 53.0;
 
-fn pings(count: usize) -> Vec<u8> {
+pub fn pings(count: usize) -> Vec<u8> {
     encode(&vec![Frame::ping([]); count])
 }
 
@@ -91,7 +121,7 @@ fn endless() -> Vec<u8> {
 }
 
 impl Row {
-    fn new(hook: Hook, name: &'static str, program: &'static str) -> Row {
+    pub fn new(hook: Hook, name: &'static str, program: &'static str) -> Row {
         Row {
             name,
             hook,
@@ -103,8 +133,16 @@ impl Row {
             unprotected: false,
             acknowledges: 0,
             throttled: None,
+            opening: Opening::Flow,
+            skips: 0,
+            ack_ahead: 0,
+            again: false,
+            rules: false,
+            classes: false,
+            fragment: false,
+            tunnel: false,
             work: Vec::new(),
-            pings: 0,
+            limited: 0,
             verdict: if hook == Hook::Xdp { XDP_PASS } else { UNSPEC },
         }
     }
@@ -121,21 +159,27 @@ impl Row {
         self
     }
 
-    fn payload(mut self, payload: Vec<u8>) -> Row {
+    pub fn payload(mut self, payload: Vec<u8>) -> Row {
         self.payload = payload;
         self
     }
 
-    fn work(mut self, work: &[(Counter, u64)]) -> Row {
+    pub fn work(mut self, work: &[(Counter, u64)]) -> Row {
         self.work = work.to_vec();
         self
     }
 
-    fn pings(mut self, count: u32) -> Row {
+    pub fn pings(mut self, count: u32) -> Row {
         self.payload = pings(count as usize);
-        self.pings = count;
+        self.limited = count;
         let count = u64::from(count);
         self.work(&[(Counter::Frames, count), (Counter::Pings, count), (Counter::Defused, 0)])
+    }
+
+    /// It is dropped.
+    pub fn dropped(mut self) -> Row {
+        self.verdict = if self.hook == Hook::Xdp { XDP_DROP } else { TC_SHOT };
+        self
     }
 
     fn each_further(mut self, first: &'static str, frames: u32) -> Row {
@@ -149,6 +193,8 @@ pub fn rows() -> Vec<Row> {
     let mut rows = baselines();
     rows.extend(client(Hook::Xdp, "bench_xdp"));
     rows.extend(client(Hook::TcIngress, "bench_in"));
+    rows.extend(defences::rows(Hook::Xdp, "bench_xdp"));
+    rows.extend(defences::rows(Hook::TcIngress, "bench_in"));
     rows.extend(server());
     rows.sort_by_key(|row| row.hook as u8);
     rows
@@ -186,7 +232,6 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
     let mut dropped = row("any packet, throttled, dropped").times(1.1);
     dropped.throttled = Some(action::DROP);
     dropped.work = vec![(Counter::DroppedThrottled, 1), (Counter::Tracked, 0)];
-    dropped.verdict = if hook == Hook::Xdp { XDP_DROP } else { TC_SHOT };
     let mut rows = vec![
         unprotected.work(&[(Counter::Seen, 1), (Counter::Protected, 0)]),
         inside.work(&[(Counter::Tracked, 1), (Counter::Frames, 0)]),
@@ -203,7 +248,7 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
         let work = [(Counter::Frames, u64::from(count)), (Counter::Pings, 0)];
         rows.push(frames.work(&work).each_further("1 text frame, empty", count));
     }
-    rows.push(dropped);
+    rows.push(dropped.dropped());
     rows
 }
 

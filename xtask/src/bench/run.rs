@@ -1,17 +1,20 @@
 //! One run of one row: set the scene, warm up, measure, and prove that the work was done.
 use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
-    maps::{Address, Counter, FlowKey, Policy, action, program},
+    flood::CLASSES,
+    maps::{Address, Counter, FlowKey, LIMITS_CLASSES, Policy, Rule, Tunnels, action, program},
     window::Rate,
 };
 use ws_guard_testkit::{
+    frame::{Frame, encode, opcode},
     packets::{Connection, Packet, SWITCHING},
     programs::{Pod, Programs, Totals},
+    tunnel::Tunnel,
 };
 
 use super::{
     patch::Patch,
-    rows::{Hook, Row},
+    rows::{Hook, Opening, Row},
 };
 
 // SAFETY: `repr(C)`, integers only, and its padding has a name.
@@ -19,12 +22,20 @@ unsafe impl Pod for Patch {}
 
 /// The map that holds the [`Patch`].
 const PATCH: &str = "PATCH";
-/// Pings that a source may send: the most that can be set.
+/// Frames of a kind that a source may send: the most that can be set.
 const LIMIT: u32 = Rate::MAX_LIMIT;
-/// A run's pings stay clear of it.
-const MOST_PINGS: u32 = 900_000;
+/// A run's frames stay clear of it.
+const MOST: u32 = 900_000;
 const PROTECTED: u16 = 80;
 const UNPROTECTED: u16 = 443;
+
+/// UDP port of the tunnel that is looked into.
+const VXLAN: u16 = 4789;
+/// Rules, none of which covers the client.
+const RULES: u32 = 4_000;
+/// Offset of the flags in an IPv4 header behind Ethernet's, and the one of more fragments.
+const IP_FLAGS: usize = 14 + 6;
+const MORE_FRAGMENTS: u8 = 0x20;
 
 /// Every program that a row names, and what sets the scene.
 pub const PROGRAMS: [&str; 11] = [
@@ -41,7 +52,37 @@ pub const PROGRAMS: [&str; 11] = [
     program::CONTROL,
 ];
 
-fn policy(action: u8) -> Result<Policy> {
+/// The programs, and once more as they are where tunnels are looked into.
+pub struct Loaded {
+    plain: Programs,
+    tunnels: Programs,
+}
+
+impl Loaded {
+    pub fn new(object: &std::path::Path) -> Result<Loaded> {
+        let tunnels = Tunnels { vxlan: VXLAN, ..Tunnels::default() };
+        let mut loaded = Loaded {
+            plain: Programs::load(object, &PROGRAMS, &[])?,
+            tunnels: Programs::load_with(object, &PROGRAMS, &[], tunnels)?,
+        };
+        for programs in [&mut loaded.plain, &mut loaded.tunnels] {
+            programs.set_ports(&[PROTECTED])?;
+            for n in 0..RULES {
+                let address = std::net::Ipv4Addr::from(0xC612_0000 + n * 7);
+                programs
+                    .set_rule(address.into(), Rule { flags: Rule::ALLOW, ..Rule::default() })?;
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Measure a row: mean nanoseconds of `repeat` runs, less where its frames would reach a limit.
+    pub fn measure(&mut self, row: &Row, repeat: u32) -> Result<u64> {
+        measure(if row.tunnel { &mut self.tunnels } else { &mut self.plain }, row, repeat)
+    }
+}
+
+fn policy(row: &Row, action: u8) -> Result<Policy> {
     let rate = |limit| {
         Rate::new(limit, 10_000, 0).map_err(|error| anyhow::anyhow!("limit {limit}: {error:?}"))
     };
@@ -53,6 +94,10 @@ fn policy(action: u8) -> Result<Policy> {
         mask_v4: Address::mask(128),
         mask_v6: Address::mask(64),
         generation: 1,
+        rules: if row.rules { RULES } else { 0 },
+        flags: if row.classes { LIMITS_CLASSES } else { 0 },
+        class_limits: [rate(if row.classes { LIMIT } else { 0 })?; CLASSES],
+        tiny_bytes: 8,
         ..Policy::default()
     })
 }
@@ -90,14 +135,8 @@ fn once(programs: &mut Programs, program: &str, packet: &Packet) -> Result<()> {
     Ok(())
 }
 
-/// The programs, the protected port.
-pub fn prepare(programs: &mut Programs) -> Result<()> {
-    programs.set_ports(&[PROTECTED])
-}
-
-/// Measure a row: mean nanoseconds of `repeat` runs, less where its pings would reach the limit.
-pub fn measure(programs: &mut Programs, row: &Row, repeat: u32) -> Result<u64> {
-    let repeat = MOST_PINGS.checked_div(row.pings).map_or(repeat, |most| repeat.min(most));
+fn measure(programs: &mut Programs, row: &Row, repeat: u32) -> Result<u64> {
+    let repeat = MOST.checked_div(row.limited).map_or(repeat, |most| repeat.min(most));
     let warm_up = repeat / 20 + 16;
     let (bytes, patch) = scene(programs, row)?;
     programs.set(PATCH, 0, patch)?;
@@ -114,17 +153,16 @@ pub fn measure(programs: &mut Programs, row: &Row, repeat: u32) -> Result<u64> {
 fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     let connection = connection()?;
     programs.forget()?;
-    programs.set_policy(policy(action::DEFUSE)?)?;
-    once(programs, "bench_xdp", &connection.request())?;
-    once(programs, "bench_out", &connection.answer(SWITCHING))?;
+    programs.set_policy(policy(row, action::DEFUSE)?)?;
+    open(programs, row.opening, &connection)?;
     if !row.before.is_empty() {
         once(programs, "bench_xdp", &connection.from_client(0, &*row.before))?;
     }
     if let Some(action) = row.throttled {
         programs.throttle(connection.client.ip())?;
-        programs.set_policy(policy(action)?)?;
+        programs.set_policy(policy(row, action)?)?;
     }
-    let at = row.before.len() as u32;
+    let at = if row.again { row.skips } else { row.before.len() as u32 };
     let mut packet = match row.hook {
         Hook::TcEgress => connection.from_server(0, at, &*row.payload),
         _ => connection.from_client(at, &*row.payload),
@@ -133,10 +171,36 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
         let port = if row.hook == Hook::TcEgress { &mut packet.from } else { &mut packet.to };
         port.set_port(UNPROTECTED);
     }
-    let (bytes, mut patch) = fixed(&packet)?;
-    patch.seq_step = row.payload.len() as u32;
+    packet.ack = packet.ack.wrapping_add(row.ack_ahead);
+    let (mut bytes, mut patch) = fixed(&packet)?;
+    patch.seq_step = if row.again { 0 } else { row.payload.len() as u32 };
     patch.ack_step = row.acknowledges;
+    if row.fragment {
+        bytes[IP_FLAGS] |= MORE_FRAGMENTS;
+    }
+    if row.tunnel {
+        let inside = bytes.len();
+        let hosts = (connection.server.ip(), connection.client.ip());
+        bytes = Tunnel::Vxlan(VXLAN).around(&bytes, hosts)?;
+        patch.around = u8::try_from(bytes.len() - inside)?;
+    }
     Ok((bytes, patch))
+}
+
+/// What comes before a row's first packet.
+fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> Result<()> {
+    match opening {
+        Opening::Flow => {
+            once(programs, "bench_xdp", &connection.request())?;
+            once(programs, "bench_out", &connection.answer(SWITCHING))
+        }
+        Opening::Request => once(programs, "bench_xdp", &connection.request()),
+        Opening::Stranger => {
+            let frame = Frame { mask: None, ..Frame::new(opcode::TEXT, *b"from before") };
+            once(programs, "bench_out", &connection.from_server(0, 0, encode(&[frame])))
+        }
+        Opening::Nothing => Ok(()),
+    }
 }
 
 /// Fail unless each repeat did what the row says, and the stream went on.
@@ -158,6 +222,9 @@ fn prove(
     let advanced = (end.seq.wrapping_sub(start.seq), end.ack.wrapping_sub(start.ack));
     let wanted = (runs.wrapping_mul(start.seq_step), runs.wrapping_mul(start.ack_step));
     ensure!(advanced == wanted, "the stream advanced by {advanced:?} bytes, not {wanted:?}");
+    if row.opening != Opening::Flow {
+        return Ok(());
+    }
     let connection = connection()?;
     let key = FlowKey::new(connection.client, connection.server);
     let flow = programs.flow(key)?.context("the flow is gone")?;

@@ -1,9 +1,11 @@
 //! What was measured, as a table and as JSON.
-use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::rows::{Hook, Limit, Row};
+use super::{
+    median,
+    rows::{Hook, Limit, Row},
+};
 
 /// What one round found for a row: mean nanoseconds a packet.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -31,25 +33,6 @@ pub struct Figures {
     ratio: f64,
     limit: Option<f64>,
     over: bool,
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    kernel: String,
-    repeats: u32,
-    results: &'a [Figures],
-}
-
-/// The middle one, or the mean of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match (values.len() % 2, values.get(middle)) {
-        (1, Some(value)) => *value,
-        (_, Some(value)) => (values[middle - 1] + value) / 2.0,
-        _ => f64::NAN,
-    }
 }
 
 impl Sample {
@@ -120,21 +103,4 @@ pub fn render(results: &[Figures]) -> String {
     let over = results.iter().filter(|figures| figures.over).count();
     let table = table.trim_fmt();
     format!("{table}\n\n{} rows, {over} over their limit", results.len())
-}
-
-pub fn json(repeats: u32, results: &[Figures]) -> Result<String> {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let report = Report { kernel: kernel.trim().to_owned(), repeats, results };
-    serde_json::to_string_pretty(&report).context("writing JSON")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median([9.0, 1.0, 5.0].into_iter()), 5.0);
-        assert_eq!(median([9.0, 1.0, 5.0, 6.0].into_iter()), 5.5);
-    }
 }

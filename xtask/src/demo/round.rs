@@ -17,9 +17,10 @@ use ws_guard_testkit::{
 };
 
 use super::{
-    guard::{Guard, SourceFigures},
+    guard::{self, SourceFigures},
     interrupt,
 };
+use crate::guard::Guard;
 
 const PORT: u16 = 9001;
 /// How long the honest client is alone at first.
@@ -68,7 +69,7 @@ pub fn run(plan: Plan) -> Result<Figures> {
     let what = if plan.guarded { "with ws-guard" } else { "without ws-guard" };
     eprintln!("  {seconds} s of flood {what} ...");
     let pair = Pair::new(PairOptions::default())?;
-    let guard = plan.guarded.then(|| Guard::start(&pair.server, PORT)).transpose()?;
+    let guard = plan.guarded.then(|| guard::start(&pair.server, PORT)).transpose()?;
     if let Some(guard) = &guard {
         eprintln!("  attached: {}", guard.modes()?);
     }
@@ -111,7 +112,8 @@ fn attack(plan: Plan, pair: &Pair, server: &Server, guard: Option<&Guard>) -> Re
     });
     let served = served.map_err(|_| anyhow!("the honest client panicked"))??;
     let after = Usage::of(server.pid()).unwrap_or_default();
-    let guard = guard.map(|guard| guard.source(Family::V4.client(FLOODER))).transpose()?.flatten();
+    let flooder = Family::V4.client(FLOODER);
+    let guard = guard.map(|guard| guard::source(guard, flooder)).transpose()?.flatten();
     let since = guard.and_then(|guard| guard.since);
     Ok(Figures {
         growth: watch.growth(),
@@ -190,7 +192,7 @@ impl Watch {
 /// Leave everything running until Enter or Ctrl-C.
 pub fn interactive(library: Library) -> Result<()> {
     let pair = Pair::new(PairOptions::default())?;
-    let guard = Guard::start(&pair.server, PORT)?;
+    let guard = guard::start(&pair.server, PORT)?;
     let server = Server::start(&pair.server, library, PORT, None)?;
     let at = server.at(Family::V4.server());
     let mut honest = connect(&pair, at, HONEST, true)?;

@@ -42,7 +42,9 @@ fn prepare(data: usize, end: usize) -> bool {
     let Some(patch) = PATCH.get_ptr_mut(0) else {
         return false;
     };
-    let Some(packet) = packet::at::<[u8; PAYLOAD + 1]>(data, end, 0) else {
+    // SAFETY: an array element, used by one run at a time.
+    let around = unsafe { (*patch).around } as usize;
+    let Some(packet) = packet::at::<[u8; PAYLOAD + 1]>(data, end, around) else {
         return false;
     };
     let packet = packet.cast::<u8>().cast_mut();
@@ -111,6 +113,12 @@ fn parses_xdp(ctx: &XdpContext) -> bool {
 #[inline(always)]
 fn parses_tc(ctx: &TcContext) -> bool {
     prepare(ctx.data(), ctx.data_end()) && skb::parse_skb(ctx, Side::Server) == Parsed::Tcp
+}
+
+/// What it costs that there is a program at all: attached to an interface, not run on built packets.
+#[xdp]
+pub fn bench_xdp_pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 #[xdp]

@@ -16,5 +16,6 @@ pub struct Patch {
     pub check: u16,
     /// The first byte behind the TCP header.
     pub first: u8,
-    pub _pad: u8,
+    /// Bytes of a tunnel around the packet: its Ethernet header begins there.
+    pub around: u8,
 }

@@ -1,6 +1,6 @@
 //! `ws-guard serve`: the companion server alone, which needs no privilege.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::pending, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use axum::{Router, routing::get};
@@ -13,16 +13,17 @@ use tokio::{
 use ws_guard_common::window::Rate;
 
 mod access;
+mod control;
+mod flags;
+mod follow;
 
-use self::access::AccessFlags;
-use super::run::log_to_stderr;
+pub use self::flags::ServerFlags;
+use super::{Global, run::log_to_stderr};
 use crate::{
-    config::{LogFormat, listen_address},
+    config::{LogFormat, listen_address, server::ServerSection, watch::Watch},
+    control::socket::Socket,
     metrics::text,
-    server::{
-        Config, PingRates, Server, access_log::AccessLog, heartbeat::Times, stall::Thresholds,
-        tls::Tls,
-    },
+    server::{Config, PingRates, Server, access_log::AccessLog, service::Service},
 };
 
 const HELP: &str = "\
@@ -33,10 +34,22 @@ or was refused, with the cause.
 Examples:
   ws-guard serve --listen :8080
   ws-guard serve --listen 127.0.0.1:8080 --metrics-listen 127.0.0.1:9464 --access-log access.jsonl
+  ws-guard serve --listen :8443 --tls-certificate chain.pem --tls-key key.pem \\
+    --tls-client-ca clients.pem --user-from certificate
+  ws-guard serve --listen :8080 --user-from query:user --config rollout.toml
 
+The file says which subprotocol who gets, a share of the users or all of them:
+  [[server.protocol]]
+  offer = \"v2+compression\"
+  features = [\"compression\"]           # and encryption, client-certificate, streaming
+  percent = 15                         # or user-id-below = 2; all users without
+It is read again when it changes and on SIGHUP; a file with an error leaves the old table in force.
+
+`ws-guard connections` lists its connections, over --control-socket, which is
+/run/ws-guard/serve.sock unless it is named. Without the right to make that one it does without.
 On the metrics port: /metrics, /healthz, /readyz, /health.
 SIGTERM and SIGINT close all connections with 1001, and end it when they are gone.
-Exit codes: 0 ended by a signal, 1 failed, 2 usage.";
+Exit codes: 0 ended by a signal, 1 failed, 2 usage, 64 bad configuration.";
 
 #[derive(Args)]
 #[command(after_help = HELP)]
@@ -62,89 +75,24 @@ pub struct Serve {
     #[arg(long, value_name = "S", env = "WS_GUARD_WINDOW_SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..=3600))]
     window_seconds: u32,
-    /// Connections at a time; above that a handshake is answered with 503
-    #[arg(long, value_name = "N", env = "WS_GUARD_MAX_CONNECTIONS", default_value_t = 16_384)]
-    max_connections: usize,
-    /// Connections of one source at a time; above that a handshake is answered with 429
-    #[arg(
-        long,
-        value_name = "N",
-        env = "WS_GUARD_MAX_CONNECTIONS_PER_SOURCE",
-        default_value_t = 16_384
-    )]
-    max_connections_per_source: usize,
-    /// Largest message in bytes, compressed and not
-    #[arg(long, value_name = "BYTES", env = "WS_GUARD_MAX_MESSAGE_SIZE", default_value_t = 16 << 20)]
-    max_message_size: usize,
-    /// Bytes that all connections together may hold in buffers; above it new ones are refused with 503
-    #[arg(long, value_name = "BYTES", env = "WS_GUARD_MEMORY_BUDGET", default_value_t = 512 << 20)]
-    memory_budget: usize,
-    /// Silence of a client before it is pinged, such as 25s
-    #[arg(long, value_name = "TIME", env = "WS_GUARD_PING_INTERVAL", default_value = "25s",
-        value_parser = time)]
-    ping_interval: Duration,
-    /// From a ping to its pong; a connection is closed after three of these
-    #[arg(long, value_name = "TIME", env = "WS_GUARD_PONG_TIMEOUT", default_value = "8s",
-        value_parser = time)]
-    pong_timeout: Duration,
-    /// Time for all connections to close in at the end
-    #[arg(long, value_name = "TIME", env = "WS_GUARD_DRAIN_TIMEOUT", default_value = "10s",
-        value_parser = time)]
-    drain_timeout: Duration,
-    /// Delay of a thread past which new connections are refused with 503
-    #[arg(long, value_name = "TIME", env = "WS_GUARD_STALL_REFUSE", default_value = "50ms",
-        value_parser = time)]
-    stall_refuse: Duration,
-    /// Delay past which idle connections are closed with 1013, some each second
-    #[arg(long, value_name = "TIME", env = "WS_GUARD_STALL_SHED", default_value = "120ms",
-        value_parser = time)]
-    stall_shed: Duration,
-    /// Time without a message after which a connection is idle
-    #[arg(long, value_name = "TIME", env = "WS_GUARD_SHED_IDLE", default_value = "30s",
-        value_parser = time)]
-    shed_idle: Duration,
-    /// Threads for connections [default: one a CPU]
-    #[arg(long, value_name = "N", env = "WS_GUARD_SHARDS",
-        value_parser = clap::value_parser!(u16).range(1..=1024))]
-    shards: Option<u16>,
-    /// Do not agree to permessage-deflate
-    #[arg(long)]
-    no_compression: bool,
     /// File to append the access log to; - is standard output
     #[arg(long, value_name = "PATH", env = "WS_GUARD_ACCESS_LOG", default_value = "-")]
     access_log: PathBuf,
-    /// Connections of one user at a time; above that a handshake is answered with 429
-    #[arg(
-        long,
-        value_name = "N",
-        env = "WS_GUARD_MAX_CONNECTIONS_PER_USER",
-        default_value_t = 16_384
-    )]
-    max_connections_per_user: usize,
-    /// Chain of certificates in PEM: with it, TLS is all that is spoken. Read again when it changes
-    #[arg(long, value_name = "FILE", env = "WS_GUARD_TLS_CERTIFICATE", requires = "tls_key")]
-    tls_certificate: Option<PathBuf>,
-    /// Private key of the certificate, in PEM
-    #[arg(long, value_name = "FILE", env = "WS_GUARD_TLS_KEY", requires = "tls_certificate")]
-    tls_key: Option<PathBuf>,
+    /// TOML file whose section `server` says which subprotocol who gets; watched for changes. It may
+    /// be that of `ws-guard run`
+    #[arg(long, value_name = "FILE", env = "WS_GUARD_CONFIG")]
+    config: Option<PathBuf>,
     #[command(flatten)]
-    access: AccessFlags,
-}
-
-/// A duration that no sum of instants can overflow.
-fn time(text: &str) -> Result<Duration, String> {
-    const LONGEST: Duration = Duration::from_secs(86_400);
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time.is_zero() || time > LONGEST {
-        return Err("must be above 0, and at most a day".into());
-    }
-    Ok(time)
+    server: ServerFlags,
 }
 
 impl Serve {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         log_to_stderr(LogFormat::Text, "info");
-        let config = self.config()?;
+        // Older than the first reading, so that no change is missed.
+        let watch = self.config.clone().map(Watch::new);
+        let section = self.config.as_deref().map(ServerSection::load).transpose()?;
+        let config = self.config(&section.unwrap_or_default())?;
         let (access_log, _flush) = AccessLog::open(&self.access_log).with_context(|| {
             format!("cannot write the access log {}", self.access_log.display())
         })?;
@@ -162,46 +110,28 @@ impl Serve {
         // signal that it does not handle.
         let signals = {
             let _entered = runtime.enter();
-            [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
+            Signals::new()?
         };
-        let tls = config.tls.clone();
+        let following = follow::Follow {
+            file: self.config,
+            watch,
+            negotiation: config.negotiation.clone(),
+            tls: config.tls.clone(),
+        };
+        let mut control = runtime.block_on(async { control::claim(global) })?;
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
-        runtime.block_on(until_signal(signals, metrics, registry, tls))?;
+        let work = Work { metrics, registry, following, server: server.service().clone() };
+        runtime.block_on(work.until_signal(signals, control.as_mut()))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
         Ok(ExitCode::SUCCESS)
     }
 
-    fn config(&self) -> anyhow::Result<Config> {
+    fn config(&self, section: &ServerSection) -> anyhow::Result<Config> {
         let mut config = Config::new(self.listen);
-        config.shards = self.shards.map_or(config.shards, usize::from);
-        config.max_connections = self.max_connections;
-        config.max_connections_per_source = self.max_connections_per_source;
-        config.max_connections_per_user = self.max_connections_per_user;
-        config.access = self.access.access()?;
-        config.proxies = self.access.proxies();
-        if let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) {
-            config.tls = Some(Arc::new(Tls::load(certificate, key)?));
-        }
-        config.memory_budget = self.memory_budget;
-        config.limits.message = self.max_message_size;
-        config.drain_timeout = self.drain_timeout;
+        self.server.apply(&mut config, section)?;
         config.ping_rates = self.ping_rates()?;
-        config.heartbeat = Times {
-            ping_interval: self.ping_interval,
-            pong_timeout: self.pong_timeout,
-            ..config.heartbeat
-        };
-        config.stalls = Thresholds {
-            refuse: self.stall_refuse,
-            shed: self.stall_shed,
-            idle: self.shed_idle,
-            ..config.stalls
-        };
-        if self.no_compression {
-            config.deflate = None;
-        }
         Ok(config)
     }
 
@@ -218,30 +148,52 @@ impl Serve {
     }
 }
 
-/// Serve metrics, and follow the certificate, until SIGTERM or SIGINT.
-async fn until_signal(
-    [mut term, mut int]: [Signal; 2],
+/// What ends the server, and what makes it read its files again.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Inside a runtime.
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// What goes on beside the connections.
+struct Work {
     metrics: Option<TcpListener>,
     registry: Registry,
-    tls: Option<Arc<Tls>>,
-) -> anyhow::Result<()> {
-    let serving = async {
-        match metrics {
-            Some(listener) => axum::serve(listener, router(registry)).await,
-            None => std::future::pending().await,
+    following: follow::Follow,
+    server: Arc<Service>,
+}
+
+impl Work {
+    /// Serve metrics and the control API, and follow what may change, until SIGTERM or SIGINT.
+    async fn until_signal(
+        self,
+        mut signals: Signals,
+        control: Option<&mut Socket>,
+    ) -> anyhow::Result<()> {
+        let serving = async {
+            match self.metrics {
+                Some(listener) => axum::serve(listener, router(self.registry)).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.following.run(signals.hangup) => Ok(()),
+            _ = signals.terminate.recv() => Ok(()),
+            _ = signals.interrupt.recv() => Ok(()),
+            served = serving => served.context("serving metrics"),
+            served = control::serve(control, self.server) => served,
         }
-    };
-    let following = async {
-        match tls {
-            Some(tls) => tls.follow().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = following => Ok(()),
-        _ = term.recv() => Ok(()),
-        _ = int.recv() => Ok(()),
-        served = serving => served.context("serving metrics"),
     }
 }
 

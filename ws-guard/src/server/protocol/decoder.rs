@@ -30,10 +30,25 @@ pub struct Message {
     pub payload: Bytes,
 }
 
+/// A fragment of a message, where they are handed on as they come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Of the whole message.
+    pub kind: Kind,
+    /// Of text, valid UTF-8 together with what came before; it may end inside a character.
+    pub payload: Bytes,
+    /// It begins a message.
+    pub first: bool,
+    /// It ends it.
+    pub last: bool,
+}
+
 /// What a peer sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Message(Message),
+    /// Instead of messages, after [`Decoder::stream`].
+    Chunk(Chunk),
     /// At most 125 bytes, as in pong.
     Ping(Bytes),
     Pong(Bytes),
@@ -110,6 +125,8 @@ pub struct Decoder {
     text: utf8::Incremental,
     /// Whole frames so far.
     frames: u64,
+    /// Fragments are handed on as they come.
+    streaming: bool,
     ended: bool,
 }
 
@@ -124,8 +141,16 @@ impl Decoder {
             fragments: None,
             text,
             frames: 0,
+            streaming: false,
             ended: false,
         }
+    }
+
+    /// From now on hand on each fragment as a [`Chunk`] when it is there, and hold none. A message
+    /// may then be of any size; [`Limits::message`] is that of a fragment. Not for compressed
+    /// messages, which come whole.
+    pub fn stream(&mut self) {
+        self.streaming = self.inflater.is_none();
     }
 
     /// The next event, or `None` until more bytes come.
@@ -180,7 +205,7 @@ impl Decoder {
         let event = if opcode::is_control(frame.opcode()) {
             Some(control(frame.opcode(), payload)?)
         } else {
-            self.data(frame, payload)?.map(Event::Message)
+            self.data(frame, payload)?
         };
         Ok(event.map_or(Step::Frame, Step::Event))
     }
@@ -254,13 +279,16 @@ impl Decoder {
         }
     }
 
-    /// A frame of a message, and the message if it was the last one.
-    fn data(&mut self, frame: Frame, payload: BytesMut) -> Result<Option<Message>, ProtocolError> {
+    /// A frame of a message: the message if it was the last one, or the fragment by itself.
+    fn data(&mut self, frame: Frame, payload: BytesMut) -> Result<Option<Event>, ProtocolError> {
+        if self.streaming {
+            return Ok(Some(Event::Chunk(self.chunk(&frame, payload.freeze()))));
+        }
         let fin = frame.fin();
         let compressed = frame.first & RSV1 != 0;
         let kind = if frame.opcode() == opcode::TEXT { Kind::Text } else { Kind::Binary };
         if fin && self.fragments.is_none() {
-            return self.message(kind, compressed, payload.freeze()).map(Some);
+            return self.message(kind, compressed, payload.freeze()).map(Event::Message).map(Some);
         }
         let open = self.fragments.get_or_insert_with(|| {
             Box::new(Fragments { kind, compressed, count: 0, data: BytesMut::new() })
@@ -272,7 +300,23 @@ impl Decoder {
             return Ok(None);
         }
         let Some(open) = self.fragments.take() else { return Ok(None) };
-        self.message(open.kind, open.compressed, open.data.freeze()).map(Some)
+        let message = self.message(open.kind, open.compressed, open.data.freeze());
+        message.map(Event::Message).map(Some)
+    }
+
+    /// A fragment as it is; what is kept of the message is that it goes on.
+    fn chunk(&mut self, frame: &Frame, payload: Bytes) -> Chunk {
+        let (first, last) = (self.fragments.is_none(), frame.fin());
+        let kind = if frame.opcode() == opcode::TEXT { Kind::Text } else { Kind::Binary };
+        let open = self.fragments.get_or_insert_with(|| {
+            Box::new(Fragments { kind, compressed: false, count: 0, data: BytesMut::new() })
+        });
+        open.count += 1;
+        let kind = open.kind;
+        if last {
+            self.fragments = None;
+        }
+        Chunk { kind, payload, first, last }
     }
 
     fn message(

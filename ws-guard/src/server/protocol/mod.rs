@@ -13,7 +13,7 @@ pub mod mask;
 pub mod utf8;
 
 pub use close::{Close, code};
-pub use decoder::{Decoder, Event, Kind, Limits, Message, Role};
+pub use decoder::{Chunk, Decoder, Event, Kind, Limits, Message, Role};
 
 use ws_guard_common::frame::Violation;
 
@@ -41,6 +41,12 @@ pub enum ProtocolError {
     /// A compressed message that DEFLATE cannot make sense of (RFC 7692, 7.2.2).
     #[error("corrupt compressed message")]
     Deflate,
+    /// A message that Snappy cannot make sense of, where that was agreed.
+    #[error("corrupt Snappy block")]
+    Snappy,
+    /// A message that was not encrypted as agreed, or a handshake for that which failed.
+    #[error("encryption failed")]
+    Encryption,
 }
 
 impl ProtocolError {
@@ -49,8 +55,11 @@ impl ProtocolError {
         match self {
             ProtocolError::Header(_)
             | ProtocolError::CloseTruncated
-            | ProtocolError::CloseCode(_) => code::PROTOCOL_ERROR,
-            ProtocolError::Utf8 | ProtocolError::Deflate => code::INVALID_PAYLOAD,
+            | ProtocolError::CloseCode(_)
+            | ProtocolError::Encryption => code::PROTOCOL_ERROR,
+            ProtocolError::Utf8 | ProtocolError::Deflate | ProtocolError::Snappy => {
+                code::INVALID_PAYLOAD
+            }
             ProtocolError::TooBig => code::TOO_BIG,
             ProtocolError::TooManyFragments => code::POLICY_VIOLATION,
         }
@@ -66,6 +75,8 @@ impl ProtocolError {
             ProtocolError::TooBig => "too_big",
             ProtocolError::TooManyFragments => "too_many_fragments",
             ProtocolError::Deflate => "deflate",
+            ProtocolError::Snappy => "snappy",
+            ProtocolError::Encryption => "encryption",
         }
     }
 }

@@ -10,10 +10,13 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use ws_guard_common::replay::{Mode, Reason, Replay, Verdict};
+use ws_guard_common::replay::{Reason, Verdict};
 
-use super::{Allowance, one_in};
-use crate::oracle::receiver::{Overlap, Receiver};
+use crate::{
+    cases::one_in,
+    guard::Guard,
+    receiver::{Overlap, Receiver},
+};
 
 /// How a sender cuts what it sends again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,20 +39,40 @@ pub struct Path {
     pub resend: Resend,
     /// An acknowledgement after every so many segments at most.
     pub ack_every: u32,
+    /// Nothing happens for a second, instead of one in so many acknowledgements.
+    pub rests: u32,
+    /// Longest segment, in bytes of payload.
+    pub longest: usize,
+}
+
+impl Path {
+    /// Bad luck of each kind, or none of it.
+    pub fn any(rng: &mut Rng) -> Path {
+        let mut once_in = |n: u32| if one_in(rng, 3) { 0 } else { rng.u32(2..n) };
+        Path {
+            lost_before: once_in(20),
+            lost_behind: once_in(20),
+            repeated: once_in(10),
+            reordered: once_in(10),
+            ack_every: once_in(6),
+            rests: once_in(20),
+            resend: [Resend::Same, Resend::Longer, Resend::Any][rng.usize(..3)],
+            longest: 0xFFFF,
+        }
+    }
 }
 
 /// One connection from sender to receiver.
-pub struct Link<'a> {
-    pub replay: Replay,
+#[derive(Clone, Debug)]
+pub struct Link {
     pub receiver: Receiver,
-    pub allowance: Allowance,
     /// Segments that the guard dropped, by reason.
     pub dropped: BTreeMap<Reason, u64>,
     base: u32,
-    stream: &'a [u8],
+    pub stream: Vec<u8>,
     /// Ends of the segments that the sender made first, ascending.
-    borders: &'a [usize],
-    path: Path,
+    borders: Vec<usize>,
+    pub path: Path,
     /// Sent for the first time up to here.
     sent: usize,
     /// The sender knows that the receiver has everything up to here.
@@ -58,19 +81,11 @@ pub struct Link<'a> {
     flying: Vec<(usize, usize)>,
 }
 
-impl<'a> Link<'a> {
-    pub fn new(
-        base: u32,
-        stream: &'a [u8],
-        borders: &'a [usize],
-        path: Path,
-        mode: Mode,
-        allowed: u32,
-    ) -> Link<'a> {
+impl Link {
+    /// A sender of `stream`, from sequence number `base` on, in segments that end at `borders`.
+    pub fn new(base: u32, stream: Vec<u8>, borders: Vec<usize>, path: Path) -> Link {
         Link {
-            replay: Replay::open(base, 0, 0, mode),
             receiver: Receiver::new(base, Overlap::Linux),
-            allowance: Allowance::new(allowed),
             dropped: BTreeMap::new(),
             base,
             stream,
@@ -82,30 +97,47 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Steps until the path becomes calm: enough to send everything several times.
+    pub fn steps(&self) -> usize {
+        self.borders.len() * 8
+    }
+
     /// Run until everything has arrived, and return whether it has. When a calm path takes the
     /// stream no further, it never will.
-    pub fn run(&mut self, rng: &mut Rng) -> bool {
-        for _ in 0..self.borders.len() * 8 {
-            self.step(rng);
+    pub fn run(&mut self, rng: &mut Rng, guard: &mut impl Guard) -> bool {
+        for _ in 0..self.steps() {
+            self.step(rng, guard);
         }
+        self.finish(rng, guard)
+    }
+
+    /// Nothing is lost any more: does everything arrive now?
+    pub fn finish(&mut self, rng: &mut Rng, guard: &mut impl Guard) -> bool {
         self.flying.clear();
         let mut idle = 0;
         while self.receiver.stream.len() < self.stream.len() && idle < 50 {
             let before = self.receiver.stream.len();
-            self.calm_round(rng);
+            self.calm_round(rng, guard);
             idle = if self.receiver.stream.len() > before { 0 } else { idle + 1 };
         }
         self.receiver.stream.len() == self.stream.len()
     }
 
-    fn step(&mut self, rng: &mut Rng) {
+    /// Something happens: the sender sends, a segment arrives, the receiver acknowledges.
+    pub fn step(&mut self, rng: &mut Rng, guard: &mut impl Guard) {
         match rng.u8(..8) {
             0..=2 if self.flying.len() < 24 => self.send_next(),
             3 if self.sent > self.known => {
                 let again = self.resent(rng);
                 self.flying.push(again);
             }
-            4 if one_in(rng, self.path.ack_every.max(1)) => self.acknowledge(!one_in(rng, 4)),
+            4 if self.path.rests > 0 && one_in(rng, self.path.rests) => {
+                self.acknowledge(true, guard);
+                guard.rest();
+            }
+            4 if one_in(rng, self.path.ack_every.max(1)) => {
+                self.acknowledge(!one_in(rng, 4), guard)
+            }
             _ if !self.flying.is_empty() => {
                 let reordered = self.path.reordered > 0 && one_in(rng, self.path.reordered);
                 let index = if reordered { rng.usize(..self.flying.len()) } else { 0 };
@@ -114,7 +146,7 @@ impl<'a> Link<'a> {
                     if repeated { self.flying[index] } else { self.flying.remove(index) };
                 if self.path.lost_before == 0 || !one_in(rng, self.path.lost_before) {
                     let taken = self.path.lost_behind == 0 || !one_in(rng, self.path.lost_behind);
-                    self.arrive(from, to, taken);
+                    self.arrive(from, to, taken, guard);
                 }
             }
             _ => {}
@@ -138,17 +170,21 @@ impl<'a> Link<'a> {
         let from = if index == first { self.known } else { self.borders[index - 1] };
         let to = match self.path.resend {
             Resend::Same => self.borders[index],
-            Resend::Longer => self.borders[rng.usize(index..=last)],
+            Resend::Longer => {
+                let within = |border: &usize| *border <= from + self.path.longest;
+                let fit = self.borders.partition_point(within);
+                self.borders[rng.usize(index..=last.min(fit.max(index + 1) - 1))]
+            }
             Resend::Any => rng.usize(from + 1..=self.sent),
         };
-        (from, to)
+        (from, to.min(from + self.path.longest))
     }
 
     /// A segment comes to the guard, and, if it passes, to a receiver that takes it or not.
-    fn arrive(&mut self, from: usize, to: usize, taken: bool) {
+    fn arrive(&mut self, from: usize, to: usize, taken: bool, guard: &mut impl Guard) {
         let seq = self.base.wrapping_add(from as u32);
         let mut payload = self.stream[from..to].to_vec();
-        match self.replay.client(seq, &mut payload, &mut self.allowance) {
+        match guard.client(seq, &mut payload, taken) {
             Verdict::Pass if taken => self.receiver.take(seq, &payload),
             Verdict::Pass => {}
             Verdict::Drop(reason) => *self.dropped.entry(reason).or_default() += 1,
@@ -156,8 +192,8 @@ impl<'a> Link<'a> {
     }
 
     /// The receiver acknowledges; the guard sees it, the sender perhaps.
-    fn acknowledge(&mut self, arrives: bool) {
-        self.replay.acknowledge(self.receiver.ack());
+    fn acknowledge(&mut self, arrives: bool, guard: &mut impl Guard) {
+        guard.acknowledge(self.receiver.ack());
         if arrives {
             self.known = self.receiver.stream.len();
             self.sent = self.sent.max(self.known);
@@ -165,8 +201,8 @@ impl<'a> Link<'a> {
     }
 
     /// The sender sends all that it must, nothing is lost any more.
-    fn calm_round(&mut self, rng: &mut Rng) {
-        self.acknowledge(true);
+    fn calm_round(&mut self, rng: &mut Rng, guard: &mut impl Guard) {
+        self.acknowledge(true, guard);
         let mut from = self.known;
         while from < self.stream.len() {
             let index = self.borders.partition_point(|border| *border <= from);
@@ -175,10 +211,11 @@ impl<'a> Link<'a> {
                 Resend::Any => rng.usize(from + 1..=self.sent),
                 _ => self.borders[index],
             };
-            self.arrive(from, to, true);
+            let to = to.min(from + self.path.longest);
+            self.arrive(from, to, true, guard);
             self.sent = self.sent.max(to);
             if one_in(rng, 2) {
-                self.acknowledge(true);
+                self.acknowledge(true, guard);
             }
             from = to.max(self.known);
         }

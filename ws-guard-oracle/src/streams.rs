@@ -1,43 +1,8 @@
-//! What the property tests share: the loop over cases, and streams to run them on.
-#![allow(dead_code)] // Each test program uses a part of it.
-
-pub mod tcp;
+//! Streams of frames, valid and wild, and where segments cut them.
 
 use fastrand::Rng;
-use ws_guard_common::replay::Budget;
 
-/// Prints how to run a failing case again.
-struct Case {
-    seed: u64,
-}
-
-impl Drop for Case {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("to run this case again: WS_GUARD_SEED={} WS_GUARD_CASES=1", self.seed);
-        }
-    }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
-}
-
-/// Run a case `ordinary` times, or as often as `WS_GUARD_CASES` says, each with a generator of its
-/// own. `WS_GUARD_SEED` is the first one's seed; without it every run is different.
-pub fn cases(ordinary: u64, mut case: impl FnMut(&mut Rng)) {
-    let first = number("WS_GUARD_SEED").unwrap_or_else(|| fastrand::u64(..));
-    for index in 0..number("WS_GUARD_CASES").unwrap_or(ordinary) {
-        let running = Case { seed: first.wrapping_add(index) };
-        case(&mut Rng::with_seed(running.seed));
-    }
-}
-
-/// One time in `n`.
-pub fn one_in(rng: &mut Rng, n: u32) -> bool {
-    rng.u32(..n) == 0
-}
+use crate::cases::one_in;
 
 /// One frame as it stands on the wire. Most are valid; `wild` ones may violate anything.
 pub fn frame(rng: &mut Rng, from_client: bool, wild: bool, message_open: &mut bool) -> Vec<u8> {
@@ -156,32 +121,4 @@ pub fn borders(rng: &mut Rng, length: usize) -> Vec<usize> {
 /// A sequence number to start at: often one that wraps around soon.
 pub fn initial(rng: &mut Rng) -> u32 {
     if one_in(rng, 2) { 0u32.wrapping_sub(rng.u32(..3000)) } else { rng.u32(..) }
-}
-
-/// So many pings pass, no more.
-#[derive(Clone, Copy, Debug)]
-pub struct Allowance {
-    pub left: u32,
-    /// Pings charged, passed or not.
-    pub charged: u64,
-    pub passed: u64,
-}
-
-impl Allowance {
-    pub fn new(left: u32) -> Allowance {
-        Allowance { left, charged: 0, passed: 0 }
-    }
-}
-
-impl Budget for Allowance {
-    fn room(&mut self) -> u32 {
-        self.left
-    }
-
-    fn charge(&mut self, pings: u32, passed: u32) {
-        assert!(passed <= pings && passed <= self.left, "{passed} of {pings} passed: {self:?}");
-        self.left -= passed;
-        self.charged += u64::from(pings);
-        self.passed += u64::from(passed);
-    }
 }

@@ -1,0 +1,165 @@
+//! The end of a walk: the flow takes it over, its source is charged, the packet is put right.
+
+use ws_guard_common::{
+    flood::Class,
+    flow::{self, Flow},
+    maps::Counter,
+    source::millis,
+    tracker::{Tracker, Walk},
+};
+
+use crate::{
+    maps::locked,
+    packet::Packet,
+    report::{self, Side},
+    scene::{Scene, Verdict},
+    sources,
+    walk::{self, State, Walker},
+};
+
+/// Let the flow take over a walk of new bytes.
+#[inline(never)]
+pub fn commit(scene: &Scene, flow: &mut Flow) -> bool {
+    take_over(scene, flow, |_, _| true, Flow::commit)
+}
+
+/// Let the flow take over a walk from a checkpoint.
+#[cold]
+#[inline(never)]
+pub fn recommit(scene: &Scene, flow: &mut Flow) -> bool {
+    let checkpoint = walk::resume().map_or(0, |state| state.checkpoint as u8);
+    take_over(
+        scene,
+        flow,
+        // An acknowledgement on another CPU may have moved the checkpoints up.
+        |flow, state| flow.starts_at(checkpoint, &state.from),
+        |flow, known, walk, passed| {
+            flow.let_through(walk.base(), walk.len());
+            flow.rewalked(checkpoint, known, walk, passed);
+        },
+    )
+}
+
+/// Let the flow take over the walk's result with `take`, if it still stands where it stood when the
+/// walk began, and is `valid` otherwise; and see how many new pings the budget and the connection's
+/// own limit let pass.
+#[inline(always)]
+fn take_over(
+    scene: &Scene,
+    flow: &mut Flow,
+    valid: impl FnOnce(&Flow, &State) -> bool,
+    take: impl FnOnce(&mut Flow, &Tracker, &Walk, u32),
+) -> bool {
+    let Some(state) = walk::resume() else {
+        return false;
+    };
+    let walk = &state.walk;
+    let pings = walk.pings;
+    let mut passed = if pings < walk.budget { pings } else { walk.budget };
+    let (mut committed, mut lost) = (false, false);
+    let enforces = state.enforces != 0;
+    let now_ms = millis(scene.now);
+    locked(flow, |flow| {
+        if flow.client == state.start && flow.state == flow::state::OPEN && valid(flow, state) {
+            if pings > 0 {
+                let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
+                passed = if enforces && kept < passed { kept } else { passed };
+                flow.ping_ns = state.asked_ns;
+            }
+            take(flow, &state.start, walk, passed);
+            flow.last_ns = scene.now;
+            lost = flow.state != flow::state::OPEN;
+            committed = true;
+        }
+    });
+    state.passed = passed;
+    if lost {
+        report::count(Counter::FlowsUnsynced);
+    }
+    committed
+}
+
+/// The flow has taken the segment over: charge the source for its pings, and put the packet right.
+#[inline(never)]
+pub fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
+    let Some(state) = walk::resume() else {
+        return Verdict::Pass;
+    };
+    let mut walker = Walker { state, packet };
+    if walker.state.walk.pings > 0 && !charge(scene, flow, &mut walker) {
+        return Verdict::Drop;
+    }
+    finish(scene, &mut walker);
+    Verdict::Pass
+}
+
+/// Charge the source for the segment's pings. `false` to drop the segment.
+#[inline(always)]
+fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
+    let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
+    let segment = scene.segment;
+    let answer = sources::charge(&segment.key.client, scene.policy, scene.now, pings, share);
+    if answer & sources::OBSERVED != 0 {
+        return true;
+    }
+    let charged = answer & sources::PASSED;
+    let kept = if charged < passed { charged } else { passed };
+    if kept < passed {
+        take_back(flow, passed - kept);
+    }
+    if kept == pings {
+        return true;
+    }
+    if answer & sources::DROP != 0 {
+        return false;
+    }
+    report::add(Counter::Defused, (pings - kept) as u64);
+    let state = &mut *walker.state;
+    if kept < state.walk.budget {
+        // The walk let more pass than the charge does: go again, now that it is known how many.
+        let known = state.walk.tracker;
+        state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
+        state.walk.old_budget = kept;
+        state.walk.budget = 0;
+        walker.run_on();
+    }
+    true
+}
+
+/// Fewer pings pass than the flow was told.
+#[inline(always)]
+pub fn take_back(flow: &mut Flow, pings: u32) {
+    locked(flow, |flow| {
+        flow.take_back(pings);
+    });
+}
+
+/// Put the checksum right.
+#[inline(always)]
+fn finish<P: Packet>(scene: &Scene, walker: &mut Walker<P>) {
+    let (even, odd) = (walker.state.even, walker.state.odd);
+    if even + odd > 0 {
+        walker.packet.seal(scene.segment, even, odd);
+        report::add(Counter::Rewritten, (even + odd) as u64);
+    }
+}
+
+/// Count what a walk found.
+#[inline(never)]
+pub fn count_walk(scene: &Scene) {
+    let (Some(counters), Some(state)) = (report::counters(), walk::resume()) else {
+        return;
+    };
+    let walk = &state.walk;
+    let events = &mut counters.events;
+    let (began, is_record) = (walk.frames as u64, walk.tracker.in_records() as u64);
+    events[Counter::Frames as usize] += began * (is_record ^ 1);
+    events[Counter::Records as usize] += began * is_record;
+    events[Counter::SmallRecords as usize] += state.classes.0[Class::SmallRecord as usize] as u64;
+    events[Counter::Pings as usize] += walk.pings as u64;
+    events[Counter::Pongs as usize] += walk.pongs as u64;
+    events[Counter::Coalesced as usize] += walk.coalesces() as u64;
+    events[Counter::SplitHeaders as usize] += walk.splits_header(&state.start) as u64;
+    events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
+    report::violation_event(Side::Client, scene.key, walk, scene.now);
+}

@@ -1,0 +1,96 @@
+//! Retransmissions of bytes that the server has not acknowledged: look, judge, walk again.
+
+use ws_guard_common::{
+    flow::{self, Flow, Rewalk},
+    maps::{Counter, LIMITS_CLASSES},
+    tracker::{Step, Tracker, Walk},
+};
+
+use crate::{
+    maps::locked,
+    packet::Packet,
+    report,
+    scene::{Outcome, Scene, finished, run_out},
+    walk::{self, Walker},
+};
+
+/// A retransmission of bytes that the server has not acknowledged: look, judge, and walk it again.
+#[inline(always)]
+pub fn again<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Outcome {
+    report::count(Counter::Rewalked);
+    if !look(scene, flow, packet()) {
+        return scene.drop(Counter::DroppedChanged).into();
+    }
+    match judge(scene, flow) {
+        Outcome::Rewalked => rewalk(scene, flow, packet()),
+        outcome => outcome,
+    }
+}
+
+/// Walk from the checkpoint without changing anything: nobody knows yet what may pass. `false` when
+/// the bytes differ from what is carried of a cut header, or cannot be read.
+#[cold]
+#[inline(never)]
+fn look<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
+    let Some(state) = walk::state() else {
+        return false;
+    };
+    let Some(from) = flow.checkpoint(state.checkpoint as u8) else {
+        return false;
+    };
+    state.start = flow.client;
+    state.from = from;
+    state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
+    state.walk.budget = Walk::UNLIMITED;
+    let mut walker = Walker { state, packet };
+    walker.packet.only_look(true);
+    matches!(walker.run_on(), Step::Done)
+        && walker.state.walk.agrees(&walker.packet, &walker.state.start)
+}
+
+/// See what the retransmission may let pass, and set the state for the walk that follows.
+#[cold]
+#[inline(never)]
+fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
+    let Some(state) = walk::resume() else {
+        return Outcome::Pass;
+    };
+    let (checkpoint, from) = (state.checkpoint as u8, state.from);
+    let settled = scene.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
+    let old_budget = match flow.rewalk_budget(checkpoint, &state.walk, settled) {
+        Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
+        Rewalk::New if rewind(flow, &state.start, checkpoint, &from) => return Outcome::Rewound,
+        Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),
+        Rewalk::Same(passed) if scene.enforces() => passed,
+        Rewalk::Same(_) => Walk::UNLIMITED,
+    };
+    state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
+    state.walk.old_budget = old_budget;
+    Outcome::Rewalked
+}
+
+/// Walk it again, now that it is known what may pass.
+#[cold]
+#[inline(never)]
+fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
+    let Some(state) = walk::resume() else {
+        return Outcome::Pass;
+    };
+    state.small_as(scene.policy);
+    let mut walker = Walker { state, packet };
+    walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
+    let step = walker.run_on();
+    finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
+}
+
+/// Other bytes take the place of those from a checkpoint on.
+#[inline(always)]
+fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
+    locked(flow, |flow| {
+        let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
+        if unchanged {
+            flow.rewind(checkpoint);
+        }
+        unchanged
+    })
+}

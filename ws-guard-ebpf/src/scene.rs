@@ -1,0 +1,138 @@
+//! What the programs know when they look at a segment, and what they may decide.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use ws_guard_common::{
+    flow::Flow,
+    maps::{Counter, FlowKey, LIMITS_CLASSES, Policy, TLS},
+    source::millis,
+    tracker::{Step, Walk},
+};
+
+use crate::{
+    packet::{Packet, Segment},
+    report, sources,
+    walk::{self, Walker},
+};
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    Drop,
+}
+
+/// What a program knows when it looks at a segment of a flow.
+pub struct Scene<'a> {
+    pub key: &'a FlowKey,
+    pub segment: &'a Segment,
+    pub policy: &'a Policy,
+    /// Nanoseconds of the coarse clock.
+    pub now: u64,
+}
+
+impl Scene<'_> {
+    /// Under `observe`, and for who is allowed, nothing is ever dropped or changed; on a TLS port only
+    /// under `drop`.
+    #[inline(always)]
+    pub fn enforces(&self) -> bool {
+        let action = match self.policy.rules {
+            0 => self.policy.action,
+            _ => sources::action_for(&self.key.client, self.policy),
+        };
+        action >= self.policy.least_action()
+    }
+
+    /// The port speaks TLS: there are records to follow, not frames.
+    #[inline(always)]
+    pub fn is_tls(&self) -> bool {
+        self.policy.flags & TLS != 0
+    }
+
+    /// Other frames than pings have limits as well: then each frame is looked at by its class.
+    #[inline(always)]
+    pub fn limits_classes(&self) -> bool {
+        self.policy.flags & LIMITS_CLASSES != 0
+    }
+
+    /// Drop for a reason, unless the policy only observes.
+    #[inline(always)]
+    pub fn drop(&self, reason: Counter) -> Verdict {
+        if !self.enforces() {
+            return Verdict::Pass;
+        }
+        report::count(reason);
+        Verdict::Drop
+    }
+}
+
+/// What a walk came to.
+pub enum Outcome {
+    /// Nothing more to do.
+    Pass,
+    Drop,
+    /// It came to its end, and the flow has yet to take over what is in this CPU's state.
+    Walked,
+    /// The same, from a checkpoint.
+    Rewalked,
+    /// The flow stands before these bytes: they are to be walked as new ones.
+    Rewound,
+}
+
+impl From<Verdict> for Outcome {
+    #[inline(always)]
+    fn from(verdict: Verdict) -> Outcome {
+        match verdict {
+            Verdict::Pass => Outcome::Pass,
+            Verdict::Drop => Outcome::Drop,
+        }
+    }
+}
+
+/// A walk was taken to its end, if `done`.
+#[inline(always)]
+pub fn finished(scene: &Scene, done: bool, outcome: Outcome) -> Outcome {
+    if done { outcome } else { scene.drop(Counter::DroppedUnreadable).into() }
+}
+
+/// The segment's source is throttled, and something may be done about it.
+#[inline(never)]
+pub fn throttled(scene: &Scene) -> bool {
+    if !scene.enforces() || !sources::any_throttled(scene.now) {
+        return false;
+    }
+    let address = &scene.segment.key.client;
+    match sources::find(&sources::of(address, scene.policy)) {
+        Some(source) => source.is_throttled(address, scene.policy, scene.now),
+        None => false,
+    }
+}
+
+/// A walk that came to `step` is taken to its end, with a budget for new pings if it asks for one.
+#[inline(always)]
+pub fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, step: Step) -> bool {
+    if !matches!(step, Step::Ask) {
+        return matches!(step, Step::Done);
+    }
+    grant(scene, flow);
+    matches!(walker.run_on(), Step::Done)
+}
+
+/// Set the budget for new pings of the walk in this CPU's state.
+///
+/// A function: its caller's stack is that of the walk, too.
+#[inline(never)]
+fn grant(scene: &Scene, flow: &Flow) {
+    let Some(state) = walk::resume() else {
+        return;
+    };
+    state.enforces = scene.enforces() as u32;
+    let window_ms = scene.policy.rate.share_window_ms();
+    state.share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
+    state.walk.budget = if throttled(scene) { state.share } else { Walk::UNLIMITED };
+    state.asked_ns = flow.ping_ns;
+    if flow.ping_ns == 0 && state.walk.budget > 0 {
+        // A ping may wait for its pong from now on.
+        // SAFETY: no arguments, no effects.
+        state.asked_ns = unsafe { bpf_ktime_get_ns() };
+    }
+}

@@ -1,0 +1,86 @@
+//! What stands between a client and a server's TCP.
+
+use ws_guard_common::{
+    flow::Flow,
+    replay::{Budget, Mode, Replay, Verdict},
+};
+
+/// Follows one connection's frames: on the host ([`OnHost`]), or in the kernel.
+pub trait Guard {
+    /// A segment of the client. If it passes, its pings over the budget are rewritten in `payload`.
+    ///
+    /// `taken`: whether the server's TCP will take it. The guard must not know.
+    fn client(&mut self, seq: u32, payload: &mut [u8], taken: bool) -> Verdict;
+
+    /// The server acknowledges the client's bytes up to `ack`.
+    fn acknowledge(&mut self, ack: u32);
+
+    /// So much time passes that the server has acknowledged all that it holds in order
+    /// ([`ws_guard_common::flow::SETTLED_NS`]).
+    fn rest(&mut self);
+
+    /// What it knows of the connection: who lies, aims.
+    fn flow(&self) -> &Flow;
+}
+
+/// The tracker on the host.
+#[derive(Clone, Debug)]
+pub struct OnHost {
+    pub replay: Replay,
+    pub allowance: Allowance,
+}
+
+impl OnHost {
+    /// A connection whose client's frames begin at `base`, and of whose pings `allowed` may pass.
+    pub fn new(base: u32, mode: Mode, allowed: u32) -> OnHost {
+        OnHost { replay: Replay::open(base, 0, 0, mode), allowance: Allowance::new(allowed) }
+    }
+}
+
+impl Guard for OnHost {
+    fn client(&mut self, seq: u32, payload: &mut [u8], _taken: bool) -> Verdict {
+        let verdict = self.replay.client(seq, payload, &mut self.allowance);
+        self.replay.settled &= verdict != Verdict::Pass;
+        verdict
+    }
+
+    fn acknowledge(&mut self, ack: u32) {
+        self.replay.acknowledge(ack);
+    }
+
+    fn rest(&mut self) {
+        self.replay.settled = true;
+    }
+
+    fn flow(&self) -> &Flow {
+        &self.replay.flow
+    }
+}
+
+/// So many pings pass, no more.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    pub left: u32,
+    /// Pings charged, passed or not.
+    pub charged: u64,
+    pub passed: u64,
+}
+
+impl Allowance {
+    pub fn new(left: u32) -> Allowance {
+        Allowance { left, charged: 0, passed: 0 }
+    }
+}
+
+impl Budget for Allowance {
+    fn room(&mut self) -> u32 {
+        self.left
+    }
+
+    fn charge(&mut self, pings: u32, passed: u32) {
+        assert!(passed <= pings && passed <= self.left, "{passed} of {pings} passed: {self:?}");
+        self.left -= passed;
+        self.charged += u64::from(pings);
+        self.passed += u64::from(passed);
+    }
+}

@@ -1,0 +1,27 @@
+//! The control socket of a server that runs alone.
+
+use std::{future::pending, path::Path, sync::Arc};
+
+use super::super::{Global, SERVE_SOCKET};
+use crate::{
+    control::{routes, socket::Socket},
+    server::service::Service,
+};
+
+/// The socket that was named, or else the usual one, without which it goes on: a server needs no
+/// privileges, and several may run on a host.
+pub fn claim(global: &Global) -> anyhow::Result<Option<Socket>> {
+    if global.control_socket_named {
+        return Socket::claim(&global.control_socket).map(Some);
+    }
+    let claimed = Socket::claim(Path::new(SERVE_SOCKET));
+    Ok(claimed.map_err(|error| tracing::info!("no control socket: {error:#}")).ok())
+}
+
+/// Answer on it, for ever.
+pub async fn serve(socket: Option<&mut Socket>, server: Arc<Service>) -> anyhow::Result<()> {
+    match socket {
+        Some(socket) => Ok(axum::serve(socket.listener()?, routes::alone(server)).await?),
+        None => pending().await,
+    }
+}

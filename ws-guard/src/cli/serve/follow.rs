@@ -1,0 +1,66 @@
+//! What may change while `serve` runs: the table of subprotocols, and the certificate.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::signal::unix::Signal;
+
+use crate::{
+    config::{
+        server::ServerSection,
+        watch::{Watch, changed},
+    },
+    server::{negotiation::Negotiation, tls::Tls},
+};
+
+/// What is followed.
+pub struct Follow {
+    pub file: Option<PathBuf>,
+    /// Of the same file, older than the table in force.
+    pub watch: Option<Watch>,
+    pub negotiation: Arc<Negotiation>,
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl Follow {
+    /// Follow files, and take them over on SIGHUP, for ever.
+    pub async fn run(mut self, mut hangup: Signal) {
+        let tls = self.tls.clone();
+        let certificate = async {
+            match tls {
+                Some(tls) => tls.follow().await,
+                None => std::future::pending().await,
+            }
+        };
+        let table = async {
+            loop {
+                tokio::select! {
+                    Some(()) = hangup.recv() => self.reload_certificate(),
+                    () = changed(&mut self.watch) => {}
+                }
+                self.reload_table();
+            }
+        };
+        tokio::join!(certificate, table);
+    }
+
+    fn reload_certificate(&self) {
+        match self.tls.as_ref().map(|tls| tls.reload()) {
+            Some(Err(error)) => tracing::warn!("the old certificate stays in use: {error}"),
+            Some(Ok(())) => tracing::info!("took over the certificate"),
+            None => {}
+        }
+    }
+
+    fn reload_table(&self) {
+        let Some(file) = &self.file else { return };
+        let section = ServerSection::load(file).map_err(|error| error.lines().join("; "));
+        let rows = section.as_ref().map_or(0, |section| section.protocols.rows.len());
+        let set = section.and_then(|section| {
+            self.negotiation.set(section.protocols).map_err(|error| error.to_string())
+        });
+        match set {
+            Ok(()) => tracing::info!("took over {rows} subprotocols from {}", file.display()),
+            Err(error) => tracing::warn!("the old subprotocols stay in force: {error}"),
+        }
+    }
+}

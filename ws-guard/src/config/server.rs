@@ -1,0 +1,326 @@
+//! The section `server` of the configuration file: the companion server's table of subprotocols.
+
+use std::{ops::Range, path::Path};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    file,
+    layers::{ConfigError, Place, Problem},
+    settings::RUN,
+};
+use crate::{
+    domain::policy::POLICY,
+    server::negotiation::{Features, Row, Share, Table, offers::is_token, share::PARTS},
+};
+
+/// The section's name.
+pub const SECTION: &str = "server";
+/// Rows of a table; each protocol has time series of its own.
+const MOST_ROWS: usize = 64;
+
+/// What it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerSection {
+    pub protocols: Table,
+}
+
+#[derive(Default, Deserialize)]
+struct Whole {
+    #[serde(default)]
+    server: Section,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Section {
+    #[serde(default)]
+    protocol: Vec<Spanned<Written>>,
+}
+
+/// A row as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Written {
+    offer: Names,
+    answer: Option<String>,
+    #[serde(default)]
+    features: Vec<Feature>,
+    percent: Option<f64>,
+    user_id_below: Option<u8>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Names {
+    One(String),
+    Several(Vec<String>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Feature {
+    Compression,
+    Encryption,
+    ClientCertificate,
+    Streaming,
+}
+
+impl ServerSection {
+    /// Read the section of a file that may hold settings of `run` beside it.
+    ///
+    /// # Errors
+    /// With everything that is wrong with the section, and with keys that nobody knows.
+    pub fn load(path: &Path) -> Result<ServerSection, ConfigError> {
+        let text = file::read(path).map_err(|problem| ConfigError(vec![problem]))?;
+        let known: Vec<&str> =
+            POLICY.iter().map(|s| s.name).chain(RUN.iter().map(|s| s.name)).collect();
+        let mut problems = file::parse(path, &text, &known).problems;
+        let section = ServerSection::parse(path, &text, &mut problems);
+        if problems.is_empty() { Ok(section) } else { Err(ConfigError(problems)) }
+    }
+
+    /// The section in a file's text; what is wrong is added to `problems`.
+    pub fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> ServerSection {
+        let problem = |span: Range<usize>, message: String| Problem {
+            place: Place::File {
+                path: path.to_owned(),
+                line: file::line(text, span.start),
+                key: "server.protocol".into(),
+            },
+            message,
+        };
+        let section = match toml::from_str::<Whole>(text) {
+            Ok(whole) => whole.server,
+            // What is no TOML at all is reported by whoever reads the rest of it.
+            Err(_) if text.parse::<toml::Table>().is_err() => return ServerSection::default(),
+            Err(error) => {
+                let span = error.span().unwrap_or(0..0);
+                problems.push(problem(span, format!("{}: correct it", error.message())));
+                return ServerSection::default();
+            }
+        };
+        let mut rows: Vec<Row> = Vec::new();
+        for written in section.protocol {
+            let span = written.span();
+            match row(written.into_inner()) {
+                Ok(row) if rows.iter().any(|other| same(other, &row)) => {
+                    let message = format!("{} for the same offer is there twice", row.answer);
+                    problems.push(problem(span, format!("{message}: keep one of them")));
+                }
+                Ok(_) if rows.len() >= MOST_ROWS => {
+                    let message = format!("there are more than {MOST_ROWS} of them: give fewer");
+                    problems.push(problem(span, message));
+                    break;
+                }
+                Ok(row) => rows.push(row),
+                Err(message) => problems.push(problem(span, message)),
+            }
+        }
+        ServerSection { protocols: Table { rows } }
+    }
+}
+
+fn same(one: &Row, other: &Row) -> bool {
+    let all = |one: &Row, other: &Row| one.offer.iter().all(|name| other.offer.contains(name));
+    one.answer == other.answer && all(one, other) && all(other, one)
+}
+
+/// A row, or what is wrong with it.
+fn row(written: Written) -> Result<Row, String> {
+    let mut offer = match written.offer {
+        Names::One(name) => vec![name],
+        Names::Several(names) => names,
+    };
+    if let Some(name) = offer.iter().find(|name| !is_token(name)) {
+        return Err(format!(
+            "offer: {name:?} is no name of a protocol: use letters, digits and !#$%&'*+-.^_`|~"
+        ));
+    }
+    let answer = match (written.answer, offer.as_slice()) {
+        (Some(answer), names) if names.contains(&answer) => answer,
+        (None, [only]) => only.clone(),
+        (Some(answer), _) => {
+            return Err(format!(
+                "answer: {answer:?} is not among what the client offers: name one of {}",
+                offer.join(", ")
+            ));
+        }
+        (None, []) => return Err("offer: it is empty: name at least one protocol".into()),
+        (None, names) => {
+            return Err(format!("answer: missing: say which of {} it is", names.join(", ")));
+        }
+    };
+    offer.sort();
+    offer.dedup();
+    let features = features(&written.features)?;
+    let share = share(written.percent, written.user_id_below)?;
+    let offer = offer.into_iter().map(String::into_boxed_str).collect();
+    Ok(Row { offer, answer: answer.into(), features, share })
+}
+
+fn features(list: &[Feature]) -> Result<Features, String> {
+    let has = |feature| list.contains(&feature);
+    let features = Features {
+        compression: has(Feature::Compression),
+        encryption: has(Feature::Encryption),
+        client_certificate: has(Feature::ClientCertificate),
+        streaming: has(Feature::Streaming),
+    };
+    if features.streaming && (features.compression || features.encryption) {
+        return Err(
+            "features: streaming goes with neither compression nor encryption, which are of whole messages: leave one of them out"
+                .into(),
+        );
+    }
+    Ok(features)
+}
+
+fn share(percent: Option<f64>, user_id_below: Option<u8>) -> Result<Share, String> {
+    match (percent, user_id_below) {
+        (None, None) => Ok(Share::ALL),
+        (Some(percent), None) if (0.0..=100.0).contains(&percent) => {
+            Ok(Share::Parts((percent / 100.0 * PARTS as f64).round() as u16))
+        }
+        (Some(percent), None) => Err(format!("percent: {percent} is not from 0 to 100")),
+        (None, Some(bound)) if bound <= 100 => Ok(Share::UserIdBelow(bound)),
+        (None, Some(bound)) => Err(format!("user-id-below: {bound} is not from 0 to 100")),
+        (Some(_), Some(_)) => {
+            Err("percent and user-id-below: both are given: keep one of them".into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::negotiation::{Choice, Client};
+
+    fn parsed(text: &str) -> Result<ServerSection, Vec<String>> {
+        let mut problems = Vec::new();
+        let section = ServerSection::parse(Path::new("/etc/g.toml"), text, &mut problems);
+        let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        if lines.is_empty() { Ok(section) } else { Err(lines) }
+    }
+
+    fn seed() -> Table {
+        parsed(include_str!("../../../docs/examples/rollout.toml")).unwrap().protocols
+    }
+
+    fn chosen(table: &Table, offered: &[&str], user: &str) -> Option<Choice> {
+        table.choose(offered, &Client { user: Some(user), ..Client::default() })
+    }
+
+    /// The table of the seed over 100,000 users: its shares within what chance allows, and the same
+    /// users each time.
+    #[test]
+    fn the_seeds_table_over_a_hundred_thousand_users() {
+        const USERS: usize = 100_000;
+        let (table, again) = (seed(), seed());
+        let users: Vec<String> = (0..USERS).map(|n| n.to_string()).collect();
+        let share = |offered: &[&str], protocol: &str| {
+            let gets = |user: &&String| {
+                let choice = chosen(&table, offered, user);
+                assert_eq!(choice, chosen(&again, offered, user), "{user} both times");
+                choice.is_some_and(|choice| *choice.protocol == *protocol)
+            };
+            users.iter().filter(gets).count()
+        };
+        let all: &[&str] = &["v2+compression", "v3+encryption"];
+        assert_eq!(share(&["v2+compression"], "v2+compression"), USERS);
+        for (offered, protocol, expected) in [
+            (&["v3+encryption"][..], "v3+encryption", 0.15),
+            (all, "v3+encryption", 0.05),
+            (all, "v2+compression", 0.95),
+        ] {
+            let mean = expected * USERS as f64;
+            // Five standard deviations of a binomial distribution.
+            let most = 5.0 * (mean * (1.0 - expected)).sqrt();
+            let found = share(offered, protocol) as f64;
+            println!("{protocol} of {offered:?}: {found} of {USERS}");
+            assert!((found - mean).abs() < most, "{offered:?}: {found} are {protocol}");
+        }
+        // That of the remainder is exact.
+        assert_eq!(share(&["v4+streaming"], "v4+streaming"), USERS / 50);
+        assert!(chosen(&table, &["v4+streaming"], "201").is_some());
+        assert!(chosen(&table, &["v4+streaming"], "202").is_none());
+    }
+
+    #[test]
+    fn the_seeds_features() {
+        let table = seed();
+        let features = |offered: &[&str]| {
+            let users = (0..1000).map(|n| n.to_string());
+            let choice = users
+                .filter_map(|user| chosen(&table, offered, &user))
+                .find(|choice| offered.len() == 1 || *choice.protocol == *"v3+encryption");
+            choice.unwrap().features
+        };
+        let compression = Features { compression: true, ..Features::default() };
+        let encryption =
+            Features { encryption: true, client_certificate: true, ..Features::default() };
+        assert_eq!(features(&["v2+compression"]), compression);
+        assert_eq!(features(&["v3+encryption"]), encryption);
+        let all = Features { compression: true, ..encryption };
+        assert_eq!(features(&["v2+compression", "v3+encryption"]), all);
+        assert!(features(&["v4+streaming"]).streaming);
+    }
+
+    #[test]
+    fn errors_name_line_value_and_remedy() {
+        for (row, expected) in [
+            ("offer = []", "offer: it is empty"),
+            ("offer = \"a b\"", "\"a b\" is no name"),
+            ("offer = [\"a\", \"b\"]", "say which of a, b"),
+            ("offer = \"a\"\nanswer = \"c\"", "name one of a"),
+            ("offer = \"a\"\npercent = 100.5", "100.5 is not from 0 to 100"),
+            ("offer = \"a\"\npercent = nan", "NaN is not from 0 to 100"),
+            ("offer = \"a\"\nuser-id-below = 101", "101 is not from 0 to 100"),
+            ("offer = \"a\"\npercent = 1\nuser-id-below = 1", "keep one of them"),
+            ("offer = \"a\"\nfeatures = [\"zip\"]", "unknown variant `zip`"),
+            ("offer = \"a\"\nfeatures = [\"streaming\", \"encryption\"]", "leave one of them out"),
+            ("offer = \"a\"\nshare = 3", "unknown field `share`"),
+            ("answer = \"a\"", "missing field `offer`"),
+        ] {
+            let text = format!("port = 80\n\n[[server.protocol]]\n{row}\n");
+            let errors = parsed(&text).unwrap_err();
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            let place = errors[0].strip_prefix("/etc/g.toml:").unwrap();
+            let line: usize = place.split(':').next().unwrap().parse().unwrap();
+            assert!((3..=6).contains(&line), "{errors:?}");
+            assert!(errors[0].contains(expected), "{row}: {errors:?}");
+        }
+        let twice = "[[server.protocol]]\noffer = [\"a\", \"b\"]\nanswer = \"a\"\n\
+            [[server.protocol]]\noffer = [\"b\", \"a\"]\nanswer = \"a\"\npercent = 3\n";
+        let errors = parsed(twice).unwrap_err();
+        assert!(
+            errors[0].starts_with("/etc/g.toml:4: ") && errors[0].contains("twice"),
+            "{errors:?}"
+        );
+        let many = "[[server.protocol]]\noffer = \"aN\"\n";
+        let many: String = (0..70).map(|n| many.replace('N', &n.to_string())).collect();
+        assert!(parsed(&many).unwrap_err()[0].contains("more than 64"));
+    }
+
+    #[test]
+    fn a_file_may_have_other_settings_and_no_strange_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("g.toml");
+        let load = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            ServerSection::load(&path).map_err(|error| error.lines().join("\n"))
+        };
+        let beside = "port = 80\n[[server.protocol]]\noffer = \"v2\"\npercent = 12.5\n";
+        let rows = load(beside).unwrap().protocols.rows;
+        assert_eq!((rows.len(), rows[0].share), (1, Share::Parts(1250)));
+        assert_eq!(load("port = 80\n").unwrap(), ServerSection::default());
+        assert!(load("[sever]\n").unwrap_err().contains("did you mean server?"));
+        assert!(load("[server]\nprotocols = []\n").unwrap_err().contains("unknown field"));
+        assert!(load("server = 3\n").unwrap_err().contains("g.toml:1: server"));
+        let broken = load("[[server.protocol]\n").unwrap_err();
+        assert!(broken.contains(":1: ") && broken.lines().count() == 1, "{broken}");
+        std::fs::remove_file(&path).unwrap();
+        assert!(ServerSection::load(&path).unwrap_err().to_string().contains("cannot be read"));
+    }
+}

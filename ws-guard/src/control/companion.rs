@@ -1,0 +1,119 @@
+//! What the API says of the companion server. A daemon without one answers 404 and says so.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{FromRequestParts, State as Shared},
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+    routing::get,
+};
+use futures_util::{StreamExt, stream};
+
+use super::{
+    ConnectionQuery, StoryQuery,
+    error::ApiError,
+    routes::{Answer, Query},
+};
+use crate::{
+    domain::connection::{ConnectionStory, ConnectionView, StoryEvent},
+    server::{journal::Follower, service::Service},
+};
+
+/// Connections that ended longer ago are not listed unless all are asked for.
+const RECENT: Duration = Duration::from_secs(60);
+
+type Companion = Option<Arc<Service>>;
+
+/// Paths whose rejections are JSON too.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(ApiError))]
+struct Path<T>(T);
+
+/// The part of the API that is the companion server's.
+pub fn router(companion: Companion) -> Router {
+    Router::new()
+        .route("/v1/connections", get(connections))
+        .route("/v1/connections/{id}", get(connection))
+        .route("/v1/connections/{id}/story", get(story))
+        .with_state(companion)
+}
+
+pub(super) fn running(companion: &Companion) -> Result<&Arc<Service>, ApiError> {
+    companion.as_ref().ok_or_else(|| {
+        let remedy = "start it with `ws-guard run --listen ADDR` or `ws-guard serve`";
+        ApiError::new(StatusCode::NOT_FOUND, "no companion server runs here", remedy)
+    })
+}
+
+fn unknown(id: u64) -> ApiError {
+    let error = format!("there is no connection {id}, and none is remembered");
+    ApiError::new(StatusCode::NOT_FOUND, error, "see `ws-guard connections --all`")
+}
+
+async fn connections(
+    Shared(companion): Shared<Companion>,
+    Query(query): Query<ConnectionQuery>,
+) -> Answer<Vec<ConnectionView>> {
+    let service = running(&companion)?;
+    let mut views = service.live(None).await;
+    let recent = SystemTime::now().checked_sub(RECENT);
+    let since = recent.filter(|_| !query.all).unwrap_or(SystemTime::UNIX_EPOCH);
+    views.extend(service.journal.closed(since));
+    Ok(Json(views))
+}
+
+async fn connection(
+    Shared(companion): Shared<Companion>,
+    Path(id): Path<u64>,
+) -> Answer<ConnectionStory> {
+    let service = running(&companion)?;
+    let connection = find(service, id).await?;
+    Ok(Json(ConnectionStory { connection, story: service.journal.story(id) }))
+}
+
+async fn find(service: &Service, id: u64) -> Result<ConnectionView, ApiError> {
+    let live = service.live(Some(id)).await.pop();
+    live.or_else(|| service.journal.closed_one(id)).ok_or_else(|| unknown(id))
+}
+
+/// A line of JSON an event; a follower's ends with the connection.
+async fn story(
+    Shared(companion): Shared<Companion>,
+    Path(id): Path<u64>,
+    Query(query): Query<StoryQuery>,
+) -> Result<Response, ApiError> {
+    let service = running(&companion)?;
+    let (old, follower) = service.journal.follow(id);
+    find(service, id).await?;
+    let over = old.iter().any(is_last);
+    let follower = (query.follow && !over).then_some(follower);
+    let to_come = stream::unfold(follower, |follower| async {
+        let mut follower: Follower = follower?;
+        let event = follower.next().await?;
+        let last = is_last(&event);
+        Some((line(&event), (!last).then_some(follower)))
+    });
+    let lines = stream::iter(old.iter().map(line).collect::<Vec<_>>()).chain(to_come);
+    let mut response = Response::new(Body::from_stream(lines));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+fn is_last(event: &StoryEvent) -> bool {
+    event.event == "closed"
+}
+
+fn line(event: &StoryEvent) -> Result<Bytes, Infallible> {
+    // An event has nothing in it that JSON cannot hold.
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    Ok(line.into())
+}

@@ -1,0 +1,78 @@
+//! What a subprotocol does to messages, between the frames and the handler: Snappy, or encryption.
+//!
+//! Both keep to whole messages, and hold nothing for an idle connection but keys.
+
+pub mod noise;
+pub mod snappy;
+
+use std::time::Instant;
+
+use self::noise::{Noise, NoiseKey};
+use super::{
+    negotiation::Choice,
+    protocol::{Message, ProtocolError},
+};
+
+/// What is done to the messages of one connection.
+#[derive(Debug)]
+pub enum Coding {
+    /// Binary messages are blocks of Snappy; text goes as it is.
+    Snappy,
+    Noise(Noise),
+}
+
+/// What a message from the peer was.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    Message(Message),
+    /// A step of a handshake, and its answer, to be sent as it is.
+    Answer(Message),
+}
+
+impl Coding {
+    /// What a choice comes to: `deflated` is whether permessage-deflate was agreed, and a handshake
+    /// has to be done by `deadline`.
+    pub fn of(
+        choice: &Choice,
+        deflated: bool,
+        key: Option<&NoiseKey>,
+        deadline: Instant,
+    ) -> Option<Coding> {
+        let features = choice.features;
+        if features.encryption {
+            Some(Coding::Noise(Noise::new(key, choice, deadline)))
+        } else if features.compression && !deflated {
+            Some(Coding::Snappy)
+        } else {
+            None
+        }
+    }
+
+    /// What a message of the peer means. It may be at most `max` bytes, decompressed.
+    ///
+    /// # Errors
+    /// When it is not what was agreed; then the connection is over.
+    pub fn open(&mut self, message: Message, max: usize) -> Result<Opened, ProtocolError> {
+        match self {
+            Coding::Snappy => snappy::open(message, max).map(Opened::Message),
+            Coding::Noise(noise) => noise.open(&message, max),
+        }
+    }
+
+    /// A message as it goes to the peer, or `None` where nothing can be sent: before the end of a
+    /// handshake.
+    pub fn seal(&mut self, message: Message) -> Option<Message> {
+        match self {
+            Coding::Snappy => Some(snappy::seal(message)),
+            Coding::Noise(noise) => noise.seal(&message),
+        }
+    }
+
+    /// When a handshake that is not done has to be.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Coding::Snappy => None,
+            Coding::Noise(noise) => noise.deadline(),
+        }
+    }
+}

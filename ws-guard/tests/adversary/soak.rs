@@ -1,0 +1,136 @@
+//! Everything at once, for long: honest clients of all servers, floods, spoofed packets, the rows'
+//! attacks one after the other, connections that come and go, connections that are joined, daemons
+//! that are killed at the beginning. What is honest is counted exactly, what is not is limited; the
+//! daemon's memory stays where it is, tables and logs stay within bounds.
+mod hostile;
+mod peaceful;
+mod watch;
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread::{self, ScopedJoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use ws_guard_testkit::netns::PairOptions;
+
+use crate::stage::{Open, Stage};
+
+/// Seconds of the long run, unless the environment says otherwise.
+const LONG: u64 = 1200;
+const SECONDS: &str = "WS_GUARD_SOAK_SECONDS";
+const SHORT: Duration = Duration::from_secs(30);
+/// The window is shorter than what it takes until an attacker's address is used again. There is room
+/// for all that visit: those who only reset their connection are kept for ten minutes.
+const WORDS: &str = "--window-seconds 60 --max-flows 16384";
+/// A daemon is killed at the beginning, and so often...
+const RESTARTS: u32 = 5;
+/// ...where each can live so long: afterwards one is watched.
+const LIFE: Duration = Duration::from_secs(20);
+
+/// Addresses of the client namespace, by who has them. The rows' honest clients have the lowest,
+/// other attackers those from 234 on.
+mod address {
+    pub const ROWS: u8 = 200;
+    pub const TALKERS: u8 = 200;
+    pub const FLOODERS: u8 = 210;
+    pub const VISITORS: u8 = 215;
+    pub const JOINERS: u8 = 225;
+    pub const ALL: u8 = 250;
+}
+
+/// How long it goes on, and whether it still does.
+pub struct Clock {
+    start: Instant,
+    time: Duration,
+    failed: AtomicBool,
+    /// No daemon is killed any more.
+    settled: AtomicBool,
+}
+
+impl Clock {
+    pub fn goes_on(&self) -> bool {
+        self.start.elapsed() < self.time && !self.failed.load(Relaxed)
+    }
+
+    /// Nobody is to go on when something is wrong.
+    fn unless_wrong<T>(&self, result: Result<T>) -> Result<T> {
+        self.failed.fetch_or(result.is_err(), Relaxed);
+        result
+    }
+
+    /// Sleep, in pieces. `false` when it is over.
+    pub fn sleep(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while self.goes_on() && Instant::now() < until {
+            thread::sleep((until - Instant::now()).min(Duration::from_millis(100)));
+        }
+        self.goes_on()
+    }
+}
+
+/// The daemons are killed one after the other; then connections are joined in the middle.
+fn restart_then_join(stage: &Stage, clock: &Clock) -> Result<u64> {
+    let restarts = if clock.time > 10 * LIFE { RESTARTS } else { 1 };
+    for n in 0..restarts {
+        if n == 0 || clock.sleep(LIFE) {
+            stage.guard.restart()?;
+        }
+    }
+    clock.settled.store(true, Relaxed);
+    peaceful::join(stage, clock)
+}
+
+fn joined<T>(thread: ScopedJoinHandle<Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread panicked"))?
+}
+
+fn soak(time: Duration) -> Result<()> {
+    let options = PairOptions { clients: address::ALL, offloads: false, ..PairOptions::default() };
+    let stage = Open::new(options)?.guard_with("xdp-native", WORDS)?;
+    stage.pair.server.ip("route add 198.18.0.0/15 via 10.77.0.1")?;
+    let [failed, settled] = [false; 2].map(AtomicBool::new);
+    let clock = Clock { start: Instant::now(), time, failed, settled };
+    let (stage_ref, clock_ref) = (&stage, &clock);
+    thread::scope(|scope| -> Result<()> {
+        let go = |name: &'static str, run: fn(&Stage, &Clock) -> Result<u64>| {
+            let thread = scope.spawn(move || clock_ref.unless_wrong(run(stage_ref, clock_ref)));
+            (name, thread)
+        };
+        let threads = [
+            go("messages of those who stayed", peaceful::talk),
+            go("connections that came and went", peaceful::visit),
+            go("connections that were joined", restart_then_join),
+            go("pings of flooders", hostile::flood),
+            go("spoofed packets", hostile::spoof),
+            go("rows", hostile::rows),
+        ];
+        let watching = scope.spawn(|| clock.unless_wrong(watch::watch(&stage, &clock)));
+        let mut wrong = Vec::new();
+        for (name, thread) in threads {
+            match joined(thread).with_context(|| name) {
+                Ok(count) => println!("{count} {name}"),
+                Err(error) => wrong.push(format!("{error:#}")),
+            }
+        }
+        let watched = joined(watching)?;
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        watched.judge(time)
+    })?;
+    stage.finish()
+}
+
+#[test]
+fn everything_at_once() -> Result<()> {
+    needs_root!();
+    soak(SHORT)
+}
+
+#[test]
+#[ignore = "takes 20 minutes, or WS_GUARD_SOAK_SECONDS: cargo xtask test --nightly"]
+fn everything_at_once_for_long() -> Result<()> {
+    needs_root!();
+    let seconds = std::env::var(SECONDS).ok().map(|text| text.parse()).transpose()?;
+    soak(Duration::from_secs(seconds.unwrap_or(LONG)))
+}

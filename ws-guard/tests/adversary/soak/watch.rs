@@ -1,0 +1,98 @@
+//! What the daemon needs meanwhile.
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use ws_guard_testkit::usage::Usage;
+
+use super::Clock;
+use crate::stage::Stage;
+
+const SAMPLE_EVERY: Duration = Duration::from_secs(2);
+/// The last third may need so much more memory than the first, in bytes...
+const GROWTH: u64 = 2 << 20;
+/// ...where the first is longer than tables take to fill.
+const WARM: Duration = Duration::from_secs(120);
+/// Kinds of events that come from the kernel; each CPU reports 100 of each in a second.
+const KERNEL_EVENTS: u64 = 7 * 100;
+const TABLES: [&str; 3] = ["flows", "sources", "pending"];
+
+/// What was seen, in order.
+#[derive(Default)]
+pub struct Watched {
+    /// Bytes of memory of the last daemon: resident and anonymous.
+    memory: Vec<u64>,
+    /// The most entries of each of [`TABLES`], and how many there may be.
+    most: [(u64, u64); TABLES.len()],
+    /// CPU time of the last daemon.
+    cpu: Duration,
+    /// Lines that the last daemon has logged, and in what time.
+    lines: usize,
+    time: Duration,
+    /// Events that were not reported.
+    held_back: Value,
+}
+
+/// Look now and then, from when no daemon is killed any more.
+pub fn watch(stage: &Stage, clock: &Clock) -> Result<Watched> {
+    let mut watched = Watched::default();
+    while !clock.settled.load(Relaxed) && clock.sleep(Duration::from_millis(100)) {}
+    let pid = stage.guard.pid();
+    let start = Instant::now();
+    while clock.sleep(SAMPLE_EVERY) {
+        let status: Value = stage.guard.ask("status")?;
+        for (most, table) in watched.most.iter_mut().zip(TABLES) {
+            let number = |field: &str| {
+                let found = status["tables"][table][field].as_u64();
+                found.with_context(|| format!("`status` has no {field} of {table}"))
+            };
+            *most = (most.0.max(number("entries")?), number("capacity")?);
+        }
+        let usage = Usage::of(pid)?;
+        watched.memory.push(usage.anonymous);
+        watched.cpu = usage.cpu;
+        watched.held_back = status["events"].clone();
+    }
+    ensure!(stage.guard.pid() == pid || clock.failed.load(Relaxed), "the daemon changed");
+    watched.time = start.elapsed();
+    watched.lines = stage.guard.log().lines().count();
+    Ok(watched)
+}
+
+fn mean(values: &[u64]) -> u64 {
+    values.iter().sum::<u64>() / (values.len() as u64).max(1)
+}
+
+impl Watched {
+    /// Memory flat, tables and log within bounds.
+    pub fn judge(&self, time: Duration) -> Result<()> {
+        let third = self.memory.len() / 3;
+        ensure!(third > 0, "only {} samples in {time:?}", self.memory.len());
+        let (first, last) = (mean(&self.memory[..third]), mean(&self.memory[2 * third..]));
+        println!(
+            "{} samples: memory {first} bytes in the first third, {last} in the last, at most {}; \
+             CPU time {:?}; {} lines logged in {:?}; held back {}",
+            self.memory.len(),
+            self.memory.iter().max().unwrap_or(&0),
+            self.cpu,
+            self.lines,
+            self.time,
+            self.held_back,
+        );
+        for ((most, capacity), table) in self.most.iter().zip(TABLES) {
+            println!("{table}: at most {most} of {capacity}");
+            ensure!(most <= capacity, "{most} {table}, {capacity} may be");
+        }
+        ensure!(
+            time / 3 < WARM || last <= first + GROWTH,
+            "memory grew from {first} to {last} bytes"
+        );
+        let cpus = std::thread::available_parallelism()?.get() as u64;
+        let lines = KERNEL_EVENTS * cpus * (time.as_secs() + 1);
+        ensure!((self.lines as u64) < lines, "{} lines in {time:?}", self.lines);
+        Ok(())
+    }
+}

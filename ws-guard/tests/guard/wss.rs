@@ -1,0 +1,107 @@
+//! `run --listen` with TLS: what the server sees inside is charged to the sources of the kernel, which
+//! then acts on the floods of `wss://` that it cannot read.
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+use ws_guard_testkit::{
+    netns::{Family, Pair, PairOptions},
+    tools,
+};
+
+use crate::{
+    process::Guard,
+    stage::{Source, eventually},
+};
+
+const PORT: u16 = 9443;
+const LIMIT: u64 = 30;
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// A certificate for nobody in particular: what it is for is not what is tested.
+fn certify(folder: &Path) -> Result<String> {
+    let made = rcgen::generate_simple_self_signed(vec!["ws-guard.test".into()])?;
+    let path = |name: &str| folder.join(name).display().to_string();
+    std::fs::write(path("key.pem"), made.signing_key.serialize_pem())?;
+    std::fs::write(path("chain.pem"), made.cert.pem())?;
+    Ok(format!("--tls-certificate {} --tls-key {}", path("chain.pem"), path("key.pem")))
+}
+
+/// Ping over TLS as client number `n`, up to `most` times; how many were answered. Wait for each
+/// answer, or do not where `how` is `hurry`.
+fn ping(pair: &Pair, n: u8, most: u64, how: &str) -> Result<u64> {
+    let mut command = pair.client.command(tools::python());
+    command.arg(tools::foreign().join("wss_flood.py"));
+    command.args([Family::V4.client(n).to_string(), Family::V4.server().to_string()]);
+    command.args([PORT.to_string(), most.to_string(), how.to_string()]);
+    let output = command.output().context("the flooder")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line: Value = serde_json::from_str(text.trim()).with_context(|| error)?;
+    line["answered"].as_u64().context("a number")
+}
+
+fn source(guard: &Guard, n: u8) -> Result<Source> {
+    let sources: Vec<Source> = guard.ask("sources")?;
+    let name = crate::stage::source_name(Family::V4.client(n));
+    Ok(sources.into_iter().find(|source| source.source == name).unwrap_or_default())
+}
+
+/// Pings of client number `n` that the server says it got.
+fn decrypted(access_log: &Path, n: u8) -> Result<u64> {
+    let client = format!("{}:", Family::V4.client(n));
+    let text = std::fs::read_to_string(access_log)?;
+    let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    let of_client = lines
+        .iter()
+        .filter(|line| line["peer"].as_str().is_some_and(|peer| peer.starts_with(&client)));
+    Ok(of_client.filter_map(|line| line["pings_in"].as_u64()).sum())
+}
+
+#[test]
+fn a_flood_inside_tls_is_dropped_and_others_are_served() -> Result<()> {
+    needs_root!();
+    let pair = Pair::new(PairOptions { clients: 2, ..PairOptions::default() })?;
+    let folder = tempfile::tempdir()?;
+    let access_log = folder.path().join("access.jsonl");
+    let tls = certify(folder.path())?;
+    let guard = Guard::start(
+        &pair.server,
+        &format!(
+            "--port {PORT} --listen [::]:{PORT} --access-log {} --action drop {tls} \
+             --drain-timeout 1s --stall-refuse 1h --stall-shed 1h --state-file none",
+            access_log.display()
+        ),
+    )?;
+
+    // What keeps to the limit is answered, and counted once.
+    ensure!(ping(&pair, 1, 20, "patiently")? == 20, "20 pings keep to the limit of {LIMIT}");
+    eventually("the calm client's pings are charged", || Ok(source(&guard, 1)?.pings_total >= 20))?;
+    let calm = source(&guard, 1)?;
+    ensure!((calm.pings_total, &*calm.state, calm.dropped_total) == (20, "ok", 0), "{calm:?}");
+
+    let start = Instant::now();
+    let (answered, dropped) = thread::scope(|scope| {
+        let flood = scope.spawn(|| ping(&pair, 0, 2_000_000, "hurry"));
+        eventually("segments are dropped", || Ok(source(&guard, 0)?.dropped_total > 0))?;
+        let dropped = start.elapsed();
+        let answered = flood.join().map_err(|_| anyhow!("the flooder panicked"))?;
+        Ok::<_, anyhow::Error>((answered?, dropped))
+    })?;
+    ensure!(dropped < WINDOW, "not within a window: {dropped:?}");
+    let flooder = source(&guard, 0)?;
+    println!("{answered} answered; dropped {dropped:?} after the start: {flooder:?}");
+    ensure!(answered <= LIMIT, "{answered} answered");
+    ensure!(flooder.state == "throttled" && flooder.pings_total > LIMIT, "{flooder:?}");
+    ensure!(ping(&pair, 1, 5, "patiently")? == 5, "the calm client is cut off as well");
+    ensure!(source(&guard, 1)?.dropped_total == 0, "of the calm client");
+    let charged = [source(&guard, 0)?.pings_total, source(&guard, 1)?.pings_total];
+    guard.finish()?;
+    let seen = [decrypted(&access_log, 0)?, decrypted(&access_log, 1)?];
+    ensure!(charged == seen, "{seen:?} pings were decrypted, {charged:?} were charged");
+    Ok(())
+}

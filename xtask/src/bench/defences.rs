@@ -1,0 +1,96 @@
+//! What each defence costs: packets of those who lie, and settings that one may have.
+use ws_guard_common::maps::Counter::{self, *};
+use ws_guard_testkit::frame::{Frame, encode, opcode};
+
+use super::rows::{Hook, Opening, Row, pings};
+
+/// A request that asks for no upgrade: read to its end, and forgotten.
+const PLAIN_REQUEST: &[u8] = b"GET /index.html HTTP/1.1\r\nHost: server\r\nAccept: */*\r\n\r\n";
+/// More than any segment holds.
+const SKIPPED: u32 = 3_000;
+/// More than the server has sent, and more than a window.
+const FUTURE: u32 = 50_000_000;
+
+/// Bytes in which no frames are to be found.
+fn noise() -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(1);
+    (0..100).map(|_| random.u8(..)).collect()
+}
+
+/// Dropped again and again, for this reason.
+fn refused(row: Row, reason: Counter) -> Row {
+    let mut row = row.work(&[(reason, 1), (Tracked, u64::from(reason == DroppedGap))]).dropped();
+    row.again = true;
+    row
+}
+
+/// What clients may send, and what may be set, at `hook`.
+pub fn rows(hook: Hook, program: &'static str) -> Vec<Row> {
+    let row = |name| Row::new(hook, name, program);
+    let mut rows = dropped(&row);
+    rows.extend(sent_again(&row));
+    rows.extend(unopened(&row));
+    rows.extend(settings(&row));
+    rows
+}
+
+fn dropped(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
+    let mut gap = row("behind a gap, dropped");
+    gap.skips = SKIPPED;
+    let mut ruled = row("the same, with 4,000 rules");
+    (ruled.skips, ruled.rules) = (SKIPPED, true);
+    let mut forged = row("forged acknowledgement, dropped");
+    forged.ack_ahead = FUTURE;
+    let mut fragment = row("first fragment, dropped");
+    fragment.fragment = true;
+    let mut early = row("data before the answer, dropped");
+    early.opening = Opening::Request;
+    vec![
+        refused(gap, DroppedGap),
+        refused(ruled, DroppedGap),
+        refused(forged, DroppedForged),
+        refused(fragment, DroppedFragment),
+        refused(early, DroppedEarly),
+    ]
+}
+
+/// Segments that were there before: walked again from their checkpoint.
+fn sent_again(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
+    let again = |name, payload: Vec<u8>| {
+        let mut row = row(name).payload(payload.clone());
+        (row.before, row.again) = (payload, true);
+        row.work(&[(Tracked, 1), (Rewalked, 1), (Frames, 0), (Pings, 0)])
+    };
+    vec![
+        again("sent again, 1 frame", encode(&[Frame::new(opcode::TEXT, [b'x'; 100])])),
+        again("sent again, 1 ping", pings(1)),
+        again("sent again, 32 pings", pings(32)),
+    ]
+}
+
+/// Connections without a flow.
+fn unopened(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
+    let unfollowed = [(Protected, 1), (Tracked, 0), (FlowsJoined, 0)];
+    let mut nothing = row("no flow, no request").payload(noise()).work(&unfollowed);
+    nothing.opening = Opening::Nothing;
+    let mut request = row("request without upgrade").payload(PLAIN_REQUEST.to_vec());
+    request.opening = Opening::Nothing;
+    let mut stranger = row("older than the guard, searched").payload(noise()).work(&unfollowed);
+    stranger.opening = Opening::Stranger;
+    vec![nothing, request.work(&unfollowed), stranger]
+}
+
+/// The ordinary packets under settings that ask for more.
+fn settings(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
+    let one = [(Tracked, 1), (Frames, 1)];
+    let mut ping = row("1 ping, with 4,000 rules").pings(1);
+    ping.rules = true;
+    let mut data = row("data, 1 frame, limits of classes").work(&one);
+    data.classes = true;
+    let pong = encode(&[Frame::new(opcode::PONG, [])]);
+    let mut pong = row("1 pong, limits of classes").payload(pong).work(&one);
+    (pong.classes, pong.limited) = (true, 1);
+    let mut inside = row("data, 1 frame, inside VXLAN").work(&one);
+    inside.tunnel = true;
+    vec![ping, data, pong, inside]
+}

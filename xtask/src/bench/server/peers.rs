@@ -1,0 +1,209 @@
+//! The programs that are measured, and the load generator.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use serde::Serialize;
+use ws_guard_testkit::{process::Process, tools};
+
+use crate::step;
+
+/// How long a program may take to say that it is there.
+const START: Duration = Duration::from_secs(10);
+
+/// Who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Who {
+    WsGuard,
+    TokioTungstenite,
+    Fastwebsockets,
+    TokioWebsockets,
+    SockudoWs,
+    /// TLS connections without anything on top.
+    Rustls,
+}
+
+impl Who {
+    /// Those that echo.
+    pub const SERVERS: [Who; 5] = [
+        Who::WsGuard,
+        Who::TokioTungstenite,
+        Who::Fastwebsockets,
+        Who::TokioWebsockets,
+        Who::SockudoWs,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Who::WsGuard => "ws-guard",
+            Who::TokioTungstenite => "tokio-tungstenite",
+            Who::Fastwebsockets => "fastwebsockets",
+            Who::TokioWebsockets => "tokio-websockets",
+            Who::SockudoWs => "sockudo-ws",
+            Who::Rustls => "rustls",
+        }
+    }
+
+    /// What the program of the peers calls it.
+    fn peer(self) -> &'static str {
+        match self {
+            Who::WsGuard => "",
+            Who::TokioTungstenite => "tungstenite",
+            Who::Fastwebsockets => "fastwebsockets",
+            Who::TokioWebsockets => "tokio-websockets",
+            Who::SockudoWs => "sockudo",
+            Who::Rustls => "rustls",
+        }
+    }
+}
+
+/// Where the built programs are, and which CPUs they run on.
+pub struct Programs {
+    guard: PathBuf,
+    peer: PathBuf,
+    load: PathBuf,
+    /// For the server, and for the load generator.
+    cpus: [usize; 2],
+    pub certificate: Certificate,
+}
+
+/// For localhost, made for this run.
+pub struct Certificate {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+/// All of them, built anew or as they are.
+pub fn programs(build: bool) -> Result<Programs> {
+    let folder = tools::target().join("bench-server");
+    if build {
+        build_all(&folder)?;
+    }
+    Ok(Programs {
+        guard: tools::target().join("release/ws-guard"),
+        peer: folder.join("release/peer"),
+        load: folder.join("release/load"),
+        cpus: cpus()?,
+        certificate: Certificate::new()?,
+    })
+}
+
+/// Optimised, the others below `folder`.
+fn build_all(folder: &Path) -> Result<()> {
+    let cargo = || {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        cargo.args(["build", "--release", "--locked"]);
+        cargo
+    };
+    let mut peers = cargo();
+    peers.current_dir(tools::workspace().join("bench")).env("CARGO_TARGET_DIR", folder);
+    step::run("building the other servers and the load generator", peers)?;
+    let mut guard = cargo();
+    guard.args(["--package", "ws-guard"]).current_dir(tools::workspace());
+    step::run("building ws-guard", guard)
+}
+
+impl Certificate {
+    fn new() -> Result<Certificate> {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+        let folder = tempfile::tempdir()?;
+        let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        std::fs::write(&cert, made.cert.pem())?;
+        std::fs::write(&key, made.signing_key.serialize_pem())?;
+        Ok(Certificate { cert, key, _folder: folder })
+    }
+}
+
+/// The first and the last of the CPUs that we may use.
+fn cpus() -> Result<[usize; 2]> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("asking for the CPUs to run on")?;
+    let mut usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let first = usable.next().context("no CPU to run on")?;
+    Ok([first, usable.next_back().unwrap_or(first)])
+}
+
+/// The peers listen, ws-guard serves.
+fn is_there(line: &str) -> Option<()> {
+    (line == "listening" || line.contains("serving WebSocket connections")).then_some(())
+}
+
+/// Start a program on one CPU: children run where the thread that makes them does.
+fn spawn_on(cpu: usize, name: &str, command: Command) -> Result<Process> {
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this)?;
+    let mut one = CpuSet::new();
+    one.set(cpu)?;
+    sched_setaffinity(this, &one).context("choosing a CPU")?;
+    let spawned = Process::spawn(name, command);
+    sched_setaffinity(this, &before).context("going back to all CPUs")?;
+    spawned
+}
+
+/// A server that listens.
+pub struct Serving {
+    pub process: Process,
+    pub port: u16,
+}
+
+impl Programs {
+    /// Start a server on one thread. `tls` is for ws-guard, which can do without; rustls cannot.
+    pub fn serve(&self, who: Who, tls: bool, more: &[&str]) -> Result<Serving> {
+        let port = free_port()?;
+        let mut command = match who {
+            Who::WsGuard => self.ws_guard(port),
+            _ => {
+                let mut command = Command::new(&self.peer);
+                command.args([who.peer(), &port.to_string()]);
+                command
+            }
+        };
+        if tls {
+            let flags =
+                if who == Who::WsGuard { ["--tls-cert", "--tls-key"] } else { ["--cert", "--key"] };
+            command.arg(flags[0]).arg(&self.certificate.cert);
+            command.arg(flags[1]).arg(&self.certificate.key);
+        }
+        command.args(more);
+        let process = spawn_on(self.cpus[0], who.name(), command)?;
+        process.wait_for(START, is_there)?;
+        Ok(Serving { process, port })
+    }
+
+    fn ws_guard(&self, port: u16) -> Command {
+        let mut command = Command::new(&self.guard);
+        command.args(["serve", "--shards", "1", "--listen", &format!("127.0.0.1:{port}")]);
+        // A busy machine shall make it slow, like the others, and not careful.
+        command.args(["--access-log", "/dev/null", "--stall-refuse", "1h", "--stall-shed", "1h"]);
+        command
+    }
+
+    /// Start the load generator.
+    pub fn load(&self, args: &[&str]) -> Result<Process> {
+        let mut command = Command::new(&self.load);
+        command.args(args);
+        spawn_on(self.cpus[1], "the load generator", command)
+    }
+}
+
+/// A port at which nobody listens now.
+fn free_port() -> Result<u16> {
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// The path of a file as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}

@@ -1,0 +1,136 @@
+//! `ws-guard run` in a namespace, and what it says.
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use ws_guard_testkit::{netns::Namespace, process::Process, tools};
+
+use crate::step;
+
+/// How long it may take until the programs are attached.
+const START: Duration = Duration::from_secs(60);
+
+/// Compile it as users run it.
+pub fn build() -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo.args(["build", "--release", "--package", "ws-guard"]).current_dir(tools::workspace());
+    step::run("building ws-guard", cargo)
+}
+
+/// A guard with pins and a socket of its own; unloaded when dropped.
+pub struct Guard {
+    process: Process,
+    /// The arguments by which the CLI finds it.
+    place: [String; 4],
+    socket: PathBuf,
+    unloaded: bool,
+}
+
+impl Guard {
+    /// Start it in `namespace` with these words behind `run`, and wait until it is attached.
+    pub fn start(namespace: &Namespace, words: &str) -> Result<Guard> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ws-guard-xtask-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let socket = std::env::temp_dir().join(format!("{name}.sock"));
+        let place = [
+            "--pin-dir".to_owned(),
+            format!("/sys/fs/bpf/{name}"),
+            "--control-socket".to_owned(),
+            socket.display().to_string(),
+        ];
+        let mut command = namespace.command(program());
+        command.args(&place).arg("run").args(words.split_whitespace());
+        // What an earlier one was told is not to hold for this one.
+        command.arg("--state-file").arg(socket.with_extension("state.json"));
+        let process = Process::spawn("ws-guard run", command)?;
+        let mut guard = Guard { process, place, socket, unloaded: false };
+        guard.wait_attached()?;
+        Ok(guard)
+    }
+
+    /// The command line that reaches this guard, for a person to type.
+    pub fn shown(&self) -> String {
+        format!("{} {}", program().display(), self.place.join(" "))
+    }
+
+    /// The modes it is attached in, as `status` shows them.
+    pub fn modes(&self) -> Result<String> {
+        let status = self.ask("status")?;
+        let interface = &status["interfaces"][0];
+        let mode = |side: &str| interface[side].as_str().unwrap_or("-").to_owned();
+        Ok(format!("{} in, {} out", mode("ingress"), mode("egress")))
+    }
+
+    /// End the daemon and take its programs and pins away.
+    pub fn unload(mut self) -> Result<()> {
+        self.unloaded = true;
+        self.remove()
+    }
+
+    fn wait_attached(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        loop {
+            let error = match self.ask("status") {
+                Ok(status) if status["interfaces"][0]["ingress"].is_string() => return Ok(()),
+                Ok(status) => anyhow::anyhow!("it is not attached: {status}"),
+                Err(error) => error,
+            };
+            if self.process.ended()?.is_some() || Instant::now() > deadline {
+                let said = self.process.lines().join("\n");
+                bail!("ws-guard did not start: {error:#}\nit said:\n{said}");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What a subcommand says with `-o json`.
+    pub fn ask(&self, subcommand: &str) -> Result<Value> {
+        let output = Command::new(program())
+            .args(&self.place)
+            .args([subcommand, "-o", "json"])
+            .output()
+            .context("running ws-guard")?;
+        ensure!(
+            output.status.success(),
+            "`ws-guard {subcommand}` failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("`ws-guard {subcommand} -o json` is not JSON"))
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        self.process.terminate()?;
+        let output = Command::new(program()).args(&self.place).arg("unload").output();
+        // The socket belongs to the daemon; this is for one that was killed.
+        let _ = std::fs::remove_file(&self.socket);
+        let _ = std::fs::remove_file(self.socket.with_extension("state.json"));
+        let output = output.context("running ws-guard unload")?;
+        ensure!(
+            output.status.success(),
+            "`ws-guard unload` failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.unloaded
+            && let Err(error) = self.remove()
+        {
+            eprintln!("cleaning up: {error:#}");
+        }
+    }
+}
+
+fn program() -> PathBuf {
+    tools::target().join("release/ws-guard")
+}
