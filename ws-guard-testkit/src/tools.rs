@@ -56,6 +56,16 @@ pub fn wstest() -> PathBuf {
     root().join("autobahn/bin/wstest")
 }
 
+/// Debian's Prometheus.
+pub fn prometheus() -> PathBuf {
+    root().join("prometheus/usr/bin/prometheus")
+}
+
+/// The tool beside it that checks rules, runs their tests, and asks a server.
+pub fn promtool() -> PathBuf {
+    root().join("prometheus/usr/bin/promtool")
+}
+
 /// The echo server on gorilla/websocket.
 pub fn gorilla_echo() -> PathBuf {
     root().join("gorilla-echo")

@@ -18,10 +18,11 @@ use ws_guard::{
     config::{Inputs, Settings},
     control::routes,
     daemon::state::State,
-    domain::event::EventView,
-    guard::{BPFFS_MOUNT_POINT, Guard, LoadOptions, TableSizes, unload},
+    domain::{event::EventView, status::PatternStatus},
+    guard::{Attachment, BPFFS_MOUNT_POINT, Guard, LoadOptions, Mode, Role, TableSizes, unload},
     metrics,
 };
+use ws_guard_testkit::tools;
 
 /// A loaded guard with a pin directory of its own, removed at the end.
 struct Loaded {
@@ -306,6 +307,8 @@ async fn metrics_parse_and_name_no_address() {
     assert_eq!(value("wsguard_policy_max_ping_rate"), "Gauge(30.0)");
     assert_eq!(value("wsguard_pings_defused_total"), "Counter(0.0)");
     assert_eq!(value("wsguard_build_info"), "Gauge(1.0)");
+    assert_eq!(value("wsguard_ready"), "Gauge(0.0)");
+    assert_eq!(value("wsguard_config_valid"), "Gauge(1.0)");
     assert!(value("wsguard_heartbeat_seconds").starts_with("Histogram"));
     let labels = scrape.samples.iter().flat_map(|sample| sample.labels.keys());
     assert!(labels.clone().count() > 20);
@@ -320,13 +323,41 @@ async fn metrics_parse_and_name_no_address() {
     assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE, "nothing is attached");
 }
 
-/// Prometheus's own linter, where it is installed.
+#[tokio::test]
+async fn ready_is_attached_with_a_policy_in_force() {
+    let Some(loaded) = load() else { return };
+    let state = &loaded.state;
+    let pattern = |role| PatternStatus { pattern: "eth*".into(), role, interfaces: 0 };
+    let attached = |egress| Attachment {
+        name: "eth0".into(),
+        ingress: Some(Mode::Tcx),
+        egress,
+        ..Attachment::default()
+    };
+    let ready = |attachments: Vec<Attachment>, patterns: Vec<PatternStatus>| {
+        state.set_attachments(attachments, patterns);
+        state.ready()
+    };
+    assert_eq!(ready(vec![], vec![]), Err("nothing is attached yet".into()));
+    assert_eq!(ready(vec![attached(None)], vec![]), Err("not attached: eth0".into()));
+    assert_eq!(ready(vec![attached(Some(Mode::Tcx))], vec![]), Ok(()));
+    // A node need not have pods, but without an uplink nothing is guarded.
+    assert_eq!(ready(vec![], vec![pattern(Role::Pod)]), Ok(()));
+    let none = Err("not attached: no interface matches eth*".into());
+    assert_eq!(ready(vec![], vec![pattern(Role::Pod), pattern(Role::Uplink)]), none);
+    let all = ready(vec![attached(Some(Mode::Tcx))], vec![pattern(Role::Uplink)]);
+    assert_eq!(all, Ok(()));
+}
+
+/// Prometheus's own linter, where `cargo xtask setup` has fetched it.
 fn promtool(text: &str) {
     let path = std::env::temp_dir().join(format!("ws-guard-metrics-{}", std::process::id()));
     fs::write(&path, text).expect("a file");
     let input = fs::File::open(&path).expect("the file");
-    let linted =
-        std::process::Command::new("promtool").args(["check", "metrics"]).stdin(input).output();
+    let linted = std::process::Command::new(tools::promtool())
+        .args(["check", "metrics"])
+        .stdin(input)
+        .output();
     fs::remove_file(&path).expect("removed");
     match linted {
         Ok(output) => {

@@ -1,9 +1,10 @@
-//! `cargo xtask`: set-up, build, demonstration, tests and benchmarks of ws-guard.
+//! `cargo xtask`: set-up, build, image, demonstration, tests and benchmarks of ws-guard.
 mod autobahn;
 mod bench;
 mod build_ebpf;
 mod demo;
 mod guard;
+mod image;
 mod setup;
 mod sources;
 mod step;
@@ -31,6 +32,8 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     /// Attack a server that somebody else wrote, without and with ws-guard, and compare
     Demo(demo::Args),
+    /// Make the container image: a static binary and nothing else
+    Image(image::Args),
     /// Run every check and test: formatting, lints, host tests, kernel tests
     Test(test::Args),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::main(args),
         Command::BuildEbpf(args) => build_ebpf::main(args),
         Command::Demo(args) => demo::main(args),
+        Command::Image(args) => image::main(args),
         Command::Test(args) => test::main(args),
     };
     match result {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ws_guard_testkit::{netns, skip_reason, tools};
 
-use crate::{autobahn, build_ebpf, setup, step, vm};
+use crate::{autobahn, build_ebpf, image, setup, step, vm};
 use kernels::{Choice, Suite};
 use report::{Report, Tally};
 
@@ -91,6 +91,11 @@ fn everything(report: &mut Report, args: &Args) -> Result<()> {
     });
     report.check("committed object is fresh", build_ebpf::check);
     host_tests(report, args);
+    match skip_reason() {
+        Some(reason) => report.skip("container image", &reason),
+        // The deployment tests run what is in it.
+        None => report.check("container image", || image::for_tests().map(drop)),
+    }
     if let Some(fresh) = fresh {
         kernel_tests(report, args, &fresh)?;
     }

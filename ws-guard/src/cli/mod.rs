@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod exit;
 mod flows;
+mod hand_over;
 mod output;
 mod policy;
 mod run;
@@ -21,6 +22,8 @@ mod unload;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+
+use crate::guard::raise_permitted;
 
 const SOCKET: &str = "/run/ws-guard/control.sock";
 /// What `serve` listens on, unless it is told another.
@@ -107,6 +110,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Remove programs, maps and pins: the end of protection
     Unload(unload::Unload),
+    /// Give directories to a user, as the first step of a container
+    HandOver(hand_over::HandOver),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
@@ -132,9 +137,13 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
+    if !matches!(cli.command, Command::Serve(_)) {
+        raise_permitted();
+    }
     match cli.command {
         Command::Run(run) => run.run(&global),
         Command::Serve(serve) => serve.run(&global),
+        Command::HandOver(hand_over) => hand_over.run().map(|()| ExitCode::SUCCESS),
         Command::Completions(completions) => completions.run(),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -159,7 +168,7 @@ async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Events(events) => events.run(global).await?,
         Command::Unload(unload) => unload.run(global).await?,
         Command::Doctor(doctor) => return doctor.run(global).await,
-        Command::Run(_) | Command::Serve(_) | Command::Completions(_) => {}
+        Command::Run(_) | Command::Serve(_) | Command::HandOver(_) | Command::Completions(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

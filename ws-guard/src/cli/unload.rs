@@ -8,18 +8,25 @@ use super::{
 };
 use crate::{
     control::client::{Client, ClientError},
-    guard,
+    guard::{self, GuardError},
 };
 
 /// Remove programs, maps and pins of --pin-dir. Counters, throttlings and the allowlist go with
 /// them. The daemon has to be stopped first.
 #[derive(Args)]
-pub struct Unload {}
+pub struct Unload {
+    /// Succeed also where nothing is loaded
+    #[arg(long)]
+    if_loaded: bool,
+}
 
 impl Unload {
     pub async fn run(&self, global: &Global) -> anyhow::Result<()> {
         refuse_with_daemon(global).await?;
-        let removed = guard::unload(&global.pin_dir)?;
+        let removed = match guard::unload(&global.pin_dir) {
+            Err(GuardError::NotLoaded(_)) if self.if_loaded => Vec::new(),
+            unloaded => unloaded?,
+        };
         let mut text: String = removed.iter().map(|name| format!("removed {name}\n")).collect();
         text += &plural(removed.len(), "object removed\n", "objects removed\n");
         print(&text)

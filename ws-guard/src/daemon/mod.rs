@@ -10,7 +10,10 @@ mod releases;
 mod reload;
 pub mod state;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -47,7 +50,7 @@ pub struct RunOptions {
 /// Protect until SIGTERM or SIGINT. In this order: find interfaces, claim sockets, load, policy, attach, serve; so
 /// that what can fail does so before anything changes, and no program is attached without a policy.
 pub async fn run(options: RunOptions) -> anyhow::Result<()> {
-    check_privileges()?;
+    check_privileges(&options.pin_dir)?;
     let settings = options.settings.clone();
     find_interfaces(&settings)?;
     let mut socket = Socket::claim(&options.control_socket)?;
@@ -104,8 +107,8 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
 }
 
 /// Before anything else asks for them, and fails with less to say.
-fn check_privileges() -> Result<(), GuardError> {
-    let missing = guard::missing_capabilities();
+fn check_privileges(pin_dir: &Path) -> Result<(), GuardError> {
+    let missing = guard::missing_capabilities(pin_dir);
     if missing.is_empty() {
         return Ok(());
     }
@@ -150,7 +153,7 @@ fn tell_changes(left: &PolicySettings, new: &PolicySettings) {
     }
 }
 
-fn announce(state: &State, socket: &std::path::Path) {
+fn announce(state: &State, socket: &Path) {
     let policy = &state.config().settings.policy;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -17,7 +17,7 @@ use crate::{
         clock::Timestamp,
         status::{ConfigStatus, PatternStatus, Status},
     },
-    guard::{Attachment, GuardError, Maps},
+    guard::{Attachment, GuardError, Maps, Role},
 };
 
 /// Shared by API, metrics, supervision and reload. Cheap to clone.
@@ -94,15 +94,24 @@ impl State {
         *self.inner.patterns.lock().unwrap_or_else(PoisonError::into_inner) = patterns;
     }
 
-    /// Every wanted interface is attached on both sides; else what is missing. A pattern wants what
-    /// matches it, and that may be nothing: a node need not have pods.
+    /// Every wanted interface is attached on both sides, and a policy is in force; else what is
+    /// missing. A pattern of pods' interfaces may match nothing: a node need not have pods. One of
+    /// uplinks that matches nothing guards nothing.
     pub fn ready(&self) -> Result<(), String> {
         let attachments = self.attachments();
         let waits = |a: &&Attachment| a.ingress.is_none() || a.egress.is_none();
         let waiting: Vec<&str> =
             attachments.iter().filter(waits).map(|a| a.name.as_str()).collect();
-        if attachments.is_empty() && self.patterns().is_empty() {
-            return Err("nothing is attached yet".into());
+        let patterns = self.patterns();
+        let uplinks = patterns.iter().find(|pattern| pattern.role == Role::Uplink);
+        match uplinks {
+            Some(pattern) if attachments.is_empty() => {
+                return Err(format!("not attached: no interface matches {}", pattern.pattern));
+            }
+            None if attachments.is_empty() && patterns.is_empty() => {
+                return Err("nothing is attached yet".into());
+            }
+            _ => {}
         }
         if !waiting.is_empty() {
             return Err(format!("not attached: {}", waiting.join(", ")));

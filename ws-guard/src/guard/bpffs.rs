@@ -27,6 +27,11 @@ pub fn is_bpffs(path: &Path) -> bool {
         .is_some_and(|found| found.filesystem_type() == MAGIC)
 }
 
+/// Whether [`ensure`] would have to mount a BPF file system for `pin_dir`.
+pub fn wants_mount(pin_dir: &Path) -> bool {
+    pin_dir.starts_with(MOUNT_POINT) && !is_bpffs(pin_dir)
+}
+
 /// Make sure that `pin_dir` is, or can be made, on a BPF file system; mounts one at
 /// [`MOUNT_POINT`] when there is none.
 ///

@@ -69,7 +69,7 @@ pub use self::{
     pins::{DEFAULT_PIN_DIR, THROTTLE_MAP},
     policy::PolicySet,
     precedence::{Overtaken, overtaken},
-    privileges::{MissingCapability, missing_capabilities},
+    privileges::{MissingCapability, missing_capabilities, raise_permitted},
     role::Role,
     rules::NetworkRule,
     selection::{Selection, Selector},
@@ -177,7 +177,7 @@ impl Guard {
     /// [`GuardError::Incompatible`], [`GuardError::Object`], [`GuardError::Load`]. A first load that
     /// fails leaves nothing behind; pins that were there stay untouched.
     pub fn load(options: &LoadOptions) -> Result<Guard, GuardError> {
-        privileges::check()?;
+        privileges::check(&options.pin_dir)?;
         let pins = Pins::new(&options.pin_dir);
         let existed = pins.exist();
         let lock = pins.lock()?;

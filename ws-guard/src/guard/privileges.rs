@@ -1,7 +1,9 @@
 //! Which capabilities the guard needs, and which this process lacks.
+use std::path::Path;
+
 use caps::{CapSet, Capability};
 
-use super::error::GuardError;
+use super::{bpffs, error::GuardError};
 
 /// A capability that is missing, and what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,20 +38,29 @@ const NEEDED: [(Capability, MissingCapability); 3] = [
     ),
 ];
 
-/// The capabilities that this process lacks, of those that `run` needs. Empty when it may run.
+/// Make those capabilities effective that are needed and that the process may have.
+///
+/// The binary of the container image has them in its file, permitted and not effective (capabilities(7)):
+/// with the effective bit, the kernel would not even start it in a container that has fewer, such as
+/// the companion server's. Call it while there is one thread; what cannot be raised is named by
+/// [`missing_capabilities`].
+pub fn raise_permitted() {
+    for (capability, _) in NEEDED {
+        if caps::has_cap(None, CapSet::Permitted, capability).unwrap_or(false) {
+            // A permitted capability can always be made effective.
+            let _ = caps::raise(None, CapSet::Effective, capability);
+        }
+    }
+}
+
+/// The capabilities that this process lacks, of those that `run` needs to pin in `pin_dir`. Empty
+/// when it may run.
 ///
 /// CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON, as it does in the kernel; it is itself
 /// needed only where no BPF file system is mounted yet, and listed only then.
-pub fn missing_capabilities() -> Vec<MissingCapability> {
-    let admin = has(Capability::CAP_SYS_ADMIN);
-    let mut missing: Vec<MissingCapability> = NEEDED
-        .into_iter()
-        .filter(|(capability, _)| {
-            !has(*capability) && (!admin || *capability == Capability::CAP_NET_ADMIN)
-        })
-        .map(|(_, missing)| missing)
-        .collect();
-    if !admin && !super::bpffs::is_bpffs(super::bpffs::MOUNT_POINT.as_ref()) {
+pub fn missing_capabilities(pin_dir: &Path) -> Vec<MissingCapability> {
+    let mut missing = lacking();
+    if !has(Capability::CAP_SYS_ADMIN) && bpffs::wants_mount(pin_dir) {
         missing.push(MissingCapability {
             name: "CAP_SYS_ADMIN",
             purpose: "mount the BPF file system at /sys/fs/bpf, where there is none",
@@ -58,16 +69,22 @@ pub fn missing_capabilities() -> Vec<MissingCapability> {
     missing
 }
 
+fn lacking() -> Vec<MissingCapability> {
+    let admin = has(Capability::CAP_SYS_ADMIN);
+    let lacks =
+        |capability| !has(capability) && (!admin || capability == Capability::CAP_NET_ADMIN);
+    NEEDED.into_iter().filter(|(needed, _)| lacks(*needed)).map(|(_, missing)| missing).collect()
+}
+
 /// # Errors
 /// [`GuardError::Privileges`] with all that [`missing_capabilities`] names.
-pub(super) fn check() -> Result<(), GuardError> {
-    refuse(missing_capabilities())
+pub(super) fn check(pin_dir: &Path) -> Result<(), GuardError> {
+    refuse(missing_capabilities(pin_dir))
 }
 
 /// Listings from the pins need less.
 pub(super) fn check_for_maps() -> Result<(), GuardError> {
-    let missing = missing_capabilities();
-    refuse(missing.into_iter().filter(|missing| missing.name == "CAP_BPF").collect())
+    refuse(lacking().into_iter().filter(|missing| missing.name == "CAP_BPF").collect())
 }
 
 fn refuse(missing: Vec<MissingCapability>) -> Result<(), GuardError> {

@@ -58,10 +58,20 @@ impl GuardCollector {
         let schema = SCHEMA_VERSION.to_string();
         let build: Labels<'_> = &[("schema", &schema), ("version", env!("CARGO_PKG_VERSION"))];
         vec![
+            gauges(
+                "ready",
+                "1 while every wanted interface is attached and a policy is in force, as /readyz says.",
+                &[(&[], f64::from(self.state.ready().is_ok()))],
+            ),
             counters(
                 "config_reload_total",
                 "Reloads of the configuration: ok took effect, error left the old one in force.",
                 &[(&[("result", "ok")], ok), (&[("result", "error")], failed)],
+            ),
+            gauges(
+                "config_valid",
+                "0 from a configuration that was refused until one takes effect: the old one stays in force.",
+                &[(&[], f64::from(self.state.config().errors.is_none()))],
             ),
             counters(
                 "events_missed_total",

@@ -23,6 +23,7 @@ impl Shard {
     /// Watch this thread for stalls, for ever.
     pub async fn watch_stalls(self: Rc<Shard>) {
         let mut monitor = Monitor::new(Instant::now());
+        self.service.metrics.threads.with_label_values(&[monitor.level().name()]).inc();
         let mut rate = Rate::new(Instant::now(), self.came_here());
         let mut shed = None;
         loop {
@@ -33,8 +34,9 @@ impl Shard {
             self.service.metrics.scheduling_delay.observe(delay.as_secs_f64());
             rate.update(now, self.came_here());
             let pong = self.take_slowest_pong();
-            let worst = delay.max(pong);
+            let (before, worst) = (monitor.level(), delay.max(pong));
             if let Some(level) = monitor.observe(worst, now, &self.service.config.stalls) {
+                self.service.metrics.threads.with_label_values(&[before.name()]).dec();
                 self.change_level(level, delay, pong, rate.now(self.came_here()));
             }
             let rested = shed.is_none_or(|last| now.saturating_duration_since(last) >= BETWEEN);
@@ -57,6 +59,7 @@ impl Shard {
             queued: service.held(),
             budget: service.config.memory_budget,
         };
+        service.metrics.threads.with_label_values(&[level.name()]).inc();
         service.metrics.stalls.with_label_values(&[level.name(), beside.name()]).inc();
         tracing::warn!(
             level = level.name(),

@@ -10,7 +10,10 @@ use prometheus::{
     Registry,
 };
 
-use super::negotiation::metrics::ByProtocol;
+use super::{
+    negotiation::metrics::ByProtocol,
+    stall::{Beside, Level},
+};
 
 /// Regions that get a time series of their own; who names more of them is `other`.
 const REGIONS: usize = 64;
@@ -92,6 +95,8 @@ pub struct Metrics {
     pub reconnects: IntCounter,
     pub ping_interval: Gauge,
     pub stalls: IntCounterVec,
+    /// Threads by the level that they are at.
+    pub threads: IntGaugeVec,
 }
 
 impl Metrics {
@@ -171,8 +176,20 @@ impl Metrics {
         let help = "Bytes that connections hold in buffers: parts of messages, and output.";
         let buffered = IntGauge::new("wsguard_server_buffered_bytes", help)?;
         registry.register(Box::new(buffered.clone()))?;
+        let help = "Threads that serve connections, by stall level: calm, refuse, shed.";
+        let threads = IntGaugeVec::new(Opts::new("wsguard_server_threads", help), &["level"])?;
+        registry.register(Box::new(threads.clone()))?;
+        for level in Level::ALL {
+            // A series that begins with its first event hides that event from rate().
+            for beside in Beside::NAMES {
+                stalls.with_label_values(&[level.name(), beside]);
+            }
+            threads.with_label_values(&[level.name()]);
+        }
         Ok(Metrics {
             connections,
+            threads,
+            stalls,
             by_protocol: ByProtocol::new(registry)?,
             events,
             queue_bytes,
@@ -180,7 +197,6 @@ impl Metrics {
             scheduling_delay,
             ping_interval,
             pong_seconds,
-            stalls,
             reconnects: counter(
                 "wsguard_server_reconnects_total",
                 "Handshakes of clients whose connection ended in the last minute.",

@@ -42,6 +42,8 @@ pub enum Level {
 }
 
 impl Level {
+    pub const ALL: [Level; 3] = [Level::Calm, Level::Refuse, Level::Shed];
+
     /// The name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -122,6 +124,9 @@ pub struct Beside {
 const SURGE: f64 = 20.0;
 
 impl Beside {
+    /// What [`Beside::name`] may say.
+    pub const NAMES: [&str; 4] = ["quiet", "surge", "reconnects", "queues"];
+
     /// The name in metrics and logs: `quiet`, `surge`, `reconnects` or `queues`.
     pub fn name(&self) -> &'static str {
         let surge = self.new_per_second > SURGE.max(self.connections as f64 / 10.0);

@@ -1,8 +1,10 @@
-use std::thread;
+use std::{path::Path, thread};
 
 use anyhow::{Result, ensure};
 use caps::{CapSet, Capability};
-use ws_guard::guard::{GuardError, Maps, missing_capabilities, pinned_attachments, unload};
+use ws_guard::guard::{
+    DEFAULT_PIN_DIR, GuardError, Maps, missing_capabilities, pinned_attachments, unload,
+};
 
 use crate::{PinDir, attach_modes, veth};
 
@@ -25,10 +27,13 @@ fn without<T: Send>(
 #[test]
 fn missing_capabilities_are_named() -> Result<()> {
     needs_root!();
-    assert_eq!(missing_capabilities(), []);
+    assert_eq!(missing_capabilities(Path::new(DEFAULT_PIN_DIR)), []);
     let names = |capabilities: &[Capability]| {
         without(capabilities, || {
-            Ok(missing_capabilities().iter().map(|missing| missing.name).collect::<Vec<_>>())
+            Ok(missing_capabilities(Path::new(DEFAULT_PIN_DIR))
+                .iter()
+                .map(|missing| missing.name)
+                .collect::<Vec<_>>())
         })
     };
     // CAP_SYS_ADMIN stands in for the two that were split from it.
@@ -68,7 +73,7 @@ fn the_capabilities_that_are_asked_for_suffice() -> Result<()> {
             for capability in &dropped {
                 caps::drop(None, CapSet::Effective, *capability)?;
             }
-            ensure!(missing_capabilities() == []);
+            ensure!(missing_capabilities(Path::new(DEFAULT_PIN_DIR)) == []);
             let attachment = pins.load()?.attach("v0", mode)?;
             // Taking over, showing and unloading ask for no more.
             ensure!(pins.load()?.attach("v0", mode)? == attachment);

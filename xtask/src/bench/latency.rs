@@ -164,10 +164,10 @@ fn render(results: &[Figures; ATTACHED.len()]) -> String {
     let header = ["ATTACHED", "P50 US", "P99 US", "P50 TO NOTHING", "P99 TO NOTHING"];
     table.set_header(header);
     let [nothing, ..] = results;
-    let (p50, p99): (fn(&Sample) -> f64, fn(&Sample) -> f64) = (|s| s.p50, |s| s.p99);
+    let (p50, p99) = (|sample: &Sample| sample.p50, |sample: &Sample| sample.p99);
     for figures in results {
         let time = |of: fn(&Sample) -> f64| format!("{:.1}", median(figures.rounds.iter().map(of)));
-        let times = |of| format!("{:.2}", ratio(figures, nothing, of));
+        let times = |of: fn(&Sample) -> f64| format!("{:.2}", ratio(figures, nothing, of));
         let name = figures.attached.name();
         table.add_row([name, &time(p50), &time(p99), &times(p50), &times(p99)]);
     }

@@ -40,7 +40,7 @@ impl Pinned {
     }
 }
 
-/// Python's `websockets`, in an environment of its own.
+/// Python's `websockets`, and what checks manifests, in an environment of their own.
 pub struct Python;
 
 impl Python {
@@ -51,13 +51,13 @@ impl Python {
 
 impl super::Component for Python {
     fn name(&self) -> &'static str {
-        "Python websockets"
+        "Python packages"
     }
 
     fn present(&self) -> Option<String> {
         let pinned = Python::pinned();
         let version = fs::read_to_string(pinned.source()).ok()?;
-        pinned.is_installed().then(|| version.trim().to_owned())
+        pinned.is_installed().then(|| version.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
     fn install(&self) -> Result<()> {
@@ -69,7 +69,7 @@ impl super::Component for Python {
         let mut pip = Command::new(tools::python());
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]);
         pip.arg(pinned.source());
-        step::run("fetching websockets", pip)?;
+        step::run("fetching Python packages", pip)?;
         pinned.installed()
     }
 }

@@ -4,6 +4,7 @@
 //! other commands call [`ebpf`] and [`all`] themselves. What is not a system package goes below
 //! `target/tools`, so nobody's own tools are replaced.
 mod autobahn;
+mod deploy;
 mod foreign;
 pub mod linker;
 mod system;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use ws_guard_testkit::servers::Library;
 
+pub use deploy::{Linkage, linkage};
 pub use system::{apt_update, program};
 pub use toolchain::Toolchain;
 
@@ -67,7 +69,14 @@ fn for_tests() -> Vec<Box<dyn Component>> {
         }
     }
     components.push(Box::new(autobahn::Component));
+    components.extend(for_image());
+    components.extend([Box::new(system::CONTAINERS) as _, Box::new(deploy::Prometheus) as _]);
     components
+}
+
+/// What the container image is made with.
+fn for_image() -> Vec<Box<dyn Component>> {
+    vec![Box::new(system::IMAGE), Box::new(deploy::Static)]
 }
 
 /// What the tests on other kernels need. Where it cannot be had, those tests are skipped.
@@ -113,6 +122,11 @@ pub fn demo(library: Library) -> Result<()> {
 /// Make sure that Autobahn|Testsuite can run.
 pub fn autobahn() -> Result<()> {
     install([Box::new(autobahn::Component) as Box<dyn Component>]).map(drop)
+}
+
+/// Make sure that the container image can be made.
+pub fn image() -> Result<()> {
+    install(for_image()).map(drop)
 }
 
 /// Make sure that everything can be built and tested.

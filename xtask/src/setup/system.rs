@@ -1,5 +1,6 @@
 //! System packages, by Debian's names.
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -70,6 +71,23 @@ pub const MACHINES: Packages = Packages {
     ],
 };
 
+/// What the container image is made with; `musl-tools` has the C compiler for a crate with C in it.
+pub const IMAGE: Packages = Packages {
+    name: "image building",
+    needed: &[
+        (Probe::Program("buildah"), "buildah"),
+        (Probe::Program("musl-gcc"), "musl-tools"),
+        (Probe::Program("strip"), "binutils"),
+        (Probe::Program("setcap"), "libcap2-bin"),
+    ],
+};
+
+/// What manifests are rendered and their containers run with. Any `kubectl` does, Debian's also.
+pub const CONTAINERS: Packages = Packages {
+    name: "containers",
+    needed: &[(Probe::Program("kubectl"), "kubernetes-client"), (Probe::Program("runc"), "runc")],
+};
+
 /// What the servers in Python, JavaScript and Go are installed with.
 pub const PYTHON: Packages = Packages {
     name: "Python",
@@ -134,17 +152,42 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
             packages.join(", ")
         );
     }
-    if packages.iter().any(|package| !known(package)) {
-        apt_update()?;
-        if let Some(package) = packages.iter().find(|package| !known(package)) {
-            bail!(
-                "no package source of this system has {package}: Debian 12 has it in its security suite"
-            );
-        }
-    }
+    make_known(packages)?;
     let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"])?;
     install.args(packages);
     step::run(&format!("installing {}", packages.join(" ")), install)
+}
+
+fn make_known(packages: &[&str]) -> Result<()> {
+    if packages.iter().all(|package| known(package)) {
+        return Ok(());
+    }
+    apt_update()?;
+    if let Some(package) = packages.iter().find(|package| !known(package)) {
+        bail!(
+            "no package source of this system has {package}: Debian 12 has it in its security suite"
+        );
+    }
+    Ok(())
+}
+
+/// Unpack a Debian package in `folder`, without installing it; what was there goes.
+pub fn apt_unpack(package: &str, folder: &Path) -> Result<()> {
+    make_known(&[package])?;
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let mut download = Command::new("apt-get");
+    download.args(["download", "-q", package]).current_dir(folder);
+    step::run(&format!("fetching {package}"), download)?;
+    let archive = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    let archive = archive.into_iter().find(|path| path.extension().is_some_and(|e| e == "deb"));
+    let archive = archive.with_context(|| format!("apt-get fetched no {package}"))?;
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("--extract").arg(&archive).arg(folder);
+    step::run(&format!("unpacking {package}"), unpack)?;
+    fs::remove_file(&archive).with_context(|| archive.display().to_string())
 }
 
 /// Fetch the lists of packages anew.

@@ -6,13 +6,14 @@ use aya::{sys::is_helper_supported, util::KernelVersion};
 
 use super::Check;
 use crate::guard::{
-    BPFFS_MOUNT_POINT, is_bpffs,
+    is_bpffs,
     kernel::{HELPERS, Helper, OLDEST, TCX, series, too_old},
     missing_capabilities,
 };
 
-pub fn checks() -> Vec<Check> {
-    let mut checks = vec![version(), tcx(), btf(), capabilities(), bpffs(), jit()];
+/// For a guard that pins in `pin_dir`.
+pub fn checks(pin_dir: &Path) -> Vec<Check> {
+    let mut checks = vec![version(), tcx(), btf(), capabilities(pin_dir), bpffs(pin_dir), jit()];
     checks.extend(HELPERS.iter().map(helper));
     checks
 }
@@ -58,8 +59,9 @@ fn btf() -> Check {
     }
 }
 
-fn capabilities() -> Check {
-    let missing: Vec<String> = missing_capabilities().iter().map(ToString::to_string).collect();
+fn capabilities(pin_dir: &Path) -> Check {
+    let missing = missing_capabilities(pin_dir);
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
     match missing.is_empty() {
         true => Check::ok("capabilities", "all there"),
         false => Check::fail(
@@ -70,13 +72,13 @@ fn capabilities() -> Check {
     }
 }
 
-fn bpffs() -> Check {
-    match is_bpffs(Path::new(BPFFS_MOUNT_POINT)) {
-        true => Check::ok("bpffs", BPFFS_MOUNT_POINT),
+fn bpffs(pin_dir: &Path) -> Check {
+    match is_bpffs(pin_dir) {
+        true => Check::ok("bpffs", pin_dir.display().to_string()),
         false => Check::warn(
             "bpffs",
-            format!("none at {BPFFS_MOUNT_POINT}"),
-            "`run` mounts it when it may; else run `mount -t bpf bpf /sys/fs/bpf`. After `ip netns exec` use `nsenter --net=` instead, which leaves /sys alone",
+            format!("{} is not on one", pin_dir.display()),
+            "`run` mounts it at /sys/fs/bpf when it may; else run `mount -t bpf bpf /sys/fs/bpf`. After `ip netns exec` use `nsenter --net=` instead, which leaves /sys alone",
         ),
     }
 }

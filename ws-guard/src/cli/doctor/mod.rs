@@ -77,7 +77,7 @@ impl Check {
 
 impl Doctor {
     pub async fn run(&self, global: &Global) -> anyhow::Result<ExitCode> {
-        let mut checks = kernel::checks();
+        let mut checks = kernel::checks(&global.pin_dir);
         let guarded = guarded::look(global).await;
         let mut interfaces = self.interface.clone();
         if interfaces.is_empty() {

@@ -8,7 +8,7 @@ use clap::Args;
 use prometheus::Registry;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use ws_guard_common::window::Rate;
 
@@ -117,6 +117,12 @@ impl Serve {
         let telemetry =
             endpoint.map(|endpoint| Telemetry::start(&endpoint, &registry)).transpose()?;
         config.spans = telemetry.as_ref().map(Telemetry::spans);
+        // Before anybody can know that we are here: the first process of a container is not ended by a
+        // signal that it does not handle.
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::new()?
+        };
         let following = follow::Follow {
             file: self.config,
             watch,
@@ -127,7 +133,7 @@ impl Serve {
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
         let work = Work { metrics, registry, following, server: server.service().clone() };
-        runtime.block_on(work.until_signal(control.as_mut()))?;
+        runtime.block_on(work.until_signal(signals, control.as_mut()))?;
         tracing::info!("closing {} connections", server.service().admission.open());
         server.stop();
         if let Some(telemetry) = telemetry {
@@ -169,6 +175,24 @@ fn otlp_endpoint(flag: Option<Endpoint>) -> anyhow::Result<Option<Endpoint>> {
     }
 }
 
+/// What ends the server, and what makes it read its files again.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Inside a runtime.
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// What goes on beside the connections.
 struct Work {
     metrics: Option<TcpListener>,
@@ -179,10 +203,11 @@ struct Work {
 
 impl Work {
     /// Serve metrics and the control API, and follow what may change, until SIGTERM or SIGINT.
-    async fn until_signal(self, control: Option<&mut Socket>) -> anyhow::Result<()> {
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
-        let hangup = signal(SignalKind::hangup())?;
+    async fn until_signal(
+        self,
+        mut signals: Signals,
+        control: Option<&mut Socket>,
+    ) -> anyhow::Result<()> {
         let serving = async {
             match self.metrics {
                 Some(listener) => axum::serve(listener, router(self.registry)).await,
@@ -190,9 +215,9 @@ impl Work {
             }
         };
         tokio::select! {
-            () = self.following.run(hangup) => Ok(()),
-            _ = term.recv() => Ok(()),
-            _ = int.recv() => Ok(()),
+            () = self.following.run(signals.hangup) => Ok(()),
+            _ = signals.terminate.recv() => Ok(()),
+            _ = signals.interrupt.recv() => Ok(()),
             served = serving => served.context("serving metrics"),
             served = control::serve(control, self.server) => served,
         }

@@ -1,0 +1,172 @@
+//! What panels and alerts ask, asked of a guard and a server under the demonstration's traffic, and of
+//! a guard that has each of the troubles that there is an alert for.
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
+use ws_guard_testkit::{
+    flood::{self, Bounds},
+    frame::{Frame, encode},
+    honest,
+};
+
+use crate::{
+    dashboard::expressions,
+    prometheus::Prometheus,
+    rules::{Alert, alerts},
+    stage::{Stage, eventually},
+};
+
+/// A flood that goes on for as long as a test looks, and not for ever.
+const FLOOD: Bounds =
+    Bounds { pings: 2_000_000, time: Duration::from_secs(90), pause: Duration::from_millis(20) };
+
+/// What an alert compares with its bound: the expression without its comparisons.
+fn compared(alert: &Alert) -> Vec<&str> {
+    let bound = |part: &str| part.find(" == ").or_else(|| part.find(" > ")).unwrap_or(part.len());
+    alert.expr.split(" or ").map(|part| &part[..bound(part)]).collect()
+}
+
+#[test]
+fn a_comparison_is_cut_off() -> Result<()> {
+    let all = alerts()?;
+    let down = all.iter().find(|alert| alert.alert == "WsGuardDown").context("no such alert")?;
+    assert_eq!(compared(down), ["up{job=\"ws-guard\"}", "wsguard_up"]);
+    Ok(())
+}
+
+#[test]
+fn every_expression_gives_data_under_the_demonstrations_traffic() -> Result<()> {
+    needs_root!();
+    let stage = Stage::start()?;
+    let prometheus = Prometheus::start(&stage.pair.server, &stage.pods())?;
+    let (mut flooder, mut user) = (stage.client(0, false)?, stage.client(1, true)?);
+    let brief = stage.client(2, true)?;
+    brief.close()?;
+    let go_on = AtomicBool::new(true);
+    let empty = thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood::flood(&mut flooder, FLOOD, || go_on.load(Relaxed)));
+        let served = scope.spawn(|| honest::run(&mut user, FLOOD.time, || go_on.load(Relaxed)));
+        let empty = without_data(&prometheus);
+        go_on.store(false, Relaxed);
+        let joined = (flooding.join(), served.join());
+        let (Ok(flooded), Ok(served)) = joined else { return Err(anyhow!("a client panicked")) };
+        ensure!(flooded?.pings > 1000 && served?.messages > 10, "there was no traffic");
+        empty
+    })?;
+    ensure!(empty.is_empty(), "no data for\n{}", empty.join("\n"));
+    instances_are_named_for_what_they_are(&prometheus)
+}
+
+/// The expressions that go without data for long.
+fn without_data(prometheus: &Prometheus) -> Result<Vec<String>> {
+    let mut open: BTreeSet<String> = expressions()?.into_iter().map(|(_, expr)| expr).collect();
+    for alert in &alerts()? {
+        open.extend(compared(alert).into_iter().map(str::to_owned));
+    }
+    // Those that need two scrapes of what has only just begun come a little later than the others.
+    for _ in 0..8 {
+        let mut still = BTreeSet::new();
+        for expr in open {
+            if !prometheus.gives_data(&expr)? {
+                still.insert(expr);
+            }
+        }
+        open = still;
+        if open.is_empty() {
+            break;
+        }
+        thread::sleep(Duration::from_secs(2));
+    }
+    Ok(open.into_iter().collect())
+}
+
+/// A node for the guard, a pod for the server, and no target of the other's job.
+fn instances_are_named_for_what_they_are(prometheus: &Prometheus) -> Result<()> {
+    for (job, instance) in [("ws-guard", "node-1"), ("ws-guard-server", "server-x")] {
+        let found = prometheus.ask(&format!("up{{job=\"{job}\"}}"))?;
+        ensure!(found.len() == 1 && found[0]["metric"]["instance"] == instance, "{found:?}");
+    }
+    Ok(())
+}
+
+/// The alerts that would fire now, if it stayed so.
+fn firing(prometheus: &Prometheus) -> Result<BTreeSet<String>> {
+    let mut firing = BTreeSet::new();
+    for alert in alerts()? {
+        if !prometheus.ask(&alert.expr)?.is_empty() {
+            firing.insert(alert.alert);
+        }
+    }
+    Ok(firing)
+}
+
+/// Wait for one alert; all those that came meanwhile are taken out of `silent`, which has to hold it.
+fn fires(prometheus: &Prometheus, name: &str, silent: &mut BTreeSet<String>) -> Result<()> {
+    ensure!(silent.contains(name), "{name} came before its trouble");
+    eventually(name, || Ok(firing(prometheus)?.contains(name)))?;
+    silent.remove(name);
+    let early: Vec<String> = firing(prometheus)?.intersection(silent).cloned().collect();
+    ensure!(early.is_empty(), "with {name} came {early:?}");
+    Ok(())
+}
+
+#[test]
+fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
+    needs_root!();
+    let stage = Stage::start()?;
+    let prometheus = Prometheus::start(&stage.pair.server, &stage.pods())?;
+    ensure!(firing(&prometheus)?.is_empty(), "a healthy guard: {:?}", firing(&prometheus)?);
+    let mut silent: BTreeSet<String> = alerts()?.into_iter().map(|alert| alert.alert).collect();
+
+    let mut flooder = stage.client(0, false)?;
+    let few = Bounds { pings: 500, pause: Duration::ZERO, ..FLOOD };
+    flood::flood(&mut flooder, few, || true)?;
+    fires(&prometheus, "WsGuardThrottling", &mut silent)?;
+
+    stage.configure("action = \"destroy\"\n")?;
+    fires(&prometheus, "WsGuardReloadFailed", &mut silent)?;
+    stage.configure("action = \"defuse\"\n")?;
+    let mended = || Ok(!firing(&prometheus)?.contains("WsGuardReloadFailed"));
+    eventually("the configuration is taken over", mended)?;
+
+    lose_events(&stage)?;
+    fires(&prometheus, "WsGuardEventsLost", &mut silent)?;
+
+    // There is room for 4,096 rules.
+    let networks: Vec<String> =
+        (0..3_700).map(|n| format!("\"192.{}.{}.1\"", n / 250, n % 250)).collect();
+    stage.configure(&format!("allow = [{}]\n", networks.join(", ")))?;
+    fires(&prometheus, "WsGuardTableNearlyFull", &mut silent)?;
+
+    stage.pair.client.ip("link del veth0")?;
+    fires(&prometheus, "WsGuardNotAttached", &mut silent)?;
+
+    stage.guard.signal(Signal::SIGTERM)?;
+    fires(&prometheus, "WsGuardDown", &mut silent)?;
+    ensure!(silent.is_empty(), "no trouble was made for {silent:?}");
+    Ok(())
+}
+
+/// Stop the daemon until the kernel has more to tell than its ring buffer holds: violations, and
+/// connections that come and go.
+fn lose_events(stage: &Stage) -> Result<()> {
+    stage.guard.signal(Signal::SIGSTOP)?;
+    // Reserved opcodes (RFC 6455, 5.2), for which the server closes.
+    let broken = encode(&[Frame::new(3, "?")]).repeat(20);
+    let overflow = || {
+        for n in 0..40 {
+            let mut client = stage.client(n, true)?;
+            client.write_some(&broken, Duration::from_millis(100))?;
+        }
+        Ok(stage.status()?["events"]["lost"].as_u64().is_some_and(|lost| lost > 0))
+    };
+    let lost = eventually("events are lost", overflow);
+    stage.guard.signal(Signal::SIGCONT)?;
+    lost
+}

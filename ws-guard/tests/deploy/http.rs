@@ -1,0 +1,23 @@
+//! One request over a socket, inside a namespace.
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use ws_guard_testkit::netns::Namespace;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Status and body of `GET path`.
+pub fn get(namespace: &Namespace, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = namespace.run(|| TcpStream::connect_timeout(&address, TIMEOUT))??;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the head")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, body.to_owned()))
+}

@@ -1,0 +1,117 @@
+//! Rendered manifests against Kubernetes' schemas, and what they ask of a node.
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use ws_guard::config::Inputs;
+use ws_guard_testkit::tools;
+
+use crate::files::{self, find, objects, rendered};
+
+/// The oldest and the newest schema they have to pass.
+const VERSIONS: [&str; 2] = ["1.27", "1.37"];
+
+/// `kubernetes-validate --strict` on a text.
+fn validate(text: &str, version: &str) -> Result<String> {
+    let file = tempfile::NamedTempFile::with_suffix(".yaml")?;
+    fs::write(file.path(), text)?;
+    let mut command = Command::new(tools::python());
+    command.args(["-m", "kubernetes_validate", "--strict", "-k", version]).arg(file.path());
+    files::run(command)
+}
+
+#[test]
+fn they_pass_a_strict_schema() -> Result<()> {
+    for folder in ["base", "unload"] {
+        let text = rendered(folder)?;
+        for version in VERSIONS {
+            validate(&text, version)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_schema_is_strict() -> Result<()> {
+    let text = rendered("base")?;
+    let typo = text.replacen("readOnlyRootFilesystem", "readOnlyRootFileSystem", 1);
+    ensure!(typo != text, "there is no readOnlyRootFilesystem");
+    ensure!(validate(&typo, VERSIONS[1]).is_err(), "a field that does not exist passes");
+    Ok(())
+}
+
+/// All containers of a workload, the first ones among them.
+fn containers(workload: &Value) -> Vec<&Value> {
+    let spec = &workload["spec"]["template"]["spec"];
+    let of = |field: &str| spec[field].as_array().into_iter().flatten().collect::<Vec<_>>();
+    [of("initContainers"), of("containers")].concat()
+}
+
+/// The capabilities that a container is given, after all were dropped.
+fn capabilities(container: &Value) -> Vec<&str> {
+    let added = container["securityContext"]["capabilities"]["add"].as_array();
+    added.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn no_container_has_more_than_it_needs() -> Result<()> {
+    let (base, unload) = (objects("base")?, objects("unload")?);
+    let guard = find(&base, "DaemonSet", "ws-guard")?;
+    let server = find(&base, "Deployment", "ws-guard-server")?;
+    let removal = find(&unload, "DaemonSet", "ws-guard")?;
+    for workload in [guard, server, removal] {
+        let spec = &workload["spec"]["template"]["spec"];
+        ensure!(spec["automountServiceAccountToken"] == false, "{spec}");
+        ensure!(spec["enableServiceLinks"] == false, "{spec}");
+        ensure!(spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", "{spec}");
+        for container in containers(workload) {
+            let security = &container["securityContext"];
+            ensure!(security["capabilities"]["drop"] == json!(["ALL"]), "{container}");
+            ensure!(security["readOnlyRootFilesystem"] == true, "{container}");
+            ensure!(security["allowPrivilegeEscalation"] == false, "{container}");
+            ensure!(security["privileged"].is_null(), "{container}");
+            ensure!(container["resources"]["limits"]["memory"].is_string(), "{container}");
+        }
+    }
+    let of = |workload| containers(workload).into_iter().map(capabilities).collect::<Vec<_>>();
+    assert_eq!(of(guard), [vec!["CHOWN"], vec!["BPF", "NET_ADMIN", "PERFMON"]]);
+    assert_eq!(of(server), [Vec::<&str>::new()]);
+    assert_eq!(of(removal), [vec!["BPF", "NET_ADMIN"], vec![]]);
+    let server = &server["spec"]["template"]["spec"];
+    ensure!(server["hostNetwork"].is_null(), "{server}");
+    let volumes = server["volumes"].as_array().into_iter().flatten();
+    let hosts = volumes.filter(|volume| volume["emptyDir"].is_null()).count();
+    ensure!(hosts == 0, "the server has volumes of the node: {server}");
+    Ok(())
+}
+
+/// Each capability in the sources has its reason beside it.
+#[test]
+fn every_capability_says_why() -> Result<()> {
+    for name in ["base/guard.yaml", "unload/unload.yaml"] {
+        let text = files::read(&format!("deploy/kubernetes/{name}"))?;
+        let added = text.split("add:\n").skip(1);
+        let lines: Vec<&str> =
+            added.flat_map(|rest| rest.lines().take_while(|l| l.trim().starts_with('-'))).collect();
+        ensure!(!lines.is_empty(), "{name} adds no capability");
+        for line in lines {
+            ensure!(line.contains(" # "), "{name}: no reason beside {line}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_configuration_is_one() -> Result<()> {
+    let file = Some(files::path("deploy/kubernetes/base/guard.toml"));
+    let settings = Inputs { file, ..Inputs::default() }.load();
+    let settings = settings.map_err(|error| anyhow::anyhow!("{:?}", error.lines()))?;
+    assert_eq!(settings.policy.action.name(), "observe");
+    let base = objects("base")?;
+    let mounted = &find(&base, "ConfigMap", "ws-guard")?["data"]["guard.toml"];
+    assert_eq!(
+        mounted.as_str().context("no guard.toml")?,
+        files::read("deploy/kubernetes/base/guard.toml")?
+    );
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask image`: a static binary alone in a container image, made with buildah.
+mod binary;
+mod build;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use ws_guard_testkit::tools;
+
+use crate::setup;
+use binary::Profile;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// How the binary is compiled: `release`, or `dev` for a quick look
+    #[arg(long, value_enum, default_value_t)]
+    profile: Profile,
+    /// File for the image, an OCI archive [default: target/image/ws-guard.tar, for dev ws-guard-dev.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub fn main(args: Args) -> Result<()> {
+    let output = args.output.unwrap_or_else(|| archive(args.profile));
+    make(args.profile, &output)?;
+    let shown = output.display();
+    println!("{shown}: ws-guard:{}", build::VERSION);
+    println!("into a node's containerd: ctr --namespace k8s.io images import {shown}");
+    println!("to a registry: skopeo copy oci-archive:{shown} docker://REGISTRY/ws-guard");
+    Ok(())
+}
+
+/// Where an image goes by default.
+fn archive(profile: Profile) -> PathBuf {
+    let name = match profile {
+        Profile::Release => "ws-guard.tar",
+        Profile::Dev => "ws-guard-dev.tar",
+    };
+    tools::target().join("image").join(name)
+}
+
+/// The image that tests run: compiled quickly.
+pub fn for_tests() -> Result<PathBuf> {
+    let output = archive(Profile::Dev);
+    make(Profile::Dev, &output)?;
+    Ok(output)
+}
+
+/// Compile, and put the binary into an image at `output`.
+fn make(profile: Profile, output: &Path) -> Result<()> {
+    let root = nix::unistd::geteuid().is_root();
+    ensure!(
+        root,
+        "an image is made as root: nobody else can give a file capabilities that count on another \
+         machine"
+    );
+    setup::image()?;
+    let binary = binary::compile(profile)?;
+    build::image(&binary, output)
+}
