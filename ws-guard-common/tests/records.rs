@@ -68,7 +68,7 @@ fn path(rng: &mut Rng) -> Path {
 /// A stream through a mangling path: the guard before the link, and the link.
 fn send(rng: &mut Rng, sent: &[u8], mode: Mode) -> (OnHost, Link) {
     let (base, path) = (initial(rng), path(rng));
-    let borders = borders(rng, sent.len());
+    let borders = borders(rng, sent.len(), 0xFFFF);
     let mut guard = OnHost::new(base, mode, 0);
     guard.replay = Replay::open_records(base, 0, mode);
     let mut link = Link::new(base, sent.to_vec(), borders, path);
