@@ -40,7 +40,11 @@ pub struct Watched {
 /// Look now and then, from when no daemon is killed any more.
 pub fn watch(stage: &Stage, clock: &Clock) -> Result<Watched> {
     let mut watched = Watched::default();
-    while !clock.settled.load(Relaxed) && clock.sleep(Duration::from_millis(100)) {}
+    while !clock.settled.load(Relaxed) {
+        if !clock.sleep(Duration::from_millis(100)) {
+            break;
+        }
+    }
     let pid = stage.guard.pid();
     let start = Instant::now();
     while clock.sleep(SAMPLE_EVERY) {
