@@ -15,7 +15,7 @@
 
 use crate::{
     flow::{Action, Flow, Plan, REWOUND},
-    maps::Border,
+    maps::BorderName,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
 };
@@ -271,9 +271,9 @@ impl Flow {
     /// The name of a border at `seq`, which the server has yet to acknowledge: another one each time
     /// that the stream comes around to the same number.
     #[inline(always)]
-    pub const fn border(&self, seq: u32) -> Border {
+    pub const fn border(&self, seq: u32) -> BorderName {
         let lap = self.laps.wrapping_add((seq < self.acked) as u8) as u32;
-        Border { generation: self.generation ^ lap << 24, seq }
+        BorderName { generation: self.generation ^ lap << 24, seq }
     }
 
     /// A segment at `seq` comes behind all that have checkpoints: with no header in it, the stream

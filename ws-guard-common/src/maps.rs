@@ -21,8 +21,8 @@ pub mod name {
     /// LRU hash: [`super::FlowKey`] → [`super::Stranger`], connections that a server speaks on and
     /// nobody saw begin.
     pub const STRANGERS: &str = "STRANGERS";
-    /// LRU hash: [`super::Border`] → [`crate::tracker::Tracker`], where the stream stood between two
-    /// segments that a flow has no checkpoint for.
+    /// Array of [`super::BORDERS`] [`super::Border`]: where the stream stood between two segments that
+    /// a flow has no checkpoint for.
     pub const BORDERS: &str = "BORDERS";
     /// Hash: [`super::SourceKey`] → [`super::Source`], who has sent a ping.
     pub const SOURCES: &str = "SOURCES";
@@ -409,18 +409,38 @@ pub struct Pending {
 /// How many [`Stranger`]s there are at most.
 pub const STRANGERS: u32 = 16_384;
 
-/// How many [`Border`]s there are at most.
+/// How many [`Border`]s there are at most, a power of two.
 pub const BORDERS: u32 = 16_384;
 
-/// Where a segment of a flow began: key of the table of borders.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// Where a segment of a flow began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Border {
+pub struct BorderName {
     /// Made of [`crate::flow::Flow::generation`], which nobody can guess.
     pub generation: u32,
     /// Sequence number of its first byte.
     pub seq: u32,
 }
+
+impl BorderName {
+    /// Its place in the array, which it shares with others: the latest one has it. (A hash table that
+    /// forgets the oldest would be as good, and ten times as slow to write.)
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        let mixed = (self.generation ^ self.seq).wrapping_mul(0x9E37_79B1);
+        mixed >> (32 - BORDERS.trailing_zeros())
+    }
+}
+
+/// A border, and where the stream stood there.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Border {
+    pub name: BorderName,
+    pub start: crate::tracker::Tracker,
+}
+
+const _: () = assert!(size_of::<Border>() == 32 && BORDERS.is_power_of_two());
 
 /// A connection without a flow on which the server sent data: value of the strangers' table.
 #[derive(Clone, Copy, Debug, Default)]

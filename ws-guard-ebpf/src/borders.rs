@@ -5,8 +5,7 @@
 //! at known borders, by the same way: the same headers at the same places. Which of its pings had passed
 //! nobody knows any more: all are defused.
 
-use aya_ebpf::bindings::BPF_ANY;
-use ws_guard_common::{flow::Flow, tracker::Tracker};
+use ws_guard_common::{flow::Flow, maps::Border, tracker::Tracker};
 
 use crate::maps::BORDERS;
 
@@ -22,22 +21,31 @@ pub fn keep(flow: &Flow, seq: u32, start: &Tracker) {
 }
 
 /// It stood there from `seq` to where the next header begins, and is looked for at both.
-#[cold]
 #[inline(never)]
 fn insert(flow: &Flow, seq: u32, start: &Tracker) {
-    let _ = BORDERS.insert(&flow.border(seq), start, BPF_ANY.into());
+    write(flow, seq, start);
     let next = start.resume();
     if next != seq {
-        let _ = BORDERS.insert(&flow.border(next), start, BPF_ANY.into());
+        write(flow, next, start);
+    }
+}
+
+#[inline(always)]
+fn write(flow: &Flow, seq: u32, start: &Tracker) {
+    let name = flow.border(seq);
+    if let Some(border) = BORDERS.get_ptr_mut(name.slot()) {
+        // SAFETY: map values stay mapped. Another CPU may write to the same slot, or read it, at the
+        // same time: what that makes has no mark that any walk comes to, and is not believed.
+        unsafe { *border = Border { name, start: *start } };
     }
 }
 
 /// Where the stream stood at `seq`.
 #[inline(never)]
 pub fn find(flow: &Flow, seq: u32) -> Option<&'static Tracker> {
-    // SAFETY: an LRU entry may be used again for another border meanwhile; then its mark is another
-    // one, and no walk from it or to it is believed.
-    BORDERS.get_ptr_mut(&flow.border(seq)).map(|tracker| unsafe { &*tracker })
+    let name = flow.border(seq);
+    let border = BORDERS.get(name.slot())?;
+    if border.name == name { Some(&border.start) } else { None }
 }
 
 /// A walk came to `tracker` by the same way as the first one.

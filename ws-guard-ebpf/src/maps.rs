@@ -17,7 +17,6 @@ use ws_guard_common::{
         Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey, Stranger,
     },
     source::Source,
-    tracker::Tracker,
     window::SLOTS,
 };
 
@@ -28,7 +27,7 @@ pub static FLOWS: HashMap<FlowKey, Flow, 32768> = HashMap::new();
 pub static PENDING: LruHashMap<FlowKey, Pending, 4096> = LruHashMap::new();
 
 #[btf_map]
-pub static BORDERS: LruHashMap<Border, Tracker, { MAX_BORDERS as usize }> = LruHashMap::new();
+pub static BORDERS: Array<Border, { MAX_BORDERS as usize }> = Array::new();
 
 #[btf_map]
 pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> = LruHashMap::new();

@@ -11,7 +11,6 @@ use ws_guard_common::{
         Shared, SourceKey, Stranger, name,
     },
     source::Source,
-    tracker::Tracker,
 };
 
 use super::plain::PrefixKey;
@@ -85,7 +84,7 @@ pub const LAYOUTS: [Layout; 13] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Fixed(STRANGERS), 0),
-    map::<Border, Tracker>(name::BORDERS, MapType::LruHash, Entries::Fixed(BORDERS), 0),
+    map::<u32, Border>(name::BORDERS, MapType::Array, Entries::Fixed(BORDERS), 0),
     map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2 * SCOPES), 0),
