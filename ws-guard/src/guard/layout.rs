@@ -139,7 +139,8 @@ mod tests {
             assert!(flows.check(&bad).unwrap_err().starts_with(what));
         }
         let policy = LAYOUTS.iter().find(|layout| layout.name == name::POLICY).unwrap();
-        let three = Found { kind: 2, key: 4, value: 140, entries: 3, flags: 0 };
+        let value = size_of::<Policy>() as u32;
+        let three = Found { kind: 2, key: 4, value, entries: 3, flags: 0 };
         assert!(policy.check(&three).unwrap_err().contains("number of entries"));
     }
 }

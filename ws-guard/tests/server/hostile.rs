@@ -83,14 +83,15 @@ fn a_million_empty_fragments() {
 #[test]
 fn a_frame_survives_what_happens_meanwhile() {
     let stage = Stage::start(|config| {
-        config.heartbeat.ping_interval = Duration::from_millis(40);
-        config.heartbeat.pong_timeout = Duration::from_millis(40);
+        // Shorter than the silence between two bytes, or there would be nothing to ping for.
+        config.heartbeat.ping_interval = Duration::from_millis(5);
+        config.heartbeat.pong_timeout = Duration::from_secs(5);
     });
     let mut client = Client::connect(stage.address);
     let text = "byte by byte";
     for byte in encode(&[Frame::text(text), Frame::ping("and a ping")]) {
         client.write(&[byte]);
-        std::thread::sleep(Duration::from_millis(15));
+        std::thread::sleep(Duration::from_millis(30));
     }
     let frames: Vec<Frame> = std::iter::from_fn(|| client.next())
         .filter(|frame| frame.opcode != opcode::PING)
