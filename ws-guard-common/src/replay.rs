@@ -4,9 +4,12 @@
 //! `ws-guard inspect` runs it on capture files, the property tests and fuzz targets on streams
 //! that they make up.
 
+use std::collections::HashMap;
+
 use crate::{
-    flow::{self, Action, Flow, Plan, Rewalk},
+    flow::{self, Action, Flow, Rewalk},
     frame::{Header, PING_TO_PONG, Violation, Violations},
+    maps::Border,
     record::Record,
     tracker::{Segment, Step, Tracker, Walk},
 };
@@ -83,6 +86,8 @@ pub struct Replay {
     pub headers: Vec<SeenHeader>,
     /// The same of TLS records.
     pub records: Vec<SeenRecord>,
+    /// Where the stream stood between segments without a checkpoint, by [`crate::maps::BorderName::slot`].
+    borders: HashMap<u32, Border>,
 }
 
 /// A record header that came whole, and where.
@@ -113,7 +118,15 @@ impl Replay {
 
     fn of(flow: Flow, mode: Mode) -> Replay {
         let by_kind = [0; Violation::COUNT];
-        Replay { flow, mode, settled: false, by_kind, headers: Vec::new(), records: Vec::new() }
+        Replay {
+            flow,
+            mode,
+            settled: false,
+            by_kind,
+            headers: Vec::new(),
+            records: Vec::new(),
+            borders: HashMap::new(),
+        }
     }
 
     /// A segment of the client. Pings over the budget are rewritten in `payload`, unless the
@@ -121,15 +134,26 @@ impl Replay {
     pub fn client(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let plan = self.flow.plan(seq, payload.len() as u32);
         match plan.action {
-            Action::Pass => self.let_through(seq, payload),
+            Action::Pass => {
+                if self.flow.is_ahead(seq) {
+                    self.keep_border(seq, self.flow.client);
+                }
+                self.let_through(seq, payload)
+            }
             Action::Walk => self.walk(self.flow.client, seq, payload, budget),
-            Action::Rewalk => self.rewalk(plan, seq, payload, budget),
+            Action::Rewalk => match self.flow.checkpoint(plan.checkpoint) {
+                Some(start) => self.rewalk(start, Some(plan.checkpoint), seq, payload, budget),
+                None => self.unless_observing(Reason::NoCheckpoint),
+            },
             Action::Gap => {
                 self.flow.gaps += 1;
                 self.flow.flags |= flow::GAP;
                 self.unless_observing(Reason::Gap)
             }
-            Action::NoCheckpoint => self.unless_observing(Reason::NoCheckpoint),
+            Action::NoCheckpoint => match self.border(seq) {
+                Some(start) => self.rewalk(start, None, seq, payload, budget),
+                None => self.unless_observing(Reason::NoCheckpoint),
+            },
             Action::Search => self.search(seq, payload, budget),
         }
     }
@@ -166,21 +190,46 @@ impl Replay {
             return Verdict::Drop(Reason::Unreadable);
         };
         self.flow.commit(&start, &walk, passed);
+        self.keep_border(seq, start);
         Verdict::Pass
     }
 
-    /// Bytes that came before, at least in part: the same verdict as then, if they are the same.
+    /// A segment passes that begins at `seq`, where the stream stood at `start`.
+    fn keep_border(&mut self, seq: u32, start: Tracker) {
+        if !self.flow.is_crowded(seq) {
+            return;
+        }
+        for name in [seq, start.resume()].map(|seq| self.flow.border(seq)) {
+            self.borders.insert(name.slot(), Border { name, start });
+        }
+    }
+
+    /// Where the stream stood at `seq`.
+    fn border(&self, seq: u32) -> Option<Tracker> {
+        let name = self.flow.border(seq);
+        self.borders
+            .get(&name.slot())
+            .filter(|border| border.name == name)
+            .map(|border| border.start)
+    }
+
+    /// A walk came to `tracker` by the same way as the first one.
+    fn joins(&self, tracker: &Tracker) -> bool {
+        let known = || self.border(tracker.resume()) == Some(*tracker);
+        self.flow.has_true_borders() && (*tracker == self.flow.client || known())
+    }
+
+    /// Bytes that came before, at least in part: the same verdict as then, if they are the same. The
+    /// stream stood at `start`, of that checkpoint or of a border.
     fn rewalk(
         &mut self,
-        plan: Plan,
+        start: Tracker,
+        checkpoint: Option<u8>,
         seq: u32,
         payload: &mut [u8],
         budget: &mut impl Budget,
     ) -> Verdict {
         let known = self.flow.client;
-        let Some(start) = self.flow.checkpoint(plan.checkpoint) else {
-            return self.unless_observing(Reason::NoCheckpoint);
-        };
         let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
         let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
@@ -190,22 +239,27 @@ impl Replay {
         if !dry.agrees(&segment, &known) {
             return self.unless_observing(Reason::Changed);
         }
-        match self.flow.rewalk_budget(plan.checkpoint, &dry, self.settled) {
-            Rewalk::Same(passed) => {
-                let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
-                walk.old_budget = passed;
-                let Some(passed) = self.run(&mut walk, payload, budget) else {
-                    return Verdict::Drop(Reason::Unreadable);
-                };
-                self.flow.rewalked(plan.checkpoint, &known, &walk, passed);
-                self.let_through(seq, payload)
+        let judged =
+            checkpoint.map(|number| (number, self.flow.rewalk_budget(number, &dry, self.settled)));
+        let (known_at, old_budget) = match judged {
+            Some((number, Rewalk::Same(passed))) => (Some(number), passed),
+            Some((number, Rewalk::New)) => {
+                self.flow.rewind(number);
+                return self.walk(start, seq, payload, budget);
             }
-            Rewalk::New => {
-                self.flow.rewind(plan.checkpoint);
-                self.walk(start, seq, payload, budget)
-            }
-            Rewalk::Refuse => self.unless_observing(Reason::Changed),
+            // Which of its pings passed nobody knows any more.
+            _ if self.joins(&dry.tracker) => (None, 0),
+            _ => return self.unless_observing(Reason::Changed),
+        };
+        let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
+        walk.old_budget = old_budget;
+        let Some(passed) = self.run(&mut walk, payload, budget) else {
+            return Verdict::Drop(Reason::Unreadable);
+        };
+        if let Some(number) = known_at {
+            self.flow.rewalked(number, &known, &walk, passed);
         }
+        self.let_through(seq, payload)
     }
 
     /// Walk to the end of the segment, and return how many of its new pings passed.
