@@ -364,7 +364,10 @@ fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<()
     let found = (flow.frames_in, flow.pings_in, flow.pongs_in);
     ensure!(found == (all.frames, all.pings, all.pongs), "{found:?} counted, {all:?} sent");
     ensure!(host.by_kind == all.by_kind, "{:?} counted, {all:?} sent", host.by_kind);
-    ensure!(!enforces || pings == passed, "{pings} pings arrive, {passed} were to pass");
+    // What the server threw away and comes again at a border is defused whole: then fewer arrive.
+    let at_border = link.path.lost_behind > 0 || link.path.resend == Resend::Any;
+    let exact = pings == passed || at_border;
+    ensure!(!enforces || exact, "{pings} pings arrive, {passed} were to pass");
     Ok(())
 }
 
