@@ -146,7 +146,8 @@ fn a_missing_name_is_an_error_and_an_idle_pattern_is_not() -> Result<()> {
     daemon.wait_for(Duration::from_secs(10), |line| {
         (line.contains("eth7 does not exist") && line.contains("'eth7*'")).then_some(())
     })?;
-    ensure!(daemon.terminate()?.code() == Some(1));
+    eventually("it ends", || Ok(daemon.ended()?.is_some()))?;
+    ensure!(daemon.ended()?.context("ended")?.code() == Some(1));
     ensure!(!std::path::Path::new(&pin_dir).exists(), "nothing was loaded");
 
     let guard = Guard::start(&node, "--interface eth7*")?;
