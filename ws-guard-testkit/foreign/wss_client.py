@@ -122,8 +122,9 @@ class Client:
             self.flush()
             while self.receive(0):
                 pass
-        while self.pongs < count and self.receive(2):
-            pass
+        while self.pongs < count:
+            if not self.receive(2):
+                raise TimeoutError("no answer to all of them")
 
     def chat(self, seconds, pause, words):
         end = time.monotonic() + seconds
