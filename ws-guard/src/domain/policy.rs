@@ -1,5 +1,8 @@
 //! The policy as people set it, and its shape in the kernel.
 
+mod choice;
+mod table;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
@@ -8,114 +11,17 @@ use ws_guard_common::{
     window::{Rate, RateError},
 };
 
+pub use self::{
+    choice::{Action, Fragments, OnFull},
+    table::POLICY,
+};
 use super::{
     address::Prefixes,
-    overrides::{NetworkPolicy, Overrides, PortPolicy, parse_network, parse_port},
+    overrides::{NetworkPolicy, Overrides, PortPolicy},
     records::RecordBytes,
-    setting::{Setting, store, whole, word},
+    setting::Setting,
 };
 use crate::guard::{NetworkRule, PolicySet};
-
-/// What an over-limit ping leads to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    Observe,
-    #[default]
-    Defuse,
-    Drop,
-}
-
-impl Action {
-    pub const WORDS: [(&'static str, Action); 3] =
-        [("observe", Action::Observe), ("defuse", Action::Defuse), ("drop", Action::Drop)];
-
-    const fn to_kernel(self) -> u8 {
-        match self {
-            Action::Observe => maps::action::OBSERVE,
-            Action::Defuse => maps::action::DEFUSE,
-            Action::Drop => maps::action::DROP,
-        }
-    }
-
-    const fn from_kernel(action: u8) -> Action {
-        match action {
-            maps::action::OBSERVE => Action::Observe,
-            maps::action::DEFUSE => Action::Defuse,
-            _ => Action::Drop,
-        }
-    }
-
-    pub const fn name(self) -> &'static str {
-        maps::action::name(self.to_kernel())
-    }
-}
-
-/// What a full table does with newcomers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnFull {
-    /// Let them through untracked.
-    #[default]
-    Open,
-    /// Refuse the connection, or treat the source's pings as over the limit.
-    Closed,
-}
-
-impl OnFull {
-    const WORDS: [(&'static str, OnFull); 2] = [("open", OnFull::Open), ("closed", OnFull::Closed)];
-
-    const fn name(self) -> &'static str {
-        match self {
-            OnFull::Open => "open",
-            OnFull::Closed => "closed",
-        }
-    }
-
-    const fn flag(self, flag: u8) -> u8 {
-        match self {
-            OnFull::Open => 0,
-            OnFull::Closed => flag,
-        }
-    }
-
-    const fn from_flag(set: bool) -> OnFull {
-        if set { OnFull::Closed } else { OnFull::Open }
-    }
-}
-
-/// What becomes of packets that may carry TCP to a protected port and cannot be followed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fragments {
-    #[default]
-    Drop,
-    /// Uncounted, and a way around every limit.
-    Pass,
-}
-
-impl Fragments {
-    const WORDS: [(&'static str, Fragments); 2] =
-        [("drop", Fragments::Drop), ("pass", Fragments::Pass)];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Fragments::Drop => "drop",
-            Fragments::Pass => "pass",
-        }
-    }
-
-    const fn flag(self) -> u8 {
-        match self {
-            Fragments::Drop => 0,
-            Fragments::Pass => maps::UNREADABLE_PASSES,
-        }
-    }
-
-    const fn from_flags(flags: u8) -> Fragments {
-        if flags & maps::UNREADABLE_PASSES != 0 { Fragments::Pass } else { Fragments::Drop }
-    }
-}
 
 /// Everything that may change while packets flow. Field names are those of the JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -372,223 +278,12 @@ fn network_policy((address, length, rule): &NetworkRule) -> Option<NetworkPolicy
     Some(NetworkPolicy { cidr, own })
 }
 
-/// One text, as `Setting::get` wants it.
-fn one(value: impl ToString) -> Vec<String> {
-    vec![value.to_string()]
-}
-
-/// A setting with one value.
-const fn single(
-    name: &'static str,
-    value: &'static str,
-    help: &'static str,
-    set: fn(&mut PolicySettings, &str) -> Result<(), String>,
-    get: fn(&PolicySettings) -> Vec<String>,
-) -> Setting<PolicySettings> {
-    Setting { name, value, help, many: false, seed: None, set, get, clear: |_| {} }
-}
-
-/// The seed's own variable beside `WS_GUARD_…`.
-const fn seeded(
-    mut setting: Setting<PolicySettings>,
-    variable: &'static str,
-) -> Setting<PolicySettings> {
-    setting.seed = Some(variable);
-    setting
-}
-
-/// Every setting of a policy: flags of `run` and `policy set`, keys of the file, fields of the API.
-pub static POLICY: [Setting<PolicySettings>; 22] = [
-    Setting {
-        name: "port",
-        value: "PORT[/tls]",
-        help: "TCP port of the WebSocket server to protect; 443/tls where it speaks TLS; with settings of its own as '8443 max-ping-rate=5 action=drop'",
-        many: true,
-        seed: None,
-        set: |p, text| {
-            let (port, own) = parse_port(text)?;
-            p.add_port(port, own)
-        },
-        get: |p| {
-            let own = |port: &u16| p.port_policies.iter().find(|policy| policy.port == *port);
-            p.ports
-                .iter()
-                .map(|port| own(port).map_or(port.to_string(), PortPolicy::text))
-                .collect()
-        },
-        clear: |p| {
-            p.ports.clear();
-            p.port_policies.clear();
-        },
-    },
-    single(
-        "action",
-        "observe|defuse|drop",
-        "What pings over the limit lead to: observe counts them, defuse turns them into pongs that the server ignores, drop drops the source's segments",
-        |p, text| store(&mut p.action, word(text, &Action::WORDS)),
-        |p| one(p.action.name()),
-    ),
-    seeded(
-        single(
-            "max-ping-rate",
-            "N",
-            "Pings a source may send in any window; exact up to 64, up to 1048576",
-            |p, text| store(&mut p.max_ping_rate, whole(text, 1, Rate::MAX_LIMIT as u64)),
-            |p| one(p.max_ping_rate),
-        ),
-        "MAX_PING_RATE",
-    ),
-    seeded(
-        single(
-            "window-seconds",
-            "S",
-            "Length of the window in seconds, 1 to 3600; a throttling ends one window after the last ping over the limit",
-            |p, text| store(&mut p.window_seconds, whole(text, 1, 3600)),
-            |p| one(p.window_seconds),
-        ),
-        "WINDOW_SECONDS",
-    ),
-    single(
-        "min-throttle-seconds",
-        "S",
-        "How long a throttling lasts at the least, up to 604800; 0 is as long as the window",
-        |p, text| store(&mut p.min_throttle_seconds, whole(text, 0, 604_800)),
-        |p| one(p.min_throttle_seconds),
-    ),
-    single(
-        "escalate-after",
-        "N",
-        "Drop a source that would be defused, once it has sent so many pings over the limit in one window; 0 is never",
-        |p, text| store(&mut p.escalate_after, whole(text, 0, Rate::MAX_LIMIT as u64)),
-        |p| one(p.escalate_after),
-    ),
-    single(
-        "max-ping-rate-per-connection",
-        "N",
-        "Pings a connection may send in any window; 0 is no such limit",
-        |p, text| {
-            store(&mut p.max_ping_rate_per_connection, whole(text, 0, Rate::MAX_LIMIT as u64))
-        },
-        |p| one(p.max_ping_rate_per_connection),
-    ),
-    single(
-        "neighbour-share",
-        "N",
-        "Pings a window that each connection of a throttled source is still answered, 0 to 8: the heartbeats of neighbours behind one address",
-        |p, text| store(&mut p.neighbour_share, whole(text, 0, 8)),
-        |p| one(p.neighbour_share),
-    ),
-    single(
-        "max-pong-rate",
-        "N",
-        "PONG frames a source may send in any window; 0 is no such limit",
-        |p, text| store(&mut p.max_pong_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
-        |p| one(p.max_pong_rate),
-    ),
-    single(
-        "max-empty-fragment-rate",
-        "N",
-        "Fragments without payload that a source may send in any window; 0 is no such limit",
-        |p, text| store(&mut p.max_empty_fragment_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
-        |p| one(p.max_empty_fragment_rate),
-    ),
-    single(
-        "max-tiny-frame-rate",
-        "N",
-        "Data frames of at most tiny-frame-bytes that a source may send in any window; 0 is no such limit",
-        |p, text| store(&mut p.max_tiny_frame_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
-        |p| one(p.max_tiny_frame_rate),
-    ),
-    single(
-        "tiny-frame-bytes",
-        "BYTES",
-        "Longest payload of a tiny data frame, 0 to 125",
-        |p, text| store(&mut p.tiny_frame_bytes, whole(text, 0, 125)),
-        |p| one(p.tiny_frame_bytes),
-    ),
-    single(
-        "max-close-rate",
-        "N",
-        "CLOSE frames a source may send in any window; 0 is no such limit",
-        |p, text| store(&mut p.max_close_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
-        |p| one(p.max_close_rate),
-    ),
-    single(
-        "tls",
-        "true|false",
-        "The ports speak TLS: follow TLS records instead of frames; mostly of one port, --port 443/tls",
-        |p, text| store(&mut p.tls, word(text, &[("true", true), ("false", false)])),
-        |p| one(p.tls),
-    ),
-    single(
-        "max-record-rate",
-        "N",
-        "On TLS ports: records small enough for a ping that a source may send in any window; reported, or acted on by drop; 0 is no such limit",
-        |p, text| store(&mut p.max_record_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
-        |p| one(p.max_record_rate),
-    ),
-    single(
-        "record-bytes",
-        "MIN-MAX",
-        "On TLS ports: the lengths of records that may hold a ping, as their header has them",
-        |p, text| store(&mut p.record_bytes, text.parse()),
-        |p| one(p.record_bytes),
-    ),
-    single(
-        "ipv4-prefix",
-        "BITS",
-        "How much of an IPv4 address makes a source, 1 to 32",
-        |p, text| store(&mut p.ipv4_prefix, whole(text, 1, 32)),
-        |p| one(p.ipv4_prefix),
-    ),
-    single(
-        "ipv6-prefix",
-        "BITS",
-        "How much of an IPv6 address makes a source, 1 to 128",
-        |p, text| store(&mut p.ipv6_prefix, whole(text, 1, 128)),
-        |p| one(p.ipv6_prefix),
-    ),
-    single(
-        "on-full-flows",
-        "open|closed",
-        "With a full flow table, let new connections through untracked (open) or refuse them (closed)",
-        |p, text| store(&mut p.on_full_flows, word(text, &OnFull::WORDS)),
-        |p| one(p.on_full_flows.name()),
-    ),
-    single(
-        "on-full-sources",
-        "open|closed",
-        "With a full source table, answer a newcomer's pings (open) or treat them as over the limit (closed)",
-        |p, text| store(&mut p.on_full_sources, word(text, &OnFull::WORDS)),
-        |p| one(p.on_full_sources.name()),
-    ),
-    Setting {
-        name: "cidr",
-        value: "NETWORK",
-        help: "Network with settings of its own, as '10.0.0.0/8 max-ping-rate=100 action=observe'; the longest prefix that covers a source decides",
-        many: true,
-        seed: None,
-        set: |p, text| {
-            p.add_cidr(parse_network(text)?);
-            Ok(())
-        },
-        get: |p| p.cidrs.iter().map(NetworkPolicy::text).collect(),
-        clear: |p| p.cidrs.clear(),
-    },
-    single(
-        "fragments",
-        "drop|pass",
-        "Segments to a protected port in IP fragments, or behind headers that hide them: drop them, or let them pass uncounted",
-        |p, text| store(&mut p.fragments, word(text, &Fragments::WORDS)),
-        |p| one(p.fragments.name()),
-    ),
-];
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::overrides::{parse_network, parse_port};
 
     fn settings() -> PolicySettings {
         PolicySettings {
