@@ -22,6 +22,7 @@
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
 pub mod autobahn;
 pub mod capture;
+pub mod certificate;
 pub mod client;
 pub mod flood;
 pub mod frame;

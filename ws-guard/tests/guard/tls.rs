@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use ws_guard_common::record::{Cipher, LONGEST_PING, SHORTEST_PING};
 use ws_guard_testkit::{
+    certificate,
     netns::{Family, Pair, PairOptions},
     process::Process,
     tools,
@@ -83,7 +84,7 @@ impl Stage {
     fn new(words: &str) -> Result<Stage> {
         let pair = Pair::new(PairOptions { clients: 8, ..PairOptions::default() })?;
         let dir = tempfile::tempdir()?;
-        let [cert, key] = certificate(dir.path())?;
+        let [cert, key] = certificate::make(dir.path())?;
         let start = |(index, (version, ciphers, _)): (usize, &(&str, &str, Cipher))| {
             let mut command = pair.server.command(tools::python());
             let port = (PORT + index as u16).to_string();
@@ -169,20 +170,6 @@ fn said(mut child: Child) -> Result<Client> {
             Err(error).with_context(|| format!("the client said {line:?}: {why}"))
         }
     }
-}
-
-/// A certificate for nobody in particular.
-fn certificate(dir: &std::path::Path) -> Result<[String; 2]> {
-    let path = |name: &str| dir.join(name).display().to_string();
-    let [cert, key] = [path("cert.pem"), path("key.pem")];
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"])
-        .args(["-subj", "/CN=ws-guard-test", "-keyout", &key, "-out", &cert])
-        .stderr(Stdio::null())
-        .status()
-        .context("openssl makes the certificate")?;
-    ensure!(made.success(), "openssl ended with {made}");
-    Ok([cert, key])
 }
 
 #[test]

@@ -1,30 +1,13 @@
 //! A terminator that decrypts WebSocket traffic reports its pings, and the kernel acts on them.
-use std::{
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use ws_guard_testkit::{netns::Family, process::Process, tools};
+use ws_guard_testkit::{certificate, netns::Family, process::Process, tools};
 
 use crate::stage::{Stage, eventually, number};
 
 const TLS_PORT: u16 = 9443;
-
-/// A certificate for nobody in particular.
-fn certificate(dir: &std::path::Path) -> Result<[String; 2]> {
-    let path = |name: &str| dir.join(name).display().to_string();
-    let [cert, key] = [path("cert.pem"), path("key.pem")];
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"])
-        .args(["-subj", "/CN=ws-guard-test", "-keyout", &key, "-out", &cert])
-        .stderr(Stdio::null())
-        .status()
-        .context("openssl makes the certificate")?;
-    ensure!(made.success(), "openssl ended with {made}");
-    Ok([cert, key])
-}
 
 /// Ping over TLS from client number `n`; how many were answered before the silence.
 fn ping(stage: &Stage, n: u8, most: u32) -> Result<u64> {
@@ -46,7 +29,7 @@ fn a_flood_inside_tls_is_reported_throttled_and_dropped() -> Result<()> {
     let ports = format!("{},{TLS_PORT} action=drop", crate::stage::PORT);
     let mut stage = Stage::new(2, &["--port", &ports])?;
     let dir = tempfile::tempdir()?;
-    let [cert, key] = certificate(dir.path())?;
+    let [cert, key] = certificate::make(dir.path())?;
     let mut command = stage.pair.server.command(tools::python());
     command.arg(tools::workspace().join("docs/examples/wss-reporter.py"));
     command.args(["--cert", &cert, "--key", &key, "--port", &TLS_PORT.to_string()]);
