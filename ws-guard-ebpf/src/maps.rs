@@ -13,8 +13,9 @@ use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
-        Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, Pending, Policy, Ports,
-        PROVEN as MAX_PROVEN, Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey, Stranger,
+        Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, PROVEN as MAX_PROVEN,
+        Pending, Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey,
+        Stranger,
     },
     source::Source,
     window::SLOTS,

@@ -22,10 +22,11 @@ impl Case {
 
     /// They pass, and the flow says that it did not see the request.
     fn is_forgotten(self) -> Case {
-        self.client_at(0, pings(3))
-            .answer(SWITCHING)
-            .leaves(state::OPEN)
-            .counts(&[(DroppedEarly, 0), (RequestsUnseen, 1), (Pings, 0)])
+        self.client_at(0, pings(3)).answer(SWITCHING).leaves(state::OPEN).counts(&[
+            (DroppedEarly, 0),
+            (RequestsUnseen, 1),
+            (Pings, 0),
+        ])
     }
 
     /// Another request than the one for an upgrade, and its answer.
