@@ -132,7 +132,7 @@ pub fn main(args: Args) -> Result<()> {
     if let Some(reason) = skip_reason() {
         bail!("{reason}");
     }
-    let object = kernel::object(args.object)?;
+    let object = kernel::object(args.object, kernel::OBJECT)?;
     step::run("building the echo server", tools::build_tungstenite_echo())?;
     Profile::Dev.build()?;
     let settings = ATTACHED.map(|attached| Setting::new(attached, &object));
