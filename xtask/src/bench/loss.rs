@@ -71,7 +71,8 @@ pub(super) enum Traffic {
 }
 
 const PLACES: [Place; 3] = [Place::None, Place::Server, Place::Path];
-pub(super) const TRAFFIC: [Traffic; 3] = [Traffic::Upload(65_536), Traffic::Upload(500), Traffic::Messages];
+pub(super) const TRAFFIC: [Traffic; 3] =
+    [Traffic::Upload(65_536), Traffic::Upload(500), Traffic::Messages];
 
 /// What the path does to packets.
 pub(super) fn impairments() -> [(&'static str, Impairment); 5] {

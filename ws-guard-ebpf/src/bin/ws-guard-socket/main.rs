@@ -86,6 +86,12 @@ pub fn socket_pass(_ctx: SkBuffContext) -> u32 {
     sk_action::SK_PASS
 }
 
+/// Takes the place of another, to show for which sockets.
+#[stream_verdict]
+pub fn socket_drop(_ctx: SkBuffContext) -> u32 {
+    sk_action::SK_DROP
+}
+
 /// Follows the client's frames, and turns pings over the limit into pongs. Passes everything.
 #[stream_verdict]
 pub fn socket_follow(ctx: SkBuffContext) -> u32 {

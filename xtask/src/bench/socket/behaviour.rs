@@ -3,12 +3,12 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd},
-    path::Path,
+    path::Path as File,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     errno::Errno,
     fcntl::{SpliceFFlags, splice},
@@ -28,8 +28,8 @@ use super::{
 
 /// For what crosses a pair of interfaces.
 const MOMENT: Duration = Duration::from_millis(200);
-/// For a client that sends as much as is taken.
-const STUFFING: Duration = Duration::from_secs(3);
+/// How long a client sends that sends as much as is taken.
+const STUFFING: Duration = Duration::from_secs(10);
 
 nix::ioctl_read_bad!(
     /// FIONREAD, SIOCINQ: bytes that may be read at once (tcp(7)).
@@ -42,31 +42,34 @@ nix::ioctl_read_bad!(
 struct Connection {
     client: TcpStream,
     server: TcpStream,
+    line: Option<Line>,
 }
 
 type Observe = fn(Connection) -> Result<String>;
 
 /// What is looked at, by name.
-const OBSERVATIONS: [(&str, Observe); 9] = [
+const OBSERVATIONS: [(&str, Observe); 12] = [
     ("FIONREAD after 1,000 bytes", fionread),
     ("MSG_PEEK, then read", peek),
     ("SO_RCVLOWAT 1,000: readable at 500, at 1,000", low_water),
     ("splice of 1,000 bytes", splices),
-    ("poll, time to wake up", wakes),
     ("client ends its stream: read, then write", half_close),
     ("client resets: 10 bytes read, then", reset),
-    ("bytes taken in 3 s, server does not read", backlog),
+    ("programs go, 10 bytes unread, 10 to come: read", unload),
+    ("programs go, all read, 10 to come: read", unload_read),
+    ("program replaced by one that drops: read", replaced),
+    ("8 MB in writes of 500 bytes, read as they come", stream),
+    ("bytes taken in 10 s, server does not read", backlog),
     ("the same, and they are read: intact", backlog_read),
 ];
 
 /// Each observation on a socket in no map, and in one without and with a parser.
-pub fn observe(object: &Path) -> Result<Vec<[String; 4]>> {
+pub fn observe(object: &File) -> Result<Vec<[String; 4]>> {
     let mut rows = Vec::new();
     for (name, observation) in OBSERVATIONS {
-        let seen = |line: Option<&Line>| -> Result<String> {
+        let seen = |line| {
             let pair = Pair::new(PairOptions::default())?;
-            let seen = connect(&pair, line).and_then(observation);
-            Ok(seen.unwrap_or_else(|error| format!("{error:#}")))
+            connect(&pair, line).and_then(observation)
         };
         rows.push(row(object, name, seen)?);
     }
@@ -75,12 +78,15 @@ pub fn observe(object: &Path) -> Result<Vec<[String; 4]>> {
 }
 
 fn row(
-    object: &Path,
+    object: &File,
     name: &str,
-    seen: impl Fn(Option<&Line>) -> Result<String>,
+    seen: impl Fn(Option<Line>) -> Result<String>,
 ) -> Result<[String; 4]> {
-    let line = |parser| Line::new(object, Verdict::Pass, parser);
-    Ok([name.to_owned(), seen(None)?, seen(Some(&line(false)?))?, seen(Some(&line(true)?))?])
+    let line = |parser| Line::new(object, Verdict::Pass, parser).map(Some);
+    let lines = [None, line(false)?, line(true)?];
+    let [plain, map, parser] =
+        lines.map(|line| seen(line).unwrap_or_else(|error| format!("{error:#}")));
+    Ok([name.to_owned(), plain, map, parser])
 }
 
 /// A listener in the server's namespace, in the group that the line watches.
@@ -95,14 +101,14 @@ fn listen(pair: &Pair, line: Option<&Line>) -> Result<TcpListener> {
     }
 }
 
-fn connect(pair: &Pair, line: Option<&Line>) -> Result<Connection> {
-    let listener = listen(pair, line)?;
+fn connect(pair: &Pair, line: Option<Line>) -> Result<Connection> {
+    let listener = listen(pair, line.as_ref())?;
     let at = SocketAddr::new(Family::V4.server(), PORT);
     let client = pair.client.run(|| TcpStream::connect(at))?.context("connecting")?;
     client.set_nodelay(true)?;
     let (server, _) = listener.accept()?;
     server.set_read_timeout(Some(Duration::from_secs(5)))?;
-    Ok(Connection { client, server })
+    Ok(Connection { client, server, line })
 }
 
 fn readable(stream: &TcpStream) -> Result<i32> {
@@ -161,27 +167,6 @@ fn splices(mut at: Connection) -> Result<String> {
     Ok(moved.map_or_else(|error| error.to_string(), |bytes| bytes.to_string()))
 }
 
-fn wakes(mut at: Connection) -> Result<String> {
-    let mut times = Vec::new();
-    for _ in 0..200 {
-        thread::scope(|scope| -> Result<()> {
-            let waiting = scope.spawn(|| {
-                let woken = polls(&at.server, Duration::from_secs(2));
-                woken.map(|woken| woken.then(Instant::now))
-            });
-            thread::sleep(Duration::from_millis(1));
-            let start = Instant::now();
-            (&at.client).write_all(b"x")?;
-            let woken = waiting.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
-            times.push(woken.context("nobody woke up in 2 s")?.duration_since(start));
-            Ok(())
-        })?;
-        at.server.read_exact(&mut [0])?;
-    }
-    times.sort_unstable();
-    Ok(format!("{:.0} us", times[times.len() / 2].as_secs_f64() * 1e6))
-}
-
 /// What a read comes to.
 fn read(stream: &mut TcpStream) -> String {
     match stream.read(&mut [0; 2000]) {
@@ -206,6 +191,72 @@ fn reset(mut at: Connection) -> Result<String> {
     drop(at.client);
     thread::sleep(MOMENT);
     Ok(format!("{}, {}", read(&mut at.server), read(&mut at.server)))
+}
+
+/// The map and its programs go while the connection is open: a daemon that ends, with nothing pinned.
+fn unload(mut at: Connection) -> Result<String> {
+    at.client.write_all(b"0123456789")?;
+    thread::sleep(MOMENT);
+    drop(at.line.take());
+    thread::sleep(MOMENT);
+    finish(at, b"0123456789abcdefghij")
+}
+
+fn unload_read(mut at: Connection) -> Result<String> {
+    at.client.write_all(b"0123456789")?;
+    at.server.read_exact(&mut [0; 10])?;
+    drop(at.line.take());
+    thread::sleep(MOMENT);
+    finish(at, b"abcdefghij")
+}
+
+/// Another program takes the place of the one that is attached, as in an upgrade.
+fn replaced(mut at: Connection) -> Result<String> {
+    if let Some(line) = &mut at.line {
+        line.drop_everything()?;
+    }
+    finish(at, b"abcdefghij")
+}
+
+/// Ten bytes more and the stream's end, and what is read until then.
+fn finish(mut at: Connection, expected: &[u8]) -> Result<String> {
+    at.client.write_all(b"abcdefghij")?;
+    at.client.shutdown(Shutdown::Write)?;
+    thread::sleep(MOMENT);
+    Ok(compare(&read_all(&mut at.server), expected))
+}
+
+/// What comes until the stream ends, or nothing more comes for a second.
+fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+    let mut found = Vec::new();
+    let mut buffer = [0; 4096];
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        found.extend_from_slice(&buffer[..n]);
+    }
+    found
+}
+
+fn compare(found: &[u8], sent: &[u8]) -> String {
+    let how = if found == sent { "intact" } else { "not what was sent" };
+    format!("{} of {}, {how}", found.len(), sent.len())
+}
+
+fn stream(at: Connection) -> Result<String> {
+    let Connection { mut client, mut server, line } = at;
+    let sent: Vec<u8> = (0..8_000_000).map(|n| (n % 251) as u8).collect();
+    let found = thread::scope(|scope| {
+        scope.spawn(|| {
+            // It fails when the reader has given up.
+            let _ = sent.chunks(500).try_for_each(|part| client.write_all(part));
+            let _ = client.shutdown(Shutdown::Write);
+        });
+        let found = read_all(&mut server);
+        let _ = server.shutdown(Shutdown::Both);
+        found
+    });
+    drop(line);
+    Ok(compare(&found, &sent))
 }
 
 /// As many bytes as the client can send while nobody reads.
@@ -244,33 +295,29 @@ fn backlog_read(mut at: Connection) -> Result<String> {
             return Ok(format!("other bytes before {position}"));
         }
         if n == 0 {
-            return Ok(if position == sent { "yes".into() } else { format!("{position} of {sent}") });
+            return Ok(if position == sent {
+                "yes".into()
+            } else {
+                format!("{position} of {sent}")
+            });
         }
     }
 }
 
 /// A segment that comes again with more behind it, as TCP may send it again (RFC 9293, 3.10.7.4).
-fn overlap(line: Option<&Line>) -> Result<String> {
+fn overlap(line: Option<Line>) -> Result<String> {
     let pair = Pair::new(PairOptions { offloads: false, ..PairOptions::default() })?;
-    let listener = listen(&pair, line)?;
+    let listener = listen(&pair, line.as_ref())?;
     let client = SocketAddr::new(raw_tcp::address(Family::V4, 1), 4711);
     let server = SocketAddr::new(Family::V4.server(), PORT);
     let mut tcp = RawTcp::connect(&pair, client, server, &Opening::default())?;
     let (mut accepted, _) = listener.accept()?;
-    accepted.set_read_timeout(Some(Duration::from_secs(1)))?;
     let bytes = b"0123456789abcde";
     tcp.send(&tcp.segment(0, &bytes[..10]))?;
     thread::sleep(MOMENT);
     tcp.send(&tcp.segment(5, &bytes[5..]))?;
     thread::sleep(MOMENT);
     tcp.advance(bytes.len());
-    let acknowledged = tcp.drain()?;
-    let mut found = Vec::new();
-    let mut buffer = [0; 100];
-    while let Ok(n @ 1..) = accepted.read(&mut buffer) {
-        found.extend_from_slice(&buffer[..n]);
-    }
-    let intact = if found == bytes { "intact" } else { "other bytes" };
-    let acknowledged = if acknowledged { "" } else { ", not acknowledged" };
-    Ok(format!("{}, {intact}{acknowledged}", found.len()))
+    ensure!(tcp.drain()?, "the server did not acknowledge it");
+    Ok(compare(&read_all(&mut accepted), bytes))
 }

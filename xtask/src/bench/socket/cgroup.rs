@@ -23,8 +23,7 @@ impl Cgroup {
     pub fn new() -> Result<Cgroup> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let home = home()?;
-        let name =
-            format!("ws-guard-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let name = format!("ws-guard-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let path = home.join(name);
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(Cgroup { path, home })

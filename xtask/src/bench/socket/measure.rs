@@ -34,22 +34,14 @@ pub enum Attached {
     Pass,
     /// A verdict that follows frames.
     Follow,
-    /// The same behind a stream parser.
-    Parser,
     /// The guard at XDP.
     Guard,
     /// [`Attached::Guard`] and [`Attached::Follow`].
     Both,
 }
 
-pub const ATTACHED: [Attached; 6] = [
-    Attached::Nothing,
-    Attached::Pass,
-    Attached::Follow,
-    Attached::Parser,
-    Attached::Guard,
-    Attached::Both,
-];
+pub const ATTACHED: [Attached; 5] =
+    [Attached::Nothing, Attached::Pass, Attached::Follow, Attached::Guard, Attached::Both];
 
 impl Attached {
     pub fn name(self) -> &'static str {
@@ -57,21 +49,19 @@ impl Attached {
             Attached::Nothing => "nothing",
             Attached::Pass => "at the socket: pass",
             Attached::Follow => "at the socket: follow",
-            Attached::Parser => "the same, with a parser",
             Attached::Guard => "ws-guard at XDP",
             Attached::Both => "both",
         }
     }
 
     fn line(self, object: &File) -> Result<Option<Line>> {
-        let follow = Verdict::Follow { limit: UNLIMITED };
-        let (verdict, parser) = match self {
+        let verdict = match self {
             Attached::Nothing | Attached::Guard => return Ok(None),
-            Attached::Pass => (Verdict::Pass, false),
-            Attached::Follow | Attached::Both => (follow, false),
-            Attached::Parser => (follow, true),
+            Attached::Pass => Verdict::Pass,
+            Attached::Follow | Attached::Both => Verdict::Follow { limit: UNLIMITED },
         };
-        Line::new(object, verdict, parser).map(Some)
+        // Without a parser: with one, uploads do not come to their end.
+        Line::new(object, verdict, false).map(Some)
     }
 
     fn has_guard(self) -> bool {

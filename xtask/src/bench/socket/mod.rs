@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use ws_guard_testkit::{path::Impairment, servers::Library, skip_reason, tools};
 
@@ -132,9 +132,11 @@ fn prove(args: &Args, object: &Path) -> Result<()> {
     for name in &args.library {
         let library: Library = name.parse()?;
         for parser in [false, true] {
-            proof::prove(object, library, parser, args.proofs)?;
             let how = if parser { "with a parser" } else { "without a parser" };
-            println!("{name}, {how}: exact in {} runs", args.proofs);
+            match proof::prove(object, library, parser, args.proofs) {
+                Ok(()) => println!("{name}, {how}: exact in {} runs", args.proofs),
+                Err(error) => println!("{name}, {how}: {error:#}"),
+            }
         }
     }
     Ok(())
@@ -155,7 +157,9 @@ fn cost(args: &Args, object: &Path) -> Result<Vec<Figures>> {
         for (n, size) in SIZES.into_iter().enumerate() {
             for (setting, figures) in settings.iter().zip(&mut results) {
                 let bytes = args.megabytes as usize * 1_000_000;
-                figures.uploads[n].push(setting.upload(size, bytes)?);
+                let upload = setting.upload(size, bytes);
+                let how = || format!("{}, frames of {size}", figures.attached.name());
+                figures.uploads[n].push(upload.with_context(how)?);
             }
         }
     }
@@ -183,8 +187,7 @@ fn lossy(args: &Args, object: &Path) -> Result<Vec<Lossy>> {
             let (Some(setting), Some((_, impairment))) = (found, impairment) else { continue };
             let impairment = Impairment { seed: round.into(), ..impairment };
             let time = Duration::from_secs(5);
-            let sample =
-                settings[setting].impaired(lossy.traffic, impairment, 300_000, time)?;
+            let sample = settings[setting].impaired(lossy.traffic, impairment, 300_000, time)?;
             eprintln!("    {:?}, {}, {:?}: {sample:?}", lossy.traffic, lossy.path, lossy.attached);
             lossy.samples.push(sample);
         }
