@@ -1,6 +1,11 @@
 //! What each way to attach costs: echoes and uploads over a pair of interfaces, and both over a path that
 //! loses packets.
-use std::{fs, net::SocketAddr, path::Path as File, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path as File, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
@@ -9,12 +14,16 @@ use ws_guard_testkit::{
     client::{Client, ConnectOptions},
     netns::{Family, INTERFACE, Pair, PairOptions},
     path::{Impairment, Path},
+    programs::Programs,
     servers::{Library, Server},
     sink::Sink,
 };
 
 use super::{
-    super::loss::{self, Traffic},
+    super::{
+        latency::EMPTY,
+        loss::{self, Traffic},
+    },
     PORT, SINK,
     line::{Line, Verdict},
 };
@@ -34,14 +43,22 @@ pub enum Attached {
     Pass,
     /// A verdict that follows frames.
     Follow,
+    /// Native XDP that does nothing: at a pair of interfaces it ends offloads.
+    EmptyXdp,
     /// The guard at XDP.
     Guard,
     /// [`Attached::Guard`] and [`Attached::Follow`].
     Both,
 }
 
-pub const ATTACHED: [Attached; 5] =
-    [Attached::Nothing, Attached::Pass, Attached::Follow, Attached::Guard, Attached::Both];
+pub const ATTACHED: [Attached; 6] = [
+    Attached::Nothing,
+    Attached::Pass,
+    Attached::Follow,
+    Attached::EmptyXdp,
+    Attached::Guard,
+    Attached::Both,
+];
 
 impl Attached {
     pub fn name(self) -> &'static str {
@@ -49,6 +66,7 @@ impl Attached {
             Attached::Nothing => "nothing",
             Attached::Pass => "at the socket: pass",
             Attached::Follow => "at the socket: follow",
+            Attached::EmptyXdp => "XDP that does nothing",
             Attached::Guard => "ws-guard at XDP",
             Attached::Both => "both",
         }
@@ -56,7 +74,7 @@ impl Attached {
 
     fn line(self, object: &File) -> Result<Option<Line>> {
         let verdict = match self {
-            Attached::Nothing | Attached::Guard => return Ok(None),
+            Attached::Nothing | Attached::EmptyXdp | Attached::Guard => return Ok(None),
             Attached::Pass => Verdict::Pass,
             Attached::Follow | Attached::Both => Verdict::Follow { limit: UNLIMITED },
         };
@@ -69,12 +87,28 @@ impl Attached {
     }
 }
 
+/// Where the programs are.
+pub struct Objects {
+    pub socket: PathBuf,
+    /// The other benchmarks' object.
+    pub packets: PathBuf,
+}
+
+impl Objects {
+    fn empty_xdp(&self, pair: &Pair) -> Result<Programs> {
+        let mut programs = Programs::load(&self.packets, &[EMPTY], &[])?;
+        pair.server.run(|| programs.attach_xdp(EMPTY, INTERFACE))??;
+        Ok(programs)
+    }
+}
+
 /// Servers, and what is attached. What is dropped first is first.
 pub struct Setting {
     guard: Option<Guard>,
     _sink: Sink,
     server: Server,
     _line: Option<Line>,
+    _empty: Option<Programs>,
     pair: Ends,
 }
 
@@ -113,17 +147,17 @@ pub struct Upload {
 }
 
 impl Setting {
-    pub fn over_pair(attached: Attached, object: &File) -> Result<Setting> {
-        Setting::new(attached, object, Ends::Pair(Pair::new(PairOptions::default())?))
+    pub fn over_pair(attached: Attached, objects: &Objects) -> Result<Setting> {
+        Setting::new(attached, objects, Ends::Pair(Pair::new(PairOptions::default())?))
     }
 
-    pub fn over_path(attached: Attached, object: &File) -> Result<Setting> {
-        Setting::new(attached, object, Ends::Path(Path::new(1)?))
+    pub fn over_path(attached: Attached, objects: &Objects) -> Result<Setting> {
+        Setting::new(attached, objects, Ends::Path(Path::new(1)?))
     }
 
-    fn new(attached: Attached, object: &File, ends: Ends) -> Result<Setting> {
+    fn new(attached: Attached, objects: &Objects, ends: Ends) -> Result<Setting> {
         let pair = ends.pair();
-        let line = attached.line(object)?;
+        let line = attached.line(&objects.socket)?;
         let start = || -> Result<(Sink, Server)> {
             let server = Server::start(&pair.server, Library::TokioTungstenite, PORT, None)?;
             Ok((Sink::start(&pair.server, SINK)?, server))
@@ -135,7 +169,9 @@ impl Setting {
         let words = format!("--interface {INTERFACE} --port {PORT},{SINK}");
         let guard = attached.has_guard().then(|| Guard::start(Profile::Dev, &pair.server, &words));
         let guard = guard.transpose()?;
-        Ok(Setting { guard, _sink: sink, server, _line: line, pair: ends })
+        let empty =
+            (attached == Attached::EmptyXdp).then(|| objects.empty_xdp(pair)).transpose()?;
+        Ok(Setting { guard, _sink: sink, server, _line: line, _empty: empty, pair: ends })
     }
 
     pub fn connect(&self, port: u16, reads: bool) -> Result<Client> {

@@ -5,6 +5,7 @@ mod cgroup;
 #[path = "../../../../ws-guard-ebpf/src/bin/ws-guard-socket/connection.rs"]
 mod connection;
 mod line;
+mod machine;
 mod measure;
 mod proof;
 mod table;
@@ -22,8 +23,8 @@ use super::{
     kernel,
     loss::{self, Traffic},
 };
-use crate::{guard::Profile, step};
-use measure::{ATTACHED, Attached, Echoes, Setting, Upload};
+use crate::{guard::Profile, step, vm::Release};
+use measure::{ATTACHED, Attached, Echoes, Objects, Setting, Upload};
 
 /// What is built for this and never committed.
 const OBJECT: &str = "ws-guard-socket.bpf.o";
@@ -58,7 +59,11 @@ pub struct Args {
     /// Rounds over paths that lose packets
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     loss_rounds: u32,
-    /// Take this object instead of a fresh build
+    /// Only the proof, with compiled servers, and the behaviour, on a kernel of this series in a virtual
+    /// machine
+    #[arg(long, value_name = "VERSION")]
+    kernel: Option<Release>,
+    /// Take this object instead of a fresh build, and the other benchmarks' beside it
     #[arg(long, value_name = "FILE")]
     object: Option<PathBuf>,
 }
@@ -104,6 +109,9 @@ pub fn main(args: Args) -> Result<()> {
         bail!("{reason}");
     }
     let object = kernel::object(args.object.clone(), OBJECT)?;
+    if let Some(release) = args.kernel {
+        return machine::run(release, &object, args.proofs);
+    }
     let wants = |part| args.only.is_empty() || args.only.contains(&part);
     let mut results = Results::default();
     if wants(Part::Proof) {
@@ -117,12 +125,14 @@ pub fn main(args: Args) -> Result<()> {
         step::run("building the echo server", tools::build_tungstenite_echo())?;
         Profile::Dev.build()?;
     }
+    let packets = object.with_file_name(kernel::OBJECT);
+    let objects = Objects { socket: object, packets };
     if wants(Part::Cost) {
-        results.cost = cost(&args, &object)?;
+        results.cost = cost(&args, &objects)?;
         println!("{}\n", table::cost(&results.cost));
     }
     if wants(Part::Loss) {
-        results.loss = lossy(&args, &object)?;
+        results.loss = lossy(&args, &objects)?;
         println!("{}\n", table::loss(&results.loss));
     }
     super::write("socket", &results)
@@ -142,8 +152,8 @@ fn prove(args: &Args, object: &Path) -> Result<()> {
     Ok(())
 }
 
-fn cost(args: &Args, object: &Path) -> Result<Vec<Figures>> {
-    let settings = ATTACHED.map(|attached| Setting::over_pair(attached, object));
+fn cost(args: &Args, objects: &Objects) -> Result<Vec<Figures>> {
+    let settings = ATTACHED.map(|attached| Setting::over_pair(attached, objects));
     let settings = settings.into_iter().collect::<Result<Vec<_>>>()?;
     let clients = settings.iter().map(|setting| setting.connect(PORT, false));
     let mut clients = clients.collect::<Result<Vec<_>>>()?;
@@ -168,8 +178,8 @@ fn cost(args: &Args, object: &Path) -> Result<Vec<Figures>> {
     Ok(results.into())
 }
 
-fn lossy(args: &Args, object: &Path) -> Result<Vec<Lossy>> {
-    let settings = OVER_PATHS.map(|attached| Setting::over_path(attached, object));
+fn lossy(args: &Args, objects: &Objects) -> Result<Vec<Lossy>> {
+    let settings = OVER_PATHS.map(|attached| Setting::over_path(attached, objects));
     let settings = settings.into_iter().collect::<Result<Vec<_>>>()?;
     let mut results = Vec::new();
     for traffic in loss::TRAFFIC {
