@@ -11,7 +11,7 @@ const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
 impl Case {
     /// Pings before the answer do not pass, whatever was forgotten, and then the answer comes.
-    fn is_remembered(self) -> Case {
+    fn remembered(self) -> Case {
         self.client_at(0, pings(3))
             .dropped()
             .answer(SWITCHING)
@@ -21,7 +21,7 @@ impl Case {
     }
 
     /// They pass, and the flow says that it did not see the request.
-    fn is_forgotten(self) -> Case {
+    fn forgotten(self) -> Case {
         self.client_at(0, pings(3)).answer(SWITCHING).leaves(state::OPEN).counts(&[
             (DroppedEarly, 0),
             (RequestsUnseen, 1),
@@ -62,21 +62,21 @@ pub fn cases() -> Vec<Case> {
             .not_found()
             .request()
             .requests(FLOOD)
-            .is_remembered(),
+            .remembered(),
         case("no more when the server has closed")
             .not_found()
             .server(request, [])
             .with(|packet| packet.flags |= flag::FIN)
             .request()
             .requests(FLOOD)
-            .is_forgotten(),
+            .forgotten(),
         case("nor when a new connection begins")
             .not_found()
             .server(request, [])
             .with(|packet| packet.flags |= flag::SYN)
             .request()
             .requests(FLOOD)
-            .is_forgotten(),
+            .forgotten(),
     ]);
     cases
 }
@@ -88,19 +88,19 @@ fn proofs() -> Vec<Case> {
             .request()
             .server(0, [])
             .requests(FLOOD)
-            .is_remembered(),
-        case("without one it is forgotten").request().requests(FLOOD).is_forgotten(),
+            .remembered(),
+        case("without one it is forgotten").request().requests(FLOOD).forgotten(),
         case("an acknowledgement with another number proves nothing")
             .request()
             .server(0, [])
             .with(|packet| packet.seq = packet.seq.wrapping_add(1))
             .requests(FLOOD)
-            .is_forgotten(),
+            .forgotten(),
         case("nor does a reset")
             .request()
             .server(0, [])
             .with(|packet| packet.flags = flag::RST | flag::ACK)
             .requests(FLOOD)
-            .is_forgotten(),
+            .forgotten(),
     ]
 }
