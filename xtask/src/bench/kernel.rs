@@ -62,12 +62,12 @@ pub fn object(given: Option<PathBuf>, name: &str) -> Result<PathBuf> {
 }
 
 /// Measure a row with what it is compared with right before it: a busy machine is slower in one
-/// second than in the next.
+/// second than in the next. The server acknowledges in all of them, or in none.
 fn sample(programs: &mut Loaded, rows: &[Row], row: &Row, repeats: u32) -> Result<Sample> {
     let mut time = |name: &str| {
         let found = rows.iter().find(|other| other.is(name, row.hook));
         let found = found.with_context(|| format!("no row {name:?} for {}", row.hook.name()))?;
-        programs.measure(found, repeats)
+        programs.measure(found, repeats, row.acknowledged)
     };
     Ok(Sample {
         reference_ns: time(row.reference)?,
