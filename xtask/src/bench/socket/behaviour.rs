@@ -318,12 +318,21 @@ fn crumbs(mut at: Connection) -> Result<String> {
     Ok(format!("{taken}: {:.0} MB", (slab()? - before) / 1e6))
 }
 
-/// Bytes that the kernel has allocated in small pieces, for everybody (proc(5), /proc/meminfo).
+/// Bytes in the kernel's buffers for packets, and in pieces of 1 KiB, which a `sk_msg` takes; of everybody
+/// (slabinfo(5)).
 fn slab() -> Result<f64> {
-    let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Slab:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-    Ok(kilobytes.context("/proc/meminfo says nothing of slabs")? * 1024.0)
+    let text = fs::read_to_string("/proc/slabinfo").context("reading /proc/slabinfo")?;
+    let mut bytes = 0.0;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        if name.starts_with("skbuff_") || name == "kmalloc-1k" {
+            let mut number = || words.next().and_then(|word| word.parse::<f64>().ok());
+            let (active, _, size) = (number(), number(), number());
+            bytes += active.zip(size).map_or(0.0, |(active, size)| active * size);
+        }
+    }
+    Ok(bytes)
 }
 
 fn backlog_read(mut at: Connection) -> Result<String> {
