@@ -1,7 +1,9 @@
 //! What is on its way to a peer: bounded, and with control frames ahead of what waits.
 
+mod queue;
+
 use std::{
-    io::{self, IoSlice},
+    io,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -10,6 +12,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use ws_guard_common::frame::{FIN, opcode};
 
+use self::queue::{LARGE, Queue};
 use super::{
     pool,
     protocol::{
@@ -19,13 +22,14 @@ use super::{
     },
 };
 
-/// A payload of so many bytes is written from where it stands, not copied.
-const LARGE: usize = 8 * 1024;
 /// With so many bytes on their way nothing more is taken in. A message on top of it that is copied
 /// fits into 64 KiB.
 const FULL: usize = 48 * 1024;
 /// The same where memory is short.
 const FULL_WHEN_SHORT: usize = 4 * 1024;
+/// As `FULL`, while the socket takes what it gets, and payloads go from where they stand: those of a
+/// buffer that was read go out together.
+const BATCH: usize = 128 * 1024;
 /// Shorter messages do not get shorter by compression.
 const WORTH_COMPRESSING: usize = 64;
 
@@ -40,14 +44,9 @@ struct Owed {
 /// Frames that the socket has not taken yet.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Whole frames, or the header of `large`.
-    bytes: Vec<u8>,
-    /// Bytes of both that are written.
-    written: usize,
-    /// A payload that follows `bytes`.
-    large: Option<Bytes>,
+    queue: Queue,
     pong: Option<Box<Owed>>,
-    /// Where the first pong ends that is encoded and not written.
+    /// Where in the queue the first pong ends that is not written.
     pong_end: Option<usize>,
     ping: Option<[u8; 8]>,
     /// The socket had no room at the last try.
@@ -59,7 +58,7 @@ pub struct Outbox {
 impl Outbox {
     /// Bytes that are waiting, control frames that are not encoded yet left out.
     pub fn waiting(&self) -> usize {
-        self.bytes.len() + self.large.as_ref().map_or(0, Bytes::len) - self.written
+        self.queue.waiting()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -78,13 +77,17 @@ impl Outbox {
     /// Too much is waiting: take nothing more in until it is written. Where memory is `short`, too
     /// much is less.
     pub fn is_full(&self, short: bool) -> bool {
-        let most = if short { FULL_WHEN_SHORT } else { FULL };
-        self.large.is_some() || self.waiting() >= most
+        let most = match (short, self.blocked) {
+            (true, _) => FULL_WHEN_SHORT,
+            (false, false) if self.queue.is_sharing() => BATCH,
+            _ => FULL,
+        };
+        self.waiting() >= most
     }
 
     /// Bytes of memory that are held.
     pub fn held(&self) -> usize {
-        self.bytes.capacity() + self.large.as_ref().map_or(0, Bytes::len)
+        self.queue.held()
     }
 
     /// Queue a message.
@@ -96,9 +99,8 @@ impl Outbox {
         let shorter = deflater.deflate(&message.payload, &mut compressed)
             && compressed.len() < message.payload.len();
         if shorter && compressed.len() < LARGE {
-            self.unlarge();
             self.head(&message, true, compressed.len());
-            self.bytes.extend_from_slice(&compressed);
+            self.queue.copied().extend_from_slice(&compressed);
         } else if shorter {
             let payload = Bytes::copy_from_slice(&compressed);
             self.frame(&Message { payload, ..message }, true);
@@ -110,7 +112,7 @@ impl Outbox {
 
     /// Queue a ping. It goes ahead of messages that are not encoded yet.
     pub fn ping(&mut self, payload: [u8; 8]) {
-        if self.blocked || self.large.is_some() {
+        if self.blocked {
             self.ping = Some(payload);
         } else {
             self.control(opcode::PING, &payload);
@@ -120,7 +122,7 @@ impl Outbox {
     /// Answer a ping: at once if the socket takes bytes, else when it does again, and then only the
     /// latest. Returns whether an earlier one is not answered for that.
     pub fn pong(&mut self, payload: &[u8]) -> bool {
-        if !self.blocked && self.large.is_none() {
+        if !self.blocked {
             self.encode_pong(payload);
             return false;
         }
@@ -135,9 +137,7 @@ impl Outbox {
     /// Queue the last frame.
     pub fn close(&mut self, code: u16, reason: &str) {
         self.encode_owed();
-        self.unlarge();
-        self.make_room();
-        encoder::close(code, reason, &mut self.bytes);
+        encoder::close(code, reason, self.queue.copied());
     }
 
     /// Write until everything is written.
@@ -149,7 +149,7 @@ impl Outbox {
         let mut total = 0;
         while self.has_frames() {
             self.encode_owed();
-            match self.poll_write(cx, io) {
+            match self.queue.poll_write(cx, io) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     total += n;
@@ -158,16 +158,16 @@ impl Outbox {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    self.blocked = true;
+                    if total > 0 || !self.blocked {
+                        self.block();
+                    }
                     return if total > 0 { Poll::Ready(Ok(total)) } else { Poll::Pending };
                 }
             }
         }
         self.blocked = false;
         self.pong_end = None;
-        if self.bytes.capacity() > 0 {
-            pool::return_write(&mut self.bytes);
-        }
+        self.queue.release();
         match Pin::new(io).poll_flush(cx) {
             Poll::Pending if total == 0 => return Poll::Pending,
             Poll::Pending => {}
@@ -179,36 +179,24 @@ impl Outbox {
         Poll::Ready(Ok(total))
     }
 
-    fn poll_write<W: AsyncWrite + Unpin>(
-        &self,
-        cx: &mut Context<'_>,
-        io: &mut W,
-    ) -> Poll<io::Result<usize>> {
-        let head = self.bytes.get(self.written..).unwrap_or_default();
-        let Some(large) = &self.large else { return Pin::new(io).poll_write(cx, head) };
-        let skipped = self.written.saturating_sub(self.bytes.len());
-        let tail = large.get(skipped..).unwrap_or_default();
-        if head.is_empty() {
-            return Pin::new(io).poll_write(cx, tail);
-        }
-        Pin::new(io).poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(tail)])
+    fn advance(&mut self, written: usize) {
+        self.queue.advance(written);
+        let emptied = self.queue.waiting() == 0;
+        self.pong_end = self.pong_end.filter(|end| !emptied && *end > self.queue.written());
     }
 
-    fn advance(&mut self, written: usize) {
-        self.written += written;
-        self.pong_end = self.pong_end.filter(|end| *end > self.written);
-        if self.waiting() == 0 {
-            self.bytes.clear();
-            self.large = None;
-            self.written = 0;
+    /// The socket takes no more. While that lasts a few bytes shall hold no more memory than they need,
+    /// however much went before them or is behind them in the buffer that they were read into.
+    fn block(&mut self) {
+        self.blocked = true;
+        if self.queue.waiting() < FULL {
+            let gone = self.queue.settle();
+            self.pong_end = self.pong_end.map(|end| end - gone);
         }
     }
 
     /// Control frames that waited, behind what is encoded already.
     fn encode_owed(&mut self) {
-        if self.large.is_some() {
-            return;
-        }
         if let Some(payload) = self.ping.take() {
             self.control(opcode::PING, &payload);
         }
@@ -219,56 +207,29 @@ impl Outbox {
 
     fn encode_pong(&mut self, payload: &[u8]) {
         self.control(opcode::PONG, payload);
-        self.pong_end.get_or_insert(self.bytes.len());
+        self.pong_end.get_or_insert(self.queue.end());
     }
 
     fn control(&mut self, opcode: u8, payload: &[u8]) {
-        self.make_room();
-        encoder::control(opcode, payload, &mut self.bytes);
+        encoder::control(opcode, payload, self.queue.copied());
     }
 
     fn frame(&mut self, message: &Message, compressed: bool) {
-        self.unlarge();
         self.head(message, compressed, message.payload.len());
-        self.payload(message.payload.clone());
-    }
-
-    /// What belongs to the header that was just encoded.
-    fn payload(&mut self, payload: Bytes) {
-        if payload.len() < LARGE {
-            self.bytes.extend_from_slice(&payload);
-        } else {
-            self.large = Some(payload);
-        }
+        self.queue.payload(message.payload.clone());
     }
 
     /// Queue a fragment. Between the first and the last of a message no other may be queued.
     pub fn chunk(&mut self, chunk: Chunk) {
         let opcode = if chunk.first { chunk.kind.opcode() } else { opcode::CONTINUATION };
         let fin = if chunk.last { FIN } else { 0 };
-        self.unlarge();
-        self.make_room();
         let header = HeaderBytes::new(fin | opcode, chunk.payload.len());
-        self.bytes.extend_from_slice(header.as_slice());
-        self.payload(chunk.payload);
+        self.queue.copied().extend_from_slice(header.as_slice());
+        self.queue.payload(chunk.payload);
     }
 
     fn head(&mut self, message: &Message, compressed: bool, len: usize) {
-        self.make_room();
         let header = HeaderBytes::message(message.kind, compressed, len);
-        self.bytes.extend_from_slice(header.as_slice());
-    }
-
-    fn make_room(&mut self) {
-        if self.bytes.capacity() == 0 {
-            self.bytes = pool::borrow_write();
-        }
-    }
-
-    /// Behind a large payload there is no room for another frame: copy it.
-    fn unlarge(&mut self) {
-        if let Some(large) = self.large.take() {
-            self.bytes.extend_from_slice(&large);
-        }
+        self.queue.copied().extend_from_slice(header.as_slice());
     }
 }
