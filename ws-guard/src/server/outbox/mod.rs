@@ -233,3 +233,122 @@ impl Outbox {
         self.queue.copied().extend_from_slice(header.as_slice());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::IoSlice, task::Waker};
+
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::server::protocol::Kind;
+
+    /// Takes as many bytes as it has room for.
+    #[derive(Default)]
+    pub struct Socket {
+        pub room: usize,
+        pub got: Vec<u8>,
+        writes: usize,
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let before = self.room;
+            for slice in slices {
+                let taken = &slice[..slice.len().min(self.room)];
+                self.room -= taken.len();
+                self.got.extend_from_slice(taken);
+            }
+            self.writes += 1;
+            if before == 0 { Poll::Pending } else { Poll::Ready(Ok(before - self.room)) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn message(payload: impl Into<Bytes>) -> Message {
+        Message { kind: Kind::Binary, payload: payload.into() }
+    }
+
+    /// Let the socket take so many bytes more.
+    fn flush(outbox: &mut Outbox, socket: &mut Socket, room: usize) {
+        socket.room = room;
+        let written = outbox.poll_flush(&mut Context::from_waker(Waker::noop()), socket);
+        assert!(!matches!(written, Poll::Ready(Err(_))), "{written:?}");
+    }
+
+    #[test]
+    fn large_messages_that_came_together_go_out_in_one_write() {
+        let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
+        outbox.message(message(vec![1; 65536]), None);
+        assert!(!outbox.is_full(false), "there is room for another");
+        assert!(outbox.is_full(true), "not where memory is short");
+        outbox.message(message(vec![2; 65536]), None);
+        assert!(outbox.is_full(false));
+        flush(&mut outbox, &mut socket, usize::MAX);
+        assert_eq!((socket.writes, socket.got.len()), (1, 2 * (10 + 65536)));
+        assert_eq!(outbox.held(), 0);
+    }
+
+    #[test]
+    fn a_peer_that_never_takes_all_makes_nothing_grow() {
+        let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
+        outbox.message(message(vec![0; 4096]), None);
+        flush(&mut outbox, &mut socket, 1);
+        for _ in 0..1000 {
+            while !outbox.is_full(false) {
+                outbox.message(message(vec![0; 4096]), None);
+            }
+            flush(&mut outbox, &mut socket, 20_000);
+            assert!(outbox.waiting() > 0 && outbox.held() <= 3 * FULL, "{} bytes", outbox.held());
+        }
+    }
+
+    #[test]
+    fn behind_a_blocked_socket_a_message_does_not_keep_the_buffer_it_was_read_into() {
+        let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
+        let mut buffer = BytesMut::with_capacity(pool::ROOM);
+        buffer.resize(LARGE, 7);
+        outbox.message(message(buffer.split().freeze()), None);
+        assert!(!buffer.try_reclaim(pool::ROOM), "it is written from there");
+        flush(&mut outbox, &mut socket, 3);
+        assert!(buffer.try_reclaim(pool::ROOM));
+        flush(&mut outbox, &mut socket, usize::MAX);
+        assert_eq!(socket.got[4..], [7; LARGE]);
+    }
+
+    #[test]
+    fn a_pong_is_owed_until_the_socket_has_one() {
+        let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
+        outbox.message(message(vec![1; 10_000]), None);
+        assert!(!outbox.pong(b"first"));
+        outbox.message(message(vec![2; 10_000]), None);
+        // Of a header of 4 bytes, a payload, and 7 bytes of pong.
+        flush(&mut outbox, &mut socket, 10_010);
+        assert!(outbox.owes_pong(), "a byte of it is missing");
+        assert!(!outbox.pong(b"second") && outbox.pong(b"third"));
+        flush(&mut outbox, &mut socket, 1);
+        assert!(!outbox.owes_pong(), "the peer reads, however slowly");
+        flush(&mut outbox, &mut socket, usize::MAX);
+        assert_eq!(socket.got[10_004..10_011], *b"\x8a\x05first");
+        assert!(socket.got.ends_with(b"\x8a\x05third"), "the second is passed over");
+    }
+}

@@ -155,3 +155,46 @@ impl Queue {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+
+    use super::{super::tests::Socket, *};
+
+    proptest! {
+        #[test]
+        fn every_byte_once_and_in_order(
+            lengths in prop::collection::vec(prop_oneof![1usize..200, LARGE - 1..2 * LARGE], 1..60),
+            takes in prop::collection::vec(1usize..3 * LARGE, 1..20),
+            settle in prop::collection::vec(any::<bool>(), 1..7),
+        ) {
+            let (mut queue, mut expected) = (Queue::default(), Vec::new());
+            for (number, length) in lengths.into_iter().enumerate() {
+                let payload = vec![number as u8; length];
+                expected.extend_from_slice(&payload);
+                queue.payload(payload.into());
+            }
+            let mut socket = Socket::default();
+            let mut cx = Context::from_waker(Waker::noop());
+            for (take, settle) in takes.iter().cycle().zip(settle.iter().cycle()) {
+                if queue.waiting() == 0 {
+                    break;
+                }
+                socket.room = *take;
+                let Poll::Ready(Ok(written)) = queue.poll_write(&mut cx, &mut socket) else {
+                    panic!("there was room");
+                };
+                queue.advance(written);
+                prop_assert_eq!(queue.waiting(), expected.len() - socket.got.len());
+                if *settle {
+                    queue.settle();
+                    prop_assert_eq!((queue.written(), queue.is_sharing()), (0, false));
+                }
+            }
+            prop_assert!(socket.got == expected, "other bytes than were queued");
+        }
+    }
+}
