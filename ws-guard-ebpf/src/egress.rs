@@ -16,10 +16,10 @@ use ws_guard_common::{
 
 use crate::{
     debug, handshake, joining,
-    maps::{self, FLOWS, PENDING, STRANGERS, locked},
+    maps::{self, FLOWS, STRANGERS, locked},
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
-    role,
+    requests, role,
     scene::{Scene, Verdict},
     skb::{SkbPayload, parse_skb},
     tls,
@@ -70,6 +70,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         let _ = FLOWS.remove(key);
     }
     if segment.len == 0 {
+        requests::prove();
         return Verdict::Pass;
     }
     unknown(ctx, &scene)
@@ -79,7 +80,7 @@ fn follow(ctx: &TcContext) -> Verdict {
 /// it.
 #[inline(always)]
 fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
-    let asked = PENDING.get_ptr(scene.key).is_some();
+    let asked = requests::is_under_way();
     let packet = SkbPayload::new(ctx, scene.segment, Side::Server);
     let verdict = match scene.is_tls() {
         true => tls::answer(scene, packet),
@@ -89,6 +90,7 @@ fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
         return verdict;
     }
     let Some(flow) = FLOWS.get_ptr_mut(scene.key) else {
+        requests::prove();
         joining::remember(scene, SkbPayload::new(ctx, scene.segment, Side::Server), asked);
         return Verdict::Pass;
     };
@@ -151,7 +153,7 @@ fn begins(key: &FlowKey, seq: u32) {
     let again = high.is_some_and(|high| high.wrapping_sub(seq) < MAX_HEAD);
     if !again {
         let _ = FLOWS.remove(key);
-        let _ = PENDING.remove(key);
+        requests::forget();
         let _ = STRANGERS.remove(key);
     }
 }

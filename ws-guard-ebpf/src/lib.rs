@@ -9,7 +9,7 @@
 //! - [`ingress`] takes a client's segment through plan, walk, commit and charge: [`rewalk`] is for
 //!   retransmissions, [`commit`] for what follows a walk, [`scene`] for what all of them know;
 //! - [`quick`] is the shortcut of the common segment;
-//! - [`handshake`] reads requests and answers, and opens flows;
+//! - [`handshake`] reads requests and answers, and opens flows; [`requests`] keeps them meanwhile;
 //! - [`tls`] follows the beginning of a connection where only TLS records are to be seen;
 //! - [`egress`] takes the server's acknowledgements and frames;
 //! - [`mptcp`] keeps clients to one connection each;
@@ -43,6 +43,7 @@ pub mod packet;
 pub mod payload;
 pub mod quick;
 pub mod report;
+pub mod requests;
 pub mod rewalk;
 pub mod role;
 pub mod scene;

@@ -22,14 +22,11 @@ use super::{
     },
 };
 
-/// With so many bytes on their way nothing more is taken in. A message on top of it that is copied
-/// fits into 64 KiB.
-const FULL: usize = 48 * 1024;
-/// The same where memory is short.
-const FULL_WHEN_SHORT: usize = 4 * 1024;
-/// As `FULL`, while the socket takes what it gets, and payloads go from where they stand: those of a
-/// buffer that was read go out together.
-const BATCH: usize = 128 * 1024;
+/// While the socket takes what it gets, so many times the limit may gather if payloads go from where
+/// they stand: those of a buffer that was read go out together.
+const TOGETHER: usize = 3;
+/// So little is copied when the socket takes no more.
+const LITTLE: usize = 48 * 1024;
 /// Shorter messages do not get shorter by compression.
 const WORTH_COMPRESSING: usize = 64;
 
@@ -74,15 +71,10 @@ impl Outbox {
         self.pong_end.is_some() || self.pong.is_some()
     }
 
-    /// Too much is waiting: take nothing more in until it is written. Where memory is `short`, too
-    /// much is less.
-    pub fn is_full(&self, short: bool) -> bool {
-        let most = match (short, self.blocked) {
-            (true, _) => FULL_WHEN_SHORT,
-            (false, false) if self.queue.is_sharing() => BATCH,
-            _ => FULL,
-        };
-        self.waiting() >= most
+    /// As many bytes are waiting as may: take nothing more in until they are written.
+    pub fn is_full(&self, most: usize) -> bool {
+        let gathers = !self.blocked && self.queue.is_sharing();
+        self.waiting() >= if gathers { TOGETHER * most } else { most }
     }
 
     /// Bytes of memory that are held.
@@ -186,10 +178,11 @@ impl Outbox {
     }
 
     /// The socket takes no more. While that lasts a few bytes shall hold no more memory than they need,
-    /// however much went before them or is behind them in the buffer that they were read into.
+    /// however much is behind them in the buffer that they were read into, and what is written shall not
+    /// pile up before what is not.
     fn block(&mut self) {
         self.blocked = true;
-        if self.queue.waiting() < FULL {
+        if self.queue.waiting() < LITTLE.max(self.queue.written()) {
             let gone = self.queue.settle();
             self.pong_end = self.pong_end.map(|end| end - gone);
         }
@@ -284,6 +277,9 @@ mod tests {
         }
     }
 
+    /// Bytes that may wait.
+    const MOST: usize = 48 * 1024;
+
     fn message(payload: impl Into<Bytes>) -> Message {
         Message { kind: Kind::Binary, payload: payload.into() }
     }
@@ -299,26 +295,31 @@ mod tests {
     fn large_messages_that_came_together_go_out_in_one_write() {
         let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
         outbox.message(message(vec![1; 65536]), None);
-        assert!(!outbox.is_full(false), "there is room for another");
-        assert!(outbox.is_full(true), "not where memory is short");
+        assert!(!outbox.is_full(MOST), "there is room for another");
+        assert!(outbox.is_full(MOST / 12), "not where memory is short");
         outbox.message(message(vec![2; 65536]), None);
-        assert!(outbox.is_full(false));
+        outbox.message(message(vec![3; 16384]), None);
+        assert!(outbox.is_full(MOST));
         flush(&mut outbox, &mut socket, usize::MAX);
-        assert_eq!((socket.writes, socket.got.len()), (1, 2 * (10 + 65536)));
+        assert_eq!((socket.writes, socket.got.len()), (1, 2 * (10 + 65536) + 4 + 16384));
         assert_eq!(outbox.held(), 0);
     }
 
+    /// However much may wait.
     #[test]
     fn a_peer_that_never_takes_all_makes_nothing_grow() {
-        let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
-        outbox.message(message(vec![0; 4096]), None);
-        flush(&mut outbox, &mut socket, 1);
-        for _ in 0..1000 {
-            while !outbox.is_full(false) {
-                outbox.message(message(vec![0; 4096]), None);
+        for most in [MOST, 10 * MOST] {
+            let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
+            outbox.message(message(vec![0; 4096]), None);
+            flush(&mut outbox, &mut socket, 1);
+            for _ in 0..1000 {
+                while !outbox.is_full(most) {
+                    outbox.message(message(vec![0; 4096]), None);
+                }
+                flush(&mut outbox, &mut socket, 20_000);
+                assert!(outbox.waiting() > 0, "it never takes all");
+                assert!(outbox.held() <= 4 * most, "{} bytes for {most}", outbox.held());
             }
-            flush(&mut outbox, &mut socket, 20_000);
-            assert!(outbox.waiting() > 0 && outbox.held() <= 3 * FULL, "{} bytes", outbox.held());
         }
     }
 
