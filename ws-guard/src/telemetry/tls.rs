@@ -24,7 +24,7 @@ const KEY: &str = "OTEL_EXPORTER_OTLP_CLIENT_KEY";
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     #[error("{0}: {1}")]
-    File(&'static str, TlsError),
+    File(&'static str, Box<TlsError>),
     #[error("{0}: {1}")]
     Unusable(&'static str, rustls::Error),
     #[error(
@@ -48,16 +48,19 @@ pub fn connector() -> Result<TlsConnector, TrustError> {
     let config = match (file(CHAIN), file(KEY)) {
         (None, None) => builder.with_no_client_auth(),
         (Some(chain), Some(key)) => {
-            let chain = certificates(&chain).map_err(|error| TrustError::File(CHAIN, error))?;
+            let chain = certificates(&chain).map_err(|error| in_file(CHAIN, error))?;
             let private = PrivateKeyDer::from_pem_file(&key);
-            let private =
-                private.map_err(|error| TrustError::File(KEY, TlsError::File(key, error)))?;
+            let private = private.map_err(|error| in_file(KEY, TlsError::File(key, error)))?;
             let config = builder.with_client_auth_cert(chain, private);
             config.map_err(|error| TrustError::Unusable(CHAIN, error))?
         }
         _ => return Err(TrustError::Half),
     };
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn in_file(variable: &'static str, error: TlsError) -> TrustError {
+    TrustError::File(variable, Box::new(error))
 }
 
 /// What a variable names; an empty one is none, as the specification has it.
@@ -72,7 +75,7 @@ fn roots(trusted: Option<PathBuf>) -> Result<RootCertStore, TrustError> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return if roots.is_empty() { Err(TrustError::Nobody) } else { Ok(roots) };
     };
-    for certificate in certificates(&path).map_err(|error| TrustError::File(TRUSTED, error))? {
+    for certificate in certificates(&path).map_err(|error| in_file(TRUSTED, error))? {
         roots.add(certificate).map_err(|error| TrustError::Unusable(TRUSTED, error))?;
     }
     Ok(roots)

@@ -48,7 +48,7 @@ pub fn socket_established(ctx: SockOpsContext) -> u32 {
     if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && settings.ports.contains(&ctx.local_port()) {
         take_in(&ctx, settings);
     } else if op == BPF_SOCK_OPS_STATE_CB && ctx.arg(1) == BPF_TCP_CLOSE {
-        let _ = CONNECTIONS.remove(&cookie(&ctx));
+        let _ = CONNECTIONS.remove(cookie(&ctx));
     }
     1
 }
@@ -59,7 +59,7 @@ fn take_in(ctx: &SockOpsContext, settings: &Settings) {
     if settings.follows != 0 {
         let flags = BPF_SOCK_OPS_STATE_CB_FLAG as i32;
         let new = Connection::default();
-        if ctx.set_cb_flags(flags).is_err() || CONNECTIONS.insert(&key, &new, 0).is_err() {
+        if ctx.set_cb_flags(flags).is_err() || CONNECTIONS.insert(key, new, 0).is_err() {
             return;
         }
     }
@@ -96,7 +96,7 @@ pub fn socket_drop(_ctx: SkBuffContext) -> u32 {
 #[stream_verdict]
 pub fn socket_follow(ctx: SkBuffContext) -> u32 {
     if let (Some(settings), Some(connection)) =
-        (SETTINGS.get(0), CONNECTIONS.get_ptr_mut(&cookie(&ctx)))
+        (SETTINGS.get(0), CONNECTIONS.get_ptr_mut(cookie(&ctx)))
     {
         // SAFETY: the kernel runs this under the socket's lock, and nobody else writes to the entry,
         // which stays mapped while the program runs.

@@ -1,5 +1,6 @@
 //! What a server sees of its sockets when they are in a map of sockets, beside what it sees otherwise.
 use std::{
+    fs,
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd},
@@ -38,6 +39,13 @@ nix::ioctl_read_bad!(
     libc::c_int
 );
 
+nix::ioctl_read_bad!(
+    /// SIOCOUTQNSD: bytes in the socket's queue that were not sent yet (linux/sockios.h).
+    unsent_bytes,
+    0x894B,
+    libc::c_int
+);
+
 /// A connection, the server's end of which is ours.
 struct Connection {
     client: TcpStream,
@@ -48,7 +56,7 @@ struct Connection {
 type Observe = fn(Connection) -> Result<String>;
 
 /// What is looked at, by name.
-const OBSERVATIONS: [(&str, Observe); 12] = [
+const OBSERVATIONS: [(&str, Observe); 13] = [
     ("FIONREAD after 1,000 bytes", fionread),
     ("MSG_PEEK, then read", peek),
     ("SO_RCVLOWAT 1,000: readable at 500, at 1,000", low_water),
@@ -61,6 +69,7 @@ const OBSERVATIONS: [(&str, Observe); 12] = [
     ("8 MB in writes of 500 bytes, read as they come", stream),
     ("bytes taken in 10 s, server does not read", backlog),
     ("the same, and they are read: intact", backlog_read),
+    ("segments of 1 byte taken in 10 s, unread", crumbs),
 ];
 
 /// Each observation on a socket in no map, and in one without and with a parser.
@@ -115,6 +124,13 @@ fn readable(stream: &TcpStream) -> Result<i32> {
     let mut bytes = 0;
     // SAFETY: the descriptor is open, and the request writes one int.
     unsafe { readable_bytes(stream.as_raw_fd(), &mut bytes) }.context("FIONREAD")?;
+    Ok(bytes)
+}
+
+fn unsent(stream: &TcpStream) -> Result<i32> {
+    let mut bytes = 0;
+    // SAFETY: the descriptor is open, and the request writes one int.
+    unsafe { unsent_bytes(stream.as_raw_fd(), &mut bytes) }.context("SIOCOUTQNSD")?;
     Ok(bytes)
 }
 
@@ -281,6 +297,42 @@ fn stuff(at: &mut Connection) -> Result<usize> {
 fn backlog(mut at: Connection) -> Result<String> {
     let sent = stuff(&mut at)?;
     Ok(format!("{:.1} MB", sent as f64 / 1e6))
+}
+
+/// What comes in segments of one byte each costs the kernel most.
+fn crumbs(mut at: Connection) -> Result<String> {
+    let (mut taken, start, before) = (0, Instant::now(), slab()?);
+    while start.elapsed() < STUFFING {
+        at.client.write_all(b"x")?;
+        let written = Instant::now();
+        // Each for itself, or TCP would put them together.
+        while unsent(&at.client)? > 0 {
+            if written.elapsed() > MOMENT * 5 {
+                let memory = (slab()? - before) / 1e6;
+                return Ok(format!("{taken}, no more: {memory:.0} MB"));
+            }
+            thread::yield_now();
+        }
+        taken += 1;
+    }
+    Ok(format!("{taken}: {:.0} MB", (slab()? - before) / 1e6))
+}
+
+/// Bytes in the kernel's buffers for packets, and in pieces of 1 KiB, which a `sk_msg` takes; of everybody
+/// (slabinfo(5)).
+fn slab() -> Result<f64> {
+    let text = fs::read_to_string("/proc/slabinfo").context("reading /proc/slabinfo")?;
+    let mut bytes = 0.0;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let name = words.next().unwrap_or_default();
+        if name.starts_with("skbuff_") || name == "kmalloc-1k" {
+            let mut number = || words.next().and_then(|word| word.parse::<f64>().ok());
+            let (active, _, size) = (number(), number(), number());
+            bytes += active.zip(size).map_or(0.0, |(active, size)| active * size);
+        }
+    }
+    Ok(bytes)
 }
 
 fn backlog_read(mut at: Connection) -> Result<String> {

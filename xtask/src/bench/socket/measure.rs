@@ -1,7 +1,6 @@
 //! What each way to attach costs: echoes and uploads over a pair of interfaces, and both over a path that
 //! loses packets.
 use std::{
-    fs,
     net::SocketAddr,
     path::{Path as File, PathBuf},
     time::Duration,
@@ -9,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
+use nix::{time::clock_getcpuclockid, unistd::Pid};
 use serde::Serialize;
 use ws_guard_testkit::{
     client::{Client, ConnectOptions},
@@ -243,16 +243,9 @@ impl Setting {
     }
 }
 
-/// CPU time that a process has had so far (Documentation/scheduler/sched-stats.rst, nanoseconds).
+/// CPU time that a process has had so far, its threads that have ended included.
 fn cpu(pid: u32) -> Result<Duration> {
-    let mut nanoseconds = 0;
-    let folder = format!("/proc/{pid}/task");
-    for task in fs::read_dir(&folder).with_context(|| folder.clone())? {
-        let path = task?.path().join("schedstat");
-        // A thread may end meanwhile.
-        let Ok(text) = fs::read_to_string(&path) else { continue };
-        let first = text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
-        nanoseconds += first.with_context(|| format!("{} holds {text:?}", path.display()))?;
-    }
-    Ok(Duration::from_nanos(nanoseconds))
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32));
+    let clock = clock.with_context(|| format!("the CPU clock of process {pid}"))?;
+    Ok(clock.now().context("reading a CPU clock")?.into())
 }
