@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::bpf_ktime_get_ns,
     programs::TcContext,
 };
 use ws_guard_common::{
@@ -15,7 +15,7 @@ use ws_guard_common::{
 };
 
 use crate::{
-    debug, handshake, joining,
+    clock, debug, handshake, joining,
     maps::{self, FLOWS, STRANGERS, locked},
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
@@ -56,8 +56,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         begins(key, segment.seq);
         return Verdict::Pass;
     }
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::now();
     let scene = Scene { key, segment, policy, now };
     if let Some(flow) = FLOWS.get_ptr_mut(key) {
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is

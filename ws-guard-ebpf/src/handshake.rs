@@ -8,7 +8,7 @@ use ws_guard_common::{
     handshake::{
         END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
     },
-    maps::{Counter, FlowKey, LOST, Pending},
+    maps::{Counter, LOST, Pending},
 };
 
 use crate::{
@@ -174,7 +174,7 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
 #[cold]
 #[inline(never)]
 fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
-    let (key, segment) = (scene.key, scene.segment);
+    let segment = scene.segment;
     let mut length = 0;
     let scanner = if begins(&packet, SWITCHING) {
         HeadScanner::default()
@@ -198,7 +198,7 @@ fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
     let (head, read) = (walker.state.head, walker.state.at);
     length += read;
     if head.found & END == 0 {
-        remember(key, segment, &head, length, read);
+        remember(segment, &head, length, read);
         return false;
     }
     if head.found & UPGRADE_WEBSOCKET == 0 {
@@ -210,7 +210,7 @@ fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
 
 /// The head of a 101 goes on in the next segment.
 #[inline(always)]
-fn remember(key: &FlowKey, segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
+fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
     if length > MAX_HEAD {
         requests::answered();
         return;
@@ -231,7 +231,7 @@ fn remember(key: &FlowKey, segment: &Segment, scanner: &HeadScanner, length: u32
 #[cold]
 #[inline(never)]
 fn open(scene: &Scene) -> Verdict {
-    let Scene { key, segment, now, .. } = *scene;
+    let Scene { segment, now, .. } = *scene;
     let Some(state) = walk::resume() else {
         return Verdict::Pass;
     };

@@ -17,7 +17,7 @@
 //! - [`floods`] keeps who sends too much else;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
 //! - [`control`] is the daemon's hand on a source;
-//! - [`report`] counts and sends events, [`debug`] logs for who debugs.
+//! - [`report`] counts and sends events, [`clock`] tells the time, [`debug`] logs for who debugs.
 #![no_std]
 #![allow(
     clippy::needless_borrows_for_generic_args,
@@ -28,6 +28,7 @@
 
 pub mod borders;
 pub mod checksum;
+pub mod clock;
 pub mod commit;
 pub mod control;
 pub mod debug;

@@ -48,7 +48,7 @@ async def main(source, host, port, most, flood):
     tls.check_hostname = False
     tls.verify_mode = ssl.CERT_NONE
     client = await connect(
-        f"wss://{host}:{port}",
+        f"wss://[{host}]:{port}" if ":" in host else f"wss://{host}:{port}",
         ssl=tls,
         local_addr=(source, 0),
         ping_interval=None,

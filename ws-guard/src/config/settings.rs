@@ -292,7 +292,7 @@ pub static RUN: [Setting<RunSettings>; 14] = [
         ..single(
             "otlp-endpoint",
             "URL",
-            "Collector to send metrics to, and traces of the companion server's connections, over OTLP: http://collector:4318",
+            "Collector to send metrics to, and traces of the companion server's connections, over OTLP: http://collector:4318, or https",
             |s, text| store(&mut s.otlp_endpoint, text.parse().map(Some)),
             |s| s.otlp_endpoint.iter().map(Endpoint::to_string).collect(),
         )

@@ -48,17 +48,19 @@ pub fn connector() -> Result<TlsConnector, TrustError> {
     let config = match (file(CHAIN), file(KEY)) {
         (None, None) => builder.with_no_client_auth(),
         (Some(chain), Some(key)) => {
-            let chain =
-                certificates(&chain).map_err(|error| TrustError::File(CHAIN, error.into()))?;
+            let chain = certificates(&chain).map_err(|error| in_file(CHAIN, error))?;
             let private = PrivateKeyDer::from_pem_file(&key);
-            let private = private
-                .map_err(|error| TrustError::File(KEY, TlsError::File(key, error).into()))?;
+            let private = private.map_err(|error| in_file(KEY, TlsError::File(key, error)))?;
             let config = builder.with_client_auth_cert(chain, private);
             config.map_err(|error| TrustError::Unusable(CHAIN, error))?
         }
         _ => return Err(TrustError::Half),
     };
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn in_file(variable: &'static str, error: TlsError) -> TrustError {
+    TrustError::File(variable, Box::new(error))
 }
 
 /// What a variable names; an empty one is none, as the specification has it.
@@ -73,9 +75,7 @@ fn roots(trusted: Option<PathBuf>) -> Result<RootCertStore, TrustError> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return if roots.is_empty() { Err(TrustError::Nobody) } else { Ok(roots) };
     };
-    for certificate in
-        certificates(&path).map_err(|error| TrustError::File(TRUSTED, error.into()))?
-    {
+    for certificate in certificates(&path).map_err(|error| in_file(TRUSTED, error))? {
         roots.add(certificate).map_err(|error| TrustError::Unusable(TRUSTED, error))?;
     }
     Ok(roots)

@@ -17,6 +17,9 @@ macro_rules! needs_root {
 }
 
 mod checksums;
+#[allow(dead_code, reason = "no test here looks at all of it")]
+#[path = "../server/collector.rs"]
+mod collector;
 mod companion;
 mod counting;
 mod crowd;
@@ -31,6 +34,7 @@ mod neighbours;
 mod observe;
 mod process;
 mod retransmission;
+mod served;
 mod stage;
 mod statistics;
 mod talk;

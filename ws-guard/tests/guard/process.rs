@@ -157,6 +157,12 @@ impl Guard {
         self.daemon().lines().join("\n")
     }
 
+    /// Tell the daemon to end, and do not wait for it.
+    #[allow(dead_code, reason = "not every test target that has this file does")]
+    pub fn signal_end(&self) -> Result<()> {
+        self.daemon().signal(Signal::SIGTERM)
+    }
+
     /// End the daemon, unload, and make sure that nothing of it is left: no pin, program, link or
     /// socket.
     pub fn finish(mut self) -> Result<()> {

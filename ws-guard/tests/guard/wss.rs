@@ -1,6 +1,7 @@
 //! `run --listen` with TLS: what the server sees inside is charged to the sources of the kernel, which
 //! then acts on the floods of `wss://` that it cannot read.
 use std::{
+    net::SocketAddr,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -33,10 +34,10 @@ fn certify(folder: &Path) -> Result<String> {
 
 /// Ping over TLS as client number `n`, up to `most` times; how many were answered. Wait for each
 /// answer, or do not where `how` is `hurry`.
-fn ping(pair: &Pair, n: u8, most: u64, how: &str) -> Result<u64> {
+fn ping(pair: &Pair, family: Family, n: u8, most: u64, how: &str) -> Result<u64> {
     let mut command = pair.client.command(tools::python());
     command.arg(tools::foreign().join("wss_flood.py"));
-    command.args([Family::V4.client(n).to_string(), Family::V4.server().to_string()]);
+    command.args([family.client(n).to_string(), family.server().to_string()]);
     command.args([PORT.to_string(), most.to_string(), how.to_string()]);
     let output = command.output().context("the flooder")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -45,20 +46,21 @@ fn ping(pair: &Pair, n: u8, most: u64, how: &str) -> Result<u64> {
     line["answered"].as_u64().context("a number")
 }
 
-fn source(guard: &Guard, n: u8) -> Result<Source> {
+fn source(guard: &Guard, family: Family, n: u8) -> Result<Source> {
     let sources: Vec<Source> = guard.ask("sources")?;
-    let name = crate::stage::source_name(Family::V4.client(n));
+    let name = crate::stage::source_name(family.client(n));
     Ok(sources.into_iter().find(|source| source.source == name).unwrap_or_default())
 }
 
 /// Pings of client number `n` that the server says it got.
-fn decrypted(access_log: &Path, n: u8) -> Result<u64> {
-    let client = format!("{}:", Family::V4.client(n));
+fn decrypted(access_log: &Path, family: Family, n: u8) -> Result<u64> {
+    let client = SocketAddr::new(family.client(n), 0).to_string();
+    let client = client.trim_end_matches('0');
     let text = std::fs::read_to_string(access_log)?;
     let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
     let of_client = lines.iter().filter(|line| {
         line["event"] == "close"
-            && line["peer"].as_str().is_some_and(|peer| peer.starts_with(&client))
+            && line["peer"].as_str().is_some_and(|peer| peer.starts_with(client))
     });
     Ok(of_client.filter_map(|line| line["pings_in"].as_u64()).sum())
 }
@@ -66,44 +68,87 @@ fn decrypted(access_log: &Path, n: u8) -> Result<u64> {
 #[test]
 fn a_flood_inside_tls_is_dropped_and_others_are_served() -> Result<()> {
     needs_root!();
-    let pair = Pair::new(PairOptions { clients: 2, ..PairOptions::default() })?;
-    let folder = tempfile::tempdir()?;
-    let access_log = folder.path().join("access.jsonl");
-    let tls = certify(folder.path())?;
-    let guard = Guard::start(
+    flood(Family::V4, &format!("--port {PORT} --action drop"))
+}
+
+#[test]
+fn over_ipv6_as_well() -> Result<()> {
+    needs_root!();
+    flood(Family::V6, &format!("--port {PORT} --action drop"))
+}
+
+/// There is nothing to defuse inside TLS: on a port that is marked, segments are dropped.
+#[test]
+fn defuse_drops_on_a_port_that_is_marked() -> Result<()> {
+    needs_root!();
+    Family::BOTH
+        .into_iter()
+        .try_for_each(|family| flood(family, &format!("--port {PORT}/tls --action defuse")))
+}
+
+/// On one that is not, the sources are counted, and the server's own limit is what is left.
+#[test]
+fn defuse_alone_leaves_it_to_the_server() -> Result<()> {
+    needs_root!();
+    let (pair, folder) = (Pair::new(PairOptions::default())?, tempfile::tempdir()?);
+    let guard = start(&pair, folder.path(), &format!("--port {PORT} --action defuse"))?;
+    let answered = ping(&pair, Family::V4, 0, 20_000, "hurry")?;
+    ensure!(answered == LIMIT, "{answered} answered");
+    eventually("it is throttled", || Ok(source(&guard, Family::V4, 0)?.state == "throttled"))?;
+    let flooder = source(&guard, Family::V4, 0)?;
+    ensure!(flooder.dropped_total == 0, "{flooder:?}");
+    guard.finish()
+}
+
+fn start(pair: &Pair, folder: &Path, words: &str) -> Result<Guard> {
+    let (access_log, tls) = (folder.join("access.jsonl"), certify(folder)?);
+    Guard::start(
         &pair.server,
         &format!(
-            "--port {PORT} --listen [::]:{PORT} --access-log {} --action drop {tls} \
-             --drain-timeout 1s --stall-refuse 1h --stall-shed 1h --state-file none",
+            "{words} --listen [::]:{PORT} --access-log {} {tls} --drain-timeout 1s \
+             --stall-refuse 1h --stall-shed 1h --state-file none",
             access_log.display()
         ),
-    )?;
+    )
+}
+
+/// Client 0 floods, and is cut off within a window; client 1 keeps to the limit, and is served.
+fn flood(family: Family, words: &str) -> Result<()> {
+    let pair = Pair::new(PairOptions { clients: 2, ..PairOptions::default() })?;
+    let folder = tempfile::tempdir()?;
+    let guard = start(&pair, folder.path(), words)?;
 
     // What keeps to the limit is answered, and counted once.
-    ensure!(ping(&pair, 1, 20, "patiently")? == 20, "20 pings keep to the limit of {LIMIT}");
-    eventually("the calm client's pings are charged", || Ok(source(&guard, 1)?.pings_total >= 20))?;
-    let calm = source(&guard, 1)?;
+    ensure!(
+        ping(&pair, family, 1, 20, "patiently")? == 20,
+        "20 pings keep to the limit of {LIMIT}"
+    );
+    eventually("the calm client's pings are charged", || {
+        Ok(source(&guard, family, 1)?.pings_total >= 20)
+    })?;
+    let calm = source(&guard, family, 1)?;
     ensure!((calm.pings_total, &*calm.state, calm.dropped_total) == (20, "ok", 0), "{calm:?}");
 
     let start = Instant::now();
     let (answered, dropped) = thread::scope(|scope| {
-        let flood = scope.spawn(|| ping(&pair, 0, 2_000_000, "hurry"));
-        eventually("segments are dropped", || Ok(source(&guard, 0)?.dropped_total > 0))?;
+        let flood = scope.spawn(|| ping(&pair, family, 0, 2_000_000, "hurry"));
+        eventually("segments are dropped", || Ok(source(&guard, family, 0)?.dropped_total > 0))?;
         let dropped = start.elapsed();
         let answered = flood.join().map_err(|_| anyhow!("the flooder panicked"))?;
         Ok::<_, anyhow::Error>((answered?, dropped))
     })?;
     ensure!(dropped < WINDOW, "not within a window: {dropped:?}");
-    let flooder = source(&guard, 0)?;
+    let flooder = source(&guard, family, 0)?;
     println!("{answered} answered; dropped {dropped:?} after the start: {flooder:?}");
     ensure!(answered <= LIMIT, "{answered} answered");
     ensure!(flooder.state == "throttled" && flooder.pings_total > LIMIT, "{flooder:?}");
-    ensure!(ping(&pair, 1, 5, "patiently")? == 5, "the calm client is cut off as well");
-    eventually("those are charged too", || Ok(source(&guard, 1)?.pings_total >= 25))?;
-    ensure!(source(&guard, 1)?.dropped_total == 0, "of the calm client");
-    let charged = [source(&guard, 0)?.pings_total, source(&guard, 1)?.pings_total];
+    ensure!(ping(&pair, family, 1, 5, "patiently")? == 5, "the calm client is cut off as well");
+    eventually("those are charged too", || Ok(source(&guard, family, 1)?.pings_total >= 25))?;
+    ensure!(source(&guard, family, 1)?.dropped_total == 0, "of the calm client");
+    let charged = [source(&guard, family, 0)?.pings_total, source(&guard, family, 1)?.pings_total];
     guard.finish()?;
-    let seen = [decrypted(&access_log, 0)?, decrypted(&access_log, 1)?];
+    let access_log = folder.path().join("access.jsonl");
+    let seen = [decrypted(&access_log, family, 0)?, decrypted(&access_log, family, 1)?];
     ensure!(charged == seen, "{seen:?} pings were decrypted, {charged:?} were charged");
     Ok(())
 }

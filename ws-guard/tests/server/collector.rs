@@ -35,21 +35,17 @@ pub struct Collector {
 
 impl Collector {
     pub fn start() -> Collector {
-        Collector::listen(None)
+        Collector::on(TcpListener::bind("127.0.0.1:0").unwrap(), None)
     }
 
-    /// The same over TLS.
-    pub fn secure(tls: ServerConfig) -> Collector {
-        Collector::listen(Some(Arc::new(tls)))
-    }
-
-    fn listen(tls: Option<Arc<ServerConfig>>) -> Collector {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+    /// On a listener of any namespace, over TLS if it is told how.
+    pub fn on(listener: TcpListener, tls: Option<ServerConfig>) -> Collector {
+        let tls = tls.map(Arc::new);
+        let address = listener.local_addr().unwrap();
         let endpoint = match &tls {
             // The name in its certificate.
-            Some(_) => format!("https://localhost:{port}"),
-            None => format!("http://127.0.0.1:{port}"),
+            Some(_) => format!("https://localhost:{}", address.port()),
+            None => format!("http://{address}"),
         };
         let received = Arc::<Mutex<Received>>::default();
         let into = received.clone();

@@ -8,6 +8,7 @@ mod codec;
 mod collector;
 mod connections;
 mod handshake;
+mod heartbeat;
 mod hostile;
 mod leaks;
 mod memory;

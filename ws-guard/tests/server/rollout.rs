@@ -352,6 +352,29 @@ fn fragments_are_streamed_as_they_come() {
     assert_eq!(client.close_code(), Some(1007), "text is checked across fragments");
 }
 
+/// Fragments go on as they come, and cannot be unpacked or decrypted one by one: who offers all of it
+/// gets streaming and none of the rest, and what comes compressed all the same is an error.
+#[test]
+fn streaming_goes_without_compression_and_encryption() {
+    let all = ["v4+streaming", "v2+compression", "v3+encryption"];
+    let named = ["streaming", "compression", "encryption"].map(|feature| format!("{feature:?}"));
+    let table: String = all.iter().zip(&named).map(|(offer, named)| rows(offer, named)).collect();
+    let stage = Stage::start(|config| negotiate(config, &table));
+    let deflate = "Sec-WebSocket-Extensions: permessage-deflate";
+    let mut client = offer(&stage, "1", &format!("{}\r\n{deflate}", all.join(", ")));
+    assert_eq!(answered(&client).0.as_deref(), Some("v4+streaming"));
+    assert_eq!(field(&client, "sec-websocket-extensions"), None);
+    client.send(&[Frame::text("in the clear")]);
+    assert_eq!(client.message(), b"in the clear");
+    client.send(&[Frame { rsv: 4, ..Frame::text("as if compressed") }]);
+    assert_eq!(client.close_code(), Some(1002));
+    client.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    assert_eq!(stage.closed(&client).0, "protocol_error");
+    // Without it, compression is agreed.
+    let client = offer(&stage, "1", &format!("v2+compression\r\n{deflate}"));
+    assert!(field(&client, "sec-websocket-extensions").is_some(), "{}", client.answer);
+}
+
 /// A message of 80 MB through a server that holds at most 1 MiB of one.
 #[test]
 fn a_streamed_message_may_be_of_any_size() {

@@ -32,7 +32,10 @@ impl Served {
     fn spawn(more: &[&str], variables: &[(&str, &str)]) -> Served {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
-        command.args(["--access-log", "/dev/null", "--max-connections", "20000"]).args(more);
+        command.args(["--access-log", "/dev/null"]).args(more);
+        if !more.contains(&"--max-connections") {
+            command.args(["--max-connections", "20000"]);
+        }
         command.envs(variables.iter().copied());
         let process = Process::spawn("ws-guard serve", command).expect("it starts");
         let address = process

@@ -171,12 +171,17 @@ fn certify(folder: &std::path::Path) -> ServerConfig {
         .unwrap()
 }
 
+/// A collector behind TLS, with certificates in a folder.
+fn secure(folder: &std::path::Path) -> Collector {
+    Collector::on(TcpListener::bind("127.0.0.1:0").unwrap(), Some(certify(folder)))
+}
+
 /// A collector behind TLS that wants a certificate and an authorization gets both, with traces and
 /// with metrics.
 #[test]
 fn over_tls_with_a_certificate_and_an_authorization() {
     let folder = tempfile::tempdir().unwrap();
-    let collector = Collector::secure(certify(folder.path()));
+    let collector = secure(folder.path());
     let file = |name: &str| folder.path().join(name).display().to_string();
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
@@ -203,7 +208,7 @@ fn over_tls_with_a_certificate_and_an_authorization() {
 #[test]
 fn nothing_goes_to_a_collector_that_is_not_trusted() {
     let folder = tempfile::tempdir().unwrap();
-    let collector = Collector::secure(certify(folder.path()));
+    let collector = secure(folder.path());
     let other = folder.path().join("client.pem").display().to_string();
     let variables =
         [("OTEL_EXPORTER_OTLP_CERTIFICATE", &*other), ("OTEL_METRIC_EXPORT_INTERVAL", "50")];

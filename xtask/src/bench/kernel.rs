@@ -26,6 +26,9 @@ pub struct Args {
     /// Rounds; each measures every row once, and the median counts
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Measure only rows whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    row: String,
     /// Take this object instead of a fresh build
     #[arg(long, value_name = "FILE")]
     object: Option<PathBuf>,
@@ -39,14 +42,18 @@ pub fn main(args: Args) -> Result<()> {
     let mut programs = Loaded::new(&object)?;
     stay_on_one_cpu()?;
     let rows = rows::rows();
-    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); rows.len()];
+    let wanted: Vec<&Row> = rows.iter().filter(|row| row.name.contains(&args.row)).collect();
+    if wanted.is_empty() {
+        bail!("no row's name contains {:?}: leave --row out to see them all", args.row);
+    }
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); wanted.len()];
     for round in 1..=args.rounds {
         eprintln!("  round {round} of {}", args.rounds);
-        for (row, samples) in rows.iter().zip(&mut samples) {
+        for (row, samples) in wanted.iter().zip(&mut samples) {
             samples.push(sample(&mut programs, &rows, row, args.repeats)?);
         }
     }
-    let results = table::results(&rows, &samples);
+    let results = table::results(&wanted, &samples);
     println!("{}", table::render(&results));
     super::write("kernel", &results)
 }

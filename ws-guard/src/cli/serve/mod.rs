@@ -47,7 +47,8 @@ The file says which subprotocol who gets, a share of the users or all of them:
   offer = \"v2+compression\"
   features = [\"compression\"]           # and encryption, client-certificate, streaming
   percent = 15                         # or user-id-below = 2; all users without
-It is read again when it changes and on SIGHUP; a file with an error leaves the old table in force.
+The same section may have `max-output = 65536`. The file is read again when it changes and on SIGHUP;
+one with an error leaves the old settings in force.
 
 `ws-guard connections` lists its connections, over --control-socket, which is
 /run/ws-guard/serve.sock unless it is named. Without the right to make that one it does without.
@@ -86,8 +87,8 @@ pub struct Serve {
     /// be that of `ws-guard run`
     #[arg(long, value_name = "FILE", env = "WS_GUARD_CONFIG")]
     config: Option<PathBuf>,
-    /// Collector to send traces and metrics to, over OTLP: http://collector:4318. Without the flag,
-    /// OTEL_EXPORTER_OTLP_ENDPOINT
+    /// Collector to send traces and metrics to, over OTLP: http://collector:4318, or https. Without
+    /// the flag, OTEL_EXPORTER_OTLP_ENDPOINT
     #[arg(long, value_name = "URL", env = "WS_GUARD_OTLP_ENDPOINT")]
     otlp_endpoint: Option<Endpoint>,
     #[command(flatten)]
