@@ -13,8 +13,9 @@ use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
-        Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, Pending, Policy, Ports,
-        Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey, Stranger,
+        Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, PROVEN as MAX_PROVEN,
+        Pending, Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey,
+        Stranger,
     },
     source::Source,
     window::SLOTS,
@@ -25,6 +26,9 @@ pub static FLOWS: HashMap<FlowKey, Flow, 32768> = HashMap::new();
 
 #[btf_map]
 pub static PENDING: LruHashMap<FlowKey, Pending, 4096> = LruHashMap::new();
+
+#[btf_map]
+pub static PROVEN: LruHashMap<FlowKey, Pending, { MAX_PROVEN as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub static BORDERS: Array<Border, { MAX_BORDERS as usize }> = Array::new();

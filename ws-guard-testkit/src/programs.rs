@@ -235,6 +235,7 @@ impl Programs {
     pub fn forget(&mut self) -> Result<()> {
         self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
+        self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PROVEN)?;
         self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<FloodKey>, Raw<Flood>>(name::FLOODS)?;

@@ -5,6 +5,7 @@ pub mod events;
 mod feed;
 mod housekeeping;
 mod interfaces;
+mod memory;
 mod notify;
 mod releases;
 mod reload;
@@ -94,6 +95,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     }
     // Before anybody is told that we are here: whoever then ends us ends us in order.
     let signals = Signals::new()?;
+    memory::give_back();
     announce(&state, &options.control_socket);
     let ended = until_signal(signals, &mut tasks).await;
     if let Some(companion) = companion {

@@ -7,8 +7,8 @@ use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
-        BORDERS, Border, Counters, FlowKey, Pending, Policy, Ports, Rule, SCOPES, STRANGERS,
-        Shared, SourceKey, Stranger, name,
+        BORDERS, Border, Counters, FlowKey, PROVEN, Pending, Policy, Ports, Rule, SCOPES,
+        STRANGERS, Shared, SourceKey, Stranger, name,
     },
     source::Source,
 };
@@ -80,9 +80,10 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
 }
 
 /// Every map that outlives the daemon. Maps that are not here are private to one load.
-pub const LAYOUTS: [Layout; 13] = [
+pub const LAYOUTS: [Layout; 14] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
+    map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Fixed(PROVEN), 0),
     map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Fixed(STRANGERS), 0),
     map::<u32, Border>(name::BORDERS, MapType::Array, Entries::Fixed(BORDERS), 0),
     map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),

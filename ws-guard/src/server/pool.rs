@@ -26,7 +26,8 @@ thread_local! {
 /// Make room in `buffer` for a read; what it holds stays in front.
 pub fn borrow_read(buffer: &mut BytesMut) {
     // First what is behind the bytes, then what was before them.
-    if buffer.capacity() - buffer.len() >= WORTH_READING || buffer.try_reclaim(ROOM / 2) {
+    let free = buffer.capacity() - buffer.len();
+    if free >= WORTH_READING || buffer.capacity() > 0 && buffer.try_reclaim(ROOM / 2) {
         return;
     }
     if buffer.len() >= ROOM / 2 {
@@ -43,7 +44,7 @@ pub fn borrow_read(buffer: &mut BytesMut) {
 /// Give a buffer back, as far as that goes: one with bytes in it keeps them, in memory of their size.
 pub fn return_read(buffer: &mut BytesMut) {
     let fits = buffer.capacity() <= SMALL.max(buffer.len() * SLACK);
-    if fits && !buffer.is_empty() {
+    if fits && !buffer.is_empty() || buffer.capacity() == 0 {
         return;
     }
     let mut room = std::mem::take(buffer);

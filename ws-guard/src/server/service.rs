@@ -13,9 +13,8 @@ use std::{
 use prometheus::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, LocalOptions, LocalRuntime},
     sync::{mpsc, oneshot, watch},
-    task::LocalSet,
 };
 
 use super::{
@@ -280,12 +279,27 @@ fn spawn(
     asked: mpsc::Receiver<Ask>,
     stop: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let listener = {
-        let _entered = runtime.enter();
-        tokio::net::TcpListener::from_std(listener)?
-    };
-    std::thread::Builder::new().name("ws-shard".into()).spawn(move || {
-        LocalSet::new().block_on(&runtime, Shard::run(service, listener, asked, stop));
-    })
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("ws-shard".into()).spawn(move || {
+        let (runtime, listener) = match runtime(listener) {
+            Ok(begun) => begun,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        // Whoever starts the server waits for this.
+        let _ = ready.send(Ok(()));
+        runtime.block_on(Shard::run(service, listener, asked, stop));
+    })?;
+    // No runtime's channel: this may itself be on one, and it does not take long.
+    let lost = |_| Err(io::Error::other("it ended before it began"));
+    started.recv().unwrap_or_else(lost)?;
+    Ok(thread)
+}
+
+/// The runtime of this thread, and the listener on it.
+fn runtime(listener: TcpListener) -> io::Result<(LocalRuntime, tokio::net::TcpListener)> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let entered = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    drop(entered);
+    Ok((runtime, listener))
 }

@@ -75,7 +75,7 @@ pub struct Shard {
 
 impl Shard {
     /// Accept and serve until `stop` says so; then close what is open, within the time to drain.
-    /// Runs inside a `LocalSet`.
+    /// Runs on a `LocalRuntime`.
     pub async fn run(
         service: Arc<Service>,
         listener: TcpListener,

@@ -1,4 +1,4 @@
-//! A connection and its handler.
+//! What becomes of what a peer sent.
 
 use std::time::Instant;
 
@@ -49,6 +49,42 @@ impl<I: Stream> Connection<I> {
             None => Ok(Opened::Message(message)),
             Some(coding) => coding.open(message, self.shard.service.config.limits.message),
         }
+    }
+
+    pub(super) fn ping(&mut self, payload: &[u8], now: Instant) {
+        self.totals.pings_in += 1;
+        if self.phase != Phase::Open {
+            return;
+        }
+        let charged = self.charge_ping();
+        self.detail(|| Happened::Ping(charged));
+        if !charged {
+            self.totals.pings_ignored += 1;
+            return self.shard.service.metrics.pings_over_limit.inc();
+        }
+        if self.caught_up && self.outbox.is_empty() {
+            let arrived = self.io.since_arrival().and_then(|ago| Instant::now().checked_sub(ago));
+            self.answering = arrived;
+        }
+        let service = &self.shard.service;
+        self.heartbeat.owes_pong(now, &service.config.heartbeat);
+        if self.outbox.pong(payload) {
+            service.metrics.pings_passed_over.inc();
+        } else {
+            service.metrics.pings_answered.inc();
+        }
+    }
+
+    /// Whether a ping keeps to the limits of its source and its connection.
+    fn charge_ping(&mut self) -> bool {
+        let rates = self.shard.service.ping_rates();
+        let by_source = self.ticket.charge_ping(rates.source);
+        if rates.connection.limit == 0 {
+            return by_source;
+        }
+        let now_ms = self.ticket.clock_ms();
+        let window = self.pings.get_or_insert_default();
+        window.charge(now_ms, rates.connection, 1) == 1 && by_source
     }
 
     /// Let the handler work, and tell what it did.

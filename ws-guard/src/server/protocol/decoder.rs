@@ -218,7 +218,11 @@ impl Decoder {
             rsv1_agreed: self.inflater.is_some(),
             in_message: self.fragments.is_some(),
         };
-        if let Some(violation) = header.violations(expect).iter().next() {
+        let violations = header.violations(expect);
+        // Asked first, because to iterate takes longer than all that is left to do for a small frame.
+        if !violations.is_empty()
+            && let Some(violation) = violations.iter().next()
+        {
             return Err(ProtocolError::Header(violation));
         }
         let len = self.admit(&header)?;

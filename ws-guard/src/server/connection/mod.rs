@@ -1,6 +1,8 @@
 //! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
 
+mod closing;
 mod handling;
+mod timing;
 mod view;
 
 use std::{
@@ -9,35 +11,33 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::BytesMut;
 use tokio_util::io::poll_read_buf;
 use ws_guard_common::window::RateWindow;
 
+use self::timing::FrameTime;
 use super::{
     admission::Ticket,
     cause::Cause,
     coding::Coding,
     handler::{Echo, Handler},
     handshake::Done,
-    heartbeat::{Action, Heartbeat, State},
+    heartbeat::{Heartbeat, State},
     io::Stream,
     journal::Happened,
     outbox::Outbox,
     pool,
     protocol::{
-        Close, Decoder, Event, Role, code,
+        Close, Decoder, Event, Role,
         deflate::{Deflater, Inflater},
     },
-    record::{Ended, Origin, Totals, wall},
+    record::{Origin, Totals},
     shard::Shard,
     topics::subscriber::Subscriber,
 };
-
-/// Bytes that come on top of the time a frame may take, for each second.
-const FRAME_RATE: u64 = 1024;
 
 /// Bytes that are read before others get their turn: as many small frames take their time.
 const TURN: u64 = 64 * 1024;
@@ -52,16 +52,6 @@ enum Phase {
     Ending,
     /// The same, with this side's end sent.
     Lingering,
-}
-
-/// When a frame began to be waited for.
-#[derive(Clone, Copy, Debug)]
-struct FrameTime {
-    /// Whole frames before it.
-    number: u64,
-    since: Instant,
-    /// Bytes that had come by then.
-    bytes: u64,
 }
 
 /// A WebSocket connection.
@@ -187,7 +177,7 @@ impl<I: Stream> Connection<I> {
                 }
                 continue;
             }
-            if open && self.decode(now) {
+            if open && self.is_to_decode() && self.decode(now) {
                 continue;
             }
             if self.phase == Phase::Ending && self.outbox.is_empty() {
@@ -227,12 +217,6 @@ impl<I: Stream> Connection<I> {
         self.held = now;
     }
 
-    /// The peer's TCP stream is at its end.
-    fn vanished(&mut self) -> Poll<()> {
-        self.cause.get_or_insert(Cause::PeerVanished);
-        Poll::Ready(())
-    }
-
     fn flush(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
         if self.outbox.is_empty() {
             return Ok(());
@@ -270,6 +254,11 @@ impl<I: Stream> Connection<I> {
         Poll::Ready(Ok(n > 0))
     }
 
+    /// Bytes were read, or the end of a frame was missing.
+    fn is_to_decode(&self) -> bool {
+        !self.input.is_empty() || self.frame.is_some()
+    }
+
     /// Take events out of what was read; whether there was anything to do.
     fn decode(&mut self, now: Instant) -> bool {
         let mut worked = false;
@@ -280,6 +269,10 @@ impl<I: Stream> Connection<I> {
                     self.handle(event, now);
                     if self.phase == Phase::Ending {
                         return true;
+                    }
+                    if self.input.is_empty() {
+                        self.time_frame(now);
+                        break;
                     }
                 }
                 Ok(None) => {
@@ -295,16 +288,6 @@ impl<I: Stream> Connection<I> {
         worked
     }
 
-    /// Note whether a frame has begun and not come to its end.
-    fn time_frame(&mut self, now: Instant) {
-        let number = self.decoder.frames();
-        if self.input.is_empty() && !self.decoder.in_frame() {
-            self.frame = None;
-        } else if self.frame.is_none_or(|frame| frame.number != number) {
-            self.frame = Some(FrameTime { number, since: now, bytes: self.totals.bytes_in });
-        }
-    }
-
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
             Event::Message(message) => self.message(message, now),
@@ -316,150 +299,6 @@ impl<I: Stream> Connection<I> {
                 self.detail(|| Happened::Pong(rtt));
             }
             Event::Close(close) => self.peer_closes(close, now),
-        }
-    }
-
-    fn ping(&mut self, payload: &[u8], now: Instant) {
-        self.totals.pings_in += 1;
-        if self.phase != Phase::Open {
-            return;
-        }
-        let charged = self.charge_ping();
-        self.detail(|| Happened::Ping(charged));
-        if !charged {
-            self.totals.pings_ignored += 1;
-            return self.shard.service.metrics.pings_over_limit.inc();
-        }
-        if self.caught_up && self.outbox.is_empty() {
-            let arrived = self.io.since_arrival().and_then(|ago| Instant::now().checked_sub(ago));
-            self.answering = arrived;
-        }
-        let service = &self.shard.service;
-        self.heartbeat.owes_pong(now, &service.config.heartbeat);
-        if self.outbox.pong(payload) {
-            service.metrics.pings_passed_over.inc();
-        } else {
-            service.metrics.pings_answered.inc();
-        }
-    }
-
-    /// Whether a ping keeps to the limits of its source and its connection.
-    fn charge_ping(&mut self) -> bool {
-        let rates = self.shard.service.ping_rates();
-        let by_source = self.ticket.charge_ping(rates.source);
-        if rates.connection.limit == 0 {
-            return by_source;
-        }
-        let now_ms = self.ticket.clock_ms();
-        let window = self.pings.get_or_insert_default();
-        window.charge(now_ms, rates.connection, 1) == 1 && by_source
-    }
-
-    /// The peer's close frame: answer it, if it is not an answer itself, and end (RFC 6455, 7.1.1).
-    fn peer_closes(&mut self, close: Option<Close>, now: Instant) {
-        if self.phase == Phase::Open {
-            self.cause.get_or_insert(Cause::PeerClosed);
-            let code = close.as_ref().map_or(code::NO_STATUS, |close| close.code);
-            self.send_close(code, "");
-        }
-        let none = || Close { code: code::NO_STATUS, reason: String::new() };
-        self.close = Some(Box::new(close.unwrap_or_else(none)));
-        self.phase = Phase::Ending;
-        self.bound_closing(now);
-    }
-
-    fn send_close(&mut self, code: u16, reason: &str) {
-        self.outbox.close(code, reason);
-        self.sent_close = Some(code);
-    }
-
-    /// Close from this side and wait for the peer to agree.
-    fn begin_close(&mut self, cause: Cause, now: Instant) {
-        if self.phase == Phase::Open {
-            self.cause.get_or_insert(cause);
-            self.send_close(cause.close_code(), cause.reason());
-            self.shard.service.journal.record(self.origin.id, Happened::Closing(cause));
-            self.phase = Phase::Closing;
-            self.bound_closing(now);
-        }
-    }
-
-    /// Close from this side for something after which no frame of the peer is worth reading.
-    fn end(&mut self, cause: Cause, now: Instant) {
-        self.begin_close(cause, now);
-        self.cause.get_or_insert(cause);
-        self.input.clear();
-        self.phase = Phase::Ending;
-    }
-
-    fn bound_closing(&mut self, now: Instant) {
-        self.close_by.get_or_insert(now + self.shard.service.config.close_timeout);
-    }
-
-    /// Do what time has come for; whether the connection is over.
-    fn on_time(&mut self, now: Instant) -> bool {
-        if self.close_by.is_some_and(|by| by <= now) {
-            return true;
-        }
-        for (deadline, cause) in [
-            (self.stuck_until(), Cause::SlowReader),
-            (self.frame_until(), Cause::SlowSender),
-            (self.keys_until(), Cause::SlowSender),
-        ] {
-            if deadline.is_some_and(|deadline| deadline <= now) {
-                return self.give_up(cause, now);
-            }
-        }
-        if self.phase != Phase::Open {
-            return false;
-        }
-        let times = &self.shard.service.config.heartbeat;
-        match self.heartbeat.poll(now, times) {
-            None => false,
-            Some(Action::Ping(payload)) => {
-                self.outbox.ping(payload);
-                self.shard.service.metrics.pings_sent.inc();
-                self.detail(|| Happened::PingSent);
-                false
-            }
-            Some(action) => self.give_up(action.into(), now),
-        }
-    }
-
-    /// End without waiting for the peer; whether there is nothing left to try.
-    fn give_up(&mut self, cause: Cause, now: Instant) -> bool {
-        // Behind bytes that the socket does not take, a close frame would not go out either.
-        let hopeless = cause == Cause::SlowReader || !self.outbox.is_empty();
-        if hopeless {
-            self.cause.get_or_insert(cause);
-        } else {
-            self.end(cause, now);
-        }
-        hopeless
-    }
-
-    fn stuck_until(&self) -> Option<Instant> {
-        self.stuck_since.map(|since| since + self.shard.service.config.write_timeout)
-    }
-
-    fn frame_until(&self) -> Option<Instant> {
-        let frame = self.frame.as_ref()?;
-        let came = Duration::from_secs((self.totals.bytes_in - frame.bytes) / FRAME_RATE);
-        Some(frame.since + self.shard.service.config.frame_timeout + came)
-    }
-
-    /// When keys have to be agreed, where messages are encrypted.
-    fn keys_until(&self) -> Option<Instant> {
-        self.coding.as_ref().filter(|_| self.phase == Phase::Open)?.deadline()
-    }
-
-    /// Wait for the earliest of what is to come.
-    fn arm(&self) {
-        let heartbeat = (self.phase == Phase::Open).then(|| self.heartbeat.deadline());
-        let all =
-            [heartbeat, self.close_by, self.stuck_until(), self.frame_until(), self.keys_until()];
-        if let Some(deadline) = all.into_iter().flatten().min() {
-            self.shard.wheel.arm(self.slot, deadline);
         }
     }
 
@@ -483,18 +322,6 @@ impl<I: Stream> Connection<I> {
     /// Tell those who follow this connection, if anybody does.
     fn detail(&self, what: impl FnOnce() -> Happened) {
         self.shard.service.journal.detail(self.origin.id, what);
-    }
-
-    fn ended(&mut self) -> Ended {
-        Ended {
-            cause: self.cause.unwrap_or(Cause::PeerVanished),
-            close: self.close.take().map(|close| *close),
-            sent: self.sent_close,
-            totals: self.totals,
-            queued: self.outbox.waiting() + self.handler.waiting(),
-            round_trip: self.heartbeat.round_trip(),
-            last_pong: self.heartbeat.last_pong().map(|at| wall(at).0),
-        }
     }
 }
 

@@ -1,0 +1,200 @@
+//! Bytes in the order in which they go out: small pieces are copied together, large ones go from where
+//! they stand, and all of them go in one system call.
+
+use std::{
+    io::{self, IoSlice},
+    iter::once,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+
+use crate::server::pool;
+
+/// Bytes from which on a payload is not copied.
+pub const LARGE: usize = 8 * 1024;
+/// Most pieces in a write.
+const PIECES: usize = 16;
+
+/// A payload that is not copied.
+#[derive(Debug)]
+struct Shared {
+    /// Copied bytes before it.
+    at: usize,
+    payload: Bytes,
+}
+
+/// What the socket has not taken yet. Positions in it count from the first byte of `copied`.
+#[derive(Debug, Default)]
+pub struct Queue {
+    copied: Vec<u8>,
+    shared: Vec<Shared>,
+    /// Bytes of all that is shared.
+    shared_len: usize,
+    /// Bytes of both that are written.
+    written: usize,
+}
+
+impl Queue {
+    /// Bytes that wait.
+    pub fn waiting(&self) -> usize {
+        self.end() - self.written
+    }
+
+    /// The position behind everything.
+    pub fn end(&self) -> usize {
+        self.copied.len() + self.shared_len
+    }
+
+    /// The position up to which the socket has taken it.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Some of it is not copied.
+    pub fn is_sharing(&self) -> bool {
+        self.shared_len > 0
+    }
+
+    /// Bytes of memory that are held.
+    pub fn held(&self) -> usize {
+        self.copied.capacity() + self.shared_len
+    }
+
+    /// Where small pieces are appended.
+    pub fn copied(&mut self) -> &mut Vec<u8> {
+        if self.copied.capacity() == 0 {
+            self.copied = pool::borrow_write();
+        }
+        &mut self.copied
+    }
+
+    /// Append a payload, as a copy if it is small.
+    pub fn payload(&mut self, payload: Bytes) {
+        if payload.len() < LARGE {
+            self.copied().extend_from_slice(&payload);
+        } else {
+            self.shared_len += payload.len();
+            self.shared.push(Shared { at: self.copied.len(), payload });
+        }
+    }
+
+    /// Write once.
+    pub fn poll_write<W: AsyncWrite + Unpin>(
+        &self,
+        cx: &mut Context<'_>,
+        io: &mut W,
+    ) -> Poll<io::Result<usize>> {
+        if self.shared.is_empty() {
+            let rest = self.copied.get(self.written..).unwrap_or_default();
+            return Pin::new(io).poll_write(cx, rest);
+        }
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(self.rest()) {
+            *slice = IoSlice::new(piece);
+            count += 1;
+        }
+        Pin::new(io).poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
+    }
+
+    /// The socket has taken so many bytes.
+    pub fn advance(&mut self, written: usize) {
+        self.written += written;
+        if self.waiting() == 0 {
+            self.clear();
+        }
+    }
+
+    /// Let go of what is written, and of the buffers that shared payloads are parts of: what is left is
+    /// copied. Returns by how much positions shrink.
+    pub fn settle(&mut self) -> usize {
+        if self.written == 0 && self.shared.is_empty() {
+            return 0;
+        }
+        let mut left = Vec::with_capacity(self.waiting());
+        self.rest().for_each(|piece| left.extend_from_slice(piece));
+        let gone = self.written;
+        self.clear();
+        pool::return_write(&mut self.copied);
+        self.copied = left;
+        gone
+    }
+
+    /// Give the memory back, of a queue that is empty.
+    pub fn release(&mut self) {
+        if self.copied.capacity() > 0 {
+            pool::return_write(&mut self.copied);
+        }
+        self.shared = Vec::new();
+    }
+
+    fn clear(&mut self) {
+        self.copied.clear();
+        self.shared.clear();
+        self.shared_len = 0;
+        self.written = 0;
+    }
+
+    /// The pieces that wait, none of them empty.
+    fn rest(&self) -> impl Iterator<Item = &[u8]> {
+        let shared = self.shared.iter().map(|shared| (shared.at, &*shared.payload));
+        let (mut from, mut skip) = (0, self.written);
+        let pieces =
+            shared.chain(once((self.copied.len(), &[][..]))).flat_map(move |(to, payload)| {
+                let head = self.copied.get(from..to).unwrap_or_default();
+                from = to;
+                [head, payload]
+            });
+        pieces.filter_map(move |piece| {
+            let rest = piece.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(piece.len());
+            (!rest.is_empty()).then_some(rest)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+
+    use super::{super::tests::Socket, *};
+
+    proptest! {
+        #[test]
+        fn every_byte_once_and_in_order(
+            lengths in prop::collection::vec(prop_oneof![1usize..200, LARGE - 1..2 * LARGE], 1..60),
+            takes in prop::collection::vec(1usize..3 * LARGE, 1..20),
+            settle in prop::collection::vec(any::<bool>(), 1..7),
+        ) {
+            let (mut queue, mut expected) = (Queue::default(), Vec::new());
+            for (number, length) in lengths.into_iter().enumerate() {
+                let payload = vec![number as u8; length];
+                expected.extend_from_slice(&payload);
+                queue.payload(payload.into());
+            }
+            let mut socket = Socket::default();
+            let mut cx = Context::from_waker(Waker::noop());
+            for (take, settle) in takes.iter().cycle().zip(settle.iter().cycle()) {
+                if queue.waiting() == 0 {
+                    break;
+                }
+                socket.room = *take;
+                let Poll::Ready(Ok(written)) = queue.poll_write(&mut cx, &mut socket) else {
+                    panic!("there was room");
+                };
+                queue.advance(written);
+                prop_assert_eq!(queue.waiting(), expected.len() - socket.got.len());
+                if *settle {
+                    queue.settle();
+                    prop_assert_eq!((queue.written(), queue.is_sharing()), (0, false));
+                }
+            }
+            prop_assert!(socket.got == expected, "other bytes than were queued");
+        }
+    }
+}
