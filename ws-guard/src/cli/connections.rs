@@ -180,12 +180,12 @@ fn row(view: &ConnectionView) -> Vec<String> {
         view.peer.clone(),
         text(view.region.as_deref()),
         milliseconds(view.handshake_duration_ms),
-        view.messages_in.to_string(),
-        view.messages_out.to_string(),
-        view.bytes_in.to_string(),
-        view.bytes_out.to_string(),
-        view.pings_in.to_string(),
-        view.pings_ignored.to_string(),
+        view.totals.messages_in.to_string(),
+        view.totals.messages_out.to_string(),
+        view.totals.bytes_in.to_string(),
+        view.totals.bytes_out.to_string(),
+        view.totals.pings_in.to_string(),
+        view.totals.pings_ignored.to_string(),
         view.topics.join(","),
     ]
 }
@@ -224,7 +224,7 @@ fn events(story: &[StoryEvent]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::clock::Timestamp;
+    use crate::domain::{clock::Timestamp, connection::Totals};
 
     fn view() -> ConnectionView {
         let opened = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -244,12 +244,14 @@ mod tests {
             last_pong: None,
             heartbeat_rtt_ms: Some(1.25),
             message_queue_size: 6,
-            messages_in: 1,
-            messages_out: 1,
-            bytes_in: 11,
-            bytes_out: 7,
-            pings_in: 0,
-            pings_ignored: 0,
+            totals: Totals {
+                messages_in: 1,
+                messages_out: 1,
+                bytes_in: 11,
+                bytes_out: 7,
+                pings_in: 0,
+                pings_ignored: 0,
+            },
             topics: vec!["a".into()],
         }
     }

@@ -6,6 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Timestamp;
 
+/// What a connection did, as the access log and listings say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub messages_in: u64,
+    pub messages_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub pings_in: u64,
+    pub pings_ignored: u64,
+}
+
 /// A connection in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionView {
@@ -34,12 +45,8 @@ pub struct ConnectionView {
     pub heartbeat_rtt_ms: Option<f64>,
     /// Bytes that wait to be written; of a closed one, that were not written any more.
     pub message_queue_size: u64,
-    pub messages_in: u64,
-    pub messages_out: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub pings_in: u64,
-    pub pings_ignored: u64,
+    #[serde(flatten)]
+    pub totals: Totals,
     /// What it has subscribed to.
     pub topics: Vec<String>,
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use super::record::Ended;
+use super::record::{Ended, Totals};
 
 /// Lines that may wait for the disk or the terminal; more are lost and counted.
 const WAITING: usize = 8192;
@@ -72,12 +72,8 @@ pub struct Closed<'a> {
     pub code: u16,
     pub reason: &'a str,
     pub duration_ms: f64,
-    pub messages_in: u64,
-    pub messages_out: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub pings_in: u64,
-    pub pings_ignored: u64,
+    #[serde(flatten)]
+    pub totals: Totals,
     /// Bytes that were not written any more.
     pub message_queue_size: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,12 +89,7 @@ impl<'a> Closed<'a> {
             code: ended.code(),
             reason: ended.reason(),
             duration_ms: milliseconds(duration),
-            messages_in: ended.totals.messages_in,
-            messages_out: ended.totals.messages_out,
-            bytes_in: ended.totals.bytes_in,
-            bytes_out: ended.totals.bytes_out,
-            pings_in: ended.totals.pings_in,
-            pings_ignored: ended.totals.pings_ignored,
+            totals: ended.totals,
             message_queue_size: ended.queued,
             heartbeat_rtt_ms: ended.round_trip.map(milliseconds),
         }

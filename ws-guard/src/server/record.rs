@@ -12,6 +12,7 @@ use super::{
     metrics::Region,
     protocol::{Close, code},
 };
+pub use crate::domain::connection::Totals;
 use crate::domain::{clock::Timestamp, connection::ConnectionView};
 
 /// Which connection it is.
@@ -57,12 +58,7 @@ impl Origin {
             last_pong: None,
             heartbeat_rtt_ms: None,
             message_queue_size: 0,
-            messages_in: totals.messages_in,
-            messages_out: totals.messages_out,
-            bytes_in: totals.bytes_in,
-            bytes_out: totals.bytes_out,
-            pings_in: totals.pings_in,
-            pings_ignored: totals.pings_ignored,
+            totals: *totals,
             topics: Vec::new(),
         }
     }
@@ -71,17 +67,6 @@ impl Origin {
 /// A moment of this process as a time of day.
 pub fn wall(instant: Instant) -> Timestamp {
     Timestamp(SystemTime::now() - instant.elapsed())
-}
-
-/// What a connection did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    pub messages_in: u64,
-    pub messages_out: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub pings_in: u64,
-    pub pings_ignored: u64,
 }
 
 /// How a connection ended.
