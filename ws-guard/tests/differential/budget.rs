@@ -86,4 +86,23 @@ impl Budget for Purse<'_> {
         self.connection.left -= pings.min(self.connection.left);
         self.connection.share -= pings.min(self.connection.share);
     }
+
+    fn is_throttled(&mut self) -> bool {
+        self.source.throttled
+    }
+
+    fn charge_whole(&mut self, pings: u32) -> bool {
+        let fits = pings <= self.connection.left;
+        self.connection.left -= pings.min(self.connection.left);
+        self.connection.share -= pings.min(self.connection.share);
+        if !fits {
+            return false;
+        }
+        let may = pings <= self.source.left;
+        self.source.throttled |= !may;
+        self.source.left -= pings.min(self.source.left);
+        self.source.pings += u64::from(pings);
+        self.source.passed += if may { u64::from(pings) } else { 0 };
+        may
+    }
 }
