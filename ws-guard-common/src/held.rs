@@ -51,6 +51,14 @@ pub struct Held {
     pub bytes: [u8; (BYTES + PIECE) as usize],
 }
 
+impl Default for Held {
+    /// Nobody's.
+    fn default() -> Held {
+        let (bytes, region) = ([0; (BYTES + PIECE) as usize], Region::default());
+        Held { busy: 0, _pad: 0, owner: 0, last_ns: 0, region, bytes }
+    }
+}
+
 /// Where the kept bytes lie, and where their segments ended.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -96,6 +104,13 @@ pub const fn slot(owner: u64) -> u32 {
 #[inline(always)]
 const fn least(a: u32, b: u32) -> u32 {
     if a < b { a } else { b }
+}
+
+impl Default for Region {
+    /// An empty one.
+    fn default() -> Region {
+        Region { begin: 0, len: 0, cuts: 0, ragged: 0, ends: [0; CUTS] }
+    }
 }
 
 impl Region {

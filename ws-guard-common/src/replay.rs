@@ -23,7 +23,7 @@ pub trait Budget {
     fn room(&mut self) -> u32;
     /// The segment held `pings` new pings, of which `passed` passed.
     fn charge(&mut self, pings: u32, passed: u32);
-    /// The source is throttled: none of its pings may pass but for a share.
+    /// The source is throttled: nothing of it may pass behind a gap.
     fn is_throttled(&mut self) -> bool;
     /// `pings` new pings have to pass, all or none: charge them, and say whether they may.
     fn charge_whole(&mut self, pings: u32) -> bool;
@@ -143,7 +143,7 @@ impl Replay {
             headers: Vec::new(),
             records: Vec::new(),
             borders: HashMap::new(),
-            held: held::empty(),
+            held: Box::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use aya_ebpf::{
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    held::{Held, SLOTS as HELD_SLOTS},
     maps::{
         Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, Pending, Policy, Ports,
         Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey, Stranger,
@@ -28,6 +29,9 @@ pub static PENDING: LruHashMap<FlowKey, Pending, 4096> = LruHashMap::new();
 
 #[btf_map]
 pub static BORDERS: Array<Border, { MAX_BORDERS as usize }> = Array::new();
+
+#[btf_map]
+pub static HELD: Array<Held, { HELD_SLOTS as usize }> = Array::new();
 
 #[btf_map]
 pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> = LruHashMap::new();

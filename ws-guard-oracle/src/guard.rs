@@ -95,7 +95,7 @@ impl Budget for Allowance {
     }
 
     fn charge_whole(&mut self, pings: u32) -> bool {
-        let may = pings <= self.left;
+        let may = !self.throttled && pings <= self.left;
         if may {
             self.charge(pings, pings);
         }

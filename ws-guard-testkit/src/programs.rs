@@ -16,6 +16,7 @@ use aya::{
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    held::{self, Held},
     maps::{
         Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule,
         SCOPES, Shared, SourceKey, Stranger, Tunnels, global, name, program,
@@ -47,7 +48,7 @@ macro_rules! pod {
 }
 
 pod!(
-    Address, Counters, Flood, FloodKey, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared,
+    Address, Counters, Flood, FloodKey, Flow, FlowKey, Held, Pending, Policy, Ports, Rule, Shared,
     Source, SourceKey, Stranger, Tunnels
 );
 
@@ -231,13 +232,16 @@ impl Programs {
         rules.insert(&key, Raw(rule), 0).context("adding a rule")
     }
 
-    /// Forget all flows, sources, requests and throttlings. Counters go on.
+    /// Forget all flows, what they have behind gaps, sources, requests and throttlings. Counters go on.
     pub fn forget(&mut self) -> Result<()> {
         self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
         self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<FloodKey>, Raw<Flood>>(name::FLOODS)?;
+        for slot in 0..held::SLOTS {
+            self.set(name::HELD, slot, Raw(Held::default()))?;
+        }
         self.set(name::SHARED, 0, Raw(Shared::default()))
     }
 

@@ -3,16 +3,8 @@
 use super::{Budget, Payload, Reason, Replay, Verdict};
 use crate::{
     flow::CHECKPOINTS,
-    held::{BYTES, CUTS, Held, PIECE, Region},
     tracker::{Step, Tracker, Walk},
 };
-
-/// A copy of nothing.
-pub(super) fn empty() -> Box<Held> {
-    let region = Region { begin: 0, len: 0, cuts: 0, ragged: 0, ends: [0; CUTS] };
-    let bytes = [0; (BYTES + PIECE) as usize];
-    Box::new(Held { busy: 0, _pad: 0, owner: 0, last_ns: 0, region, bytes })
-}
 
 impl Replay {
     /// A segment past the cursor.
@@ -67,8 +59,7 @@ impl Replay {
         }
         let whole = overlap > 0 || dry.pings > 0;
         let pings = if whole { dry.pings + walk.pings } else { 0 };
-        let mut may =
-            || walk.pings <= walk.budget && !budget.is_throttled() && budget.charge_whole(pings);
+        let mut may = || walk.pings <= walk.budget && budget.charge_whole(pings);
         if pings > 0 && !may() { Err(Reason::Gap) } else { Ok(whole) }
     }
 

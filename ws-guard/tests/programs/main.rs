@@ -5,6 +5,7 @@ mod forged;
 mod fragments;
 mod handshakes;
 mod headers;
+mod held;
 mod mptcp;
 mod play;
 mod streams;
@@ -49,6 +50,7 @@ fn table() -> Vec<Case> {
     cases.extend(fragments::cases());
     cases.extend(handshakes::cases());
     cases.extend(streams::cases());
+    cases.extend(held::cases());
     cases.extend(throttling::cases());
     cases.extend(forged::cases());
     cases.extend(tls::cases());
