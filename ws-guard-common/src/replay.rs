@@ -298,6 +298,8 @@ impl Replay {
         let rewrite = self.mode == Mode::Guard;
         let (headers, records) = (self.headers.len(), self.records.len());
         let seen = Some((&mut self.headers, &mut self.records));
+        // What is kept is compared with what came, not with what pings were turned into.
+        let came = if self.flow.held != 0 { payload.to_vec() } else { Vec::new() };
         let mut segment = Payload { bytes: payload, rewrite, seen };
         loop {
             match walk.run(&mut segment) {
@@ -307,7 +309,7 @@ impl Replay {
                 Step::Unreadable => return Err(Reason::Unreadable),
             }
         }
-        let whole = match self.judge(walk, payload, budget) {
+        let whole = match self.judge(walk, &came, budget) {
             Ok(whole) => whole,
             Err(reason) => {
                 self.headers.truncate(headers);

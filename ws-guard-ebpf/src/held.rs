@@ -23,6 +23,7 @@ use crate::{
     kept,
     maps::{HELD, locked},
     packet::Packet,
+    report,
     scene::{Scene, throttled},
     sources,
     walk::{self, State},
@@ -82,6 +83,9 @@ pub fn enter(scene: &Scene, flow: &Flow) -> bool {
         return false;
     }
     state.held = index + 1;
+    if let Some(counters) = report::counters() {
+        state.violations = counters.violations_in;
+    }
     true
 }
 
@@ -134,9 +138,23 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
 /// In parts, because the walk through the copy takes nearly all the stack that there is.
 #[inline(never)]
 pub fn judge<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
-    match compare(flow, packet) {
+    let may = match compare(flow, packet) {
         REACHED => kept::look() && pay(scene, flow),
         verdict => verdict == ELSEWHERE,
+    };
+    if !may {
+        uncount();
+    }
+    may
+}
+
+/// The walk came to nothing: neither did the violations in its segment, which nobody else has counted
+/// on this CPU meanwhile.
+#[cold]
+#[inline(never)]
+fn uncount() {
+    if let (Some((state, _)), Some(counters)) = (entered(), report::counters()) {
+        counters.violations_in = state.violations;
     }
 }
 
@@ -171,7 +189,10 @@ fn compare<P: Packet>(flow: &Flow, packet: P) -> u32 {
     REACHED
 }
 
-/// Charge the pings that were found in the copy, and those of the filler together with them.
+/// Charge the pings that were found in the copy, and those of the filler together with them: all pass
+/// or none. While the source is throttled, a single one that keeps to the connection's share.
+///
+/// A share's worth of several would be as right, and twice the work for the verifier.
 #[inline(never)]
 fn pay(scene: &Scene, flow: &mut Flow) -> bool {
     let Some(state) = walk::resume() else {
@@ -183,15 +204,9 @@ fn pay(scene: &Scene, flow: &mut Flow) -> bool {
     if state.whole == 0 || pings == 0 {
         return true;
     }
-    state.walk.pings <= state.walk.budget && charge(scene, flow, pings)
-}
-
-/// Charge pings that pass all or not at all; while the source is throttled, a single one that keeps to
-/// the connection's share.
-///
-/// A share's worth of several would be as right, and twice the work for the verifier.
-#[inline(never)]
-fn charge(scene: &Scene, flow: &mut Flow, pings: u32) -> bool {
+    if state.walk.pings > state.walk.budget {
+        return false;
+    }
     let policy = scene.policy;
     let now_ms = millis(scene.now);
     let fits = flow.window.has_room(now_ms, policy.share, policy.rate.share_window_ms());

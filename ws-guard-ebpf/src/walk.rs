@@ -5,7 +5,7 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
 use ws_guard_common::{
     flood::Counts,
-    frame::Header,
+    frame::{Header, Violation},
     handshake::HeadScanner,
     maps::Policy,
     record::Record,
@@ -63,6 +63,8 @@ pub struct State {
     pub reached: u32,
     /// ...with all its pings, which are charged already.
     pub whole: u32,
+    /// Violations by kind that this CPU had counted before the segment.
+    pub violations: [u64; Violation::COUNT],
     /// The next segment in the copy.
     pub cut: u32,
     /// The walk through what is kept, and where the stream stood when it began.

@@ -31,12 +31,12 @@ impl Replay {
         Verdict::Pass
     }
 
-    /// A walk that is not yet committed: whether its segment may pass before what is kept. `true` when
+    /// A walk through `came` that is not yet committed: whether its segment may pass before what is kept. `true` when
     /// its pings are charged together with the kept ones: all of them pass.
     pub(super) fn judge(
         &mut self,
         walk: &Walk,
-        payload: &[u8],
+        came: &[u8],
         budget: &mut impl Budget,
     ) -> Result<bool, Reason> {
         let region = &self.held.region;
@@ -46,7 +46,7 @@ impl Replay {
         let overlap = region.overlap(walk) as usize;
         if overlap > 0 {
             let at = region.begin.wrapping_sub(walk.base()) as usize;
-            if payload[at..at + overlap] != self.held.bytes[..overlap] {
+            if came[at..at + overlap] != self.held.bytes[..overlap] {
                 return Err(Reason::Changed);
             }
         }
@@ -59,8 +59,10 @@ impl Replay {
         }
         let whole = overlap > 0 || dry.pings > 0;
         let pings = if whole { dry.pings + walk.pings } else { 0 };
-        let mut may = || walk.pings <= walk.budget && budget.charge_whole(pings);
-        if pings > 0 && !may() { Err(Reason::Gap) } else { Ok(whole) }
+        match pings == 0 || budget.charge_whole(pings) {
+            true => Ok(whole),
+            false => Err(Reason::Gap),
+        }
     }
 
     /// The segment of `walk` is committed: what is kept comes after it, if it was the filler.
