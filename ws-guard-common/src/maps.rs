@@ -10,7 +10,7 @@
 use crate::{flow::Flow, source::Source, window::Rate};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
