@@ -18,6 +18,9 @@ pub mod name {
     pub const FLOWS: &str = "FLOWS";
     /// LRU hash: [`super::FlowKey`] → [`super::Pending`], requests without an answer yet.
     pub const PENDING: &str = "PENDING";
+    /// LRU hash: [`super::FlowKey`] → [`super::Pending`], the same of connections that the server has
+    /// spoken on.
+    pub const PROVEN: &str = "PROVEN";
     /// LRU hash: [`super::FlowKey`] → [`super::Stranger`], connections that a server speaks on and
     /// nobody saw begin.
     pub const STRANGERS: &str = "STRANGERS";
@@ -382,7 +385,7 @@ pub struct Shared {
 /// nobody knows where it ends.
 pub const LOST: u8 = 1 << 0;
 
-/// A request whose answer has not been seen: value of the pending table.
+/// A request whose answer has not been seen: value of [`name::PENDING`] and [`name::PROVEN`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Pending {
@@ -403,10 +406,23 @@ pub struct Pending {
     pub answer_length: u32,
     /// Sequence number of its next byte.
     pub answer_next: u32,
-    pub _pad_end: u32,
+    /// Acknowledgement number of the latest segment that was read of the request.
+    pub claimed: u32,
     /// On a TLS port: where the client's records stand, as far as they were followed.
     pub records: crate::tracker::Tracker,
 }
+
+impl Pending {
+    /// There is a request, or the beginning of an answer. A connection without either keeps its place
+    /// only.
+    #[inline(always)]
+    pub const fn is_under_way(&self) -> bool {
+        self.length | self.answer_length != 0
+    }
+}
+
+/// How many requests of connections are kept at most that the server has spoken on.
+pub const PROVEN: u32 = 16_384;
 
 /// How many [`Stranger`]s there are at most.
 pub const STRANGERS: u32 = 16_384;

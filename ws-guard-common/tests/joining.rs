@@ -207,6 +207,25 @@ fn what_was_joined_is_left_again_when_it_proves_wrong() {
     }
 }
 
+/// A known limit: where a payload holds frames and the search begins inside it, they are taken for the
+/// stream's own, and what they say of lengths can hide the real ones.
+#[test]
+fn a_stream_that_can_be_read_in_two_ways_is_read_in_the_first_one_that_proves_itself() {
+    let mut replay = unsynced(0);
+    let mut inner = [0x81, 0x80, 0, 0, 0, 0].repeat(PROOF as usize);
+    // 65,536 bytes to follow, for who believes it.
+    inner.extend([0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    // The real header went by unseen: the server reads all of this as its payload.
+    replay.client(0, &mut inner.clone(), &mut Allowance::new(0));
+    assert_eq!((replay.flow.state, replay.flow.frames_in), (state::OPEN, u64::from(PROOF) + 1));
+    let mut pings = [0x89, 0x80, 0, 0, 0, 0].repeat(100);
+    replay.client(inner.len() as u32, &mut pings, &mut Allowance::new(0));
+    assert_eq!((replay.flow.pings_in, pings[0]), (0, 0x89));
+    // It takes a client that reads nothing: pongs would tell.
+    replay.flow.pongs_out = 100;
+    assert_eq!((replay.flow.unseen_pings(), replay.flow.state), (100, state::UNSYNCED));
+}
+
 #[test]
 fn pongs_tell_of_pings_that_nobody_saw() {
     let mut replay = unsynced(0);

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::bpf_ktime_get_ns,
     programs::TcContext,
 };
 use ws_guard_common::{
@@ -15,11 +15,11 @@ use ws_guard_common::{
 };
 
 use crate::{
-    debug, handshake, joining,
-    maps::{self, FLOWS, PENDING, STRANGERS, locked},
+    clock, debug, handshake, joining,
+    maps::{self, FLOWS, STRANGERS, locked},
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
-    role,
+    requests, role,
     scene::{Scene, Verdict},
     skb::{SkbPayload, parse_skb},
     tls,
@@ -56,8 +56,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         begins(key, segment.seq);
         return Verdict::Pass;
     }
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::now();
     let scene = Scene { key, segment, policy, now };
     if let Some(flow) = FLOWS.get_ptr_mut(key) {
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is
@@ -70,6 +69,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         let _ = FLOWS.remove(key);
     }
     if segment.len == 0 {
+        requests::prove();
         return Verdict::Pass;
     }
     unknown(ctx, &scene)
@@ -79,7 +79,7 @@ fn follow(ctx: &TcContext) -> Verdict {
 /// it.
 #[inline(always)]
 fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
-    let asked = PENDING.get_ptr(scene.key).is_some();
+    let asked = requests::is_under_way();
     let packet = SkbPayload::new(ctx, scene.segment, Side::Server);
     let verdict = match scene.is_tls() {
         true => tls::answer(scene, packet),
@@ -89,6 +89,7 @@ fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
         return verdict;
     }
     let Some(flow) = FLOWS.get_ptr_mut(scene.key) else {
+        requests::prove();
         joining::remember(scene, SkbPayload::new(ctx, scene.segment, Side::Server), asked);
         return Verdict::Pass;
     };
@@ -151,7 +152,7 @@ fn begins(key: &FlowKey, seq: u32) {
     let again = high.is_some_and(|high| high.wrapping_sub(seq) < MAX_HEAD);
     if !again {
         let _ = FLOWS.remove(key);
-        let _ = PENDING.remove(key);
+        requests::forget();
         let _ = STRANGERS.remove(key);
     }
 }

@@ -2,19 +2,18 @@
 
 use core::ffi::{c_long, c_void};
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_loop};
+use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow,
     handshake::{
         END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
     },
-    maps::{Counter, FlowKey, LOST, Pending},
+    maps::{Counter, LOST, Pending},
 };
 
 use crate::{
-    maps::{NEW_PENDING, PENDING},
     packet::{Packet, Segment},
-    report, role,
+    report, requests, role,
     scene::{Scene, Verdict, throttled},
     tables,
     walk::{self, Walker},
@@ -105,14 +104,11 @@ pub enum Request {
 #[inline(never)]
 pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
     let segment = scene.segment;
-    let known = PENDING.get_ptr_mut(scene.key);
-    let (scanner, length) = match known {
+    let mut known = requests::find();
+    let (scanner, length) = match &mut known {
         None if begins_request(&packet) => (HeadScanner::default(), 0),
         None => return Request::Stranger,
         Some(pending) => {
-            // SAFETY: an LRU entry may be used again for another key meanwhile; then the sequence
-            // numbers do not fit, and nothing worse than a missed request follows.
-            let pending = unsafe { &mut *pending };
             if pending.flags & LOST != 0 {
                 return Request::Stranger;
             }
@@ -142,29 +138,28 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
     let upgrade = head.found & UPGRADE_WEBSOCKET != 0;
     if length > MAX_HEAD {
         if let Some(pending) = known {
-            // SAFETY: as above.
-            unsafe { (*pending).flags |= LOST };
+            pending.flags |= LOST;
+            requests::keep();
         }
         return Request::Stranger;
     }
     if done && !upgrade {
         if known.is_some() {
-            let _ = PENDING.remove(scene.key);
+            requests::answered();
         }
         return Request::Head;
     }
-    let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
+    let Some(new) = requests::scratch() else {
         return Request::Head;
     };
-    // SAFETY: this CPU's scratch value.
-    let new = unsafe { &mut *new };
     if read < segment.len && scene.enforces() {
         // There is data behind the head: the request has to come again without it.
         return Request::Early;
     }
     let next = segment.seq.wrapping_add(segment.len);
-    *new = Pending { head, length, next, owner: role::own(), ..Pending::default() };
-    let _ = PENDING.insert(scene.key, &*new, BPF_ANY.into());
+    let (owner, claimed) = (role::own(), segment.ack);
+    *new = Pending { head, length, next, owner, claimed, ..Pending::default() };
+    requests::keep();
     Request::Head
 }
 
@@ -179,20 +174,17 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
 #[cold]
 #[inline(never)]
 fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
-    let (key, segment) = (scene.key, scene.segment);
-    let known = PENDING.get_ptr_mut(key);
+    let segment = scene.segment;
     let mut length = 0;
     let scanner = if begins(&packet, SWITCHING) {
         HeadScanner::default()
     } else {
-        let Some(pending) = known else {
+        let Some(pending) = requests::find() else {
             return false;
         };
-        // SAFETY: as in `head`.
-        let pending = unsafe { &*pending };
         if pending.answer_length == 0 || pending.answer_next != segment.seq {
             // Any other answer: no upgrade.
-            let _ = PENDING.remove(key);
+            requests::answered();
             return false;
         }
         length = pending.answer_length;
@@ -206,11 +198,11 @@ fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
     let (head, read) = (walker.state.head, walker.state.at);
     length += read;
     if head.found & END == 0 {
-        remember(key, segment, &head, length, read);
+        remember(segment, &head, length, read);
         return false;
     }
     if head.found & UPGRADE_WEBSOCKET == 0 {
-        let _ = PENDING.remove(key);
+        requests::answered();
         return false;
     }
     true
@@ -218,32 +210,28 @@ fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
 
 /// The head of a 101 goes on in the next segment.
 #[inline(always)]
-fn remember(key: &FlowKey, segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
+fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
     if length > MAX_HEAD {
-        let _ = PENDING.remove(key);
+        requests::answered();
         return;
     }
-    let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
+    let Some(new) = requests::scratch() else {
         return;
     };
-    // SAFETY: this CPU's scratch value.
-    let new = unsafe { &mut *new };
-    *new = match PENDING.get_ptr_mut(key) {
-        // SAFETY: as in `head`.
-        Some(pending) => unsafe { *pending },
-        None => Pending::default(),
-    };
+    if !requests::is_under_way() {
+        *new = Pending::default();
+    }
     new.answer = *scanner;
     new.answer_length = length;
     new.answer_next = segment.seq.wrapping_add(read);
-    let _ = PENDING.insert(key, &*new, BPF_ANY.into());
+    requests::keep();
 }
 
 /// The server has answered: from here on the connection is followed.
 #[cold]
 #[inline(never)]
 fn open(scene: &Scene) -> Verdict {
-    let Scene { key, segment, now, .. } = *scene;
+    let Scene { segment, now, .. } = *scene;
     let Some(state) = walk::resume() else {
         return Verdict::Pass;
     };
@@ -253,9 +241,7 @@ fn open(scene: &Scene) -> Verdict {
         return Verdict::Pass;
     };
     let flags = if deflate { flow::DEFLATE } else { 0 };
-    let pending = PENDING.get_ptr_mut(key);
-    // SAFETY: as in `head`.
-    let followed = pending.map(|pending| unsafe { &*pending }).filter(|pending| {
+    let followed = requests::find().filter(|pending| {
         pending.flags & LOST == 0 && pending.head.found & END != 0 && pending.next == segment.ack
     });
     if followed.is_some() {

@@ -6,7 +6,6 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::bpf_ktime_get_coarse_ns,
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
@@ -18,6 +17,7 @@ use ws_guard_common::{
 
 use crate::{
     borders::{self, BORDER},
+    clock,
     commit::{commit, count_walk, recommit, settle},
     debug, floods,
     handshake::{self, Request},
@@ -80,8 +80,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     };
     counters.events[Counter::Protected as usize] += 1;
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::now();
     let may_drop = policy.action == action::DROP || policy.flags & MAY_DROP != 0;
     if may_drop && sources::any_throttled(now) && sources::drop(&segment.key.client, policy, now) {
         return Verdict::Drop;

@@ -10,7 +10,7 @@
 //!   retransmissions, [`commit`] for what follows a walk, [`scene`] for what all of them know;
 //! - [`quick`] is the shortcut of the common segment;
 //! - [`held`] is for what comes behind a gap, [`kept`] for the copy of it;
-//! - [`handshake`] reads requests and answers, and opens flows;
+//! - [`handshake`] reads requests and answers, and opens flows; [`requests`] keeps them meanwhile;
 //! - [`tls`] follows the beginning of a connection where only TLS records are to be seen;
 //! - [`egress`] takes the server's acknowledgements and frames;
 //! - [`mptcp`] keeps clients to one connection each;
@@ -18,7 +18,7 @@
 //! - [`floods`] keeps who sends too much else;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
 //! - [`control`] is the daemon's hand on a source;
-//! - [`report`] counts and sends events, [`debug`] logs for who debugs.
+//! - [`report`] counts and sends events, [`clock`] tells the time, [`debug`] logs for who debugs.
 #![no_std]
 #![allow(
     clippy::needless_borrows_for_generic_args,
@@ -29,6 +29,7 @@
 
 pub mod borders;
 pub mod checksum;
+pub mod clock;
 pub mod commit;
 pub mod control;
 pub mod debug;
@@ -46,6 +47,7 @@ pub mod packet;
 pub mod payload;
 pub mod quick;
 pub mod report;
+pub mod requests;
 pub mod rewalk;
 pub mod role;
 pub mod scene;

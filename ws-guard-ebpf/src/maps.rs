@@ -14,8 +14,9 @@ use ws_guard_common::{
     flow::Flow,
     held::{Held, SLOTS as HELD_SLOTS},
     maps::{
-        Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, Pending, Policy, Ports,
-        Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey, Stranger,
+        Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, PROVEN as MAX_PROVEN,
+        Pending, Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey,
+        Stranger,
     },
     source::Source,
     window::SLOTS,
@@ -26,6 +27,9 @@ pub static FLOWS: HashMap<FlowKey, Flow, 32768> = HashMap::new();
 
 #[btf_map]
 pub static PENDING: LruHashMap<FlowKey, Pending, 4096> = LruHashMap::new();
+
+#[btf_map]
+pub static PROVEN: LruHashMap<FlowKey, Pending, { MAX_PROVEN as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub static BORDERS: Array<Border, { MAX_BORDERS as usize }> = Array::new();

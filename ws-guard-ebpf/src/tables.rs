@@ -19,8 +19,8 @@ use ws_guard_common::{
 };
 
 use crate::{
-    maps::{FLOODS, FLOWS, NEW_FLOW, PENDING, SHARED, SOURCES, STRANGERS},
-    report,
+    maps::{FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
+    report, requests,
     scene::{Scene, Verdict},
 };
 
@@ -133,7 +133,7 @@ pub fn insert_flow(scene: &Scene) -> bool {
 /// room. [`Verdict::Drop`] refuses it.
 #[inline(always)]
 pub fn admit(scene: &Scene) -> Verdict {
-    let _ = PENDING.remove(scene.key);
+    requests::forget();
     let _ = STRANGERS.remove(scene.key);
     if !insert_flow(scene) {
         let closed = scene.policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();

@@ -4,7 +4,6 @@
 //! followed from its ClientHello on, which nobody has to believe: it takes a place in the table of
 //! requests, and nothing else.
 
-use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     flow,
     handshake::MAX_HEAD,
@@ -15,9 +14,8 @@ use ws_guard_common::{
 };
 
 use crate::{
-    maps::{NEW_PENDING, PENDING},
     packet::Packet,
-    report, role,
+    report, requests, role,
     scene::{Scene, Verdict},
     tables, walk,
 };
@@ -35,7 +33,7 @@ const HELLO: u16 = (content::HANDSHAKE as u16) << 8 | record::MAJOR as u16;
 #[inline(never)]
 pub fn hello<P: Packet>(scene: &Scene, mut packet: P) -> bool {
     let segment = scene.segment;
-    let (start, length) = match PENDING.get_ptr_mut(scene.key) {
+    let (start, length) = match requests::find() {
         None if packet.u16_at(0) == Some(HELLO)
             && packet.u8_at(5) == Some(record::CLIENT_HELLO) =>
         {
@@ -43,15 +41,13 @@ pub fn hello<P: Packet>(scene: &Scene, mut packet: P) -> bool {
         }
         None => return false,
         Some(pending) => {
-            // SAFETY: an LRU entry may be used again for another key meanwhile; then the sequence
-            // numbers do not fit, and nothing worse than an uncertain flow follows.
-            let pending = unsafe { &mut *pending };
             if !role::claims(&mut pending.owner) {
                 return true;
             }
             let length = pending.length + segment.len;
             if segment.seq != pending.next || length > MAX_HEAD {
                 pending.flags |= LOST;
+                requests::keep();
             }
             if pending.flags & LOST != 0 {
                 return false;
@@ -64,20 +60,19 @@ pub fn hello<P: Packet>(scene: &Scene, mut packet: P) -> bool {
     };
     state.walk = Walk::new(start, &start, segment.seq, segment.len);
     let followed = state.walk.few_records(&mut packet);
-    let Some(new) = NEW_PENDING.get_ptr_mut(0) else {
+    let Some(new) = requests::scratch() else {
         return true;
     };
-    // SAFETY: this CPU's scratch value.
-    let new = unsafe { &mut *new };
     *new = Pending {
         records: state.walk.tracker,
         next: segment.seq.wrapping_add(segment.len),
         length: length + segment.len,
         flags: if followed { 0 } else { LOST },
         owner: role::own(),
+        claimed: segment.ack,
         ..Pending::default()
     };
-    let _ = PENDING.insert(scene.key, &*new, BPF_ANY.into());
+    requests::keep();
     true
 }
 
@@ -95,9 +90,7 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
     };
     let mut start = Tracker::new(segment.ack, 0);
     let (mut flags, mut high) = (flow::REQUEST_UNSEEN, segment.ack);
-    if let Some(pending) = PENDING.get_ptr_mut(scene.key) {
-        // SAFETY: as in `hello`.
-        let pending = unsafe { &*pending };
+    if let Some(pending) = requests::find() {
         // What the server has yet to acknowledge it may also take otherwise than it was read.
         let ahead = pending.next.wrapping_sub(segment.ack);
         if pending.flags & LOST == 0 && ahead < MAX_HEAD {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::tools;
+use crate::{netns::Namespace, tools};
 
 /// Groups that take seconds: framing, pings, reserved bits, opcodes, fragments, UTF-8, closing,
 /// limits, and some of no group.
@@ -46,8 +46,14 @@ impl Verdict {
 /// Verdicts by case.
 pub type Verdicts = BTreeMap<String, Verdict>;
 
-/// The command that runs `cases` against `server`; its report goes to `folder`.
-pub fn command(server: SocketAddr, cases: &[&str], folder: &Path) -> Result<Command> {
+/// The command that runs `cases` against `server`, from a client's namespace if there is one; its
+/// report goes to `folder`.
+pub fn command(
+    server: SocketAddr,
+    cases: &[&str],
+    folder: &Path,
+    client: Option<&Namespace>,
+) -> Result<Command> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let specification = json!({
         "outdir": folder.join("reports"),
@@ -58,7 +64,10 @@ pub fn command(server: SocketAddr, cases: &[&str], folder: &Path) -> Result<Comm
     });
     let file = folder.join("specification.json");
     fs::write(&file, specification.to_string()).context("writing the specification")?;
-    let mut command = Command::new(tools::wstest());
+    let mut command = match client {
+        Some(namespace) => namespace.command(tools::wstest()),
+        None => Command::new(tools::wstest()),
+    };
     // It leaves a file of its own where it is started.
     command.args(["--mode", "fuzzingclient", "--spec"]).arg(&file).current_dir(folder);
     command.stdin(Stdio::null());

@@ -1,5 +1,8 @@
 //! The attacker: sends pings and never reads.
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
@@ -35,6 +38,8 @@ pub struct Flooded {
     /// Writes that found no room in the socket: the server had stopped taking bytes.
     pub blocked: u64,
     pub time: Duration,
+    /// Why the connection took no more at all.
+    pub broken: Option<io::ErrorKind>,
 }
 
 /// Send pings of [`PAYLOAD`] bytes over `client` as fast as it takes them, while `go_on` says so. A
@@ -52,7 +57,11 @@ pub fn flood(client: &mut Client, bounds: Bounds, go_on: impl Fn() -> bool) -> R
         match client.write_some(&data[cut..ping.len() * batch], PATIENCE) {
             Ok(0) => done.blocked += 1,
             Ok(n) => bytes += n as u64,
-            Err(_) => break,
+            Err(error) => {
+                let cause = error.downcast_ref::<io::Error>().map(io::Error::kind);
+                done.broken = Some(cause.unwrap_or(io::ErrorKind::Other));
+                break;
+            }
         }
         done.pings = bytes / ping.len() as u64;
         std::thread::sleep(bounds.pause);

@@ -7,9 +7,9 @@
 //!                             cali1           10.78.1.1   ───   eth0  10.78.1.2
 //! ```
 //! and fd78:0:0:N::1 and ::2 for pod number N.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::netns::{Family, Namespace, Pair, PairOptions};
 
@@ -58,6 +58,20 @@ impl Node {
     /// The node's own namespace, where the guard runs.
     pub fn namespace(&self) -> &Namespace {
         &self.pair.server
+    }
+
+    /// Send connections to one address on to another, as kube-proxy does (DNAT). IPv4 only.
+    pub fn send_on(&self, at: SocketAddr, to: SocketAddr) -> Result<()> {
+        let words = format!(
+            "-t nat -A PREROUTING -p tcp -d {} --dport {} -j DNAT --to-destination {to}",
+            at.ip(),
+            at.port()
+        );
+        let mut iptables = self.namespace().command("iptables");
+        let output = iptables.args(words.split(' ')).output().context("running iptables")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`iptables {words}` failed: {}", said.trim());
+        Ok(())
     }
 
     /// One more pod.

@@ -64,6 +64,8 @@ pub struct Run {
 /// Loaded programs, with maps of their own that nobody else sees.
 pub struct Programs {
     ebpf: Ebpf,
+    /// Segments behind gaps when they were last forgotten.
+    gaps: u64,
 }
 
 impl Programs {
@@ -101,7 +103,7 @@ impl Programs {
             };
             loaded.map_err(|error| anyhow!("loading {name}: {}", last_words(&error)))?;
         }
-        Ok(Programs { ebpf })
+        Ok(Programs { ebpf, gaps: 0 })
     }
 
     /// The verifier's work for a loaded program: instructions looked at on all paths.
@@ -236,12 +238,16 @@ impl Programs {
     pub fn forget(&mut self) -> Result<()> {
         self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
+        self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PROVEN)?;
         self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<FloodKey>, Raw<Flood>>(name::FLOODS)?;
-        for slot in 0..held::SLOTS {
+        let gaps = self.counters()?.events[Counter::Gaps as usize];
+        // Eight megabytes: not for each row.
+        for slot in 0..if gaps > self.gaps { held::SLOTS } else { 0 } {
             self.set(name::HELD, slot, Raw(Held::default()))?;
         }
+        self.gaps = gaps;
         self.set(name::SHARED, 0, Raw(Shared::default()))
     }
 

@@ -133,8 +133,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Send `count` segments of random sources, ports and sequence numbers to `destination`: every
-    /// other one a SYN, the rest data with each of `payloads` in turn.
+    /// Send `count` segments to `destination`, each of a source of its own ([`SPOOFED`]), with random
+    /// ports and sequence numbers: every other one a SYN, the rest data with each of `payloads` in turn.
     pub fn spoofed_flood(
         &self,
         destination: SocketAddr,
@@ -142,11 +142,12 @@ impl Sender {
         payloads: &[Vec<u8>],
     ) -> Result<()> {
         let mut payloads = payloads.iter().cycle();
+        let mut source = fastrand::u32(..);
         let mut frames = Vec::with_capacity(BATCH);
         for n in 0..count {
             let data = if n % 2 == 0 { None } else { payloads.next() };
             frames.push(self.frame(&Segment {
-                source: random_source(destination),
+                source: next_source(&mut source, destination),
                 destination,
                 seq: fastrand::u32(..),
                 ack: fastrand::u32(..),
@@ -167,10 +168,17 @@ fn full(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// An address of the benchmarking ranges (RFC 2544, RFC 5180), which nobody routes, and a port.
-fn random_source(like: SocketAddr) -> SocketAddr {
+/// The network of an IPv4 flood's sources: shared address space (RFC 6598), which nobody routes between
+/// networks, with room for four million.
+pub const SPOOFED: &str = "100.64.0.0/10";
+const SPOOFED_BITS: u32 = 0x003F_FFFF;
+
+/// The source after `last`, of [`SPOOFED`] or a random one of IPv6's benchmarking range (RFC 5180), and
+/// a random port.
+fn next_source(last: &mut u32, like: SocketAddr) -> SocketAddr {
+    *last = last.wrapping_add(1);
     let ip: IpAddr = match like.ip() {
-        IpAddr::V4(_) => Ipv4Addr::from(0xC612_0000 | fastrand::u32(..) & 0x1_FFFF).into(),
+        IpAddr::V4(_) => Ipv4Addr::from(0x6440_0000 | *last & SPOOFED_BITS).into(),
         IpAddr::V6(_) => {
             Ipv6Addr::from(0x2001_0002_0000 << 80 | fastrand::u128(..) & (u128::MAX >> 48)).into()
         }

@@ -291,7 +291,7 @@ async fn a_file_change_keeps_what_it_did_not_name() {
 async fn metrics_parse_and_name_no_address() {
     let Some(loaded) = load() else { return };
     let registry = metrics::registry(loaded.state.clone()).expect("a registry");
-    let router = metrics::router(registry, loaded.state.clone());
+    let router = metrics::router(registry, loaded.state.clone(), None);
     let get = |path: &str| Request::get(path).body(Body::empty()).expect("a request");
     let response = router.clone().oneshot(get("/metrics")).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::OK);

@@ -1,36 +1,96 @@
 //! `cargo xtask test autobahn`: all cases of Autobahn|Testsuite against the companion server.
-use std::{collections::BTreeMap, fs, process::Command, time::Duration};
-
-use anyhow::{Context, Result, ensure};
-use comfy_table::{Table, presets};
-use ws_guard_testkit::{
-    autobahn::{self, COMPRESSION, QUICK, Verdicts},
-    process::Process,
-    tools,
+use std::{
+    collections::BTreeMap, fs, net::SocketAddr, path::Path, process::Command, time::Duration,
 };
 
-use crate::{setup, step};
+use anyhow::{Context, Result, bail, ensure};
+use comfy_table::{Table, presets};
+use serde_json::Value;
+use ws_guard_testkit::{
+    autobahn::{self, COMPRESSION, QUICK, Verdicts},
+    netns::{Family, INTERFACE, Namespace, Pair, PairOptions},
+    process::Process,
+    skip_reason, tools,
+};
+
+use crate::{
+    guard::{Guard, Profile},
+    setup, step,
+};
 
 /// How many cases there are in all groups.
 const CASES: usize = 517;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub fn main() -> Result<()> {
+/// Of the server behind the guard.
+const PORT: u16 = 9001;
+/// A limit that no burst of Autobahn's reaches: whatever the guard drops or changes is a fault.
+const LIMIT: u32 = 1_048_576;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Let all of it go through an attached guard (native XDP, between two namespaces), and see that
+    /// nothing is dropped or changed
+    #[arg(long)]
+    guarded: bool,
+}
+
+pub fn main(args: &Args) -> Result<()> {
     setup::autobahn()?;
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    build.args(["build", "--release", "--package", "ws-guard"]);
-    step::run("building ws-guard", build)?;
-    let folder = tools::target().join("autobahn");
+    Profile::Release.build()?;
+    let folder = tools::target().join(if args.guarded { "autobahn-guarded" } else { "autobahn" });
     // A report of an earlier run must not pass for this one's.
     if folder.exists() {
         fs::remove_dir_all(&folder).context("removing the report of an earlier run")?;
     }
     fs::create_dir_all(&folder)?;
+    if args.guarded { guarded(&folder) } else { plain(&folder) }
+}
+
+fn plain(folder: &Path) -> Result<()> {
     let server = serve()?;
-    let address = server.wait_for(PATIENCE, address)?;
+    run(server.wait_for(PATIENCE, address)?, folder, None)
+}
+
+/// The same, with the guard's programs on the server's interface.
+fn guarded(folder: &Path) -> Result<()> {
+    if let Some(reason) = skip_reason() {
+        bail!("{reason}");
+    }
+    let pair = Pair::new(PairOptions::default())?;
+    let server = SocketAddr::new(Family::V4.server(), PORT);
+    let words = format!(
+        "--interface {INTERFACE} --attach xdp-native --port {PORT} --listen {server} \
+         --access-log /dev/null --max-ping-rate {LIMIT} --stall-refuse 1h --stall-shed 1h"
+    );
+    let guard = Guard::start(Profile::Release, &pair.server, &words)?;
+    println!("attached: {}", guard.modes()?);
+    let passed = run(server, folder, Some(&pair.client));
+    let unharmed = unharmed(&guard.ask("status")?);
+    guard.unload()?;
+    passed.and(unharmed)
+}
+
+/// See that everything was followed, and passed as it was.
+fn unharmed(status: &Value) -> Result<()> {
+    let packets = &status["packets"];
+    println!("packets: {packets}");
+    println!("dropped: {}", status["drops"]);
+    let count = |name: &str| packets[name].as_u64().with_context(|| format!("no count of {name}"));
+    ensure!(count("tracked")? > 0, "the guard followed no connection");
+    let (dropped, defused) = (count("dropped")?, count("defused")?);
+    ensure!(
+        dropped + defused == 0,
+        "the guard dropped {dropped} packets, and defused {defused} pings"
+    );
+    Ok(())
+}
+
+fn run(server: SocketAddr, folder: &Path, client: Option<&Namespace>) -> Result<()> {
     let cases: Vec<&str> = QUICK.into_iter().chain(COMPRESSION).collect();
-    step::run("running Autobahn|Testsuite", autobahn::command(address, &cases, &folder)?)?;
-    let verdicts = autobahn::verdicts(&folder)?;
+    let command = autobahn::command(server, &cases, folder, client)?;
+    step::run("running Autobahn|Testsuite", command)?;
+    let verdicts = autobahn::verdicts(folder)?;
     show(&verdicts);
     println!("report: {}", folder.join("reports/index.html").display());
     judge(&verdicts)
@@ -46,7 +106,7 @@ fn serve() -> Result<Process> {
 }
 
 /// Where a line of its log says that it listens.
-fn address(line: &str) -> Option<std::net::SocketAddr> {
+fn address(line: &str) -> Option<SocketAddr> {
     line.split("serving WebSocket connections on ").nth(1)?.trim().parse().ok()
 }
 

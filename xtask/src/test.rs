@@ -44,12 +44,12 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Only {
     /// Run all cases of Autobahn|Testsuite, compression included, against the companion server
-    Autobahn,
+    Autobahn(autobahn::Args),
 }
 
 pub fn main(args: Args) -> Result<()> {
-    if let Some(Only::Autobahn) = args.only {
-        return autobahn::main();
+    if let Some(Only::Autobahn(args)) = &args.only {
+        return autobahn::main(args);
     }
     let mut report = Report::default();
     let chosen: Vec<vm::Release> = args.kernel.iter().filter_map(Choice::release).collect();

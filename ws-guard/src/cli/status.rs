@@ -172,6 +172,7 @@ mod tests {
                 flows: occupancy(2),
                 sources: occupancy(10),
                 pending: occupancy(0),
+                proven: occupancy(0),
                 rules: occupancy(0),
                 strangers: occupancy(0),
                 floods: occupancy(0),

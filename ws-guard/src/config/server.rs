@@ -1,4 +1,5 @@
-//! The section `server` of the configuration file: the companion server's table of subprotocols.
+//! The section `server` of the configuration file: the companion server's table of subprotocols, and
+//! what else of it may change while connections are open.
 
 use std::{ops::Range, path::Path};
 
@@ -12,7 +13,10 @@ use super::{
 };
 use crate::{
     domain::policy::POLICY,
-    server::negotiation::{Features, Row, Share, Table, offers::is_token, share::PARTS},
+    server::{
+        negotiation::{Features, Row, Share, Table, offers::is_token, share::PARTS},
+        output_limit,
+    },
 };
 
 /// The section's name.
@@ -24,6 +28,8 @@ const MOST_ROWS: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerSection {
     pub protocols: Table,
+    /// Bytes that may wait for a client that does not read.
+    pub max_output: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -33,10 +39,11 @@ struct Whole {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Section {
     #[serde(default)]
     protocol: Vec<Spanned<Written>>,
+    max_output: Option<Spanned<i64>>,
 }
 
 /// A row as it is written.
@@ -83,14 +90,12 @@ impl ServerSection {
 
     /// The section in a file's text; what is wrong is added to `problems`.
     pub fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> ServerSection {
-        let problem = |span: Range<usize>, message: String| Problem {
-            place: Place::File {
-                path: path.to_owned(),
-                line: file::line(text, span.start),
-                key: "server.protocol".into(),
-            },
-            message,
+        let problem_of = |key: &str, span: Range<usize>, message: String| {
+            let line = file::line(text, span.start);
+            let place = Place::File { path: path.to_owned(), line, key: key.into() };
+            Problem { place, message }
         };
+        let problem = |span, message| problem_of("server.protocol", span, message);
         let section = match toml::from_str::<Whole>(text) {
             Ok(whole) => whole.server,
             // What is no TOML at all is reported by whoever reads the rest of it.
@@ -101,6 +106,12 @@ impl ServerSection {
                 return ServerSection::default();
             }
         };
+        let max_output = section.max_output.and_then(|written| {
+            let (span, bytes) = (written.span(), written.into_inner());
+            let checked = output(bytes);
+            let wrong = |message| problems.push(problem_of("server.max-output", span, message));
+            checked.map_err(wrong).ok()
+        });
         let mut rows: Vec<Row> = Vec::new();
         for written in section.protocol {
             let span = written.span();
@@ -118,8 +129,17 @@ impl ServerSection {
                 Err(message) => problems.push(problem(span, message)),
             }
         }
-        ServerSection { protocols: Table { rows } }
+        ServerSection { protocols: Table { rows }, max_output }
     }
+}
+
+/// A limit for output, or what is wrong with it.
+fn output(bytes: i64) -> Result<u32, String> {
+    let range = output_limit::RANGE;
+    let known = u32::try_from(bytes).ok().filter(|bytes| range.contains(bytes));
+    known.ok_or_else(|| {
+        format!("{bytes} bytes are not from {} to {}: correct it", range.start(), range.end())
+    })
 }
 
 fn same(one: &Row, other: &Row) -> bool {
@@ -291,6 +311,11 @@ mod tests {
             assert!((3..=6).contains(&line), "{errors:?}");
             assert!(errors[0].contains(expected), "{row}: {errors:?}");
         }
+        for bytes in ["4095", "16777217", "-1"] {
+            let errors = parsed(&format!("[server]\nmax-output = {bytes}\n")).unwrap_err();
+            let expected = "/etc/g.toml:2: server.max-output: ";
+            assert!(errors[0].starts_with(expected) && errors[0].contains(bytes), "{errors:?}");
+        }
         let twice = "[[server.protocol]]\noffer = [\"a\", \"b\"]\nanswer = \"a\"\n\
             [[server.protocol]]\noffer = [\"b\", \"a\"]\nanswer = \"a\"\npercent = 3\n";
         let errors = parsed(twice).unwrap_err();
@@ -315,6 +340,7 @@ mod tests {
         let rows = load(beside).unwrap().protocols.rows;
         assert_eq!((rows.len(), rows[0].share), (1, Share::Parts(1250)));
         assert_eq!(load("port = 80\n").unwrap(), ServerSection::default());
+        assert_eq!(load("[server]\nmax-output = 65536\n").unwrap().max_output, Some(65_536));
         assert!(load("[sever]\n").unwrap_err().contains("did you mean server?"));
         assert!(load("[server]\nprotocols = []\n").unwrap_err().contains("unknown field"));
         assert!(load("server = 3\n").unwrap_err().contains("g.toml:1: server"));

@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr, path::Path};
 use ipnet::IpNet;
 use ws_guard_common::{
     flow::state,
-    maps::{FlowKey, Rule, STRANGERS},
+    maps::{FlowKey, PROVEN, Rule, STRANGERS},
 };
 
 use super::{AllowView, Origin, networks::ALLOWED_BY_CONFIG};
@@ -18,7 +18,7 @@ use crate::{
         source::{Rules, SourceState, SourceView, SourceViews},
         status::{self, EventLoss, Occupancy, Packets, Status, Tables},
     },
-    guard::{Attachment, GuardError, Maps},
+    guard::{Attachment, GuardError, Handshakes, Maps},
 };
 use ws_guard_common::maps::Counter;
 
@@ -33,7 +33,7 @@ impl Reader {
         let clock = Clock::now();
         let flows = self.maps.flows()?;
         let known: HashSet<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
-        let pending = self.maps.pending()?.into_iter().map(|(key, _)| (key, state::HANDSHAKE));
+        let pending = self.maps.handshakes()?.keys.into_iter().map(|key| (key, state::HANDSHAKE));
         // Those of which not even one header was found may speak anything.
         let strangers = self.maps.strangers()?.into_iter();
         let strangers = strangers.filter(|(_, stranger)| stranger.candidate.proof > 0);
@@ -99,7 +99,7 @@ impl Reader {
 
     /// How many flows are in which state.
     pub fn flow_states(&self) -> Result<FlowStates, GuardError> {
-        Ok(FlowStates::count(&self.maps.flows()?, self.maps.pending()?.len()))
+        Ok(FlowStates::count(&self.maps.flows()?, self.maps.handshakes()?.keys.len()))
     }
 
     /// The state of everything; what only a daemon knows stays empty.
@@ -110,7 +110,8 @@ impl Reader {
     ) -> Result<Status, GuardError> {
         let counters = self.maps.counters()?;
         let flows = self.maps.flows()?;
-        let flow_states = FlowStates::count(&flows, self.maps.pending()?.len());
+        let handshakes = self.maps.handshakes()?;
+        let flow_states = FlowStates::count(&flows, handshakes.keys.len());
         let (sources, throttled) = self.source_counts()?;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -126,7 +127,7 @@ impl Reader {
             throttled,
             flows: flow_states.live(),
             flow_states,
-            tables: self.tables(flows.len() as u32, sources, flow_states.handshake)?,
+            tables: self.tables(flows.len() as u32, sources, &handshakes)?,
             events: EventLoss {
                 lost: status::counter(&counters, Counter::EventsLost),
                 suppressed: status::counter(&counters, Counter::EventsSuppressed),
@@ -136,14 +137,20 @@ impl Reader {
     }
 
     /// Three tables were read already.
-    fn tables(&self, flows: u32, sources: u32, pending: u32) -> Result<Tables, GuardError> {
+    fn tables(
+        &self,
+        flows: u32,
+        sources: u32,
+        handshakes: &Handshakes,
+    ) -> Result<Tables, GuardError> {
         let sizes = self.maps.table_sizes();
         let occupancy = |entries, capacity| Occupancy { entries, capacity };
         let (strangers, floods) = (self.maps.stranger_count()?, self.maps.flood_count()?);
         Ok(Tables {
             flows: occupancy(flows, sizes.flows),
             sources: occupancy(sources, sizes.sources),
-            pending: occupancy(pending, sizes.pending),
+            pending: occupancy(handshakes.pending, sizes.pending),
+            proven: occupancy(handshakes.proven, PROVEN),
             rules: occupancy(self.maps.rules()?.len() as u32, sizes.rules),
             strangers: occupancy(strangers, STRANGERS),
             // As many as sources, whatever the classes.

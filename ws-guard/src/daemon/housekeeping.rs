@@ -1,5 +1,5 @@
-//! Forgets connections that closed a while ago. Open ones are never touched, however idle: that
-//! would be a free pass.
+//! Forgets connections that closed a while ago, and gives back the memory that listings took. Open
+//! connections are never touched, however idle: that would be a free pass.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use ws_guard_common::{
     maps::FlowKey,
 };
 
-use super::state::State;
+use super::{memory, state::State};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a closed connection stays, for `flows` to show.
@@ -57,6 +57,7 @@ pub async fn run(state: State) {
         if let Err(error) = forgotten {
             tracing::warn!("closed connections cannot be forgotten: {error}");
         }
+        memory::give_back();
     }
 }
 

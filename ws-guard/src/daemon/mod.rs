@@ -5,6 +5,7 @@ pub mod events;
 mod feed;
 mod housekeeping;
 mod interfaces;
+mod memory;
 mod notify;
 mod releases;
 mod reload;
@@ -25,7 +26,7 @@ use tokio::{
 
 use self::{companion::Companion, interfaces::Supervisor, reload::Reloader, state::State};
 use crate::{
-    config::{Inputs, Settings, watch::Watch},
+    config::{Inputs, Settings, reloadable::Reloadable, watch::Watch},
     control::{routes, socket::Socket},
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
@@ -70,9 +71,9 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let registry = metrics::registry(state.clone())?;
     let mut tasks = JoinSet::new();
     let (interfaces, changed_interfaces) = watch::channel(settings.run.interfaces.clone());
-    let negotiation = options.server.as_ref().map(|config| config.negotiation.clone());
+    let reloadable = options.server.as_ref().map(Reloadable::of);
     let reloader = Reloader::new(state.clone(), options.inputs, options.watch, interfaces)?
-        .negotiating(negotiation);
+        .serving(reloadable);
     tasks.spawn(ended("interface supervision", supervisor.run(changed_interfaces)));
     tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
@@ -85,18 +86,20 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     });
     let companion = companion.transpose()?;
     let server = companion.as_ref().map(Companion::service);
-    tasks.spawn(serve_control(socket.listener()?, state.clone(), server));
+    tasks.spawn(serve_control(socket.listener()?, state.clone(), server.clone()));
     if let Some(listener) = metrics_listener {
-        tasks.spawn(metrics::serve(listener, registry.clone(), state.clone()));
+        tasks.spawn(metrics::serve(listener, registry.clone(), state.clone(), server));
     }
     if let Some(companion) = &companion {
         tasks.spawn(ended("companion server", companion.follow(state.clone())));
     }
     // Before anybody is told that we are here: whoever then ends us ends us in order.
     let signals = Signals::new()?;
+    memory::give_back();
     announce(&state, &options.control_socket);
-    let ended = until_signal(signals, tasks).await;
+    let ended = until_signal(signals, &mut tasks).await;
     if let Some(companion) = companion {
+        // Meanwhile the tasks go on: who asks is told that it ends.
         companion.stop().await;
     }
     if let Some(telemetry) = telemetry {
@@ -196,7 +199,7 @@ impl Signals {
 /// Run the tasks until a signal, or until one of them fails.
 async fn until_signal(
     mut signals: Signals,
-    mut tasks: JoinSet<anyhow::Result<()>>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let failed = tokio::select! {
         _ = signals.terminate.recv() => None,

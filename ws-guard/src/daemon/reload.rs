@@ -1,7 +1,5 @@
 //! Takes a changed configuration over while packets flow.
 
-use std::sync::Arc;
-
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -11,12 +9,13 @@ use super::state::State;
 use crate::{
     config::{
         Inputs, Settings,
+        reloadable::Reloadable,
         watch::{Watch, changed},
     },
     control::error::ApiError,
     domain::{clock::Timestamp, event::EventView},
     guard::Selection,
-    server::negotiation::{Negotiation, TableError},
+    server::negotiation::TableError,
 };
 
 /// Why a reload happens.
@@ -36,8 +35,8 @@ pub struct Reloader {
     hangup: Signal,
     /// To whom a new list of interfaces goes.
     interfaces: watch::Sender<Selection>,
-    /// The companion server's, where there is one.
-    negotiation: Option<Arc<Negotiation>>,
+    /// The companion server, where there is one.
+    server: Option<Reloadable>,
     /// As the daemon was started with it.
     started: Settings,
 }
@@ -53,13 +52,13 @@ impl Reloader {
     ) -> anyhow::Result<Reloader> {
         let started = state.config().settings.clone();
         let hangup = signal(SignalKind::hangup())?;
-        let negotiation = None;
-        Ok(Reloader { state, inputs, watch, hangup, interfaces, negotiation, started })
+        let server = None;
+        Ok(Reloader { state, inputs, watch, hangup, interfaces, server, started })
     }
 
-    /// The companion server's table of subprotocols goes there.
-    pub fn negotiating(self, negotiation: Option<Arc<Negotiation>>) -> Reloader {
-        Reloader { negotiation, ..self }
+    /// The companion server's section goes there.
+    pub fn serving(self, server: Option<Reloadable>) -> Reloader {
+        Reloader { server, ..self }
     }
 
     /// Runs until it is dropped.
@@ -92,8 +91,7 @@ impl Reloader {
 
     /// What can be refused before anything is changed.
     fn check(&self, new: &Settings) -> Result<(), TableError> {
-        let check = |negotiation: &Arc<Negotiation>| negotiation.check(&new.server.protocols);
-        self.negotiation.as_ref().map_or(Ok(()), check)
+        self.server.as_ref().map_or(Ok(()), |server| server.check(&new.server))
     }
 
     fn apply(&self, cause: Cause, new: Settings) -> Result<(), ApiError> {
@@ -108,8 +106,8 @@ impl Reloader {
             // The supervisor ends only with the daemon.
             let _ = self.interfaces.send(new.run.interfaces.clone());
         }
-        if let Some(negotiation) = &self.negotiation {
-            let set = negotiation.set(new.server.protocols.clone());
+        if let Some(server) = &self.server {
+            let set = server.set(new.server.clone());
             set.map_err(|error| ApiError::refused(&error.to_string()))?;
         }
         let waiting = self.started.run.restart_needed(&new.run);

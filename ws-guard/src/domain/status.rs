@@ -77,6 +77,8 @@ pub struct Tables {
     pub flows: Occupancy,
     pub sources: Occupancy,
     pub pending: Occupancy,
+    /// Places of connections without a flow on which the server has spoken; the oldest give way.
+    pub proven: Occupancy,
     pub rules: Occupancy,
     /// Connections without a flow on which a server sent data; the oldest give way.
     pub strangers: Occupancy,
@@ -91,11 +93,12 @@ pub struct Occupancy {
 }
 
 impl Tables {
-    pub fn named(&self) -> [(&'static str, Occupancy); 6] {
+    pub fn named(&self) -> [(&'static str, Occupancy); 7] {
         [
             ("flows", self.flows),
             ("sources", self.sources),
             ("pending", self.pending),
+            ("proven", self.proven),
             ("rules", self.rules),
             ("strangers", self.strangers),
             ("floods", self.floods),

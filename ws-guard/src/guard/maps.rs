@@ -1,5 +1,6 @@
 //! Typed access to the pinned maps.
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     path::Path,
     sync::{Arc, OnceLock},
@@ -27,6 +28,17 @@ use super::{
     table::Table,
 };
 
+/// What the two tables of requests hold.
+#[derive(Clone, Debug, Default)]
+pub struct Handshakes {
+    /// Where there is a request, or the beginning of an answer.
+    pub keys: BTreeSet<FlowKey>,
+    /// Entries of [`name::PENDING`].
+    pub pending: u32,
+    /// Entries of [`name::PROVEN`]; some have no request at the moment.
+    pub proven: u32,
+}
+
 /// The maps, by their types. Cheap to clone, usable from several threads.
 ///
 /// Calls go straight to the kernel and take microseconds, but for the listings (milliseconds for
@@ -39,6 +51,7 @@ struct Inner {
     pins: Pins,
     flows: Table<FlowKey, Flow>,
     pending: Table<FlowKey, Pending>,
+    proven: Table<FlowKey, Pending>,
     strangers: Table<FlowKey, Stranger>,
     sources: Table<SourceKey, Source>,
     floods: Table<FloodKey, Flood>,
@@ -70,6 +83,7 @@ impl Maps {
         Ok(Maps(Arc::new(Inner {
             flows: open(dir, name::FLOWS, sys::F_LOCK)?,
             pending: open(dir, name::PENDING, 0)?,
+            proven: open(dir, name::PROVEN, 0)?,
             strangers: open(dir, name::STRANGERS, 0)?,
             sources: open(dir, name::SOURCES, sys::F_LOCK)?,
             floods: open(dir, name::FLOODS, sys::F_LOCK)?,
@@ -91,10 +105,16 @@ impl Maps {
         self.0.flows.get(key)
     }
 
-    /// Handshakes without an answer yet. They have no lock: a value may be half-way through a
-    /// change.
-    pub fn pending(&self) -> Result<Vec<(FlowKey, Pending)>, GuardError> {
-        self.0.pending.entries()
+    /// Connections whose handshake is without an answer yet, each once. Their entries have no lock: a
+    /// value may be half-way through a change.
+    pub fn handshakes(&self) -> Result<Handshakes, GuardError> {
+        let pending = self.0.pending.entries()?;
+        let proven = self.0.proven.entries()?;
+        let tables = (pending.len() as u32, proven.len() as u32);
+        let under_way = pending.into_iter().chain(proven);
+        let under_way = under_way.filter(|(_, request)| request.is_under_way());
+        let keys = under_way.map(|(key, _)| key).collect();
+        Ok(Handshakes { keys, pending: tables.0, proven: tables.1 })
     }
 
     /// Connections without a flow on which a server sent data. They have no lock either.

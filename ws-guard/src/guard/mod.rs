@@ -64,7 +64,7 @@ pub use self::{
     bpffs::{MOUNT_POINT as BPFFS_MOUNT_POINT, is_bpffs},
     error::GuardError,
     interfaces::{InterfaceEvent, InterfaceWatcher},
-    maps::Maps,
+    maps::{Handshakes, Maps},
     object::OBJECT_VARIABLE,
     pins::{DEFAULT_PIN_DIR, THROTTLE_MAP},
     policy::PolicySet,

@@ -1,8 +1,9 @@
 //! `/metrics`, `/healthz`, `/readyz`, and `/health`, which is the same as `/healthz`.
 
+use std::sync::Arc;
+
 use axum::{
     Router,
-    extract::State as Shared,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -11,7 +12,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 
 use super::collector::GuardCollector;
-use crate::daemon::state::State;
+use crate::{daemon::state::State, server::service::Service};
 
 /// A registry with the daemon's collector in it.
 pub fn registry(state: State) -> prometheus::Result<Registry> {
@@ -20,23 +21,44 @@ pub fn registry(state: State) -> prometheus::Result<Registry> {
     Ok(registry)
 }
 
-/// The endpoints, for any listener.
-pub fn router(registry: Registry, state: State) -> Router {
+/// The endpoints of the guard, for any listener. It is ready when the companion server is as well,
+/// where there is one.
+pub fn router(registry: Registry, state: State, server: Option<Arc<Service>>) -> Router {
+    endpoints(registry, move || {
+        state.ready()?;
+        server.as_ref().map_or(Ok(()), |server| server.ready().map_err(|why| why.to_string()))
+    })
+}
+
+/// Those of the companion server alone.
+pub fn router_alone(registry: Registry, server: Arc<Service>) -> Router {
+    endpoints(registry, move || server.ready().map_err(|why| why.to_string()))
+}
+
+/// `ready` says why it is not.
+fn endpoints<F>(registry: Registry, ready: F) -> Router
+where
+    F: Fn() -> Result<(), String> + Clone + Send + Sync + 'static,
+{
     Router::new()
         .route("/metrics", get(move || text(registry.clone())))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/health", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .with_state(state)
+        .route("/healthz", get(async || "ok\n"))
+        .route("/health", get(async || "ok\n"))
+        .route("/readyz", get(async move || answer(ready())))
 }
 
 /// Serve until dropped.
-pub async fn serve(listener: TcpListener, registry: Registry, state: State) -> anyhow::Result<()> {
-    Ok(axum::serve(listener, router(registry, state)).await?)
+pub async fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    state: State,
+    server: Option<Arc<Service>>,
+) -> anyhow::Result<()> {
+    Ok(axum::serve(listener, router(registry, state, server)).await?)
 }
 
 /// All that is in a registry, in Prometheus' text format.
-pub async fn text(registry: Registry) -> Response {
+async fn text(registry: Registry) -> Response {
     let scraped = tokio::task::spawn_blocking(move || {
         let encoder = TextEncoder::new();
         let mut text = Vec::new();
@@ -50,8 +72,8 @@ pub async fn text(registry: Registry) -> Response {
     }
 }
 
-async fn ready(Shared(state): Shared<State>) -> Response {
-    match state.ready() {
+fn answer(ready: Result<(), String>) -> Response {
+    match ready {
         Ok(()) => "ready\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }

@@ -6,4 +6,4 @@ mod collector;
 mod families;
 mod http;
 
-pub use http::{registry, router, serve, text};
+pub use http::{registry, router, router_alone, serve};

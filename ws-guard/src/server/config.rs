@@ -9,6 +9,7 @@ use super::{
     heartbeat::Times,
     identity::Access,
     negotiation::Negotiation,
+    output_limit::OutputLimit,
     protocol::{Limits, extension::DeflateOptions},
     proxies::Proxies,
     seen::Seen,
@@ -76,6 +77,8 @@ pub struct Config {
     pub max_request: usize,
     /// Messages and their fragments.
     pub limits: Limits,
+    /// Bytes that may be on their way to a connection before nothing more is read from it.
+    pub output: Arc<OutputLimit>,
     /// Bytes that all connections together may hold in buffers. Above it new connections are refused
     /// with 503, and each may have less output waiting.
     pub memory_budget: usize,
@@ -124,6 +127,7 @@ impl Config {
             handshake_timeout: Duration::from_secs(10),
             max_request: 16 * 1024,
             limits: Limits::default(),
+            output: Arc::default(),
             memory_budget: 512 << 20,
             write_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(30),

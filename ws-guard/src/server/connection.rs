@@ -214,7 +214,7 @@ impl<I: Stream> Connection<I> {
     }
 
     fn is_full(&self) -> bool {
-        self.outbox.is_full(self.shard.service.over_budget())
+        self.outbox.is_full(self.shard.service.output_limit())
     }
 
     /// Say how much memory is held between now and the next time.

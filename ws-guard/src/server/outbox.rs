@@ -21,11 +21,6 @@ use super::{
 
 /// A payload of so many bytes is written from where it stands, not copied.
 const LARGE: usize = 8 * 1024;
-/// With so many bytes on their way nothing more is taken in. A message on top of it that is copied
-/// fits into 64 KiB.
-const FULL: usize = 48 * 1024;
-/// The same where memory is short.
-const FULL_WHEN_SHORT: usize = 4 * 1024;
 /// Shorter messages do not get shorter by compression.
 const WORTH_COMPRESSING: usize = 64;
 
@@ -75,10 +70,8 @@ impl Outbox {
         self.pong_end.is_some() || self.pong.is_some()
     }
 
-    /// Too much is waiting: take nothing more in until it is written. Where memory is `short`, too
-    /// much is less.
-    pub fn is_full(&self, short: bool) -> bool {
-        let most = if short { FULL_WHEN_SHORT } else { FULL };
+    /// As many bytes are waiting as may: take nothing more in until they are written.
+    pub fn is_full(&self, most: usize) -> bool {
         self.large.is_some() || self.waiting() >= most
     }
 

@@ -56,6 +56,8 @@ pub struct Service {
     next_id: AtomicU64,
     stopping: AtomicBool,
     held: AtomicUsize,
+    /// Threads that are late and refuse newcomers.
+    pub(super) late: AtomicUsize,
     ping_rates: RwLock<PingRates>,
 }
 
@@ -107,6 +109,11 @@ impl Service {
     /// All connections together hold more than they should.
     pub fn over_budget(&self) -> bool {
         self.held() > self.config.memory_budget
+    }
+
+    /// Bytes that may be on their way to a connection before nothing more is read from it.
+    pub fn output_limit(&self) -> usize {
+        self.config.output.bytes(self.over_budget())
     }
 
     /// How live connections stand, in the order of their numbers; of all, or of the one with this
@@ -199,6 +206,7 @@ impl Server {
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             held: AtomicUsize::new(0),
+            late: AtomicUsize::new(0),
             ping_rates: RwLock::new(ping_rates),
         });
         let (stop, stopped) = watch::channel(false);

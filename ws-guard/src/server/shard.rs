@@ -110,7 +110,7 @@ impl Shard {
 
     /// Refuse new connections from now on, or let them in again.
     pub fn set_level(&self, level: Level) {
-        self.level.set(level);
+        self.service.thread_changes(self.level.replace(level), level);
     }
 
     /// TCP connections that this thread has accepted so far, and handshakes of clients that came back.

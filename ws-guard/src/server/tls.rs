@@ -106,7 +106,8 @@ impl Tls {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// A chain of certificates in PEM, of at least one.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let in_file = |error| TlsError::File(path.into(), error);
     let chain = CertificateDer::pem_file_iter(path).map_err(in_file)?;
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(in_file)?;

@@ -1,8 +1,11 @@
 //! Requests to the collector, by hyper, which is there for the server already.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -12,11 +15,18 @@ use hyper::{
     Request, Response, Uri,
     client::conn::http1,
     header::{self, HeaderValue},
+    http::uri::Scheme,
 };
 use hyper_util::rt::TokioIo;
 use opentelemetry_http::{HttpClient, HttpError, ResponseExt};
 use prometheus::{IntCounterVec, Opts, Registry};
-use tokio::{net::TcpStream, runtime::Handle, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    runtime::Handle,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::TIMEOUT;
 
@@ -24,22 +34,34 @@ use super::TIMEOUT;
 const LONGEST: usize = 1 << 20;
 
 /// A client whose requests run on a runtime, whoever waits for them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Http {
     runtime: Handle,
+    /// For collectors that are spoken to over TLS.
+    tls: Option<TlsConnector>,
     requests: IntCounterVec,
     /// The latest request failed: said once, not each time.
     failing: Arc<AtomicBool>,
 }
 
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("tls", &self.tls.is_some()).finish_non_exhaustive()
+    }
+}
+
 impl Http {
-    /// Requests are counted in `registry`.
-    pub fn new(runtime: Handle, registry: &Registry) -> prometheus::Result<Http> {
+    /// Requests are counted in `registry`; those to `https` need `tls`.
+    pub fn new(
+        runtime: Handle,
+        tls: Option<TlsConnector>,
+        registry: &Registry,
+    ) -> prometheus::Result<Http> {
         let help = "Requests to the OTLP collector, by how they went.";
         let requests =
             IntCounterVec::new(Opts::new("wsguard_otlp_requests_total", help), &["result"])?;
         registry.register(Box::new(requests.clone()))?;
-        Ok(Http { runtime, requests, failing: Arc::default() })
+        Ok(Http { runtime, tls, requests, failing: Arc::default() })
     }
 
     fn note(&self, to: &Uri, result: &Result<Response<Bytes>, HttpError>) {
@@ -60,7 +82,8 @@ impl Http {
 impl HttpClient for Http {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let to = request.uri().clone();
-        let sent = self.runtime.spawn(async { timeout(TIMEOUT, exchange(request)).await });
+        let tls = self.tls.clone();
+        let sent = self.runtime.spawn(async { timeout(TIMEOUT, exchange(request, tls)).await });
         let result = match sent.await {
             Ok(Ok(result)) => result.and_then(ResponseExt::error_for_status),
             Ok(Err(_)) => Err("no answer in time".into()),
@@ -71,10 +94,30 @@ impl HttpClient for Http {
     }
 }
 
-async fn exchange(mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+/// Connect, over TLS where the address says so, and ask.
+async fn exchange(
+    request: Request<Bytes>,
+    tls: Option<TlsConnector>,
+) -> Result<Response<Bytes>, HttpError> {
     let authority = request.uri().authority().ok_or("no host")?.clone();
-    let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
-    let stream = TcpStream::connect(address).await?;
+    let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
+    let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let stream = TcpStream::connect(format!("{}:{port}", authority.host())).await?;
+    if !secure {
+        return ask(stream, request).await;
+    }
+    // An IPv6 address stands in brackets in an URL, and nowhere else.
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(name.to_owned())?;
+    let stream = tls.ok_or("TLS is not set up")?.connect(name, stream).await?;
+    ask(stream, request).await
+}
+
+async fn ask<S>(stream: S, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let authority = request.uri().authority().ok_or("no host")?.clone();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let host = HeaderValue::from_str(authority.as_str())?;

@@ -1,7 +1,10 @@
 //! The metrics of a registry, sent to a collector as they are: there is one set of numbers, and
 //! `/metrics` and OTLP both show it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use hyper::{Request, header};
@@ -16,6 +19,7 @@ use opentelemetry_proto::tonic::{
     resource,
 };
 use opentelemetry_sdk::Resource;
+use percent_encoding::percent_decode_str;
 use prometheus::{
     Registry,
     proto::{self, MetricFamily, MetricType},
@@ -27,6 +31,9 @@ use super::http::Http;
 
 /// Between two exports, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise.
 const INTERVAL: Duration = Duration::from_secs(60);
+
+/// The standard variable for header fields of requests, such as an authorization.
+const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 
 /// Sends the metrics of a registry again and again.
 pub struct Push {
@@ -65,10 +72,8 @@ impl Push {
         let body = self.wrap(metrics).encode_to_vec();
         let mut request =
             Request::post(&self.to).header(header::CONTENT_TYPE, "application/x-protobuf");
-        for (name, value) in
-            headers(&std::env::var("OTEL_EXPORTER_OTLP_HEADERS").unwrap_or_default())
-        {
-            request = request.header(name, value);
+        for (name, value) in headers(&std::env::var(HEADERS).unwrap_or_default()) {
+            request = request.header(name, &*value);
         }
         match request.body(Bytes::from(body)) {
             // It says and counts itself what went wrong.
@@ -100,9 +105,10 @@ fn interval() -> Duration {
     given.map_or(INTERVAL, Duration::from_millis)
 }
 
-/// `a=1,b=2`, as the specification has it.
-fn headers(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split(',').filter_map(|pair| pair.split_once('=')).map(|(n, v)| (n.trim(), v.trim()))
+/// `a=1,b=2`, as the specification has it: values may be percent-encoded, for a comma or a space.
+fn headers(text: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), percent_decode_str(value.trim()).decode_utf8_lossy()))
 }
 
 fn nanos(time: SystemTime) -> u64 {
@@ -234,8 +240,9 @@ mod tests {
 
     #[test]
     fn headers_of_the_environment() {
-        let pairs: Vec<_> = headers("api-key=abc, x = y=z,nonsense").collect();
-        assert_eq!(pairs, [("api-key", "abc"), ("x", "y=z")]);
+        let pairs: Vec<_> = headers("api-key=abc, x = y=z,nonsense,a=Bearer%20b%2C").collect();
+        let expected = [("api-key", "abc"), ("x", "y=z"), ("a", "Bearer b,")];
+        assert_eq!(pairs, expected.map(|(name, value)| (name, Cow::from(value))));
         assert_eq!(headers("").count(), 0);
     }
 }

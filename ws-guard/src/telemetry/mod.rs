@@ -2,15 +2,16 @@
 //! server's connections, and everything that `/metrics` has. Without an endpoint nothing of it runs.
 //!
 //! The standard variables hold: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
-//! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_*`.
+//! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_*`, and those of [`tls`].
 
 mod http;
 mod metrics;
 pub mod spans;
+mod tls;
 
 use std::{fmt, io, str::FromStr, sync::Arc, thread::JoinHandle, time::Duration};
 
-use hyper::Uri;
+use hyper::{Uri, http::uri::Scheme};
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{
     ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
@@ -19,7 +20,7 @@ use opentelemetry_sdk::Resource;
 use prometheus::Registry;
 use tokio::sync::oneshot;
 
-use self::{http::Http, metrics::Push, spans::Spans};
+use self::{http::Http, metrics::Push, spans::Spans, tls::TrustError};
 
 /// How long a request to the collector may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,11 +28,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The standard variable for an endpoint (OpenTelemetry Protocol Exporter specification).
 pub const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// Where a collector listens, as `http://collector:4318`.
+/// Where a collector listens, as `http://collector:4318`, or with `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(Uri);
 
 impl Endpoint {
+    fn is_secure(&self) -> bool {
+        self.0.scheme() == Some(&Scheme::HTTPS)
+    }
+
     /// The address for a signal (`traces` or `metrics`).
     fn of(&self, signal: &str) -> String {
         let base = self.0.to_string();
@@ -46,10 +51,7 @@ impl FromStr for Endpoint {
         let wrong = || format!("{text:?} is no endpoint: write it as http://collector:4318");
         let uri: Uri = text.trim().parse().map_err(|_| wrong())?;
         match (uri.scheme_str(), uri.host()) {
-            (Some("http"), Some(_)) => Ok(Endpoint(uri)),
-            (Some("https"), Some(_)) => Err(format!(
-                "{text:?} is over TLS, which is not there: send to a collector on this host, and let it send on"
-            )),
+            (Some("http" | "https"), Some(_)) => Ok(Endpoint(uri)),
             _ => Err(wrong()),
         }
     }
@@ -68,6 +70,8 @@ pub enum TelemetryError {
     Thread(#[from] io::Error),
     #[error("cannot export spans: {0}")]
     Spans(#[from] ExporterBuildError),
+    #[error("cannot export over TLS: {0}")]
+    Tls(#[from] TrustError),
     #[error("cannot register the metrics of the export: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -84,7 +88,8 @@ impl Telemetry {
     /// [`Telemetry::spans`] is given.
     pub fn start(endpoint: &Endpoint, registry: &Registry) -> Result<Telemetry, TelemetryError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let http = Http::new(runtime.handle().clone(), registry)?;
+        let tls = endpoint.is_secure().then(tls::connector).transpose()?;
+        let http = Http::new(runtime.handle().clone(), tls, registry)?;
         let resource = resource();
         let exporter = SpanExporter::builder()
             .with_http()
@@ -137,8 +142,10 @@ mod tests {
         assert_eq!(endpoint.of("traces"), "http://[::1]:4318/v1/traces");
         let endpoint: Endpoint = "http://collector:4318/base".parse().unwrap();
         assert_eq!(endpoint.of("metrics"), "http://collector:4318/base/v1/metrics");
+        let endpoint: Endpoint = "https://collector/".parse().unwrap();
+        assert!(endpoint.is_secure());
         for (text, why) in [
-            ("https://collector:4318", "over TLS"),
+            ("ftp://collector:4318", "no endpoint"),
             ("collector:4318", "no endpoint"),
             ("http://", "no endpoint"),
             ("", "no endpoint"),

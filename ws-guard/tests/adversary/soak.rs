@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use ws_guard_testkit::netns::PairOptions;
+use ws_guard_testkit::{netns::PairOptions, raw::SPOOFED};
 
 use crate::stage::{Open, Stage};
 
@@ -89,7 +89,7 @@ fn joined<T>(thread: ScopedJoinHandle<Result<T>>) -> Result<T> {
 fn soak(time: Duration) -> Result<()> {
     let options = PairOptions { clients: address::ALL, offloads: false, ..PairOptions::default() };
     let stage = Open::new(options)?.guard_with("xdp-native", WORDS)?;
-    stage.pair.server.ip("route add 198.18.0.0/15 via 10.77.0.1")?;
+    stage.pair.server.ip(&format!("route add {SPOOFED} via 10.77.0.1"))?;
     let [failed, settled] = [false; 2].map(AtomicBool::new);
     let clock = Clock { start: Instant::now(), time, failed, settled };
     let (stage_ref, clock_ref) = (&stage, &clock);

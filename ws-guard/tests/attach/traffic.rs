@@ -179,6 +179,30 @@ fn guarded_at_both_without_xdp() -> Result<()> {
     every_frame_once(&format!("{BOTH} --attach tcx"), Family::V6, PairOptions::default())
 }
 
+/// A known limit: where the node sends a connection on to a pod under another address, as kube-proxy
+/// does, nothing tells that both are one, and each ping is charged at the uplink and at the pod.
+#[test]
+fn behind_nat_guarded_at_both_each_ping_is_charged_twice() -> Result<()> {
+    needs_root!();
+    for (words, passed) in [(UPLINK, LIMIT), (PODS, LIMIT), (BOTH, LIMIT / 2)] {
+        let stage = Stage::new(words, PairOptions::default())?;
+        let at = SocketAddr::new(Family::V4.server(), PORT);
+        let to = SocketAddr::new(stage.node.pods[0].address(Family::V4), PORT);
+        stage.node.send_on(at, to)?;
+        let mut client = Client::connect(&stage.node.pair.client, at, ConnectOptions::default())?;
+        for _ in 0..LIMIT {
+            client.send_one(Frame::ping("ping"))?;
+        }
+        client.send_one(Frame::text("behind them"))?;
+        ensure!(client.wait(PATIENCE, |got| got.messages == 1), "{words}: not answered");
+        drop(client);
+        let totals = stage.finish()?;
+        let seen = (totals[0].pings, totals[0].pongs);
+        ensure!(seen == (passed, LIMIT - passed), "{words}: {totals:?}");
+    }
+    Ok(())
+}
+
 /// Who floods from the node itself, or from another pod, never passes the uplink. The node's own
 /// segments are clones of what TCP keeps to send again.
 #[test]

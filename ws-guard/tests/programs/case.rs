@@ -79,6 +79,8 @@ pub enum Step {
     /// A terminator reports so many pings of it.
     Report(u32),
     Wait(Duration),
+    /// So many requests of other connections of the first one's address, which nobody answers.
+    Requests(u16),
 }
 
 /// A row.
@@ -217,6 +219,11 @@ impl Case {
 
     pub fn wait(mut self, time: Duration) -> Case {
         self.steps.push(Step::Wait(time));
+        self
+    }
+
+    pub fn requests(mut self, count: u16) -> Case {
+        self.steps.push(Step::Requests(count));
         self
     }
 

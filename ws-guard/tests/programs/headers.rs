@@ -125,6 +125,15 @@ fn usual() -> Vec<Case> {
             .client("")
             .bytes(|bytes| bytes[12..14].copy_from_slice(&[0x08, 0x06]))
             .counts(&[(Seen, 1), (Unparsed, 0), (Protected, 0)]),
+        // The version in the header's first byte, IPv4's protocol at 9 or IPv6's next header at 6.
+        case("UDP to a protected port, as QUIC has it")
+            .open()
+            .client(pings(31))
+            .bytes(|bytes| {
+                let protocol = if bytes[14] >> 4 == 4 { 23 } else { 20 };
+                bytes[protocol] = 17;
+            })
+            .counts(&[(Pings, 0), (Tracked, 0), (Unparsed, 0)]),
         case("cut in the TCP header")
             .client("")
             .bytes(|bytes| bytes.truncate(bytes.len() - 10))

@@ -8,6 +8,7 @@ mod headers;
 mod held;
 mod mptcp;
 mod play;
+mod requests;
 mod streams;
 mod throttling;
 mod tls;
@@ -25,7 +26,7 @@ use ws_guard_testkit::{
 };
 
 /// Rows fill these tables.
-const SIZES: [(&str, u32); 2] = [(name::FLOWS, 3), (name::SOURCES, 2)];
+const SIZES: [(&str, u32); 3] = [(name::FLOWS, 3), (name::SOURCES, 2), (name::PENDING, 64)];
 const PROGRAMS: [&str; 4] =
     [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS, program::CONTROL];
 
@@ -49,6 +50,7 @@ fn table() -> Vec<Case> {
     let mut cases = headers::cases();
     cases.extend(fragments::cases());
     cases.extend(handshakes::cases());
+    cases.extend(requests::cases());
     cases.extend(streams::cases());
     cases.extend(held::cases());
     cases.extend(throttling::cases());

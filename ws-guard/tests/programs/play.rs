@@ -7,7 +7,7 @@ use ws_guard_common::{
     maps::{FlowKey, program},
 };
 use ws_guard_testkit::{
-    packets::Packet,
+    packets::{Packet, REQUEST},
     programs::{Programs, Run},
     tunnel::{self, Tunnel, outer_checksum_is_right},
 };
@@ -51,6 +51,7 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
             Step::Packet(sent) => send(programs, sent, case.tunnel, hook, family),
             Step::Throttle => programs.throttle(source(family)),
             Step::Report(pings) => programs.report(source(family), *pings),
+            Step::Requests(count) => requests(programs, *count, hook, family),
             Step::Wait(time) => {
                 thread::sleep(*time);
                 Ok(())
@@ -140,6 +141,21 @@ fn send(
             Ok(())
         }
     }
+}
+
+/// Requests of so many connections besides those of the row, in two pieces each: the kernel is slower to
+/// forget what was looked up once.
+fn requests(programs: &Programs, count: u16, hook: Hook, family: Family) -> Result<()> {
+    let mut other = connection(family, 0);
+    for port in (1024..).take(count.into()) {
+        other.client.set_port(port);
+        let (begin, rest) = REQUEST.split_at(REQUEST.len() / 2);
+        for (left, piece) in [(REQUEST.len(), begin), (rest.len(), rest)] {
+            let packet = other.from_client((left as u32).wrapping_neg(), piece);
+            programs.run(hook.program(), &packet.build()?)?;
+        }
+    }
+    Ok(())
 }
 
 fn compare(run: &Run, bytes: &[u8]) -> Result<()> {

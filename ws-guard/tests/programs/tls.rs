@@ -187,6 +187,18 @@ fn limits() -> Vec<Case> {
             .client(data(30))
             .client(data(30))
             .counts(&[(Throttled, 1), (DroppedThrottled, 0)]),
+        // A known limit: never three application data records in a row, so never in step again.
+        open(tls(
+            "small records out of step, of a source that kept to the limit: pass",
+            action::DROP,
+        ))
+        .client(pings(40))
+        .client([data(30), data(30), pings(1)].concat())
+        .client([data(30), data(30), pings(1)].concat())
+        .client([data(30), data(30), pings(1)].concat())
+        .violates(&[Violation::BadRecord])
+        .leaves(state::UNSYNCED)
+        .counts(&[(FlowsUnsynced, 1), (SmallRecords, 0), (Throttled, 0), (Records, 1)]),
         open(tls("records of other sizes have no limit", action::DROP))
             .client(data(149).repeat(20))
             .client(data(22).repeat(20))

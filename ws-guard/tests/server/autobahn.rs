@@ -17,7 +17,8 @@ fn every_case_of_the_quick_groups_is_ok() {
     // Some cases send pings in bursts.
     let stage = Stage::start(|config| config.ping_rates = PingRates::default());
     let folder = tempfile::tempdir().unwrap();
-    let mut command = autobahn::command(stage.address, &autobahn::QUICK, folder.path()).unwrap();
+    let mut command =
+        autobahn::command(stage.address, &autobahn::QUICK, folder.path(), None).unwrap();
     let output = command.output().unwrap();
     let verdicts = autobahn::verdicts(folder.path());
     let verdicts = verdicts.unwrap_or_else(|error| panic!("{error:#}: {output:?}"));

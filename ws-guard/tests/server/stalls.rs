@@ -15,7 +15,7 @@ use ws_guard_testkit::frame::{Frame, opcode};
 
 use super::{
     served::Served,
-    stage::{Client, REQUEST, Stage, connect, connect_from, refused, wait_for},
+    stage::{Client, REQUEST, Stage, connect, connect_from, free_port, refused, wait_for},
 };
 
 fn stall(served: &Served, time: Duration) {
@@ -96,11 +96,6 @@ fn after_a_long_stall_idle_connections_go_a_few_at_a_time() {
         (busy.message() == b"alive").then_some(())
     });
     assert!(alive.is_some());
-}
-
-/// A port that is free for now.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The same pause, with clients that come and go all the time: said and counted apart.

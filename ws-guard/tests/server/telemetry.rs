@@ -1,138 +1,22 @@
 //! Traces and metrics, as an OTLP receiver gets them.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
-    thread,
-    time::Duration,
-};
+use std::{fs, io::Write, net::TcpListener, sync::Arc, thread, time::Duration};
 
 use nix::sys::signal::Signal;
-use opentelemetry_proto::tonic::{
-    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
-    common::v1::{KeyValue, any_value::Value},
-    metrics::v1::{Metric, metric::Data, number_data_point::Value::AsDouble},
-    trace::v1::{Span, span::SpanKind},
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use tokio_rustls::rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
-use prost::Message;
 use ws_guard_testkit::frame::{Frame, opcode};
 
 use super::{
+    collector::{Collector, text},
     served::Served,
     stage::{Client, PATIENCE, connect, wait_for},
 };
-
-/// What has been received.
-#[derive(Default)]
-struct Received {
-    spans: Vec<Span>,
-    /// The latest of each export.
-    metrics: Vec<Metric>,
-    resources: Vec<String>,
-}
-
-/// A receiver of OTLP over HTTP.
-struct Collector {
-    address: SocketAddr,
-    received: Arc<Mutex<Received>>,
-}
-
-impl Collector {
-    fn start() -> Collector {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let received = Arc::<Mutex<Received>>::default();
-        let into = received.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                receive(stream.unwrap(), &into);
-            }
-        });
-        Collector { address, received }
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn spans(&self, name: &str) -> Vec<Span> {
-        let received = self.received.lock().unwrap();
-        received.spans.iter().filter(|span| span.name == name).cloned().collect()
-    }
-
-    /// The sum of a counter's or gauge's points with these labels.
-    fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let received = self.received.lock().unwrap();
-        let metric = received.metrics.iter().find(|metric| metric.name == name);
-        let points = match metric.and_then(|metric| metric.data.clone()) {
-            Some(Data::Sum(sum)) => sum.data_points,
-            Some(Data::Gauge(gauge)) => gauge.data_points,
-            _ => Vec::new(),
-        };
-        let wanted = |attributes: &[KeyValue]| {
-            labels.iter().all(|(key, value)| text(attributes, key).as_deref() == Some(value))
-        };
-        let values = points.iter().filter(|point| wanted(&point.attributes));
-        values.map(|point| if let Some(AsDouble(value)) = point.value { value } else { 0.0 }).sum()
-    }
-}
-
-/// One request, and its answer.
-fn receive(stream: TcpStream, into: &Mutex<Received>) {
-    let mut reader = BufReader::new(&stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut length = 0;
-    loop {
-        line.clear();
-        reader.read_line(&mut line).unwrap();
-        let field = line.trim().to_ascii_lowercase();
-        if let Some(value) = field.strip_prefix("content-length: ") {
-            length = value.parse().unwrap();
-        }
-        if field.is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    let mut received = into.lock().unwrap();
-    match path.as_str() {
-        "/v1/traces" => {
-            let request = ExportTraceServiceRequest::decode(&*body).unwrap();
-            for resource in request.resource_spans {
-                let attributes = resource.resource.unwrap().attributes;
-                received.resources.extend(text(&attributes, "service.name"));
-                received.spans.extend(resource.scope_spans.into_iter().flat_map(|s| s.spans));
-            }
-        }
-        "/v1/metrics" => {
-            let request = ExportMetricsServiceRequest::decode(&*body).unwrap();
-            for resource in request.resource_metrics {
-                let attributes = resource.resource.unwrap().attributes;
-                received.resources.extend(text(&attributes, "service.name"));
-                received.metrics =
-                    resource.scope_metrics.into_iter().flat_map(|s| s.metrics).collect();
-            }
-        }
-        path => panic!("{path}"),
-    }
-    drop(received);
-    (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
-}
-
-/// An attribute, as text.
-fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
-    let found = attributes.iter().find(|attribute| attribute.key == key)?;
-    Some(match found.value.as_ref()?.value.as_ref()? {
-        Value::StringValue(text) => text.clone(),
-        Value::IntValue(number) => number.to_string(),
-        Value::DoubleValue(number) => number.to_string(),
-        other => panic!("{other:?}"),
-    })
-}
 
 /// The fields that the seed names.
 const FIELDS: [&str; 6] = [
@@ -147,7 +31,7 @@ const FIELDS: [&str; 6] = [
 fn served(collector: &Collector) -> Served {
     let query = ["--user-from", "query:user", "--region-from", "query:region"];
     let quick = [("OTEL_METRIC_EXPORT_INTERVAL", "100"), ("OTEL_BSP_SCHEDULE_DELAY", "100")];
-    Served::with(&[&query[..], &["--otlp-endpoint", &collector.endpoint()]].concat(), &quick)
+    Served::with(&[&query[..], &["--otlp-endpoint", collector.endpoint()]].concat(), &quick)
 }
 
 /// A client that says who it is.
@@ -234,7 +118,7 @@ fn metrics_are_those_of_the_metrics_port_without_identities() {
 #[test]
 fn what_waits_is_exported_at_the_end() {
     let collector = Collector::start();
-    let mut served = Served::with(&["--otlp-endpoint", &collector.endpoint()], &[]);
+    let mut served = Served::with(&["--otlp-endpoint", collector.endpoint()], &[]);
     let mut client = Client::connect(served.address);
     served.process.signal(Signal::SIGTERM).unwrap();
     assert_eq!(client.close_code(), Some(1001));
@@ -263,4 +147,83 @@ fn without_a_collector_the_server_goes_on() {
     thread::sleep(Duration::from_millis(300));
     let lines = served.process.lines();
     assert_eq!(lines.iter().filter(|line| line.contains("cannot export telemetry")).count(), 1);
+}
+
+/// Certificates of a collector and of one client, in a folder; what the collector is started with.
+fn certify(folder: &std::path::Path) -> ServerConfig {
+    for (name, subject) in [("collector", "localhost"), ("client", "ws-guard")] {
+        let made = rcgen::generate_simple_self_signed(vec![subject.into()]).unwrap();
+        fs::write(folder.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        fs::write(folder.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+    }
+    let certificate =
+        |name: &str| PemObject::from_pem_file(folder.join(format!("{name}.pem"))).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate("client")).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let key = PrivateKeyDer::from_pem_file(folder.join("collector.key")).unwrap();
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(vec![certificate("collector")], key)
+        .unwrap()
+}
+
+/// A collector behind TLS that wants a certificate and an authorization gets both, with traces and
+/// with metrics.
+#[test]
+fn over_tls_with_a_certificate_and_an_authorization() {
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Collector::secure(certify(folder.path()));
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &file("collector.pem")),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &file("client.pem")),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &file("client.key")),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20let-me-in"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+    ];
+    let served = Served::with(&[], &variables);
+    drop(Client::connect(served.address));
+    wait_for(PATIENCE, || collector.spans("connection").pop()).expect("a span");
+    let opened = || collector.metric("wsguard_server_opened_total", &[]);
+    assert!(wait_for(PATIENCE, || (opened() == 1.0).then_some(())).is_some(), "{}", opened());
+    let received = collector.received.lock().unwrap();
+    let authorized = |path: &str| received.authorized.iter().any(|(to, _)| to == path);
+    assert!(authorized("/v1/traces") && authorized("/v1/metrics"));
+    let all = received.authorized.iter().all(|(_, with)| with == "Bearer let-me-in");
+    assert!(all, "{:?}", received.authorized);
+}
+
+/// Who it is has to be proven: to a collector whose certificate nobody vouches for, nothing goes.
+#[test]
+fn nothing_goes_to_a_collector_that_is_not_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Collector::secure(certify(folder.path()));
+    let other = folder.path().join("client.pem").display().to_string();
+    let variables =
+        [("OTEL_EXPORTER_OTLP_CERTIFICATE", &*other), ("OTEL_METRIC_EXPORT_INTERVAL", "50")];
+    let served = Served::with(&["--otlp-endpoint", collector.endpoint()], &variables);
+    let said = served.process.wait_for(PATIENCE, |line| {
+        (line.contains("cannot export telemetry") && line.contains("certificate")).then_some(())
+    });
+    said.expect("it says that it does not trust it");
+    assert!(collector.received.lock().unwrap().authorized.is_empty());
+}
+
+#[test]
+fn files_for_tls_are_looked_at_before_anything_is_served() {
+    let missing = "/nowhere/ca.pem";
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ws-guard"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--otlp-endpoint", "https://localhost:1"])
+        .env("OTEL_EXPORTER_OTLP_CERTIFICATE", missing)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("OTEL_EXPORTER_OTLP_CERTIFICATE") && said.contains(missing), "{said}");
 }

@@ -83,14 +83,14 @@ fn unopened(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
 /// The ordinary packets under settings that ask for more.
 fn settings(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let one = [(Tracked, 1), (Frames, 1)];
-    let mut ping = row("1 ping, with 4,000 rules").pings(1);
+    let mut ping = row("1 ping, with 4,000 rules").pings(1).acknowledged();
     ping.rules = true;
-    let mut data = row("data, 1 frame, limits of classes").work(&one);
+    let mut data = row("data, 1 frame, limits of classes").work(&one).acknowledged();
     data.classes = true;
     let pong = encode(&[Frame::new(opcode::PONG, [])]);
-    let mut pong = row("1 pong, limits of classes").payload(pong).work(&one);
+    let mut pong = row("1 pong, limits of classes").payload(pong).work(&one).acknowledged();
     (pong.classes, pong.limited) = (true, 1);
-    let mut inside = row("data, 1 frame, inside VXLAN").work(&one);
+    let mut inside = row("data, 1 frame, inside VXLAN").work(&one).acknowledged();
     inside.tunnel = true;
     vec![ping, data, pong, inside]
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{build_ebpf, setup};
 
 /// What is built for this and never committed.
-const OBJECT: &str = "ws-guard-bench.bpf.o";
+pub const OBJECT: &str = "ws-guard-bench.bpf.o";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,6 +26,9 @@ pub struct Args {
     /// Rounds; each measures every row once, and the median counts
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Measure only rows whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    row: String,
     /// Take this object instead of a fresh build
     #[arg(long, value_name = "FILE")]
     object: Option<PathBuf>,
@@ -35,39 +38,43 @@ pub fn main(args: Args) -> Result<()> {
     if let Some(reason) = skip_reason() {
         bail!("{reason}");
     }
-    let object = object(args.object)?;
+    let object = object(args.object, OBJECT)?;
     let mut programs = Loaded::new(&object)?;
     stay_on_one_cpu()?;
     let rows = rows::rows();
-    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); rows.len()];
+    let wanted: Vec<&Row> = rows.iter().filter(|row| row.name.contains(&args.row)).collect();
+    if wanted.is_empty() {
+        bail!("no row's name contains {:?}: leave --row out to see them all", args.row);
+    }
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); wanted.len()];
     for round in 1..=args.rounds {
         eprintln!("  round {round} of {}", args.rounds);
-        for (row, samples) in rows.iter().zip(&mut samples) {
+        for (row, samples) in wanted.iter().zip(&mut samples) {
             samples.push(sample(&mut programs, &rows, row, args.repeats)?);
         }
     }
-    let results = table::results(&rows, &samples);
+    let results = table::results(&wanted, &samples);
     println!("{}", table::render(&results));
     super::write("kernel", &results)
 }
 
-/// The benchmark's object, built unless it is given.
-pub fn object(given: Option<PathBuf>) -> Result<PathBuf> {
+/// An object of the benchmarks, by its file's name, built unless it is given.
+pub fn object(given: Option<PathBuf>, name: &str) -> Result<PathBuf> {
     if let Some(object) = given {
         return Ok(object);
     }
     let objects = build_ebpf::build(&setup::ebpf()?)?;
-    let found = objects.into_iter().find(|path| path.ends_with(OBJECT));
-    found.with_context(|| format!("the build did not make {OBJECT}"))
+    let found = objects.into_iter().find(|path| path.ends_with(name));
+    found.with_context(|| format!("the build did not make {name}"))
 }
 
 /// Measure a row with what it is compared with right before it: a busy machine is slower in one
-/// second than in the next.
+/// second than in the next. The server acknowledges in all of them, or in none.
 fn sample(programs: &mut Loaded, rows: &[Row], row: &Row, repeats: u32) -> Result<Sample> {
     let mut time = |name: &str| {
         let found = rows.iter().find(|other| other.is(name, row.hook));
         let found = found.with_context(|| format!("no row {name:?} for {}", row.hook.name()))?;
-        programs.measure(found, repeats)
+        programs.measure(found, repeats, row.acknowledged)
     };
     Ok(Sample {
         reference_ns: time(row.reference)?,

@@ -22,7 +22,7 @@ use crate::{
 
 const PORT: u16 = 9001;
 /// Of the benchmark's object: lets every packet pass.
-const EMPTY: &str = "bench_xdp_pass";
+pub const EMPTY: &str = "bench_xdp_pass";
 const MESSAGE: &str = "as long as a word or two in chat";
 /// Echoes of a round that are not timed.
 const WARM_UP: u32 = 200;
@@ -132,7 +132,7 @@ pub fn main(args: Args) -> Result<()> {
     if let Some(reason) = skip_reason() {
         bail!("{reason}");
     }
-    let object = kernel::object(args.object)?;
+    let object = kernel::object(args.object, kernel::OBJECT)?;
     step::run("building the echo server", tools::build_tungstenite_echo())?;
     Profile::Dev.build()?;
     let settings = ATTACHED.map(|attached| Setting::new(attached, &object));

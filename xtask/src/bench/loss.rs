@@ -29,7 +29,7 @@ use crate::{
 const SINK: u16 = 9001;
 const ECHO: u16 = 9002;
 /// One way, for every packet.
-const DELAY: Duration = Duration::from_millis(20);
+pub(super) const DELAY: Duration = Duration::from_millis(20);
 /// What a late packet is late by: others overtake it.
 const LATENESS: Duration = Duration::from_millis(5);
 /// A transfer that takes longer than this has failed.
@@ -63,7 +63,7 @@ enum Place {
 /// What the client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Traffic {
+pub(super) enum Traffic {
     /// An upload in frames of so many bytes of payload.
     Upload(usize),
     /// A message each 50 ms, which comes back.
@@ -71,10 +71,11 @@ enum Traffic {
 }
 
 const PLACES: [Place; 3] = [Place::None, Place::Server, Place::Path];
-const TRAFFIC: [Traffic; 3] = [Traffic::Upload(65_536), Traffic::Upload(500), Traffic::Messages];
+pub(super) const TRAFFIC: [Traffic; 3] =
+    [Traffic::Upload(65_536), Traffic::Upload(500), Traffic::Messages];
 
 /// What the path does to packets.
-fn impairments() -> [(&'static str, Impairment); 5] {
+pub(super) fn impairments() -> [(&'static str, Impairment); 5] {
     let clean = Impairment { delay: DELAY, lateness: LATENESS, ..Impairment::default() };
     [
         ("nothing", clean),
@@ -87,12 +88,12 @@ fn impairments() -> [(&'static str, Impairment); 5] {
 
 /// What one run came to.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Sample {
+pub(super) struct Sample {
     /// For an upload: until the server's TCP had acknowledged everything. None when it had not.
-    seconds: Option<f64>,
+    pub(super) seconds: Option<f64>,
     /// For messages: from sending to the echo, milliseconds.
-    p50: f64,
-    p99: f64,
+    pub(super) p50: f64,
+    pub(super) p99: f64,
     /// Messages without an echo.
     lost: u64,
     /// Segments that the client sent again.
@@ -156,7 +157,7 @@ impl Setting {
 }
 
 /// Frames of `size` bytes of payload, together `bytes` long.
-fn upload(client: &mut Client, size: usize, bytes: usize) -> Result<Sample> {
+pub(super) fn upload(client: &mut Client, size: usize, bytes: usize) -> Result<Sample> {
     let frame = encode(&[Frame::new(opcode::BINARY, vec![b'x'; size])]);
     let data = frame.repeat(bytes.div_ceil(frame.len()));
     let start = Instant::now();
@@ -169,7 +170,7 @@ fn upload(client: &mut Client, size: usize, bytes: usize) -> Result<Sample> {
     Ok(Sample { seconds, ..Sample::default() })
 }
 
-fn messages(client: &mut Client, time: Duration) -> Result<Sample> {
+pub(super) fn messages(client: &mut Client, time: Duration) -> Result<Sample> {
     let served = honest::run(client, time, || true)?;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let (p50, p99) = (ms(served.p50), ms(served.p99));

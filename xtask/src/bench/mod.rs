@@ -8,6 +8,7 @@ mod patch;
 mod rows;
 mod run;
 mod server;
+mod socket;
 mod table;
 
 use std::fs;
@@ -32,6 +33,8 @@ enum What {
     Loss(loss::Args),
     /// Let the companion server and servers on other libraries echo, and hold idle connections
     Server(server::Args),
+    /// Measure a second line at the server's sockets, which the product does not have
+    Socket(socket::Args),
 }
 
 pub fn main(args: Args) -> Result<()> {
@@ -40,6 +43,7 @@ pub fn main(args: Args) -> Result<()> {
         What::Latency(args) => latency::main(args),
         What::Loss(args) => loss::main(args),
         What::Server(args) => server::main(args),
+        What::Socket(args) => socket::main(args),
     }
 }
 

@@ -79,6 +79,9 @@ pub struct Row {
     pub skips: u32,
     /// The packet acknowledges so many bytes that the server never sent.
     pub ack_ahead: u32,
+    /// The server acknowledges what came, so often that each segment under way has a checkpoint, as in
+    /// a chat. Otherwise it acknowledges nothing, as in an upload.
+    pub acknowledged: bool,
     /// The packet is the same in each run: sent again.
     pub again: bool,
     /// There are thousands of rules, none of which covers the client.
@@ -136,6 +139,7 @@ impl Row {
             opening: Opening::Flow,
             skips: 0,
             ack_ahead: 0,
+            acknowledged: false,
             again: false,
             rules: false,
             classes: false,
@@ -174,6 +178,11 @@ impl Row {
         self.limited = count;
         let count = u64::from(count);
         self.work(&[(Counter::Frames, count), (Counter::Pings, count), (Counter::Defused, 0)])
+    }
+
+    pub fn acknowledged(mut self) -> Row {
+        self.acknowledged = true;
+        self
     }
 
     /// It is dropped.
@@ -235,16 +244,17 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
     let mut rows = vec![
         unprotected.work(&[(Counter::Seen, 1), (Counter::Protected, 0)]),
         inside.work(&[(Counter::Tracked, 1), (Counter::Frames, 0)]),
-        row("data, 1 frame").times(1.5).work(&one),
-        row("1 text frame, empty").times(1.5).payload(texts(1)).work(&one),
-        row("1 ping").times(2.2).pings(1),
-        defused,
+        row("data, 1 frame").times(1.5).work(&one).acknowledged(),
+        row("the same, nothing acknowledged").work(&one),
+        row("1 text frame, empty").times(1.5).payload(texts(1)).work(&one).acknowledged(),
+        row("1 ping").times(2.2).pings(1).acknowledged(),
+        defused.acknowledged(),
     ];
     for (name, count) in [("8 pings", 8), ("32 pings", 32), ("240 pings", 240)] {
-        rows.push(row(name).pings(count).each_further("1 ping", count));
+        rows.push(row(name).pings(count).each_further("1 ping", count).acknowledged());
     }
     for (name, count) in [("8 text frames", 8), ("32 text frames", 32), ("240 text frames", 240)] {
-        let frames = row(name).payload(texts(count as usize));
+        let frames = row(name).payload(texts(count as usize)).acknowledged();
         let work = [(Counter::Frames, u64::from(count)), (Counter::Pings, 0)];
         rows.push(frames.work(&work).each_further("1 text frame, empty", count));
     }

@@ -1,6 +1,7 @@
 //! One run of one row: set the scene, warm up, measure, and prove that the work was done.
 use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
+    checkpoint::CHECKPOINTS,
     flood::CLASSES,
     maps::{Address, Counter, FlowKey, LIMITS_CLASSES, Policy, Rule, Tunnels, action, program},
     window::Rate,
@@ -20,6 +21,8 @@ use super::{
 // SAFETY: `repr(C)`, integers only, and its padding has a name.
 unsafe impl Pod for Patch {}
 
+/// Runs between two acknowledgements: so many that each segment under way has a checkpoint.
+const BATCH: u32 = CHECKPOINTS as u32 - 1;
 /// The map that holds the [`Patch`].
 const PATCH: &str = "PATCH";
 /// Frames of a kind that a source may send: the most that can be set.
@@ -77,8 +80,10 @@ impl Loaded {
     }
 
     /// Measure a row: mean nanoseconds of `repeat` runs, less where its frames would reach a limit.
-    pub fn measure(&mut self, row: &Row, repeat: u32) -> Result<u64> {
-        measure(if row.tunnel { &mut self.tunnels } else { &mut self.plain }, row, repeat)
+    /// Where the server `acknowledges`, each row pays for that, also one that has nothing to acknowledge.
+    pub fn measure(&mut self, row: &Row, repeat: u32, acknowledges: bool) -> Result<u64> {
+        let programs = if row.tunnel { &mut self.tunnels } else { &mut self.plain };
+        measure(programs, row, repeat, acknowledges)
     }
 }
 
@@ -135,10 +140,12 @@ fn once(programs: &mut Programs, program: &str, packet: &Packet) -> Result<()> {
     Ok(())
 }
 
-fn measure(programs: &mut Programs, row: &Row, repeat: u32) -> Result<u64> {
+fn measure(programs: &mut Programs, row: &Row, repeat: u32, acknowledges: bool) -> Result<u64> {
     let repeat = MOST.checked_div(row.limited).map_or(repeat, |most| repeat.min(most));
     let warm_up = repeat / 20 + 16;
-    let (bytes, patch) = scene(programs, row)?;
+    let (bytes, mut patch) = scene(programs, row)?;
+    patch.batch = if acknowledges { BATCH } else { 0 };
+    patch.left = patch.batch;
     programs.set(PATCH, 0, patch)?;
     programs.repeat(row.program, &bytes, warm_up)?;
     let before = programs.counters()?;
@@ -232,6 +239,8 @@ fn prove(
     let counts = |counter| row.work.iter().any(|(c, each)| *c == counter && *each > 0);
     if counts(Counter::Frames) || counts(Counter::Pings) {
         ensure!(flow.client.next == end.seq, "the flow's cursor did not follow");
+        let crowded = flow.kept as usize == CHECKPOINTS;
+        ensure!(crowded != row.acknowledged, "{} checkpoints are left", flow.kept);
     } else if counts(Counter::FramesOut) {
         ensure!(flow.server.next == end.seq, "the flow's cursor did not follow");
     } else if row.acknowledges > 0 {

@@ -43,7 +43,7 @@ impl Sample {
 }
 
 /// The figures of each row, from its samples.
-pub fn results(rows: &[Row], samples: &[Vec<Sample>]) -> Vec<Figures> {
+pub fn results(rows: &[&Row], samples: &[Vec<Sample>]) -> Vec<Figures> {
     rows.iter().zip(samples).map(|(row, samples)| figures(row, samples)).collect()
 }
 

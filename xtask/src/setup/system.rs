@@ -57,6 +57,7 @@ pub const NETWORK: Packages = Packages {
     needed: &[
         (Probe::Program("ip"), "iproute2"),
         (Probe::Program("ethtool"), "ethtool"),
+        (Probe::Program("iptables"), "iptables"),
         (Probe::Program("nsenter"), "util-linux"),
     ],
 };

@@ -108,7 +108,8 @@ impl Suite {
 /// What the tests call beside their own programs.
 const TOOLS: [&str; 4] = ["ip", "tc", "ethtool", "nsenter"];
 /// Modules that the tests want: the kinds of interfaces they make, and what clsact is made of.
-const MODULES: [&str; 7] = ["veth", "dummy", "8021q", "sch_ingress", "cls_bpf", "sch_netem", "tun"];
+const MODULES: [&str; 8] =
+    ["veth", "dummy", "8021q", "bridge", "sch_ingress", "cls_bpf", "sch_netem", "tun"];
 
 /// Run a suite on each kernel. One that cannot be had, and a machine that cannot be booted here, are
 /// skipped.

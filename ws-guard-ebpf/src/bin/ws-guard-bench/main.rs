@@ -58,8 +58,24 @@ fn prepare(data: usize, end: usize) -> bool {
         packet.add(PAYLOAD).write(patch.first);
         patch.seq = patch.seq.wrapping_add(patch.seq_step);
         patch.ack = patch.ack.wrapping_add(patch.ack_step);
+        patch.left = patch.left.wrapping_sub((patch.batch > 0) as u32);
+        if patch.batch > 0 && patch.left == 0 {
+            patch.left = patch.batch;
+            acknowledge();
+        }
     }
     true
+}
+
+/// The server acknowledges all that came of the flow whose segment was parsed last.
+#[cold]
+#[inline(never)]
+fn acknowledge() {
+    if let Some(flow) = look_up() {
+        // SAFETY: map values stay mapped while a program runs, and nobody else uses this one.
+        let flow = unsafe { &mut *flow };
+        flow.acknowledge(flow.client.next);
+    }
 }
 
 /// The flow of the segment that was parsed.

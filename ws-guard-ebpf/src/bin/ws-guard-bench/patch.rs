@@ -18,4 +18,7 @@ pub struct Patch {
     pub first: u8,
     /// Bytes of a tunnel around the packet: its Ethernet header begins there.
     pub around: u8,
+    /// Runs after which the server acknowledges all that came, and how many of them are left; 0: never.
+    pub batch: u32,
+    pub left: u32,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ws_guard_common::{
     flow::Flow,
-    maps::{Counter, Counters, FlowKey, Pending, SCHEMA_VERSION, SourceKey},
+    maps::{Counter, Counters, FlowKey, PROVEN, Pending, SCHEMA_VERSION, SourceKey},
     source::Source,
 };
 
@@ -118,7 +118,7 @@ fn memory(sizes: TableSizes) -> Check {
     };
     let bytes = table(sizes.flows, size_of::<FlowKey>(), size_of::<Flow>())
         + table(sizes.sources, size_of::<SourceKey>(), size_of::<Source>())
-        + table(sizes.pending, size_of::<FlowKey>(), size_of::<Pending>());
+        + table(sizes.pending + PROVEN, size_of::<FlowKey>(), size_of::<Pending>());
     let finding = format!(
         "about {} MiB when full: {} flows, {} sources, {} handshakes",
         bytes >> 20,

@@ -1,6 +1,6 @@
 //! Flags of the server that `serve` and `run --listen` share.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -13,6 +13,7 @@ use crate::{
         coding::noise::NoiseKey,
         heartbeat::Times,
         negotiation::Negotiation,
+        output_limit::{self, OutputLimit},
         stall::Thresholds,
         tls::{Clients, Tls},
     },
@@ -35,6 +36,11 @@ pub struct ServerFlags {
     /// Largest message in bytes, compressed and not
     #[arg(long, value_name = "BYTES", env = "WS_GUARD_MAX_MESSAGE_SIZE", default_value_t = 16 << 20)]
     max_message_size: usize,
+    /// Bytes that may be on their way to a client before nothing more is read from it; goes before
+    /// `max-output` of the file's section `server` [default: 49152]
+    #[arg(long, value_name = "BYTES", env = "WS_GUARD_MAX_OUTPUT",
+        value_parser = clap::value_parser!(u32).range(output_bytes()))]
+    max_output: Option<u32>,
     /// Bytes that all connections together may hold in buffers; above it new ones are refused with 503
     #[arg(long, value_name = "BYTES", env = "WS_GUARD_MEMORY_BUDGET", default_value_t = 512 << 20)]
     memory_budget: usize,
@@ -111,6 +117,11 @@ enum Wanted {
     Required,
 }
 
+/// As clap wants it.
+fn output_bytes() -> RangeInclusive<i64> {
+    i64::from(*output_limit::RANGE.start())..=i64::from(*output_limit::RANGE.end())
+}
+
 /// A duration that no sum of instants can overflow.
 fn time(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(86_400);
@@ -138,6 +149,7 @@ impl ServerFlags {
         config.proxies = self.access.proxies();
         config.tls = self.tls()?.map(Arc::new);
         config.negotiation = Arc::new(self.negotiation(section)?);
+        config.output = Arc::new(OutputLimit::new(self.max_output, section.max_output));
         config.memory_budget = self.memory_budget;
         config.limits.message = self.max_message_size;
         config.drain_timeout = self.drain_timeout;

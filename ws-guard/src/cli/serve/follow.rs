@@ -1,4 +1,4 @@
-//! What may change while `serve` runs: the table of subprotocols, and the certificate.
+//! What may change while `serve` runs: the file's section, and the certificate.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -6,18 +6,19 @@ use tokio::signal::unix::Signal;
 
 use crate::{
     config::{
+        reloadable::Reloadable,
         server::ServerSection,
         watch::{Watch, changed},
     },
-    server::{negotiation::Negotiation, tls::Tls},
+    server::tls::Tls,
 };
 
 /// What is followed.
 pub struct Follow {
     pub file: Option<PathBuf>,
-    /// Of the same file, older than the table in force.
+    /// Of the same file, older than the section in force.
     pub watch: Option<Watch>,
-    pub negotiation: Arc<Negotiation>,
+    pub server: Reloadable,
     pub tls: Option<Arc<Tls>>,
 }
 
@@ -55,9 +56,8 @@ impl Follow {
         let Some(file) = &self.file else { return };
         let section = ServerSection::load(file).map_err(|error| error.lines().join("; "));
         let rows = section.as_ref().map_or(0, |section| section.protocols.rows.len());
-        let set = section.and_then(|section| {
-            self.negotiation.set(section.protocols).map_err(|error| error.to_string())
-        });
+        let set =
+            section.and_then(|section| self.server.set(section).map_err(|error| error.to_string()));
         match set {
             Ok(()) => tracing::info!("took over {rows} subprotocols from {}", file.display()),
             Err(error) => tracing::warn!("the old subprotocols stay in force: {error}"),

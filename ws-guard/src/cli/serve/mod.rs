@@ -1,9 +1,8 @@
 //! `ws-guard serve`: the companion server alone, which needs no privilege.
 
-use std::{future::pending, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{future::pending, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode};
 
 use anyhow::Context;
-use axum::{Router, routing::get};
 use clap::Args;
 use prometheus::Registry;
 use tokio::{
@@ -21,10 +20,12 @@ mod handler;
 pub use self::flags::ServerFlags;
 use super::{Global, run::log_to_stderr};
 use crate::{
-    config::{LogFormat, listen_address, server::ServerSection, watch::Watch},
+    config::{
+        LogFormat, listen_address, reloadable::Reloadable, server::ServerSection, watch::Watch,
+    },
     control::socket::Socket,
-    metrics::text,
-    server::{Config, PingRates, Server, access_log::AccessLog, service::Service},
+    metrics::router_alone,
+    server::{Config, PingRates, Server, access_log::AccessLog},
     telemetry::{self, Endpoint, Telemetry},
 };
 
@@ -126,16 +127,14 @@ impl Serve {
         let following = follow::Follow {
             file: self.config,
             watch,
-            negotiation: config.negotiation.clone(),
+            server: Reloadable::of(&config),
             tls: config.tls.clone(),
         };
         let mut control = runtime.block_on(async { control::claim(global) })?;
         let server = Server::start(config, access_log, &registry)?;
         tracing::info!("serving WebSocket connections on {}", server.address());
-        let work = Work { metrics, registry, following, server: server.service().clone() };
-        runtime.block_on(work.until_signal(signals, control.as_mut()))?;
-        tracing::info!("closing {} connections", server.service().admission.open());
-        server.stop();
+        let work = Work { metrics, registry, following };
+        runtime.block_on(work.until_ended(signals, control.as_mut(), server))?;
         if let Some(telemetry) = telemetry {
             telemetry.stop();
         }
@@ -198,36 +197,45 @@ struct Work {
     metrics: Option<TcpListener>,
     registry: Registry,
     following: follow::Follow,
-    server: Arc<Service>,
 }
 
 impl Work {
-    /// Serve metrics and the control API, and follow what may change, until SIGTERM or SIGINT.
-    async fn until_signal(
+    /// Serve metrics and the control API, and follow what may change, until SIGTERM or SIGINT; then
+    /// go on with it until all connections are closed, so that who asks is told.
+    async fn until_ended(
         self,
-        mut signals: Signals,
+        signals: Signals,
         control: Option<&mut Socket>,
+        server: Server,
     ) -> anyhow::Result<()> {
+        let Signals { mut terminate, mut interrupt, hangup } = signals;
+        let service = server.service().clone();
         let serving = async {
             match self.metrics {
-                Some(listener) => axum::serve(listener, router(self.registry)).await,
+                Some(listener) => {
+                    axum::serve(listener, router_alone(self.registry, service.clone())).await
+                }
                 None => pending().await,
             }
         };
+        let mut beside = pin!(async {
+            tokio::select! {
+                () = self.following.run(hangup) => Ok(()),
+                served = serving => served.context("serving metrics"),
+                served = control::serve(control, service.clone()) => served,
+            }
+        });
         tokio::select! {
-            () = self.following.run(signals.hangup) => Ok(()),
-            _ = signals.terminate.recv() => Ok(()),
-            _ = signals.interrupt.recv() => Ok(()),
-            served = serving => served.context("serving metrics"),
-            served = control::serve(control, self.server) => served,
+            ended = &mut beside => return ended,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("closing {} connections", service.admission.open());
+        // Threads are joined, which blocks.
+        let stopped = tokio::task::spawn_blocking(|| server.stop());
+        tokio::select! {
+            ended = beside => ended,
+            stopped = stopped => stopped.context("stopping the server"),
         }
     }
-}
-
-fn router(registry: Registry) -> Router {
-    Router::new()
-        .route("/metrics", get(move || text(registry.clone())))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(async || "ready\n"))
-        .route("/health", get(async || "ok\n"))
 }

@@ -56,7 +56,9 @@ fn flood_one(stage: &Stage, clock: &Clock, library: Library, n: u8) -> Result<u6
     let local = client.local();
     let drained = client.drain(CLOSED);
     let (pings, flow) = (flooded.pings, stage.flow(local)?);
-    ensure!(drained, "{} does not take the flood of {pings} to its end: {flow:?}", library.name());
+    let name = library.name();
+    ensure!(flooded.broken.is_none(), "{name} ended the connection: {flooded:?}, {flow:?}");
+    ensure!(drained, "{name} does not take the flood of {pings} to its end: {flow:?}");
     client.close()?;
     let closed = server.closed(local, 1, CLOSED)?;
     let counted = (closed[0].pings, closed[0].pongs);

@@ -97,7 +97,6 @@ fn one(
     connections: usize,
     limit: Option<f64>,
 ) -> Result<Figures> {
-    eprintln!("  {}, {}: {connections} connections", who.name(), kind.name());
     let server = programs.serve(who, kind == Kind::Tls, &[])?;
     let before = {
         let _first = hold(programs, &server, who, kind, FIRST)?;
@@ -107,7 +106,13 @@ fn one(
     let _held = hold(programs, &server, who, kind, connections)?;
     thread::sleep(Duration::from_millis(500));
     let grown = anonymous(&server)?.saturating_sub(before);
-    Ok(Figures { who, kind, connections, kib_each: grown as f64 / connections as f64 / KIB, limit })
+    let kib_each = grown as f64 / connections as f64 / KIB;
+    eprintln!(
+        "  {}, {}: {connections} connections, {kib_each:.2} KiB each",
+        who.name(),
+        kind.name()
+    );
+    Ok(Figures { who, kind, connections, kib_each, limit })
 }
 
 fn anonymous(server: &Serving) -> Result<u64> {

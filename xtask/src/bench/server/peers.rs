@@ -169,8 +169,11 @@ impl Programs {
             }
         };
         if tls {
-            let flags =
-                if who == Who::WsGuard { ["--tls-cert", "--tls-key"] } else { ["--cert", "--key"] };
+            let flags = if who == Who::WsGuard {
+                ["--tls-certificate", "--tls-key"]
+            } else {
+                ["--cert", "--key"]
+            };
             command.arg(flags[0]).arg(&self.certificate.cert);
             command.arg(flags[1]).arg(&self.certificate.key);
         }

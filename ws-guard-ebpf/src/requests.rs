@@ -1,0 +1,157 @@
+//! Requests that wait for their answer, in two tables.
+//!
+//! Anybody can send requests in anybody's name, and so push others out of [`PENDING`]. A request moves
+//! on to [`PROVEN`] once the server has spoken on its connection, which it does on no connection that
+//! somebody made up:
+//!
+//! - it sends data only to who has acknowledged its SYN-ACK by the right number;
+//! - it acknowledges also what is no connection's, but with its own sequence number. A request has to
+//!   have named that one, out of 2^32: who spoofs does not see the SYN-ACK that it was in.
+//!
+//! From then on the connection keeps its place, also between two requests.
+//!
+//! All of it is about the connection of the segment at hand. The functions with a name in the object's
+//! BTF are global ones: the verifier checks each on its own, and not anew at each call.
+
+use aya_ebpf::bindings::BPF_ANY;
+use ws_guard_common::{maps::Pending, seq::after};
+
+use crate::{
+    maps::{NEW_PENDING, PENDING, PROVEN},
+    packet::{self, ACK, FIN, RST},
+};
+
+/// This CPU's scratch value: [`keep`] keeps what it holds.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Pending> {
+    // SAFETY: nobody else uses it while the program runs.
+    NEW_PENDING.get_ptr_mut(0).map(|new| unsafe { &mut *new })
+}
+
+/// The request under way, copied to [`scratch`].
+#[inline(always)]
+pub fn find() -> Option<&'static mut Pending> {
+    if is_under_way() { scratch() } else { None }
+}
+
+/// There is a request under way. Changes [`scratch`].
+#[inline(always)]
+pub fn is_under_way() -> bool {
+    ws_guard_find_request() != 0
+}
+
+/// Keep what [`scratch`] holds.
+#[inline(always)]
+pub fn keep() {
+    ws_guard_keep_request();
+}
+
+/// There is no request under way any more. A proven connection keeps its place for the next one.
+#[inline(always)]
+pub fn answered() {
+    ws_guard_end_request();
+}
+
+/// The connection is over, begins anew, or has a flow.
+#[inline(always)]
+pub fn forget() {
+    if let Some(segment) = packet::segment() {
+        let _ = PENDING.remove(&segment.key);
+        let _ = PROVEN.remove(&segment.key);
+    }
+}
+
+/// A packet of the server on a connection without a flow: take it as a proof, if it is one.
+#[inline(always)]
+pub fn prove() {
+    ws_guard_prove_request();
+}
+
+/// [`is_under_way`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_find_request() -> u32 {
+    let (Some(segment), Some(new)) = (packet::segment(), scratch()) else {
+        return 0;
+    };
+    let key = &segment.key;
+    let Some(found) = PROVEN.get_ptr(key).or_else(|| PENDING.get_ptr(key)) else {
+        return 0;
+    };
+    // SAFETY: map values stay mapped while a program runs. An LRU entry may be used again for another
+    // key meanwhile; then the sequence numbers do not fit, and nothing worse than a missed request
+    // follows.
+    *new = unsafe { *found };
+    new.is_under_way() as u32
+}
+
+/// [`keep`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_keep_request() -> u32 {
+    let (Some(segment), Some(new)) = (packet::segment(), scratch()) else {
+        return 0;
+    };
+    match PROVEN.get_ptr_mut(&segment.key) {
+        // Written in place: an insertion takes a free entry first, and pushes somebody out for it.
+        // SAFETY: as in `ws_guard_find_request`.
+        Some(proven) => unsafe { *proven = *new },
+        None => {
+            let _ = PENDING.insert(&segment.key, new, BPF_ANY.into());
+        }
+    }
+    0
+}
+
+/// [`answered`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_end_request() -> u32 {
+    let Some(segment) = packet::segment() else {
+        return 0;
+    };
+    let _ = PENDING.remove(&segment.key);
+    if let Some(proven) = PROVEN.get_ptr_mut(&segment.key) {
+        // SAFETY: as in `ws_guard_find_request`.
+        unsafe { *proven = Pending::default() };
+    }
+    0
+}
+
+/// [`prove`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_prove_request() -> u32 {
+    let Some(segment) = packet::segment() else {
+        return 0;
+    };
+    let key = &segment.key;
+    if segment.flags & FIN != 0 {
+        let _ = PROVEN.remove(key);
+    }
+    // A RST answers what is no connection's (RFC 9293, 3.10.7.1).
+    if segment.flags & (ACK | FIN | RST) != ACK {
+        return 0;
+    }
+    let proven = PROVEN.get_ptr(key);
+    let Some(pending) = PENDING.get_ptr(key) else {
+        // Its place, before the request that may come.
+        if let (None, true, Some(new)) = (proven, segment.len > 0, scratch()) {
+            *new = Pending::default();
+            let _ = PROVEN.insert(key, new, BPF_ANY.into());
+        }
+        return 0;
+    };
+    // SAFETY: as in `ws_guard_find_request`.
+    let pending = unsafe { &*pending };
+    if segment.len == 0 && segment.seq != pending.claimed {
+        return 0;
+    }
+    // What is proven may be an older copy, where the client's side added to it at the same time.
+    // SAFETY: as in `ws_guard_find_request`.
+    let known = proven.map(|proven| unsafe { &*proven });
+    if known.is_none_or(|known| !known.is_under_way() || after(pending.next, known.next)) {
+        let _ = PROVEN.insert(key, pending, BPF_ANY.into());
+    }
+    0
+}

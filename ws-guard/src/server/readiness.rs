@@ -1,0 +1,50 @@
+//! Whether new clients should be sent to this server: what a load balancer, or Kubernetes, asks
+//! `/readyz`. Not being ready ends no connection.
+
+use std::sync::atomic::Ordering;
+
+use super::{service::Service, stall::Level};
+
+/// Why new clients should go elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    #[error("the server is ending and closes its connections")]
+    Ending,
+    #[error("{held} bytes wait in buffers, over the memory budget of {budget}")]
+    Memory { held: usize, budget: usize },
+    #[error("{0} connections are open, as many as may be")]
+    Full(usize),
+    #[error("{late} of {threads} threads are late and let nobody in")]
+    Stalled { late: usize, threads: usize },
+}
+
+impl Service {
+    /// Whether whoever comes now is let in, as far as that does not depend on who it is.
+    ///
+    /// A late thread refuses its own share of newcomers only: with fewer than half of the threads
+    /// late, sending everybody to other servers would do more harm.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        let (config, held, open) = (&self.config, self.held(), self.admission.open());
+        let (late, threads) = (self.late.load(Ordering::Relaxed), config.shards.max(1));
+        if self.is_stopping() {
+            Err(NotReady::Ending)
+        } else if self.over_budget() {
+            Err(NotReady::Memory { held, budget: config.memory_budget })
+        } else if open >= config.max_connections {
+            Err(NotReady::Full(open))
+        } else if late * 2 >= threads {
+            Err(NotReady::Stalled { late, threads })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A thread goes from one level to another.
+    pub(super) fn thread_changes(&self, before: Level, now: Level) {
+        match (before >= Level::Refuse, now >= Level::Refuse) {
+            (false, true) => self.late.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.late.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+    }
+}

@@ -1,0 +1,99 @@
+//! What `/readyz` says, over HTTP, and that a server that is not ready goes on.
+
+use std::{io::Write, net::SocketAddr, thread::sleep, time::Duration};
+
+use nix::sys::signal::Signal;
+use ws_guard_testkit::frame::{Frame, encode, opcode};
+
+use super::{
+    served::Served,
+    stage::{Client, PATIENCE, connect, free_port, refused, wait_for},
+};
+
+/// A server with a port for health checks.
+struct Asked {
+    served: Served,
+    health: SocketAddr,
+}
+
+impl Asked {
+    fn start(more: &[&str]) -> Asked {
+        let health = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let listen = health.to_string();
+        let served = Served::watchful(&[&["--metrics-listen", &listen], more].concat());
+        Asked { served, health }
+    }
+
+    /// Status and body at a path.
+    fn get(&self, path: &str) -> (u16, String) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let answer = refused(connect(self.health), request.as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// Wait until it is not ready for this reason, while the process is alive.
+    fn is_not_ready(&self, why: &str) {
+        let mut last = (0, String::new());
+        let told = wait_for(PATIENCE, || {
+            last = self.get("/readyz");
+            (last.0 == 503 && last.1.contains(why)).then_some(())
+        });
+        assert!(told.is_some(), "{last:?}, and not {why:?}");
+        assert_eq!(self.get("/healthz"), (200, "ok\n".into()));
+        assert_eq!(self.get("/health"), (200, "ok\n".into()));
+    }
+
+    fn is_ready(&self) {
+        let ready = || (self.get("/readyz") == (200, "ready\n".into())).then_some(());
+        assert!(wait_for(PATIENCE, ready).is_some(), "{:?}", self.get("/readyz"));
+    }
+}
+
+const CALM: [&str; 4] = ["--stall-refuse", "1h", "--stall-shed", "1h"];
+
+#[test]
+fn not_while_it_closes_its_connections() {
+    let mut asked = Asked::start(&[&CALM[..], &["--drain-timeout", "20s"]].concat());
+    asked.is_ready();
+    let mut client = Client::connect(asked.served.address);
+    asked.served.process.signal(Signal::SIGTERM).unwrap();
+    // This client is slow to agree.
+    assert_eq!(client.close_code(), Some(1001));
+    asked.is_not_ready("is ending");
+    client.send(&[Frame::new(opcode::CLOSE, [0x03, 0xE9])]);
+    drop(client);
+    wait_for(PATIENCE, || asked.served.process.ended().unwrap()).expect("it ends");
+}
+
+#[test]
+fn not_while_it_is_late() {
+    let asked = Asked::start(&["--stall-refuse", "300ms", "--stall-shed", "1h"]);
+    asked.is_ready();
+    asked.served.process.signal(Signal::SIGSTOP).unwrap();
+    sleep(Duration::from_millis(900));
+    asked.served.process.signal(Signal::SIGCONT).unwrap();
+    asked.is_not_ready("1 of 1 threads are late");
+    asked.is_ready();
+}
+
+#[test]
+fn not_while_it_is_full() {
+    let more = ["--max-connections", "2"];
+    let asked = Asked::start(&[&CALM[..], &more].concat());
+    let clients = [Client::connect(asked.served.address), Client::connect(asked.served.address)];
+    asked.is_not_ready("2 connections are open");
+    drop(clients);
+    asked.is_ready();
+}
+
+#[test]
+fn not_while_buffers_are_over_the_budget() {
+    let asked = Asked::start(&[&CALM[..], &["--memory-budget", "100000"]].concat());
+    let mut client = Client::connect(asked.served.address);
+    let frame = encode(&[Frame::new(opcode::BINARY, vec![7; 300_000])]);
+    client.stream.write_all(&frame[..frame.len() - 1]).unwrap();
+    asked.is_not_ready("over the memory budget of 100000");
+    drop(client);
+    asked.is_ready();
+}
