@@ -11,8 +11,8 @@ use core::{
 
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
-    flow::{self, Flow},
-    held::{self, CUTS, Held, SLOTS},
+    flow::Flow,
+    held::{self, Held, SLOTS},
     source::millis,
     tracker::Walk,
 };
