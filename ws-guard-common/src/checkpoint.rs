@@ -75,6 +75,13 @@ impl Flow {
         self.checkpoints[newest as usize].end
     }
 
+    /// The newest of the kept checkpoints.
+    #[inline(always)]
+    pub(crate) fn newest(&mut self) -> &mut Checkpoint {
+        let newest = self.oldest.wrapping_add(self.kept).wrapping_sub(1) & SLOT;
+        &mut self.checkpoints[newest as usize]
+    }
+
     /// The segment overlaps others with headers that the server has not acknowledged.
     #[inline(always)]
     pub(crate) fn plan_rewalk(&self, seq: u32, end: u32) -> Plan {
@@ -145,7 +152,7 @@ impl Flow {
             Rewalk::Same(passed)
         } else if self.may_split(divided, dry) {
             Rewalk::Same(divided.passed as u32)
-        } else if settled && first == 0 && self.replaces_all(dry) {
+        } else if settled && first == 0 && self.held == 0 && self.replaces_all(dry) {
             Rewalk::New
         } else {
             Rewalk::Refuse
@@ -340,8 +347,7 @@ impl Flow {
     /// Fewer pings of the newest segment passed than [`Flow::commit`] was told.
     #[inline(always)]
     pub fn take_back(&mut self, pings: u32) {
-        let newest = self.oldest.wrapping_add(self.kept).wrapping_sub(1) & SLOT;
-        let checkpoint = &mut self.checkpoints[newest as usize];
+        let checkpoint = self.newest();
         checkpoint.passed = checkpoint.passed.saturating_sub(pings as u16);
         self.defused += pings as u64;
     }

@@ -18,9 +18,10 @@
 //! before; nothing is counted twice. One that starts where no checkpoint stands cannot be judged,
 //! one with other frames is not believed: both are dropped, and TCP sends again from the
 //! acknowledged byte on ([`crate::checkpoint`]).
-//! Data behind a gap is dropped too (unless the guard only observes), or the server might
-//! acknowledge frames that nobody has seen. If that happens all the same, the flow is
-//! [`state::UNSYNCED`] until its stream has proved where frames start.
+//! Data behind a gap passes only where a copy of it can be kept ([`crate::held`]), and is dropped
+//! otherwise (unless the guard only observes), or the server might acknowledge frames that nobody has
+//! seen. If that happens all the same, the flow is [`state::UNSYNCED`] until its stream has proved
+//! where frames start.
 
 pub use crate::checkpoint::{
     CHECKPOINTS, Checkpoint, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
@@ -128,7 +129,8 @@ pub struct Flow {
     pub broken: u8,
     /// How often the acknowledgements went once around the sequence space.
     pub laps: u8,
-    pub _pad: u8,
+    /// Not 0: segments behind a gap were let through, and are kept ([`crate::held`]).
+    pub held: u8,
     /// While unsynced: where the next header may be.
     pub candidate: Candidate,
     /// Pings that only their pongs told of.
@@ -225,6 +227,7 @@ impl Flow {
         self.client_ack = server_next;
         self.state = state::OPEN;
         self.flags = flags;
+        self.held = 0;
         self.opened_ns = now_ns;
         self.last_ns = now_ns;
     }
@@ -356,6 +359,7 @@ impl Flow {
         self.unsynced_total += 1;
         self.candidate = Candidate::default();
         self.kept = 0;
+        self.held = 0;
         self.flags &= !GAP;
     }
 
@@ -388,6 +392,7 @@ impl Flow {
         self.state = state::OPEN;
         self.flags = self.flags & !(GAP | HOLE | REWOUND) | JOINED;
         self.kept = 0;
+        self.held = 0;
     }
 
     /// Where frames begin was concluded from their looks: it may be wrong, and it may be a trick.

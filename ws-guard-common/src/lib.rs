@@ -8,6 +8,7 @@
 //! 2. [`tracker`] follows frames through a TCP byte stream by sequence number.
 //! 3. [`flow`] adds what the guard knows of one connection: what the server acknowledged, what is
 //!    provisional, how often it pinged; [`checkpoint`] is how it judges retransmissions.
+//!    [`held`] is how it lets pass what comes behind a gap.
 //! 4. [`search`] finds frames in a stream whose beginning nobody saw.
 //! 5. [`window`] decides whether a ping is one too many.
 //! 6. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
@@ -23,6 +24,7 @@ pub mod flood;
 pub mod flow;
 pub mod frame;
 pub mod handshake;
+pub mod held;
 pub mod maps;
 pub mod record;
 #[cfg(feature = "user")]

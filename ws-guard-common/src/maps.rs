@@ -10,7 +10,7 @@
 use crate::{flow::Flow, source::Source, window::Rate};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -27,6 +27,8 @@ pub mod name {
     /// Array of [`super::BORDERS`] [`super::Border`]: where the stream stood between two segments that
     /// a flow has no checkpoint for.
     pub const BORDERS: &str = "BORDERS";
+    /// Array of [`crate::held::SLOTS`] [`crate::held::Held`]: copies of what came behind a gap.
+    pub const HELD: &str = "HELD";
     /// Hash: [`super::SourceKey`] → [`super::Source`], who has sent a ping.
     pub const SOURCES: &str = "SOURCES";
     /// Hash: [`crate::flood::FloodKey`] → [`crate::flood::Flood`], who sends too much else. Takes memory only for

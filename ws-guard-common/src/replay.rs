@@ -4,11 +4,14 @@
 //! `ws-guard inspect` runs it on capture files, the property tests and fuzz targets on streams
 //! that they make up.
 
+mod held;
+
 use std::collections::HashMap;
 
 use crate::{
     flow::{self, Action, Flow, Rewalk},
     frame::{Header, PING_TO_PONG, Violation, Violations},
+    held::Held,
     maps::Border,
     record::Record,
     tracker::{Segment, Step, Tracker, Walk},
@@ -20,6 +23,10 @@ pub trait Budget {
     fn room(&mut self) -> u32;
     /// The segment held `pings` new pings, of which `passed` passed.
     fn charge(&mut self, pings: u32, passed: u32);
+    /// The source is throttled: nothing of it may pass behind a gap.
+    fn is_throttled(&mut self) -> bool;
+    /// `pings` new pings have to pass, all or none: charge them, and say whether they may.
+    fn charge_whole(&mut self, pings: u32) -> bool;
 }
 
 /// Every ping passes.
@@ -32,6 +39,14 @@ impl Budget for Unlimited {
     }
 
     fn charge(&mut self, _pings: u32, _passed: u32) {}
+
+    fn is_throttled(&mut self) -> bool {
+        false
+    }
+
+    fn charge_whole(&mut self, _pings: u32) -> bool {
+        true
+    }
 }
 
 /// Why a segment is dropped.
@@ -88,6 +103,8 @@ pub struct Replay {
     pub records: Vec<SeenRecord>,
     /// Where the stream stood between segments without a checkpoint, by [`crate::maps::BorderName::slot`].
     borders: HashMap<u32, Border>,
+    /// What came behind a gap, while [`Flow::held`].
+    held: Box<Held>,
 }
 
 /// A record header that came whole, and where.
@@ -126,6 +143,7 @@ impl Replay {
             headers: Vec::new(),
             records: Vec::new(),
             borders: HashMap::new(),
+            held: Box::default(),
         }
     }
 
@@ -148,7 +166,10 @@ impl Replay {
             Action::Gap => {
                 self.flow.gaps += 1;
                 self.flow.flags |= flow::GAP;
-                self.unless_observing(Reason::Gap)
+                match self.mode {
+                    Mode::Guard => self.keep(seq, payload, budget),
+                    Mode::Observe => Verdict::Pass,
+                }
             }
             Action::NoCheckpoint => match self.border(seq) {
                 Some(start) => self.rewalk(start, None, seq, payload, budget),
@@ -186,11 +207,13 @@ impl Replay {
     ) -> Verdict {
         let known = self.flow.client;
         let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
-        let Some(passed) = self.run(&mut walk, payload, budget) else {
-            return Verdict::Drop(Reason::Unreadable);
+        let passed = match self.run(&mut walk, payload, budget) {
+            Ok(passed) => passed,
+            Err(reason) => return Verdict::Drop(reason),
         };
         self.flow.commit(&start, &walk, passed);
         self.keep_border(seq, start);
+        self.follow(&walk);
         Verdict::Pass
     }
 
@@ -253,13 +276,16 @@ impl Replay {
         };
         let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
         walk.old_budget = old_budget;
-        let Some(passed) = self.run(&mut walk, payload, budget) else {
-            return Verdict::Drop(Reason::Unreadable);
+        let passed = match self.run(&mut walk, payload, budget) {
+            Ok(passed) => passed,
+            Err(reason) => return Verdict::Drop(reason),
         };
         if let Some(number) = known_at {
             self.flow.rewalked(number, &known, &walk, passed);
         }
-        self.let_through(seq, payload)
+        self.let_through(seq, payload);
+        self.follow(&walk);
+        Verdict::Pass
     }
 
     /// Walk to the end of the segment, and return how many of its new pings passed.
@@ -268,29 +294,44 @@ impl Replay {
         walk: &mut Walk,
         payload: &mut [u8],
         budget: &mut impl Budget,
-    ) -> Option<u32> {
+    ) -> Result<u32, Reason> {
         let rewrite = self.mode == Mode::Guard;
         let (headers, records) = (self.headers.len(), self.records.len());
         let seen = Some((&mut self.headers, &mut self.records));
+        // What is kept is compared with what came, not with what pings were turned into.
+        let came = if self.flow.held != 0 { payload.to_vec() } else { Vec::new() };
         let mut segment = Payload { bytes: payload, rewrite, seen };
         loop {
             match walk.run(&mut segment) {
                 Step::Ask => walk.budget = budget.room(),
                 Step::Done => break,
                 Step::More => {}
-                Step::Unreadable => return None,
+                Step::Unreadable => return Err(Reason::Unreadable),
             }
         }
+        let whole = match self.judge(walk, &came, budget) {
+            Ok(whole) => whole,
+            Err(reason) => {
+                self.headers.truncate(headers);
+                self.records.truncate(records);
+                return Err(reason);
+            }
+        };
+        self.count_kinds(headers, records);
+        let passed = if rewrite { walk.pings.min(walk.budget) } else { walk.pings };
+        if walk.pings > 0 && !whole {
+            budget.charge(walk.pings, passed);
+        }
+        Ok(passed)
+    }
+
+    /// Count the violations in headers and records noted since there were so many.
+    fn count_kinds(&mut self, headers: usize, records: usize) {
         let new = self.headers[headers..].iter().map(|seen| seen.violations);
         let new = new.chain(self.records[records..].iter().map(|seen| seen.violations));
         for kind in new.flat_map(|violations| violations.iter().collect::<Vec<_>>()) {
             self.by_kind[kind as usize] += 1;
         }
-        let passed = if rewrite { walk.pings.min(walk.budget) } else { walk.pings };
-        if walk.pings > 0 {
-            budget.charge(walk.pings, passed);
-        }
-        Some(passed)
     }
 
     /// Step is lost: see whether frames begin in this segment, and walk it from there.

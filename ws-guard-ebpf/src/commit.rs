@@ -67,10 +67,15 @@ fn take_over(
     let enforces = state.enforces != 0;
     let now_ms = millis(scene.now);
     locked(flow, |flow| {
-        if flow.client == state.start && flow.state == flow::state::OPEN && valid(flow, state) {
+        // What another CPU keeps behind a gap meanwhile, nobody has judged.
+        let judged = (flow.held == 0) | (state.held != 0);
+        let stands = judged & (flow.client == state.start) & (flow.state == flow::state::OPEN);
+        if stands && valid(flow, state) {
             if pings > 0 {
-                let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
-                passed = if enforces && kept < passed { kept } else { passed };
+                if state.whole == 0 {
+                    let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
+                    passed = if enforces && kept < passed { kept } else { passed };
+                }
                 flow.ping_ns = state.asked_ns;
             }
             take(flow, &state.start, walk, passed);
@@ -93,7 +98,8 @@ pub fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
         return Verdict::Pass;
     };
     let mut walker = Walker { state, packet };
-    if walker.state.walk.pings > 0 && !charge(scene, flow, &mut walker) {
+    let charges = walker.state.walk.pings > 0 && walker.state.whole == 0;
+    if charges && !charge(scene, flow, &mut walker) {
         return Verdict::Drop;
     }
     finish(scene, &mut walker);
@@ -157,16 +163,25 @@ pub fn count_walk(scene: &Scene) {
     let (Some(counters), Some(state)) = (report::counters(), walk::resume()) else {
         return;
     };
-    let walk = &state.walk;
+    let small = state.classes.0[Class::SmallRecord as usize];
+    counters.events[Counter::SmallRecords as usize] += small as u64;
+    count(scene, &state.walk, &state.start);
+}
+
+/// Count what a walk from `start` on found, but for its classes.
+#[inline(always)]
+pub fn count(scene: &Scene, walk: &Walk, start: &Tracker) {
+    let Some(counters) = report::counters() else {
+        return;
+    };
     let events = &mut counters.events;
     let (began, is_record) = (walk.frames as u64, walk.tracker.in_records() as u64);
     events[Counter::Frames as usize] += began * (is_record ^ 1);
     events[Counter::Records as usize] += began * is_record;
-    events[Counter::SmallRecords as usize] += state.classes.0[Class::SmallRecord as usize] as u64;
     events[Counter::Pings as usize] += walk.pings as u64;
     events[Counter::Pongs as usize] += walk.pongs as u64;
     events[Counter::Coalesced as usize] += walk.coalesces() as u64;
-    events[Counter::SplitHeaders as usize] += walk.splits_header(&state.start) as u64;
+    events[Counter::SplitHeaders as usize] += walk.splits_header(start) as u64;
     events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
     report::violation_event(Side::Client, scene.key, walk, scene.now);
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use ws_guard_common::{
-    flow::{self, Action, Flow},
+    flow::{self, Action, Flow, Plan},
     maps::{Counter, EventKind, LIMITS_CLASSES, MAY_DROP, action},
     seq::{after, later},
     tracker::Walk,
@@ -21,7 +21,7 @@ use crate::{
     commit::{commit, count_walk, recommit, settle},
     debug, floods,
     handshake::{self, Request},
-    joining,
+    held, joining,
     maps::{self, FLOWS, locked},
     mptcp,
     packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
@@ -189,14 +189,11 @@ fn ending(scene: &Scene, flow: &mut Flow) {
 }
 
 /// A segment with payload on a tracked flow.
-///
-/// Each way to go on is a function of its own: a program's stack is 512 bytes for all that is
-/// called from it, and only one of these is on it at a time.
 #[inline(always)]
 fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Verdict {
     let segment = scene.segment;
     let plan = flow.plan(segment.seq, segment.len);
-    let mut outcome = match plan.action {
+    match plan.action {
         Action::Pass => {
             if after(segment.seq, flow.high) {
                 note(scene, flow, Noted::Hole);
@@ -209,8 +206,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             }
             return Verdict::Pass;
         }
-        Action::Walk if scene.limits_classes() => Outcome::Rewound,
-        Action::Walk => {
+        Action::Walk if (flow.held == 0) & !scene.limits_classes() => {
             let came_to = walk::forget(quick::pass(scene, flow, &packet()), segment.seq);
             if came_to & came_to::PING != 0 {
                 return quick::ping(scene, flow, &mut packet(), came_to);
@@ -218,38 +214,69 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             if came_to != came_to::NOTHING {
                 return Verdict::Pass;
             }
-            Outcome::Rewound
         }
+        Action::Gap => {
+            report::count(Counter::Gaps);
+            note(scene, flow, Noted::Gap);
+            if !held::enter(scene, flow) {
+                return scene.drop(Counter::DroppedGap);
+            }
+        }
+        _ => {}
+    }
+    if flow.held != 0 && !matches!(plan.action, Action::Gap) && !held::enter(scene, flow) {
+        return scene.drop(Counter::DroppedGap);
+    }
+    let verdict = stream(scene, flow, plan, packet);
+    held::leave(flow);
+    verdict
+}
+
+/// A segment that has to be looked at.
+///
+/// Each way to go on is a function of its own: a program's stack is 512 bytes for all that is
+/// called from it, and only one of these is on it at a time.
+#[inline(always)]
+fn stream<P: Packet>(
+    scene: &Scene,
+    flow: &mut Flow,
+    plan: Plan,
+    packet: impl Fn() -> P,
+) -> Verdict {
+    let mut outcome = match plan.action {
         Action::Rewalk | Action::NoCheckpoint => {
             let at_border = plan.action as u8 == Action::NoCheckpoint as u8;
-            if at_border && borders::find(flow, segment.seq).is_none() {
+            if at_border && borders::find(flow, scene.segment.seq).is_none() {
                 return scene.drop(Counter::DroppedNoCheckpoint);
             }
             walk::from_checkpoint(if at_border { BORDER } else { plan.checkpoint });
             again(scene, flow, &packet)
         }
-        Action::Gap => {
-            report::count(Counter::Gaps);
-            note(scene, flow, Noted::Gap);
-            return scene.drop(Counter::DroppedGap);
-        }
+        Action::Gap if held::keep(scene, flow, packet()) => return Verdict::Pass,
+        Action::Gap => return scene.drop(Counter::DroppedGap),
         Action::Search => joining::search(scene, flow, packet()),
+        Action::Walk | Action::Pass => Outcome::Rewound,
     };
     // Not called from where the outcome came about: two of these on top of each other are too much
     // stack, and two calls of one are twice the work for the verifier.
     if matches!(outcome, Outcome::Rewound) {
         outcome = first(scene, flow, packet());
     }
-    let committed = match outcome {
-        Outcome::Walked => commit(scene, flow),
-        Outcome::Rewalked => recommit(scene, flow),
+    let rewalked = match outcome {
+        Outcome::Walked => false,
+        Outcome::Rewalked => true,
         Outcome::Pass => return Verdict::Pass,
         _ => return Verdict::Drop,
     };
+    if !held::judge(scene, flow, packet()) {
+        return scene.drop(Counter::DroppedGap);
+    }
+    let committed = if rewalked { recommit(scene, flow) } else { commit(scene, flow) };
     if !committed {
         return scene.drop(Counter::DroppedUnreadable);
     }
     count_walk(scene);
+    held::follow(scene, flow);
     if scene.limits_classes() && floods::charge(scene.now) {
         return Verdict::Drop;
     }

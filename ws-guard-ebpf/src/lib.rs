@@ -9,6 +9,7 @@
 //! - [`ingress`] takes a client's segment through plan, walk, commit and charge: [`rewalk`] is for
 //!   retransmissions, [`commit`] for what follows a walk, [`scene`] for what all of them know;
 //! - [`quick`] is the shortcut of the common segment;
+//! - [`held`] is for what comes behind a gap, [`kept`] for the copy of it;
 //! - [`handshake`] reads requests and answers, and opens flows; [`requests`] keeps them meanwhile;
 //! - [`tls`] follows the beginning of a connection where only TLS records are to be seen;
 //! - [`egress`] takes the server's acknowledgements and frames;
@@ -35,8 +36,10 @@ pub mod egress;
 pub mod floods;
 pub mod handshake;
 pub mod headers;
+pub mod held;
 pub mod ingress;
 pub mod joining;
+pub mod kept;
 pub mod maps;
 pub mod mptcp;
 pub mod packet;

@@ -12,6 +12,7 @@ use aya_ebpf::{
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    held::{Held, SLOTS as HELD_SLOTS},
     maps::{
         Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, PROVEN as MAX_PROVEN,
         Pending, Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey,
@@ -32,6 +33,9 @@ pub static PROVEN: LruHashMap<FlowKey, Pending, { MAX_PROVEN as usize }> = LruHa
 
 #[btf_map]
 pub static BORDERS: Array<Border, { MAX_BORDERS as usize }> = Array::new();
+
+#[btf_map]
+pub static HELD: Array<Held, { HELD_SLOTS as usize }> = Array::new();
 
 #[btf_map]
 pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> = LruHashMap::new();

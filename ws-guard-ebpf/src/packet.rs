@@ -174,6 +174,11 @@ pub trait Packet: tracker::Segment {
     fn only_look(&mut self, dry: bool);
     /// From here on count new frames by class, unless `on` is 0: [`crate::walk::State::classes`].
     fn classify(&mut self, on: u8);
+    /// Copy `len` bytes of payload from `at` on. `false` when they are not to be had.
+    ///
+    /// # Safety
+    /// `len` bytes may be written at `to`.
+    unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool;
     /// Put the TCP checksum right for so many headers rewritten at even and at odd offsets.
     fn seal(&mut self, segment: &Segment, even: u32, odd: u32);
 }

@@ -250,6 +250,12 @@ impl<H: Hook> Packet for Payload<H> {
     }
 
     #[inline(always)]
+    unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller vouches for `to`.
+        unsafe { self.hook.load(self.payload + at, to, len) }
+    }
+
+    #[inline(always)]
     fn seal(&mut self, segment: &Segment, even: u32, odd: u32) {
         self.hook.seal(segment, even, odd);
     }

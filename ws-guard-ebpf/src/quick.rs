@@ -58,7 +58,7 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &P) -> u32 {
     let mut fits = 0;
     let mut committed = false;
     locked(flow, |flow| {
-        if flow.client == start && flow.state == state::OPEN {
+        if (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN) {
             if is_ping {
                 let fits_share = flow.window.has_room(now_ms, share, window_ms) as u32;
                 let kept = flow.charge(now_ms, scene.policy.connection_rate, 1);

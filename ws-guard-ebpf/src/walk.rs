@@ -5,7 +5,7 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
 use ws_guard_common::{
     flood::Counts,
-    frame::Header,
+    frame::{Header, Violation},
     handshake::HeadScanner,
     maps::Policy,
     record::Record,
@@ -57,6 +57,25 @@ pub struct State {
     pub checkpoint: u32,
     /// ...and where the stream stood there.
     pub from: Tracker,
+    /// The copy of what came behind a gap that this CPU has entered: its number and 1, or 0.
+    pub held: u32,
+    /// The walk reaches what is kept there, and may pass before it...
+    pub reached: u32,
+    /// ...with all its pings, which are charged already.
+    pub whole: u32,
+    /// Violations by kind that this CPU had counted before the segment.
+    pub violations: [u64; Violation::COUNT],
+    /// The next segment in the copy.
+    pub cut: u32,
+    /// The walk through what is kept, and where the stream stood when it began.
+    pub held_walk: Walk,
+    pub held_start: Tracker,
+    /// What its last step came to, a [`Step`].
+    pub held_step: u32,
+    /// Where copying or comparing stands: in the segment, in the copy, and how much is left.
+    pub held_from: u32,
+    pub held_to: u32,
+    pub held_left: u32,
 }
 
 #[btf_map]
@@ -72,6 +91,8 @@ pub fn state() -> Option<&'static mut State> {
     state.share = 0;
     state.passed = 0;
     state.enforces = 0;
+    state.reached = 0;
+    state.whole = 0;
     state.classes = Counts::default();
     Some(state)
 }

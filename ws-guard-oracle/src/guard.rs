@@ -68,11 +68,13 @@ pub struct Allowance {
     /// Pings charged, passed or not.
     pub charged: u64,
     pub passed: u64,
+    /// The source counts as throttled whatever is left: nothing may pass behind a gap.
+    pub throttled: bool,
 }
 
 impl Allowance {
     pub fn new(left: u32) -> Allowance {
-        Allowance { left, charged: 0, passed: 0 }
+        Allowance { left, charged: 0, passed: 0, throttled: false }
     }
 }
 
@@ -86,5 +88,17 @@ impl Budget for Allowance {
         self.left -= passed;
         self.charged += u64::from(pings);
         self.passed += u64::from(passed);
+    }
+
+    fn is_throttled(&mut self) -> bool {
+        self.throttled || self.left == 0
+    }
+
+    fn charge_whole(&mut self, pings: u32) -> bool {
+        let may = !self.throttled && pings <= self.left;
+        if may {
+            self.charge(pings, pings);
+        }
+        may
     }
 }

@@ -16,6 +16,7 @@ use aya::{
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    held::{self, Held},
     maps::{
         Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule,
         SCOPES, Shared, SourceKey, Stranger, Tunnels, global, name, program,
@@ -47,7 +48,7 @@ macro_rules! pod {
 }
 
 pod!(
-    Address, Counters, Flood, FloodKey, Flow, FlowKey, Pending, Policy, Ports, Rule, Shared,
+    Address, Counters, Flood, FloodKey, Flow, FlowKey, Held, Pending, Policy, Ports, Rule, Shared,
     Source, SourceKey, Stranger, Tunnels
 );
 
@@ -63,6 +64,8 @@ pub struct Run {
 /// Loaded programs, with maps of their own that nobody else sees.
 pub struct Programs {
     ebpf: Ebpf,
+    /// Segments behind gaps when they were last forgotten.
+    gaps: u64,
 }
 
 impl Programs {
@@ -100,7 +103,7 @@ impl Programs {
             };
             loaded.map_err(|error| anyhow!("loading {name}: {}", last_words(&error)))?;
         }
-        Ok(Programs { ebpf })
+        Ok(Programs { ebpf, gaps: 0 })
     }
 
     /// The verifier's work for a loaded program: instructions looked at on all paths.
@@ -231,7 +234,7 @@ impl Programs {
         rules.insert(&key, Raw(rule), 0).context("adding a rule")
     }
 
-    /// Forget all flows, sources, requests and throttlings. Counters go on.
+    /// Forget all flows, what they have behind gaps, sources, requests and throttlings. Counters go on.
     pub fn forget(&mut self) -> Result<()> {
         self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
@@ -239,6 +242,12 @@ impl Programs {
         self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<FloodKey>, Raw<Flood>>(name::FLOODS)?;
+        let gaps = self.counters()?.events[Counter::Gaps as usize];
+        // Eight megabytes: not for each row.
+        for slot in 0..if gaps > self.gaps { held::SLOTS } else { 0 } {
+            self.set(name::HELD, slot, Raw(Held::default()))?;
+        }
+        self.gaps = gaps;
         self.set(name::SHARED, 0, Raw(Shared::default()))
     }
 

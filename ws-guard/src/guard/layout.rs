@@ -6,6 +6,7 @@ use aya::maps::{MapInfo, MapType};
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    held::{self, Held},
     maps::{
         BORDERS, Border, Counters, FlowKey, PROVEN, Pending, Policy, Ports, Rule, SCOPES,
         STRANGERS, Shared, SourceKey, Stranger, name,
@@ -80,12 +81,13 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
 }
 
 /// Every map that outlives the daemon. Maps that are not here are private to one load.
-pub const LAYOUTS: [Layout; 14] = [
+pub const LAYOUTS: [Layout; 15] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Fixed(PROVEN), 0),
     map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Fixed(STRANGERS), 0),
     map::<u32, Border>(name::BORDERS, MapType::Array, Entries::Fixed(BORDERS), 0),
+    map::<u32, Held>(name::HELD, MapType::Array, Entries::Fixed(held::SLOTS), 0),
     map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2 * SCOPES), 0),

@@ -25,6 +25,7 @@ mod closing;
 mod earlier;
 mod fast_open;
 mod frame;
+mod gaps;
 mod handshake;
 mod offload;
 mod order;
@@ -47,12 +48,13 @@ use crate::{
 };
 
 /// What is the same wherever the guard is attached.
-const EVERYWHERE: [&[Row]; 10] = [
+const EVERYWHERE: [&[Row]; 11] = [
     bait::ROWS,
     closing::ROWS,
     urgent::ROWS,
     order::ROWS,
     overlap::ROWS,
+    gaps::ROWS,
     frame::ROWS,
     handshake::ROWS,
     packet::ROWS,

@@ -86,4 +86,30 @@ impl Budget for Purse<'_> {
         self.connection.left -= pings.min(self.connection.left);
         self.connection.share -= pings.min(self.connection.share);
     }
+
+    fn is_throttled(&mut self) -> bool {
+        self.source.throttled
+    }
+
+    fn charge_whole(&mut self, pings: u32) -> bool {
+        let fits_share = pings == 1 && self.connection.share > 0;
+        if self.source.throttled && !fits_share {
+            return false;
+        }
+        let fits = pings <= self.connection.left;
+        let (kept, spared) = self.paid(pings);
+        self.connection.left -= pings.min(self.connection.left);
+        self.connection.share -= pings.min(self.connection.share);
+        if !fits {
+            return false;
+        }
+        let spared = if fits_share { spared } else { 0 };
+        self.source.throttled |= pings > self.source.left;
+        self.source.left -= kept;
+        self.source.spare -= spared;
+        self.source.pings += u64::from(pings);
+        let may = kept + spared == pings;
+        self.source.passed += if may { u64::from(pings) } else { 0 };
+        may
+    }
 }

@@ -5,6 +5,7 @@ mod forged;
 mod fragments;
 mod handshakes;
 mod headers;
+mod held;
 mod mptcp;
 mod play;
 mod requests;
@@ -51,6 +52,7 @@ fn table() -> Vec<Case> {
     cases.extend(handshakes::cases());
     cases.extend(requests::cases());
     cases.extend(streams::cases());
+    cases.extend(held::cases());
     cases.extend(throttling::cases());
     cases.extend(forged::cases());
     cases.extend(tls::cases());

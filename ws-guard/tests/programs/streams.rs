@@ -146,20 +146,6 @@ fn repeated() -> Vec<Case> {
 
 fn lost() -> Vec<Case> {
     vec![
-        case("a gap is dropped")
-            .open()
-            .client(text("x"))
-            .client_at(17, pings(1))
-            .dropped()
-            .leaves(state::OPEN)
-            .counts(&[(Gaps, 1), (DroppedGap, 1), (Pings, 0)]),
-        case("and filled")
-            .open()
-            .client_at(7, pings(1))
-            .dropped()
-            .client_at(0, text("x"))
-            .client_at(7, pings(1))
-            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 2), (Pings, 1)]),
         case("a gap passes where the guard only observes")
             .policy(|policy| policy.action = action::OBSERVE)
             .open()

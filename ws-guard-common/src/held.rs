@@ -1,0 +1,231 @@
+//! What comes behind a gap: it passes, a copy of it stays, and what fills the gap is judged by both.
+//!
+//! A server delivers nothing behind a gap before the gap is filled. So segments past the cursor may
+//! pass, if the guard keeps their bytes: whatever takes the cursor to where these begin, the filler,
+//! passes only if the frames that follow from there keep to the limit.
+//!
+//! ```text
+//!  ───────────┬ ─ ─ ─ ─ ─ ─ ─┬──────┬────────┬─────▶ sequence numbers
+//!          cursor    gap   begin   cut      end
+//!                            └ let through, kept ┘
+//! ```
+//!
+//! One [`Region`] a flow, without holes. Bytes that come twice have to be the same, or nobody knew
+//! which of them the server holds. What is at the server cannot be defused any more: all pings of a
+//! region pass, or its filler does not.
+
+use crate::{
+    checkpoint::{CHECKPOINTS, MERGED},
+    flow::{Flow, REWOUND, state},
+    maps::FlowKey,
+    seq::{after, before},
+    tracker::Walk,
+};
+
+/// Bytes that one flow can have behind its gap, a power of two.
+pub const BYTES: u32 = 65_536;
+/// Segments that these can have come in.
+pub const CUTS: usize = 64;
+/// Bytes that are copied at a time. A copy has so many to spare: the verifier knows where a piece
+/// begins and how long it is only each by itself.
+pub const PIECE: u32 = 512;
+/// Flows that can have something behind a gap at once, a power of two.
+pub const SLOTS: u32 = 128;
+/// A copy whose flow shows no sign of life for so long makes room for another's, nanoseconds. That
+/// flow's gap is never filled then.
+pub const IDLE_NS: u64 = 60_000_000_000;
+
+/// The copy of what one flow has behind its gap.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Held {
+    /// 1 while a CPU is at it. No other one touches the flow's stream then.
+    pub busy: u32,
+    pub _pad: u32,
+    /// Whose it is, [`owner`]; 0 for nobody's.
+    pub owner: u64,
+    /// When its latest segment came, nanoseconds of CLOCK_MONOTONIC (coarse).
+    pub last_ns: u64,
+    pub region: Region,
+    /// The bytes of the region, from its first one on.
+    pub bytes: [u8; (BYTES + PIECE) as usize],
+}
+
+impl Default for Held {
+    /// Nobody's.
+    fn default() -> Held {
+        let (bytes, region) = ([0; (BYTES + PIECE) as usize], Region::default());
+        Held { busy: 0, _pad: 0, owner: 0, last_ns: 0, region, bytes }
+    }
+}
+
+/// Where the kept bytes lie, and where their segments ended.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Region {
+    /// Sequence number of the first byte.
+    pub begin: u32,
+    /// How many bytes there are; 0 for an empty region.
+    pub len: u32,
+    /// How many segments they came in.
+    pub cuts: u32,
+    /// Not 0: a segment began inside another one, of which the server may hold the first bytes, the
+    /// last ones, or none.
+    pub ragged: u32,
+    /// Where each of the segments ends, counted from `begin`; ascending.
+    pub ends: [u32; CUTS],
+}
+
+const _: () = {
+    assert!(BYTES.is_power_of_two() && SLOTS.is_power_of_two() && CUTS.is_power_of_two());
+    assert!(size_of::<Held>() == 24 + 16 + 4 * CUTS + (BYTES + PIECE) as usize);
+};
+
+/// Who may use a copy: the connection and its [`Flow::generation`]. Never 0.
+#[inline(always)]
+pub const fn owner(key: &FlowKey, generation: u32) -> u64 {
+    const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
+    let ports = (key.client_port as u64) << 16 | key.server_port as u64;
+    let (c, s) = (&key.client.0, &key.server.0);
+    let mut mixed = (ports ^ (c[0] ^ s[0].rotate_left(16)) as u64).wrapping_mul(ODD);
+    mixed = (mixed ^ mixed >> 32 ^ (c[1] ^ s[1].rotate_left(16)) as u64).wrapping_mul(ODD);
+    mixed = (mixed ^ mixed >> 32 ^ (c[2] ^ s[2].rotate_left(16)) as u64).wrapping_mul(ODD);
+    mixed = (mixed ^ mixed >> 32 ^ (c[3] ^ s[3].rotate_left(16)) as u64).wrapping_mul(ODD);
+    (generation as u64) << 32 | mixed >> 32 | 1
+}
+
+/// The place of an [`owner`]'s copy, which it shares with others.
+#[inline(always)]
+pub const fn slot(owner: u64) -> u32 {
+    (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - SLOTS.trailing_zeros())
+}
+
+/// The smaller of two.
+#[inline(always)]
+const fn least(a: u32, b: u32) -> u32 {
+    if a < b { a } else { b }
+}
+
+impl Default for Region {
+    /// An empty one.
+    fn default() -> Region {
+        Region { begin: 0, len: 0, cuts: 0, ragged: 0, ends: [0; CUTS] }
+    }
+}
+
+impl Region {
+    /// Sequence number behind the last byte.
+    #[inline(always)]
+    pub const fn end(&self) -> u32 {
+        self.begin.wrapping_add(self.len)
+    }
+
+    /// Forget all.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        (self.len, self.cuts, self.ragged) = (0, 0, 0);
+    }
+
+    /// Where in the copy a segment of `len` bytes at `seq` goes; `None` where it cannot be kept: there
+    /// would be a second gap, or too much.
+    #[inline(always)]
+    pub const fn place(&self, seq: u32, len: u32) -> Option<u32> {
+        let at = if self.len == 0 { 0 } else { seq.wrapping_sub(self.begin) };
+        if at > self.len || at >= BYTES || len > BYTES - at {
+            return None;
+        }
+        let grows = at + len > self.len;
+        if grows && self.cuts >= CUTS as u32 { None } else { Some(at) }
+    }
+
+    /// So many of `len` bytes that go to `at` are there already, and have to be the same.
+    #[inline(always)]
+    pub const fn known(&self, at: u32, len: u32) -> u32 {
+        least(self.len.saturating_sub(at), len)
+    }
+
+    /// The bytes of the segment at `seq` are in the copy at `at`.
+    #[inline(always)]
+    pub fn extend(&mut self, seq: u32, at: u32, len: u32) {
+        if self.len == 0 {
+            self.begin = seq;
+        }
+        self.ragged |= ((at != 0) & (at != self.len)) as u32;
+        let end = at.wrapping_add(len);
+        if end > self.len {
+            self.ends[self.cuts as usize & (CUTS - 1)] = end;
+            self.cuts += 1;
+            self.len = end;
+        }
+    }
+
+    /// The walk takes the stream to the region or past its beginning: it is that of the filler.
+    #[inline(always)]
+    pub fn is_reached(&self, walk: &Walk) -> bool {
+        !before(walk.tracker.resume(), self.begin)
+    }
+
+    /// So many bytes of the walk's segment lie in the region as well.
+    #[inline(always)]
+    pub fn overlap(&self, walk: &Walk) -> u32 {
+        let past = walk.end().wrapping_sub(self.begin);
+        if after(walk.end(), self.begin) { least(past, self.len) } else { 0 }
+    }
+
+    /// First byte and length of the segment `cut`.
+    #[inline(always)]
+    pub fn cut(&self, cut: u32) -> (u32, u32) {
+        let from = match cut {
+            0 => 0,
+            cut => self.ends[cut.wrapping_sub(1) as usize & (CUTS - 1)],
+        };
+        let to = self.ends[cut as usize & (CUTS - 1)];
+        (self.begin.wrapping_add(from), to.wrapping_sub(from))
+    }
+}
+
+impl Flow {
+    /// What comes behind a gap may pass: it is certain where the flow's frames are.
+    #[inline(always)]
+    pub fn may_hold(&self) -> bool {
+        self.state == state::OPEN && !self.is_uncertain() && self.flags & REWOUND == 0
+    }
+
+    /// A segment at `seq` is in the copy: it passes, unless things have changed meanwhile.
+    #[inline(always)]
+    pub fn hold(&mut self, seq: u32) -> bool {
+        let first = self.held == 0;
+        let behind = after(seq, self.client.resume()) & !(first & before(seq, self.high));
+        let holds = behind & self.may_hold();
+        self.held |= holds as u8;
+        holds
+    }
+
+    /// The filler skips a part of the gap, which is payload then, and too many segments wait for their
+    /// acknowledgement: what comes to fill it would lie inside a merged checkpoint.
+    #[inline(always)]
+    pub fn may_skip(&self, walk: &Walk, region: &Region) -> bool {
+        !before(walk.end(), region.begin) || self.kept as usize + 2 <= CHECKPOINTS
+    }
+
+    /// The filler of `region` was committed. Where it overlaps the region it must not come again in
+    /// parts: of what it was sent over the server may hold anything.
+    #[inline(always)]
+    pub fn filled(&mut self, overlaps: bool) {
+        if overlaps {
+            self.newest().flags |= MERGED;
+        }
+    }
+
+    /// The segment `cut` of the region comes into the stream: `walk` went through it from where the
+    /// flow stood. `false` when there is nothing of the stream to follow in it.
+    #[inline(always)]
+    pub fn commit_cut(&mut self, walk: &Walk, ragged: bool) {
+        let before = self.client;
+        let progress = after(walk.tracker.resume(), before.resume());
+        self.commit(&before, walk, walk.pings);
+        if ragged & progress {
+            self.newest().flags |= MERGED;
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What comes behind a gap, as the kernel programs let it pass: [`crate::held`].
+
+use super::{Budget, Payload, Reason, Replay, Verdict};
+use crate::{
+    flow::CHECKPOINTS,
+    tracker::{Step, Tracker, Walk},
+};
+
+impl Replay {
+    /// A segment past the cursor.
+    pub(super) fn keep(&mut self, seq: u32, payload: &[u8], budget: &mut impl Budget) -> Verdict {
+        let held = &mut *self.held;
+        if self.flow.held == 0 {
+            held.region.clear();
+        }
+        let len = payload.len() as u32;
+        let place = held.region.place(seq, len);
+        let Some(at) = place.filter(|_| self.flow.may_hold() && !budget.is_throttled()) else {
+            return Verdict::Drop(Reason::Gap);
+        };
+        let known = held.region.known(at, len) as usize;
+        let copy = &mut held.bytes[at as usize..][..payload.len()];
+        if copy[..known] != payload[..known] {
+            return Verdict::Drop(Reason::Changed);
+        }
+        copy.copy_from_slice(payload);
+        if !self.flow.hold(seq) {
+            return Verdict::Drop(Reason::Gap);
+        }
+        held.region.extend(seq, at, len);
+        Verdict::Pass
+    }
+
+    /// A walk through `came` that is not yet committed: whether its segment may pass before what is kept. `true` when
+    /// its pings are charged together with the kept ones: all of them pass.
+    pub(super) fn judge(
+        &mut self,
+        walk: &Walk,
+        came: &[u8],
+        budget: &mut impl Budget,
+    ) -> Result<bool, Reason> {
+        let region = &self.held.region;
+        if self.flow.held == 0 || !region.is_reached(walk) {
+            return Ok(false);
+        }
+        let overlap = region.overlap(walk) as usize;
+        if overlap > 0 {
+            let at = region.begin.wrapping_sub(walk.base()) as usize;
+            if came[at..at + overlap] != self.held.bytes[..overlap] {
+                return Err(Reason::Changed);
+            }
+        }
+        if !self.flow.may_skip(walk, region) {
+            return Err(Reason::NoCheckpoint);
+        }
+        let mut dry = Walk::new(walk.tracker, &walk.tracker, region.begin, region.len);
+        if self.run_kept(&mut dry, 0, false) != Step::Done {
+            return Err(Reason::Unreadable);
+        }
+        let whole = overlap > 0 || dry.pings > 0;
+        let pings = if whole { dry.pings + walk.pings } else { 0 };
+        match pings == 0 || budget.charge_whole(pings) {
+            true => Ok(whole),
+            false => Err(Reason::Gap),
+        }
+    }
+
+    /// The segment of `walk` is committed: what is kept comes after it, if it was the filler.
+    pub(super) fn follow(&mut self, walk: &Walk) {
+        if self.flow.held == 0 || !self.held.region.is_reached(walk) {
+            return;
+        }
+        self.flow.held = 0;
+        self.flow.filled(self.held.region.overlap(walk) > 0);
+        let ragged = self.held.region.ragged != 0;
+        for cut in 0..self.held.region.cuts {
+            let (begin, len) = self.held.region.cut(cut);
+            let start = self.flow.client;
+            let mut walk = Walk::new(start, &start, begin, len);
+            let (headers, records) = (self.headers.len(), self.records.len());
+            let at = begin.wrapping_sub(self.held.region.begin);
+            let done = self.run_kept(&mut walk, at, true) == Step::Done;
+            debug_assert!(done && self.flow.kept as usize <= CHECKPOINTS);
+            self.count_kinds(headers, records);
+            self.settle_cut(&start, &walk, ragged);
+        }
+    }
+
+    /// Commit the walk through one segment that was kept.
+    fn settle_cut(&mut self, start: &Tracker, walk: &Walk, ragged: bool) {
+        let ahead = self.flow.is_ahead(walk.base());
+        self.flow.commit_cut(walk, ragged);
+        if ahead || self.flow.client != *start {
+            self.keep_border(walk.base(), *start);
+        }
+    }
+
+    /// Walk through kept bytes, `at` of the copy being the first of the walk's. No ping is defused.
+    fn run_kept(&mut self, walk: &mut Walk, at: u32, note: bool) -> Step {
+        walk.budget = Walk::UNLIMITED;
+        let bytes = &mut self.held.bytes[at as usize..][..walk.len() as usize];
+        let seen = note.then_some((&mut self.headers, &mut self.records));
+        walk.run(&mut Payload { bytes, rewrite: false, seen })
+    }
+}

@@ -1,0 +1,328 @@
+//! What comes behind a gap, [`ws_guard_common::held`]: it passes, and is judged when the gap is filled.
+//!
+//! Whoever looks at data of a flow that has something behind its gap has [entered](enter) its copy:
+//! one CPU at a time, so that between the judgement and the commit nothing moves but the server's
+//! acknowledgements. Who finds another one there drops its segment, which TCP sends again.
+
+use core::{
+    ffi::{c_long, c_void},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg},
+};
+
+use aya_ebpf::helpers::bpf_loop;
+use ws_guard_common::{
+    flow::Flow,
+    held::{self, Held, SLOTS},
+    source::millis,
+    tracker::Walk,
+};
+
+use crate::{
+    borders,
+    commit::count,
+    kept,
+    maps::{HELD, locked},
+    packet::Packet,
+    report,
+    scene::{Scene, throttled},
+    sources,
+    walk::{self, State},
+};
+
+/// This CPU's state and the copy that it has entered, if any.
+#[inline(always)]
+pub fn entered() -> Option<(&'static mut State, &'static mut Held)> {
+    let state = walk::resume()?;
+    if state.held == 0 {
+        return None;
+    }
+    let slot = HELD.get_ptr_mut(state.held.wrapping_sub(1))?;
+    // SAFETY: map values stay mapped while a program runs, and whoever has entered is alone there.
+    Some((state, unsafe { &mut *slot }))
+}
+
+/// Nobody else is at the copy any more.
+#[inline(always)]
+fn release(slot: &mut Held) {
+    // SAFETY: an aligned word of a map value.
+    unsafe { atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(&raw mut slot.busy, 0) };
+}
+
+/// Enter the flow's copy, or one that it may have from now on. `false` where there is none: another
+/// CPU is there, or another flow.
+#[cold]
+#[inline(never)]
+pub fn enter(scene: &Scene, flow: &Flow) -> bool {
+    let owner = held::owner(scene.key, flow.generation);
+    let index = held::slot(owner) & (SLOTS - 1);
+    let (Some(state), Some(slot)) = (walk::resume(), HELD.get_ptr_mut(index)) else {
+        return false;
+    };
+    // SAFETY: an aligned word of a map value, which stays mapped while a program runs.
+    let (_, alone) = unsafe {
+        atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            &raw mut (*slot).busy,
+            0,
+            1,
+        )
+    };
+    if !alone {
+        return false;
+    }
+    // SAFETY: nobody else is at it.
+    let slot = unsafe { &mut *slot };
+    if flow.held == 0 {
+        let idle = scene.now.saturating_sub(slot.last_ns) > held::IDLE_NS;
+        if slot.owner == 0 || slot.owner == owner || idle {
+            slot.owner = owner;
+            slot.region.clear();
+        }
+    }
+    if slot.owner != owner {
+        release(slot);
+        return false;
+    }
+    state.held = index + 1;
+    if let Some(counters) = report::counters() {
+        state.violations = counters.violations_in;
+    }
+    true
+}
+
+/// Leave the copy, which is free if the flow has nothing behind a gap.
+#[inline(never)]
+pub fn leave(flow: &Flow) {
+    if let Some((state, slot)) = entered() {
+        if flow.held == 0 {
+            slot.owner = 0;
+        }
+        state.held = 0;
+        release(slot);
+    }
+}
+
+/// Keep a segment that starts past the cursor. `false` where it may not pass.
+#[cold]
+#[inline(never)]
+pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
+    let segment = scene.segment;
+    if !flow.may_hold() || scene.limits_classes() || !scene.enforces() || throttled(scene) {
+        return false;
+    }
+    let Some((_, slot)) = entered() else {
+        return false;
+    };
+    let Some(at) = slot.region.place(segment.seq, segment.len) else {
+        return false;
+    };
+    let known = slot.region.known(at, segment.len);
+    if !kept::is_same(&packet, 0, at, known)
+        || !kept::copy(&packet, known, at + known, segment.len - known)
+    {
+        return false;
+    }
+    let holds = locked(flow, |flow| {
+        let holds = flow.hold(segment.seq);
+        flow.last_ns = if holds { scene.now } else { flow.last_ns };
+        holds
+    });
+    if holds {
+        slot.region.extend(segment.seq, at, segment.len);
+        slot.last_ns = scene.now;
+    }
+    holds
+}
+
+/// A walk is to be committed: whether its segment may pass before what is kept.
+///
+/// In parts, because the walk through the copy takes nearly all the stack that there is; and in line,
+/// because on Linux 6.1 each function called takes 32 bytes of it at the least.
+#[inline(always)]
+pub fn judge<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
+    let may = match compare(flow, packet) {
+        REACHED => kept::look() && pay(scene, flow),
+        verdict => verdict == ELSEWHERE,
+    };
+    if !may {
+        uncount();
+    }
+    may
+}
+
+/// The walk came to nothing: neither did the violations in its segment, which nobody else has counted
+/// on this CPU meanwhile.
+#[cold]
+#[inline(never)]
+fn uncount() {
+    if let (Some((state, _)), Some(counters)) = (entered(), report::counters()) {
+        counters.violations_in = state.violations;
+    }
+}
+
+/// [`compare`]: the walk ends before what is kept, or there is nothing.
+const ELSEWHERE: u32 = 0;
+/// [`compare`]: it reaches what is kept, and its bytes there are the same.
+const REACHED: u32 = 1;
+/// [`compare`]: its segment may not pass.
+const REFUSED: u32 = 2;
+
+/// Where the walk's segment stands to what is kept; if it reaches it, the walk through that is ready.
+#[inline(never)]
+fn compare<P: Packet>(flow: &Flow, packet: P) -> u32 {
+    let Some((state, slot)) = entered() else {
+        return ELSEWHERE;
+    };
+    let region = &slot.region;
+    if flow.held == 0 || !region.is_reached(&state.walk) {
+        return ELSEWHERE;
+    }
+    let overlap = region.overlap(&state.walk);
+    let at = region.begin.wrapping_sub(state.walk.base());
+    if overlap > 0 && !kept::is_same(&packet, at, 0, overlap) {
+        return REFUSED;
+    }
+    if !flow.may_skip(&state.walk, region) {
+        return REFUSED;
+    }
+    (state.reached, state.whole) = (1, (overlap > 0) as u32);
+    state.held_start = state.walk.tracker;
+    state.held_walk = Walk::new(state.held_start, &state.held_start, region.begin, region.len);
+    REACHED
+}
+
+/// Charge the pings that were found in the copy, and those of the filler together with them: all pass
+/// or none. While the source is throttled, a single one that keeps to the connection's share.
+///
+/// A share's worth of several would be as right, and twice the work for the verifier.
+#[inline(never)]
+fn pay(scene: &Scene, flow: &mut Flow) -> bool {
+    let Some(state) = walk::resume() else {
+        return false;
+    };
+    let kept = state.held_walk.pings;
+    state.whole |= (kept > 0) as u32;
+    let pings = kept.wrapping_add(state.walk.pings);
+    if state.whole == 0 || pings == 0 {
+        return true;
+    }
+    if state.walk.pings > state.walk.budget {
+        return false;
+    }
+    let policy = scene.policy;
+    let now_ms = millis(scene.now);
+    let fits = flow.window.has_room(now_ms, policy.share, policy.rate.share_window_ms());
+    let share = walk::forget((fits & (pings == 1)) as u32, now_ms);
+    if share & 1 == 0 && throttled(scene) {
+        return false;
+    }
+    let kept = locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.charge(now_ms, policy.connection_rate, pings),
+    );
+    if walk::forget(kept, now_ms) < pings {
+        return false;
+    }
+    let client = &scene.segment.key.client;
+    let answer = match pings {
+        1 => sources::charge_one(client, policy, scene.now, share),
+        _ => sources::charge(client, policy, scene.now, pings, 0),
+    };
+    let answer = walk::forget(answer, now_ms);
+    answer & sources::OBSERVED != 0 || answer & sources::PASSED >= pings
+}
+
+/// The walk is committed: what is kept comes after it, if it was the filler.
+#[inline(never)]
+pub fn follow(scene: &Scene, flow: &mut Flow) {
+    if walk::resume().is_none_or(|state| state.held == 0 || state.reached == 0) {
+        return;
+    }
+    fill(flow);
+    let mut cuts = Cuts { scene, flow };
+    if begin_cut(cuts.flow) {
+        let turn: unsafe extern "C" fn(u32, *mut Cuts) -> c_long = cut_turn;
+        // SAFETY: the callback gets `cuts` back, which outlives the loop.
+        unsafe {
+            bpf_loop(kept::MAX_TURNS, turn as *mut c_void, (&raw mut cuts).cast(), 0);
+        }
+    }
+    locked(cuts.flow, |flow| flow.held = 0);
+}
+
+/// The filler is committed.
+#[inline(never)]
+fn fill(flow: &mut Flow) {
+    if let Some((state, slot)) = entered() {
+        state.cut = 0;
+        let overlaps = slot.region.overlap(&state.walk) > 0;
+        locked(flow, |flow| flow.filled(overlaps));
+    }
+}
+
+/// What the loop over the segments works on.
+struct Cuts<'a, 'b> {
+    scene: &'a Scene<'b>,
+    flow: &'a mut Flow,
+}
+
+/// One step through the segments that were kept; 1 ends the loop.
+unsafe extern "C" fn cut_turn(_index: u32, cuts: *mut Cuts) -> c_long {
+    // SAFETY: `follow` passed it, and nobody else uses it during the loop.
+    let cuts = unsafe { &mut *cuts };
+    let goes_on = match kept::step(kept::COUNT) {
+        kept::MORE => true,
+        kept::DONE => end_cut(cuts.scene, cuts.flow) && begin_cut(cuts.flow),
+        _ => false,
+    };
+    !goes_on as c_long
+}
+
+/// Get ready to walk through the next segment. `false` when there is none.
+#[inline(never)]
+fn begin_cut(flow: &Flow) -> bool {
+    let Some((state, slot)) = entered() else {
+        return false;
+    };
+    if state.cut >= slot.region.cuts {
+        return false;
+    }
+    let (begin, len) = slot.region.cut(state.cut);
+    state.cut += 1;
+    state.held_start = flow.client;
+    state.held_walk = Walk::new(state.held_start, &state.held_start, begin, len);
+    true
+}
+
+/// Let the flow take over the walk through a segment. `false` when it has lost step meanwhile.
+#[inline(never)]
+fn end_cut(scene: &Scene, flow: &mut Flow) -> bool {
+    let Some((state, slot)) = entered() else {
+        return false;
+    };
+    let ragged = slot.region.ragged != 0;
+    let begin = state.held_walk.base();
+    let ahead = flow.is_ahead(begin);
+    let follows = locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            let follows = (flow.held != 0) & (flow.client == state.held_start);
+            if follows {
+                flow.commit_cut(&state.held_walk, ragged);
+            }
+            follows
+        },
+    );
+    if !follows {
+        return false;
+    }
+    let moved = state.held_walk.tracker.resume() != state.held_start.resume();
+    if ahead | moved {
+        borders::keep(flow, begin, &state.held_start);
+    }
+    if moved {
+        count(scene, &state.held_walk, &state.held_start);
+    }
+    true
+}

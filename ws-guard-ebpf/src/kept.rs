@@ -1,0 +1,217 @@
+//! The bytes of what came behind a gap: copied, compared, walked through.
+//!
+//! Of the copy that this CPU has [entered](crate::held::enter). Where a loop stands is kept in
+//! [`crate::walk::State`], as everywhere.
+
+use core::{
+    ffi::{c_long, c_void},
+    hint::black_box,
+};
+
+use aya_ebpf::helpers::bpf_loop;
+use ws_guard_common::{
+    frame::{Header, Violations},
+    held::{BYTES, CUTS, Held, PIECE},
+    tracker::{self, Step, Walk},
+};
+
+use crate::{
+    held::entered,
+    packet::Packet,
+    report::{self, Side},
+    walk::{self, MAX_STEPS},
+};
+
+/// [`step`]: count nothing.
+const LOOK: u32 = 0;
+/// [`step`]: count what headers violate.
+pub const COUNT: u32 = 1;
+/// [`step`]'s answer: call again.
+pub const MORE: u32 = Step::More as u32;
+/// [`step`]'s answer: the walk is at its end.
+pub const DONE: u32 = Step::Done as u32;
+/// Steps through all segments of a copy, at most.
+pub const MAX_TURNS: u32 = MAX_STEPS + CUTS as u32;
+
+/// Bytes that are compared at a time.
+const WORD: u32 = 8;
+
+/// A place in the copy that the verifier knows to be in it, with [`PIECE`] bytes behind it.
+#[inline(always)]
+fn inside(at: u32) -> usize {
+    (black_box(at) & (BYTES - 1)) as usize
+}
+
+/// `N` bytes of the copy at `at`.
+#[inline(always)]
+fn read<const N: usize>(slot: &Held, at: u32) -> [u8; N] {
+    const { assert!(N <= PIECE as usize) };
+    // SAFETY: inside the copy and what it has to spare; bytes need no alignment.
+    unsafe { slot.bytes.as_ptr().add(inside(at)).cast::<[u8; N]>().read_unaligned() }
+}
+
+/// `len` bytes of the packet's payload from `from` on are those of the copy at `to`.
+#[inline(always)]
+pub fn is_same<P: Packet>(packet: &P, from: u32, to: u32, len: u32) -> bool {
+    let turn: unsafe extern "C" fn(u32, *const P) -> c_long = same_turn::<P>;
+    run(packet, from, to, len, BYTES, turn)
+}
+
+/// Copy `len` bytes of the packet's payload from `from` on into the copy at `to`.
+#[inline(always)]
+pub fn copy<P: Packet>(packet: &P, from: u32, to: u32, len: u32) -> bool {
+    let turn: unsafe extern "C" fn(u32, *const P) -> c_long = copy_turn::<P>;
+    run(packet, from, to, len, BYTES / PIECE + 1, turn)
+}
+
+/// Repeat `turn` until nothing is left; `false` when something is all the same.
+#[inline(always)]
+fn run<P: Packet>(
+    packet: &P,
+    from: u32,
+    to: u32,
+    len: u32,
+    turns: u32,
+    turn: unsafe extern "C" fn(u32, *const P) -> c_long,
+) -> bool {
+    let Some((state, _)) = entered() else {
+        return false;
+    };
+    (state.held_from, state.held_to, state.held_left) = (from, to, len);
+    // SAFETY: the callback gets `packet` back, which outlives the loop.
+    unsafe {
+        bpf_loop(turns, turn as *mut c_void, core::ptr::from_ref(packet).cast_mut().cast(), 0);
+    }
+    state.held_left == 0
+}
+
+/// The next bytes are the same; 1 ends the loop.
+unsafe extern "C" fn same_turn<P: Packet>(_index: u32, packet: *const P) -> c_long {
+    // SAFETY: `run` passed it.
+    let packet = unsafe { &*packet };
+    let Some((state, slot)) = entered() else {
+        return 1;
+    };
+    let (from, to, left) = (state.held_from, state.held_to, state.held_left);
+    let size = if left >= WORD { WORD } else { 1 };
+    let same = if left >= WORD {
+        packet.u64_at(from) == Some(u64::from_be_bytes(read(slot, to)))
+    } else {
+        packet.u8_at(from) == Some(read::<1>(slot, to)[0])
+    };
+    if left == 0 || !same {
+        return 1;
+    }
+    state.held_from = from.wrapping_add(size);
+    state.held_to = to.wrapping_add(size);
+    state.held_left = left - size;
+    0
+}
+
+/// Copy the next piece; 1 ends the loop.
+unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_long {
+    // SAFETY: `run` passed it.
+    let packet = unsafe { &*packet };
+    let Some((state, slot)) = entered() else {
+        return 1;
+    };
+    let (from, to, left) = (state.held_from, state.held_to, state.held_left);
+    // As in `payload::cover`: the verifier has to see both bounds.
+    let last = black_box(if left < PIECE { left } else { PIECE }.wrapping_sub(1));
+    if last >= PIECE {
+        return 1;
+    }
+    let size = last + 1;
+    // SAFETY: `PIECE` bytes from there on are the copy's.
+    if !unsafe { packet.load(from, slot.bytes.as_mut_ptr().add(inside(to)), size) } {
+        return 1;
+    }
+    state.held_from = from.wrapping_add(size);
+    state.held_to = to.wrapping_add(size);
+    state.held_left = left.wrapping_sub(size);
+    0
+}
+
+/// Take [`crate::walk::State::held_walk`] to its end, and count nothing. `false` when that fails.
+#[inline(always)]
+pub fn look() -> bool {
+    let turn: unsafe extern "C" fn(u32, *mut c_void) -> c_long = look_turn;
+    // SAFETY: the callback needs nothing of this function's.
+    unsafe {
+        bpf_loop(MAX_STEPS, turn as *mut c_void, core::ptr::null_mut(), 0);
+    }
+    matches!(walk::resume(), Some(state) if state.held_step == DONE)
+}
+
+/// One step; 1 ends the loop.
+unsafe extern "C" fn look_turn(_index: u32, _none: *mut c_void) -> c_long {
+    (step(LOOK) != MORE) as c_long
+}
+
+/// One step of that walk: [`MORE`], [`DONE`] or something else.
+#[inline(always)]
+pub fn step(what: u32) -> u32 {
+    ws_guard_held_step(what)
+}
+
+/// [`step`]. Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_held_step(what: u32) -> u32 {
+    let Some((state, slot)) = entered() else {
+        return Step::Unreadable as u32;
+    };
+    // What is at the server passes.
+    state.held_walk.budget = Walk::UNLIMITED;
+    let at = state.held_walk.base().wrapping_sub(slot.region.begin);
+    let mut bytes = Kept { slot, at, len: state.held_walk.len(), counts: what };
+    state.held_step = state.held_walk.step(&mut bytes) as u32;
+    state.held_step
+}
+
+/// A segment in the copy.
+struct Kept {
+    slot: &'static Held,
+    /// Where in the copy it begins.
+    at: u32,
+    len: u32,
+    counts: u32,
+}
+
+impl Kept {
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        if at >= self.len || self.len - at < N as u32 {
+            return None;
+        }
+        Some(read(self.slot, self.at.wrapping_add(at)))
+    }
+}
+
+impl tracker::Segment for Kept {
+    #[inline(always)]
+    fn u8_at(&self, at: u32) -> Option<u8> {
+        self.read::<1>(at).map(|byte| byte[0])
+    }
+
+    #[inline(always)]
+    fn u16_at(&self, at: u32) -> Option<u16> {
+        self.read::<2>(at).map(u16::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn u64_at(&self, at: u32) -> Option<u64> {
+        self.read::<8>(at).map(u64::from_be_bytes)
+    }
+
+    /// What is at the server stays as it is.
+    #[inline(always)]
+    fn defuse(&mut self, _at: u32) {}
+
+    #[inline(always)]
+    fn header(&mut self, _seq: u32, _header: Header, violations: Violations) {
+        if self.counts != LOOK {
+            report::violations(Side::Client, violations);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What comes behind a gap: it passes, and what fills the gap is judged by it.
+use ws_guard_common::{
+    flow::state,
+    maps::{Counter::*, action},
+};
+use ws_guard_testkit::{
+    frame::{Frame, encode, opcode},
+    packets::flag,
+};
+
+use crate::case::{Case, case, pings, rate, text};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = filled();
+    cases.extend(refused());
+    cases.extend(again());
+    cases.extend(not_kept());
+    cases
+}
+
+/// A binary frame of 8 bytes of header and this payload.
+fn binary(payload: &[u8]) -> Vec<u8> {
+    encode(&[Frame::new(opcode::BINARY, payload)])
+}
+
+/// `text("x")` is 7 bytes long: the gap before what follows it in these rows.
+const GAP: i64 = 7;
+
+fn filled() -> Vec<Case> {
+    let long = [binary(&[7; 300]), pings(2)].concat();
+    let split = [text("x"), pings(2)].concat();
+    vec![
+        case("a gap is filled, and what came behind it is counted")
+            .open()
+            .client_at(GAP, pings(3))
+            .client_at(GAP + 18, text("y"))
+            .client_at(0, text("x"))
+            .client_at(GAP + 25, pings(28))
+            .defused(&[27 * 6])
+            .leaves(state::OPEN)
+            .counts(&[
+                (Gaps, 2),
+                (DroppedGap, 0),
+                (Frames, 33),
+                (Pings, 31),
+                (Coalesced, 2),
+                (Defused, 1),
+            ]),
+        case("nothing of it is counted before")
+            .open()
+            .client_at(GAP, pings(3))
+            .leaves(state::OPEN)
+            .counts(&[(Gaps, 1), (Frames, 0), (Pings, 0)]),
+        case("in two pieces")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(0, &text("x")[..3])
+            .client_at(3, &text("x")[3..])
+            .client_at(GAP + 6, pings(1))
+            .counts(&[(Gaps, 1), (Frames, 3), (Pings, 2), (SplitFrames, 1)]),
+        case("a header cut between the filler and what is kept")
+            .open()
+            .client_at(8, &split[8..])
+            .client_at(0, &split[..8])
+            .client_at(19, text("z"))
+            .counts(&[(Gaps, 1), (Frames, 4), (Pings, 2), (SplitHeaders, 1), (DroppedGap, 0)]),
+        case("a filler whose frame ends inside what is kept")
+            .open()
+            .client_at(200, &long[200..])
+            .client_at(0, &long[..150])
+            .client_at(150, &long[150..200])
+            .client_at(long.len() as i64, text("z"))
+            .counts(&[(Gaps, 1), (Frames, 4), (Pings, 2), (SplitFrames, 1), (DroppedGap, 0)]),
+        case("a filler that overlaps what is kept, with the same bytes")
+            .open()
+            .client_at(GAP, &split[7..])
+            .client_at(0, &*split)
+            .client_at(19, pings(28))
+            .client_at(187, pings(1))
+            .defused(&[0])
+            .counts(&[(Frames, 32), (Pings, 31), (DroppedGap, 0), (DroppedChanged, 0)]),
+        case("violations behind a gap are counted")
+            .open()
+            .client_at(GAP, [0x83, 0x80, 1, 2, 3, 4])
+            .client_at(0, text("x"))
+            .violates(&[ws_guard_common::frame::Violation::ReservedOpcode])
+            .counts(&[(Frames, 2)]),
+        case("more segments than there are checkpoints")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(GAP + 6, pings(1))
+            .client_at(GAP + 12, pings(1))
+            .client_at(GAP + 18, pings(1))
+            .client_at(GAP + 24, pings(1))
+            .client_at(GAP + 30, pings(1))
+            .client_at(GAP + 36, pings(1))
+            .client_at(GAP + 42, pings(1))
+            .client_at(GAP + 48, pings(1))
+            .client_at(GAP + 54, pings(1))
+            .client_at(0, text("x"))
+            .server(GAP + 48, "")
+            .client_at(GAP + 48, pings(1))
+            .defused(&[0])
+            .counts(&[(Gaps, 10), (Frames, 11), (Pings, 10), (Rewalked, 1), (DroppedGap, 0)]),
+    ]
+}
+
+fn refused() -> Vec<Case> {
+    vec![
+        case("pings over the limit behind a gap: it is not filled")
+            .open()
+            .client_at(GAP, pings(31))
+            .client_at(0, text("x"))
+            .dropped()
+            .client_at(0, text("x"))
+            .dropped()
+            .counts(&[(Gaps, 1), (DroppedGap, 2), (Frames, 0), (Pings, 0), (Throttled, 1)]),
+        case("over the connection's own limit")
+            .policy(|policy| policy.connection_rate = rate(5, 10_000))
+            .open()
+            .client_at(GAP, pings(6))
+            .client_at(0, text("x"))
+            .dropped()
+            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 0), (Throttled, 0)]),
+        case("the filler's own pings count with them")
+            .open()
+            .client_at(12, pings(29))
+            .client_at(0, pings(2))
+            .dropped()
+            .counts(&[(DroppedGap, 1), (Pings, 0), (Throttled, 1)]),
+        case("the source is throttled meanwhile: one ping of the share's may pass")
+            .open()
+            .client_at(GAP, pings(1))
+            .throttle()
+            .client_at(0, text("x"))
+            .counts(&[(DroppedGap, 0), (Pings, 1), (Spared, 1)]),
+        case("and no more")
+            .open()
+            .client_at(GAP, pings(2))
+            .throttle()
+            .client_at(0, text("x"))
+            .dropped()
+            .counts(&[(DroppedGap, 1), (Pings, 0)]),
+        case("other bytes in place of those that are kept, by the filler")
+            .open()
+            .client_at(GAP, text("abc"))
+            .client_at(0, [text("x"), pings(1), vec![0x82, 0x80, 1]].concat())
+            .dropped()
+            .client_at(0, text("x"))
+            .counts(&[(DroppedGap, 1), (Frames, 2), (Pings, 0)]),
+    ]
+}
+
+fn again() -> Vec<Case> {
+    let (kept, two) = (text("abc"), pings(2));
+    vec![
+        case("what is kept may come again")
+            .open()
+            .client_at(GAP, &*kept)
+            .client_at(GAP, &*kept)
+            .client_at(GAP, &kept[..4])
+            .client_at(GAP + 4, [&kept[4..], &pings(1)].concat())
+            .client_at(0, text("x"))
+            .counts(&[(Gaps, 4), (DroppedGap, 0), (Frames, 3), (Pings, 1)]),
+        case("but not with other bytes")
+            .open()
+            .client_at(GAP, &*kept)
+            .client_at(GAP, [pings(1), vec![0x82, 0x80, 1]].concat())
+            .dropped()
+            .client_at(0, text("x"))
+            .counts(&[(Gaps, 2), (DroppedGap, 1), (Frames, 2), (Pings, 0)]),
+        case("what was kept comes again behind its gap: the same verdict")
+            .open()
+            .client_at(GAP, &*two)
+            .client_at(0, text("x"))
+            .client_at(GAP, &*two)
+            .client_at(GAP, text("other"))
+            .dropped()
+            .counts(&[(Rewalked, 2), (DroppedChanged, 1), (Frames, 3), (Pings, 2)]),
+    ]
+}
+
+fn not_kept() -> Vec<Case> {
+    vec![
+        case("a second gap")
+            .open()
+            .client_at(GAP, pings(1))
+            .client_at(GAP + 12, pings(1))
+            .dropped()
+            .client_at(GAP - 1, pings(1))
+            .dropped()
+            .counts(&[(Gaps, 3), (DroppedGap, 2)]),
+        case("a throttled source's")
+            .open()
+            .throttle()
+            .client_at(GAP, text("y"))
+            .dropped()
+            .client_at(0, text("x"))
+            .client_at(GAP, text("y"))
+            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 2)]),
+        case("where classes of frames have limits")
+            .policy(|policy| policy.flags |= ws_guard_common::maps::LIMITS_CLASSES)
+            .open()
+            .client_at(GAP, text("y"))
+            .dropped()
+            .counts(&[(Gaps, 1), (DroppedGap, 1)]),
+        case("where the stream was joined in the middle")
+            .server(0, [0x81, 1, b'x'])
+            .client_at(0, pings(20))
+            .client_at(130, text("y"))
+            .dropped()
+            .counts(&[(FlowsJoined, 1), (DroppedGap, 1)]),
+        case("under drop as under defuse")
+            .policy(|policy| policy.action = action::DROP)
+            .open()
+            .client_at(GAP, pings(31))
+            .client_at(0, text("x"))
+            .dropped()
+            .counts(&[(DroppedGap, 1), (Throttled, 1)]),
+        case("a reset behind a gap ends nothing")
+            .open()
+            .client_at(GAP, text("y"))
+            .client_at(GAP, [])
+            .with(|packet| packet.flags = flag::RST)
+            .client_at(0, text("x"))
+            .counts(&[(FlowsClosed, 0), (Frames, 2)]),
+    ]
+}
