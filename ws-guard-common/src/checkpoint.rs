@@ -303,6 +303,23 @@ impl Flow {
         self.broken == 0 && unproven == 0
     }
 
+    /// A walk that came to `tracker` ends where the stream is known to have stood, by the same way: at its
+    /// end, or before a segment that has a checkpoint. For who has true borders.
+    #[inline(always)]
+    pub fn stood_at(&self, tracker: &Tracker) -> bool {
+        // Without a branch, of which the kernel's verifier would follow both sides: a number below
+        // another one leaves the top bit set when that is taken away.
+        let mut stood = tracker.apart(&self.client).wrapping_sub(1) >> 63;
+        let mut i = 0u64;
+        while i < CHECKPOINTS as u64 {
+            let at = (self.oldest.wrapping_add(i as u8) & SLOT) as usize;
+            let apart = tracker.apart(&self.checkpoints[at].start);
+            stood |= i.wrapping_sub(self.kept as u64) >> 63 & apart.wrapping_sub(1) >> 63;
+            i += 1;
+        }
+        stood != 0
+    }
+
     /// Forget the checkpoints of segments that the server has acknowledged.
     #[inline(always)]
     pub(crate) fn forget(&mut self, ack: u32) {

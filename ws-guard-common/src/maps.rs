@@ -428,7 +428,7 @@ pub const PROVEN: u32 = 16_384;
 pub const STRANGERS: u32 = 16_384;
 
 /// How many [`Border`]s there are at most, a power of two.
-pub const BORDERS: u32 = 16_384;
+pub const BORDERS: u32 = 65_536;
 
 /// Where a segment of a flow began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

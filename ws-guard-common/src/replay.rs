@@ -239,7 +239,7 @@ impl Replay {
     /// A walk came to `tracker` by the same way as the first one.
     fn joins(&self, tracker: &Tracker) -> bool {
         let known = || self.border(tracker.resume()) == Some(*tracker);
-        self.flow.has_true_borders() && (*tracker == self.flow.client || known())
+        self.flow.has_true_borders() && (self.flow.stood_at(tracker) || known())
     }
 
     /// Bytes that came before, at least in part: the same verdict as then, if they are the same. The

@@ -55,5 +55,5 @@ pub fn joins(flow: &Flow, tracker: &Tracker) -> bool {
         return false;
     }
     let known = find(flow, tracker.resume());
-    *tracker == flow.client || known.is_some_and(|known| known == tracker)
+    flow.stood_at(tracker) || known.is_some_and(|known| known == tracker)
 }
