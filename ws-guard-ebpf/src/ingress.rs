@@ -276,11 +276,11 @@ fn stream<P: Packet>(
         return scene.drop(Counter::DroppedUnreadable);
     }
     count_walk(scene);
+    let over = scene.limits_classes() && floods::charge(scene.now);
+    let verdict = if over { Verdict::Drop } else { settle(scene, flow, packet()) };
+    // Behind the settling, which corrects the newest checkpoint: the filler's.
     held::follow(scene, flow);
-    if scene.limits_classes() && floods::charge(scene.now) {
-        return Verdict::Drop;
-    }
-    settle(scene, flow, packet())
+    verdict
 }
 
 /// What a flow has to know of a segment that is not walked.

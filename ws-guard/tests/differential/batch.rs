@@ -1,5 +1,8 @@
 //! Connections at once, honest and lying ones, in any order of their segments.
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
@@ -220,8 +223,14 @@ pub fn play(rng: &mut Rng, kernel: &mut Kernel, tally: &mut Tally) -> Result<u64
     let before = kernel.programs.counters()?;
     let mut sources = [budget::Source::new(&limits); 4];
     let mut parties = Vec::new();
+    let mut slots = HashSet::new();
     for index in 0..rng.usize(1..=MOST) {
-        parties.push(party(rng, kernel, &limits, index)?);
+        let party = party(rng, kernel, &limits, index)?;
+        // Who shares a place for copies with another one may find it taken, which the tracker on the
+        // host does not know.
+        if slots.insert(party.connection.held_slot()) {
+            parties.push(party);
+        }
     }
     let mut active: Vec<usize> = (0..parties.len()).collect();
     while !active.is_empty() {

@@ -7,6 +7,7 @@ use fastrand::Rng;
 use ws_guard_common::{
     flow::{self, Flow, state},
     handshake::SWITCHING,
+    held,
     maps::{FlowKey, action},
     replay::{Mode, Reason, Replay, Verdict},
 };
@@ -127,6 +128,11 @@ impl Connection {
 
     pub fn key(&self) -> FlowKey {
         key(&self.ends)
+    }
+
+    /// Its place for a copy of what comes behind a gap.
+    pub fn held_slot(&self) -> u32 {
+        held::slot(held::owner(&self.key(), self.host.flow.generation)) & (held::SLOTS - 1)
     }
 
     fn offset(&self, seq: u32) -> i32 {
