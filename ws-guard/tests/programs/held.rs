@@ -29,6 +29,7 @@ const GAP: i64 = 7;
 fn filled() -> Vec<Case> {
     let long = [binary(&[7; 300]), pings(2)].concat();
     let split = [text("x"), pings(2)].concat();
+    let burst = pings(31);
     vec![
         case("a gap is filled, and what came behind it is counted")
             .open()
@@ -85,6 +86,14 @@ fn filled() -> Vec<Case> {
             .client_at(0, text("x"))
             .violates(&[ws_guard_common::frame::Violation::ReservedOpcode])
             .counts(&[(Frames, 2)]),
+        case("a filler over the limit, and again: the same ping is defused")
+            .open()
+            .client_at(186, text("x"))
+            .client_at(0, &*burst)
+            .defused(&[180])
+            .client_at(0, &*burst)
+            .defused(&[180])
+            .counts(&[(Gaps, 1), (Frames, 32), (Pings, 31), (Defused, 1), (Rewalked, 1)]),
         case("more segments than there are checkpoints")
             .open()
             .client_at(GAP, pings(1))
