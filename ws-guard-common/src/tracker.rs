@@ -494,11 +494,16 @@ impl Walk {
             self.tracker.flags & !(IN_MESSAGE | known) | if in_message { IN_MESSAGE } else { 0 };
         // The top bit of a length has no meaning: without it the sum cannot overflow either.
         let total = (header.payload_len & !(1 << 63)) + header.len() as u64;
-        let strides = total >> STRIDE_BITS;
+        let low = total & (STRIDE - 1) as u64;
+        // One stride is gone at once where it would end inside its own header: a segment border may
+        // have cut that, and where a frame ends must not lie before it. (1 or 0, without a branch.)
+        let gone = low.wrapping_sub(header.len() as u64) >> 63;
+        let strides = (total >> STRIDE_BITS) - gone;
         self.tracker.mark =
             mark_after(self.tracker.mark, self.tracker.next, header.first, header.second);
         self.tracker.beyond = if strides > u32::MAX as u64 { u32::MAX } else { strides as u32 };
-        self.tracker.next = self.tracker.next.wrapping_add(total as u32 & (STRIDE - 1));
+        let near = low + (gone << STRIDE_BITS);
+        self.tracker.next = self.tracker.next.wrapping_add(near as u32);
         self.tracker.carried = 0;
     }
 

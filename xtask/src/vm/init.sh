@@ -10,7 +10,6 @@ mount -t sysfs sysfs /sys
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
 rm -r /var/run && ln -s /run /var/run
 exec </dev/null >/dev/ttyS1 2>&1
 ip link set lo up
