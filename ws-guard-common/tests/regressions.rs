@@ -190,3 +190,15 @@ fn what_passes_unjudged_is_not_seen() {
     pass(&mut replay, 100, &[0; 50]);
     assert_eq!((replay.flow.high, replay.flow.gaps), (0, 1));
 }
+
+/// Of a length beyond 2^30 bytes the low part alone may be less than a header.
+#[test]
+fn a_frame_does_not_end_before_its_own_header() {
+    let mut replay = guarded();
+    let header = [0x82, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xF7, 1, 2, 3, 4];
+    pass(&mut replay, 0, &header[..7]);
+    pass(&mut replay, 7, &header[7..]);
+    assert_eq!(replay.flow.client.resume(), (1 << 30) + 5);
+    pass(&mut replay, 14, &[0x89; 100]);
+    assert_eq!((replay.flow.frames_in, replay.flow.pings_in), (1, 0));
+}
