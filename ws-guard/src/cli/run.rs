@@ -77,6 +77,7 @@ impl Run {
             control_socket: global.control_socket.clone(),
             pin_dir: global.pin_dir.clone(),
         };
+        daemon::memory::keep_little();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let ran = runtime.block_on(daemon::run(options));
         // A listing that is still being read must not hold the end up.

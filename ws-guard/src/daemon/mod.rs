@@ -5,7 +5,7 @@ pub mod events;
 mod feed;
 mod housekeeping;
 mod interfaces;
-mod memory;
+pub mod memory;
 mod notify;
 mod releases;
 mod reload;
