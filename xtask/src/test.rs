@@ -195,7 +195,7 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
         Ok(outcome) => {
             let mut tally = Tally::of(&outcome.lines);
             if !outcome.status.success() {
-                report::print_failures(&outcome.lines);
+                report.failed(name, &outcome.lines);
                 // It may have failed before any test did, while compiling for example.
                 tally.failed = tally.failed.max(1);
             }

@@ -42,17 +42,17 @@ fn connect(node: &Node, client: u8) -> Result<Client> {
 
 /// 40 pings on a new connection; its row in `flows`.
 fn pings(node: &Node, guard: &Guard, client: u8) -> Result<Value> {
-    let (row, taken) = try_pings(node, guard, client)?;
+    let (row, taken) = try_pings(node, guard, client, Duration::from_secs(20))?;
     ensure!(taken, "the server has not taken all: {row}");
     Ok(row)
 }
 
 /// As [`pings`], the row null where the guard has not seen the connection; and whether the server has
-/// taken them.
-fn try_pings(node: &Node, guard: &Guard, client: u8) -> Result<(Value, bool)> {
+/// taken them in time.
+fn try_pings(node: &Node, guard: &Guard, client: u8, time: Duration) -> Result<(Value, bool)> {
     let mut client = connect(node, client)?;
     client.write_segment(&encode(&vec![Frame::ping(""); 40]))?;
-    let taken = client.drain(Duration::from_secs(1));
+    let taken = client.drain(time);
     let name = client.local().to_string();
     let flows = guard.ask("flows")?;
     let found = flows.as_array().and_then(|rows| rows.iter().find(|row| row["client"] == name));
@@ -131,7 +131,7 @@ fn who_overtakes_us_is_named() -> Result<()> {
             ensure!(is_guarded(&flow), "{words}, {hook:?}: {flow}");
             drop(passes);
             let accepts = on(TC_ACT_OK)?;
-            let (flow, _) = try_pings(&node, &guard, 1)?;
+            let (flow, _) = try_pings(&node, &guard, 1, Duration::from_secs(1))?;
             ensure!(!is_guarded(&flow), "{words}, {hook:?}: then the warning is wrong: {flow}");
             eventually("it is named", || {
                 Ok(guard.log().contains(&format!("of {interface}: what it accepts by itself")))

@@ -16,7 +16,7 @@ pub const PORT: u16 = 9001;
 /// How long loading and attaching may take: the verifier reads every program.
 const START: Duration = Duration::from_secs(60);
 /// For what must come, on a busy machine.
-const WAIT: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_secs(30);
 
 /// A daemon with a pin directory and a control socket of its own; unloaded when dropped.
 pub struct Guard {

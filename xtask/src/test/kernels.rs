@@ -12,7 +12,7 @@ use ws_guard_testkit::tools;
 
 use super::{
     OBJECT, VERIFIER, cargo,
-    report::{self, Report, Tally},
+    report::{Report, Tally},
     show,
 };
 use crate::{
@@ -150,11 +150,11 @@ fn test_one(report: &mut Report, kernel: &Kernel, built: &Built, suite: Suite) -
 /// What a job came to, as a step of the report.
 fn add(report: &mut Report, kernel: &Kernel, outcome: &Outcome) {
     let mut tally = Tally::of(&outcome.lines);
+    let name = format!("Linux {}, {}", kernel.version, outcome.name);
     if outcome.status != Some(0) {
-        report::print_failures(&outcome.lines);
+        report.failed(&name, &outcome.lines);
         tally.failed = tally.failed.max(1);
     }
-    let name = format!("Linux {}, {}", kernel.version, outcome.name);
     report.add(&name, outcome.time, tally);
     match outcome.status {
         Some(0) => {}

@@ -6,6 +6,8 @@ use comfy_table::{CellAlignment, Table, presets};
 
 /// Lines of a failed step that are shown where no test says what failed.
 const LAST_LINES: usize = 60;
+/// Lines of a failed test's reason that are repeated at the end.
+const REASON: usize = 8;
 
 /// Results of checks and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +60,8 @@ struct Row {
 #[derive(Default)]
 pub struct Report {
     rows: Vec<Row>,
+    /// What failed and why, in short.
+    failures: Vec<String>,
 }
 
 impl Report {
@@ -67,9 +71,25 @@ impl Report {
         let mut tally = Tally { passed: 1, ..Tally::default() };
         if let Err(error) = run() {
             eprintln!("  {error:#}");
+            self.failures.push(format!("{name}: {error:#}"));
             tally = Tally { failed: 1, ..Tally::default() };
         }
         self.add(name, start.elapsed(), tally);
+    }
+
+    /// Print what the failing tests of a step have to say, or the end of it all where none does; and
+    /// keep the short of it for the end, where it is found without searching.
+    pub fn failed(&mut self, name: &str, lines: &[String]) {
+        let from = lines.iter().position(|line| line == "failures:");
+        let from = from.unwrap_or(lines.len().saturating_sub(LAST_LINES));
+        for line in &lines[from..] {
+            eprintln!("    {line}");
+        }
+        let reasons = reasons(&lines[from..]);
+        if reasons.is_empty() {
+            self.failures.push(format!("{name}: see above"));
+        }
+        self.failures.extend(reasons.into_iter().map(|reason| format!("{name}: {reason}")));
     }
 
     pub fn add(&mut self, name: &str, time: Duration, tally: Tally) {
@@ -111,22 +131,36 @@ impl Report {
         }
         println!("\n{table}\n\n{} steps in {:.0} s", self.rows.len(), time.as_secs_f64());
         println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
+        for failure in &self.failures {
+            println!("  FAILED: {failure}");
+        }
         sum
     }
 }
 
-/// Print what failing tests have to say, or the end of it all where none does.
-pub fn print_failures(lines: &[String]) {
-    let from = lines.iter().position(|line| line == "failures:");
-    let from = from.unwrap_or(lines.len().saturating_sub(LAST_LINES));
-    for line in &lines[from..] {
-        eprintln!("    {line}");
-    }
+/// Each failing test's name and what it ended with, from what libtest prints of failures.
+fn reasons(lines: &[String]) -> Vec<String> {
+    let heading = |line: &String| {
+        let name = line.strip_prefix("---- ")?.strip_suffix(" stdout ----")?;
+        Some(name.to_owned())
+    };
+    let ends = |line: &String| line.starts_with("Error: ") || line.contains("' panicked at ");
+    let starts = lines.iter().enumerate().filter_map(|(at, line)| Some((at, heading(line)?)));
+    let one = |(at, name): (usize, String)| {
+        let section = &lines[at + 1..];
+        let length = section.iter().position(|line| line == "failures:" || heading(line).is_some());
+        let section = &section[..length.unwrap_or(section.len())];
+        let from = section.iter().rposition(ends).unwrap_or(0);
+        let words = section[from..].iter().filter(|line| !line.is_empty());
+        let words: Vec<_> = words.take(REASON).map(|line| format!("\n      {line}")).collect();
+        format!("{name}{}", words.concat())
+    };
+    starts.map(one).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{Tally, reasons};
 
     #[test]
     fn adds_up_what_cargo_prints() {
@@ -138,5 +172,34 @@ mod tests {
         ];
         let tally = Tally::of(&lines.map(String::from));
         assert_eq!(tally, Tally { passed: 12, failed: 2, skipped: 2 });
+    }
+
+    #[test]
+    fn says_which_tests_failed_and_why() {
+        let lines = [
+            "failures:",
+            "",
+            "---- traffic::both stdout ----",
+            "ws-guard run said:",
+            "Error: only 3 pings left",
+            "",
+            "Caused by:",
+            "    the peer has closed",
+            "---- traffic::none stdout ----",
+            "",
+            "thread 'traffic::none' panicked at src/lib.rs:3:",
+            "assertion failed",
+            "",
+            "failures:",
+            "    traffic::both",
+            "    traffic::none",
+        ];
+        let wanted = [
+            "traffic::both\n      Error: only 3 pings left\n      Caused by:\n          \
+             the peer has closed",
+            "traffic::none\n      thread 'traffic::none' panicked at src/lib.rs:3:\n      \
+             assertion failed",
+        ];
+        assert_eq!(reasons(&lines.map(String::from)), wanted);
     }
 }
