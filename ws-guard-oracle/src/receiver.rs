@@ -21,11 +21,13 @@ pub struct Receiver {
     pub stream: Vec<u8>,
     /// Segments behind a gap: offset in the stream and payload, in the order of their offsets.
     waiting: Vec<(i64, Vec<u8>)>,
+    /// Waiting segments whose place a later one took, as Linux does.
+    pub replaced: u64,
 }
 
 impl Receiver {
     pub fn new(base: u32, overlap: Overlap) -> Receiver {
-        Receiver { base, overlap, stream: Vec::new(), waiting: Vec::new() }
+        Receiver { base, overlap, stream: Vec::new(), waiting: Vec::new(), replaced: 0 }
     }
 
     /// The next sequence number it expects: what its acknowledgements carry.
@@ -71,7 +73,9 @@ impl Receiver {
         if self.waiting.iter().any(|other| other.0 <= offset && end <= end_of(other)) {
             return;
         }
+        let before = self.waiting.len();
         self.waiting.retain(|other| !(offset <= other.0 && end_of(other) <= end));
+        self.replaced += (before - self.waiting.len()) as u64;
         let at = self.waiting.partition_point(|other| other.0 < offset);
         self.waiting.insert(at, (offset, payload.to_vec()));
     }

@@ -21,6 +21,9 @@ const NIGHTLY_CASES: &str = "1000000";
 const VERIFIER: &str = "programs";
 /// The test target that runs the kernel programs on streams that it makes up.
 const DIFFERENTIAL: &str = "differential";
+/// The test targets whose tests run at the same time, each in namespaces of its own. Those of the others
+/// measure times and memory, or take all the descriptors that a process may have.
+const TOGETHER: [&str; 4] = ["adversary", "attach", "guard", "loader"];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -170,12 +173,14 @@ fn kernel_test(report: &mut Report, args: &Args, target: &str, (build, object): 
         report.skip(&name, &reason);
         return;
     }
-    // One at a time: they measure rates and times, and there may be few CPUs.
     let mut command = cargo(&["test", "--package", "ws-guard", "--test", target]);
     if args.nightly && target == DIFFERENTIAL {
         command.env(CASES, NIGHTLY_CASES);
     }
-    command.env(OBJECT, object).env("RUST_TEST_THREADS", "1");
+    if !TOGETHER.contains(&target) {
+        command.env("RUST_TEST_THREADS", "1");
+    }
+    command.env(OBJECT, object);
     tests(report, &name, command, args);
 }
 
@@ -205,14 +210,18 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
     report.add(name, start.elapsed(), tally);
 }
 
-/// What shows that a long step goes on: one line a test, and what cargo does.
 fn show(line: &str) {
+    if let Some(line) = telling(line) {
+        eprintln!("    {line}");
+    }
+}
+
+/// What shows that a long step goes on: one line a test, and what cargo does.
+fn telling(line: &str) -> Option<&str> {
     let line = line.trim_end();
     let result = line.starts_with("test ") && !line.starts_with("test result");
     let told = [" instructions verified", " streams in "].iter().any(|part| line.contains(part));
-    if result || told || line.starts_with("skipped:") {
-        eprintln!("    {line}");
-    }
+    (result || told || line.starts_with("skipped:")).then_some(line)
 }
 
 fn cargo(args: &[&str]) -> Command {

@@ -22,6 +22,8 @@ const STREAMS: u64 = 1_000;
 const ON_WIRE: u64 = 48;
 /// ...and at most: each takes real time, and an address of its own.
 const MOST_ON_WIRE: u64 = 240;
+/// Of so many honest streams one may show the known limit of what is sent again from a border.
+const DEFUSED_AGAIN: u64 = 10_000;
 /// How often a long run says how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,8 @@ fn programs_tracker_and_oracle_agree() {
     });
     println!("{tally:?} in {:.1?}", start.elapsed());
     assert!(tally.stalled * 20 <= tally.streams, "the host is too slow: {tally:?}");
+    let most = tally.honest / DEFUSED_AGAIN + 2;
+    assert!(tally.defused_again <= most, "the known limit shows more often: {tally:?}");
 }
 
 /// The same generator's streams on a real path to a real server, which says what it read.

@@ -3,17 +3,18 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     str::FromStr,
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use ws_guard_testkit::tools;
 
 use super::{
     OBJECT, VERIFIER, cargo,
     report::{Report, Tally},
-    show,
+    telling,
 };
 use crate::{
     build_ebpf,
@@ -111,40 +112,49 @@ const TOOLS: [&str; 4] = ["ip", "tc", "ethtool", "nsenter"];
 const MODULES: [&str; 8] =
     ["veth", "dummy", "8021q", "bridge", "sch_ingress", "cls_bpf", "sch_netem", "tun"];
 
-/// Run a suite on each kernel. One that cannot be had, and a machine that cannot be booted here, are
+/// Run a suite on all kernels at the same time: a machine has one CPU. A kernel that cannot be had is
 /// skipped.
 pub fn test(report: &mut Report, releases: &[Release], suite: Suite) {
-    let mut built = None;
+    let mut kernels = Vec::new();
     for release in releases {
-        let kernel = match setup::machine(*release) {
-            Ok(kernel) => kernel,
-            Err(error) => {
-                report.skip(&format!("Linux {release}"), &format!("{error:#}"));
-                continue;
-            }
-        };
-        if built.is_none() {
-            report.check("programs for virtual machines", || {
-                built = Some(Built::new(suite)?);
-                Ok(())
-            });
+        match setup::machine(*release) {
+            Ok(kernel) => kernels.push(kernel),
+            Err(error) => report.skip(&format!("Linux {release}"), &format!("{error:#}")),
         }
-        let Some(built) = &built else { return };
-        if let Err(error) = test_one(report, &kernel, built, suite) {
-            report.check(&format!("Linux {}", kernel.version), || Err(error));
+    }
+    if kernels.is_empty() {
+        return;
+    }
+    let mut built = None;
+    report.check("programs for virtual machines", || {
+        built = Some(Built::new(suite)?);
+        Ok(())
+    });
+    let Some(built) = built else { return };
+    let results = thread::scope(|scope| {
+        let built = &built;
+        let one = |kernel| scope.spawn(move || test_one(kernel, built, suite));
+        let machines: Vec<_> = kernels.iter().map(one).collect();
+        machines.into_iter().map(|machine| machine.join()).collect::<Vec<_>>()
+    });
+    for (kernel, result) in kernels.iter().zip(results) {
+        match result.unwrap_or_else(|_| Err(anyhow!("it panicked"))) {
+            Ok(outcomes) => outcomes.iter().for_each(|outcome| add(report, kernel, outcome)),
+            Err(error) => report.check(&format!("Linux {}", kernel.version), || Err(error)),
         }
     }
 }
 
-fn test_one(report: &mut Report, kernel: &Kernel, built: &Built, suite: Suite) -> Result<()> {
+fn test_one(kernel: &Kernel, built: &Built, suite: Suite) -> Result<Vec<Outcome>> {
     let targets = suite.targets();
     let jobs = targets.iter().map(|target| built.job(target)).collect::<Result<Vec<Job>>>()?;
     let files = built.files(kernel, suite)?;
     eprintln!("  booting Linux {} ...", kernel.version);
-    for outcome in vm::run(kernel, files, &jobs, show)? {
-        add(report, kernel, &outcome);
-    }
-    Ok(())
+    vm::run(kernel, files, &jobs, |line| {
+        if let Some(line) = telling(line) {
+            eprintln!("    {}: {line}", kernel.version);
+        }
+    })
 }
 
 /// What a job came to, as a step of the report.

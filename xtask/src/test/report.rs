@@ -151,7 +151,8 @@ fn reasons(lines: &[String]) -> Vec<String> {
         let length = section.iter().position(|line| line == "failures:" || heading(line).is_some());
         let section = &section[..length.unwrap_or(section.len())];
         let from = section.iter().rposition(ends).unwrap_or(0);
-        let words = section[from..].iter().filter(|line| !line.is_empty());
+        let words = section[from..].iter().take_while(|line| *line != "Stack backtrace:");
+        let words = words.filter(|line| !line.is_empty());
         let words: Vec<_> = words.take(REASON).map(|line| format!("\n      {line}")).collect();
         format!("{name}{}", words.concat())
     };
@@ -185,6 +186,8 @@ mod tests {
             "",
             "Caused by:",
             "    the peer has closed",
+            "Stack backtrace:",
+            "   0: anyhow::error",
             "---- traffic::none stdout ----",
             "",
             "thread 'traffic::none' panicked at src/lib.rs:3:",
