@@ -8,10 +8,11 @@
 //! came on the connection, `{"messages":N,"pings":N,"pongs":N}`, and on SIGTERM
 //! `{"event":"totals","connections":N,"messages":N,"pings":N,"pongs":N}`.
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -113,6 +114,8 @@ pub struct Closed {
 pub struct Server {
     process: Process,
     port: u16,
+    /// Of each peer so many connections' ends were returned: its port may be used again.
+    returned: Mutex<HashMap<SocketAddr, usize>>,
 }
 
 impl Server {
@@ -128,7 +131,7 @@ impl Server {
         command.arg(port.to_string());
         let process = Process::spawn(library.name(), command)?;
         process.wait_for(START, |line| field(line, "listening"))?;
-        Ok(Server { process, port })
+        Ok(Server { process, port, returned: Mutex::default() })
     }
 
     pub fn pid(&self) -> u32 {
@@ -143,18 +146,23 @@ impl Server {
         SocketAddr::new(address, self.port)
     }
 
-    /// Wait for the end of so many connections of `peer`, and return what the server counted on each.
+    /// Wait for the end of so many connections of `peer`, behind those that were returned before, and
+    /// return what the server counted on each.
     pub fn closed(&self, peer: SocketAddr, count: usize, timeout: Duration) -> Result<Vec<Closed>> {
-        let mut found = Vec::new();
+        let returned = || self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = returned().get(&peer).copied().unwrap_or(0);
+        let (mut seen, mut found) = (0, Vec::new());
         self.process.wait_for(timeout, |line| {
             let closed: Closed = serde_json::from_value(field(line, "closed")?).ok()?;
             // A socket of both families shows IPv4 addresses mapped.
             let canonical = SocketAddr::new(closed.peer.ip().to_canonical(), closed.peer.port());
             if canonical == peer {
-                found.push(closed);
+                seen += 1;
+                found.extend((seen > before).then_some(closed));
             }
             (found.len() >= count).then_some(())
         })?;
+        returned().insert(peer, before + found.len());
         Ok(found)
     }
 
