@@ -1,5 +1,9 @@
 //! The kit itself, without the guard: what a client counts is what a server counts.
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
@@ -50,6 +54,34 @@ fn every_server_counts_what_the_client_counts() -> Result<()> {
         ensure!(totals.pings == pings, "{library:?}: {totals:?}, sent {pings}");
     }
     Ok(())
+}
+
+/// One port for all connections: what a server says of each is told apart.
+#[test]
+fn a_port_that_is_used_again_is_another_connection() -> Result<()> {
+    needs_root!();
+    let pair = Pair::new(PairOptions::default())?;
+    pair.client.sysctl("net/ipv4/ip_local_port_range", "40000 40000")?;
+    pair.client.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    let server = Server::start(&pair.server, Library::Python, PORT, None)?;
+    let at = server.at(Family::V4.server());
+    for pings in [1, 2] {
+        let start = Instant::now();
+        let mut client = loop {
+            // The port is free a second after it was in use, in TIME_WAIT.
+            match Client::connect(&pair.client, at, ConnectOptions::default()) {
+                Err(_) if start.elapsed() < WAIT => thread::sleep(Duration::from_millis(20)),
+                result => break result?,
+            }
+        };
+        let local = client.local();
+        client.send(&vec![Frame::ping("ping"); pings], &Cut::Whole)?;
+        ensure!(client.wait(WAIT, |r| r.pongs == pings as u64), "{pings} pings are not answered");
+        client.reset()?;
+        let closed = server.closed(local, 1, WAIT)?;
+        ensure!(closed.len() == 1 && closed[0].pings == pings as u64, "{pings}: {closed:?}");
+    }
+    server.stop().map(drop)
 }
 
 /// A bit of everything; each answer is checked.
