@@ -141,7 +141,7 @@ fn a_flooder_grows_a_server_and_an_honest_client_is_measured() -> Result<()> {
         ConnectOptions { source: Some(Family::V4.client(1)), ..Default::default() },
     )?;
     let bounds = Bounds { pings: 200_000, time: Duration::from_secs(3), pause: Duration::ZERO };
-    let flooding = std::thread::spawn(move || {
+    let flooding = thread::spawn(move || {
         let flooded = flood(&mut flooder, bounds, || true);
         // The connection stays open until the server's memory is read.
         (flooder, flooded)
