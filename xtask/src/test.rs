@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ws_guard_testkit::{netns, skip_reason, tools};
 
-use crate::{autobahn, build_ebpf, image, setup, step, vm};
+use crate::{autobahn, bench, build_ebpf, image, setup, step, vm};
 use kernels::{Choice, Suite};
 use report::{Report, Tally};
 
@@ -19,6 +19,8 @@ const CASES: &str = "WS_GUARD_CASES";
 const NIGHTLY_CASES: &str = "1000000";
 /// The test target that says how much work the verifier has with each program, and holds a budget.
 const VERIFIER: &str = "programs";
+/// The step that looks whether the kernel benchmark's rows do what they say.
+const BENCH: &str = "rows of the kernel benchmark";
 /// The test target that runs the kernel programs on streams that it makes up.
 const DIFFERENTIAL: &str = "differential";
 /// The test targets whose tests run at the same time, each in namespaces of its own. Those of the others
@@ -101,6 +103,11 @@ fn everything(report: &mut Report, args: &Args) -> Result<()> {
     }
     if let Some(fresh) = fresh {
         kernel_tests(report, args, &fresh)?;
+    }
+    match skip_reason() {
+        Some(reason) => report.skip(BENCH, &reason),
+        // What a row measures may become something else unnoticed.
+        None => report.check(BENCH, bench::kernel::prove),
     }
     Ok(())
 }

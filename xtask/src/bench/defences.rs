@@ -1,5 +1,8 @@
 //! What each defence costs: packets of those who lie, and settings that one may have.
-use ws_guard_common::maps::Counter::{self, *};
+use ws_guard_common::maps::{
+    Counter::{self, *},
+    action,
+};
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::rows::{Hook, Opening, Row, pings};
@@ -27,7 +30,10 @@ fn refused(row: Row, reason: Counter) -> Row {
 /// What clients may send, and what may be set, at `hook`.
 pub fn rows(hook: Hook, program: &'static str) -> Vec<Row> {
     let row = |name| Row::new(hook, name, program);
-    let mut rows = dropped(&row);
+    let mut kept = row("behind a gap, compared and copied");
+    (kept.skips, kept.again) = (SKIPPED, true);
+    let mut rows = vec![kept.work(&[(Tracked, 1), (Gaps, 1), (DroppedGap, 0), (Frames, 0)])];
+    rows.extend(dropped(&row));
     rows.extend(sent_again(&row));
     rows.extend(unopened(&row));
     rows.extend(settings(&row));
@@ -35,10 +41,11 @@ pub fn rows(hook: Hook, program: &'static str) -> Vec<Row> {
 }
 
 fn dropped(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
-    let mut gap = row("behind a gap, dropped");
-    gap.skips = SKIPPED;
+    // Of a throttled source nothing is kept.
+    let mut gap = row("behind a gap, throttled, dropped");
+    (gap.skips, gap.throttled) = (SKIPPED, Some(action::DEFUSE));
     let mut ruled = row("the same, with 4,000 rules");
-    (ruled.skips, ruled.rules) = (SKIPPED, true);
+    (ruled.skips, ruled.throttled, ruled.rules) = (SKIPPED, Some(action::DEFUSE), true);
     let mut forged = row("forged acknowledgement, dropped");
     forged.ack_ahead = FUTURE;
     let mut fragment = row("first fragment, dropped");

@@ -18,6 +18,9 @@ use crate::{build_ebpf, setup};
 /// What is built for this and never committed.
 pub const OBJECT: &str = "ws-guard-bench.bpf.o";
 
+/// How often each program is run for a proof.
+const PROOF: u32 = 100;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// How often each program is run in a round
@@ -56,6 +59,13 @@ pub fn main(args: Args) -> Result<()> {
     let results = table::results(&wanted, &samples);
     println!("{}", table::render(&results));
     super::write("kernel", &results)
+}
+
+/// Run each row just long enough to see that it does what it says; without figures.
+pub fn prove() -> Result<()> {
+    let mut programs = Loaded::new(&object(None, OBJECT)?)?;
+    let rows = rows::rows();
+    rows.iter().try_for_each(|row| programs.measure(row, PROOF, row.acknowledged).map(drop))
 }
 
 /// An object of the benchmarks, by its file's name, built unless it is given.

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what ws-guard costs.
 mod defences;
-mod kernel;
+pub mod kernel;
 mod latency;
 mod loss;
 #[path = "../../../ws-guard-ebpf/src/bin/ws-guard-bench/patch.rs"]
