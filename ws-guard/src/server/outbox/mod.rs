@@ -92,7 +92,7 @@ impl Outbox {
             && compressed.len() < message.payload.len();
         if shorter && compressed.len() < LARGE {
             self.head(&message, true, compressed.len());
-            self.queue.copied().extend_from_slice(&compressed);
+            self.queue.with_room(compressed.len()).extend_from_slice(&compressed);
         } else if shorter {
             let payload = Bytes::copy_from_slice(&compressed);
             self.frame(&Message { payload, ..message }, true);

@@ -11,10 +11,17 @@ use std::{
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
-use crate::server::pool;
+use crate::server::{output_limit, pool};
 
 /// Bytes from which on a payload is not copied.
 pub const LARGE: usize = 8 * 1024;
+/// A queue that gathers more copied bytes than this goes over into a buffer of the pool; growing by
+/// doubling would leave as much again behind.
+const GATHERING: usize = 4 * 1024;
+/// Room of such a buffer, in bytes: what may wait, and what is copied on top of it.
+const ROOM: usize = output_limit::DEFAULT as usize + LARGE;
+/// The longest header or control frame, in bytes.
+const CONTROL: usize = 2 + 125;
 /// Most pieces in a write.
 const PIECES: usize = 16;
 
@@ -63,10 +70,22 @@ impl Queue {
         self.copied.capacity() + self.shared_len
     }
 
-    /// Where small pieces are appended.
+    /// Where headers and control frames are appended.
     pub fn copied(&mut self) -> &mut Vec<u8> {
+        self.with_room(CONTROL)
+    }
+
+    /// Where so many bytes are appended.
+    pub fn with_room(&mut self, more: usize) -> &mut Vec<u8> {
+        let needed = self.copied.len() + more;
         if self.copied.capacity() == 0 {
             self.copied = pool::borrow_write();
+        }
+        if needed > self.copied.capacity() && (GATHERING..=ROOM).contains(&needed) {
+            let mut wide = pool::borrow_write();
+            wide.reserve_exact(ROOM);
+            wide.extend_from_slice(&self.copied);
+            self.copied = wide;
         }
         &mut self.copied
     }
@@ -74,7 +93,7 @@ impl Queue {
     /// Append a payload, as a copy if it is small.
     pub fn payload(&mut self, payload: Bytes) {
         if payload.len() < LARGE {
-            self.copied().extend_from_slice(&payload);
+            self.with_room(payload.len()).extend_from_slice(&payload);
         } else {
             self.shared_len += payload.len();
             self.shared.push(Shared { at: self.copied.len(), payload });
@@ -114,9 +133,14 @@ impl Queue {
         if self.written == 0 && self.shared.is_empty() {
             return 0;
         }
+        let gone = self.written;
+        if self.shared.is_empty() && 2 * self.waiting() >= self.copied.capacity() {
+            self.copied.drain(..gone);
+            self.written = 0;
+            return gone;
+        }
         let mut left = Vec::with_capacity(self.waiting());
         self.rest().for_each(|piece| left.extend_from_slice(piece));
-        let gone = self.written;
         self.clear();
         pool::return_write(&mut self.copied);
         self.copied = left;
@@ -163,6 +187,37 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::tests::Socket, *};
+
+    /// As pongs do, for a peer that takes less than it asks for.
+    #[test]
+    fn small_pieces_gather_in_one_buffer() {
+        let (mut queue, mut socket) = (Queue::default(), Socket::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut buffers = std::collections::BTreeSet::new();
+        for _ in 0..1000 {
+            while queue.waiting() < output_limit::DEFAULT as usize {
+                queue.copied().extend_from_slice(&[7; CONTROL]);
+            }
+            buffers.insert(queue.copied.as_ptr());
+            assert_eq!(queue.held(), ROOM);
+            socket.room = 10_000;
+            let Poll::Ready(Ok(written)) = queue.poll_write(&mut cx, &mut socket) else {
+                panic!("there was room");
+            };
+            queue.advance(written);
+            queue.settle();
+        }
+        assert_eq!(buffers.len(), 1);
+    }
+
+    #[test]
+    fn a_few_bytes_do_not_keep_the_buffer_they_were_gathered_in() {
+        let mut queue = Queue::default();
+        queue.payload(vec![7; LARGE - 1].into());
+        queue.payload(vec![8; 100].into());
+        queue.advance(LARGE - 1);
+        assert_eq!((queue.settle(), queue.held()), (LARGE - 1, 100));
+    }
 
     proptest! {
         #[test]
