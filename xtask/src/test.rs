@@ -23,9 +23,9 @@ const VERIFIER: &str = "programs";
 const BENCH: &str = "rows of the kernel benchmark";
 /// The test target that runs the kernel programs on streams that it makes up.
 const DIFFERENTIAL: &str = "differential";
-/// The test targets whose tests run at the same time, each in namespaces of its own. Those of the others
-/// measure times and memory, or take all the descriptors that a process may have.
-const TOGETHER: [&str; 4] = ["adversary", "attach", "guard", "loader"];
+/// The test targets whose tests run at the same time, each in namespaces or with a server of its own.
+/// Those of the others measure times, or take all the descriptors that a process may have.
+const TOGETHER: [&str; 5] = ["adversary", "attach", "guard", "loader", "server"];
 
 #[derive(clap::Args)]
 pub struct Args {
