@@ -1,0 +1,230 @@
+//! What the operator wants: limits, actions, rules by prefix, protected ports, tunnels.
+
+use super::Address;
+use crate::window::Rate;
+
+/// What an over-limit ping leads to.
+pub mod action {
+    /// Count and report.
+    pub const OBSERVE: u8 = 0;
+    /// Turn it into an unsolicited pong, which the server ignores (RFC 6455, 5.5.3).
+    pub const DEFUSE: u8 = 1;
+    /// Drop the source's segments to protected ports.
+    pub const DROP: u8 = 2;
+
+    /// The name in options and JSON.
+    pub const fn name(action: u8) -> &'static str {
+        match action {
+            OBSERVE => "observe",
+            DEFUSE => "defuse",
+            _ => "drop",
+        }
+    }
+}
+
+/// [`Policy::flags`]: with a full flow table, refuse the connection (drop its 101) instead of
+/// letting it through untracked.
+pub const FLOWS_FAIL_CLOSED: u8 = 1 << 0;
+/// [`Policy::flags`]: with a full source table, treat a newcomer's pings as over the limit instead
+/// of letting them pass.
+pub const SOURCES_FAIL_CLOSED: u8 = 1 << 1;
+
+/// [`Policy::flags`]: let packets pass that may carry TCP to a protected port and cannot be
+/// followed: first fragments, and headers that hide it.
+pub const UNREADABLE_PASSES: u8 = 1 << 2;
+
+/// [`Policy::flags`]: some source may be dropped although [`Policy::action`] is not
+/// [`action::DROP`]: a rule says so, or sources climb to it.
+pub const MAY_DROP: u8 = 1 << 3;
+
+/// [`Policy::flags`]: some class of frames has a limit, [`Policy::class_limits`].
+pub const LIMITS_CLASSES: u8 = 1 << 4;
+
+/// [`Policy::flags`]: the scope's ports speak TLS. Records are followed, not frames; bytes are never
+/// changed, and nothing is dropped but under [`action::DROP`].
+pub const TLS: u8 = 1 << 5;
+
+/// Policies that can be in force side by side. Scope 0 is that of all ports without settings of
+/// their own; each port with some has a scope, in which its sources are counted for themselves.
+pub const SCOPES: u32 = 32;
+
+/// The policy of one scope. A packet sees one policy whole: user space writes the set that is not in
+/// force and then switches [`super::name::ACTIVE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Policy {
+    /// Pings a source may send in any window.
+    pub rate: Rate,
+    /// Pings a connection may send in any window; the same window. Limit 0: no such limit.
+    pub connection_rate: Rate,
+    /// Pings that a connection of a throttled source is answered in any
+    /// [`Rate::share_window_ms`]: at most 8.
+    pub share: u32,
+    /// Raised whenever a policy or a rule changes, and never 0: what a source knows of them may be
+    /// out of date. The same in all scopes.
+    pub generation: u32,
+    /// How many rules there are; with none there is nothing to look up.
+    pub rules: u32,
+    /// One of [`action`].
+    pub action: u8,
+    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`], [`MAY_DROP`],
+    /// [`LIMITS_CLASSES`], [`TLS`].
+    pub flags: u8,
+    pub _pad: [u8; 2],
+    /// What of a mapped IPv4 address makes a source.
+    pub mask_v4: Address,
+    /// What of an IPv6 address makes a source.
+    pub mask_v6: Address,
+    /// Which scope this is.
+    pub scope: u32,
+    /// A throttling lasts so many milliseconds at the least; 0: as long as the window.
+    pub min_throttle_ms: u32,
+    /// Pings over the limit in one window after which a source is dropped where it would be
+    /// defused; 0: never.
+    pub escalate_after: u32,
+    /// Which settings the scope has of its own, the others being those of scope 0; [`own`]. For
+    /// people: the kernel does not look at it.
+    pub own: u32,
+    /// Frames that a source may send in any window, by [`crate::flood::Class`]; the same window. Limit
+    /// 0: no such limit.
+    pub class_limits: [Rate; crate::flood::CLASSES],
+    /// Longest payload of a data frame that is tiny.
+    pub tiny_bytes: u32,
+    /// Shortest and longest TLS record that may hold a ping, as its header has it: with what the cipher
+    /// adds, without the header.
+    pub record_min: u16,
+    pub record_max: u16,
+}
+
+impl Policy {
+    /// The least [`action`] under which packets are dropped or changed: on a TLS port nothing can be
+    /// defused, and what is small there may be anything.
+    #[inline(always)]
+    pub const fn least_action(&self) -> u8 {
+        action::DEFUSE + (self.flags & TLS != 0) as u8
+    }
+}
+
+/// Which settings a scope or a rule has of its own.
+pub mod own {
+    /// The limit of [`super::Policy::rate`].
+    pub const LIMIT: u32 = 1 << 1;
+    /// Its window.
+    pub const WINDOW: u32 = 1 << 2;
+    pub const ACTION: u32 = 1 << 3;
+    pub const MIN_THROTTLE: u32 = 1 << 4;
+    pub const ESCALATE: u32 = 1 << 5;
+    /// The limit of [`super::Policy::connection_rate`]; not in rules.
+    pub const CONNECTION_LIMIT: u32 = 1 << 6;
+    /// [`super::Policy::share`]; not in rules.
+    pub const SHARE: u32 = 1 << 7;
+    /// [`super::TLS`]; not in rules.
+    pub const TLS: u32 = 1 << 8;
+    /// The limit of [`crate::flood::Class::SmallRecord`]; not in rules.
+    pub const RECORD_LIMIT: u32 = 1 << 9;
+    /// [`super::Policy::record_min`] and the longest; not in rules.
+    pub const RECORD_BYTES: u32 = 1 << 10;
+}
+
+/// What holds for a source: its scope's policy, and what the longest rule that covers it has
+/// otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Limits {
+    /// As [`Policy::rate`].
+    pub rate: Rate,
+    /// As [`Policy::min_throttle_ms`].
+    pub min_throttle_ms: u32,
+    /// As [`Policy::escalate_after`].
+    pub escalate_after: u32,
+    /// One of [`action`].
+    pub action: u8,
+    pub _pad: [u8; 3],
+}
+
+impl Limits {
+    /// Where no rule says otherwise.
+    #[inline(always)]
+    pub const fn of(policy: &Policy) -> Limits {
+        Limits {
+            rate: policy.rate,
+            min_throttle_ms: policy.min_throttle_ms,
+            escalate_after: policy.escalate_after,
+            action: policy.action,
+            _pad: [0; 3],
+        }
+    }
+
+    /// With what `rule` has otherwise.
+    ///
+    /// Masks instead of branches: the kernel's verifier would follow each combination of them.
+    #[inline(always)]
+    pub fn with(self, rule: &Rule) -> Limits {
+        let (own, other) = (&rule.limits, rule.flags);
+        let limit = pick(other, own::LIMIT, own.rate.limit, self.rate.limit);
+        let shift = pick(other, own::LIMIT, own.rate.shift, self.rate.shift);
+        let window_ms = pick(other, own::WINDOW, own.rate.window_ms, self.rate.window_ms);
+        let least = pick(other, own::MIN_THROTTLE, own.min_throttle_ms, self.min_throttle_ms);
+        let after = pick(other, own::ESCALATE, own.escalate_after, self.escalate_after);
+        let action = pick(other, own::ACTION, own.action as u32, self.action as u32);
+        Limits {
+            rate: Rate { limit, window_ms, shift },
+            min_throttle_ms: least,
+            escalate_after: after,
+            action: action as u8,
+            _pad: [0; 3],
+        }
+    }
+}
+
+/// `yes` where `flags` have the one bit, else `no`.
+#[inline(always)]
+fn pick(flags: u32, bit: u32, yes: u32, no: u32) -> u32 {
+    let mask = (flags >> bit.trailing_zeros() & 1).wrapping_neg();
+    no ^ (no ^ yes) & mask
+}
+
+/// What a rule in the LPM trie says of the addresses it covers. The longest prefix decides alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rule {
+    /// [`Rule::ALLOW`], and which of `limits` the rule has ([`own`]). User space keeps notes of its
+    /// own in the upper half.
+    pub flags: u32,
+    pub limits: Limits,
+}
+
+impl Rule {
+    /// Count, never act.
+    pub const ALLOW: u32 = 1 << 0;
+}
+
+/// The ports, by number in the machine's byte order: 0 where a port is not protected, else its
+/// scope and 1, in the bits of [`Ports::SCOPE`].
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Ports(pub [u8; 65_536]);
+
+impl Ports {
+    /// Bits of a port's byte that hold its scope and 1.
+    pub const SCOPE: u8 = 0x3F;
+}
+
+/// Tunnels to look into. No map: a constant of the programs, [`global::TUNNELS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tunnels {
+    /// UDP port of VXLAN, in the machine's byte order; 0 for none.
+    pub vxlan: u16,
+    /// UDP port of Geneve.
+    pub geneve: u16,
+    /// IPv4 and IPv6 in each other and in themselves: 1, or 0.
+    pub ip_in_ip: u8,
+    pub _pad: u8,
+}
+
+/// Constants of the programs that the loader sets.
+pub mod global {
+    /// [`super::Tunnels`].
+    pub const TUNNELS: &str = "TUNNELS";
+}

@@ -1,0 +1,41 @@
+//! What the daemon asks of the control program, and its answers.
+
+use super::SourceKey;
+
+/// What the control program is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Operation {
+    /// Throttle `source` until `until`; the entry is made when there is none.
+    Throttle = 0,
+    /// Release `source`.
+    Release = 1,
+    /// Log `pings` pings that a terminator decrypted.
+    Report = 2,
+    /// Write the log of pings in groups of 2^`pings`, for a window of `until` milliseconds: the
+    /// limit changes ([`crate::window::RateWindow::regroup`]).
+    Regroup = 3,
+}
+
+/// A request to the control program: the payload of its packet, behind 14 bytes of Ethernet.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Request {
+    /// One of [`Operation`].
+    pub operation: u32,
+    /// For [`Operation::Report`] and [`Operation::Regroup`].
+    pub pings: u32,
+    /// For [`Operation::Throttle`]: nanoseconds of CLOCK_MONOTONIC, or
+    /// [`crate::source::UNTIL_RELEASED`]. For [`Operation::Regroup`].
+    pub until: u64,
+    pub source: SourceKey,
+    pub _pad: u32,
+}
+
+/// Answers of the control program.
+pub mod answer {
+    pub const DONE: u32 = 0;
+    pub const NOT_FOUND: u32 = 1;
+    pub const TABLE_FULL: u32 = 2;
+    pub const BAD_REQUEST: u32 = 3;
+}
