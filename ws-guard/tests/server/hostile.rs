@@ -145,7 +145,8 @@ fn who_goes_on_after_an_error_is_cut_off() {
         std::thread::sleep(Duration::from_millis(5));
         client.stream.write_all(&text).err()
     });
-    assert!(ended.is_some() && start.elapsed() < Duration::from_secs(3));
+    // Not after the five seconds that it would be unless told otherwise.
+    assert!(ended.is_some() && start.elapsed() < Duration::from_millis(4500));
     assert_eq!(stage.closed(&client).0, "protocol_error");
     assert_eq!(stage.metric("wsguard_server_messages_total{direction=\"in\"}"), 0.0);
 }
@@ -172,5 +173,5 @@ fn a_flood_of_small_frames_leaves_others_their_turn() {
     drop(stage);
     flooding.join().unwrap();
     times.sort();
-    assert!(times[7] < Duration::from_millis(200), "{times:?}");
+    assert!(times[7] < Duration::from_secs(1), "{times:?}");
 }
