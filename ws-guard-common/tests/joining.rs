@@ -57,9 +57,10 @@ fn joins(rng: &mut Rng, frames: &[Vec<u8>], mut cut: impl FnMut(&mut Rng) -> usi
     if replay.flow.state != state::OPEN {
         return all.len();
     }
-    let seen = replay.flow.frames_in as usize;
-    let missed = all.len() - seen;
     // What led to the first frame may have been none itself; from there on all is exact.
+    let seen = replay.flow.frames_in as usize;
+    let (missed, invented) = (all.len().saturating_sub(seen), seen.saturating_sub(all.len()));
+    assert!(invented < PROOF.into(), "{invented} frames were counted more than there are");
     let pings = all[missed..].iter().filter(|frame| frame.is_ping()).count() as u64;
     let wrong = replay.flow.pings_in.abs_diff(pings);
     assert!(wrong < PROOF.into(), "{wrong} frames were counted that are none");

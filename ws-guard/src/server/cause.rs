@@ -22,7 +22,8 @@ pub enum Cause {
     SlowSender,
     /// The peer broke the protocol or a limit of it.
     Protocol(ProtocolError),
-    /// The server is late, and nobody was using the connection.
+    /// The server is late, and nobody was using the connection; or it has no memory left, and the
+    /// connection held more than its share of it in an unfinished message.
     Shed,
     /// The server is shutting down.
     Shutdown,

@@ -64,7 +64,8 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// What is read of a token. That it has not expired is checked, and that it says when it does.
+/// What is read of a token. That it has not expired is checked, that it says when it does, and that
+/// it is valid already where it says since when (RFC 7519, 4.1.4 and 4.1.5).
 #[derive(Deserialize)]
 struct Claims {
     sub: Option<Box<str>>,
@@ -84,7 +85,9 @@ impl TokenKey {
             (DecodingKey::from_secret(bytes.trim_ascii()), AlgorithmFamily::Hmac)
         });
         // One family: a public key must never be taken for a shared secret.
-        TokenKey { key, validation: Validation::new_for_family(family) }
+        let mut validation = Validation::new_for_family(family);
+        validation.validate_nbf = true;
+        TokenKey { key, validation }
     }
 
     /// Read a key from a file.
@@ -295,6 +298,10 @@ mod tests {
         assert_eq!(bearer(&good, other), Err(Refusal::BadToken));
         let expired = json!({ "sub": "u-7", "exp": soon - 6000 });
         assert_eq!(bearer(&expired, SECRET), Err(Refusal::BadToken));
+        let early = json!({ "sub": "u-7", "exp": soon, "nbf": soon - 300 });
+        assert_eq!(bearer(&early, SECRET), Err(Refusal::BadToken));
+        let in_force = json!({ "sub": "u-7", "exp": soon, "nbf": soon - 900 });
+        assert_eq!(bearer(&in_force, SECRET), Ok(user("u-7")));
         assert_eq!(bearer(&json!({ "sub": "u-7" }), SECRET), Err(Refusal::BadToken));
         assert_eq!(bearer(&json!({ "exp": soon }), SECRET), Err(Refusal::NoUser));
         // {"alg":"none"}, the oldest trick.

@@ -33,10 +33,22 @@ impl Proxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address: the last one in the chain that is no trusted proxy.
+    /// The client's address. A proxy writes one of the two headers and hands on the other as the
+    /// client wrote it, so that where they disagree neither is believed.
     pub fn client(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        let mut client = peer;
-        let mut hops = hops(headers).into_iter().rev();
+        let [forwarded, other] =
+            [forwarded(headers), x_forwarded_for(headers)].map(|hops| self.before(hops, peer));
+        match (forwarded, other) {
+            (None, None) => peer,
+            (Some(client), None) | (None, Some(client)) => client,
+            (Some(client), Some(other)) => if client == other { client } else { peer },
+        }
+    }
+
+    /// The last address in a chain of hops that is no trusted proxy; `None` without a chain.
+    fn before(&self, hops: Hops, peer: IpAddr) -> Option<IpAddr> {
+        let mut client = (!hops.is_empty()).then_some(peer)?;
+        let mut hops = hops.into_iter().rev();
         while self.trust(client) {
             // What cannot be read ends the chain: nothing before it can be believed.
             match hops.next().flatten() {
@@ -44,7 +56,7 @@ impl Proxies {
                 None => break,
             }
         }
-        client
+        Some(client)
     }
 
     /// Read the PROXY protocol's header off a connection from `peer`, if it has to have one. `None`
@@ -93,18 +105,21 @@ async fn read_head<I: AsyncRead + Unpin>(io: &mut I) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// The addresses that proxies wrote down, the client's first. `Forwarded` is the standard and goes
-/// before the other.
-fn hops(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let items = |name: HeaderName| {
-        let values = headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or(""));
-        values.flat_map(|value| value.split(',')).map(str::trim).collect::<Vec<_>>()
-    };
-    let forwarded = items(header::FORWARDED);
-    if !forwarded.is_empty() {
-        return forwarded.into_iter().map(|item| address(for_parameter(item)?)).collect();
-    }
-    items(X_FORWARDED_FOR).into_iter().map(address).collect()
+/// The addresses that proxies wrote down, the client's first; `None` for what is no address.
+type Hops = Vec<Option<IpAddr>>;
+
+fn forwarded(headers: &HeaderMap) -> Hops {
+    items(headers, header::FORWARDED).map(|item| address(for_parameter(item)?)).collect()
+}
+
+fn x_forwarded_for(headers: &HeaderMap) -> Hops {
+    items(headers, X_FORWARDED_FOR).map(address).collect()
+}
+
+/// What stands between the commas of all headers of this name.
+fn items(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or(""));
+    values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 /// `for=192.0.2.1;by=…` (RFC 7239, 4), without its quotes.
@@ -156,11 +171,11 @@ mod tests {
             (&[(xff, "10.0.0.3, 10.0.0.2")], "10.0.0.1", "10.0.0.3"),
             (&[(xff, "192.0.2.1:4711")], "fd00::1", "192.0.2.1"),
             (&[("forwarded", "for=192.0.2.43;proto=wss;by=10.0.0.9")], "10.0.0.1", "192.0.2.43"),
-            (
-                &[("forwarded", "for=6.6.6.6, For=\"[2001:db8::17]:4711\""), (xff, "6.6.6.6")],
-                "10.0.0.1",
-                "2001:db8::17",
-            ),
+            (&[("forwarded", "for=6.6.6.6, For=\"[2001:db8::17]:4711\"")], "10.0.0.1", "2001:db8::17"),
+            (&[("forwarded", "for=192.0.2.1"), (xff, "6.6.6.6, 192.0.2.1")], "10.0.0.1", "192.0.2.1"),
+            // Whichever the proxy wrote, the other one is the client's own.
+            (&[("forwarded", "for=6.6.6.6"), (xff, "192.0.2.1")], "10.0.0.1", "10.0.0.1"),
+            (&[("forwarded", "for=192.0.2.1"), (xff, "6.6.6.6")], "10.0.0.1", "10.0.0.1"),
             (&[("forwarded", "for=_hidden")], "10.0.0.1", "10.0.0.1"),
         ] {
             assert_eq!(client(fields, peer), expected, "{fields:?} from {peer}");

@@ -96,10 +96,13 @@ impl Service {
     }
 
     /// A connection sent pings. Those inside TLS are noted for the guard, which cannot see them;
-    /// those that came through a proxy are not: the guard would take it out on the proxy.
+    /// those that came through a proxy are not: the guard would take it out on the proxy, also where
+    /// the proxy does not say for whom it speaks.
     pub fn see_pings(&self, origin: &Origin, pings: u64) {
         let Some(seen) = self.config.seen.as_ref().filter(|_| pings > 0) else { return };
-        if self.config.tls.is_some() && origin.client == origin.peer.ip() {
+        let peer = origin.peer.ip();
+        let proxied = origin.client != peer || self.config.proxies.trust(peer);
+        if self.config.tls.is_some() && !proxied {
             let source = self.config.prefixes.source_of(origin.client);
             seen.note(source, u32::try_from(pings).unwrap_or(u32::MAX));
         }
@@ -108,6 +111,15 @@ impl Service {
     /// All connections together hold more than they should.
     pub fn over_budget(&self) -> bool {
         self.held() > self.config.memory_budget
+    }
+
+    /// Whether a connection that holds so many bytes of an unfinished message has to go: the budget is
+    /// used up, and it has more than its even share of it. While a quarter more is not used up as well,
+    /// it has time until its timer comes round.
+    pub fn is_too_much(&self, bytes: usize, in_time: bool) -> bool {
+        let budget = self.config.memory_budget;
+        let most = if in_time { budget.saturating_add(budget / 4) } else { budget };
+        self.held() > most && bytes > budget / self.admission.open().max(1)
     }
 
     /// Bytes that may be on their way to a connection before nothing more is read from it.

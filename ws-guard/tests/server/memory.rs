@@ -15,13 +15,19 @@ use super::{
 };
 
 /// Send pings as fast as they are taken and read nothing, for `time`.
-fn flood(served: &Served, time: Duration) -> u64 {
+/// Pings for so long; how many, and the most anonymous memory of the server meanwhile.
+fn flood(served: &Served, time: Duration) -> (u64, u64) {
     let stream = connect_from([127, 0, 0, 1].into(), served.address, None);
     let mut client = Client::request(stream, "", &[]);
     let pings = encode(&vec![Frame::ping(vec![0x55; 125]); 500]);
     client.stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
     let (start, mut sent, mut at) = (Instant::now(), 0, 0);
+    let (mut most, mut looked) = (0, start);
     while start.elapsed() < time {
+        if looked.elapsed() > Duration::from_millis(100) {
+            looked = Instant::now();
+            most = most.max(served.anonymous());
+        }
         match client.stream.write(&pings[at..]) {
             Ok(n) => {
                 sent += n as u64;
@@ -37,7 +43,7 @@ fn flood(served: &Served, time: Duration) -> u64 {
             }
         }
     }
-    sent / 131
+    (sent / 131, most.max(served.anonymous()))
 }
 
 fn grows_by(more: &[&str], time: Duration) -> (u64, u64) {
@@ -47,8 +53,8 @@ fn grows_by(more: &[&str], time: Duration) -> (u64, u64) {
     first.send(&[Frame::text("hello"), Frame::ping("?")]);
     first.message();
     let before = served.anonymous();
-    let pings = flood(&served, time);
-    (served.anonymous().saturating_sub(before), pings)
+    let (pings, most) = flood(&served, time);
+    (most.saturating_sub(before), pings)
 }
 
 /// 15 s of pings from a client that reads nothing.
@@ -136,4 +142,48 @@ fn the_budget_of_all_connections_together() {
     drop(holding);
     assert!(wait_for(PATIENCE, || (buffered() == 0.0).then_some(())).is_some(), "{}", buffered());
     Client::connect(stage.address);
+}
+
+/// Whoever goes on with a message that there is no memory for is closed, and whoever only keeps one
+/// unfinished is when its timer comes round.
+#[test]
+fn past_the_budget_nobody_hoards() {
+    let stage = Stage::start(|config| {
+        config.memory_budget = 1 << 20;
+        config.heartbeat.ping_interval = Duration::from_secs(2);
+        config.heartbeat.pong_timeout = Duration::from_secs(60);
+    });
+    let mut greedy = Client::connect(stage.address);
+    let mut modest = Client::connect(stage.address);
+    let frame = encode(&[Frame::new(opcode::BINARY, vec![7; 8_000_000])]);
+    greedy.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    let _cut_off = greedy.stream.write_all(&frame[..7_000_000]);
+    assert_eq!(stage.closed(&greedy).0, "shed");
+    modest.send(&[Frame::text("here")]);
+    assert_eq!(modest.message(), b"here");
+    let part = encode(&[Frame::new(opcode::BINARY, vec![7; 300_000])]);
+    let mut holding: Vec<Client> = (0..4).map(|_| Client::connect(stage.address)).collect();
+    for client in &mut holding {
+        client.write(&part[..part.len() - 1]);
+    }
+    // One of them, whose timer comes first; then there is room again.
+    let shed = || stage.metric("wsguard_server_closed_total{cause=\"shed\"}");
+    assert!(wait_for(PATIENCE, || (shed() == 2.0).then_some(())).is_some(), "{}", shed());
+    modest.send(&[Frame::text("still here")]);
+    assert_eq!(modest.message(), b"still here");
+    Client::connect(stage.address);
+}
+
+/// Once it was told to go, a slow sender costs nothing while it stays.
+#[test]
+fn a_slow_sender_that_stays_takes_no_cpu_time() {
+    let served = Served::start(&[]);
+    let mut client = Client::connect(served.address);
+    client.stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+    client.write(&[0x82]);
+    assert_eq!(client.close_code(), Some(1008));
+    let before = served.cpu();
+    std::thread::sleep(Duration::from_secs(2));
+    let took = served.cpu() - before;
+    assert!(took < Duration::from_millis(500), "{took:?} in two seconds");
 }

@@ -1,6 +1,6 @@
 //! The server as a process of its own.
 
-use std::{net::SocketAddr, process::Command};
+use std::{net::SocketAddr, process::Command, time::Duration};
 
 use ws_guard_testkit::{process::Process, usage::Usage};
 
@@ -57,5 +57,10 @@ impl Served {
     /// Its anonymous resident memory, in bytes.
     pub fn anonymous(&self) -> u64 {
         Usage::of(self.process.pid()).expect("it runs").anonymous
+    }
+
+    /// The CPU time that it has taken.
+    pub fn cpu(&self) -> Duration {
+        Usage::of(self.process.pid()).expect("it runs").cpu
     }
 }

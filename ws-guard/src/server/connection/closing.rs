@@ -46,6 +46,7 @@ impl<I: Stream> Connection<I> {
         self.begin_close(cause, now);
         self.cause.get_or_insert(cause);
         self.input.clear();
+        self.decoder.abandon();
         self.phase = Phase::Ending;
     }
 
@@ -75,7 +76,8 @@ impl<I: Stream> Connection<I> {
         Ended {
             cause: self.cause.unwrap_or(Cause::PeerVanished),
             close: self.close.take().map(|close| *close),
-            sent: self.sent_close,
+            // It is the last that is written.
+            sent: self.sent_close.filter(|_| self.outbox.is_empty()),
             totals: self.totals,
             queued: self.outbox.waiting() + self.handler.waiting(),
             round_trip: self.heartbeat.round_trip(),

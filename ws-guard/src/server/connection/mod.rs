@@ -207,6 +207,13 @@ impl<I: Stream> Connection<I> {
         self.outbox.is_full(self.shard.service.output_limit())
     }
 
+    /// An unfinished message takes more memory than there is for it.
+    fn hoards(&self, in_time: bool) -> bool {
+        let bytes = self.input.len() + self.decoder.held();
+        let reads = matches!(self.phase, Phase::Open | Phase::Closing);
+        reads && bytes > 0 && self.shard.service.is_too_much(bytes, in_time)
+    }
+
     /// Say how much memory is held between now and the next time.
     fn account(&mut self) {
         let now = self.input.capacity()
@@ -339,7 +346,11 @@ impl<I: Stream> Future for Connection<I> {
             this.begin_close(cause, now);
         }
         let over = signals.abandon || signals.due && this.on_time(now);
-        let over = over || this.run(cx, now).is_ready();
+        let mut over = over || this.run(cx, now).is_ready();
+        if !over && this.hoards(!signals.due) {
+            this.end(Cause::Shed, now);
+            over = this.run(cx, now).is_ready();
+        }
         let messages = this.totals.messages_in - before.messages_in;
         if messages > 0 {
             this.origin.region.message.inc_by(messages);

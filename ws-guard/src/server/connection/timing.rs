@@ -64,7 +64,9 @@ impl<I: Stream> Connection<I> {
     }
 
     fn frame_until(&self) -> Option<Instant> {
-        let frame = self.frame.as_ref()?;
+        // Once it is ending, nothing more is read of it.
+        let reads = matches!(self.phase, Phase::Open | Phase::Closing);
+        let frame = self.frame.as_ref().filter(|_| reads)?;
         let came = Duration::from_secs((self.totals.bytes_in - frame.bytes) / FRAME_RATE);
         Some(frame.since + self.shard.service.config.frame_timeout + came)
     }

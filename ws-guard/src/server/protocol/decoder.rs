@@ -186,6 +186,11 @@ impl Decoder {
         self.fragments.as_ref().map_or(0, |fragments| fragments.data.capacity())
     }
 
+    /// Let go of an unfinished message. Nothing can be decoded after it.
+    pub fn abandon(&mut self) {
+        self.fragments = None;
+    }
+
     fn step(&mut self, buffer: &mut BytesMut) -> Result<Step, ProtocolError> {
         let mut frame = match self.frame {
             Some(frame) => frame,
