@@ -35,6 +35,7 @@ pub enum Full {
 #[derive(Debug, Default)]
 struct Source {
     connections: usize,
+    handshakes: usize,
     /// Its pings, once it sent one. They outlast its connections, or reconnecting would be a way
     /// around the limit.
     pings: Option<Box<RateWindow>>,
@@ -49,6 +50,19 @@ struct Sources {
     /// Open connections of those who said who they are.
     by_user: HashMap<Box<str>, usize>,
     swept: Instant,
+}
+
+impl Sources {
+    /// One less of what `count` counts of a source; one of which nothing is left is forgotten.
+    fn leave(&mut self, network: IpNet, count: impl FnOnce(&mut Source) -> &mut usize) {
+        let Entry::Occupied(mut entry) = self.by_network.entry(network) else { return };
+        let source = entry.get_mut();
+        let count = count(source);
+        *count = count.saturating_sub(1);
+        if source.connections == 0 && source.handshakes == 0 && source.pings.is_none() {
+            entry.remove();
+        }
+    }
 }
 
 /// Counts of what is open.
@@ -77,11 +91,24 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Begin a handshake, unless there are too many.
-    pub fn handshake(self: &Arc<Admission>, config: &Config) -> Option<Handshaking> {
+    /// Begin a handshake, unless there are too many. Half of the places are for others than this
+    /// source, so that nobody keeps everybody out by saying nothing; a trusted proxy speaks for many.
+    pub fn handshake(
+        self: &Arc<Admission>,
+        address: IpAddr,
+        config: &Config,
+    ) -> Option<Handshaking> {
         let before = self.handshakes.fetch_add(1, Ordering::Relaxed);
-        let guard = Handshaking(self.clone());
-        (before < config.max_handshakes).then_some(guard)
+        let source = config.prefixes.source_of(address);
+        // From here on its end takes back what was counted.
+        let handshaking = Handshaking { admission: self.clone(), source };
+        let mut sources = self.sources();
+        let entry = sources.by_network.entry(source).or_default();
+        entry.handshakes += 1;
+        let too_many = entry.handshakes > config.max_handshakes.div_ceil(2);
+        drop(sources);
+        let source_full = too_many && !config.proxies.trust(address);
+        (before < config.max_handshakes && !source_full).then_some(handshaking)
     }
 
     /// Count a connection of `user` from `address`, for as long as the ticket lives.
@@ -149,18 +176,22 @@ impl Admission {
         sources.by_network.retain(|_, source| {
             let pinged = source.pings.is_some()
                 && now_ms.wrapping_sub(source.last_ping_ms) < source.window_ms;
-            source.connections > 0 || pinged
+            source.connections > 0 || source.handshakes > 0 || pinged
         });
     }
 }
 
 /// A handshake that goes on.
 #[derive(Debug)]
-pub struct Handshaking(Arc<Admission>);
+pub struct Handshaking {
+    admission: Arc<Admission>,
+    source: IpNet,
+}
 
 impl Drop for Handshaking {
     fn drop(&mut self) {
-        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+        self.admission.handshakes.fetch_sub(1, Ordering::Relaxed);
+        self.admission.sources().leave(self.source, |source| &mut source.handshakes);
     }
 }
 
@@ -196,13 +227,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
         let mut sources = self.admission.sources();
-        if let Entry::Occupied(mut entry) = sources.by_network.entry(self.source) {
-            let source = entry.get_mut();
-            source.connections = source.connections.saturating_sub(1);
-            if source.connections == 0 && source.pings.is_none() {
-                entry.remove();
-            }
-        }
+        sources.leave(self.source, |source| &mut source.connections);
         let user = self.user.take().map(|user| sources.by_user.entry(user));
         let Some(Entry::Occupied(mut entry)) = user else { return };
         *entry.get_mut() = entry.get().saturating_sub(1);
@@ -253,10 +278,26 @@ mod tests {
     #[test]
     fn handshakes_are_limited() {
         let (admission, config) = (Arc::new(Admission::default()), config());
-        let first = admission.handshake(&config);
-        assert!(first.is_some() && admission.handshake(&config).is_none());
+        let one = [10, 0, 0, 1].into();
+        let first = admission.handshake(one, &config);
+        assert!(first.is_some() && admission.handshake(one, &config).is_none());
         drop(first);
-        assert!(admission.handshake(&config).is_some());
+        assert!(admission.handshake(one, &config).is_some());
+        assert!(admission.sources().by_network.is_empty());
+    }
+
+    #[test]
+    fn half_of_the_handshakes_are_for_others() {
+        let (admission, mut config) = (Arc::new(Admission::default()), config());
+        config.max_handshakes = 4;
+        let (one, two) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let _of_one = [(); 2].map(|()| admission.handshake(one, &config).unwrap());
+        assert!(admission.handshake(one, &config).is_none());
+        let of_two = admission.handshake(two, &config).unwrap();
+        drop(of_two);
+        config.proxies.networks = vec!["10.0.0.1/32".parse().unwrap()];
+        let _as_proxy = [(); 2].map(|()| admission.handshake(one, &config).unwrap());
+        assert!(admission.handshake(one, &config).is_none() && admission.handshaking() == 4);
     }
 
     #[test]

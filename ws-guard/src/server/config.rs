@@ -69,7 +69,8 @@ pub struct Config {
     pub seen: Option<Arc<Seen>>,
     /// Proxies that are believed.
     pub proxies: Proxies,
-    /// Connections whose handshake is not done; above that a new one is dropped unanswered.
+    /// Connections whose handshake is not done; above that a new one is dropped unanswered. Half of
+    /// them at most are of one source, trusted proxies left out.
     pub max_handshakes: usize,
     /// From the TCP connection to the end of the handshake.
     pub handshake_timeout: Duration,

@@ -177,7 +177,7 @@ impl Journal {
         *lock(&self.followed).entry(id).or_default() += 1;
         self.followers.fetch_add(1, Ordering::Relaxed);
         let receiver = self.sender.subscribe();
-        (story, Follower { journal: self.clone(), id, receiver })
+        (story, Follower { journal: self.clone(), id, receiver, missed: false })
     }
 }
 
@@ -214,16 +214,23 @@ pub struct Follower {
     journal: Arc<Journal>,
     id: u64,
     receiver: broadcast::Receiver<Entry>,
+    /// Events were missed, its last one perhaps.
+    missed: bool,
 }
 
 impl Follower {
     /// The next event; `None` when there will be none.
     pub async fn next(&mut self) -> Option<StoryEvent> {
         loop {
+            if self.missed && self.receiver.is_empty() && self.journal.closed_one(self.id).is_some()
+            {
+                return None;
+            }
             match self.receiver.recv().await {
                 Ok(entry) if entry.id == self.id => return Some(entry.view()),
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(count)) => {
+                    self.missed = true;
                     return Some(StoryEvent {
                         time: Timestamp::now(),
                         connection_id: self.id,
@@ -253,7 +260,40 @@ impl Drop for Follower {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::SocketAddr, time::Instant};
+
+    use prometheus::Registry;
+
     use super::*;
+    use crate::server::{
+        metrics::{Metrics, Regions},
+        record::Totals,
+    };
+
+    fn ended_connection(id: u64) -> (Origin, Ended) {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let peer = SocketAddr::from(([192, 0, 2, 1], 4711));
+        let origin = Origin {
+            id,
+            peer,
+            client: peer.ip(),
+            identity: None,
+            region: Regions::default().intern(None, &metrics),
+            protocol: None,
+            started: Instant::now(),
+            handshake_us: 0,
+        };
+        let ended = Ended {
+            cause: Cause::PeerVanished,
+            close: None,
+            sent: None,
+            totals: Totals::default(),
+            queued: 0,
+            round_trip: None,
+            last_pong: None,
+        };
+        (origin, ended)
+    }
 
     #[tokio::test]
     async fn details_are_kept_only_of_those_that_are_followed() {
@@ -271,6 +311,19 @@ mod tests {
         assert!(lock(&journal.followed).is_empty());
         journal.detail(7, || Happened::PingSent);
         assert_eq!(journal.story(7).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn who_missed_the_end_is_told_that_there_is_no_more() {
+        let journal = Arc::new(Journal::new(Duration::from_secs(25)));
+        let (_, mut follower) = journal.follow(7);
+        let (origin, ended) = ended_connection(7);
+        journal.bury(&origin, &ended);
+        for _ in 0..=LAG {
+            journal.record(8, Happened::State(State::Suspect));
+        }
+        assert_eq!(follower.next().await.unwrap().event, "missed");
+        assert_eq!(follower.next().await, None);
     }
 
     #[tokio::test]

@@ -41,7 +41,13 @@ impl Proxies {
         match (forwarded, other) {
             (None, None) => peer,
             (Some(client), None) | (None, Some(client)) => client,
-            (Some(client), Some(other)) => if client == other { client } else { peer },
+            (Some(client), Some(other)) => {
+                if client == other {
+                    client
+                } else {
+                    peer
+                }
+            }
         }
     }
 
@@ -171,8 +177,16 @@ mod tests {
             (&[(xff, "10.0.0.3, 10.0.0.2")], "10.0.0.1", "10.0.0.3"),
             (&[(xff, "192.0.2.1:4711")], "fd00::1", "192.0.2.1"),
             (&[("forwarded", "for=192.0.2.43;proto=wss;by=10.0.0.9")], "10.0.0.1", "192.0.2.43"),
-            (&[("forwarded", "for=6.6.6.6, For=\"[2001:db8::17]:4711\"")], "10.0.0.1", "2001:db8::17"),
-            (&[("forwarded", "for=192.0.2.1"), (xff, "6.6.6.6, 192.0.2.1")], "10.0.0.1", "192.0.2.1"),
+            (
+                &[("forwarded", "for=6.6.6.6, For=\"[2001:db8::17]:4711\"")],
+                "10.0.0.1",
+                "2001:db8::17",
+            ),
+            (
+                &[("forwarded", "for=192.0.2.1"), (xff, "6.6.6.6, 192.0.2.1")],
+                "10.0.0.1",
+                "192.0.2.1",
+            ),
             // Whichever the proxy wrote, the other one is the client's own.
             (&[("forwarded", "for=6.6.6.6"), (xff, "192.0.2.1")], "10.0.0.1", "10.0.0.1"),
             (&[("forwarded", "for=192.0.2.1"), (xff, "6.6.6.6")], "10.0.0.1", "10.0.0.1"),

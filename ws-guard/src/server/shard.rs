@@ -156,7 +156,7 @@ impl Shard {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let service = &self.service;
         self.accepted.set(self.accepted.get() + 1);
-        let Some(handshaking) = service.admission.handshake(&service.config) else {
+        let Some(handshaking) = service.admission.handshake(peer.ip(), &service.config) else {
             service.metrics.refused.with_label_values(&["handshakes_full"]).inc();
             return;
         };

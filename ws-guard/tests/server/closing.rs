@@ -3,7 +3,7 @@
 use std::{net::Shutdown, time::Duration};
 
 use ws_guard::server::heartbeat::Times;
-use ws_guard_testkit::frame::{Frame, opcode};
+use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::stage::{Client, PATIENCE, Stage, connect_from, reset, wait_for};
 
@@ -171,6 +171,25 @@ fn a_slow_reader_is_dropped() {
     assert!(ended.is_some());
     assert_eq!(stage.closed(&client), ("slow_reader".into(), 1006));
     assert!(stage.logged("close", client.local)["message_queue_size"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_close_frame_that_never_left_is_none() {
+    let stage = Stage::start(|config| {
+        config.ping_rates = Default::default();
+        config.close_timeout = Duration::from_millis(300);
+    });
+    let mut client = Client::connect(stage.address);
+    let pings = encode(&vec![Frame::ping(vec![7; 125]); 1000]);
+    // Pongs stand still, and wait for no more than one.
+    let blocked = wait_for(PATIENCE, || {
+        client.write(&pings);
+        let passed_over = stage.metric("wsguard_server_pings_total{what=\"passed_over\"}");
+        (passed_over > 0.0).then_some(())
+    });
+    assert!(blocked.is_some());
+    client.write(&[0x83, 0x80, 0, 0, 0, 0]);
+    assert_eq!(stage.closed(&client), ("protocol_error".into(), 1006));
 }
 
 #[test]

@@ -98,10 +98,13 @@ fn a_handshake_takes_no_longer_than_it_may() {
 #[test]
 fn handshakes_at_a_time_are_limited() {
     let stage = Stage::start(|config| config.max_handshakes = 2);
-    let idle = [connect(stage.address), connect(stage.address)];
-    let answer = refused(connect(stage.address), format!("{REQUEST}\r\n").as_bytes());
-    assert_eq!(answer, "");
-    assert_eq!(stage.metric("wsguard_server_refused_total{reason=\"handshakes_full\"}"), 1.0);
+    let from = |last| connect_from([127, 0, 0, last].into(), stage.address, None);
+    let mut idle = vec![from(1)];
+    let dropped = |stream| refused(stream, format!("{REQUEST}\r\n").as_bytes()).is_empty();
+    assert!(dropped(from(1)), "half of them are for others");
+    idle.push(from(2));
+    assert!(dropped(from(3)));
+    assert_eq!(stage.metric("wsguard_server_refused_total{reason=\"handshakes_full\"}"), 2.0);
     drop(idle);
     let entered = wait_for(Duration::from_secs(5), || {
         let answer = refused(connect(stage.address), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
