@@ -8,7 +8,7 @@ use ws_guard_common::{
     tracker::Segment,
 };
 use ws_guard_oracle::{
-    cases::{cases, one_in},
+    cases::{cases, one_in, wanted},
     frames::{self, Side},
     guard::Allowance,
     streams::frame,
@@ -60,7 +60,7 @@ fn joins(rng: &mut Rng, frames: &[Vec<u8>], mut cut: impl FnMut(&mut Rng) -> usi
     // What led to the first frame may have been none itself; from there on all is exact.
     let seen = replay.flow.frames_in as usize;
     let (missed, invented) = (all.len().saturating_sub(seen), seen.saturating_sub(all.len()));
-    assert!(invented < PROOF.into(), "{invented} frames were counted more than there are");
+    assert!(invented < PROOF as usize, "{invented} frames were counted more than there are");
     let pings = all[missed..].iter().filter(|frame| frame.is_ping()).count() as u64;
     let wrong = replay.flow.pings_in.abs_diff(pings);
     assert!(wrong < PROOF.into(), "{wrong} frames were counted that are none");
@@ -79,8 +79,11 @@ fn a_client_that_writes_a_frame_a_segment_is_joined_within_ten() {
     });
 }
 
+/// Except where something in its payloads looks like the header of a longer frame, which leads to a real
+/// one so far behind that too few are left: measured, 11 of 4,000,000 floods.
 #[test]
 fn a_flood_cut_anywhere_is_joined_in_its_second_segment() {
+    let mut later = 0;
     cases(20_000, |rng| {
         let payload = rng.usize(..126);
         let ping = |rng: &mut Rng| {
@@ -92,8 +95,11 @@ fn a_flood_cut_anywhere_is_joined_in_its_second_segment() {
         // The first segment begins anywhere in a frame.
         let mut first = Some(rng.usize(1..payload + 7));
         let missed = joins(rng, &frames, |_| first.take().unwrap_or(1448));
-        assert!(missed <= 1448 / (payload + 6) + 1, "{missed} of 400 pings were missed");
+        let a_segment = 1448 / (payload + 6) + 1;
+        assert!(missed <= 2 * a_segment, "{missed} of 400 pings were missed");
+        later += u64::from(missed > a_segment);
     });
+    assert!(later <= 2 + wanted(20_000) / 20_000, "{later} were joined later");
 }
 
 /// Something in these segments was taken for frames.

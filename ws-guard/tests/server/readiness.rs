@@ -1,13 +1,18 @@
 //! What `/readyz` says, over HTTP, and that a server that is not ready goes on.
 
-use std::{io::Write, net::SocketAddr, thread::sleep, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    thread::sleep,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
-use ws_guard_testkit::frame::{Frame, encode, opcode};
+use ws_guard_testkit::frame::{Frame, opcode};
 
 use super::{
+    output::fill,
     served::Served,
-    stage::{Client, PATIENCE, connect, free_port, refused, wait_for},
+    stage::{Client, PATIENCE, connect, connect_from, free_port, refused, wait_for},
 };
 
 /// A server with a port for health checks.
@@ -87,13 +92,15 @@ fn not_while_it_is_full() {
     asked.is_ready();
 }
 
+/// Output that a client does not read; who is over the budget with an unfinished message is closed.
 #[test]
 fn not_while_buffers_are_over_the_budget() {
-    let asked = Asked::start(&[&CALM[..], &["--memory-budget", "100000"]].concat());
-    let mut client = Client::connect(asked.served.address);
-    let frame = encode(&[Frame::new(opcode::BINARY, vec![7; 300_000])]);
-    client.stream.write_all(&frame[..frame.len() - 1]).unwrap();
-    asked.is_not_ready("over the memory budget of 100000");
+    let more = ["--memory-budget", "500000", "--max-output", "1048576"];
+    let asked = Asked::start(&[&CALM[..], &more].concat());
+    let stream = connect_from(Ipv4Addr::LOCALHOST, asked.served.address, Some(4096));
+    let mut client = Client::request(stream, "", &[]);
+    fill(&mut client);
+    asked.is_not_ready("over the memory budget of 500000");
     drop(client);
     asked.is_ready();
 }

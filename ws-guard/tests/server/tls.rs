@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{
 use ws_guard::server::{seen::Seen, tls::Tls};
 use ws_guard_testkit::frame::{Decoder, Frame, encode, opcode};
 
-use super::stage::{REQUEST, Stage, connect};
+use super::stage::{REQUEST, Stage, connect, connect_from};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
@@ -36,12 +36,12 @@ fn load(folder: &std::path::Path) -> Arc<Tls> {
 
 /// Upgrade over TLS, trusting one certificate.
 fn upgrade(stage: &Stage, trusted: &CertificateDer<'static>) -> std::io::Result<Stream> {
-    upgrade_with(stage, trusted, "")
+    upgrade_over(connect(stage.address), trusted, "")
 }
 
-/// The same with more header fields.
-fn upgrade_with(
-    stage: &Stage,
+/// The same over a connection that there is, with more header fields.
+fn upgrade_over(
+    connection: TcpStream,
     trusted: &CertificateDer<'static>,
     fields: &str,
 ) -> std::io::Result<Stream> {
@@ -53,8 +53,8 @@ fn upgrade_with(
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
-    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = StreamOwned::new(connection, connect(stage.address));
+    let session = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(session, connection);
     stream.write_all(format!("{REQUEST}{fields}\r\n").as_bytes())?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -107,7 +107,7 @@ fn pings_inside_tls_are_noted_but_not_those_of_proxies() {
             config.tls = tls.then(|| load(folder));
             config.seen = Some(seen);
             config.drain_timeout = Duration::from_millis(200);
-            config.proxies.networks = vec!["127.0.0.0/8".parse().unwrap()];
+            config.proxies.networks = vec!["127.0.0.2/32".parse().unwrap()];
         })
     };
     let pings = encode(&vec![Frame::ping("?"); 7]);
@@ -117,10 +117,13 @@ fn pings_inside_tls_are_noted_but_not_those_of_proxies() {
         direct.write_all(&pings).unwrap();
         echo(&mut direct, 10);
     }
-    let fields = "X-Forwarded-For: 192.0.2.7\r\n";
-    let mut proxied = upgrade_with(&stage, &trusted, fields).unwrap();
-    proxied.write_all(&pings).unwrap();
-    echo(&mut proxied, 10);
+    // A proxy's health checks have no field.
+    for fields in ["X-Forwarded-For: 192.0.2.7\r\n", ""] {
+        let proxy = connect_from(Ipv4Addr::new(127, 0, 0, 2), stage.address, None);
+        let mut proxied = upgrade_over(proxy, &trusted, fields).unwrap();
+        proxied.write_all(&pings).unwrap();
+        echo(&mut proxied, 10);
+    }
     let plain = started(false);
     let mut client = super::stage::Client::connect(plain.address);
     client.write(&pings);
