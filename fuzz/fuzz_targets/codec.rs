@@ -1,10 +1,16 @@
-//! The server's codec: any stream, whole and cut, gives the same events, and no more than its bytes.
+//! The server's codec: any stream, whole and cut, gives the same events, and no more than its bytes;
+//! without permessage-deflate, which tungstenite has not, it gives those that tungstenite finds.
 //! First byte: how it is cut, and whether permessage-deflate was agreed.
 #![no_main]
 
 use bytes::BytesMut;
+use comparison::{comparable, tungstenite_reads};
 use libfuzzer_sys::fuzz_target;
 use ws_guard::server::protocol::{Decoder, Event, Limits, ProtocolError, Role, deflate::Inflater};
+use ws_guard_common::frame::Violation;
+
+#[path = "../../ws-guard/tests/server/comparison.rs"]
+mod comparison;
 
 const LIMITS: Limits = Limits { message: 4096, fragments: 100 };
 
@@ -35,4 +41,26 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     assert_eq!(whole, decode(bytes, deflate, piece));
+    if !deflate {
+        compare(bytes, &whole.0, whole.1);
+    }
 });
+
+/// What tungstenite makes of the same bytes.
+fn compare(bytes: &[u8], events: &[Event], error: Option<ProtocolError>) {
+    // It does not look at a frame before all of it is there.
+    let rest = if error.is_some() { LIMITS.message } else { 0 };
+    let stream = [bytes, &vec![0; rest]].concat();
+    let (theirs, failed) = tungstenite_reads(&stream, Role::Server, LIMITS.message);
+    let ours = comparable(events);
+    match error {
+        // It has no limit on fragments, and takes longer forms of a length than it needs.
+        Some(
+            ProtocolError::TooManyFragments
+            | ProtocolError::Header(Violation::NonMinimalLength | Violation::ControlTooLong),
+        ) => {
+            assert!(theirs.starts_with(&ours), "{ours:?} {theirs:?}");
+        }
+        _ => assert_eq!((ours, error.is_some()), (theirs, failed), "{error:?}"),
+    }
+}

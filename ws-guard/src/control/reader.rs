@@ -1,6 +1,6 @@
 //! Reads the maps into views: for the API while the daemon lives, for the command line without it.
 
-use std::{collections::HashSet, net::IpAddr, path::Path};
+use std::{collections::HashSet, path::Path};
 
 use ipnet::IpNet;
 use ws_guard_common::{
@@ -18,7 +18,7 @@ use crate::{
         source::{Rules, SourceState, SourceView, SourceViews},
         status::{self, EventLoss, Occupancy, Packets, Status, Tables},
     },
-    guard::{Attachment, GuardError, Handshakes, Maps},
+    guard::{Attachment, GuardError, Handshakes, Maps, NetworkRule},
 };
 use ws_guard_common::maps::Counter;
 
@@ -84,17 +84,23 @@ impl Reader {
     }
 
     pub fn allow(&self) -> Result<Vec<AllowView>, GuardError> {
-        let view = |(address, length, rule): (IpAddr, u8, Rule)| {
-            let network = IpNet::new(address, length).ok()?;
+        let view = |(network, rule): (IpNet, Rule)| {
             let configured = rule.flags & ALLOWED_BY_CONFIG != 0;
-            (rule.flags & Rule::ALLOW != 0).then(|| AllowView {
+            AllowView {
                 network: network_text(&network),
                 origin: if configured { Origin::Config } else { Origin::Runtime },
-            })
+            }
         };
-        let mut views: Vec<AllowView> = self.maps.rules()?.into_iter().filter_map(view).collect();
+        let mut views: Vec<AllowView> = exemptions(&self.maps.rules()?).map(view).collect();
         views.sort_by(|a, b| a.network.cmp(&b.network));
         Ok(views)
+    }
+
+    /// The policy, and the networks that it does not hold for.
+    pub fn policy_and_exempt(&self) -> Result<(PolicySettings, Vec<IpNet>), GuardError> {
+        let rules = self.maps.rules()?;
+        let policy = PolicySettings::from_kernel(&self.maps.policies()?, &rules);
+        Ok((policy, exemptions(&rules).map(|(network, _)| network).collect()))
     }
 
     /// How many flows are in which state.
@@ -157,4 +163,9 @@ impl Reader {
             floods: occupancy(floods, sizes.sources),
         })
     }
+}
+/// Rules that exempt their network.
+fn exemptions(rules: &[NetworkRule]) -> impl Iterator<Item = (IpNet, Rule)> {
+    let exempt = rules.iter().filter(|(_, _, rule)| rule.flags & Rule::ALLOW != 0);
+    exempt.filter_map(|(address, length, rule)| Some((IpNet::new(*address, *length).ok()?, *rule)))
 }

@@ -3,6 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use ipnet::IpNet;
+use prefix_trie::joint::JointPrefixMap;
 use prometheus::Registry;
 
 use super::state::State;
@@ -11,7 +13,7 @@ use crate::{
     control::{error::ApiError, reports},
     domain::{address::Prefixes, policy::PolicySettings},
     server::{
-        Config, PingRates, Server,
+        Config, PingPolicy, PingRates, Pings, Server,
         access_log::{AccessLog, Flush},
         seen::{self, Seen},
         service::Service,
@@ -46,9 +48,8 @@ impl Companion {
         let path = &settings.run.access_log;
         let (access_log, flush) = AccessLog::open(path)
             .with_context(|| format!("cannot write the access log {}", path.display()))?;
-        let policy = &settings.policy;
-        config.prefixes = Prefixes { v4: policy.ipv4_prefix, v6: policy.ipv6_prefix };
-        config.ping_rates = rates(policy).unwrap_or(config.ping_rates);
+        let of_settings = policy_of(&settings.policy, &settings.allow, config.listen.port());
+        config.pings = Arc::new(Pings::new(of_settings.unwrap_or_default()));
         let (seen, tls) = (Arc::new(Seen::new(registry)?), config.tls.clone());
         config.seen = Some(seen.clone());
         let server = Server::start(config, access_log, registry)?;
@@ -68,12 +69,7 @@ impl Companion {
         let reporting = report(self.seen.clone(), self.server.address().port(), state.clone());
         let tls = self.tls.clone();
         async move {
-            let following = async {
-                loop {
-                    tokio::time::sleep(FOLLOW).await;
-                    follow(&service, &state);
-                }
-            };
+            let following = follow(&service, &state);
             let certificate = async {
                 match &tls {
                     Some(tls) => tls.follow().await,
@@ -121,16 +117,76 @@ async fn report(seen: Arc<Seen>, port: u16, state: State) {
     }
 }
 
-fn follow(service: &Arc<Service>, state: &State) {
-    match state.reader.policy().map(|policy| rates(&policy)) {
-        Ok(Some(rates)) if rates != service.ping_rates() => service.set_ping_rates(rates),
-        Ok(_) => {}
-        Err(error) => tracing::warn!("the companion server cannot read the policy: {error}"),
+/// Take over the policy in force whenever it is another one.
+async fn follow(service: &Service, state: &State) {
+    let (mut last, mut failed) = (None, None);
+    loop {
+        tokio::time::sleep(FOLLOW).await;
+        let read = state.reader.policy_and_exempt().map_err(|error| error.to_string());
+        let error = read.as_ref().err().cloned();
+        if let Some(error) = error.as_ref().filter(|_| failed != error) {
+            tracing::warn!("the companion server cannot read the policy: {error}");
+        }
+        failed = error;
+        let Ok(read) = read else { continue };
+        if last.as_ref() != Some(&read) {
+            let port = service.config.listen.port();
+            if let Some(policy) = policy_of(&read.0, &read.1, port) {
+                service.config.pings.set(policy);
+            }
+            last = Some(read);
+        }
     }
 }
 
-/// The policy's limits; a policy that was validated has some.
+/// What of a policy the server applies itself to pings that come to `port`; a policy that was validated
+/// has limits. As in the kernel, the longest prefix decides alone.
+fn policy_of(policy: &PolicySettings, exempt: &[IpNet], port: u16) -> Option<PingPolicy> {
+    let own = policy.port_policies.iter().find(|policy| policy.port == port);
+    let of_port = own.map_or_else(|| policy.clone(), |own| own.own.over(policy));
+    let mut networks = JointPrefixMap::new();
+    for network in &policy.cidrs {
+        networks.insert(network.cidr, rates(&network.own.over(&of_port))?);
+    }
+    for network in exempt {
+        networks.insert(*network, PingRates::default());
+    }
+    let prefixes = Prefixes { v4: policy.ipv4_prefix, v6: policy.ipv6_prefix };
+    Some(PingPolicy { prefixes, rates: rates(&of_port)?, networks })
+}
+
 fn rates(policy: &PolicySettings) -> Option<PingRates> {
     let connection = policy.max_ping_rate_per_connection;
     PingRates::new(policy.max_ping_rate, connection, policy.window_seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::overrides::{parse_network, parse_port};
+
+    #[test]
+    fn ports_networks_and_the_allowlist_go_before_the_rest() {
+        let mut policy = PolicySettings { window_seconds: 20, ..PolicySettings::default() };
+        let own = |text: &str| parse_port(text).unwrap();
+        for text in ["8080", "8443/tls max-ping-rate=5 max-ping-rate-per-connection=2"] {
+            let (port, own) = own(text);
+            policy.add_port(port, own).unwrap();
+        }
+        policy.cidrs = vec![
+            parse_network("10.0.0.0/8 max-ping-rate=100").unwrap(),
+            parse_network("10.9.0.0/16 window-seconds=60").unwrap(),
+        ];
+        let exempt = ["10.7.0.0/16", "10.9.9.0/24"].map(|text| text.parse().unwrap());
+        let limits = |port| {
+            let pings = Pings::new(policy_of(&policy, &exempt, port).unwrap());
+            ["192.0.2.1", "10.1.1.1", "10.9.1.1", "10.7.0.1", "10.9.9.1"].map(|address| {
+                let rates = pings.rates(&pings.source_of(address.parse().unwrap()));
+                (rates.source.limit, rates.connection.limit, rates.source.window_ms.div_ceil(1000))
+            })
+        };
+        let none = (0, 0, 0);
+        assert_eq!(limits(8080), [(30, 0, 20), (100, 0, 20), (30, 0, 60), none, none]);
+        assert_eq!(limits(8443), [(5, 2, 20), (100, 2, 20), (5, 2, 60), none, none]);
+    }
 }

@@ -215,7 +215,7 @@ impl PolicySettings {
     }
 
     /// Protect a port, with settings of its own or without any.
-    fn add_port(&mut self, port: u16, own: Overrides) -> Result<(), String> {
+    pub fn add_port(&mut self, port: u16, own: Overrides) -> Result<(), String> {
         if !self.ports.contains(&port) {
             self.ports.push(port);
             self.ports.sort_unstable();

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
+use prefix_trie::joint::JointPrefixMap;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
     maps::{Limits, Rule, SourceKey, own},
@@ -62,7 +63,7 @@ pub struct SourceView {
 
 /// The rules, for longest-prefix questions.
 #[derive(Clone, Debug, Default)]
-pub struct Rules(Vec<(IpNet, Rule)>);
+pub struct Rules(JointPrefixMap<IpNet, Rule>);
 
 impl Rules {
     pub fn new(rules: impl IntoIterator<Item = (IpAddr, u8, Rule)>) -> Rules {
@@ -72,8 +73,7 @@ impl Rules {
 
     /// The rule that decides for an address.
     fn longest(&self, address: IpAddr) -> Option<&Rule> {
-        let covering = self.0.iter().filter(|(network, _)| network.contains(&address));
-        covering.max_by_key(|(network, _)| network.prefix_len()).map(|(_, rule)| rule)
+        self.0.get_lpm(&address.into()).map(|(_, rule)| rule)
     }
 
     /// The allowlist covers the address.
@@ -107,7 +107,7 @@ impl SourceViews {
         let limited = self.rules.0.iter().filter(|(_, rule)| rule.flags & own::LIMIT != 0);
         (
             self.policies.scopes.iter().map(|policy| policy.rate.shift).collect(),
-            limited.map(|(network, rule)| (*network, rule.limits.rate.shift)).collect(),
+            limited.map(|(network, rule)| (network, rule.limits.rate.shift)).collect(),
         )
     }
 

@@ -99,7 +99,7 @@ impl Admission {
         config: &Config,
     ) -> Option<Handshaking> {
         let before = self.handshakes.fetch_add(1, Ordering::Relaxed);
-        let source = config.prefixes.source_of(address);
+        let source = config.pings.source_of(address);
         // From here on its end takes back what was counted.
         let handshaking = Handshaking { admission: self.clone(), source };
         let mut sources = self.sources();
@@ -122,7 +122,7 @@ impl Admission {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Full::Server);
         }
-        let source = config.prefixes.source_of(address);
+        let source = config.pings.source_of(address);
         // From here on the ticket's end takes back what was counted.
         let ticket = Ticket { admission: self.clone(), source, user: user.map(Box::from) };
         let mut sources = self.sources();
@@ -204,6 +204,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// The source that the connection is counted for.
+    pub fn source(&self) -> &IpNet {
+        &self.source
+    }
+
     /// Charge the source for a ping; whether it keeps to `rate`.
     pub fn charge_ping(&self, rate: Rate) -> bool {
         if rate.limit == 0 {

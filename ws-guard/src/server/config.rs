@@ -2,14 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use ws_guard_common::window::{Rate, RateError};
-
 use super::{
-    admission::CLOCK_STEP_MS,
     heartbeat::Times,
     identity::Access,
     negotiation::Negotiation,
     output_limit::OutputLimit,
+    pings::Pings,
     protocol::{Limits, extension::DeflateOptions},
     proxies::Proxies,
     seen::Seen,
@@ -17,25 +15,7 @@ use super::{
     tls::Tls,
     topics::TopicLimits,
 };
-use crate::{domain::address::Prefixes, telemetry::spans::Spans};
-
-/// Pings that are answered; a limit of 0 answers all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PingRates {
-    /// Those of a source, over all its connections.
-    pub source: Rate,
-    /// Those of a connection.
-    pub connection: Rate,
-}
-
-impl PingRates {
-    /// At most so many pings in any `window_seconds`, of a source and of a connection.
-    pub fn new(source: u32, connection: u32, window_seconds: u32) -> Result<PingRates, RateError> {
-        let window_ms = window_seconds.saturating_mul(1000);
-        let rate = |limit| Rate::new(limit, window_ms, CLOCK_STEP_MS);
-        Ok(PingRates { source: rate(source)?, connection: rate(connection)? })
-    }
-}
+use crate::telemetry::spans::Spans;
 
 /// What becomes of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,12 +74,8 @@ pub struct Config {
     pub heartbeat: Times,
     /// What is a stall, and what is done about it.
     pub stalls: Thresholds,
-    /// Pings that are answered, to begin with: see [`Service::set_ping_rates`].
-    ///
-    /// [`Service::set_ping_rates`]: super::service::Service::set_ping_rates
-    pub ping_rates: PingRates,
-    /// What makes a source.
-    pub prefixes: Prefixes,
+    /// What makes a source, and how many of its pings are answered.
+    pub pings: Arc<Pings>,
     /// What becomes of messages.
     pub handler: HandlerKind,
     /// Spans of connections go there.
@@ -111,8 +87,6 @@ pub struct Config {
 impl Config {
     /// A server on `listen` with everything else at its default.
     pub fn new(listen: SocketAddr) -> Config {
-        let source = Rate::new(30, 10_000, CLOCK_STEP_MS).unwrap_or_default();
-        let ping_rates = PingRates { source, connection: Rate::default() };
         Config {
             listen,
             shards: std::thread::available_parallelism().map_or(1, usize::from),
@@ -136,8 +110,7 @@ impl Config {
             drain_timeout: Duration::from_secs(10),
             heartbeat: Times::default(),
             stalls: Thresholds::default(),
-            ping_rates,
-            prefixes: Prefixes { v4: 32, v6: 64 },
+            pings: Arc::default(),
             handler: HandlerKind::Echo,
             spans: None,
             deflate: Some(DeflateOptions::default()),

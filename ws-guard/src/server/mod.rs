@@ -24,6 +24,7 @@ pub mod negotiation;
 mod outbox;
 pub mod output_limit;
 pub mod packets;
+pub mod pings;
 mod pool;
 pub mod protocol;
 pub mod proxies;
@@ -38,5 +39,6 @@ pub mod tls;
 pub mod topics;
 pub mod wheel;
 
-pub use config::{Config, HandlerKind, PingRates};
+pub use config::{Config, HandlerKind};
+pub use pings::{PingPolicy, PingRates, Pings};
 pub use service::{Server, StartError};

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
@@ -21,7 +21,7 @@ use super::{
     access_log::AccessLog,
     admission::Admission,
     asking::Ask,
-    config::{Config, HandlerKind, PingRates},
+    config::{Config, HandlerKind},
     journal::Journal,
     metrics::{Metrics, Regions},
     reconnects::Reconnects,
@@ -57,23 +57,12 @@ pub struct Service {
     held: AtomicUsize,
     /// Threads that are late and refuse newcomers.
     pub(super) late: AtomicUsize,
-    ping_rates: RwLock<PingRates>,
 }
 
 impl Service {
     /// A number for a connection, from 1.
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Pings that are answered.
-    pub fn ping_rates(&self) -> PingRates {
-        *self.ping_rates.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Answer so many pings from now on. What was counted stays counted.
-    pub fn set_ping_rates(&self, rates: PingRates) {
-        *self.ping_rates.write().unwrap_or_else(PoisonError::into_inner) = rates;
     }
 
     /// A connection holds `now` bytes in buffers, and held `before`.
@@ -103,7 +92,7 @@ impl Service {
         let peer = origin.peer.ip();
         let proxied = origin.client != peer || self.config.proxies.trust(peer);
         if self.config.tls.is_some() && !proxied {
-            let source = self.config.prefixes.source_of(origin.client);
+            let source = self.config.pings.source_of(origin.client);
             seen.note(source, u32::try_from(pings).unwrap_or(u32::MAX));
         }
     }
@@ -195,7 +184,6 @@ impl Server {
             HandlerKind::Topic(limits) => Some(Arc::new(Topics::new(limits, registry, connect)?)),
         };
         metrics.ping_interval.set(config.heartbeat.ping_interval.as_secs_f64());
-        let ping_rates = config.ping_rates;
         let listeners = listen(config.listen, config.shards.max(1))
             .map_err(|error| StartError::Listen(config.listen, error))?;
         let address = match listeners.first().map(TcpListener::local_addr) {
@@ -218,7 +206,6 @@ impl Server {
             stopping: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             late: AtomicUsize::new(0),
-            ping_rates: RwLock::new(ping_rates),
         });
         let (stop, stopped) = watch::channel(false);
         let mut server = Server { service, address, stop, shards: Vec::new() };

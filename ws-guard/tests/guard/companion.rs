@@ -60,6 +60,42 @@ fn it_serves_and_follows_the_policy() -> Result<()> {
     guard.finish()
 }
 
+/// What a port and a network have of their own, and the allowlist, hold for what the server answers. The
+/// kernel only observes here.
+#[test]
+fn it_follows_ports_networks_and_the_allowlist() -> Result<()> {
+    needs_root!();
+    let pair = Pair::new(PairOptions::default())?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("guard.toml");
+    let text = format!(
+        "action = \"observe\"\nwindow-seconds = 600\n[[port]]\nport = {PORT}\nmax-ping-rate = 5\n\
+         [[cidr]]\ncidr = \"{}\"\nmax-ping-rate = 9\n",
+        Family::V6.client(0)
+    );
+    fs::write(&file, text)?;
+    let words = format!(
+        "--listen [::]:{PORT} --access-log /dev/null --state-file none --config {}",
+        file.display()
+    );
+    let guard = Guard::start(&pair.server, &words)?;
+    let answered = |family: Family| -> Result<u64> {
+        let mut client = connect(&pair, (family.server(), PORT).into())?;
+        client.send(&pings(0, 20), &Cut::Whole)?;
+        round_trip(&mut client, "echo")?;
+        let pongs = client.received().pongs;
+        client.close()?;
+        Ok(pongs as u64)
+    };
+    let pongs = (answered(Family::V4)?, answered(Family::V6)?);
+    ensure!(pongs == (5, 9), "{pongs:?} pongs");
+    guard.run(&format!("allow {}", Family::V4.client(0)))?;
+    eventually("the allowlist holds", || Ok(answered(Family::V4)? == 20))?;
+    let pongs = answered(Family::V6)?;
+    ensure!(pongs == 0, "{pongs} pongs");
+    guard.finish()
+}
+
 /// Offer two subprotocols; the version in the answer.
 fn version(pair: &Pair, server: SocketAddr) -> Result<String> {
     let mut stream = pair.client.run(|| TcpStream::connect_timeout(&server, WAIT))??;

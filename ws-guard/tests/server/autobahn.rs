@@ -1,9 +1,8 @@
 //! The quick groups of Autobahn|Testsuite. All of them: `cargo xtask test autobahn`.
 
-use ws_guard::server::PingRates;
 use ws_guard_testkit::{autobahn, tools};
 
-use super::stage::Stage;
+use super::stage::{Stage, unlimited};
 
 /// Cases in the quick groups.
 const CASES: usize = 301;
@@ -15,7 +14,7 @@ fn every_case_of_the_quick_groups_is_ok() {
         return;
     }
     // Some cases send pings in bursts.
-    let stage = Stage::start(|config| config.ping_rates = PingRates::default());
+    let stage = Stage::start(|config| config.pings = unlimited());
     let folder = tempfile::tempdir().unwrap();
     let mut command =
         autobahn::command(stage.address, &autobahn::QUICK, folder.path(), None).unwrap();

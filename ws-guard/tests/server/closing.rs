@@ -5,7 +5,7 @@ use std::{net::Shutdown, time::Duration};
 use ws_guard::server::heartbeat::Times;
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
-use super::stage::{Client, PATIENCE, Stage, connect_from, reset, wait_for};
+use super::stage::{Client, PATIENCE, Stage, connect_from, reset, unlimited, wait_for};
 
 fn count(stage: &Stage, cause: &str) -> f64 {
     stage.metric(&format!("wsguard_server_closed_total{{cause=\"{cause}\"}}"))
@@ -176,7 +176,7 @@ fn a_slow_reader_is_dropped() {
 #[test]
 fn a_close_frame_that_never_left_is_none() {
     let stage = Stage::start(|config| {
-        config.ping_rates = Default::default();
+        config.pings = unlimited();
         config.close_timeout = Duration::from_millis(300);
     });
     let mut client = Client::connect(stage.address);

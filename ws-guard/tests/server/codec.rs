@@ -1,14 +1,13 @@
 //! The codec against any cut of the stream, and against tungstenite.
 
-use std::io::{self, Read, Write};
-
 use bytes::BytesMut;
 use proptest::prelude::*;
-use tungstenite::{Message as Theirs, WebSocket, protocol::WebSocketConfig};
 use ws_guard::server::protocol::{
-    Decoder, Event, Kind, Limits, Message, ProtocolError, Role, close, deflate::Inflater,
+    Decoder, Event, Limits, Message, ProtocolError, Role, close, deflate::Inflater,
 };
 use ws_guard_testkit::frame::{Frame, encode, opcode};
+
+use super::comparison::{Said, comparable, tungstenite_reads};
 
 const LIMITS: Limits = Limits { message: 1000, fragments: 20 };
 
@@ -120,7 +119,7 @@ proptest! {
     ) {
         let bytes = encode(&frames);
         let (events, error) = decode(decoder(Role::Server, false), cut(&bytes, &sizes));
-        let theirs = tungstenite_reads(&bytes, Role::Server);
+        let theirs = tungstenite_reads(&bytes, Role::Server, LIMITS.message);
         let ours = (comparable(&events), error.is_some());
         prop_assert_eq!(ours, theirs, "{:?}", error);
     }
@@ -129,7 +128,7 @@ proptest! {
     fn tungstenite_reads_the_same_of_a_server(frames in frames(false)) {
         let bytes = encode(&frames);
         let (events, error) = decode(decoder(Role::Client, false), [bytes.as_slice()]);
-        let theirs = tungstenite_reads(&bytes, Role::Client);
+        let theirs = tungstenite_reads(&bytes, Role::Client, LIMITS.message);
         prop_assert_eq!((comparable(&events), error.is_some()), theirs, "{:?}", error);
     }
 }
@@ -160,92 +159,6 @@ fn size(event: &Event) -> usize {
         Event::Chunk(chunk) => chunk.payload.len(),
         Event::Ping(payload) | Event::Pong(payload) => payload.len(),
         Event::Close(close) => close.as_ref().map_or(0, |close| close.reason.len()),
-    }
-}
-
-/// An event as both libraries can say it.
-#[derive(Clone, Debug, PartialEq)]
-enum Said {
-    Text(Vec<u8>),
-    Binary(Vec<u8>),
-    Ping(Vec<u8>),
-    Pong(Vec<u8>),
-    Close(Option<(u16, String)>),
-}
-
-fn comparable(events: &[Event]) -> Vec<Said> {
-    let said = |event: &Event| match event {
-        Event::Message(message) if message.kind == Kind::Text => {
-            Said::Text(message.payload.to_vec())
-        }
-        Event::Message(message) => Said::Binary(message.payload.to_vec()),
-        Event::Chunk(chunk) => panic!("nobody asked for {chunk:?}"),
-        Event::Ping(payload) => Said::Ping(payload.to_vec()),
-        Event::Pong(payload) => Said::Pong(payload.to_vec()),
-        Event::Close(close) => {
-            Said::Close(close.as_ref().map(|close| (close.code, close.reason.clone())))
-        }
-    };
-    events.iter().map(said).collect()
-}
-
-/// A stream that ends, and takes whatever is written to it.
-struct Recording<'a>(&'a [u8]);
-
-impl Read for Recording<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.0.read(into)
-    }
-}
-
-impl Write for Recording<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What tungstenite makes of it: the events, and whether it found an error.
-fn tungstenite_reads(bytes: &[u8], role: Role) -> (Vec<Said>, bool) {
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(LIMITS.message))
-        .max_frame_size(Some(LIMITS.message));
-    let role = match role {
-        Role::Server => tungstenite::protocol::Role::Server,
-        Role::Client => tungstenite::protocol::Role::Client,
-    };
-    let mut socket = WebSocket::from_raw_socket(Recording(bytes), role, Some(config));
-    let mut said = Vec::new();
-    loop {
-        use tungstenite::{Error, error::ProtocolError::ResetWithoutClosingHandshake};
-        let message = match socket.read() {
-            Ok(message) => message,
-            Err(Error::Protocol(ResetWithoutClosingHandshake) | Error::ConnectionClosed) => {
-                return (said, false);
-            }
-            Err(Error::Io(_)) => return (said, false),
-            Err(_) => return (said, true),
-        };
-        said.push(match message {
-            Theirs::Text(text) => Said::Text(text.as_bytes().to_vec()),
-            Theirs::Binary(payload) => Said::Binary(payload.to_vec()),
-            Theirs::Ping(payload) => Said::Ping(payload.to_vec()),
-            Theirs::Pong(payload) => Said::Pong(payload.to_vec()),
-            // It says so of a status code that must not be sent.
-            Theirs::Close(Some(close)) if close.reason.as_str() == "Protocol violation" => {
-                return (said, true);
-            }
-            Theirs::Close(close) => {
-                let close =
-                    close.map(|close| (close.code.into(), close.reason.as_str().to_owned()));
-                said.push(Said::Close(close));
-                return (said, false);
-            }
-            Theirs::Frame(_) => continue,
-        });
     }
 }
 

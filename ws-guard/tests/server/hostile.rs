@@ -29,7 +29,7 @@ use std::{
 use ws_guard::server::PingRates;
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
-use super::stage::{Client, Stage, wait_for};
+use super::stage::{Client, Stage, limited, wait_for};
 
 /// Tomcat CVE-2020-13935, nginx Unit CVE-2025-1695: a length that is negative, or that wraps.
 #[test]
@@ -155,7 +155,7 @@ fn who_goes_on_after_an_error_is_cut_off() {
 #[test]
 fn a_flood_of_small_frames_leaves_others_their_turn() {
     let stage = Stage::start(|config| {
-        config.ping_rates = PingRates::new(1, 0, 10).unwrap();
+        config.pings = limited(PingRates::new(1, 0, 10).unwrap());
     });
     let mut flooder = Client::connect(stage.address).stream;
     let pings = encode(&vec![Frame::ping(""); 20_000]);

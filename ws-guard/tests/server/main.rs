@@ -6,6 +6,7 @@ mod client_certificates;
 mod closing;
 mod codec;
 mod collector;
+mod comparison;
 mod connections;
 mod handshake;
 mod heartbeat;

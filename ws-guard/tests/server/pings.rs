@@ -6,7 +6,7 @@ use ws_guard::server::{PingRates, admission::CLOCK_STEP_MS};
 use ws_guard_common::window::Rate;
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
-use super::stage::{Client, Stage, connect_from};
+use super::stage::{Client, Stage, connect_from, limited, unlimited};
 
 fn rate(limit: u32, window_ms: u32) -> Rate {
     Rate::new(limit, window_ms, CLOCK_STEP_MS).unwrap()
@@ -35,7 +35,9 @@ fn a_pong_is_the_ping_to_the_byte() {
 
 #[test]
 fn a_source_is_answered_so_many_pings_in_any_window() {
-    let stage = Stage::start(|config| config.ping_rates.source = rate(30, 2000));
+    let stage = Stage::start(|config| {
+        config.pings = limited(PingRates { source: rate(30, 2000), ..PingRates::default() })
+    });
     let mut first = Client::connect(stage.address);
     let mut second = Client::connect(stage.address);
     let pings = vec![Frame::ping("?"); 20];
@@ -56,7 +58,9 @@ fn a_source_is_answered_so_many_pings_in_any_window() {
 
 #[test]
 fn a_connection_has_a_limit_of_its_own() {
-    let stage = Stage::start(|config| config.ping_rates.connection = rate(5, 60_000));
+    let stage = Stage::start(|config| {
+        config.pings = limited(PingRates { connection: rate(5, 60_000), ..PingRates::default() })
+    });
     for _ in 0..3 {
         let mut client = Client::connect(stage.address);
         client.send(&vec![Frame::ping("?"); 8]);
@@ -67,7 +71,7 @@ fn a_connection_has_a_limit_of_its_own() {
 /// What waits for a client that does not read is one pong, that of its latest ping.
 #[test]
 fn pongs_that_cannot_go_out_become_one() {
-    let stage = Stage::start(|config| config.ping_rates = PingRates::default());
+    let stage = Stage::start(|config| config.pings = unlimited());
     let stream = connect_from(Ipv4Addr::LOCALHOST, stage.address, Some(4096));
     let mut client = Client::request(stream, "", &[]);
     let mut writer = client.stream.try_clone().unwrap();

@@ -11,7 +11,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 use ws_guard::server::{
-    Config, Server,
+    Config, PingPolicy, PingRates, Pings, Server,
     access_log::{AccessLog, Flush},
     topics::{
         bus::{Bus, LocalBus},
@@ -223,6 +223,16 @@ impl Client {
 /// A TCP connection from 127.0.0.1.
 pub fn connect(server: SocketAddr) -> TcpStream {
     connect_from(Ipv4Addr::LOCALHOST, server, None)
+}
+
+/// So many pings of everybody are answered.
+pub fn limited(rates: PingRates) -> Arc<Pings> {
+    Arc::new(Pings::new(PingPolicy::new(rates)))
+}
+
+/// All pings are answered.
+pub fn unlimited() -> Arc<Pings> {
+    limited(PingRates::default())
 }
 
 /// A TCP connection from any address of the loopback interface, with so large a receive buffer.

@@ -15,7 +15,9 @@ use ws_guard_testkit::frame::{Frame, opcode};
 
 use super::{
     served::Served,
-    stage::{Client, REQUEST, Stage, connect, connect_from, free_port, refused, wait_for},
+    stage::{
+        Client, REQUEST, Stage, connect, connect_from, free_port, refused, unlimited, wait_for,
+    },
 };
 
 fn stall(served: &Served, time: Duration) {
@@ -164,7 +166,7 @@ fn a_client_that_does_not_read_is_no_stall() {
     let stage = Stage::start(|config| {
         // Less than it does not read for, more than a busy machine delays a thread.
         config.stalls.refuse = Duration::from_millis(1500);
-        config.ping_rates = Default::default();
+        config.pings = unlimited();
     });
     let stream = connect_from([127, 0, 0, 1].into(), stage.address, Some(4096));
     let mut client = Client::request(stream, "", &[]);

@@ -1,6 +1,8 @@
 //! `ws-guard serve`: the companion server alone, which needs no privilege.
 
-use std::{future::pending, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode};
+use std::{
+    future::pending, net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode, sync::Arc,
+};
 
 use anyhow::Context;
 use clap::Args;
@@ -25,7 +27,7 @@ use crate::{
     },
     control::socket::Socket,
     metrics::router_alone,
-    server::{Config, PingRates, Server, access_log::AccessLog},
+    server::{Config, PingPolicy, PingRates, Pings, Server, access_log::AccessLog},
     telemetry::{self, Endpoint, Telemetry},
 };
 
@@ -145,7 +147,7 @@ impl Serve {
     fn config(&self, section: &ServerSection) -> anyhow::Result<Config> {
         let mut config = Config::new(self.listen);
         self.server.apply(&mut config, section)?;
-        config.ping_rates = self.ping_rates()?;
+        config.pings = Arc::new(Pings::new(PingPolicy::new(self.ping_rates()?)));
         Ok(config)
     }
 

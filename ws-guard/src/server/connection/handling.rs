@@ -77,7 +77,7 @@ impl<I: Stream> Connection<I> {
 
     /// Whether a ping keeps to the limits of its source and its connection.
     fn charge_ping(&mut self) -> bool {
-        let rates = self.shard.service.ping_rates();
+        let rates = self.shard.service.config.pings.rates(self.ticket.source());
         let by_source = self.ticket.charge_ping(rates.source);
         if rates.connection.limit == 0 {
             return by_source;
