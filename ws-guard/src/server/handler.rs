@@ -5,7 +5,7 @@ use std::task::Waker;
 use super::{
     coding::Coding,
     journal::Happened,
-    outbox::Outbox,
+    outbox::{Outbox, Payload},
     protocol::{Chunk, Message, deflate::Deflater},
     record::Totals,
 };
@@ -37,6 +37,11 @@ pub trait Handler {
         0
     }
 
+    /// Bytes of memory that it holds, without those that it shares with others.
+    fn held(&self) -> usize {
+        0
+    }
+
     /// What it has subscribed to.
     fn topics(&self) -> Vec<String> {
         Vec::new()
@@ -61,13 +66,22 @@ impl Replies<'_> {
     /// Send a message, coded as was agreed. What cannot be sent yet, before the handshake of an
     /// encryption, is dropped.
     pub fn message(&mut self, message: Message) {
-        let message = match &mut self.coding {
-            None => Some(message),
-            Some(coding) => coding.seal(message),
+        self.send(message, Payload::Own);
+    }
+
+    /// The same with a payload that others hold as well: [`Held::shared`](super::held::Held::shared).
+    pub fn shared(&mut self, message: Message) {
+        self.send(message, Payload::Shared);
+    }
+
+    fn send(&mut self, message: Message, payload: Payload) {
+        let (message, payload) = match &mut self.coding {
+            None => (Some(message), payload),
+            Some(coding) => (coding.seal(message), Payload::Own),
         };
         let Some(message) = message else { return };
         self.totals.messages_out += 1;
-        self.outbox.message(message, self.deflater.as_deref_mut());
+        self.outbox.message(message, payload, self.deflater.as_deref_mut());
     }
 
     /// Send a fragment. Nothing else may be sent between the first and the last of a message.

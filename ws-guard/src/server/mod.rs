@@ -16,6 +16,7 @@ pub mod connection;
 pub mod handler;
 pub mod handshake;
 pub mod heartbeat;
+mod held;
 pub mod identity;
 pub mod io;
 pub mod journal;

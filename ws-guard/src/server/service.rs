@@ -22,6 +22,7 @@ use super::{
     admission::Admission,
     asking::Ask,
     config::{Config, HandlerKind},
+    held::Held,
     journal::Journal,
     metrics::{Metrics, Regions},
     reconnects::Reconnects,
@@ -54,7 +55,7 @@ pub struct Service {
     asks: Vec<mpsc::Sender<Ask>>,
     next_id: AtomicU64,
     stopping: AtomicBool,
-    held: AtomicUsize,
+    held: Held,
     /// Threads that are late and refuse newcomers.
     pub(super) late: AtomicUsize,
 }
@@ -67,13 +68,7 @@ impl Service {
 
     /// A connection holds `now` bytes in buffers, and held `before`.
     pub fn hold(&self, before: usize, now: usize) {
-        if now > before {
-            self.held.fetch_add(now - before, Ordering::Relaxed);
-            self.metrics.buffered.add((now - before) as i64);
-        } else if now < before {
-            self.held.fetch_sub(before - now, Ordering::Relaxed);
-            self.metrics.buffered.sub((before - now) as i64);
-        }
+        self.held.change(before, now);
         if let Some(topics) = &self.topics {
             topics.set_short(self.over_budget());
         }
@@ -81,7 +76,7 @@ impl Service {
 
     /// Bytes that all connections together hold in buffers.
     pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.held.bytes()
     }
 
     /// A connection sent pings. Those inside TLS are noted for the guard, which cannot see them;
@@ -179,9 +174,12 @@ impl Server {
         registry: &Registry,
     ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
+        let held = Held::new(metrics.buffered.clone());
         let topics = match config.handler {
             HandlerKind::Echo => None,
-            HandlerKind::Topic(limits) => Some(Arc::new(Topics::new(limits, registry, connect)?)),
+            HandlerKind::Topic(limits) => {
+                Some(Arc::new(Topics::new(limits, registry, held.clone(), connect)?))
+            }
         };
         metrics.ping_interval.set(config.heartbeat.ping_interval.as_secs_f64());
         let listeners = listen(config.listen, config.shards.max(1))
@@ -204,7 +202,7 @@ impl Server {
             asks,
             next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
-            held: AtomicUsize::new(0),
+            held,
             late: AtomicUsize::new(0),
         });
         let (stop, stopped) = watch::channel(false);

@@ -145,6 +145,24 @@ fn a_full_queue_loses_its_oldest_and_says_how_many() {
 }
 
 #[test]
+fn what_waits_for_many_is_held_once() {
+    let stage = start(1024, WhenFull::DropOldest);
+    let sleepers: Vec<Client> = (0..10).map(|_| sleeper(&stage)).collect();
+    let mut writer = Client::connect(stage.address);
+    let dropped = || stage.metric("wsguard_server_deliveries_total{result=\"dropped\"}");
+    let filler = "x".repeat(32_000);
+    // Until each mailbox has been full.
+    while dropped() < 10.0 * 100.0 {
+        publish(&mut writer, "news", json!(filler));
+    }
+    let held = || stage.metric("wsguard_server_buffered_bytes");
+    let most = (1 << 20) + sleepers.len() * 64 * 1024;
+    assert!(held() > 500_000.0 && held() < most as f64, "{} bytes", held());
+    drop((sleepers, writer));
+    assert!(wait_for(PATIENCE, || (held() == 0.0).then_some(())).is_some(), "{} bytes", held());
+}
+
+#[test]
 fn or_its_connection_is_closed_as_a_slow_reader() {
     let stage = Stage::start(|config| {
         config.handler = limits(4, WhenFull::Close);

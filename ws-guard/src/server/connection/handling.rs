@@ -10,6 +10,7 @@ use crate::{
         handler::{Handler, Replies},
         io::Stream,
         journal::Happened,
+        outbox::Payload,
         protocol::{Chunk, Message, ProtocolError},
     },
     telemetry::spans::Spans,
@@ -28,7 +29,7 @@ impl<I: Stream> Connection<I> {
                 self.totals.messages_in += 1;
                 self.with_handler(|handler, replies| handler.message(message, replies));
             }
-            Ok(Opened::Answer(answer)) => self.outbox.message(answer, None),
+            Ok(Opened::Answer(answer)) => self.outbox.message(answer, Payload::Own, None),
             Err(error) => self.end(Cause::Protocol(error), now),
         }
     }

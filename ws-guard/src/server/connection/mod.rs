@@ -216,10 +216,8 @@ impl<I: Stream> Connection<I> {
 
     /// Say how much memory is held between now and the next time.
     fn account(&mut self) {
-        let now = self.input.capacity()
-            + self.outbox.held()
-            + self.decoder.held()
-            + self.handler.waiting();
+        let now =
+            self.input.capacity() + self.outbox.held() + self.decoder.held() + self.handler.held();
         self.shard.service.hold(self.held, now);
         self.held = now;
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use ws_guard_common::frame::{FIN, opcode};
 
+pub use self::queue::Payload;
 use self::queue::{LARGE, Queue};
 use super::{
     pool,
@@ -83,9 +84,9 @@ impl Outbox {
     }
 
     /// Queue a message.
-    pub fn message(&mut self, message: Message, deflater: Option<&mut Deflater>) {
+    pub fn message(&mut self, message: Message, payload: Payload, deflater: Option<&mut Deflater>) {
         let Some(deflater) = deflater.filter(|_| message.payload.len() >= WORTH_COMPRESSING) else {
-            return self.frame(&message, false);
+            return self.frame(message, payload, false);
         };
         let mut compressed = pool::borrow_write();
         let shorter = deflater.deflate(&message.payload, &mut compressed)
@@ -94,10 +95,10 @@ impl Outbox {
             self.head(&message, true, compressed.len());
             self.queue.with_room(compressed.len()).extend_from_slice(&compressed);
         } else if shorter {
-            let payload = Bytes::copy_from_slice(&compressed);
-            self.frame(&Message { payload, ..message }, true);
+            let compressed = Bytes::copy_from_slice(&compressed);
+            self.frame(Message { payload: compressed, ..message }, Payload::Own, true);
         } else {
-            self.frame(&message, false);
+            self.frame(message, payload, false);
         }
         pool::return_write(&mut compressed);
     }
@@ -207,9 +208,9 @@ impl Outbox {
         encoder::control(opcode, payload, self.queue.copied());
     }
 
-    fn frame(&mut self, message: &Message, compressed: bool) {
-        self.head(message, compressed, message.payload.len());
-        self.queue.payload(message.payload.clone());
+    fn frame(&mut self, message: Message, payload: Payload, compressed: bool) {
+        self.head(&message, compressed, message.payload.len());
+        self.queue.payload(message.payload, payload);
     }
 
     /// Queue a fragment. Between the first and the last of a message no other may be queued.
@@ -218,7 +219,7 @@ impl Outbox {
         let fin = if chunk.last { FIN } else { 0 };
         let header = HeaderBytes::new(fin | opcode, chunk.payload.len());
         self.queue.copied().extend_from_slice(header.as_slice());
-        self.queue.payload(chunk.payload);
+        self.queue.payload(chunk.payload, Payload::Own);
     }
 
     fn head(&mut self, message: &Message, compressed: bool, len: usize) {
@@ -294,11 +295,11 @@ mod tests {
     #[test]
     fn large_messages_that_came_together_go_out_in_one_write() {
         let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
-        outbox.message(message(vec![1; 65536]), None);
+        outbox.message(message(vec![1; 65536]), Payload::Own, None);
         assert!(!outbox.is_full(MOST), "there is room for another");
         assert!(outbox.is_full(MOST / 12), "not where memory is short");
-        outbox.message(message(vec![2; 65536]), None);
-        outbox.message(message(vec![3; 16384]), None);
+        outbox.message(message(vec![2; 65536]), Payload::Own, None);
+        outbox.message(message(vec![3; 16384]), Payload::Own, None);
         assert!(outbox.is_full(MOST));
         flush(&mut outbox, &mut socket, usize::MAX);
         assert_eq!((socket.writes, socket.got.len()), (1, 2 * (10 + 65536) + 4 + 16384));
@@ -310,11 +311,11 @@ mod tests {
     fn a_peer_that_never_takes_all_makes_nothing_grow() {
         for most in [MOST, 10 * MOST] {
             let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
-            outbox.message(message(vec![0; 4096]), None);
+            outbox.message(message(vec![0; 4096]), Payload::Own, None);
             flush(&mut outbox, &mut socket, 1);
             for _ in 0..1000 {
                 while !outbox.is_full(most) {
-                    outbox.message(message(vec![0; 4096]), None);
+                    outbox.message(message(vec![0; 4096]), Payload::Own, None);
                 }
                 flush(&mut outbox, &mut socket, 20_000);
                 assert!(outbox.waiting() > 0, "it never takes all");
@@ -328,7 +329,7 @@ mod tests {
         let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
         let mut buffer = BytesMut::with_capacity(pool::ROOM);
         buffer.resize(LARGE, 7);
-        outbox.message(message(buffer.split().freeze()), None);
+        outbox.message(message(buffer.split().freeze()), Payload::Own, None);
         assert!(!buffer.try_reclaim(pool::ROOM), "it is written from there");
         flush(&mut outbox, &mut socket, 3);
         assert!(buffer.try_reclaim(pool::ROOM));
@@ -339,9 +340,9 @@ mod tests {
     #[test]
     fn a_pong_is_owed_until_the_socket_has_one() {
         let (mut outbox, mut socket) = (Outbox::default(), Socket::default());
-        outbox.message(message(vec![1; 10_000]), None);
+        outbox.message(message(vec![1; 10_000]), Payload::Own, None);
         assert!(!outbox.pong(b"first"));
-        outbox.message(message(vec![2; 10_000]), None);
+        outbox.message(message(vec![2; 10_000]), Payload::Own, None);
         // Of a header of 4 bytes, a payload, and 7 bytes of pong.
         flush(&mut outbox, &mut socket, 10_010);
         assert!(outbox.owes_pong(), "a byte of it is missing");

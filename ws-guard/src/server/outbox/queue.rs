@@ -25,6 +25,15 @@ const CONTROL: usize = 2 + 125;
 /// Most pieces in a write.
 const PIECES: usize = 16;
 
+/// Whose memory a payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// This connection's.
+    Own,
+    /// Other connections refer to it too, and it is counted elsewhere.
+    Shared,
+}
+
 /// A payload that is not copied.
 #[derive(Debug)]
 struct Shared {
@@ -40,6 +49,8 @@ pub struct Queue {
     shared: Vec<Shared>,
     /// Bytes of all that is shared.
     shared_len: usize,
+    /// Those of them that are counted elsewhere.
+    elsewhere: usize,
     /// Bytes of both that are written.
     written: usize,
 }
@@ -67,7 +78,7 @@ impl Queue {
 
     /// Bytes of memory that are held.
     pub fn held(&self) -> usize {
-        self.copied.capacity() + self.shared_len
+        self.copied.capacity() + self.shared_len - self.elsewhere
     }
 
     /// Where headers and control frames are appended.
@@ -91,11 +102,12 @@ impl Queue {
     }
 
     /// Append a payload, as a copy if it is small.
-    pub fn payload(&mut self, payload: Bytes) {
+    pub fn payload(&mut self, payload: Bytes, whose: Payload) {
         if payload.len() < LARGE {
             self.with_room(payload.len()).extend_from_slice(&payload);
         } else {
             self.shared_len += payload.len();
+            self.elsewhere += if whose == Payload::Shared { payload.len() } else { 0 };
             self.shared.push(Shared { at: self.copied.len(), payload });
         }
     }
@@ -159,6 +171,7 @@ impl Queue {
         self.copied.clear();
         self.shared.clear();
         self.shared_len = 0;
+        self.elsewhere = 0;
         self.written = 0;
     }
 
@@ -213,10 +226,24 @@ mod tests {
     #[test]
     fn a_few_bytes_do_not_keep_the_buffer_they_were_gathered_in() {
         let mut queue = Queue::default();
-        queue.payload(vec![7; LARGE - 1].into());
-        queue.payload(vec![8; 100].into());
+        queue.payload(vec![7; LARGE - 1].into(), Payload::Own);
+        queue.payload(vec![8; 100].into(), Payload::Own);
         queue.advance(LARGE - 1);
         assert_eq!((queue.settle(), queue.held()), (LARGE - 1, 100));
+    }
+
+    #[test]
+    fn what_is_counted_elsewhere_is_not_counted_here() {
+        let mut queue = Queue::default();
+        queue.payload(vec![7; LARGE].into(), Payload::Own);
+        queue.payload(vec![7; LARGE].into(), Payload::Shared);
+        assert_eq!((queue.waiting(), queue.held()), (2 * LARGE, LARGE));
+        queue.settle();
+        // Now they are this connection's alone.
+        assert_eq!((queue.waiting(), queue.held()), (2 * LARGE, 2 * LARGE));
+        queue.advance(2 * LARGE);
+        queue.release();
+        assert_eq!(queue.held(), 0);
     }
 
     proptest! {
@@ -230,7 +257,7 @@ mod tests {
             for (number, length) in lengths.into_iter().enumerate() {
                 let payload = vec![number as u8; length];
                 expected.extend_from_slice(&payload);
-                queue.payload(payload.into());
+                queue.payload(payload.into(), Payload::Own);
             }
             let mut socket = Socket::default();
             let mut cx = Context::from_waker(Waker::noop());

@@ -13,6 +13,7 @@ use super::{
     mailbox::{Delivery, Mailbox},
     metrics::TopicMetrics,
 };
+use crate::server::held::Held;
 
 /// Mailboxes by the numbers of their connections.
 type Subscribers = HashMap<u64, Arc<Mailbox>>;
@@ -23,11 +24,12 @@ pub struct Exchange {
     /// Memory is short: mailboxes take less.
     short: AtomicBool,
     metrics: TopicMetrics,
+    held: Held,
 }
 
 impl Exchange {
-    pub(super) fn new(metrics: TopicMetrics) -> Exchange {
-        Exchange { topics: RwLock::default(), short: AtomicBool::new(false), metrics }
+    pub(super) fn new(metrics: TopicMetrics, held: Held) -> Exchange {
+        Exchange { topics: RwLock::default(), short: AtomicBool::new(false), metrics, held }
     }
 
     pub(super) fn set_short(&self, short: bool) {
@@ -39,9 +41,11 @@ impl Exchange {
         let topics = self.read();
         let Some(subscribers) = topics.get(&publication.topic) else { return 0 };
         let short = self.short.load(Ordering::Relaxed);
+        // All mailboxes refer to one text.
+        let text = self.held.shared(publication.text.clone());
         let mut reached = 0;
         for mailbox in subscribers.values() {
-            let delivery = mailbox.deliver(publication.text.clone(), short);
+            let delivery = mailbox.deliver(text.clone(), short);
             self.metrics.delivered(delivery);
             reached += usize::from(matches!(delivery, Delivery::Queued { .. }));
         }

@@ -115,6 +115,11 @@ impl Mailbox {
         self.queue().bytes
     }
 
+    /// Bytes of memory that are this mailbox's own: its references to what waits.
+    pub fn held(&self) -> usize {
+        self.queue().texts.capacity() * size_of::<Bytes>()
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Counts and texts change together, without a panic between them.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)

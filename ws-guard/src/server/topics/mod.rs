@@ -22,6 +22,7 @@ use self::{
     metrics::TopicMetrics,
     protocol::Topic,
 };
+use super::held::Held;
 
 /// What topics may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +51,11 @@ impl Topics {
     pub fn new(
         limits: TopicLimits,
         registry: &Registry,
+        held: Held,
         connect: impl FnOnce(Arc<Exchange>) -> Arc<dyn Bus>,
     ) -> prometheus::Result<Topics> {
         let metrics = TopicMetrics::new(registry)?;
-        let exchange = Arc::new(Exchange::new(metrics.clone()));
+        let exchange = Arc::new(Exchange::new(metrics.clone(), held));
         Ok(Topics { limits, bus: connect(exchange.clone()), exchange, metrics })
     }
 

@@ -138,7 +138,10 @@ impl Handler for Subscriber {
                 replies.happened = Some(Happened::Dropped(count));
                 protocol::missed(count)
             }
-            Some(Next::Text(text)) => text,
+            Some(Next::Text(payload)) => {
+                replies.shared(Message { kind: Kind::Text, payload });
+                return Ok(true);
+            }
         };
         replies.message(Message { kind: Kind::Text, payload });
         Ok(true)
@@ -146,6 +149,10 @@ impl Handler for Subscriber {
 
     fn waiting(&self) -> usize {
         self.mailbox.waiting()
+    }
+
+    fn held(&self) -> usize {
+        self.mailbox.held()
     }
 
     fn topics(&self) -> Vec<String> {
