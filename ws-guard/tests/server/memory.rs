@@ -119,15 +119,15 @@ fn the_budget_of_all_connections_together() {
     let mut holding: Vec<Client> = Vec::new();
     let frame = encode(&[Frame::new(opcode::BINARY, vec![7; 200_000])]);
     let full = wait_for(PATIENCE, || {
-        let stream = connect(stage.address);
-        let mut probe = stream.try_clone().unwrap();
-        probe.write_all(format!("{REQUEST}\r\n").as_bytes()).unwrap();
+        let mut stream = connect(stage.address);
+        stream.write_all(format!("{REQUEST}\r\n").as_bytes()).unwrap();
         let mut head = [0; 12];
-        probe.read_exact(&mut head).unwrap();
+        let mut answered = || stream.peek(&mut head).unwrap() == 12;
+        assert!(wait_for(PATIENCE, || answered().then_some(())).is_some());
         if head.ends_with(b"503") {
             return Some(());
         }
-        holding.push(Client::connect(stage.address));
+        holding.push(Client::upgraded(stream));
         // All but its end.
         let last = holding.last_mut().unwrap();
         last.write(&frame[..frame.len() - 1]);
