@@ -7,6 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prometheus::{
+    IntCounter, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
@@ -60,6 +65,28 @@ pub struct Line<'a> {
     pub refused: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+}
+
+impl<'a> Line<'a> {
+    /// A line with nothing in it yet; its time is set when it is written.
+    pub fn new(event: What, peer: SocketAddr) -> Line<'a> {
+        Line {
+            time: String::new(),
+            event,
+            connection_id: None,
+            peer,
+            client: None,
+            user_id: None,
+            region: None,
+            certificate: None,
+            protocol_version: None,
+            handshake_duration_ms: None,
+            ping_interval_ms: None,
+            closed: None,
+            refused: None,
+            status: None,
+        }
+    }
 }
 
 /// How a connection ended.
@@ -144,13 +171,82 @@ impl AccessLog {
         let _ = writer.clone().write_all(&text);
     }
 
-    /// Lines that were lost so far.
-    pub fn lost(&self) -> usize {
-        self.writer.as_ref().map_or(0, |(_, lost)| lost.dropped_lines())
+    /// Show in `registry` how many lines were lost.
+    ///
+    /// # Errors
+    /// Where the registry has that metric already.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        let lines = self.writer.as_ref().map(|(_, lost)| lost.clone());
+        registry.register(Box::new(Lost { counter: lost_counter()?, lines }))
+    }
+}
+
+/// What was lost, counted by the log's writer and read with each scrape.
+struct Lost {
+    counter: IntCounter,
+    lines: Option<ErrorCounter>,
+}
+
+fn lost_counter() -> prometheus::Result<IntCounter> {
+    IntCounter::with_opts(Opts::new(
+        "wsguard_server_access_log_lost_total",
+        "Lines of the access log that were lost because what takes them was too slow.",
+    ))
+}
+
+impl Collector for Lost {
+    fn desc(&self) -> Vec<&Desc> {
+        self.counter.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // One of its own, so that two scrapes at once do not add up.
+        let Ok(counter) = lost_counter() else { return Vec::new() };
+        counter.inc_by(self.lines.as_ref().map_or(0, |lines| lines.dropped_lines() as u64));
+        counter.collect()
     }
 }
 
 /// Now, as the log has it.
 pub fn timestamp() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    /// A disk that takes nothing until the other end of the channel goes.
+    struct Stuck(Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lost_lines_are_counted_and_nobody_waits() {
+        let (go, stuck) = channel();
+        let (log, _flush) = AccessLog::to(Stuck(stuck));
+        let registry = Registry::new();
+        log.register(&registry).unwrap();
+        let lost = || registry.gather()[0].get_metric()[0].get_counter().get_value();
+        assert_eq!(lost(), 0.0);
+        let peer = SocketAddr::from(([10, 0, 0, 1], 1));
+        let line = Line::new(What::Refused, peer);
+        for _ in 0..WAITING + 100 {
+            log.write(&line);
+        }
+        // One or none is with the writer already.
+        assert!((99.0..=100.0).contains(&lost()), "{}", lost());
+        drop(go);
+    }
 }

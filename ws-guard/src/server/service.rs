@@ -174,6 +174,7 @@ impl Server {
         registry: &Registry,
     ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
+        access_log.register(registry)?;
         let held = Held::new(metrics.buffered.clone());
         let topics = match config.handler {
             HandlerKind::Echo => None,

@@ -298,7 +298,7 @@ impl Shard {
     fn refused(&self, peer: SocketAddr, refusal: Refusal) {
         self.service.metrics.refused.with_label_values(&[refusal.name()]).inc();
         let status = refusal.status().map(|status| status.as_u16());
-        self.log(Line { refused: Some(refusal.name()), status, ..line(What::Refused, peer) });
+        self.log(Line { refused: Some(refusal.name()), status, ..Line::new(What::Refused, peer) });
     }
 
     fn opened(&self, origin: &Origin) {
@@ -359,7 +359,7 @@ impl Shard {
             protocol_version: Some(origin.protocol.as_deref().unwrap_or(negotiation::NONE)),
             handshake_duration_ms: Some(f64::from(origin.handshake_us) / 1e3),
             ping_interval_ms: Some(self.ping_interval().as_millis() as u64),
-            ..line(event, origin.peer)
+            ..Line::new(event, origin.peer)
         }
     }
 
@@ -367,26 +367,6 @@ impl Shard {
         if self.service.access_log.is_open() {
             self.service.access_log.write(&Line { time: timestamp(), ..line });
         }
-    }
-}
-
-/// A line with nothing in it yet; its time is set when it is written.
-fn line<'a>(event: What, peer: SocketAddr) -> Line<'a> {
-    Line {
-        time: String::new(),
-        event,
-        connection_id: None,
-        peer,
-        client: None,
-        user_id: None,
-        region: None,
-        certificate: None,
-        protocol_version: None,
-        handshake_duration_ms: None,
-        ping_interval_ms: None,
-        closed: None,
-        refused: None,
-        status: None,
     }
 }
 
