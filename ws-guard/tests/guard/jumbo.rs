@@ -6,13 +6,12 @@ use ws_guard_testkit::{
     frame::Frame,
     netns::{Family, Pair, PairOptions},
     servers::Library,
-    usage::retransmissions,
 };
 
 use crate::{
     defuse::patient,
     stage::{Stage, WAIT},
-    statistics::tcp,
+    statistics::{lost, tcp},
     talk::{answered, ensure_echoed, pings, round_trip, text},
 };
 
@@ -32,7 +31,7 @@ const PINGS_OFFLOADED: u64 = 4000;
 pub fn deep_pings(stage: &Stage, mut client: Client, each: u64) -> Result<()> {
     client.send(&pings(0, LIMIT), &Cut::Whole)?;
     round_trip(&mut client, "within the limit")?;
-    let before = retransmissions(&stage.pair.client)?;
+    let before = lost(&stage.pair.client)?;
     let mut sent = vec![b"within the limit".to_vec()];
     for round in 0..ROUNDS {
         let message = text((TEXT + round) as usize, round);
@@ -52,7 +51,7 @@ pub fn deep_pings(stage: &Stage, mut client: Client, each: u64) -> Result<()> {
     ensure!((flow.pings_in, flow.defused) == (LIMIT + defused, defused), "{flow:?}");
     ensure!(flow.frames_in == LIMIT + defused + sent.len() as u64, "{flow:?}");
     ensure!((flow.violations, flow.gaps, flow.unsynced_total) == (0, 0, 0), "{flow:?}");
-    ensure!(retransmissions(&stage.pair.client)? == before, "something was sent again");
+    ensure!(lost(&stage.pair.client)? == before, "something was lost");
     client.close().map(drop)
 }
 

@@ -4,17 +4,25 @@ use ws_guard_testkit::netns::Namespace;
 
 /// A counter of the row `Tcp:` in /proc/net/snmp, such as `InCsumErrors` (both IP versions).
 pub fn tcp(namespace: &Namespace, name: &str) -> Result<u64> {
-    statistic(namespace, "Tcp: ", name)
+    statistic(namespace, "snmp", "Tcp: ", name)
+}
+
+/// Segments that were lost on the way and sent again. A queue of the machine that is late makes TCP
+/// send again what was not: then the peer has it twice, and says so (RFC 2883).
+pub fn lost(namespace: &Namespace) -> Result<u64> {
+    let had_twice = statistic(namespace, "netstat", "TcpExt: ", "TCPDSACKRecvSegs")?;
+    Ok(tcp(namespace, "RetransSegs")?.saturating_sub(had_twice))
 }
 
 /// The same of the row `Udp:` (IPv4 only).
 pub fn udp(namespace: &Namespace, name: &str) -> Result<u64> {
-    statistic(namespace, "Udp: ", name)
+    statistic(namespace, "snmp", "Udp: ", name)
 }
 
-fn statistic(namespace: &Namespace, row: &str, name: &str) -> Result<u64> {
+fn statistic(namespace: &Namespace, file: &str, row: &str, name: &str) -> Result<u64> {
     // "self" would be the main thread, which is in another namespace.
-    let text = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+    let path = format!("/proc/thread-self/net/{file}");
+    let text = namespace.run(|| std::fs::read_to_string(path))??;
     let mut rows = text.lines().filter_map(|line| line.strip_prefix(row));
     let (names, values) = (rows.next().context("no names")?, rows.next().context("no values")?);
     let mut both = names.split(' ').zip(values.split(' '));
