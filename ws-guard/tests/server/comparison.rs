@@ -31,6 +31,17 @@ pub fn comparable(events: &[Event]) -> Vec<Said> {
     events.iter().map(said).collect()
 }
 
+/// The same with whether an error ended it, as tungstenite sees it: for that the status code 1014,
+/// which was registered later than the RFC's, is one.
+pub fn as_tungstenite_has_it(events: &[Event], failed: bool) -> (Vec<Said>, bool) {
+    let mut said = comparable(events);
+    let unknown = matches!(said.last(), Some(Said::Close(Some((1014, _)))));
+    if unknown {
+        said.pop();
+    }
+    (said, failed || unknown)
+}
+
 /// A stream that ends, and takes whatever is written to it.
 struct Recording<'a>(&'a [u8]);
 
