@@ -2,6 +2,7 @@
 use std::{
     fs,
     process::Command,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -46,11 +47,13 @@ pub struct Stage {
 
 impl Stage {
     pub fn start() -> Result<Stage> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Relaxed);
         let pair = Pair::new(PairOptions { clients: 40, ..PairOptions::default() })?;
         let folder = TempDir::with_prefix("wsg-stage-")?;
         let place = [
             "--pin-dir".to_owned(),
-            format!("/sys/fs/bpf/wsg-alarms-{}", std::process::id()),
+            format!("/sys/fs/bpf/wsg-alarms-{}-{number}", std::process::id()),
             "--control-socket".to_owned(),
             folder.path().join("control.sock").display().to_string(),
         ];
