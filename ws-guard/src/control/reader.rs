@@ -164,6 +164,7 @@ impl Reader {
         })
     }
 }
+
 /// Rules that exempt their network.
 fn exemptions(rules: &[NetworkRule]) -> impl Iterator<Item = (IpNet, Rule)> {
     let exempt = rules.iter().filter(|(_, _, rule)| rule.flags & Rule::ALLOW != 0);
