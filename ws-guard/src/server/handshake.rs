@@ -313,6 +313,8 @@ where
     let served = http1::Builder::new()
         .max_buf_size(config.max_request.max(MIN_REQUEST))
         .max_headers(MAX_FIELDS)
+        // Who sends no more after its request is answered all the same.
+        .half_close(true)
         .serve_connection(TokioIo::new(io), service)
         .without_shutdown()
         .await;

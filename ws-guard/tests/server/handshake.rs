@@ -44,6 +44,19 @@ fn rubbish_is_no_request() {
 }
 
 #[test]
+fn who_sends_no_more_is_answered_all_the_same() {
+    let stage = Stage::start(|_| {});
+    // As often as it takes for the end to come together with the request.
+    for _ in 0..50 {
+        let mut stream = connect(stage.address);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let answer = refused(stream, b"");
+        assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+    }
+}
+
+#[test]
 fn connections_are_limited_and_places_become_free() {
     let stage = Stage::start(|config| {
         config.max_connections = 3;
