@@ -1,6 +1,6 @@
 //! What a namespace's TCP counts.
 use anyhow::{Context, Result};
-use ws_guard_testkit::netns::Namespace;
+use ws_guard_testkit::{netns::Namespace, usage::retransmissions};
 
 /// A counter of the row `Tcp:` in /proc/net/snmp, such as `InCsumErrors` (both IP versions).
 pub fn tcp(namespace: &Namespace, name: &str) -> Result<u64> {
@@ -11,7 +11,7 @@ pub fn tcp(namespace: &Namespace, name: &str) -> Result<u64> {
 /// send again what was not: then the peer has it twice, and says so (RFC 2883).
 pub fn lost(namespace: &Namespace) -> Result<u64> {
     let had_twice = statistic(namespace, "netstat", "TcpExt: ", "TCPDSACKRecvSegs")?;
-    Ok(tcp(namespace, "RetransSegs")?.saturating_sub(had_twice))
+    Ok(retransmissions(namespace)?.saturating_sub(had_twice))
 }
 
 /// The same of the row `Udp:` (IPv4 only).

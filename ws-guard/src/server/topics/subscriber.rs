@@ -131,19 +131,16 @@ impl Handler for Subscriber {
     }
 
     fn deliver(&mut self, replies: &mut Replies<'_>) -> Result<bool, Overflow> {
-        let payload = match self.mailbox.next() {
+        let text = |payload| Message { kind: Kind::Text, payload };
+        match self.mailbox.next() {
             None => return Ok(false),
             Some(Next::Overflow) => return Err(Overflow),
             Some(Next::Missed(count)) => {
                 replies.happened = Some(Happened::Dropped(count));
-                protocol::missed(count)
+                replies.message(text(protocol::missed(count)));
             }
-            Some(Next::Text(payload)) => {
-                replies.shared(Message { kind: Kind::Text, payload });
-                return Ok(true);
-            }
-        };
-        replies.message(Message { kind: Kind::Text, payload });
+            Some(Next::Text(payload)) => replies.shared(text(payload)),
+        }
         Ok(true)
     }
 
