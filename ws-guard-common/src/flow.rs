@@ -27,7 +27,7 @@ pub use crate::checkpoint::{
     CHECKPOINTS, Checkpoint, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
 };
 use crate::{
-    maps::SpinLock,
+    maps::{Client, SpinLock},
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
@@ -172,6 +172,17 @@ pub struct Flow {
     pub checkpoints: [Checkpoint; CHECKPOINTS],
     /// The pings of this connection.
     pub window: RateWindow,
+    /// Over the limit until then, nanoseconds of CLOCK_MONOTONIC; 0 for never.
+    pub over_until: u64,
+    /// Segments dropped because of that, but for those added to the source's already.
+    pub dropped: u64,
+    /// Who its limits are about.
+    pub identity: Client,
+    /// The [`crate::maps::Policy::generation`] that [`Flow::drops`] was found under.
+    pub over_generation: u32,
+    /// Not 0: while the connection is over the limit its segments are dropped.
+    pub drops: u32,
+    pub _pad: u32,
 }
 
 /// What is to be done with a segment of the client.
@@ -460,6 +471,31 @@ impl Flow {
             }
         }
         goes_on
+    }
+
+    /// The connection went over the limit: it is so until `until`. `true` when it was not before.
+    #[inline(always)]
+    pub fn exceeds(&mut self, now: u64, until: u64, drops: bool, generation: u32) -> bool {
+        let new = self.over_until <= now;
+        self.over_until = if until > self.over_until { until } else { self.over_until };
+        self.drops = drops as u32;
+        self.over_generation = generation;
+        new
+    }
+
+    /// Over the limit now.
+    #[inline(always)]
+    pub const fn is_over_limit(&self, now: u64) -> bool {
+        self.over_until > now
+    }
+
+    /// How many of the next `pings` keep to the connection's share.
+    #[inline(always)]
+    pub fn share_room(&self, now_ms: u32, share: u32, window_ms: u32, pings: u32) -> u32 {
+        if share == 0 {
+            return 0;
+        }
+        self.window.room(now_ms, Rate { limit: share, window_ms, shift: 0 }, pings)
     }
 
     /// Log the pings of a segment against this connection's own limit, and return how many of them

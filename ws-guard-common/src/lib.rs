@@ -12,8 +12,9 @@
 //! 4. [`search`] finds frames in a stream whose beginning nobody saw.
 //! 5. [`window`] decides whether a ping is one too many.
 //! 6. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
-//! 7. [`record`] decodes TLS record headers, which the same tracker follows where frames are hidden.
-//! 8. [`maps`] is the layout of everything that crosses between kernel and user space.
+//! 7. [`forwarded`] reads which client a trusted proxy speaks for.
+//! 8. [`record`] decodes TLS record headers, which the same tracker follows where frames are hidden.
+//! 9. [`maps`] is the layout of everything that crosses between kernel and user space.
 //!
 //! With the `user` feature, `replay` drives a flow over byte slices as the kernel programs do over
 //! packets.
@@ -22,6 +23,7 @@
 pub mod checkpoint;
 pub mod flood;
 pub mod flow;
+pub mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod held;

@@ -8,6 +8,7 @@
 //! machine's.
 
 mod border;
+mod client;
 mod counter;
 mod event;
 mod key;
@@ -17,13 +18,13 @@ mod request;
 mod shared;
 
 pub use self::{
-    border::*, counter::*, event::*, key::*, pending::*, policy::*, request::*, shared::*,
+    border::*, client::*, counter::*, event::*, key::*, pending::*, policy::*, request::*, shared::*,
 };
 
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -47,8 +48,20 @@ pub mod name {
     /// Hash: [`crate::flood::FloodKey`] → [`crate::flood::Flood`], who sends too much else. Takes memory only for
     /// what is in it.
     pub const FLOODS: &str = "FLOODS";
-    /// LPM trie: prefix of a [`super::Address`] → [`super::Rule`].
+    /// Hash: [`super::SourceKey`] of a coarser prefix → [`super::Source`], sources that [`SOURCES`] has
+    /// no room for.
+    pub const COARSE: &str = "COARSE";
+    /// LPM trie: prefix of a [`super::Network`] → [`super::Rule`].
     pub const RULES: &str = "RULES";
+    /// LPM trie: prefix of a [`super::Network`] → 1, the trusted proxies.
+    pub const PROXIES: &str = "PROXIES";
+    /// Array of two [`crate::forwarded::names::HeaderNames`]: which headers name a request's client.
+    pub const HEADERS: &str = "HEADERS";
+    /// LRU hash: [`super::Address`] → [`super::Suspect`], untrusted peers whose requests carry
+    /// forwarding headers.
+    pub const SUSPECTS: &str = "SUSPECTS";
+    /// LRU hash: [`super::FlowKey`] → [`super::Beginning`], where connections begin.
+    pub const BEGINNINGS: &str = "BEGINNINGS";
     /// Array of two sets of [`super::SCOPES`] [`super::Policy`]: the set in force, and the one being
     /// written.
     pub const POLICY: &str = "POLICY";
@@ -81,13 +94,16 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 36 && align_of::<FlowKey>() == 4);
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<SourceKey>() == 20);
-    assert!(size_of::<Policy>() == 156);
+    assert!(size_of::<Client>() == 20);
+    assert!(size_of::<Network>() == 20);
+    assert!(size_of::<Policy>() == 160);
     assert!(size_of::<Rule>() == 28);
-    assert!(size_of::<Flow>() == 808);
-    assert!(size_of::<Source>() == 640);
-    assert!(size_of::<Event>() == 56);
+    assert!(size_of::<Flow>() == 856);
+    assert!(size_of::<Source>() == 368);
+    assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);
-    assert!(size_of::<Pending>() == 80);
+    assert!(size_of::<Pending>() == 304);
+    assert!(size_of::<Suspect>() == 40);
     assert!(size_of::<Stranger>() == 16);
     assert!(size_of::<Ports>() == 65_536);
 };

@@ -9,8 +9,11 @@ use crate::{
 pub const ALLOWED: u32 = 1 << 0;
 /// [`Source::flags`]: throttled by an operator, not by its pings.
 pub const MANUAL: u32 = 1 << 1;
-/// [`Source::flags`]: it went so far past the limit that it is dropped until it is free again.
+/// [`Source::flags`]: it went so far past the limit that [`Limits::escalate_to`] holds until it is
+/// free again.
 pub const ESCALATED: u32 = 1 << 2;
+/// [`Source::flags`]: while it is throttled, everything of it is dropped.
+pub const BANNED: u32 = 1 << 3;
 
 /// [`Source::throttled_until`] of a source that stays throttled until it is released.
 pub const UNTIL_RELEASED: u64 = u64::MAX;
@@ -21,7 +24,7 @@ pub const UNTIL_RELEASED: u64 = u64::MAX;
 pub struct Source {
     /// Guards all that follows but `dropped_total`, which is added to atomically.
     pub lock: SpinLock,
-    /// [`ALLOWED`], [`MANUAL`], [`ESCALATED`].
+    /// [`ALLOWED`], [`MANUAL`], [`ESCALATED`], [`BANNED`].
     pub flags: u32,
     /// The [`crate::maps::Policy::generation`] that [`ALLOWED`] and `limits` were looked up under.
     pub generation: u32,
@@ -32,11 +35,12 @@ pub struct Source {
     pub pings_total: u64,
     /// Pings that were turned into pongs.
     pub defused_total: u64,
-    /// Packets that were dropped.
+    /// Packets that were dropped, but for those that its open flows have yet to add
+    /// ([`crate::flow::Flow::dropped`]).
     pub dropped_total: u64,
     /// When the latest ping came (coarse clock).
     pub last_ping: u64,
-    /// Since when it is throttled; 0 when it is not.
+    /// Since when one of its connections is over the limit; 0 when none is.
     pub throttled_since: u64,
     /// Until when; [`UNTIL_RELEASED`] for an operator's decision without an end, 0 for never.
     pub throttled_until: u64,
@@ -47,21 +51,30 @@ pub struct Source {
     pub _pad: u32,
     /// All its pings.
     pub window: RateWindow,
-    /// The pings that were answered while it was throttled.
-    pub spared: RateWindow,
+}
+
+/// Pings of one connection in one segment, as they are charged to its source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pings {
+    /// How many there are.
+    pub count: u32,
+    /// How many of them keep to their connection's share: those pass in any case.
+    pub share: u32,
+    /// How many of them keep to the connection's own limit, where there is one; otherwise all.
+    pub most: u32,
+    /// Not 0: the connection's throttling has a least length that is not over. Only its share passes.
+    pub held: u32,
 }
 
 /// What [`Source::charge`] decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charged {
-    /// So many of the pings, the first ones, pass.
-    pub passed: u32,
-    /// So many of them are over the limit.
-    pub over: u32,
-    /// So many of those that pass do so for their connection's share alone.
+    /// So many of the pings, the first ones, keep to the limit.
+    pub kept: u32,
+    /// So many of those do so for their connection's share alone.
     pub spared: u32,
-    /// The segment they came in does not.
-    pub dropped: bool,
+    /// The others are over the limit.
+    pub over: u32,
     /// The source became throttled just now.
     pub throttled: bool,
     /// An earlier throttling had ended before these pings came.
@@ -75,27 +88,33 @@ impl Source {
         self.throttled_until > now && self.flags & ALLOWED == 0
     }
 
-    /// What is done about its pings over the limit: one of [`action`].
+    /// Everything of it is to be dropped at `now`.
+    #[inline(always)]
+    pub const fn is_banned(&self, now: u64) -> bool {
+        self.throttled_until > now && self.flags & (ALLOWED | BANNED) == BANNED
+    }
+
+    /// What is done about its connections over the limit: one of [`action`].
     #[inline(always)]
     pub const fn action(&self) -> u8 {
         if self.flags & ALLOWED != 0 {
-            action::OBSERVE
-        } else if self.flags & ESCALATED != 0 && self.limits.action == action::DEFUSE {
-            action::DROP
-        } else {
-            self.limits.action
+            return action::OBSERVE;
         }
+        let escalates = self.flags & ESCALATED != 0
+            && self.limits.action != action::OBSERVE
+            && self.limits.escalate_to > self.limits.action;
+        if escalates { self.limits.escalate_to } else { self.limits.action }
     }
 
-    /// Log `pings` pings of one connection that came at `now`, and decide how many pass; then
-    /// [`Source::flooded`] if any were over the limit.
+    /// Log pings of one connection that came at `now`, and decide how many keep to the limit; then
+    /// [`Source::flooded`] if any were over it.
     ///
-    /// `share` is how many of them keep to the connection's own small share, which is answered
-    /// while the source is throttled because of others: behind one address the neighbours'
-    /// heartbeats live on. All shares together get at most one more limit's worth.
+    /// A ping is over the limit if and only if this window is full *and* its connection's share is
+    /// used up. So a connection alone gets exactly the limit, whatever its neighbours behind the same
+    /// address do it gets its share, and all together get the limit and the shares of all but one.
     #[inline(always)]
-    pub fn charge(&mut self, now: u64, pings: u32, share: u32) -> Charged {
-        let mut charged = self.judge(now, pings, share);
+    pub fn charge(&mut self, now: u64, pings: Pings) -> Charged {
+        let mut charged = self.judge(now, pings);
         if charged.over > 0 {
             charged.throttled = self.flooded(now, charged.over);
         }
@@ -105,48 +124,29 @@ impl Source {
     /// The first half of [`Source::charge`]. A half each, because the kernel's verifier follows every
     /// way through the one for every way through the other, unless they are functions of their own.
     #[inline(always)]
-    pub fn judge(&mut self, now: u64, pings: u32, share: u32) -> Charged {
-        let now_ms = millis(now);
-        let rate = self.limits.rate;
-        let mut charged = Charged {
-            passed: pings,
-            over: 0,
-            spared: 0,
-            dropped: false,
-            throttled: false,
-            released: false,
-        };
-        let within = self.window.charge(now_ms, rate, pings);
-        self.pings_total += pings as u64;
+    pub fn judge(&mut self, now: u64, pings: Pings) -> Charged {
+        let count = pings.count;
+        let within = self.window.charge(millis(now), self.limits.rate, count);
+        self.pings_total += count as u64;
         self.last_ping = if now > self.last_ping { now } else { self.last_ping };
-        if self.flags & ALLOWED != 0 {
-            return charged;
-        }
-        let was_throttled = self.throttled_until > now;
-        charged.over = pings - within;
-        let kept = if was_throttled { 0 } else { within };
-        let over = pings - kept;
-        let share = share.saturating_sub(kept);
-        let share = if share < over { share } else { over };
-        let spared = match share {
-            0 => 0,
-            share => self.spared.charge(now_ms, rate, share),
-        };
         // Whatever has two outcomes comes behind the loops, which the verifier would walk for each.
-        if !was_throttled && self.throttled_since != 0 {
-            charged.released = true;
+        let was_throttled = self.throttled_until > now;
+        let held = pings.held != 0 || was_throttled && self.flags & MANUAL != 0;
+        let within = if held { 0 } else { within };
+        let kept = if within > pings.share { within } else { pings.share };
+        let kept = if kept < pings.most { kept } else { pings.most };
+        let kept = if self.flags & ALLOWED != 0 { count } else { kept };
+        let released = !was_throttled && self.throttled_since != 0;
+        if released {
             self.throttled_since = 0;
-            self.flags &= !(MANUAL | ESCALATED);
+            self.flags &= !(MANUAL | ESCALATED | BANNED);
         }
-        let action = self.action();
-        if over > 0 && action != action::OBSERVE {
-            charged.passed = kept + spared;
-            charged.spared = spared;
-            charged.dropped = action == action::DROP && spared < over;
-            // What is dropped is not defused: it never arrives.
-            self.defused_total += if charged.dropped { 0 } else { (over - spared) as u64 };
-        }
-        charged
+        let over = count.wrapping_sub(kept);
+        // What is dropped is not defused: it never arrives.
+        let defuses = self.action() == action::DEFUSE;
+        self.defused_total += if defuses { over as u64 } else { 0 };
+        let spared = if self.flags & ALLOWED != 0 { 0 } else { kept.saturating_sub(within) };
+        Charged { kept, spared, over, throttled: false, released }
     }
 
     /// The second half: `over` pings over the limit came at `now`. Throttle, or go on throttling;
@@ -157,7 +157,7 @@ impl Source {
         let new = self.throttled_until <= now;
         if new {
             self.throttled_since = now;
-            self.flags &= !ESCALATED;
+            self.flags &= !(ESCALATED | BANNED);
         }
         let least = self.throttled_since + self.limits.min_throttle_ms as u64 * MS;
         let until = now + self.limits.rate.window_ms as u64 * MS;
@@ -185,14 +185,15 @@ impl Source {
         }
     }
 
-    /// An operator's decision: throttled from `now` until `until`.
+    /// An operator's decision: throttled from `now` until `until`, its connections have their shares
+    /// only; or banned, if `flag` is [`BANNED`] and not 0.
     #[inline(always)]
-    pub fn throttle(&mut self, now: u64, until: u64) {
+    pub fn throttle(&mut self, now: u64, until: u64, flag: u32) {
         if !self.is_throttled(now) {
             self.throttled_since = now;
         }
         self.throttled_until = until;
-        self.flags |= MANUAL;
+        self.flags = self.flags & !BANNED | MANUAL | flag;
     }
 
     /// An operator's decision: free, with an empty log.
@@ -200,10 +201,9 @@ impl Source {
     pub fn release(&mut self) {
         self.throttled_since = 0;
         self.throttled_until = 0;
-        self.flags &= !(MANUAL | ESCALATED);
+        self.flags &= !(MANUAL | ESCALATED | BANNED);
         self.over = 0;
         self.window.clear();
-        self.spared.clear();
     }
 }
 

@@ -60,13 +60,6 @@ impl Rate {
         Ok(Rate { limit, window_ms, shift })
     }
 
-    /// The window for a connection's small share: an eighth shorter, or a heartbeat that comes every
-    /// half window would be one too many whenever it is a little early.
-    #[inline(always)]
-    pub const fn share_window_ms(&self) -> u32 {
-        self.window_ms - (self.window_ms >> 3)
-    }
-
     /// Largest number of pings over the limit that may pass in a window: 0 up to [`SLOTS`].
     pub const fn max_error(&self) -> u32 {
         (1 << self.shift) - 1
@@ -148,22 +141,17 @@ impl RateWindow {
         inside
     }
 
-    /// How many more pings keep to a small limit (at most 8) at `now_ms`.
+    /// How many of the next `pings` keep to the limit when they all come at `now_ms`. Logs nothing.
     #[inline(always)]
-    pub fn room(&self, now_ms: u32, limit: u32, window_ms: u32) -> u32 {
-        let limit = if limit < 8 { limit } else { 8 };
-        let rate = Rate { limit, window_ms, shift: self.shift };
-        if limit == 0 {
-            return 0;
-        }
-        self.within(self.not_before_last(now_ms), rate, limit)
+    pub fn room(&self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
+        self.within(self.not_before_last(now_ms), Rate { shift: self.shift, ..rate }, pings)
     }
 
-    /// A ping at `now_ms` keeps to a limit of `limit` pings.
+    /// A ping at `now_ms` keeps to the limit. Logs nothing.
     #[inline(always)]
-    pub fn has_room(&self, now_ms: u32, limit: u32, window_ms: u32) -> bool {
-        let rate = Rate { limit, window_ms, shift: self.shift };
-        limit > 0 && !self.over(0, self.not_before_last(now_ms), rate)
+    pub fn has_room(&self, now_ms: u32, rate: Rate) -> bool {
+        let rate = Rate { shift: self.shift, ..rate };
+        rate.limit == 0 || !self.over(0, self.not_before_last(now_ms), rate)
     }
 
     /// How many of the next `pings` keep to the limit when they all come at `now_ms`: those before
@@ -393,13 +381,14 @@ mod tests {
     #[test]
     fn room_counts_down_and_comes_back() {
         let mut window = RateWindow::new();
-        assert_eq!(window.room(0, 2, 10_000), 2);
+        assert_eq!(window.room(0, rate(2), 5), 2);
         window.charge(100, rate(0), 1);
-        assert_eq!(window.room(100, 2, 10_000), 1);
+        assert_eq!(window.room(100, rate(2), 5), 1);
         window.charge(200, rate(0), 1);
-        assert_eq!(window.room(200, 2, 10_000), 0);
-        assert_eq!(window.room(10_100, 2, 10_000), 1);
-        assert_eq!(window.room(10_200, 2, 10_000), 2);
+        assert_eq!(window.room(200, rate(2), 5), 0);
+        assert!(!window.has_room(200, rate(2)));
+        assert_eq!(window.room(10_100, rate(2), 5), 1);
+        assert_eq!(window.room(10_200, rate(2), 5), 2);
     }
 
     #[test]

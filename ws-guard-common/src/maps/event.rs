@@ -1,6 +1,6 @@
 //! What is told when it happens.
 
-use super::FlowKey;
+use super::{FlowKey, SourceKey};
 
 /// Events of one kind that one CPU may send in a second; the rest is counted.
 pub const EVENTS_PER_SECOND: u64 = 100;
@@ -9,9 +9,9 @@ pub const EVENTS_PER_SECOND: u64 = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EventKind {
-    /// A source went past the limit. `value`: pings in the segment that did it; `detail`: its scope.
+    /// A connection went over the limit, and so its source. `value`: pings in the segment that did it.
     Throttled = 0,
-    /// A throttling ended. `detail`: the source's scope.
+    /// A source's throttling ended.
     Released,
     /// Frame headers violate RFC 6455. `detail`: bits of [`crate::frame::Violations`]; `value`:
     /// frames.
@@ -24,10 +24,14 @@ pub enum EventKind {
     Unsynced,
     /// A table has no room. `detail`: 0 flows, 1 sources.
     TableFull,
+    /// An untrusted peer's requests carry the addresses of many clients. `value`: how many, about.
+    ProxySuspected,
+    /// A source is banned.
+    Banned,
 }
 
 impl EventKind {
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 9;
     pub const ALL: [EventKind; Self::COUNT] = [
         EventKind::Throttled,
         EventKind::Released,
@@ -36,6 +40,8 @@ impl EventKind {
         EventKind::FlowClosed,
         EventKind::Unsynced,
         EventKind::TableFull,
+        EventKind::ProxySuspected,
+        EventKind::Banned,
     ];
 
     /// The name in logs and JSON.
@@ -48,6 +54,8 @@ impl EventKind {
             EventKind::FlowClosed => "flow_closed",
             EventKind::Unsynced => "unsynced",
             EventKind::TableFull => "table_full",
+            EventKind::ProxySuspected => "proxy_suspected",
+            EventKind::Banned => "banned",
         }
     }
 }
@@ -59,11 +67,14 @@ pub struct Event {
     /// Nanoseconds of CLOCK_MONOTONIC (coarse).
     pub time: u64,
     pub value: u64,
-    /// The connection; for events of a source, `client` is the source and the rest is zero.
+    /// The connection; all zero where the event is about none.
     pub flow: FlowKey,
+    /// The source, for events that are about one; otherwise all zero.
+    pub source: SourceKey,
     /// One of [`EventKind`].
     pub kind: u8,
     /// The side a violation is on: 0 client, 1 server.
     pub side: u8,
     pub detail: u16,
+    pub _pad: u32,
 }

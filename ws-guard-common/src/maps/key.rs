@@ -61,10 +61,90 @@ pub struct FlowKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct SourceKey {
-    /// Masked as the policy says.
+    /// Masked as the policy says; whole where the source is one connection.
     pub address: Address,
-    /// [`super::Policy::scope`].
+    /// [`super::Policy::scope`] in the lowest byte, and above it what makes the source special: the
+    /// [`SourceKey::level`] of a coarser prefix, and the [`SourceKey::port`] of a single connection.
     pub scope: u32,
+}
+
+impl SourceKey {
+    /// [`SourceKey::scope`] of one connection, by the peer's port in network byte order.
+    #[inline(always)]
+    pub const fn of_connection(scope: u32, port: u16) -> u32 {
+        scope | (port as u32) << 16
+    }
+
+    /// The scope of the policy that holds.
+    #[inline(always)]
+    pub const fn scope(&self) -> u32 {
+        self.scope & 0xFF
+    }
+
+    /// The peer's port in network byte order, where the source is one connection; otherwise 0.
+    #[inline(always)]
+    pub const fn port(&self) -> u16 {
+        (self.scope >> 16) as u16
+    }
+
+    /// How much coarser than a source: 0 for one in the source table, else from 1.
+    #[inline(always)]
+    pub const fn level(&self) -> u32 {
+        self.scope >> 8 & 0xFF
+    }
+
+    /// The prefix, counted in 128 bits, that sources without room are charged to at `level`, from 1:
+    /// IPv4 /24, /16; IPv6 /56, /48, /32. `None` past the coarsest.
+    #[inline(always)]
+    pub const fn coarse_bits(is_v4: bool, level: u32) -> Option<u32> {
+        match (is_v4, level) {
+            (true, 1) => Some(96 + 24),
+            (true, 2) => Some(96 + 16),
+            (false, 1) => Some(56),
+            (false, 2) => Some(48),
+            (false, 3) => Some(32),
+            _ => None,
+        }
+    }
+
+    /// The key of the prefix that this source belongs to at `level`. `None` past the coarsest.
+    #[inline(always)]
+    pub const fn coarser(&self, level: u32) -> Option<SourceKey> {
+        match Self::coarse_bits(self.address.is_v4(), level) {
+            Some(bits) => Some(SourceKey {
+                address: self.address.masked(&Address::mask(bits)),
+                scope: self.scope() | level << 8,
+            }),
+            None => None,
+        }
+    }
+}
+
+/// Levels of [`SourceKey::coarser`] at most.
+pub const COARSE_LEVELS: u32 = 3;
+
+/// Coarser prefixes that are kept at once.
+pub const COARSE: u32 = 1024;
+
+/// Key of the tries of networks: the families apart, so that no prefix of one covers the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Network {
+    /// 4 or 6.
+    pub family: u32,
+    pub address: Address,
+}
+
+impl Network {
+    /// Bits in front of the address.
+    pub const FAMILY_BITS: u32 = 32;
+    /// Length of the prefix that holds one address.
+    pub const ALL_BITS: u32 = Self::FAMILY_BITS + 128;
+
+    #[inline(always)]
+    pub const fn of(address: &Address) -> Network {
+        Network { family: if address.is_v4() { 4 } else { 6 }, address: *address }
+    }
 }
 
 #[cfg(any(test, feature = "user"))]

@@ -28,6 +28,8 @@ pub struct Pending {
     pub answer_next: u32,
     /// Acknowledgement number of the latest segment that was read of the request.
     pub claimed: u32,
+    /// Who the request comes from, as far as it was read.
+    pub client: crate::forwarded::ClientReader,
     /// On a TLS port: where the client's records stand, as far as they were followed.
     pub records: crate::tracker::Tracker,
 }
@@ -38,6 +40,69 @@ impl Pending {
     #[inline(always)]
     pub const fn is_under_way(&self) -> bool {
         self.length | self.answer_length != 0
+    }
+}
+
+/// Where a connection begins, by the server's SYN-ACK: value of [`super::name::BEGINNINGS`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Beginning {
+    /// Sequence number of the client's first byte.
+    pub client_next: u32,
+    /// Sequence number of the server's first byte.
+    pub server_next: u32,
+}
+
+/// How many [`Beginning`]s are kept at most.
+pub const BEGINNINGS: u32 = 16_384;
+
+/// An untrusted peer whose requests carry forwarding headers: value of [`super::name::SUSPECTS`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Suspect {
+    /// When the latest such request came, nanoseconds of CLOCK_MONOTONIC (coarse).
+    pub last_ns: u64,
+    /// When it was told of as suspected, the same clock; 0 while it is not.
+    pub told_ns: u64,
+    /// Bit `n`: a client whose address hashes to `n` was named.
+    pub clients: u64,
+    /// Such requests so far.
+    pub requests: u64,
+    /// The scope of the latest one.
+    pub scope: u32,
+    pub _pad: u32,
+}
+
+/// How many [`Suspect`]s are kept at most.
+pub const SUSPECTS: u32 = 1024;
+
+/// So many clients make a peer a suspected proxy.
+pub const SUSPICIOUS_CLIENTS: u32 = 8;
+
+impl Suspect {
+    /// A request named `client`. `true` when the peer is suspected from now on.
+    #[inline(always)]
+    pub fn named(&mut self, client: &super::Address, now: u64) -> bool {
+        let [a, b, c, d] = client.0;
+        let mixed = (a ^ b.rotate_left(11) ^ c.rotate_left(22) ^ d).wrapping_mul(0x9E37_79B1);
+        self.clients |= 1 << (mixed >> 26);
+        self.requests += 1;
+        self.last_ns = now;
+        let new = self.told_ns == 0 && self.count() >= SUSPICIOUS_CLIENTS;
+        if new {
+            self.told_ns = now;
+        }
+        new
+    }
+
+    /// How many clients were named, at least; by loops of a fixed length, for the kernel's verifier.
+    #[inline(always)]
+    pub const fn count(&self) -> u32 {
+        let mut bits = self.clients;
+        bits -= bits >> 1 & 0x5555_5555_5555_5555;
+        bits = (bits & 0x3333_3333_3333_3333) + (bits >> 2 & 0x3333_3333_3333_3333);
+        bits = (bits + (bits >> 4)) & 0x0F0F_0F0F_0F0F_0F0F;
+        (bits.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
     }
 }
 

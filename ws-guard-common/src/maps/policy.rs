@@ -9,15 +9,18 @@ pub mod action {
     pub const OBSERVE: u8 = 0;
     /// Turn it into an unsolicited pong, which the server ignores (RFC 6455, 5.5.3).
     pub const DEFUSE: u8 = 1;
-    /// Drop the source's segments to protected ports.
+    /// Drop the segments of the connection.
     pub const DROP: u8 = 2;
+    /// Drop everything of the source, new connections included.
+    pub const BAN: u8 = 3;
 
     /// The name in options and JSON.
     pub const fn name(action: u8) -> &'static str {
         match action {
             OBSERVE => "observe",
             DEFUSE => "defuse",
-            _ => "drop",
+            DROP => "drop",
+            _ => "ban",
         }
     }
 }
@@ -25,17 +28,16 @@ pub mod action {
 /// [`Policy::flags`]: with a full flow table, refuse the connection (drop its 101) instead of
 /// letting it through untracked.
 pub const FLOWS_FAIL_CLOSED: u8 = 1 << 0;
-/// [`Policy::flags`]: with a full source table, treat a newcomer's pings as over the limit instead
-/// of letting them pass.
+/// [`Policy::flags`]: with a full source table, a newcomer's connections get their share only, instead
+/// of what is left of a coarser prefix's limit.
 pub const SOURCES_FAIL_CLOSED: u8 = 1 << 1;
 
 /// [`Policy::flags`]: let packets pass that may carry TCP to a protected port and cannot be
 /// followed: first fragments, and headers that hide it.
 pub const UNREADABLE_PASSES: u8 = 1 << 2;
 
-/// [`Policy::flags`]: some source may be dropped although [`Policy::action`] is not
-/// [`action::DROP`]: a rule says so, or sources climb to it.
-pub const MAY_DROP: u8 = 1 << 3;
+/// [`Policy::flags`]: some source may be banned: then each packet's source is looked up.
+pub const MAY_BAN: u8 = 1 << 3;
 
 /// [`Policy::flags`]: some class of frames has a limit, [`Policy::class_limits`].
 pub const LIMITS_CLASSES: u8 = 1 << 4;
@@ -43,6 +45,9 @@ pub const LIMITS_CLASSES: u8 = 1 << 4;
 /// [`Policy::flags`]: the scope's ports speak TLS. Records are followed, not frames; bytes are never
 /// changed, and nothing is dropped but under [`action::DROP`].
 pub const TLS: u8 = 1 << 5;
+
+/// [`Policy::flags`]: a ban is laid also on trusted proxies, and on sources with other connections.
+pub const BAN_FORCED: u8 = 1 << 6;
 
 /// Policies that can be in force side by side. Scope 0 is that of all ports without settings of
 /// their own; each port with some has a scope, in which its sources are counted for themselves.
@@ -57,20 +62,24 @@ pub struct Policy {
     pub rate: Rate,
     /// Pings a connection may send in any window; the same window. Limit 0: no such limit.
     pub connection_rate: Rate,
-    /// Pings that a connection of a throttled source is answered in any
-    /// [`Rate::share_window_ms`]: at most 8.
+    /// Pings that every connection may send in any window, whatever its source has used: at most 64.
     pub share: u32,
     /// Raised whenever a policy or a rule changes, and never 0: what a source knows of them may be
     /// out of date. The same in all scopes.
     pub generation: u32,
     /// How many rules there are; with none there is nothing to look up.
     pub rules: u32,
+    /// How many trusted proxies there are, likewise.
+    pub proxies: u32,
     /// One of [`action`].
     pub action: u8,
-    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`], [`MAY_DROP`],
-    /// [`LIMITS_CLASSES`], [`TLS`].
+    /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`], [`MAY_BAN`],
+    /// [`LIMITS_CLASSES`], [`TLS`], [`BAN_FORCED`].
     pub flags: u8,
-    pub _pad: [u8; 2],
+    /// What a source escalates to after [`Policy::escalate_after`], one of [`action`].
+    pub escalate_to: u8,
+    /// Which set of [`super::name::HEADERS`] is in force. The same in all scopes.
+    pub headers: u8,
     /// What of a mapped IPv4 address makes a source.
     pub mask_v4: Address,
     /// What of an IPv6 address makes a source.
@@ -79,8 +88,8 @@ pub struct Policy {
     pub scope: u32,
     /// A throttling lasts so many milliseconds at the least; 0: as long as the window.
     pub min_throttle_ms: u32,
-    /// Pings over the limit in one window after which a source is dropped where it would be
-    /// defused; 0: never.
+    /// Pings of a source over the limit in one window after which its connections over the limit
+    /// get [`Policy::escalate_to`]; 0: never.
     pub escalate_after: u32,
     /// Which settings the scope has of its own, the others being those of scope 0; [`own`]. For
     /// people: the kernel does not look at it.
@@ -124,6 +133,8 @@ pub mod own {
     pub const RECORD_LIMIT: u32 = 1 << 9;
     /// [`super::Policy::record_min`] and the longest; not in rules.
     pub const RECORD_BYTES: u32 = 1 << 10;
+    /// [`super::Policy::escalate_to`].
+    pub const ESCALATE_TO: u32 = 1 << 11;
 }
 
 /// What holds for a source: its scope's policy, and what the longest rule that covers it has
@@ -139,7 +150,9 @@ pub struct Limits {
     pub escalate_after: u32,
     /// One of [`action`].
     pub action: u8,
-    pub _pad: [u8; 3],
+    /// As [`Policy::escalate_to`].
+    pub escalate_to: u8,
+    pub _pad: [u8; 2],
 }
 
 impl Limits {
@@ -151,7 +164,8 @@ impl Limits {
             min_throttle_ms: policy.min_throttle_ms,
             escalate_after: policy.escalate_after,
             action: policy.action,
-            _pad: [0; 3],
+            escalate_to: policy.escalate_to,
+            _pad: [0; 2],
         }
     }
 
@@ -167,12 +181,15 @@ impl Limits {
         let least = pick(other, own::MIN_THROTTLE, own.min_throttle_ms, self.min_throttle_ms);
         let after = pick(other, own::ESCALATE, own.escalate_after, self.escalate_after);
         let action = pick(other, own::ACTION, own.action as u32, self.action as u32);
+        let (to, other_to) = (own.escalate_to as u32, self.escalate_to as u32);
+        let escalate_to = pick(other, own::ESCALATE_TO, to, other_to);
         Limits {
             rate: Rate { limit, window_ms, shift },
             min_throttle_ms: least,
             escalate_after: after,
             action: action as u8,
-            _pad: [0; 3],
+            escalate_to: escalate_to as u8,
+            _pad: [0; 2],
         }
     }
 }

@@ -15,6 +15,8 @@ pub enum Operation {
     /// Write the log of pings in groups of 2^`pings`, for a window of `until` milliseconds: the
     /// limit changes ([`crate::window::RateWindow::regroup`]).
     Regroup = 3,
+    /// Ban `source` until `until`: everything of it is dropped. As [`Operation::Throttle`] otherwise.
+    Ban = 4,
 }
 
 /// A request to the control program: the payload of its packet, behind 14 bytes of Ethernet.
@@ -25,7 +27,7 @@ pub struct Request {
     pub operation: u32,
     /// For [`Operation::Report`] and [`Operation::Regroup`].
     pub pings: u32,
-    /// For [`Operation::Throttle`]: nanoseconds of CLOCK_MONOTONIC, or
+    /// For [`Operation::Throttle`] and [`Operation::Ban`]: nanoseconds of CLOCK_MONOTONIC, or
     /// [`crate::source::UNTIL_RELEASED`]. For [`Operation::Regroup`].
     pub until: u64,
     pub source: SourceKey,

@@ -17,9 +17,10 @@ pub type SpinLock = bpf_spin_lock;
 pub struct Shared {
     pub lock: SpinLock,
     pub _pad: u32,
-    /// The latest [`crate::source::Source::throttled_until`] of all: past it nobody is throttled, and nothing has
-    /// to be looked up.
+    /// The latest [`crate::source::Source::throttled_until`] of all: past it no source is throttled.
     pub throttled_until: u64,
+    /// The same of the sources that are banned: past it none has to be looked up for that.
+    pub banned_until: u64,
     /// When a full table was last searched for entries to reclaim.
     pub swept: u64,
 }

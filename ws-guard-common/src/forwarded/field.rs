@@ -1,0 +1,164 @@
+//! The value of a forwarding header: a list of addresses, or `Forwarded` (RFC 7239, 4).
+
+use super::{address::AddressReader, hops::Hops};
+use crate::maps::Address;
+
+/// Where in the value the reader is.
+mod stage {
+    /// In an item of a list of addresses.
+    pub const ITEM: u8 = 0;
+    /// In the name of a parameter of `Forwarded`.
+    pub const NAME: u8 = 1;
+    /// Behind its `=`.
+    pub const VALUE: u8 = 2;
+    /// In a value without quotes.
+    pub const TOKEN: u8 = 3;
+    /// In a value in quotes.
+    pub const QUOTED: u8 = 4;
+    /// Behind a backslash in quotes (RFC 9110, 5.6.4).
+    pub const ESCAPED: u8 = 5;
+    /// Behind the closing quote.
+    pub const CLOSED: u8 = 6;
+}
+
+/// [`FieldReader::flags`]: the item has something else than white space.
+const BEGUN: u8 = 1 << 0;
+/// [`FieldReader::flags`]: white space came behind what the item holds.
+const ENDED: u8 = 1 << 1;
+/// [`FieldReader::flags`]: the parameter at hand is `for`.
+const IS_FOR: u8 = 1 << 2;
+/// [`FieldReader::flags`]: the element had a `for` already.
+const HAD_FOR: u8 = 1 << 3;
+/// [`FieldReader::flags`]: the element is malformed.
+const MALFORMED: u8 = 1 << 4;
+
+/// Reads the lines of forwarding headers, one at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FieldReader {
+    address: AddressReader,
+    /// The latest bytes of a parameter's name, lower case, the latest in the low byte; none is kept
+    /// of a name that is longer.
+    name: u32,
+    /// One of [`stage`].
+    stage: u8,
+    flags: u8,
+    _pad: [u8; 2],
+}
+
+impl FieldReader {
+    /// A value begins, in the syntax of `Forwarded` or in that of a list.
+    #[inline(always)]
+    pub fn begin(&mut self, forwarded: bool) {
+        self.stage = if forwarded { stage::NAME } else { stage::ITEM };
+        self.begin_item();
+    }
+
+    #[inline(always)]
+    fn begin_item(&mut self) {
+        self.address = AddressReader::new();
+        self.name = 0;
+        self.flags = 0;
+        if self.stage != stage::ITEM {
+            self.stage = stage::NAME;
+        }
+    }
+
+    /// Take one byte of the value. `true` when an item ends with it: [`FieldReader::take`] has it.
+    #[inline(always)]
+    pub fn push(&mut self, byte: u8) -> bool {
+        let quoted = self.stage == stage::QUOTED || self.stage == stage::ESCAPED;
+        if byte == b',' && !quoted {
+            return true;
+        }
+        let blank = byte == b' ' || byte == b'\t' || byte == b'\r';
+        self.flags |= if blank { 0 } else { BEGUN };
+        match self.stage {
+            stage::ITEM => self.item_byte(byte, blank),
+            stage::QUOTED if byte == b'\\' => self.stage = stage::ESCAPED,
+            stage::QUOTED if byte == b'"' => self.stage = stage::CLOSED,
+            stage::QUOTED | stage::ESCAPED => {
+                self.stage = stage::QUOTED;
+                self.node_byte(byte);
+            }
+            _ if byte == b';' => self.end_pair(),
+            stage::NAME => self.name_byte(byte, blank),
+            stage::VALUE if byte == b'"' => self.stage = stage::QUOTED,
+            stage::VALUE | stage::TOKEN if !blank => {
+                self.stage = stage::TOKEN;
+                let ends_twice = self.flags & ENDED != 0 || byte == b'"';
+                self.flags |= if ends_twice { MALFORMED } else { 0 };
+                self.node_byte(byte);
+            }
+            stage::TOKEN => self.flags |= ENDED,
+            _ => self.flags |= if blank { 0 } else { MALFORMED },
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn item_byte(&mut self, byte: u8, blank: bool) {
+        if blank {
+            self.flags |= if self.address.is_empty() { 0 } else { ENDED };
+        } else if self.flags & ENDED != 0 {
+            self.address.spoil();
+        } else {
+            self.address.push(byte);
+        }
+    }
+
+    #[inline(always)]
+    fn name_byte(&mut self, byte: u8, blank: bool) {
+        if byte == b'=' {
+            const FOR: u32 = u32::from_be_bytes(*b"\0for");
+            let is_for = self.name == FOR;
+            let twice = is_for && self.flags & HAD_FOR != 0;
+            self.flags |= if twice { MALFORMED } else { 0 };
+            self.flags |= if is_for { IS_FOR | HAD_FOR } else { 0 };
+            self.stage = stage::VALUE;
+        } else if !blank {
+            // A longer name leaves its bytes here, and is none that is looked for.
+            let longer = self.name >> 24 != 0;
+            self.name = if longer { u32::MAX } else { self.name << 8 | (byte | 0x20) as u32 };
+        }
+    }
+
+    /// A byte of a parameter's value.
+    #[inline(always)]
+    fn node_byte(&mut self, byte: u8) {
+        if self.flags & IS_FOR != 0 {
+            self.address.push(byte);
+        }
+    }
+
+    /// A parameter ends, and another one follows.
+    #[inline(always)]
+    fn end_pair(&mut self) {
+        // `;;` and a trailing `;` are harmless; a name without a value is not.
+        let nameless = self.stage == stage::NAME && self.name != 0;
+        self.flags |= if nameless { MALFORMED } else { 0 };
+        self.flags &= !(IS_FOR | ENDED);
+        self.name = 0;
+        self.stage = stage::NAME;
+    }
+
+    /// The line ends. `false` where it ends in quotes: then nothing in the field can be believed.
+    #[inline(always)]
+    pub fn is_balanced(&self) -> bool {
+        self.stage != stage::QUOTED && self.stage != stage::ESCAPED
+    }
+
+    /// Move the item that ends here into `hops`; an empty one counts for nothing (RFC 9110, 5.6.1).
+    #[inline(always)]
+    pub fn take(&mut self, hops: &mut Hops, trusts: impl FnOnce(&Address) -> bool) {
+        if self.flags & BEGUN != 0 {
+            let is_list = self.stage == stage::ITEM;
+            let has_node = is_list || self.flags & (HAD_FOR | MALFORMED) == HAD_FOR;
+            match self.address.finish() {
+                Some(address) if has_node => hops.address(address, trusts(&address)),
+                _ => hops.unknown(),
+            }
+        }
+        self.begin_item();
+    }
+}
