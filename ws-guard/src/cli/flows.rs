@@ -1,6 +1,6 @@
 //! `ws-guard flows`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     Global,
@@ -35,10 +35,20 @@ fn table(views: &[FlowView]) -> Table {
             Column::number("UNSYNCED").wide(),
             Column::number("FRAMES-OUT").wide(),
             Column::number("AGE").wide(),
+            Column::number("DROPPED").wide(),
+            Column::text("OVER").wide(),
+            Column::text("PEER").wide(),
+            Column::text("SOURCE").wide(),
+            Column::text("IDENTITY").wide(),
         ],
         rows: views.iter().map(row).collect(),
         count: format!("{}, {unsynced} unsynced", plural(views.len(), "flow", "flows")),
     }
+}
+
+/// The address of an end point.
+fn peer(client: &str) -> String {
+    client.parse().map_or("-".into(), |end: SocketAddr| end.ip().to_string())
 }
 
 fn row(view: &FlowView) -> Vec<String> {
@@ -61,6 +71,11 @@ fn row(view: &FlowView) -> Vec<String> {
         view.unsynced_total.to_string(),
         view.frames_out.to_string(),
         ago(view.opened),
+        view.dropped.to_string(),
+        if view.over_limit { "yes" } else { "-" }.into(),
+        peer(&view.client),
+        view.source.clone().unwrap_or("-".into()),
+        view.identity.as_deref().unwrap_or("-").into(),
     ]
 }
 

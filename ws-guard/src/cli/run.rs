@@ -59,7 +59,8 @@ impl Run {
         log_to_stderr(settings.run.log_format, level);
         let server = settings.run.listen.map(|listen| {
             let mut config = server::Config::new(listen);
-            self.server.apply(&mut config, &settings.server).map(|()| config)
+            let trusted = settings.told_proxies();
+            self.server.apply(&mut config, &settings.server, &trusted).map(|()| config)
         });
         let server = server.transpose()?;
         let idle = !settings.server.protocols.rows.is_empty() || self.server.want_a_server();

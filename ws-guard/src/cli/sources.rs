@@ -55,6 +55,7 @@ fn table(views: &[SourceView]) -> Table {
             Column::number("PINGS"),
             Column::number("DEFUSED"),
             Column::number("DROPPED"),
+            Column::number("CONNECTIONS"),
             Column::number("LAST-PING"),
             Column::number("FREE-IN"),
             Column::text("THROTTLED-SINCE").wide(),
@@ -69,11 +70,13 @@ fn table(views: &[SourceView]) -> Table {
 
 fn row(view: &SourceView) -> Vec<String> {
     let throttled = view.state == SourceState::Throttled;
-    let by = match (throttled, view.manual, view.escalated) {
-        (false, _, _) => "-",
-        (true, true, _) => "operator",
-        (true, false, false) => "pings",
-        (true, false, true) => "pings, dropped",
+    let by = match (view.manual, view.banned, view.escalated) {
+        _ if !throttled => "-",
+        (true, true, _) => "operator, banned",
+        (true, false, _) => "operator",
+        (false, true, _) => "pings, banned",
+        (false, false, true) => "pings, dropped",
+        (false, false, false) => "pings",
     };
     vec![
         view.source.clone(),
@@ -82,6 +85,7 @@ fn row(view: &SourceView) -> Vec<String> {
         view.pings_total.to_string(),
         view.defused_total.to_string(),
         view.dropped_total.to_string(),
+        view.connections.to_string(),
         ago(view.last_ping),
         if throttled && view.throttled_until.is_none() {
             "on release".into()
@@ -117,6 +121,8 @@ mod tests {
             throttled_until: Some(Timestamp(now + Duration::from_millis(9_900))),
             manual: false,
             escalated: false,
+            banned: false,
+            connections: 3,
             port: None,
         };
         let calm = SourceView {
@@ -132,9 +138,9 @@ mod tests {
         assert_eq!(
             table(&[view, calm]).render(false),
             "\
-SOURCE     STATE      IN-WINDOW   PINGS  DEFUSED  DROPPED  LAST-PING  FREE-IN
-fd77::/64  throttled         64  120000   119960        0         0s       9s
-10.77.0.1  ok                 2       2        0        0         0s        -
+SOURCE     STATE      IN-WINDOW   PINGS  DEFUSED  DROPPED  CONNECTIONS  LAST-PING  FREE-IN
+fd77::/64  throttled         64  120000   119960        0            3         0s       9s
+10.77.0.1  ok                 2       2        0        0            3         0s        -
 2 sources, 1 throttled
 "
         );

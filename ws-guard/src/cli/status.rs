@@ -176,6 +176,7 @@ mod tests {
                 rules: occupancy(0),
                 strangers: occupancy(0),
                 floods: occupancy(0),
+                coarse: occupancy(0),
             },
             events: EventLoss { lost: 0, suppressed: 0 },
             config: None,

@@ -119,8 +119,10 @@ impl Inputs {
         let mut cidrs = Vec::new();
         for setting in &POLICY {
             let winner = self.apply(setting, &mut settings.policy, &file, &mut problems);
-            if setting.name == "cidr" {
-                cidrs = winner;
+            match setting.name {
+                "cidr" => cidrs = winner,
+                "trusted-proxy" => settings.proxies_given = !winner.is_empty(),
+                _ => {}
             }
         }
         let mut allow = Vec::new();

@@ -12,6 +12,7 @@ use crate::{
     domain::{
         address::{Given, Quoted},
         policy::PolicySettings,
+        proxies::TrustedProxies,
         setting::{Setting, store, whole, word},
         tunnel::Tunnel,
     },
@@ -83,8 +84,21 @@ pub struct Settings {
     pub server: ServerSection,
     /// The allowlist that is configured, in terms of the policy's sources.
     pub allow: Vec<IpNet>,
+    /// The trusted proxies were given, and are not just the default.
+    pub proxies_given: bool,
     /// The file they came from, to be watched.
     pub file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// The proxies that the companion server believes: it also takes from them who a user is, and
+    /// so wants to be told.
+    pub fn told_proxies(&self) -> TrustedProxies {
+        match self.proxies_given {
+            true => self.policy.trusted_proxies.clone(),
+            false => TrustedProxies::of(&[]),
+        }
+    }
 }
 
 /// Settings that are not policy.

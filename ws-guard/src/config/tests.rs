@@ -8,7 +8,7 @@ use super::{Inputs, LogFormat, watch::Watch};
 use crate::{
     domain::{
         overrides::{NetworkPolicy, PortPolicy},
-        policy::{Action, OnFull},
+        policy::{Action, OnFullFlows, OnFullSources},
     },
     guard::AttachMode,
 };
@@ -44,9 +44,12 @@ fn defaults_are_those_of_the_design() {
     let settings = inputs(dir.path(), &[], &[], None).load().unwrap();
     let policy = &settings.policy;
     assert_eq!((policy.max_ping_rate, policy.window_seconds), (30, 10));
-    assert_eq!((policy.action, policy.neighbour_share), (Action::Defuse, 2));
+    assert_eq!((policy.action, policy.connection_share), (Action::Defuse, 5));
     assert_eq!((policy.ipv4_prefix, policy.ipv6_prefix), (32, 64));
-    assert_eq!(policy.on_full_flows, OnFull::Open);
+    assert_eq!(policy.on_full_flows, OnFullFlows::Open);
+    assert_eq!(policy.on_full_sources, OnFullSources::Coarser);
+    assert_eq!(policy.trusted_proxies.texts(), ["private"]);
+    assert_eq!(policy.client_from.texts(), ["forwarded", "x-forwarded-for"]);
     assert_eq!((settings.run.max_flows, settings.run.max_sources), (32_768, 32_768));
     assert_eq!(settings.run.attach, AttachMode::Auto);
     assert_eq!((settings.run.metrics_listen, settings.run.log_format), (None, LogFormat::Text));
@@ -106,7 +109,7 @@ fn everything_wrong_is_said_at_once_with_its_place() {
         "/guard.toml:1: max-flows: \"3\" is out of range: give a whole number from 16 to 4194304",
         "/guard.toml:4: allow: \"nonsense\" is neither",
         "--port: \"0\" is out of range",
-        "--action: \"defuze\" is unknown: give one of observe, defuse, drop; did you mean defuse?",
+        "--action: \"defuze\" is unknown: give one of observe, defuse, drop, ban; did you mean defuse?",
         "--metrics-listen: \"9464\" is not an address and port",
         "MAX_PING_RATE: \"-1\" is not a whole number",
         "WS_GUARD_IPV6_PREFIX: \"129\" is out of range: give a whole number from 1 to 128",

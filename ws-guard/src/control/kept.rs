@@ -15,12 +15,13 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
     maps::Rule,
-    source::{MANUAL, UNTIL_RELEASED},
+    source::{BANNED, MANUAL, UNTIL_RELEASED},
 };
 
 use super::{
     networks::{ALLOWED_BY_OPERATOR, SET_BY_OPERATOR},
     operator::Operator,
+    throttling::Named,
 };
 use crate::{
     domain::{
@@ -55,6 +56,9 @@ struct KeptThrottle {
     source: IpNet,
     /// By the wall clock; null until it is released.
     until: Option<Timestamp>,
+    /// Everything of it is dropped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ban: bool,
 }
 
 /// The file.
@@ -166,16 +170,19 @@ impl Operator {
     fn throttled_by_hand(&self) -> Result<Vec<KeptThrottle>, GuardError> {
         let prefixes = Prefixes::of(&self.maps.policy()?);
         let clock = Clock::now();
-        let mut ends: BTreeMap<IpNet, u64> = BTreeMap::new();
+        let mut ends: BTreeMap<IpNet, (u64, bool)> = BTreeMap::new();
         for (key, source) in self.maps.sources()? {
-            if source.flags & MANUAL != 0 && source.throttled_until > clock.now_ns {
-                let end = ends.entry(prefixes.source_of(key.address.into())).or_default();
+            // A connection does not outlive what the file is for.
+            let whole = key.level() == 0 && key.port() == 0;
+            if whole && source.flags & MANUAL != 0 && source.throttled_until > clock.now_ns {
+                let (end, ban) = ends.entry(prefixes.source_of(key.address.into())).or_default();
                 *end = source.throttled_until.max(*end);
+                *ban |= source.flags & BANNED != 0;
             }
         }
-        let throttle = |(source, end): (IpNet, u64)| {
+        let throttle = |(source, (end, ban)): (IpNet, (u64, bool))| {
             let until = clock.at(end).filter(|_| end != UNTIL_RELEASED);
-            KeptThrottle { source, until }
+            KeptThrottle { source, until, ban }
         };
         Ok(ends.into_iter().map(throttle).collect())
     }
@@ -209,7 +216,7 @@ impl Operator {
             self.told(&policy.cidr, set.map(drop));
         }
         let clock = Clock::now();
-        for KeptThrottle { source, until } in &kept.throttles {
+        for KeptThrottle { source, until, ban } in &kept.throttles {
             let left = |until: &Timestamp| until.0.duration_since(clock.wall).unwrap_or_default();
             let end = match until.as_ref().map(left) {
                 None => UNTIL_RELEASED,
@@ -218,7 +225,7 @@ impl Operator {
             };
             let throttled = self
                 .source(&network_text(source))
-                .and_then(|source| self.throttle_until(&source, end));
+                .and_then(|source| self.throttle_until(&Named::Prefix(source), end, *ban));
             self.told(source, throttled);
         }
         tracing::info!(
@@ -251,6 +258,7 @@ mod tests {
             throttles: vec![KeptThrottle {
                 source: "192.0.2.1/32".parse().unwrap(),
                 until: Some(Timestamp(UNIX_EPOCH + Duration::from_secs(1_700_000_000))),
+                ban: true,
             }],
         }
     }
@@ -264,6 +272,12 @@ mod tests {
         file.write(&kept()).unwrap();
         assert_eq!(file.read(), Some(kept()));
         assert_eq!(fs::read_dir(dir.path().join("sub")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_throttling_of_a_daemon_that_knew_no_bans_is_read() {
+        let text = r#"{"source": "192.0.2.1/32", "until": null}"#;
+        assert!(!serde_json::from_str::<KeptThrottle>(text).unwrap().ban);
     }
 
     #[test]

@@ -73,6 +73,20 @@ pub struct Throttle {
     /// For how long; until it is released when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// What it leads to; the policy's action for its connections over their share when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<ThrottleAction>,
+    /// Also where a ban hits others.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What throttling a source by hand can lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ThrottleAction {
+    /// Drop everything of the source, new connections too
+    Ban,
 }
 
 /// Release the source that an address belongs to.
@@ -88,6 +102,7 @@ pub struct Decision {
     /// The source, which may be wider than the address that was named.
     pub source: String,
     pub state: SourceState,
+    pub banned: bool,
     pub throttled_until: Option<crate::domain::clock::Timestamp>,
 }
 

@@ -5,15 +5,16 @@ use std::{collections::HashSet, path::Path};
 use ipnet::IpNet;
 use ws_guard_common::{
     flow::state,
-    maps::{FlowKey, PROVEN, Rule, STRANGERS},
+    maps::{COARSE, FlowKey, PROVEN, Rule, STRANGERS},
 };
 
 use super::{AllowView, Origin, networks::ALLOWED_BY_CONFIG};
 use crate::{
     domain::{
-        address::network_text,
+        address::{Prefixes, network_text},
         clock::Clock,
         flow::{FlowStates, FlowView},
+        open::OpenFlows,
         policy::PolicySettings,
         source::{Rules, SourceState, SourceView, SourceViews},
         status::{self, EventLoss, Occupancy, Packets, Status, Tables},
@@ -44,7 +45,9 @@ impl Reader {
             .filter(|(key, _)| !known.contains(key))
             .map(|(key, state)| FlowView::without_flow(&key, state))
             .collect();
-        views.extend(flows.iter().map(|(key, flow)| FlowView::new(key, flow, &clock)));
+        let prefixes = Prefixes::of(&self.maps.policy()?);
+        let view = |(key, flow): &(_, _)| FlowView::new(key, flow, &clock, prefixes);
+        views.extend(flows.iter().map(view));
         views.sort_by(|a, b| (&a.client, &a.server).cmp(&(&b.client, &b.server)));
         Ok(views)
     }
@@ -53,7 +56,8 @@ impl Reader {
     pub fn sources(&self, state: Option<SourceState>) -> Result<Vec<SourceView>, GuardError> {
         let views = self.source_views()?;
         let sources = self.maps.sources()?;
-        let all = sources.iter().map(|(key, source)| views.view(key, source));
+        let open = OpenFlows::count(&self.maps.flows()?, &sources);
+        let all = sources.iter().map(|(key, source)| views.view(key, source, &open));
         let mut wanted: Vec<_> =
             all.filter(|view| state.is_none_or(|state| view.state == state)).collect();
         wanted.sort_by(|a, b| b.pings_total.cmp(&a.pings_total).then(a.source.cmp(&b.source)));
@@ -152,15 +156,17 @@ impl Reader {
         let sizes = self.maps.table_sizes();
         let occupancy = |entries, capacity| Occupancy { entries, capacity };
         let (strangers, floods) = (self.maps.stranger_count()?, self.maps.flood_count()?);
+        let coarse = self.maps.coarse_count()?;
         Ok(Tables {
             flows: occupancy(flows, sizes.flows),
-            sources: occupancy(sources, sizes.sources),
+            sources: occupancy(sources.saturating_sub(coarse), sizes.sources),
             pending: occupancy(handshakes.pending, sizes.pending),
             proven: occupancy(handshakes.proven, PROVEN),
             rules: occupancy(self.maps.rules()?.len() as u32, sizes.rules),
             strangers: occupancy(strangers, STRANGERS),
             // As many as sources, whatever the classes.
             floods: occupancy(floods, sizes.sources),
+            coarse: occupancy(coarse, COARSE),
         })
     }
 }

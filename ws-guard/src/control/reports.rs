@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ws_guard_common::maps::{Operation, Request, SourceKey};
 
-use super::{error::ApiError, operator::Operator, throttling::request};
+use super::{
+    error::ApiError,
+    operator::Operator,
+    throttling::{Named, request},
+};
 use crate::{
     domain::{address::network_text, clock::Clock},
     guard::PolicySet,
@@ -120,8 +124,9 @@ impl Operator {
         }
         let scope = scope(report.port, policies)?;
         let source = self.source(&report.source)?;
-        let wanted = Request { pings: report.pings, ..request(&source, scope) };
-        self.request(Operation::Report, &source, wanted)?;
+        let named = Named::Prefix(source);
+        let wanted = Request { pings: report.pings, ..request(&named, scope) };
+        self.request(Operation::Report, &named, wanted)?;
         let key = SourceKey { address: source.addr().into(), scope };
         let entry = self.maps.source(&key)?;
         let until = entry.map_or(0, |entry| entry.throttled_until);
@@ -161,7 +166,7 @@ mod tests {
     use super::*;
 
     fn policies(ports: &[(u16, u32)]) -> PolicySet {
-        PolicySet { scopes: Vec::new(), ports: ports.to_vec() }
+        PolicySet { ports: ports.to_vec(), ..PolicySet::default() }
     }
 
     #[test]

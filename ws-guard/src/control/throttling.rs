@@ -1,6 +1,10 @@
 //! What an operator, or a terminator's report, does to sources.
 
-use std::time::Duration;
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use axum::http::StatusCode;
 use ipnet::IpNet;
@@ -9,46 +13,98 @@ use ws_guard_common::{
     source::UNTIL_RELEASED,
 };
 
-use super::{Decision, Throttle, error::ApiError, operator::Operator};
+use super::{Decision, Throttle, ThrottleAction, error::ApiError, operator::Operator};
 use crate::domain::{
     address::{Given, Prefixes, network_text},
     clock::Clock,
+    open::OpenFlows,
     source::{Rules, SourceState},
 };
 
 /// Ten years: the longest that a throttling with an end lasts.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
+/// A source as an operator names it, whatever the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// All that comes from its addresses.
+    Prefix(IpNet),
+    /// One connection behind a trusted proxy that does not say whose it is.
+    Connection(SocketAddr),
+}
+
+impl Named {
+    fn address(&self) -> IpAddr {
+        match self {
+            Named::Prefix(network) => network.addr(),
+            Named::Connection(end) => end.ip(),
+        }
+    }
+
+    fn key(&self, scope: u32) -> SourceKey {
+        let scope = match self {
+            Named::Prefix(_) => scope,
+            Named::Connection(end) => SourceKey::of_connection(scope, end.port().to_be()),
+        };
+        SourceKey { address: self.address().into(), scope }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Named::Prefix(network) => f.write_str(&network_text(network)),
+            Named::Connection(end) => end.fmt(f),
+        }
+    }
+}
+
 impl Operator {
-    /// Throttle a source, for a while or until it is released.
+    /// Throttle a source, or ban it, for a while or until it is released.
     pub fn throttle(&self, wanted: &Throttle) -> Result<Decision, ApiError> {
-        let source = self.source(&wanted.source)?;
+        let source = self.named(&wanted.source)?;
         let clock = Clock::now();
         let until = match wanted.seconds {
             None => UNTIL_RELEASED,
             Some(seconds) => clock.now_ns + duration(seconds)?.as_nanos() as u64,
         };
         self.refuse_allowed(&source)?;
-        self.throttle_until(&source, until)?;
+        let ban = wanted.action == Some(ThrottleAction::Ban);
+        if ban && !wanted.force {
+            self.refuse_ban(&source)?;
+        }
+        self.throttle_until(&source, until, ban)?;
         self.keep();
         Ok(Decision {
-            source: network_text(&source),
+            source: source.to_string(),
             state: SourceState::Throttled,
+            banned: ban,
             throttled_until: clock.at(until).filter(|_| until != UNTIL_RELEASED),
         })
     }
 
-    /// Throttle a source on every protected port. `until`: nanoseconds of the kernel's clock.
-    pub(super) fn throttle_until(&self, source: &IpNet, until: u64) -> Result<(), ApiError> {
+    /// Throttle or ban a source on every protected port. `until`: nanoseconds of the kernel's clock.
+    pub(super) fn throttle_until(
+        &self,
+        source: &Named,
+        until: u64,
+        ban: bool,
+    ) -> Result<(), ApiError> {
+        // A change of policy in between would have the programs look for bans no more.
+        let _writing = self.lock();
+        let operation = if ban { Operation::Ban } else { Operation::Throttle };
+        if ban {
+            self.maps.expect_bans()?;
+        }
         for scope in self.maps.policies()?.scopes_in_use() {
-            self.request(Operation::Throttle, source, Request { until, ..request(source, scope) })?;
+            self.request(operation, source, Request { until, ..request(source, scope) })?;
         }
         Ok(())
     }
 
     /// Release a source, and forget the pings it is throttled for.
     pub fn release(&self, source: &str) -> Result<Decision, ApiError> {
-        let source = self.source(source)?;
+        let source = self.named(source)?;
         let mut unknown = None;
         let mut known = false;
         for scope in self.maps.policies()?.scopes_in_use() {
@@ -62,10 +118,21 @@ impl Operator {
         match unknown {
             Some(error) if !known => Err(error),
             _ => Ok(Decision {
-                source: network_text(&source),
+                source: source.to_string(),
                 state: SourceState::Ok,
+                banned: false,
                 throttled_until: None,
             }),
+        }
+    }
+
+    /// The source that an address belongs to, or the connection that an end point has.
+    fn named(&self, text: &str) -> Result<Named, ApiError> {
+        match text.parse::<SocketAddr>() {
+            Ok(end) if end.port() != 0 => {
+                Ok(Named::Connection(SocketAddr::new(end.ip().to_canonical(), end.port())))
+            }
+            _ => self.source(text).map(Named::Prefix),
         }
     }
 
@@ -90,12 +157,48 @@ impl Operator {
         }
     }
 
-    fn refuse_allowed(&self, source: &IpNet) -> Result<(), ApiError> {
-        if Rules::new(self.maps.rules()?).allow(source.addr()) {
+    fn refuse_allowed(&self, source: &Named) -> Result<(), ApiError> {
+        if Rules::new(self.maps.rules()?).allow(source.address()) {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
-                format!("{} is on the allowlist, and would not be acted on", network_text(source)),
+                format!("{source} is on the allowlist, and would not be acted on"),
                 "remove it there first, with `ws-guard allow CIDR --remove`",
+            ));
+        }
+        Ok(())
+    }
+
+    /// A ban hits everybody behind an address: not one that others are known to be behind.
+    fn refuse_ban(&self, source: &Named) -> Result<(), ApiError> {
+        let Named::Prefix(network) = source else {
+            return Err(ApiError::bad(
+                format!("{source} is one connection of a proxy, and cannot be banned alone"),
+                "throttle it without --action ban, or ban its address",
+            ));
+        };
+        let policies = self.maps.policies()?;
+        let refused = |why: String| {
+            let remedy = "throttle it without --action ban, which hits only connections over \
+                          their share; or add --force";
+            Err(ApiError::new(StatusCode::CONFLICT, why, remedy))
+        };
+        let inside = |proxies: &&IpNet| proxies.contains(network) || network.contains(*proxies);
+        if let Some(proxies) = policies.proxies.iter().find(inside) {
+            let proxies = network_text(proxies);
+            return refused(format!(
+                "{source} is a trusted proxy, by trusted-proxy {proxies}: a ban would drop all of \
+                 its clients"
+            ));
+        }
+        let open = OpenFlows::count(&self.maps.flows()?, &[]);
+        let all = policies.scopes_in_use().into_iter().map(|scope| open.of(&source.key(scope)));
+        let (connections, over) =
+            all.fold((0, 0), |(n, over), open| (n + open.connections, over + open.over_limit));
+        if connections > 1 && over < connections {
+            return refused(format!(
+                "{source} has {connections} open connections, {} of them within the limit: a ban \
+                 would drop them all",
+                connections - over
             ));
         }
         Ok(())
@@ -105,11 +208,10 @@ impl Operator {
     pub(super) fn request(
         &self,
         operation: Operation,
-        source: &IpNet,
+        name: &Named,
         request: Request,
     ) -> Result<(), ApiError> {
         let request = Request { operation: operation as u32, ..request };
-        let name = network_text(source);
         match self.maps.request(&request)? {
             answer::DONE => Ok(()),
             answer::NOT_FOUND => Err(ApiError::new(
@@ -132,9 +234,8 @@ impl Operator {
 }
 
 /// A request about a source, with nothing in it yet.
-pub(super) fn request(source: &IpNet, scope: u32) -> Request {
-    let source = SourceKey { address: source.addr().into(), scope };
-    Request { operation: 0, pings: 0, until: 0, source, _pad: 0 }
+pub(super) fn request(source: &Named, scope: u32) -> Request {
+    Request { operation: 0, pings: 0, until: 0, source: source.key(scope), _pad: 0 }
 }
 
 /// A length of time from JSON: positive and finite.
@@ -152,6 +253,15 @@ fn duration(seconds: f64) -> Result<Duration, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_a_key_in_each_scope() {
+        let prefix = Named::Prefix("fd77::/64".parse().unwrap());
+        assert_eq!((prefix.key(3).scope(), prefix.key(3).port()), (3, 0));
+        let one = Named::Connection("10.0.0.1:4711".parse().unwrap());
+        assert_eq!((one.key(3).scope(), u16::from_be(one.key(3).port())), (3, 4711));
+        assert_eq!([prefix.to_string(), one.to_string()], ["fd77::/64", "10.0.0.1:4711"]);
+    }
 
     #[test]
     fn lengths_of_time_are_positive() {

@@ -109,7 +109,7 @@ fn log(event: &EventView) {
     let (kind, seq) = (event.kind.as_ref(), event.seq);
     match kind {
         "flow_opened" | "flow_closed" => tracing::debug!(kind, seq, "{event}"),
-        "throttled" | "table_full" | "unsynced" | "violation" => {
+        "throttled" | "banned" | "table_full" | "unsynced" | "violation" | "proxy_suspected" => {
             tracing::warn!(kind, seq, "{event}");
         }
         "config_error" => tracing::error!(kind, seq, "configuration {event}"),

@@ -58,7 +58,7 @@ fn prefixes(state: &State) -> Prefixes {
 }
 
 fn from_kernel(state: &State, releases: &mut Releases, event: &Event) {
-    let source = SourceKey { address: event.flow.client, scope: event.detail.into() };
+    let source = event.source;
     let news = match EventKind::ALL.get(usize::from(event.kind)) {
         Some(EventKind::Throttled) => releases.throttled(source, event.time),
         Some(EventKind::Released) => releases.released(&source, event.time),
@@ -85,7 +85,7 @@ fn from_table(state: &State, releases: &mut Releases) {
         };
         let time = time.unwrap_or(crate::domain::clock::Timestamp(clock.wall));
         let view = EventView::bare(kind, time);
-        state.events.record(EventView { source: Some(prefixes.display(&source.address)), ..view });
+        state.events.record(EventView { source: Some(prefixes.display(&source)), ..view });
     }
 }
 

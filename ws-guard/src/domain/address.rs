@@ -1,9 +1,15 @@
 //! Sources and networks, in the text that people read and write.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use ipnet::IpNet;
-use ws_guard_common::maps::{Address, Policy};
+use ws_guard_common::maps::{Address, Policy, SourceKey};
+
+use crate::guard::canonical;
 
 /// An address or a network as an operator writes it: `10.77.0.1`, `10.77.0.0/16`, `fd77::/64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +28,7 @@ impl FromStr for Given {
             return Ok(Given::Address(address.to_canonical()));
         }
         match text.parse::<IpNet>() {
-            Ok(network) => Ok(Given::Network(network.trunc())),
+            Ok(network) => Ok(Given::Network(canonical(network))),
             Err(_) => Err(format!(
                 "{text:?} is neither an address nor a network: write it as 10.77.0.1, 10.77.0.0/16, fd77::1 or fd77::/64"
             )),
@@ -56,9 +62,19 @@ impl Prefixes {
         IpNet::new(address, self.for_address(&address)).map_or(address.into(), |net| net.trunc())
     }
 
-    /// The text of a source's key: a plain address where it stands for one, else CIDR.
-    pub fn display(&self, source: &Address) -> String {
-        network_text(&self.source_of(IpAddr::from(*source)))
+    /// The text of a source's key: a plain address where it stands for one, else CIDR; an end point
+    /// where the source is one connection.
+    pub fn display(&self, source: &SourceKey) -> String {
+        let address = IpAddr::from(source.address);
+        if source.port() != 0 {
+            return SocketAddr::new(address, u16::from_be(source.port())).to_string();
+        }
+        let coarse = SourceKey::coarse_bits(source.address.is_v4(), source.level());
+        let Some(bits) = coarse.filter(|_| source.level() > 0) else {
+            return network_text(&self.source_of(address));
+        };
+        let length = if address.is_ipv4() { bits.saturating_sub(96) } else { bits };
+        IpNet::new(address, length as u8).map_or(address.to_string(), |net| network_text(&net))
     }
 
     /// The network that an operator means to make a rule for. Narrower than a source cannot be had: the
@@ -116,11 +132,27 @@ mod tests {
 
     #[test]
     fn sources_print_as_people_write_them() {
-        assert_eq!(USUAL.display(&address("10.77.0.1")), "10.77.0.1");
-        assert_eq!(USUAL.display(&address("fd77::")), "fd77::/64");
+        let key = |text, scope| SourceKey { address: address(text), scope };
+        assert_eq!(USUAL.display(&key("10.77.0.1", 3)), "10.77.0.1");
+        assert_eq!(USUAL.display(&key("fd77::", 0)), "fd77::/64");
         let wide = Prefixes { v4: 24, v6: 128 };
-        assert_eq!(wide.display(&address("10.77.0.0")), "10.77.0.0/24");
-        assert_eq!(wide.display(&address("fd77::1")), "fd77::1");
+        assert_eq!(wide.display(&key("10.77.0.0", 0)), "10.77.0.0/24");
+        assert_eq!(wide.display(&key("fd77::1", 0)), "fd77::1");
+        let port = SourceKey::of_connection(3, 4711_u16.to_be());
+        assert_eq!(USUAL.display(&key("10.77.0.1", port)), "10.77.0.1:4711");
+        assert_eq!(USUAL.display(&key("fd77::1", port)), "[fd77::1]:4711");
+        let coarse = |text, level| USUAL.display(&key(text, 3).coarser(level).unwrap());
+        assert_eq!(coarse("10.77.3.9", 1), "10.77.3.0/24");
+        assert_eq!(coarse("10.77.3.9", 2), "10.77.0.0/16");
+        assert_eq!(coarse("fd77:1:2:3ff::", 1), "fd77:1:2:300::/56");
+        assert_eq!(coarse("fd77:1:2:3ff::", 3), "fd77:1::/32");
+    }
+
+    #[test]
+    fn mapped_networks_are_of_ipv4() {
+        let network = |text: &str| text.parse::<Given>().unwrap();
+        assert_eq!(network("::ffff:10.0.0.0/104"), network("10.0.0.0/8"));
+        assert_eq!(network("::/0"), Given::Network("::/0".parse().unwrap()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
     frame::Violations,
-    maps::{Event, EventKind},
+    maps::{Address, Event, EventKind},
 };
 
 use super::{
@@ -19,9 +19,9 @@ pub struct EventView {
     /// Counts up from 1 while the daemon lives; 0 before it is recorded.
     pub seq: u64,
     pub time: Timestamp,
-    /// `throttled`, `released`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
-    /// `table_full`, or one of the daemon's own: `missed`, `interface`, `policy`, `config`,
-    /// `config_error`.
+    /// `throttled`, `released`, `banned`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
+    /// `table_full`, `proxy_suspected`, or one of the daemon's own: `missed`, `interface`, `policy`,
+    /// `config`, `config_error`.
     pub kind: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
@@ -75,9 +75,6 @@ impl EventView {
         let time = clock.at(event.time).unwrap_or(Timestamp(clock.wall));
         let mut view = EventView::bare(kind.name(), time);
         match kind {
-            EventKind::Throttled | EventKind::Released => {
-                view.source = Some(prefixes.display(&event.flow.client));
-            }
             EventKind::TableFull => {
                 view.table = Some(if event.detail == 0 { "flows" } else { "sources" }.into());
             }
@@ -86,14 +83,25 @@ impl EventView {
                 let kinds = Violations(event.detail).iter();
                 view.violations = kinds.map(|kind| kind.name().into()).collect();
             }
-            EventKind::FlowOpened | EventKind::FlowClosed | EventKind::Unsynced => {}
+            EventKind::Throttled
+            | EventKind::Released
+            | EventKind::Banned
+            | EventKind::ProxySuspected
+            | EventKind::FlowOpened
+            | EventKind::FlowClosed
+            | EventKind::Unsynced => {}
+        }
+        if event.source.address != Address::default() {
+            view.source = Some(prefixes.display(&event.source));
         }
         if event.flow.client_port != 0 {
             view.client = Some(event.flow.client_addr().to_string());
             view.server = Some(event.flow.server_addr().to_string());
         }
-        let counts =
-            !matches!(kind, EventKind::Released | EventKind::FlowOpened | EventKind::TableFull);
+        let counts = !matches!(
+            kind,
+            EventKind::Released | EventKind::Banned | EventKind::FlowOpened | EventKind::TableFull
+        );
         view.count = counts.then_some(event.value);
         Some(view)
     }
@@ -117,6 +125,7 @@ impl std::fmt::Display for EventView {
                 "throttled" => "pings in the segment",
                 "violation" | "flow_closed" => "frames",
                 "unsynced" => "bytes never seen",
+                "proxy_suspected" => "clients named",
                 _ => "events",
             };
             parts.push(format!("{count} {unit}"));
@@ -131,7 +140,7 @@ mod tests {
     use std::{net::IpAddr, time::SystemTime};
 
     use proptest::prelude::*;
-    use ws_guard_common::maps::FlowKey;
+    use ws_guard_common::maps::{FlowKey, SourceKey};
 
     use super::*;
 
@@ -144,18 +153,22 @@ mod tests {
 
     fn event(kind: EventKind) -> Event {
         let flow = FlowKey::new("[fd77::1]:4711".parse().unwrap(), "[fd77::2]:80".parse().unwrap());
-        Event { time: 1, value: 9, flow, kind: kind as u8, side: 0, detail: 0b101 }
+        let source = SourceKey::default();
+        Event { time: 1, value: 9, flow, source, kind: kind as u8, side: 0, detail: 0b101, _pad: 0 }
     }
 
     #[test]
-    fn a_throttling_names_its_source() {
+    fn a_throttling_names_its_source_and_the_connection_that_went_over() {
         let mut throttled = event(EventKind::Throttled);
-        throttled.flow =
-            FlowKey { client: "fd77::".parse::<IpAddr>().unwrap().into(), ..FlowKey::default() };
-        let view = view(&throttled).unwrap();
-        assert_eq!((view.kind.as_ref(), view.source.as_deref()), ("throttled", Some("fd77::/64")));
-        assert_eq!(view.to_string(), "fd77::/64 · 9 pings in the segment");
-        let json = serde_json::to_string(&view).unwrap();
+        throttled.source.address = "fd77::".parse::<IpAddr>().unwrap().into();
+        let seen = view(&throttled).unwrap();
+        assert_eq!((seen.kind.as_ref(), seen.source.as_deref()), ("throttled", Some("fd77::/64")));
+        assert_eq!(
+            seen.to_string(),
+            "fd77::/64 · [fd77::1]:4711 → [fd77::2]:80 · 9 pings in the segment"
+        );
+        throttled.flow = FlowKey::default();
+        let json = serde_json::to_string(&view(&throttled).unwrap()).unwrap();
         assert!(!json.contains("client"), "{json}");
     }
 

@@ -5,16 +5,24 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
     flow::{DEFLATE, Flow, REQUEST_UNSEEN, state},
-    maps::FlowKey,
+    maps::{FlowKey, identity},
 };
 
-use super::clock::{Clock, Timestamp};
+use super::{
+    address::Prefixes,
+    clock::{Clock, Timestamp},
+};
 
 /// A connection in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowView {
+    /// The client's end of the TCP connection: of the proxy, where there is one.
     pub client: String,
     pub server: String,
+    /// Who its limits are about; null before the handshake's end.
+    pub source: Option<String>,
+    /// Where that comes from: `peer`, `forwarded`, `proxy-protocol` or `connection`.
+    pub identity: Option<Cow<'static, str>>,
     /// `handshake`, `open`, `unsynced` or `closed`.
     pub state: Cow<'static, str>,
     pub frames_in: u64,
@@ -24,6 +32,10 @@ pub struct FlowView {
     pub pongs_out: u64,
     /// Pings that reached the server as pongs.
     pub defused: u64,
+    /// It is over the limit now.
+    pub over_limit: bool,
+    /// Segments dropped because of that, but for those added to its source's already.
+    pub dropped: u64,
     pub coalesced_segments: u64,
     pub split_headers: u64,
     pub split_frames: u64,
@@ -46,10 +58,12 @@ pub struct FlowView {
 }
 
 impl FlowView {
-    pub fn new(key: &FlowKey, flow: &Flow, clock: &Clock) -> FlowView {
+    pub fn new(key: &FlowKey, flow: &Flow, clock: &Clock, prefixes: Prefixes) -> FlowView {
         FlowView {
             client: key.client_addr().to_string(),
             server: key.server_addr().to_string(),
+            source: Some(prefixes.display(&flow.account.source)),
+            identity: Some(identity::name(flow.account.client.identity).into()),
             state: state::name(flow.state).into(),
             frames_in: flow.frames_in,
             pings_in: flow.pings_in,
@@ -57,6 +71,8 @@ impl FlowView {
             frames_out: flow.frames_out,
             pongs_out: flow.pongs_out,
             defused: flow.defused,
+            over_limit: flow.is_over_limit(clock.now_ns),
+            dropped: flow.dropped,
             coalesced_segments: flow.coalesced_segments,
             split_headers: flow.split_headers,
             split_frames: flow.split_frames,
@@ -113,9 +129,13 @@ impl FlowStates {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::{net::IpAddr, time::SystemTime};
+
+    use ws_guard_common::maps::{Account, Client, SourceKey};
 
     use super::*;
+
+    const PREFIXES: Prefixes = Prefixes { v4: 32, v6: 64 };
 
     fn key() -> FlowKey {
         FlowKey::new("[fd77::1]:4711".parse().unwrap(), "10.0.0.2:9001".parse().unwrap())
@@ -130,7 +150,13 @@ mod tests {
         let mut flow = Flow::default();
         flow.open(1000, 2000, DEFLATE, 57_500_000_000);
         flow.frames_in = 7;
-        let view = FlowView::new(&key(), &flow, &clock());
+        let client = Client::of(&"192.0.2.9".parse::<IpAddr>().unwrap().into(), 1);
+        let source = SourceKey { address: client.address, scope: 0 };
+        flow.account = Account { client, source };
+        flow.over_until = 60_000_000_001;
+        let view = FlowView::new(&key(), &flow, &clock(), PREFIXES);
+        assert_eq!(view.source.as_deref(), Some("192.0.2.9"));
+        assert_eq!((view.identity.as_deref(), view.over_limit), (Some("forwarded"), true));
         assert_eq!(
             (view.client.as_str(), view.server.as_str()),
             ("[fd77::1]:4711", "10.0.0.2:9001")
@@ -157,10 +183,14 @@ mod tests {
 
     #[test]
     fn json_has_the_documented_fields() {
-        let json = serde_json::to_value(FlowView::new(&key(), &Flow::default(), &clock())).unwrap();
+        let json =
+            serde_json::to_value(FlowView::new(&key(), &Flow::default(), &clock(), PREFIXES))
+                .unwrap();
         for field in [
             "client",
             "server",
+            "source",
+            "identity",
             "state",
             "frames_in",
             "pings_in",

@@ -29,14 +29,15 @@ pub struct Own {
 /// The setting that `443/tls` stands for.
 const TLS: &str = "tls";
 
-pub const OWN: [Own; 10] = [
+pub const OWN: [Own; 11] = [
     Own { name: "action", bit: own::ACTION, networks: true },
     Own { name: "max-ping-rate", bit: own::LIMIT, networks: true },
     Own { name: "window-seconds", bit: own::WINDOW, networks: true },
     Own { name: "min-throttle-seconds", bit: own::MIN_THROTTLE, networks: true },
     Own { name: "escalate-after", bit: own::ESCALATE, networks: true },
     Own { name: "max-ping-rate-per-connection", bit: own::CONNECTION_LIMIT, networks: false },
-    Own { name: "neighbour-share", bit: own::SHARE, networks: false },
+    Own { name: "escalate-to", bit: own::ESCALATE_TO, networks: true },
+    Own { name: "connection-share", bit: own::SHARE, networks: false },
     Own { name: TLS, bit: own::TLS, networks: false },
     Own { name: "max-record-rate", bit: own::RECORD_LIMIT, networks: false },
     Own { name: "record-bytes", bit: own::RECORD_BYTES, networks: false },
@@ -237,8 +238,8 @@ mod tests {
     fn texts_are_read_back() {
         let text = "10.0.0.0/8 action=drop max-ping-rate=100 window-seconds=5";
         assert_eq!(parse_network(text).unwrap().text(), text);
-        let (port, own) = parse_port(" 8443  neighbour-share=0 ").unwrap();
-        assert_eq!(PortPolicy { port, own }.text(), "8443 neighbour-share=0");
+        let (port, own) = parse_port(" 8443  connection-share=0 ").unwrap();
+        assert_eq!(PortPolicy { port, own }.text(), "8443 connection-share=0");
         assert_eq!(
             parse_network("::ffff:10.0.0.1 escalate-after=1").unwrap().cidr.prefix_len(),
             32
@@ -249,7 +250,7 @@ mod tests {
     fn errors_name_value_and_remedy() {
         let network = |text| parse_network(text).unwrap_err();
         assert!(network("10.0.0.0/8").contains("write it as '10.0.0.0/8 max-ping-rate=60'"));
-        assert!(network("10.0.0.0/8 neighbour-share=1").contains("a network has of its own"));
+        assert!(network("10.0.0.0/8 connection-share=1").contains("a network has of its own"));
         assert!(network("10.0.0.0/8 max-ping-rte=1").ends_with("give max-ping-rate"));
         assert_eq!(
             network("10.0.0.0/8 window-seconds=0"),

@@ -1,23 +1,26 @@
 //! The policy as people set it, and its shape in the kernel.
 
 mod choice;
+mod headers;
 mod table;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
     flood::{CLASSES, Class},
-    maps::{self, Address, Limits, Policy, Rule, SCOPES, own},
+    maps::{self, Address, Limits, Policy, Rule, SCOPES},
     window::{Rate, RateError},
 };
 
 pub use self::{
-    choice::{Action, Fragments, OnFull},
+    choice::{Action, EscalateTo, Fragments, OnFullFlows, OnFullSources},
+    headers::ClientFrom,
     table::POLICY,
 };
 use super::{
     address::Prefixes,
-    overrides::{NetworkPolicy, Overrides, PortPolicy},
+    overrides::{NetworkPolicy, OWN, Overrides, PortPolicy},
+    proxies::TrustedProxies,
     records::RecordBytes,
     setting::Setting,
 };
@@ -32,12 +35,15 @@ pub struct PolicySettings {
     pub window_seconds: u32,
     /// How long a throttling lasts at the least; 0: as long as the window.
     pub min_throttle_seconds: u32,
-    /// Pings over the limit in a window after which defuse becomes drop; 0: never.
+    /// Pings over the limit in a window after which a source gets `escalate_to`; 0: never.
     pub escalate_after: u32,
+    pub escalate_to: EscalateTo,
+    /// A ban is laid also on trusted proxies, and on sources with other connections.
+    pub ban_forced: bool,
     /// Pings a connection may send in any window; 0: no such limit.
     pub max_ping_rate_per_connection: u32,
-    /// Pings a window that each connection of a throttled source is still answered.
-    pub neighbour_share: u32,
+    /// Pings that every connection may send in any window, whatever its source has used.
+    pub connection_share: u32,
     /// Frames of other classes that a source may send in any window; 0: no such limit.
     pub max_pong_rate: u32,
     pub max_empty_fragment_rate: u32,
@@ -53,8 +59,8 @@ pub struct PolicySettings {
     pub record_bytes: RecordBytes,
     pub ipv4_prefix: u8,
     pub ipv6_prefix: u8,
-    pub on_full_flows: OnFull,
-    pub on_full_sources: OnFull,
+    pub on_full_flows: OnFullFlows,
+    pub on_full_sources: OnFullSources,
     pub fragments: Fragments,
     /// Protected TCP ports of the server side.
     pub ports: Vec<u16>,
@@ -62,6 +68,10 @@ pub struct PolicySettings {
     pub port_policies: Vec<PortPolicy>,
     /// Networks with settings of their own.
     pub cidrs: Vec<NetworkPolicy>,
+    /// Who is believed which client a request comes from.
+    pub trusted_proxies: TrustedProxies,
+    /// The headers that say so.
+    pub client_from: ClientFrom,
 }
 
 impl Default for PolicySettings {
@@ -72,8 +82,10 @@ impl Default for PolicySettings {
             window_seconds: 10,
             min_throttle_seconds: 0,
             escalate_after: 0,
+            escalate_to: EscalateTo::default(),
+            ban_forced: false,
             max_ping_rate_per_connection: 0,
-            neighbour_share: 2,
+            connection_share: 5,
             max_pong_rate: 0,
             max_empty_fragment_rate: 0,
             max_tiny_frame_rate: 0,
@@ -84,12 +96,14 @@ impl Default for PolicySettings {
             record_bytes: RecordBytes::default(),
             ipv4_prefix: 32,
             ipv6_prefix: 64,
-            on_full_flows: OnFull::default(),
-            on_full_sources: OnFull::default(),
+            on_full_flows: OnFullFlows::default(),
+            on_full_sources: OnFullSources::default(),
             fragments: Fragments::default(),
             ports: Vec::new(),
             port_policies: Vec::new(),
             cidrs: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
+            client_from: ClientFrom::default(),
         }
     }
 }
@@ -109,7 +123,8 @@ impl PolicySettings {
             ports.push((policy.port, scope));
         }
         ports.sort_unstable();
-        Ok(PolicySet { scopes, ports })
+        let proxies = self.trusted_proxies.networks().copied().collect();
+        Ok(PolicySet { scopes, ports, proxies, headers: self.client_from.to_kernel() })
     }
 
     /// The policy of one scope, which has `own` settings of its own.
@@ -126,11 +141,12 @@ impl PolicySettings {
         Ok(Policy {
             rate: rate(self.max_ping_rate)?,
             connection_rate: rate(self.max_ping_rate_per_connection)?,
-            share: self.neighbour_share,
+            share: self.connection_share,
             action: self.action.to_kernel(),
-            flags: self.on_full_flows.flag(maps::FLOWS_FAIL_CLOSED)
-                | self.on_full_sources.flag(maps::SOURCES_FAIL_CLOSED)
+            flags: self.on_full_flows.flag()
+                | self.on_full_sources.flag()
                 | self.fragments.flag()
+                | if self.ban_forced { maps::BAN_FORCED } else { 0 }
                 | if limits_classes { maps::LIMITS_CLASSES } else { 0 }
                 | if self.tls { maps::TLS } else { 0 },
             class_limits: [rate(a)?, rate(b)?, rate(c)?, rate(d)?, rate(e)?],
@@ -141,6 +157,7 @@ impl PolicySettings {
             mask_v6: Address::mask(u32::from(self.ipv6_prefix)),
             min_throttle_ms: self.min_throttle_seconds.saturating_mul(1000),
             escalate_after: self.escalate_after,
+            escalate_to: self.escalate_to.to_kernel(),
             own,
             ..Policy::default()
         })
@@ -182,6 +199,8 @@ impl PolicySettings {
             ports: set.ports.iter().map(|(port, _)| *port).collect(),
             port_policies: set.ports.iter().filter_map(own).collect(),
             cidrs: rules.iter().filter_map(network_policy).collect(),
+            trusted_proxies: TrustedProxies::of(&set.proxies),
+            client_from: ClientFrom::from_kernel(&set.headers),
             ..PolicySettings::of_scope(&first)
         }
     }
@@ -195,8 +214,10 @@ impl PolicySettings {
             window_seconds: policy.rate.window_ms.div_ceil(1000),
             min_throttle_seconds: policy.min_throttle_ms / 1000,
             escalate_after: policy.escalate_after,
+            escalate_to: EscalateTo::from_kernel(policy.escalate_to),
+            ban_forced: policy.flags & maps::BAN_FORCED != 0,
             max_ping_rate_per_connection: policy.connection_rate.limit,
-            neighbour_share: policy.share,
+            connection_share: policy.share,
             max_pong_rate: class(Class::Pong),
             max_empty_fragment_rate: class(Class::EmptyFragment),
             max_tiny_frame_rate: class(Class::TinyData),
@@ -207,8 +228,8 @@ impl PolicySettings {
             record_bytes: RecordBytes { min: policy.record_min, max: policy.record_max },
             ipv4_prefix: prefixes.v4,
             ipv6_prefix: prefixes.v6,
-            on_full_flows: OnFull::from_flag(policy.flags & maps::FLOWS_FAIL_CLOSED != 0),
-            on_full_sources: OnFull::from_flag(policy.flags & maps::SOURCES_FAIL_CLOSED != 0),
+            on_full_flows: OnFullFlows::from_flags(policy.flags),
+            on_full_sources: OnFullSources::from_flags(policy.flags),
             fragments: Fragments::from_flags(policy.flags),
             ..PolicySettings::default()
         }
@@ -270,9 +291,11 @@ fn network_policy((address, length, rule): &NetworkRule) -> Option<NetworkPolicy
         action: limits.action,
         min_throttle_ms: limits.min_throttle_ms,
         escalate_after: limits.escalate_after,
+        escalate_to: limits.escalate_to,
         ..Policy::default()
     };
-    let networks = own::LIMIT | own::WINDOW | own::ACTION | own::MIN_THROTTLE | own::ESCALATE;
+    let bits = OWN.iter().filter(|own| own.networks).map(|own| own.bit);
+    let networks: u32 = bits.sum();
     let own = Overrides::of(rule.flags & networks, &PolicySettings::of_scope(&policy));
     let cidr = IpNet::new(*address, *length).ok().filter(|_| !own.is_empty())?;
     Some(NetworkPolicy { cidr, own })
@@ -281,6 +304,7 @@ fn network_policy((address, length, rule): &NetworkRule) -> Option<NetworkPolicy
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use ws_guard_common::forwarded::names::HeaderNames;
 
     use super::*;
     use crate::domain::overrides::{parse_network, parse_port};
@@ -292,8 +316,10 @@ mod tests {
             window_seconds: 1,
             min_throttle_seconds: 90,
             escalate_after: 300,
+            escalate_to: EscalateTo::Ban,
+            ban_forced: true,
             max_ping_rate_per_connection: 5,
-            neighbour_share: 3,
+            connection_share: 3,
             max_pong_rate: 1,
             max_empty_fragment_rate: 2,
             max_tiny_frame_rate: 3000,
@@ -304,15 +330,21 @@ mod tests {
             record_bytes: RecordBytes { min: 23, max: 148 },
             ipv4_prefix: 24,
             ipv6_prefix: 56,
-            on_full_flows: OnFull::Closed,
-            on_full_sources: OnFull::Closed,
+            on_full_flows: OnFullFlows::Closed,
+            on_full_sources: OnFullSources::Closed,
             fragments: Fragments::Pass,
             ports: vec![80, 9001],
             port_policies: vec![PortPolicy {
                 port: 9001,
-                own: parse_port("9001 max-ping-rate=7 neighbour-share=0").unwrap().1,
+                own: parse_port("9001 max-ping-rate=7 connection-share=0 action=ban").unwrap().1,
             }],
-            cidrs: vec![parse_network("10.0.0.0/8 action=observe").unwrap()],
+            cidrs: vec![parse_network("10.0.0.0/8 action=observe escalate-to=ban").unwrap()],
+            trusted_proxies: TrustedProxies::of(&["10.0.0.1/32".parse().unwrap()]),
+            client_from: ClientFrom::from_kernel(&{
+                let mut names = HeaderNames::default();
+                names.set(0, "x-real-ip");
+                names
+            }),
         }
     }
 
@@ -389,11 +421,11 @@ mod tests {
         #[test]
         fn every_setting_reads_back_what_it_wrote(
             limit in 1u32..=Rate::MAX_LIMIT, window in 1u32..=3600, v4 in 1u8..=32, v6 in 1u8..=128,
-            share in 0u32..=8, step in 1u32..=10,
+            share in 0u32..=64, step in 1u32..=10,
         ) {
             let from = PolicySettings {
                 max_ping_rate: limit, window_seconds: window, ipv4_prefix: v4, ipv6_prefix: v6,
-                neighbour_share: share, ..settings()
+                connection_share: share, ..settings()
             };
             let mut to = PolicySettings::default();
             for setting in &POLICY {

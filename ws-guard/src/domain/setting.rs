@@ -25,8 +25,13 @@ pub struct Setting<T> {
 impl<T> Setting<T> {
     /// Name in JSON, and in the environment behind `WS_GUARD_` in capitals.
     pub fn json_name(&self) -> String {
-        let plural = if self.many { "s" } else { "" };
-        self.name.replace('-', "_") + plural
+        let name = self.name.replace('-', "_");
+        match name.strip_suffix('y') {
+            // Reads the same for one and for several.
+            _ if !self.many || name.ends_with("_from") => name,
+            Some(stem) => format!("{stem}ies"),
+            None => name + "s",
+        }
     }
 
     pub fn variable(&self) -> String {

@@ -7,12 +7,13 @@ use prefix_trie::joint::JointPrefixMap;
 use serde::{Deserialize, Serialize};
 use ws_guard_common::{
     maps::{Limits, Rule, SourceKey, own},
-    source::{ESCALATED, MANUAL, Source, UNTIL_RELEASED, millis},
+    source::{BANNED, ESCALATED, MANUAL, Source, UNTIL_RELEASED, millis},
 };
 
 use super::{
     address::Prefixes,
     clock::{Clock, Timestamp},
+    open::OpenFlows,
 };
 use crate::guard::PolicySet;
 
@@ -48,14 +49,18 @@ pub struct SourceView {
     pub defused_total: u64,
     /// Packets dropped.
     pub dropped_total: u64,
+    /// Its open connections.
+    pub connections: u32,
     pub last_ping: Option<Timestamp>,
     pub throttled_since: Option<Timestamp>,
     /// Null also while it is throttled without an end.
     pub throttled_until: Option<Timestamp>,
     /// An operator throttled it, not its pings.
     pub manual: bool,
-    /// It went so far past the limit that it is dropped instead of defused.
+    /// It went so far past the limit that `escalate-to` holds.
     pub escalated: bool,
+    /// Everything of it is dropped, new connections too.
+    pub banned: bool,
     /// The port that these pings came to, where it has settings of its own; null for all others,
     /// which are counted together.
     pub port: Option<u16>,
@@ -113,33 +118,37 @@ impl SourceViews {
 
     /// What holds for the source from its next ping on.
     pub fn limits(&self, key: &SourceKey) -> Limits {
-        let policy = self.policies.scopes.get(key.scope as usize).copied().unwrap_or_default();
+        let policy = self.policies.scopes.get(key.scope() as usize).copied().unwrap_or_default();
         let limits = Limits::of(&policy);
         self.rules.longest(key.address.into()).map_or(limits, |rule| limits.with(rule))
     }
 
-    pub fn view(&self, key: &SourceKey, source: &Source) -> SourceView {
+    /// `open` is what the open connections of all sources add.
+    pub fn view(&self, key: &SourceKey, source: &Source, open: &OpenFlows) -> SourceView {
+        let open = open.of(key);
         let state = self.state(key, source);
         let throttled = state == SourceState::Throttled;
         let at = |ns| self.clock.at(ns);
         let end = source.throttled_until;
         SourceView {
-            source: self.prefixes().display(&key.address),
+            source: self.prefixes().display(key),
             state,
             pings_in_window: source.window.count(millis(self.clock.now_ns), self.limits(key).rate),
             pings_total: source.pings_total,
             defused_total: source.defused_total,
-            dropped_total: source.dropped_total,
+            dropped_total: source.dropped_total.saturating_add(open.dropped),
+            connections: open.connections,
             last_ping: at(source.last_ping),
             throttled_since: at(source.throttled_since).filter(|_| throttled),
             throttled_until: at(end).filter(|_| throttled && end != UNTIL_RELEASED),
             manual: throttled && source.flags & MANUAL != 0,
             escalated: throttled && source.flags & ESCALATED != 0,
-            port: self.policies.port_of(key.scope),
+            banned: throttled && source.flags & BANNED != 0,
+            port: self.policies.port_of(key.scope()),
         }
     }
 
-    fn prefixes(&self) -> Prefixes {
+    pub fn prefixes(&self) -> Prefixes {
         Prefixes::of(&self.policies.scopes.first().copied().unwrap_or_default())
     }
 }
@@ -147,6 +156,8 @@ impl SourceViews {
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
+
+    use ws_guard_common::source::Pings;
 
     use super::*;
     use crate::domain::policy::PolicySettings;
@@ -175,14 +186,19 @@ mod tests {
     fn source(views: &SourceViews, pings: u32, age_ms: u64) -> Source {
         let limits = Limits::of(&views.policies.scopes[0]);
         let mut source = Source { limits, ..Source::default() };
-        source.charge(NOW - age_ms * 1_000_000, pings, 0);
+        let pings = Pings { count: pings, most: pings, ..Pings::default() };
+        source.charge(NOW - age_ms * 1_000_000, pings);
         source
+    }
+
+    fn view(views: &SourceViews, text: &str, source: &Source) -> SourceView {
+        views.view(&key(text), source, &OpenFlows::default())
     }
 
     #[test]
     fn within_the_limit_is_ok() {
         let views = views(&[]);
-        let view = views.view(&key("10.77.0.1"), &source(&views, 30, 5_000));
+        let view = view(&views, "10.77.0.1", &source(&views, 30, 5_000));
         assert_eq!((view.state, view.pings_in_window, view.pings_total), (SourceState::Ok, 30, 30));
         assert_eq!((view.throttled_since, view.throttled_until), (None, None));
         assert_eq!(view.last_ping.unwrap().to_string(), "2023-11-14T22:13:15.000Z");
@@ -191,7 +207,7 @@ mod tests {
     #[test]
     fn over_the_limit_is_throttled_for_a_window() {
         let views = views(&[]);
-        let view = views.view(&key("fd77::"), &source(&views, 31, 4_000));
+        let view = view(&views, "fd77::", &source(&views, 31, 4_000));
         assert_eq!((view.source.as_str(), view.state), ("fd77::/64", SourceState::Throttled));
         assert_eq!(view.defused_total, 1);
         assert!(!view.manual);
@@ -203,7 +219,7 @@ mod tests {
     #[test]
     fn a_throttling_that_ended_shows_no_more() {
         let views = views(&[]);
-        let view = views.view(&key("10.77.0.1"), &source(&views, 31, 11_000));
+        let view = view(&views, "10.77.0.1", &source(&views, 31, 11_000));
         assert_eq!((view.state, view.pings_in_window), (SourceState::Ok, 0));
         assert_eq!((view.throttled_since, view.throttled_until), (None, None));
     }
@@ -212,17 +228,19 @@ mod tests {
     fn an_operators_throttling_has_no_end() {
         let views = views(&[]);
         let mut source = Source::default();
-        source.throttle(NOW - 1, UNTIL_RELEASED);
-        let view = views.view(&key("10.77.0.1"), &source);
-        assert_eq!((view.state, view.manual), (SourceState::Throttled, true));
-        assert!(view.throttled_since.is_some() && view.throttled_until.is_none());
-        assert_eq!(view.last_ping, None);
+        source.throttle(NOW - 1, UNTIL_RELEASED, 0);
+        let by_hand = view(&views, "10.77.0.1", &source);
+        assert_eq!((by_hand.state, by_hand.manual), (SourceState::Throttled, true));
+        assert!(by_hand.throttled_since.is_some() && by_hand.throttled_until.is_none());
+        assert_eq!((by_hand.last_ping, by_hand.banned), (None, false));
+        source.throttle(NOW - 1, UNTIL_RELEASED, BANNED);
+        assert!(view(&views, "10.77.0.1", &source).banned);
     }
 
     #[test]
     fn the_allowlist_decides_by_its_longest_prefix() {
         let views = views(&[("10.0.0.0", 8, Rule::ALLOW), ("10.77.0.0", 16, 0)]);
-        let state = |text| views.view(&key(text), &source(&views, 31, 0)).state;
+        let state = |text| view(&views, text, &source(&views, 31, 0)).state;
         assert_eq!(state("10.1.1.1"), SourceState::Allowed);
         assert_eq!(state("10.77.0.1"), SourceState::Throttled);
     }
@@ -230,7 +248,7 @@ mod tests {
     #[test]
     fn json_has_the_documented_fields() {
         let views = views(&[]);
-        let view = views.view(&key("10.77.0.1"), &source(&views, 1, 0));
+        let view = view(&views, "10.77.0.1", &source(&views, 1, 0));
         let json = serde_json::to_value(&view).unwrap();
         for field in [
             "source",
@@ -239,6 +257,8 @@ mod tests {
             "pings_total",
             "defused_total",
             "dropped_total",
+            "connections",
+            "banned",
             "last_ping",
             "throttled_since",
             "throttled_until",

@@ -84,6 +84,8 @@ pub struct Tables {
     pub strangers: Occupancy,
     /// Windows of other floods, one a source and class.
     pub floods: Occupancy,
+    /// Coarser prefixes that sources without room are charged to.
+    pub coarse: Occupancy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +95,9 @@ pub struct Occupancy {
 }
 
 impl Tables {
-    pub fn named(&self) -> [(&'static str, Occupancy); 7] {
+    pub const COUNT: usize = 8;
+
+    pub fn named(&self) -> [(&'static str, Occupancy); Self::COUNT] {
         [
             ("flows", self.flows),
             ("sources", self.sources),
@@ -102,6 +106,7 @@ impl Tables {
             ("rules", self.rules),
             ("strangers", self.strangers),
             ("floods", self.floods),
+            ("coarse", self.coarse),
         ]
     }
 }

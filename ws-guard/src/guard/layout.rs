@@ -6,10 +6,12 @@ use aya::maps::{MapInfo, MapType};
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    forwarded::names::HeaderNames,
     held::{self, Held},
     maps::{
-        BORDERS, Border, Counters, FlowKey, PROVEN, Pending, Policy, Ports, Rule, SCOPES,
-        STRANGERS, Shared, SourceKey, Stranger, name,
+        Address, BEGINNINGS, BORDERS, Beginning, Border, COARSE, Counters, FlowKey, PROVEN,
+        Pending, Policy, Ports, Rule, SCOPES, STRANGERS, SUSPECTS, Shared, SourceKey, Stranger,
+        Suspect, name,
     },
     source::Source,
 };
@@ -81,7 +83,7 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
 }
 
 /// Every map that outlives the daemon. Maps that are not here are private to one load.
-pub const LAYOUTS: [Layout; 15] = [
+pub const LAYOUTS: [Layout; 20] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Fixed(PROVEN), 0),
@@ -97,6 +99,11 @@ pub const LAYOUTS: [Layout; 15] = [
     map::<u32, Counters>(name::COUNTERS, MapType::PerCpuArray, Entries::Fixed(1), 0),
     map::<(), ()>(name::EVENTS, MapType::RingBuf, Entries::Chosen, 0),
     map::<FloodKey, Flood>(name::FLOODS, MapType::Hash, Entries::Chosen, NO_PREALLOC),
+    map::<SourceKey, Source>(name::COARSE, MapType::Hash, Entries::Fixed(COARSE), 0),
+    map::<PrefixKey, u32>(name::PROXIES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
+    map::<u32, HeaderNames>(name::HEADERS, MapType::Array, Entries::Fixed(2), 0),
+    map::<Address, Suspect>(name::SUSPECTS, MapType::LruHash, Entries::Fixed(SUSPECTS), 0),
+    map::<FlowKey, Beginning>(name::BEGINNINGS, MapType::LruHash, Entries::Fixed(BEGINNINGS), 0),
 ];
 
 impl Layout {

@@ -10,8 +10,11 @@ use aya::maps::MapData;
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
-    maps::{Counters, FlowKey, Pending, Policy, Request, Rule, SourceKey, Stranger, name},
-    source::Source,
+    maps::{
+        Address, Counters, FlowKey, MAY_BAN, Pending, Policy, Request, Rule, SourceKey, Stranger,
+        Suspect, name,
+    },
+    source::{BANNED, Source},
 };
 
 use super::{
@@ -19,11 +22,11 @@ use super::{
     control::Control,
     counters::CounterMap,
     error::GuardError,
+    networks::{self, NetworkRule},
     pins::Pins,
     plain::{Plain, PrefixKey},
-    policy::{PolicyMaps, PolicySet, PolicyWriter},
+    policy::{Beside, PolicyMaps, PolicySet, PolicyWriter},
     role::Role,
-    rules::{self, NetworkRule},
     sys,
     table::Table,
 };
@@ -54,6 +57,8 @@ struct Inner {
     proven: Table<FlowKey, Pending>,
     strangers: Table<FlowKey, Stranger>,
     sources: Table<SourceKey, Source>,
+    coarse: Table<SourceKey, Source>,
+    suspects: Table<Address, Suspect>,
     floods: Table<FloodKey, Flood>,
     rules: Table<PrefixKey, Rule>,
     policy: PolicyMaps,
@@ -86,6 +91,8 @@ impl Maps {
             proven: open(dir, name::PROVEN, 0)?,
             strangers: open(dir, name::STRANGERS, 0)?,
             sources: open(dir, name::SOURCES, sys::F_LOCK)?,
+            coarse: open(dir, name::COARSE, sys::F_LOCK)?,
+            suspects: open(dir, name::SUSPECTS, 0)?,
             floods: open(dir, name::FLOODS, sys::F_LOCK)?,
             rules: open(dir, name::RULES, 0)?,
             policy: PolicyMaps::open(dir)?,
@@ -122,14 +129,23 @@ impl Maps {
         self.0.strangers.entries()
     }
 
-    /// All sources, each read whole under its lock.
+    /// All sources, and the coarser prefixes that some were charged to; each read whole under its
+    /// lock.
     pub fn sources(&self) -> Result<Vec<(SourceKey, Source)>, GuardError> {
-        self.0.sources.entries()
+        let mut sources = self.0.sources.entries()?;
+        sources.extend(self.0.coarse.entries()?);
+        Ok(sources)
     }
 
-    /// One source, by its masked address.
+    /// One source, by its masked address; or a coarser prefix.
     pub fn source(&self, source: &SourceKey) -> Result<Option<Source>, GuardError> {
-        self.0.sources.get(source)
+        if source.level() > 0 { self.0.coarse.get(source) } else { self.0.sources.get(source) }
+    }
+
+    /// Untrusted peers whose requests carry forwarding headers. They have no lock: a value may be
+    /// half-way through a change.
+    pub fn suspects(&self) -> Result<Vec<(Address, Suspect)>, GuardError> {
+        self.0.suspects.entries()
     }
 
     /// Entries in use. The kernel cannot tell without reading them: a millisecond for each few
@@ -141,6 +157,11 @@ impl Maps {
     /// Entries in use; costs what [`Maps::flow_count`] costs.
     pub fn source_count(&self) -> Result<u32, GuardError> {
         self.0.sources.count()
+    }
+
+    /// Coarser prefixes in use; costs what [`Maps::flow_count`] costs.
+    pub fn coarse_count(&self) -> Result<u32, GuardError> {
+        self.0.coarse.count()
     }
 
     /// Entries in use; costs what [`Maps::flow_count`] costs.
@@ -202,8 +223,8 @@ impl Maps {
     /// Takes effect on the next packet, whole: writes the sets not in force, then switches.
     /// Blocks for up to 10 ms after the previous change, until no CPU reads those any more.
     ///
-    /// What scopes have in common with the rules (`rules`, `generation` and
-    /// [`ws_guard_common::maps::MAY_DROP`]) is seen to here.
+    /// What scopes have in common with rules and proxies (`rules`, `proxies`, `headers`,
+    /// `generation` and [`ws_guard_common::maps::MAY_BAN`]) is seen to here.
     pub fn set_policies(&self, set: &PolicySet) -> Result<(), GuardError> {
         self.change_policies(|current| *current = set.clone())
     }
@@ -229,10 +250,33 @@ impl Maps {
     }
 
     fn change_policies(&self, change: impl FnOnce(&mut PolicySet)) -> Result<(), GuardError> {
-        let mut writer = self.0.policy.writer();
+        self.change_with(&mut self.0.policy.writer(), self.has_bans()?, change)
+    }
+
+    fn change_with(
+        &self,
+        writer: &mut PolicyWriter<'_>,
+        bans: bool,
+        change: impl FnOnce(&mut PolicySet),
+    ) -> Result<(), GuardError> {
         let rules = self.0.rules.entries()?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
-        writer.change(&rules, change)
+        writer.change(Beside { rules: &rules, bans }, change)
+    }
+
+    /// Have the programs look for banned sources from the next packet on; to be called before one is
+    /// banned that no policy would ban.
+    pub fn expect_bans(&self) -> Result<(), GuardError> {
+        let mut writer = self.0.policy.writer();
+        if self.policies()?.scopes.iter().all(|policy| policy.flags & MAY_BAN != 0) {
+            return Ok(());
+        }
+        self.change_with(&mut writer, true, |_| {})
+    }
+
+    /// Some source is banned, or was and has sent no ping since.
+    fn has_bans(&self) -> Result<bool, GuardError> {
+        Ok(self.sources()?.iter().any(|(_, source)| source.flags & BANNED != 0))
     }
 
     /// Prefix lengths are those of the address family (0..=32 or 0..=128); in order.
@@ -243,7 +287,7 @@ impl Maps {
             .entries()?
             .iter()
             .map(|(key, rule)| {
-                let (network, prefix) = rules::network(key);
+                let (network, prefix) = networks::network(key);
                 (network, prefix, *rule)
             })
             .collect();
@@ -254,7 +298,7 @@ impl Maps {
     /// Make or replace a rule; known sources are looked up again from the next packet on. Bits
     /// behind the prefix are cleared.
     pub fn set_rule(&self, network: IpAddr, prefix: u8, rule: Rule) -> Result<(), GuardError> {
-        let key = rules::key(network, prefix)?;
+        let key = networks::key(network, prefix)?;
         let mut writer = self.0.policy.writer();
         self.0.rules.insert(&key, &rule)?;
         self.rules_changed(&mut writer)
@@ -262,7 +306,7 @@ impl Maps {
 
     /// Remove a rule; whether there was one.
     pub fn remove_rule(&self, network: IpAddr, prefix: u8) -> Result<bool, GuardError> {
-        let key = rules::key(network, prefix)?;
+        let key = networks::key(network, prefix)?;
         let mut writer = self.0.policy.writer();
         let removed = self.0.rules.remove(&key)?;
         if removed {
@@ -278,7 +322,7 @@ impl Maps {
     pub fn set_rules(&self, wanted: &[NetworkRule]) -> Result<(), GuardError> {
         let wanted: Vec<(PrefixKey, Rule)> = wanted
             .iter()
-            .map(|(network, prefix, rule)| Ok((rules::key(*network, *prefix)?, *rule)))
+            .map(|(network, prefix, rule)| Ok((networks::key(*network, *prefix)?, *rule)))
             .collect::<Result<_, GuardError>>()?;
         let mut writer = self.0.policy.writer();
         let present = self.0.rules.entries()?;
@@ -312,9 +356,7 @@ impl Maps {
     }
 
     fn rules_changed(&self, writer: &mut PolicyWriter<'_>) -> Result<(), GuardError> {
-        let rules = self.0.rules.entries()?;
-        let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
-        writer.change(&rules, |_| {})
+        self.change_with(writer, self.has_bans()?, |_| {})
     }
 
     /// Run the control program; returns one of `ws_guard_common::maps::answer`.

@@ -12,7 +12,7 @@
 //! | which kernels | [`kernel`] |
 //! | which interfaces, in which role | [`selection`], [`role`], [`interfaces`] |
 //! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`] |
-//! | tables, policy, rules, counters | [`maps`], [`table`], [`policy`], [`rules`], [`counters`] |
+//! | tables, policy, networks, counters | [`maps`], [`table`], [`policy`], [`networks`], [`counters`] |
 //! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
 mod attach;
 mod bpffs;
@@ -30,6 +30,7 @@ mod load;
 mod maps;
 mod namespaces;
 mod netlink;
+mod networks;
 mod object;
 mod pins;
 mod plain;
@@ -37,7 +38,6 @@ mod policy;
 mod precedence;
 mod privileges;
 mod role;
-mod rules;
 mod selection;
 mod sys;
 mod table;
@@ -65,13 +65,13 @@ pub use self::{
     error::GuardError,
     interfaces::{InterfaceEvent, InterfaceWatcher},
     maps::{Handshakes, Maps},
+    networks::{NetworkRule, canonical},
     object::OBJECT_VARIABLE,
     pins::{DEFAULT_PIN_DIR, THROTTLE_MAP},
     policy::PolicySet,
     precedence::{Overtaken, overtaken},
     privileges::{MissingCapability, missing_capabilities, raise_permitted},
     role::Role,
-    rules::NetworkRule,
     selection::{Selection, Selector},
 };
 

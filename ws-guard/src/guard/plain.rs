@@ -2,20 +2,21 @@
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    forwarded::names::HeaderNames,
     maps::{
-        Address, Counters, Event, FlowKey, Pending, Policy, Ports, Rule, SourceKey, Stranger,
-        Tunnels,
+        Address, Counters, Event, FlowKey, Network, Pending, Policy, Ports, Rule, SourceKey,
+        Stranger, Suspect, Tunnels,
     },
     source::Source,
 };
 
-/// A key of the LPM trie: the number of leading bits that count, and the address.
+/// A key of the tries: the number of leading bits that count, and the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PrefixKey {
-    /// 0 to 128; an IPv4 prefix counts the 96 bits before it.
+    /// 32 for the family, and 0 to 128; an IPv4 prefix counts the 96 bits before it.
     pub bits: u32,
-    pub address: Address,
+    pub network: Network,
 }
 
 /// Types that cross between kernel and user space as bytes.
@@ -32,8 +33,26 @@ macro_rules! plain {
 }
 
 plain!(
-    u32, Address, Counters, Event, Flood, FloodKey, Flow, FlowKey, Pending, Policy, Ports,
-    PrefixKey, Rule, Source, SourceKey, Stranger, Tunnels
+    u32,
+    Address,
+    Counters,
+    Event,
+    Flood,
+    FloodKey,
+    Flow,
+    FlowKey,
+    HeaderNames,
+    Network,
+    Pending,
+    Policy,
+    Ports,
+    PrefixKey,
+    Rule,
+    Source,
+    SourceKey,
+    Stranger,
+    Suspect,
+    Tunnels
 );
 
 /// Lets aya's typed maps hold what this crate may not implement aya's `Pod` for.

@@ -1,8 +1,9 @@
 //! The policies in force, changed whole.
 //!
-//! The kernel programs read [`name::ACTIVE`] and then that set of [`name::POLICY`] and of
-//! [`name::PORTS`]. A change writes the other sets and then switches, so a packet sees the old
-//! policies or the new ones, never a mix.
+//! The kernel programs read [`name::ACTIVE`] and then that set of [`name::POLICY`], of
+//! [`name::PORTS`] and of [`name::HEADERS`]. A change writes the other sets and then switches, so a
+//! packet sees the old policies or the new ones, never a mix. The trusted proxies are one trie: new
+//! ones are there before the switch, old ones are gone.
 use std::{
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,9 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ws_guard_common::maps::{MAY_DROP, Policy, Ports, Rule, SCOPES, TLS, action, name, own};
+use ipnet::IpNet;
+use ws_guard_common::{
+    forwarded::names::HeaderNames,
+    maps::{Limits, MAY_BAN, Policy, Ports, Rule, SCOPES, action, name},
+};
 
-use super::{error::GuardError, maps::open, table::Table};
+use super::{error::GuardError, maps::open, networks, plain::PrefixKey, table::Table};
 
 /// A CPU that read the old sets' index may still be reading the sets: programs run with preemption
 /// or interrupts on for microseconds, never for as long as this.
@@ -25,6 +30,19 @@ pub struct PolicySet {
     pub scopes: Vec<Policy>,
     /// The protected ports in order, each with its scope.
     pub ports: Vec<(u16, u32)>,
+    /// The trusted proxies, in order.
+    pub proxies: Vec<IpNet>,
+    /// Which headers of a trusted proxy's request name its client.
+    pub headers: HeaderNames,
+}
+
+/// What policies are made with that is no policy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// The rules by network.
+    pub rules: &'a [Rule],
+    /// Some source is banned, or about to be.
+    pub bans: bool,
 }
 
 impl PolicySet {
@@ -63,31 +81,38 @@ impl PolicySet {
         let ports: Vec<(u16, u32)> =
             protected.filter_map(|(port, entry)| Some((port, scope(entry)?))).collect();
         let used = ports.iter().map(|(_, scope)| *scope as usize + 1).max().unwrap_or(1);
-        PolicySet { scopes: scopes.into_iter().take(used).collect(), ports }
+        let scopes = scopes.into_iter().take(used).collect();
+        PolicySet { scopes, ports, ..PolicySet::default() }
     }
 
-    /// What all scopes have in common: how many rules there are, and what they may lead to.
-    fn finish(&mut self, generation: u32, rules: &[Rule]) {
-        let drops = |rule: &Rule| {
-            rule.flags & own::ACTION != 0 && rule.limits.action == action::DROP
-                || rule.flags & own::ESCALATE != 0 && rule.limits.escalate_after > 0
-        };
-        let rules_drop = rules.iter().any(drops);
+    /// What all scopes have in common: how many rules and proxies there are, and what they may lead
+    /// to.
+    fn finish(&mut self, generation: u32, headers: u32, beside: Beside<'_>) {
         for (scope, policy) in (0u32..).zip(&mut self.scopes) {
-            // On a TLS port what is reported is dropped where it would be defused.
-            let reported = policy.flags & TLS != 0 && policy.action == action::DEFUSE;
-            let may_drop = rules_drop || reported || policy.escalate_after > 0;
+            let own = Limits::of(policy);
+            let bans = beside.bans
+                || may_ban(&own)
+                || beside.rules.iter().any(|rule| may_ban(&own.with(rule)));
             policy.scope = scope;
-            policy.rules = rules.len() as u32;
+            policy.rules = beside.rules.len() as u32;
+            policy.proxies = self.proxies.len() as u32;
+            policy.headers = headers as u8;
             policy.generation = generation;
-            policy.flags = policy.flags & !MAY_DROP | if may_drop { MAY_DROP } else { 0 };
+            policy.flags = policy.flags & !MAY_BAN | if bans { MAY_BAN } else { 0 };
         }
     }
+}
+
+/// Pings may get a source banned.
+const fn may_ban(limits: &Limits) -> bool {
+    limits.action == action::BAN || limits.escalate_after > 0 && limits.escalate_to == action::BAN
 }
 
 pub struct PolicyMaps {
     slots: Table<u32, Policy>,
     ports: Table<u32, Ports>,
+    headers: Table<u32, HeaderNames>,
+    proxies: Table<PrefixKey, u32>,
     active: Table<u32, u32>,
     /// Serialises writers; when the sets were last switched.
     switched: Mutex<Instant>,
@@ -104,6 +129,8 @@ impl PolicyMaps {
         Ok(PolicyMaps {
             slots: open(dir, name::POLICY, 0)?,
             ports: open(dir, name::PORTS, 0)?,
+            headers: open(dir, name::HEADERS, 0)?,
+            proxies: open(dir, name::PROXIES, 0)?,
             active: open(dir, name::ACTIVE, 0)?,
             // Another process may have switched just before.
             switched: Mutex::new(Instant::now()),
@@ -123,8 +150,32 @@ impl PolicyMaps {
                 .map(|scope| Ok(slot(scope)?.unwrap_or_default()))
                 .collect::<Result<_, GuardError>>()?;
             let ports = self.ports.get(&active)?.unwrap_or(Ports([0; 65_536]));
-            Ok(PolicySet::from_kernel(scopes, &ports))
+            let headers = self.headers.get(&active)?.unwrap_or_default();
+            let proxies = self.proxies()?;
+            Ok(PolicySet { proxies, headers, ..PolicySet::from_kernel(scopes, &ports) })
         })
+    }
+
+    fn proxies(&self) -> Result<Vec<IpNet>, GuardError> {
+        let network = |(key, _): &(PrefixKey, u32)| {
+            let (address, length) = networks::network(key);
+            IpNet::new(address, length).ok()
+        };
+        let mut proxies: Vec<IpNet> = self.proxies.entries()?.iter().filter_map(network).collect();
+        proxies.sort_unstable();
+        Ok(proxies)
+    }
+
+    /// Trust exactly these; new ones are there before old ones go.
+    fn set_proxies(&self, wanted: &[IpNet]) -> Result<(), GuardError> {
+        let present = self.proxies()?;
+        for network in wanted.iter().filter(|network| !present.contains(network)) {
+            self.proxies.insert(&networks::key_of(network), &1)?;
+        }
+        for network in present.iter().filter(|network| !wanted.contains(network)) {
+            self.proxies.remove(&networks::key_of(network))?;
+        }
+        Ok(())
     }
 
     /// Read until the sets were not switched meanwhile.
@@ -150,23 +201,25 @@ impl PolicyMaps {
 }
 
 impl PolicyWriter<'_> {
-    /// Put what `change` makes of the policies in force in force; `rules` are those of now. Waits up
-    /// to 10 ms after the previous change.
+    /// Put what `change` makes of the policies in force in force. Waits up to 10 ms after the
+    /// previous change.
     pub fn change(
         &mut self,
-        rules: &[Rule],
+        beside: Beside<'_>,
         change: impl FnOnce(&mut PolicySet),
     ) -> Result<(), GuardError> {
         thread::sleep(GRACE.saturating_sub(self.switched.elapsed()));
         let mut set = self.maps.all()?;
         let generation = set.scopes.first().map_or(0, |policy| policy.generation);
         change(&mut set);
-        set.finish(generation.wrapping_add(1).max(1), rules);
         let other = 1 - self.maps.active()?;
+        set.finish(generation.wrapping_add(1).max(1), other, beside);
         for (scope, policy) in (0..SCOPES).zip(&set.scopes) {
             self.maps.slots.insert(&(other * SCOPES + scope), policy)?;
         }
         self.maps.ports.insert(&other, &set.kernel_ports())?;
+        self.maps.headers.insert(&other, &set.headers)?;
+        self.maps.set_proxies(&set.proxies)?;
         self.maps.active.insert(&0, &other)?;
         *self.switched = Instant::now();
         Ok(())
@@ -175,12 +228,15 @@ impl PolicyWriter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use ws_guard_common::maps::own;
+
     use super::*;
 
     #[test]
     fn ports_and_scopes_go_there_and_back() {
         let scopes = vec![Policy { share: 1, ..Policy::default() }, Policy::default()];
-        let set = PolicySet { scopes, ports: vec![(80, 0), (443, 1), (65_535, 0)] };
+        let ports = vec![(80, 0), (443, 1), (65_535, 0)];
+        let set = PolicySet { scopes, ports, ..PolicySet::default() };
         let back = PolicySet::from_kernel(vec![set.scopes[0]; 32], &set.kernel_ports());
         assert_eq!((back.ports, back.scopes.len()), (set.ports.clone(), 2));
         assert_eq!(set.scope_of(443), Some(1));
@@ -188,16 +244,34 @@ mod tests {
     }
 
     #[test]
-    fn every_scope_knows_what_rules_and_climbing_may_lead_to() {
-        let climbing = Policy { escalate_after: 5, ..Policy::default() };
-        let mut set = PolicySet { scopes: vec![Policy::default(), climbing], ports: vec![] };
-        set.finish(7, &[Rule::default()]);
-        let flags: Vec<u8> = set.scopes.iter().map(|policy| policy.flags).collect();
-        assert_eq!(flags, [0, MAY_DROP]);
-        assert_eq!((set.scopes[1].scope, set.scopes[1].generation, set.scopes[1].rules), (1, 7, 1));
-        let mut drops = Rule { flags: own::ACTION, ..Rule::default() };
-        drops.limits.action = action::DROP;
-        set.finish(8, &[drops]);
-        assert_eq!(set.scopes[0].flags, MAY_DROP);
+    fn every_scope_knows_whether_pings_may_lead_to_a_ban() {
+        let (ban, drop) = (action::BAN, action::DROP);
+        let climbing = |escalate_to| Policy { escalate_after: 5, escalate_to, ..Policy::default() };
+        let scopes = vec![Policy::default(), climbing(ban), climbing(drop)];
+        let mut set = PolicySet {
+            scopes,
+            proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            ..PolicySet::default()
+        };
+        let mut flags = |rules: &[Rule], bans| {
+            set.finish(7, 1, Beside { rules, bans });
+            let one = set.scopes[1];
+            assert_eq!((one.scope, one.generation, one.rules), (1, 7, rules.len() as u32));
+            assert_eq!((one.proxies, one.headers), (1, 1));
+            set.scopes.iter().map(|policy| policy.flags).collect::<Vec<u8>>()
+        };
+        assert_eq!(flags(&[Rule::default()], false), [0, MAY_BAN, 0]);
+        assert_eq!(flags(&[], true), [MAY_BAN; 3]);
+        let mut rule = Rule { flags: own::ACTION, ..Rule::default() };
+        rule.limits.action = ban;
+        assert_eq!(flags(&[rule], false), [MAY_BAN; 3]);
+        // Only where the policy climbs.
+        let mut rule = Rule { flags: own::ESCALATE_TO, ..Rule::default() };
+        rule.limits.escalate_to = ban;
+        assert_eq!(flags(&[rule], false), [0, MAY_BAN, MAY_BAN]);
+        // A rule may climb where its policy does not.
+        rule.flags |= own::ESCALATE;
+        rule.limits.escalate_after = 3;
+        assert_eq!(flags(&[rule], false), [MAY_BAN; 3]);
     }
 }

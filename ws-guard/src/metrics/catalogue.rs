@@ -57,7 +57,7 @@ pub static COUNTERS: [Family; 24] = [
     by(
         "reason",
         "packets_dropped_total",
-        "Packets dropped. throttled is action drop at work; the other reasons make TCP send bytes again that could not be judged.",
+        "Packets dropped. throttled is action drop or ban at work; the other reasons make TCP send bytes again that could not be judged.",
         &crate::domain::status::DROP_REASONS,
     ),
     by(
@@ -85,7 +85,7 @@ pub static COUNTERS: [Family; 24] = [
     ),
     plain(
         "pings_spared_total",
-        "Pings answered although their source was throttled: the heartbeats of neighbours behind one address.",
+        "Pings answered for their connection's share alone: the heartbeats of a crowd behind one address.",
         &[(Counter::Spared, "")],
     ),
     plain(
@@ -128,7 +128,7 @@ pub static COUNTERS: [Family; 24] = [
     by(
         "event",
         "source_events_total",
-        "Sources that the full table had no room for, and idle ones that made room.",
+        "Sources that the full table had no room for, which are charged to a coarser prefix, and idle ones that made room.",
         &[(Counter::SourcesRefused, "refused"), (Counter::SourcesReclaimed, "reclaimed")],
     ),
     plain(

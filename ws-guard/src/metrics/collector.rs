@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     daemon::state::State,
-    domain::status::{Status, counter},
+    domain::status::{Status, Tables, counter},
     guard::GuardError,
 };
 
@@ -165,7 +165,7 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
     let labels = named.map(|(name, _)| [("table", name)]);
     let samples = |value: fn(&crate::domain::status::Occupancy) -> u32| {
         let sample = |i: usize| (labels[i].as_slice(), f64::from(value(&named[i].1)));
-        std::array::from_fn::<_, 6, _>(sample)
+        std::array::from_fn::<_, { Tables::COUNT }, _>(sample)
     };
     let states = status.flow_states;
     vec![
@@ -210,9 +210,9 @@ fn policy(status: &Status) -> Vec<MetricFamily> {
             f64::from(policy.max_ping_rate_per_connection),
         ),
         one(
-            "policy_neighbour_share",
-            "Pings a window that each connection of a throttled source is still answered.",
-            f64::from(policy.neighbour_share),
+            "policy_connection_share",
+            "Pings that every connection may send in any window, whatever its source has used.",
+            f64::from(policy.connection_share),
         ),
         gauges(
             "policy_info",

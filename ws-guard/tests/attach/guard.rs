@@ -46,7 +46,7 @@ impl Guard {
     /// Start it once more, after [`Guard::stop`].
     pub fn restart(&mut self) -> Result<()> {
         let size = "--max-flows 1024 --max-sources 1024";
-        let port = format!("--port {PORT} --neighbour-share 0");
+        let port = format!("--port {PORT} --connection-share 0");
         let command = self.command(&format!("run {} {port} {size}", self.words));
         let daemon = Process::spawn("ws-guard run", command)?;
         daemon.wait_for(START, |line| line.contains(" ready ").then_some(()))?;

@@ -95,7 +95,7 @@ fn the_window_slides() -> Result<()> {
 #[test]
 fn only_a_quiet_window_ends_a_throttling() -> Result<()> {
     needs_root!();
-    let words = format!("--window-seconds {} --neighbour-share 0", SHORT.as_secs());
+    let words = format!("--window-seconds {} --connection-share 0", SHORT.as_secs());
     let stage = Stage::new(Library::Ws, PairOptions::default(), &words)?;
     let mut client = stage.client(Family::V6, 0)?;
     let mut sent = 0;

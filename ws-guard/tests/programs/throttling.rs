@@ -5,8 +5,7 @@ use ws_guard_common::{
     flood::Class,
     frame::opcode,
     maps::{
-        Counter::*, LIMITS_CLASSES, Limits, MAY_DROP, Policy, Rule, SOURCES_FAIL_CLOSED, action,
-        own,
+        Counter::*, LIMITS_CLASSES, Limits, MAY_BAN, Policy, Rule, SOURCES_FAIL_CLOSED, action, own,
     },
 };
 use ws_guard_testkit::frame::{Frame, encode};
@@ -172,7 +171,7 @@ fn rules() -> Vec<Case> {
             .client(pings(31))
             .counts(&[(Pings, 62), (Defused, 1), (Throttled, 2), (DroppedGap, 1)]),
         case("a network that is dropped where others are defused")
-            .policy(|policy| policy.flags = MAY_DROP)
+            .policy(|policy| policy.flags = MAY_BAN)
             .rule(acts(action::DROP))
             .open()
             .client(pings(31))
@@ -191,7 +190,7 @@ fn rules() -> Vec<Case> {
 fn climbing() -> Vec<Case> {
     vec![
         case("from defuse to drop past so many pings over the limit")
-            .policy(|policy| (policy.escalate_after, policy.flags) = (10, MAY_DROP))
+            .policy(|policy| (policy.escalate_after, policy.flags) = (10, MAY_BAN))
             .open()
             .client(pings(40))
             .defused(&(30..40).map(|n| n * 6).collect::<Vec<_>>())
@@ -207,7 +206,7 @@ fn climbing() -> Vec<Case> {
         case("and back when it is free again")
             .policy(|policy| {
                 policy.rate = rate(5, 60);
-                (policy.escalate_after, policy.flags) = (1, MAY_DROP);
+                (policy.escalate_after, policy.flags) = (1, MAY_BAN);
             })
             .open()
             .client(pings(8))
@@ -222,7 +221,7 @@ fn climbing() -> Vec<Case> {
         case("observed sources do not climb")
             .policy(|policy| {
                 policy.action = action::OBSERVE;
-                (policy.escalate_after, policy.flags) = (1, MAY_DROP);
+                (policy.escalate_after, policy.flags) = (1, MAY_BAN);
             })
             .open()
             .client(pings(60))

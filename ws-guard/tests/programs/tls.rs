@@ -3,7 +3,7 @@ use ws_guard_common::{
     flood::Class,
     flow::state,
     frame::Violation,
-    maps::{Counter::*, LIMITS_CLASSES, MAY_DROP, Policy, Rule, TLS, action, own},
+    maps::{Counter::*, LIMITS_CLASSES, MAY_BAN, Policy, Rule, TLS, action, own},
     record::content,
 };
 use ws_guard_testkit::packets::SWITCHING;
@@ -47,7 +47,7 @@ fn server_hello() -> Vec<u8> {
 /// A row on a TLS port: 5 small records in any 10 s, from 23 to 148 bytes.
 fn tls(name: &'static str, action: u8) -> Case {
     case(name).policy(move |policy: &mut Policy| {
-        policy.flags = TLS | LIMITS_CLASSES | MAY_DROP;
+        policy.flags = TLS | LIMITS_CLASSES | MAY_BAN;
         policy.action = action;
         policy.class_limits[Class::SmallRecord as usize] = rate(5, 10_000);
         (policy.record_min, policy.record_max) = (23, 148);

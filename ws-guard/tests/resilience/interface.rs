@@ -31,7 +31,7 @@ fn pongs(stage: &Stage, pings: u64, counted: u64) -> Result<u64> {
 fn a_new_interface_of_the_same_name_is_guarded_too() -> Result<()> {
     needs_root!();
     // A window that outlasts the test: the limit is used up before the interface goes.
-    let options = ["--max-ping-rate", "5", "--window-seconds", "600", "--neighbour-share", "0"];
+    let options = ["--max-ping-rate", "5", "--window-seconds", "600", "--connection-share", "0"];
     let mut stage = Stage::new(1, &options)?;
     ensure!(pongs(&stage, 8, 8)? == 5, "not 5 of 8 pings were answered");
     stage.pair.server.ip(&format!("link del {INTERFACE}"))?;

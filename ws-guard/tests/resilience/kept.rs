@@ -121,7 +121,7 @@ fn each_port_and_each_network_has_a_limit_of_its_own() -> Result<()> {
     )?;
     let path = file.path().to_string_lossy().into_owned();
     let port = format!("{} max-ping-rate=10", crate::stage::PORT);
-    let options = ["--config", &path, "--port", &port, "--neighbour-share", "0"];
+    let options = ["--config", &path, "--port", &port, "--connection-share", "0"];
     let mut stage = Stage::new(3, &options)?;
     let pongs = |stage: &Stage, n: u8| answered(&mut stage.connect(n)?, 40);
     ensure!(pongs(&stage, 0)? == 10, "the port's limit");

@@ -57,7 +57,7 @@ fn set(stage: &Stage, limit: &str) -> Result<Change> {
 #[test]
 fn a_new_limit_holds_from_the_next_ping_on_and_back() -> Result<()> {
     needs_root!();
-    let options = ["--max-ping-rate", "60", "--window-seconds", "3", "--neighbour-share", "0"];
+    let options = ["--max-ping-rate", "60", "--window-seconds", "3", "--connection-share", "0"];
     let mut stage = Stage::new(1, &options)?;
     let mut client = stage.connect(0)?;
     let local = client.local();
@@ -127,7 +127,7 @@ fn burst(stage: &Stage, client: &mut Client, pings: usize) -> Result<u64> {
 
 /// 50 pings under one limit, then 10 under a lower one that the 50 are already over.
 fn lowered(from: &str, to: &str) -> Result<()> {
-    let options = ["--max-ping-rate", from, "--window-seconds", "600", "--neighbour-share", "0"];
+    let options = ["--max-ping-rate", from, "--window-seconds", "600", "--connection-share", "0"];
     let stage = Stage::new(1, &options)?;
     let mut client = stage.connect(0)?;
     ensure!(burst(&stage, &mut client, 50)? == 50, "the limit was {from}");
@@ -150,7 +150,7 @@ fn pings_from_before_count_under_the_new_limit() -> Result<()> {
 fn pings_from_before_count_where_the_log_changes_its_groups() -> Result<()> {
     needs_root!();
     lowered("100", "30")?;
-    let options = ["--max-ping-rate", "60", "--window-seconds", "600", "--neighbour-share", "0"];
+    let options = ["--max-ping-rate", "60", "--window-seconds", "600", "--connection-share", "0"];
     let stage = Stage::new(1, &options)?;
     let mut client = stage.connect(0)?;
     ensure!(burst(&stage, &mut client, 50)? == 50, "the limit was 60");

@@ -171,7 +171,7 @@ fn newcomers_among_sources(policy: &str) -> Result<u64> {
 #[test]
 fn a_full_source_table_answers_newcomers_or_not() -> Result<()> {
     needs_root!();
-    let (open, closed) = (newcomers_among_sources("open")?, newcomers_among_sources("closed")?);
+    let (open, closed) = (newcomers_among_sources("coarser")?, newcomers_among_sources("closed")?);
     ensure!((open, closed) == (MORE as u64, 0), "{open} and {closed} pongs for {MORE} pings");
     Ok(())
 }

@@ -90,6 +90,8 @@ mod tests {
             throttled_since: None,
             throttled_until: None,
             manual: false,
+            banned: false,
+            connections: 0,
             escalated: false,
             port: None,
         }

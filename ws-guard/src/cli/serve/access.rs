@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
-use ipnet::IpNet;
+use clap::{Args, error::ErrorKind};
 
-use crate::server::{
-    identity::{Access, Field, TokenKey},
-    proxies::Proxies,
+use crate::{
+    domain::proxies::TrustedProxies,
+    server::{
+        identity::{Access, Field, TokenKey},
+        proxies::Proxies,
+    },
 };
 
 #[derive(Args)]
@@ -33,21 +35,9 @@ pub struct AccessFlags {
     /// Refuse clients that do not say who they are
     #[arg(long)]
     require_user: bool,
-    /// Address or network of a proxy that is believed about its clients
-    #[arg(long, value_name = "CIDR", env = "WS_GUARD_TRUSTED_PROXY", value_delimiter = ',',
-        value_parser = network)]
-    trusted_proxy: Vec<IpNet>,
     /// Trusted proxies begin each connection with the PROXY protocol, version 1 or 2
-    #[arg(long, requires = "trusted_proxy")]
+    #[arg(long)]
     proxy_protocol: bool,
-}
-
-/// An address, or a network.
-fn network(text: &str) -> Result<IpNet, String> {
-    let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
-    address.or_else(|_| text.parse()).map_err(|_| {
-        format!("{text:?} is neither an address nor a network: write it as 10.0.0.1 or 10.0.0.0/8")
-    })
 }
 
 impl AccessFlags {
@@ -70,7 +60,17 @@ impl AccessFlags {
         })
     }
 
-    pub fn proxies(&self) -> Proxies {
-        Proxies { networks: self.trusted_proxy.clone(), proxy_protocol: self.proxy_protocol }
+    /// # Errors
+    /// With the PROXY protocol and nobody to begin with it.
+    pub fn proxies(&self, trusted: &TrustedProxies) -> Result<Proxies, clap::Error> {
+        let networks: Vec<_> = trusted.networks().copied().collect();
+        if self.proxy_protocol && networks.is_empty() {
+            return Err(clap::Error::raw(
+                ErrorKind::MissingRequiredArgument,
+                "--proxy-protocol wants to know of whom: add --trusted-proxy, such as 10.0.0.1 or \
+                 private\n",
+            ));
+        }
+        Ok(Proxies { networks, proxy_protocol: self.proxy_protocol })
     }
 }

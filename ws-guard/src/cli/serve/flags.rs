@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use super::{access::AccessFlags, handler::HandlerFlags};
 use crate::{
     config::server::ServerSection,
+    domain::proxies::TrustedProxies,
     server::{
         Config,
         coding::noise::NoiseKey,
@@ -138,15 +139,20 @@ impl ServerFlags {
         self.tls_certificate.is_some() || self.noise_key.is_some() || self.access.restricts()
     }
 
-    /// Set what the flags and the section of the file say.
-    pub fn apply(&self, config: &mut Config, section: &ServerSection) -> anyhow::Result<()> {
+    /// Set what the flags and the section of the file say; `trusted` are the proxies.
+    pub fn apply(
+        &self,
+        config: &mut Config,
+        section: &ServerSection,
+        trusted: &TrustedProxies,
+    ) -> anyhow::Result<()> {
         config.shards = self.shards.map_or(config.shards, usize::from);
         config.max_connections = self.max_connections;
         config.max_connections_per_source = self.max_connections_per_source;
         config.max_connections_per_user = self.max_connections_per_user;
         config.handler = self.handler.handler();
         config.access = self.access.access()?;
-        config.proxies = self.access.proxies();
+        config.proxies = self.access.proxies(trusted)?;
         config.tls = self.tls()?.map(Arc::new);
         config.negotiation = Arc::new(self.negotiation(section)?);
         config.output = Arc::new(OutputLimit::new(self.max_output, section.max_output));

@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, error::ErrorKind};
 use prometheus::Registry;
 use tokio::{
     net::TcpListener,
@@ -26,6 +26,7 @@ use crate::{
         LogFormat, listen_address, reloadable::Reloadable, server::ServerSection, watch::Watch,
     },
     control::socket::Socket,
+    domain::proxies::TrustedProxies,
     metrics::router_alone,
     server::{Config, PingPolicy, PingRates, Pings, Server, access_log::AccessLog},
     telemetry::{self, Endpoint, Telemetry},
@@ -82,6 +83,16 @@ pub struct Serve {
     #[arg(long, value_name = "S", env = "WS_GUARD_WINDOW_SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..=3600))]
     window_seconds: u32,
+    /// Proxy that is believed about its clients; private stands for private, shared, loopback and
+    /// link-local addresses. Several with commas, or by giving it again
+    #[arg(
+        long,
+        value_name = "CIDR|private|none",
+        env = "WS_GUARD_TRUSTED_PROXY",
+        value_delimiter = ',',
+        default_value = "none"
+    )]
+    trusted_proxy: Vec<String>,
     /// File to append the access log to; - is standard output
     #[arg(long, value_name = "PATH", env = "WS_GUARD_ACCESS_LOG", default_value = "-")]
     access_log: PathBuf,
@@ -144,9 +155,19 @@ impl Serve {
         Ok(ExitCode::SUCCESS)
     }
 
+    fn trusted(&self) -> Result<TrustedProxies, clap::Error> {
+        let mut trusted = TrustedProxies::of(&[]);
+        trusted.clear();
+        let wrong = |error| {
+            clap::Error::raw(ErrorKind::InvalidValue, format!("--trusted-proxy: {error}\n"))
+        };
+        self.trusted_proxy.iter().try_for_each(|text| trusted.add(text)).map_err(wrong)?;
+        Ok(trusted)
+    }
+
     fn config(&self, section: &ServerSection) -> anyhow::Result<Config> {
         let mut config = Config::new(self.listen);
-        self.server.apply(&mut config, section)?;
+        self.server.apply(&mut config, section, &self.trusted()?)?;
         config.pings = Arc::new(Pings::new(PingPolicy::new(self.ping_rates()?)));
         Ok(config)
     }

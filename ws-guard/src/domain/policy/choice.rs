@@ -11,17 +11,23 @@ pub enum Action {
     #[default]
     Defuse,
     Drop,
+    Ban,
 }
 
 impl Action {
-    pub const WORDS: [(&'static str, Action); 3] =
-        [("observe", Action::Observe), ("defuse", Action::Defuse), ("drop", Action::Drop)];
+    pub const WORDS: [(&'static str, Action); 4] = [
+        ("observe", Action::Observe),
+        ("defuse", Action::Defuse),
+        ("drop", Action::Drop),
+        ("ban", Action::Ban),
+    ];
 
     pub(super) const fn to_kernel(self) -> u8 {
         match self {
             Action::Observe => maps::action::OBSERVE,
             Action::Defuse => maps::action::DEFUSE,
             Action::Drop => maps::action::DROP,
+            Action::Ban => maps::action::BAN,
         }
     }
 
@@ -29,7 +35,8 @@ impl Action {
         match action {
             maps::action::OBSERVE => Action::Observe,
             maps::action::DEFUSE => Action::Defuse,
-            _ => Action::Drop,
+            maps::action::DROP => Action::Drop,
+            _ => Action::Ban,
         }
     }
 
@@ -38,37 +45,104 @@ impl Action {
     }
 }
 
-/// What a full table does with newcomers.
+/// What a source that goes on flooding climbs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnFull {
+pub enum EscalateTo {
+    #[default]
+    Drop,
+    Ban,
+}
+
+impl EscalateTo {
+    pub(super) const WORDS: [(&'static str, EscalateTo); 2] =
+        [("drop", EscalateTo::Drop), ("ban", EscalateTo::Ban)];
+
+    pub(super) const fn to_kernel(self) -> u8 {
+        match self {
+            EscalateTo::Drop => maps::action::DROP,
+            EscalateTo::Ban => maps::action::BAN,
+        }
+    }
+
+    pub(super) const fn from_kernel(action: u8) -> EscalateTo {
+        if action == maps::action::BAN { EscalateTo::Ban } else { EscalateTo::Drop }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        maps::action::name(self.to_kernel())
+    }
+}
+
+/// What a full flow table does with newcomers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFullFlows {
     /// Let them through untracked.
     #[default]
     Open,
-    /// Refuse the connection, or treat the source's pings as over the limit.
+    /// Refuse the connection.
     Closed,
 }
 
-impl OnFull {
-    pub(super) const WORDS: [(&'static str, OnFull); 2] =
-        [("open", OnFull::Open), ("closed", OnFull::Closed)];
+impl OnFullFlows {
+    pub(super) const WORDS: [(&'static str, OnFullFlows); 2] =
+        [("open", OnFullFlows::Open), ("closed", OnFullFlows::Closed)];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
-            OnFull::Open => "open",
-            OnFull::Closed => "closed",
+            OnFullFlows::Open => "open",
+            OnFullFlows::Closed => "closed",
         }
     }
 
-    pub(super) const fn flag(self, flag: u8) -> u8 {
+    pub(super) const fn flag(self) -> u8 {
         match self {
-            OnFull::Open => 0,
-            OnFull::Closed => flag,
+            OnFullFlows::Open => 0,
+            OnFullFlows::Closed => maps::FLOWS_FAIL_CLOSED,
         }
     }
 
-    pub(super) const fn from_flag(set: bool) -> OnFull {
-        if set { OnFull::Closed } else { OnFull::Open }
+    pub(super) const fn from_flags(flags: u8) -> OnFullFlows {
+        if flags & maps::FLOWS_FAIL_CLOSED != 0 { OnFullFlows::Closed } else { OnFullFlows::Open }
+    }
+}
+
+/// What a full source table does with newcomers. Their connections have their share either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFullSources {
+    /// Charge them to a coarser prefix.
+    #[default]
+    Coarser,
+    /// Leave them their connections' share alone.
+    Closed,
+}
+
+impl OnFullSources {
+    pub(super) const WORDS: [(&'static str, OnFullSources); 2] =
+        [("coarser", OnFullSources::Coarser), ("closed", OnFullSources::Closed)];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            OnFullSources::Coarser => "coarser",
+            OnFullSources::Closed => "closed",
+        }
+    }
+
+    pub(super) const fn flag(self) -> u8 {
+        match self {
+            OnFullSources::Coarser => 0,
+            OnFullSources::Closed => maps::SOURCES_FAIL_CLOSED,
+        }
+    }
+
+    pub(super) const fn from_flags(flags: u8) -> OnFullSources {
+        if flags & maps::SOURCES_FAIL_CLOSED != 0 {
+            OnFullSources::Closed
+        } else {
+            OnFullSources::Coarser
+        }
     }
 }
 

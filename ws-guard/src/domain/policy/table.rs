@@ -1,12 +1,14 @@
 //! Every setting of a policy, by its name.
 
-use ws_guard_common::window::Rate;
+use ws_guard_common::window::{Rate, SLOTS};
 
-use super::{Action, Fragments, OnFull, PolicySettings};
+use super::{Action, EscalateTo, Fragments, OnFullFlows, OnFullSources, PolicySettings};
 use crate::domain::{
     overrides::{NetworkPolicy, PortPolicy, parse_network, parse_port},
     setting::{Setting, store, whole, word},
 };
+
+const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
 
 /// One text, as `Setting::get` wants it.
 fn one(value: impl ToString) -> Vec<String> {
@@ -34,7 +36,7 @@ const fn seeded(
 }
 
 /// Every setting of a policy: flags of `run` and `policy set`, keys of the file, fields of the API.
-pub static POLICY: [Setting<PolicySettings>; 22] = [
+pub static POLICY: [Setting<PolicySettings>; 26] = [
     Setting {
         name: "port",
         value: "PORT[/tls]",
@@ -59,8 +61,8 @@ pub static POLICY: [Setting<PolicySettings>; 22] = [
     },
     single(
         "action",
-        "observe|defuse|drop",
-        "What pings over the limit lead to: observe counts them, defuse turns them into pongs that the server ignores, drop drops the source's segments",
+        "observe|defuse|drop|ban",
+        "What pings over the limit lead to: observe reports them, defuse turns each into a pong that the server ignores, drop drops the segments of connections over the limit, ban drops everything of the source, new connections too",
         |p, text| store(&mut p.action, word(text, &Action::WORDS)),
         |p| one(p.action.name()),
     ),
@@ -94,9 +96,23 @@ pub static POLICY: [Setting<PolicySettings>; 22] = [
     single(
         "escalate-after",
         "N",
-        "Drop a source that would be defused, once it has sent so many pings over the limit in one window; 0 is never",
+        "Pings over the limit in one window after which a source gets escalate-to in place of a milder action; 0 is never",
         |p, text| store(&mut p.escalate_after, whole(text, 0, Rate::MAX_LIMIT as u64)),
         |p| one(p.escalate_after),
+    ),
+    single(
+        "escalate-to",
+        "drop|ban",
+        "What escalate-after leads to",
+        |p, text| store(&mut p.escalate_to, word(text, &EscalateTo::WORDS)),
+        |p| one(p.escalate_to.name()),
+    ),
+    single(
+        "ban-forced",
+        "",
+        "Let ban hit trusted proxies, and sources with other connections that keep to the limit, too",
+        |p, text| store(&mut p.ban_forced, word(text, &SWITCH)),
+        |p| one(p.ban_forced),
     ),
     single(
         "max-ping-rate-per-connection",
@@ -108,11 +124,11 @@ pub static POLICY: [Setting<PolicySettings>; 22] = [
         |p| one(p.max_ping_rate_per_connection),
     ),
     single(
-        "neighbour-share",
+        "connection-share",
         "N",
-        "Pings a window that each connection of a throttled source is still answered, 0 to 8: the heartbeats of neighbours behind one address",
-        |p, text| store(&mut p.neighbour_share, whole(text, 0, 8)),
-        |p| one(p.neighbour_share),
+        "Pings that every connection may send in any window, whatever others of its source send, 0 to 64: the heartbeats of a crowd behind one address",
+        |p, text| store(&mut p.connection_share, whole(text, 0, SLOTS as u64)),
+        |p| one(p.connection_share),
     ),
     single(
         "max-pong-rate",
@@ -153,7 +169,7 @@ pub static POLICY: [Setting<PolicySettings>; 22] = [
         "tls",
         "true|false",
         "The ports speak TLS: follow TLS records instead of frames; mostly of one port, --port 443/tls",
-        |p, text| store(&mut p.tls, word(text, &[("true", true), ("false", false)])),
+        |p, text| store(&mut p.tls, word(text, &SWITCH)),
         |p| one(p.tls),
     ),
     single(
@@ -188,14 +204,14 @@ pub static POLICY: [Setting<PolicySettings>; 22] = [
         "on-full-flows",
         "open|closed",
         "With a full flow table, let new connections through untracked (open) or refuse them (closed)",
-        |p, text| store(&mut p.on_full_flows, word(text, &OnFull::WORDS)),
+        |p, text| store(&mut p.on_full_flows, word(text, &OnFullFlows::WORDS)),
         |p| one(p.on_full_flows.name()),
     ),
     single(
         "on-full-sources",
-        "open|closed",
-        "With a full source table, answer a newcomer's pings (open) or treat them as over the limit (closed)",
-        |p, text| store(&mut p.on_full_sources, word(text, &OnFull::WORDS)),
+        "coarser|closed",
+        "With a full source table, charge a newcomer's pings to a coarser prefix (coarser) or leave its connections their share alone (closed)",
+        |p, text| store(&mut p.on_full_sources, word(text, &OnFullSources::WORDS)),
         |p| one(p.on_full_sources.name()),
     ),
     Setting {
@@ -210,6 +226,26 @@ pub static POLICY: [Setting<PolicySettings>; 22] = [
         },
         get: |p| p.cidrs.iter().map(NetworkPolicy::text).collect(),
         clear: |p| p.cidrs.clear(),
+    },
+    Setting {
+        name: "trusted-proxy",
+        value: "CIDR|private|none",
+        help: "Proxy that is believed which client a request comes from, by PROXY protocol, Forwarded or X-Forwarded-For; private stands for private, shared, loopback and link-local addresses",
+        many: true,
+        seed: None,
+        set: |p, text| p.trusted_proxies.add(text),
+        get: |p| p.trusted_proxies.texts(),
+        clear: |p| p.trusted_proxies.clear(),
+    },
+    Setting {
+        name: "client-from",
+        value: "HEADER",
+        help: "Header in which a trusted proxy names the client, at most two",
+        many: true,
+        seed: None,
+        set: |p, text| p.client_from.add(text),
+        get: |p| p.client_from.texts(),
+        clear: |p| p.client_from.clear(),
     },
     single(
         "fragments",

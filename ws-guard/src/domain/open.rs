@@ -1,0 +1,98 @@
+//! What open connections add to their sources.
+
+use std::collections::{HashMap, HashSet};
+
+use ws_guard_common::{
+    flow::{Flow, state},
+    maps::{COARSE_LEVELS, FlowKey, SourceKey},
+    source::Source,
+};
+
+use super::clock::monotonic_ns;
+
+/// The connections of one source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// How many are open.
+    pub connections: u32,
+    /// Those of them that are over the limit now.
+    pub over_limit: u32,
+    /// Packets dropped of them that the source has not in its total yet.
+    pub dropped: u64,
+}
+
+/// The connections of all sources, from one reading of the tables.
+#[derive(Clone, Debug, Default)]
+pub struct OpenFlows(HashMap<SourceKey, Open>);
+
+impl OpenFlows {
+    /// A connection whose source has no entry belongs to the coarser prefix that it is charged to.
+    pub fn count(flows: &[(FlowKey, Flow)], sources: &[(SourceKey, Source)]) -> OpenFlows {
+        let now_ns = monotonic_ns();
+        let known: HashSet<SourceKey> = sources.iter().map(|(key, _)| *key).collect();
+        let charged = |key: SourceKey| {
+            let mut coarser = (1..=COARSE_LEVELS).filter_map(|level| key.coarser(level));
+            match known.contains(&key) {
+                true => key,
+                false => coarser.find(|coarse| known.contains(coarse)).unwrap_or(key),
+            }
+        };
+        let mut open: HashMap<SourceKey, Open> = HashMap::new();
+        for (_, flow) in flows {
+            let entry = open.entry(charged(flow.account.source)).or_default();
+            let is_open = flow.state != state::CLOSED;
+            entry.connections += u32::from(is_open);
+            entry.over_limit += u32::from(is_open && flow.is_over_limit(now_ns));
+            entry.dropped = entry.dropped.saturating_add(flow.dropped);
+        }
+        OpenFlows(open)
+    }
+
+    pub fn of(&self, source: &SourceKey) -> Open {
+        self.0.get(source).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use ws_guard_common::maps::{Account, Address, Client};
+
+    use super::*;
+    use crate::domain::policy::PolicySettings;
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn key(text: &str) -> SourceKey {
+        SourceKey { address: address(text), scope: 0 }
+    }
+
+    #[test]
+    fn connections_are_counted_by_the_client_and_not_by_the_peer() {
+        let peer = address("10.0.0.1");
+        let policy = PolicySettings::default().to_kernel(0).unwrap().scopes[0];
+        let flow = |client: Client, state, dropped| {
+            let key = FlowKey { client: peer, ..FlowKey::default() };
+            (key, Flow { account: Account::of(client, &policy), state, dropped, ..Flow::default() })
+        };
+        let forwarded = Client::of(&address("192.0.2.7"), 1);
+        let alone = Client::of_connection(&peer, 4711_u16.to_be());
+        let flows = [
+            flow(forwarded, state::OPEN, 2),
+            flow(forwarded, state::UNSYNCED, 3),
+            flow(forwarded, state::CLOSED, 4),
+            flow(alone, state::OPEN, 0),
+            flow(Client::of(&address("198.51.100.9"), 1), state::OPEN, 1),
+        ];
+        let coarse = key("198.51.100.9").coarser(1).unwrap();
+        let sources = [(key("192.0.2.7"), Source::default()), (coarse, Source::default())];
+        let open = OpenFlows::count(&flows, &sources);
+        assert_eq!(open.of(&key("192.0.2.7")), Open { connections: 2, over_limit: 0, dropped: 9 });
+        assert_eq!(open.of(&key("10.0.0.1")), Open::default());
+        assert_eq!(open.of(&alone.source(&policy)).connections, 1);
+        assert_eq!(open.of(&coarse), Open { connections: 1, over_limit: 0, dropped: 1 });
+    }
+}
