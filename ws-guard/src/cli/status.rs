@@ -56,6 +56,12 @@ fn text(status: &Status, wide: bool) -> String {
             states.open, states.unsynced, states.closed, states.handshake
         ),
     ));
+    let suspects = status.proxies_suspected.iter();
+    lines.extend(
+        suspects.map(|suspect| {
+            ("proxy?", format!("{}: {suspect}; {}", suspect.peer, suspect.remedy()))
+        }),
+    );
     for (name, table) in status.tables.named() {
         let full = table.entries >= table.capacity;
         if wide || full {
@@ -121,7 +127,14 @@ fn policy(status: &Status) -> Vec<(&'static str, String)> {
     if policy.max_ping_rate_per_connection > 0 {
         limit += &format!(", {} a connection", policy.max_ping_rate_per_connection);
     }
-    vec![("ports", ports.join(", ")), ("policy", format!("{} above {limit}", policy.action.name()))]
+    if policy.connection_share > 0 {
+        limit += &format!(", but for {} of each connection", policy.connection_share);
+    }
+    vec![
+        ("ports", ports.join(", ")),
+        ("policy", format!("{} above {limit}", policy.action.name())),
+        ("proxies", format!("{} trusted", policy.trusted_proxies.texts().join(", "))),
+    ]
 }
 
 fn config(config: &ConfigStatus) -> Vec<(&'static str, String)> {
@@ -168,6 +181,7 @@ mod tests {
             throttled: 1,
             flows: 2,
             flow_states: FlowStates { handshake: 0, open: 2, unsynced: 0, closed: 0 },
+            proxies_suspected: Vec::new(),
             tables: Tables {
                 flows: occupancy(2),
                 sources: occupancy(10),
@@ -193,7 +207,8 @@ daemon     down; read from the pins, protection is in force
 pins       /sys/fs/bpf/g
 interface  eth0: uplink, ingress xdp-native, egress waiting
 ports      80, 443
-policy     defuse above 30 pings in any 10 s a source
+policy     defuse above 30 pings in any 10 s a source, but for 5 of each connection
+proxies    private trusted
 packets    9 seen, 5 tracked, 1 pings defused, 2 dropped
 dropped    gap: 2
 sources    10, 1 throttled

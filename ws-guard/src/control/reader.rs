@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path};
 
 use ipnet::IpNet;
 use ws_guard_common::{
-    flow::state,
+    flow::{Flow, state},
     maps::{COARSE, FlowKey, PROVEN, Rule, STRANGERS},
 };
 
@@ -18,6 +18,7 @@ use crate::{
         policy::PolicySettings,
         source::{Rules, SourceState, SourceView, SourceViews},
         status::{self, EventLoss, Occupancy, Packets, Status, Tables},
+        suspects::{SuspectedProxy, suspected},
     },
     guard::{Attachment, GuardError, Handshakes, Maps, NetworkRule},
 };
@@ -70,6 +71,18 @@ impl Reader {
             rules: Rules::new(self.maps.rules()?),
             clock: Clock::now(),
         })
+    }
+
+    /// Untrusted peers that seem to speak for many clients.
+    pub fn suspected_proxies(&self) -> Result<Vec<SuspectedProxy>, GuardError> {
+        self.suspected_among(&self.maps.flows()?)
+    }
+
+    fn suspected_among(
+        &self,
+        flows: &[(FlowKey, Flow)],
+    ) -> Result<Vec<SuspectedProxy>, GuardError> {
+        Ok(suspected(flows, &self.maps.suspects()?, &self.source_views()?))
     }
 
     /// How many sources there are, and how many of them are throttled.
@@ -137,6 +150,7 @@ impl Reader {
             throttled,
             flows: flow_states.live(),
             flow_states,
+            proxies_suspected: self.suspected_among(&flows)?,
             tables: self.tables(flows.len() as u32, sources, &handshakes)?,
             events: EventLoss {
                 lost: status::counter(&counters, Counter::EventsLost),

@@ -62,6 +62,11 @@ fn from_kernel(state: &State, releases: &mut Releases, event: &Event) {
     let news = match EventKind::ALL.get(usize::from(event.kind)) {
         Some(EventKind::Throttled) => releases.throttled(source, event.time),
         Some(EventKind::Released) => releases.released(&source, event.time),
+        // Told by whoever knows what else speaks for it, and what to set.
+        Some(EventKind::ProxySuspected) => {
+            state.suspicion().notify_one();
+            false
+        }
         _ => true,
     };
     if news && let Some(view) = EventView::from_kernel(event, prefixes(state), &Clock::now()) {

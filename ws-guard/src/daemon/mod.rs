@@ -10,6 +10,7 @@ mod notify;
 mod releases;
 mod reload;
 pub mod state;
+mod suspects;
 
 use std::{
     path::{Path, PathBuf},
@@ -77,6 +78,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("interface supervision", supervisor.run(changed_interfaces)));
     tasks.spawn(ended("events", feed::run(state.clone(), kernel_events)));
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
+    tasks.spawn(ended("suspicion", suspects::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
     let endpoint = settings.run.otlp_endpoint.as_ref();
     let telemetry = endpoint.map(|to| Telemetry::start(to, &registry)).transpose()?;

@@ -9,6 +9,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use tokio::sync::Notify;
+
 use super::events::EventLog;
 use crate::{
     config::Settings,
@@ -41,6 +43,7 @@ struct Inner {
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
     events_dropped: AtomicU64,
+    suspicion: Notify,
 }
 
 /// The configuration in force, and how its latest reload went.
@@ -71,6 +74,7 @@ impl State {
                 reloads_ok: AtomicU64::new(0),
                 reloads_failed: AtomicU64::new(0),
                 events_dropped: AtomicU64::new(0),
+                suspicion: Notify::new(),
             }),
         }
     }
@@ -141,6 +145,11 @@ impl State {
 
     pub fn events_dropped(&self) -> u64 {
         self.inner.events_dropped.load(Ordering::Relaxed)
+    }
+
+    /// Woken when the kernel suspects a proxy.
+    pub fn suspicion(&self) -> &Notify {
+        &self.inner.suspicion
     }
 
     pub fn started_at(&self) -> SystemTime {

@@ -13,4 +13,5 @@ pub mod records;
 pub mod setting;
 pub mod source;
 pub mod status;
+pub mod suspects;
 pub mod tunnel;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use ws_guard_common::maps::{Counter, Counters};
 
-use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings};
+use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings, suspects::SuspectedProxy};
 use crate::guard::{Attachment, Role};
 
 /// Why packets are dropped: label of the metric, field of the status.
@@ -46,6 +46,9 @@ pub struct Status {
     /// Connections that are open or unsynced.
     pub flows: u32,
     pub flow_states: FlowStates,
+    /// Untrusted peers that seem to speak for many clients.
+    #[serde(default)]
+    pub proxies_suspected: Vec<SuspectedProxy>,
     pub tables: Tables,
     pub events: EventLoss,
     /// Of the daemon.

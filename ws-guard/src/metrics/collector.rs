@@ -191,6 +191,11 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
             "Sources that are throttled now.",
             &[(&[], f64::from(status.throttled))],
         ),
+        gauges(
+            "proxies_suspected",
+            "Peers that seem to speak for many clients and are no trusted proxies; `ws-guard status` names them, and the setting.",
+            &[(&[], status.proxies_suspected.len() as f64)],
+        ),
     ]
 }
 

@@ -1,0 +1,95 @@
+//! Tells of suspected proxies, each once in a while for as long as it is one.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use super::state::State;
+use crate::domain::{event::EventView, suspects::SuspectedProxy};
+
+/// How often the tables are looked at, but for when the kernel tells of a suspect.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// What is still so after this time is told again.
+const AGAIN: Duration = Duration::from_secs(3600);
+
+/// Who was told of, and when.
+#[derive(Default)]
+struct Told(HashMap<IpAddr, Instant>);
+
+impl Told {
+    /// Those of the suspects that are to be told of now.
+    fn news(&mut self, suspects: Vec<SuspectedProxy>, now: Instant) -> Vec<SuspectedProxy> {
+        self.0.retain(|_, told| now.duration_since(*told) < AGAIN);
+        let new = |suspect: &SuspectedProxy| !self.0.contains_key(&suspect.peer);
+        let news: Vec<SuspectedProxy> = suspects.into_iter().filter(new).collect();
+        self.0.extend(news.iter().map(|suspect| (suspect.peer, now)));
+        news
+    }
+}
+
+/// Runs until it is dropped.
+pub async fn run(state: State) {
+    let (mut told, mut failed) = (Told::default(), None);
+    loop {
+        // The kernel's word, or the next look.
+        let _ = tokio::time::timeout(INTERVAL, state.suspicion().notified()).await;
+        let error = match state.reader.suspected_proxies() {
+            Ok(suspects) => {
+                let news = told.news(suspects, Instant::now());
+                news.iter().for_each(|suspect| state.events.record(event(suspect)));
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = error.as_ref().filter(|_| failed != error) {
+            tracing::warn!("the tables cannot be searched for proxies: {error}");
+        }
+        failed = error;
+    }
+}
+
+fn event(suspect: &SuspectedProxy) -> EventView {
+    let message = format!("{suspect}: {}", suspect.remedy());
+    let source = Some(suspect.peer.to_string());
+    EventView { source, ..EventView::message("proxy_suspected", message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suspect(peer: &str) -> SuspectedProxy {
+        SuspectedProxy {
+            peer: peer.parse().unwrap(),
+            reason: "headers".into(),
+            clients: Some(9),
+            connections: 0,
+            pings_percent: 0,
+            setting: "trusted-proxy = [\"203.0.113.7\"]".into(),
+            flag: "--trusted-proxy 203.0.113.7".into(),
+        }
+    }
+
+    #[test]
+    fn each_is_told_of_once_an_hour() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let both = || vec![suspect("203.0.113.7"), suspect("fd77::1")];
+        assert_eq!(told.news(vec![suspect("203.0.113.7")], start).len(), 1);
+        assert_eq!(told.news(both(), start), [suspect("fd77::1")]);
+        // Not while it comes and goes.
+        assert!(told.news(Vec::new(), start + AGAIN / 2).is_empty());
+        assert!(told.news(both(), start + AGAIN / 2).is_empty());
+        assert_eq!(told.news(both(), start + AGAIN).len(), 2);
+    }
+
+    #[test]
+    fn an_event_says_what_to_set() {
+        let text = event(&suspect("203.0.113.7")).to_string();
+        for part in ["203.0.113.7 · its requests name 9 clients", "trusted-proxy = [", "--trusted"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}
