@@ -27,10 +27,11 @@ pub use crate::checkpoint::{
     CHECKPOINTS, Checkpoint, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
 };
 use crate::{
-    maps::{Client, SpinLock},
+    maps::{Account, SpinLock},
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
+    verifier::forget,
     window::{Rate, RateWindow},
 };
 
@@ -177,12 +178,11 @@ pub struct Flow {
     /// Segments dropped because of that, but for those added to the source's already.
     pub dropped: u64,
     /// Who its limits are about.
-    pub identity: Client,
+    pub account: Account,
     /// The [`crate::maps::Policy::generation`] that [`Flow::drops`] was found under.
     pub over_generation: u32,
     /// Not 0: while the connection is over the limit its segments are dropped.
     pub drops: u32,
-    pub _pad: u32,
 }
 
 /// What is to be done with a segment of the client.
@@ -495,13 +495,14 @@ impl Flow {
         if share == 0 {
             return 0;
         }
-        self.window.room(now_ms, Rate { limit: share, window_ms, shift: 0 }, pings)
+        let rate = Rate { limit: share, window_ms, shift: 0 };
+        forget(self.window.room(now_ms, rate, pings), now_ms)
     }
 
     /// Log the pings of a segment against this connection's own limit, and return how many of them
     /// keep to it.
     #[inline(always)]
     pub fn charge(&mut self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
-        self.window.charge(now_ms, rate, pings)
+        forget(self.window.charge(now_ms, rate, pings), now_ms)
     }
 }

@@ -6,6 +6,8 @@
 pub const SWITCHING: &[u8; 12] = b"HTTP/1.1 101";
 /// The first bytes of a request that may ask for an upgrade (RFC 6455, 4.1, 2).
 pub const GET: &[u8; 4] = b"GET ";
+/// The first bytes of version 1 of the PROXY protocol ([`crate::forwarded::preface`]).
+pub const PROXY: &[u8; 4] = b"PROX";
 /// Longest head that is followed, in bytes; a longer one opens no flow.
 pub const MAX_HEAD: u32 = 64 * 1024;
 
@@ -47,6 +49,12 @@ pub struct HeadScanner {
 }
 
 impl HeadScanner {
+    /// Nothing was read yet.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        self.tail == 0 && self.line == 0
+    }
+
     /// Take one byte. `true` when it was the last one of the head.
     #[inline(always)]
     pub fn push(&mut self, byte: u8) -> bool {

@@ -35,4 +35,5 @@ pub mod search;
 pub mod seq;
 pub mod source;
 pub mod tracker;
+pub mod verifier;
 pub mod window;

@@ -95,14 +95,15 @@ const _: () = {
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<SourceKey>() == 20);
     assert!(size_of::<Client>() == 20);
+    assert!(size_of::<Account>() == 40);
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Policy>() == 160);
     assert!(size_of::<Rule>() == 28);
-    assert!(size_of::<Flow>() == 856);
+    assert!(size_of::<Flow>() == 872);
     assert!(size_of::<Source>() == 368);
     assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);
-    assert!(size_of::<Pending>() == 304);
+    assert!(size_of::<Pending>() == 264);
     assert!(size_of::<Suspect>() == 40);
     assert!(size_of::<Stranger>() == 16);
     assert!(size_of::<Ports>() == 65_536);

@@ -2,6 +2,7 @@
 
 use crate::{
     maps::{Limits, SpinLock, action},
+    verifier::forget,
     window::RateWindow,
 };
 
@@ -17,6 +18,9 @@ pub const BANNED: u32 = 1 << 3;
 
 /// [`Source::throttled_until`] of a source that stays throttled until it is released.
 pub const UNTIL_RELEASED: u64 = u64::MAX;
+
+/// Nanoseconds in a millisecond.
+const MS: u64 = 1_000_000;
 
 /// The value of the source table. Times are nanoseconds of CLOCK_MONOTONIC.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,6 +81,9 @@ pub struct Charged {
     pub over: u32,
     /// The source became throttled just now.
     pub throttled: bool,
+    /// It was throttled before, and goes on to be for a window if pings are over the limit: then
+    /// [`Source::flooded`] has nothing to do, unless sources escalate.
+    pub goes_on: bool,
     /// An earlier throttling had ended before these pings came.
     pub released: bool,
 }
@@ -126,7 +133,8 @@ impl Source {
     #[inline(always)]
     pub fn judge(&mut self, now: u64, pings: Pings) -> Charged {
         let count = pings.count;
-        let within = self.window.charge(millis(now), self.limits.rate, count);
+        let now_ms = millis(now);
+        let within = forget(self.window.charge(now_ms, self.limits.rate, count), now_ms);
         self.pings_total += count as u64;
         self.last_ping = if now > self.last_ping { now } else { self.last_ping };
         // Whatever has two outcomes comes behind the loops, which the verifier would walk for each.
@@ -136,24 +144,27 @@ impl Source {
         let kept = if within > pings.share { within } else { pings.share };
         let kept = if kept < pings.most { kept } else { pings.most };
         let kept = if self.flags & ALLOWED != 0 { count } else { kept };
+        let over = count.wrapping_sub(kept);
+        let until = now + self.limits.rate.window_ms as u64 * MS;
+        if over > 0 && was_throttled && until > self.throttled_until {
+            self.throttled_until = until;
+        }
         let released = !was_throttled && self.throttled_since != 0;
         if released {
             self.throttled_since = 0;
             self.flags &= !(MANUAL | ESCALATED | BANNED);
         }
-        let over = count.wrapping_sub(kept);
         // What is dropped is not defused: it never arrives.
         let defuses = self.action() == action::DEFUSE;
         self.defused_total += if defuses { over as u64 } else { 0 };
         let spared = if self.flags & ALLOWED != 0 { 0 } else { kept.saturating_sub(within) };
-        Charged { kept, spared, over, throttled: false, released }
+        Charged { kept, spared, over, throttled: false, goes_on: was_throttled, released }
     }
 
     /// The second half: `over` pings over the limit came at `now`. Throttle, or go on throttling;
     /// whether it is new.
     #[inline(always)]
     pub fn flooded(&mut self, now: u64, over: u32) -> bool {
-        const MS: u64 = 1_000_000;
         let new = self.throttled_until <= now;
         if new {
             self.throttled_since = now;

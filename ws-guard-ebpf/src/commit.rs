@@ -4,7 +4,6 @@ use ws_guard_common::{
     flood::Class,
     flow::{self, Flow},
     maps::Counter,
-    source::millis,
     tracker::{Tracker, Walk},
 };
 
@@ -62,20 +61,14 @@ fn take_over(
     };
     let walk = &state.walk;
     let pings = walk.pings;
-    let mut passed = if pings < walk.budget { pings } else { walk.budget };
+    let passed = if pings < walk.budget { pings } else { walk.budget };
     let (mut committed, mut lost) = (false, false);
-    let enforces = state.enforces != 0;
-    let now_ms = millis(scene.now);
     locked(flow, |flow| {
         // What another CPU keeps behind a gap meanwhile, nobody has judged.
         let judged = (flow.held == 0) | (state.held != 0);
         let stands = judged & (flow.client == state.start) & (flow.state == flow::state::OPEN);
         if stands && valid(flow, state) {
             if pings > 0 {
-                if state.whole == 0 {
-                    let kept = flow.charge(now_ms, scene.policy.connection_rate, pings);
-                    passed = if enforces && kept < passed { kept } else { passed };
-                }
                 flow.ping_ns = state.asked_ns;
             }
             take(flow, &state.start, walk, passed);
@@ -109,13 +102,13 @@ pub fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
 /// Charge the source for the segment's pings. `false` to drop the segment.
 #[inline(always)]
 fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
-    let (pings, passed, share) = (walker.state.walk.pings, walker.state.passed, walker.state.share);
+    let (pings, passed) = (walker.state.walk.pings, walker.state.passed);
     let segment = scene.segment;
-    let answer = sources::charge(&segment.key.client, scene.policy, scene.now, pings, share);
+    let answer = sources::charge(scene.now, pings);
     if answer & sources::OBSERVED != 0 {
         return true;
     }
-    let charged = answer & sources::PASSED;
+    let charged = answer & sources::KEPT;
     let kept = if charged < passed { charged } else { passed };
     if kept < passed {
         take_back(flow, passed - kept);
@@ -183,5 +176,5 @@ pub fn count(scene: &Scene, walk: &Walk, start: &Tracker) {
     events[Counter::Coalesced as usize] += walk.coalesces() as u64;
     events[Counter::SplitHeaders as usize] += walk.splits_header(start) as u64;
     events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
-    report::violation_event(Side::Client, scene.key, walk, scene.now);
+    report::violation_event(Side::Client, scene.key(), walk, scene.now);
 }

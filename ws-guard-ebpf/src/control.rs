@@ -5,12 +5,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ws_guard_common::{
-    maps::{Operation, Request, answer},
-    source::millis,
+    maps::{Operation, Request, TLS, action, answer},
+    source::{BANNED, millis},
     window::Rate,
 };
 
-use crate::{maps, sources};
+use crate::{maps, sources, tables};
 
 /// A request stands behind the Ethernet header that the kernel asks of every test packet.
 const REQUEST: usize = 14;
@@ -21,7 +21,7 @@ pub fn run(ctx: &TcContext) -> u32 {
     let Ok(request) = ctx.load::<Request>(REQUEST) else {
         return answer::BAD_REQUEST;
     };
-    let Some(policy) = maps::policy_of_scope(request.source.scope) else {
+    let Some(policy) = maps::policy_of_scope(request.source.scope()) else {
         return answer::BAD_REQUEST;
     };
     // SAFETY: no arguments, no effects.
@@ -31,24 +31,34 @@ pub fn run(ctx: &TcContext) -> u32 {
             return answer::NOT_FOUND;
         };
         source.locked(|source| source.release());
+        tables::release_flows(&request.source, now);
         return answer::DONE;
     }
     if request.operation == Operation::Regroup as u32 {
         return regroup(&request);
     }
     let report = request.operation == Operation::Report as u32;
-    if !report && request.operation != Operation::Throttle as u32 {
+    let ban = request.operation == Operation::Ban as u32;
+    if !report && !ban && request.operation != Operation::Throttle as u32 {
         return answer::BAD_REQUEST;
     }
-    let Some(source) = sources::find_or_insert(&request.source, policy, now) else {
+    let Some(source) = sources::entry(&request.source, now) else {
         return answer::TABLE_FULL;
     };
     if report {
-        sources::reported(&request.source, policy, now, request.pings);
+        let over = sources::reported(source, &request.source, policy, now, request.pings);
+        // What is inside TLS cannot be defused.
+        if over && policy.flags & TLS != 0 && source.action() != action::OBSERVE {
+            tables::drop_only_flow(&request.source, policy, now);
+        }
         return answer::DONE;
     }
-    source.locked(|source| source.throttle(now, request.until));
+    let flag = if ban { BANNED } else { 0 };
+    source.locked(|source| source.throttle(now, request.until, flag));
     sources::raise(request.until);
+    if ban {
+        sources::raise_banned(request.until);
+    }
     answer::DONE
 }
 

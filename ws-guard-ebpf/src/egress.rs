@@ -1,28 +1,28 @@
 //! The server's side: what it acknowledges, what it answers.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{BPF_ANY, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     programs::TcContext,
 };
 use ws_guard_common::{
     flow::{Acknowledged, Flow, SERVER_DONE, state},
     handshake::MAX_HEAD,
-    maps::{Counter, EventKind, FlowKey},
+    maps::{Beginning, Counter, EventKind, FlowKey},
     search::LONGEST,
     seq::{after, later},
     tracker::{RSV1_AGREED, Segment, Step, Tracker, Walk},
 };
 
 use crate::{
-    debug, handshake, joining,
-    maps::{self, FLOWS, STRANGERS, locked},
+    debug, handshake, identify, joining,
+    maps::{self, BEGINNINGS, FLOWS, STRANGERS, locked},
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
     requests, role,
     scene::{Scene, Verdict},
     skb::{SkbPayload, parse_skb},
-    tls,
+    sources, tls,
     walk::{self, Walker},
 };
 
@@ -53,13 +53,22 @@ fn follow(ctx: &TcContext) -> Verdict {
     };
     let key = &segment.key;
     if segment.flags & (SYN | ACK) == SYN | ACK {
-        begins(key, segment.seq);
+        begins(key, segment);
         return Verdict::Pass;
     }
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let scene = Scene { key, segment, policy, now };
-    if let Some(flow) = FLOWS.get_ptr_mut(key) {
+    let flow = FLOWS.get_ptr_mut(key);
+    let account = match flow {
+        // SAFETY: a part of a map value, which stays mapped while a program runs.
+        Some(flow) => unsafe { &raw const (*flow).account },
+        None => match identify::peer() {
+            Some(peer) => &raw const *peer,
+            None => return Verdict::Pass,
+        },
+    };
+    let scene = Scene { segment, policy, now, account };
+    if let Some(flow) = flow {
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is
         // compared with what stands there under it before anything is changed.
         let is_http = tracked(ctx, &scene, unsafe { &mut *flow });
@@ -89,14 +98,16 @@ fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
     if verdict == Verdict::Drop {
         return verdict;
     }
-    let Some(flow) = FLOWS.get_ptr_mut(scene.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(scene.key()) else {
         requests::prove();
         joining::remember(scene, SkbPayload::new(ctx, scene.segment, Side::Server), asked);
         return Verdict::Pass;
     };
     debug::opened(ctx);
     // SAFETY: as in `follow`.
-    frames(ctx, scene, unsafe { &mut *flow });
+    let flow = unsafe { &mut *flow };
+    frames(ctx, scene, flow);
+    charge_unseen(scene);
     Verdict::Pass
 }
 
@@ -129,7 +140,22 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     if after(segment.ack, flow.acked) {
         acknowledge(scene, flow);
     }
-    flow.state != state::CLOSED && segment.len > 0 && !frames(ctx, scene, flow)
+    if flow.state == state::CLOSED || segment.len == 0 {
+        return false;
+    }
+    let follows = frames(ctx, scene, flow);
+    charge_unseen(scene);
+    !follows
+}
+
+/// Charge the pings that only the pongs in the segment tell of. Not where those are counted: the stack is
+/// too small for both.
+#[inline(always)]
+fn charge_unseen(scene: &Scene) {
+    let unseen = walk::resume().map_or(0, |state| state.unseen);
+    if unseen > 0 {
+        joining::witnessed(scene, unseen);
+    }
 }
 
 /// The server says that it is done with the connection.
@@ -147,7 +173,8 @@ fn done(flow: &mut Flow) {
 /// says again how this one began, as it does while the client keeps silent (RFC 7413).
 #[cold]
 #[inline(never)]
-fn begins(key: &FlowKey, seq: u32) {
+fn begins(key: &FlowKey, segment: &packet::Segment) {
+    let seq = segment.seq;
     // SAFETY: a single word of a value that stays mapped while the program runs.
     let high = FLOWS.get_ptr(key).map(|flow| unsafe { (*flow).server_high });
     let again = high.is_some_and(|high| high.wrapping_sub(seq) < MAX_HEAD);
@@ -155,6 +182,8 @@ fn begins(key: &FlowKey, seq: u32) {
         let _ = FLOWS.remove(key);
         requests::forget();
         let _ = STRANGERS.remove(key);
+        let new = Beginning { client_next: segment.ack, server_next: seq.wrapping_add(1) };
+        let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }
 
@@ -168,26 +197,30 @@ fn acknowledge(scene: &Scene, flow: &mut Flow) {
         Acknowledged::Unsynced => {
             report::count(Counter::FlowsUnsynced);
             let unseen = scene.segment.ack.wrapping_sub(flow.client.resume());
-            report::flow_event(EventKind::Unsynced, scene.key, scene.now, unseen as u64);
+            report::flow_event(EventKind::Unsynced, scene.key(), scene.now, unseen as u64);
         }
     }
 }
 
 #[inline(always)]
-fn closed(scene: &Scene, flow: &Flow) {
+fn closed(scene: &Scene, flow: &mut Flow) {
+    if flow.dropped != 0 {
+        sources::settle_dropped(scene, flow);
+    }
     report::count(Counter::FlowsClosed);
-    report::flow_event(EventKind::FlowClosed, scene.key, scene.now, flow.frames_in);
+    report::flow_event(EventKind::FlowClosed, scene.key(), scene.now, flow.frames_in);
 }
 
 /// Follow the server's frames; of its records nobody wants to know. `false` when there is an HTTP response where one should begin.
 #[inline(never)]
 fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
-    if flow.in_records() || !has_news(scene, flow) {
-        return true;
-    }
     let Some(state) = walk::resume() else {
         return true;
     };
+    state.unseen = 0;
+    if flow.in_records() || !has_news(scene, flow) {
+        return true;
+    }
     let mut walker = Walker { state, packet: SkbPayload::new(ctx, scene.segment, Side::Server) };
     let done = matches!(walker.run(), Step::Done);
     // Read as a header, `HT` is a close frame with a bit that nothing defines.
@@ -255,13 +288,11 @@ fn answered(scene: &Scene, flow: &mut Flow) {
         }
         unseen = flow.unseen_pings();
     });
-    if unseen > 0 {
-        joining::witnessed(scene, unseen);
-    }
+    state.unseen = unseen;
     if asked != 0 {
         report::heartbeat(precise - asked);
     }
     report::add(Counter::FramesOut, walk.frames as u64);
     report::add(Counter::PongsOut, walk.pongs as u64);
-    report::violation_event(Side::Server, scene.key, walk, scene.now);
+    report::violation_event(Side::Server, scene.key(), walk, scene.now);
 }

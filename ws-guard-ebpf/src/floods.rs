@@ -3,40 +3,53 @@
 use aya_ebpf::helpers::{bpf_spin_lock, bpf_spin_unlock};
 use ws_guard_common::{
     flood::{CLASSES, Flood, FloodKey},
-    maps::{Address, Counter, Policy},
+    flow::Flow,
+    maps::{Counter, Policy, SourceKey},
     source::millis,
     window::Rate,
+    verifier::forget,
 };
 
 use crate::{
-    maps::{self, FLOODS, NEW_FLOOD},
-    packet, report, sources, tables,
-    walk::{self, State, forget},
+    maps::{self, FLOODS, FLOWS, NEW_FLOOD},
+    packet, report,
+    scene::Scene,
+    sources, tables,
+    walk::{self, State},
 };
 
 /// Charge the source of the segment at hand with the frames of the walk that was just taken over.
 /// `true` when the segment is to be dropped.
 #[inline(always)]
-pub fn charge(now: u64) -> bool {
-    ws_guard_floods(now) != 0
+pub fn charge(scene: &Scene, flow: &mut Flow) -> bool {
+    let over = ws_guard_floods(scene.now);
+    if over == 0 {
+        return false;
+    }
+    report::add(Counter::FramesOver, over.into());
+    sources::flood(scene, flow, over)
 }
 
-/// [`charge`]. Its name is in the object's BTF: the verifier checks it on its own.
+/// The frames that are over a limit. Its name is in the object's BTF: the verifier checks it on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_floods(now: u64) -> u32 {
     let (Some(state), Some(segment)) = (walk::resume(), packet::segment()) else {
         return 0;
     };
-    let Some(policy) = maps::policy_of(segment.key.server_port) else {
+    let (Some(policy), Some(flow)) =
+        (maps::policy_of(segment.key.server_port), FLOWS.get_ptr(&segment.key))
+    else {
         return 0;
     };
-    charge_all(state, &segment.key.client, policy, now) as u32
+    // SAFETY: a map value, which stays mapped while a program runs.
+    let source = unsafe { (*flow).account.source };
+    charge_all(state, source, policy, now)
 }
 
 #[inline(always)]
-fn charge_all(state: &State, address: &Address, policy: &Policy, now: u64) -> bool {
-    let mut key = FloodKey { source: sources::of(address, policy), class: 0 };
+fn charge_all(state: &State, source: SourceKey, policy: &Policy, now: u64) -> u32 {
+    let mut key = FloodKey { source, class: 0 };
     let mut over = 0;
     let mut class = 0;
     while class < CLASSES {
@@ -47,12 +60,7 @@ fn charge_all(state: &State, address: &Address, policy: &Policy, now: u64) -> bo
         }
         class += 1;
     }
-    let over = forget(over, now as u32);
-    if over == 0 {
-        return false;
-    }
-    report::add(Counter::FramesOver, over.into());
-    sources::flood(address, policy, now, over)
+    forget(over, now as u32)
 }
 
 /// Log frames of one class; how many of them are over the limit. None where there is no room.

@@ -6,21 +6,22 @@ use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow,
     handshake::{
-        END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, SWITCHING, UPGRADE_WEBSOCKET,
+        END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, PROXY, SWITCHING, UPGRADE_WEBSOCKET,
     },
-    maps::{Counter, LOST, Pending},
+    maps::{Counter, LOST, MAY_BAN, Pending},
 };
 
 use crate::{
-    packet::{Packet, Segment},
+    identify,
+    packet::{self, Packet, Segment},
     report, requests, role,
     scene::{Scene, Verdict, throttled},
-    tables,
+    sources, tables,
     walk::{self, Walker},
 };
 
-/// Read a head from the segment's start, to its end or the segment's, whichever comes first. The
-/// result is in the state: `head`, and in `at` how many bytes were read.
+/// Read an answer's head from the segment's start, to its end or the segment's, whichever comes
+/// first. The result is in the state: `head`, and in `at` how many bytes were read.
 #[inline(always)]
 fn read_head<P: Packet>(walker: &mut Walker<P>, head: HeadScanner) {
     walker.state.head = head;
@@ -39,14 +40,51 @@ unsafe extern "C" fn read_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -
         return 1;
     };
     walker.state.at += 1;
-    let ends = walker.state.head.push(byte);
-    let upgrade = walker.state.head.found & UPGRADE_WEBSOCKET != 0;
-    if ends && !upgrade && walker.packet.u8_at(walker.state.at) == Some(GET[0]) {
+    walker.state.head.push(byte) as c_long
+}
+
+/// What the loop over a request's bytes works on.
+struct Reading<'a, 'b, P> {
+    walker: Walker<P>,
+    scene: &'a Scene<'b>,
+}
+
+/// Go on reading the request in [`requests::scratch`] from the segment's start. In the state: `at` is
+/// how many bytes were read, and `read` what the last one came to, of [`identify::read`].
+#[inline(always)]
+fn read_request<P: Packet>(reading: &mut Reading<P>) {
+    reading.walker.state.at = 0;
+    reading.walker.state.read = identify::MORE;
+    let turn: unsafe extern "C" fn(u32, *mut Reading<P>) -> c_long = request_byte::<P>;
+    // SAFETY: the callback gets `reading` back, which outlives the loop.
+    unsafe {
+        bpf_loop(MAX_HEAD, turn as *mut c_void, core::ptr::from_mut(reading).cast(), 0);
+    }
+}
+
+unsafe extern "C" fn request_byte<P: Packet>(_index: u32, reading: *mut Reading<P>) -> c_long {
+    // SAFETY: `read_request` passed it, and nobody else uses it during the loop.
+    let reading = unsafe { &mut *reading };
+    let state = &mut *reading.walker.state;
+    let Some(byte) = reading.walker.packet.u8_at(state.at) else {
+        return 1;
+    };
+    state.at += 1;
+    state.read = identify::read(byte, reading.scene.policy);
+    if state.read != identify::END {
+        return (state.read != identify::MORE) as c_long;
+    }
+    let Some(pending) = requests::scratch() else {
+        return 1;
+    };
+    let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
+    if !upgrade && reading.walker.packet.u8_at(state.at) == Some(GET[0]) {
         // The next request is right behind it (RFC 9112, 9.3.2).
-        walker.state.head = HeadScanner::default();
+        pending.begin();
+        state.read = identify::MORE;
         return 0;
     }
-    ends as c_long
+    1
 }
 
 /// The payload begins with these bytes.
@@ -63,26 +101,38 @@ fn begins<P: Packet, const N: usize>(packet: &P, text: &[u8; N]) -> bool {
     true
 }
 
-/// The payload is the beginning of a request: [`GET`], or as much of it as there is.
-///
-/// Empty lines in front are to be ignored (RFC 9112, 2.2).
+/// The payload begins with these four bytes, or is the beginning of them.
 #[inline(always)]
-fn begins_request<P: Packet>(packet: &P) -> bool {
+fn begins_word<P: Packet>(packet: &P, word: &[u8; 4]) -> bool {
     let bytes = packet.bytes();
-    if packet.u8_at(0).is_some_and(|byte| byte == b'\r' || byte == b'\n') {
-        return true;
-    }
-    if bytes >= GET.len() as u32 {
-        return begins(packet, GET);
+    if bytes >= word.len() as u32 {
+        return begins(packet, word);
     }
     let mut i = 0;
-    while i < GET.len() - 1 {
-        if (i as u32) < bytes && packet.u8_at(i as u32) != Some(GET[i]) {
+    while i < word.len() - 1 {
+        if (i as u32) < bytes && packet.u8_at(i as u32) != Some(word[i]) {
             return false;
         }
         i += 1;
     }
     true
+}
+
+/// The payload is the beginning of a request: [`GET`], or as much of it as there is.
+///
+/// Empty lines in front are to be ignored (RFC 9112, 2.2). So begins version 2 of the PROXY protocol.
+#[inline(always)]
+fn begins_request<P: Packet>(packet: &P) -> bool {
+    if packet.u8_at(0).is_some_and(|byte| byte == b'\r' || byte == b'\n') {
+        return true;
+    }
+    begins_word(packet, GET)
+}
+
+/// The payload of a connection's first segment begins with a header of the PROXY protocol.
+#[inline(never)]
+pub fn begins_preface<P: Packet>(packet: &P) -> bool {
+    packet.u8_at(0) == Some(b'\r') || begins_word(packet, PROXY)
 }
 
 /// What a client's segment on a connection without a flow is.
@@ -92,7 +142,9 @@ pub enum Request {
     Head,
     /// Data between a request and its answer, or a piece of the request that is not the next one.
     Early,
-    /// Neither.
+    /// A request of a source that is banned.
+    Banned,
+    /// None of these.
     Stranger,
 }
 
@@ -104,63 +156,104 @@ pub enum Request {
 #[inline(never)]
 pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
     let segment = scene.segment;
-    let mut known = requests::find();
-    let (scanner, length) = match &mut known {
-        None if begins_request(&packet) => (HeadScanner::default(), 0),
-        None => return Request::Stranger,
-        Some(pending) => {
-            if pending.flags & LOST != 0 {
-                return Request::Stranger;
-            }
-            if !role::claims(&mut pending.owner) {
-                return Request::Head;
-            }
-            if segment.seq != pending.next {
-                // Another piece of this request, or one of nobody knows what. The server may have old
-                // bytes, or keep what comes behind a gap: only in order is certain what it reads.
-                let distance = segment.seq.wrapping_sub(pending.next).wrapping_add(MAX_HEAD);
-                return if distance < 2 * MAX_HEAD { Request::Early } else { Request::Stranger };
-            }
-            if pending.head.found & END != 0 {
-                return Request::Early;
-            }
-            (pending.head, pending.length)
-        }
+    let under_way = requests::find().is_some();
+    let Some(pending) = requests::scratch() else {
+        return Request::Stranger;
     };
+    if under_way {
+        match piece(scene, pending) {
+            Request::Head => {}
+            // Whose it is, or what follows of it, is of no interest.
+            other => return other,
+        }
+        if !role::claims(&mut pending.owner) {
+            return Request::Head;
+        }
+    } else if !begin(segment, pending, &packet) {
+        return Request::Stranger;
+    }
     let Some(state) = walk::state() else {
         return Request::Head;
     };
-    let mut walker = Walker { state, packet };
-    read_head(&mut walker, scanner);
-    let (head, read) = (walker.state.head, walker.state.at);
-    let length = length + read;
-    let done = head.found & END != 0;
-    let upgrade = head.found & UPGRADE_WEBSOCKET != 0;
-    if length > MAX_HEAD {
-        if let Some(pending) = known {
-            pending.flags |= LOST;
-            requests::keep();
-        }
+    let mut reading = Reading { walker: Walker { state, packet }, scene };
+    read_request(&mut reading);
+    let (read, came_to) = (reading.walker.state.at, reading.walker.state.read);
+    end(scene, read, came_to)
+}
+
+/// Whether the segment is the next piece of the request under way: then [`Request::Head`].
+#[inline(always)]
+fn piece(scene: &Scene, pending: &Pending) -> Request {
+    if pending.flags & LOST != 0 {
         return Request::Stranger;
     }
-    if done && !upgrade {
-        if known.is_some() {
-            requests::answered();
-        }
+    if !role::follows(pending.owner) {
         return Request::Head;
     }
-    let Some(new) = requests::scratch() else {
+    let segment = scene.segment;
+    if segment.seq != pending.next {
+        // Another piece of this request, or one of nobody knows what. The server may have old
+        // bytes, or keep what comes behind a gap: only in order is certain what it reads.
+        let distance = segment.seq.wrapping_sub(pending.next).wrapping_add(MAX_HEAD);
+        return if distance < 2 * MAX_HEAD { Request::Early } else { Request::Stranger };
+    }
+    if pending.head.found & END != 0 { Request::Early } else { Request::Head }
+}
+
+/// A request begins in the segment, or what may come in front of a connection's first one. `false`
+/// where neither does.
+#[inline(always)]
+fn begin<P: Packet>(segment: &Segment, pending: &mut Pending, packet: &P) -> bool {
+    let request = begins_request(packet);
+    // Only in front of all other bytes is it a preface: further on a client may have written it.
+    let first = (!request || packet.u8_at(0) == Some(b'\r')) && identify::is_first(segment);
+    if !request && !(first && begins_preface(packet)) {
+        return false;
+    }
+    pending.begin();
+    if !first {
+        pending.client.skip_preface();
+    }
+    true
+}
+
+/// So many bytes of the segment were read, the last of which came to `came_to`.
+#[inline(never)]
+fn end(scene: &Scene, read: u32, came_to: u32) -> Request {
+    let segment = scene.segment;
+    let Some(pending) = requests::scratch() else {
         return Request::Head;
     };
+    pending.length += read;
+    let done = came_to == identify::END;
+    let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
+    if pending.length > MAX_HEAD {
+        pending.flags |= LOST;
+        requests::keep();
+        return Request::Stranger;
+    }
+    if came_to == identify::NO_REQUEST || done && !upgrade {
+        requests::answered();
+        return if done { Request::Head } else { Request::Stranger };
+    }
     if read < segment.len && scene.enforces() {
         // There is data behind the head: the request has to come again without it.
         return Request::Early;
     }
-    let next = segment.seq.wrapping_add(segment.len);
-    let (owner, claimed) = (role::own(), segment.ack);
-    *new = Pending { head, length, next, owner, claimed, ..Pending::default() };
+    if done && scene.policy.flags & MAY_BAN != 0 && is_banned(scene) {
+        return Request::Banned;
+    }
+    pending.next = segment.seq.wrapping_add(segment.len);
+    (pending.owner, pending.claimed) = (role::own(), segment.ack);
     requests::keep();
     Request::Head
+}
+
+/// The request's client is banned.
+#[inline(always)]
+fn is_banned(scene: &Scene) -> bool {
+    identify::conclude();
+    sources::any_banned(scene.now) && sources::drop_banned(scene)
 }
 
 /// Payload of the server without a flow. [`Verdict::Drop`] refuses the connection.
@@ -218,9 +311,7 @@ fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
     let Some(new) = requests::scratch() else {
         return;
     };
-    if !requests::is_under_way() {
-        *new = Pending::default();
-    }
+    requests::is_under_way();
     new.answer = *scanner;
     new.answer_length = length;
     new.answer_next = segment.seq.wrapping_add(read);
@@ -241,11 +332,18 @@ fn open(scene: &Scene) -> Verdict {
         return Verdict::Pass;
     };
     let flags = if deflate { flow::DEFLATE } else { 0 };
-    let followed = requests::find().filter(|pending| {
+    let known = requests::find();
+    let followed = known.as_ref().is_some_and(|pending| {
         pending.flags & LOST == 0 && pending.head.found & END != 0 && pending.next == segment.ack
     });
-    if followed.is_some() {
+    if let (Some(pending), false) = (known, followed) {
+        // What was read of its headers is not all of them.
+        pending.client.next_request();
+    }
+    identify::conclude();
+    if followed {
         flow.open(segment.ack, server_next, flags, now);
+        identify::suspect(scene);
     } else {
         report::count(Counter::RequestsUnseen);
         if throttled(scene) {
@@ -253,6 +351,9 @@ fn open(scene: &Scene) -> Verdict {
             return scene.drop(Counter::DroppedUnseen);
         }
         flow.open(segment.ack, server_next, flags | flow::REQUEST_UNSEEN, now);
+    }
+    if let Some(account) = packet::account() {
+        flow.account = *account;
     }
     flow.server_high = segment.seq.wrapping_add(segment.len);
     tables::admit(scene)

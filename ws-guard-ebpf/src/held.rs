@@ -13,8 +13,8 @@ use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow::Flow,
     held::{self, Held, SLOTS},
-    source::millis,
     tracker::Walk,
+    verifier::forget,
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     maps::{HELD, locked},
     packet::Packet,
     report,
-    scene::{Scene, throttled},
+    scene::Scene,
     sources,
     walk::{self, State},
 };
@@ -53,7 +53,7 @@ fn release(slot: &mut Held) {
 #[cold]
 #[inline(never)]
 pub fn enter(scene: &Scene, flow: &Flow) -> bool {
-    let owner = held::owner(scene.key, flow.generation);
+    let owner = held::owner(scene.key(), flow.generation);
     let index = held::slot(owner) & (SLOTS - 1);
     let (Some(state), Some(slot)) = (walk::resume(), HELD.get_ptr_mut(index)) else {
         return false;
@@ -106,7 +106,8 @@ pub fn leave(flow: &Flow) {
 #[inline(never)]
 pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
     let segment = scene.segment;
-    if !flow.may_hold() || scene.limits_classes() || !scene.enforces() || throttled(scene) {
+    let may = flow.may_hold() && !flow.is_over_limit(scene.now);
+    if !may || scene.limits_classes() || !scene.enforces() {
         return false;
     }
     let Some((_, slot)) = entered() else {
@@ -191,11 +192,9 @@ fn compare<P: Packet>(flow: &Flow, packet: P) -> u32 {
 }
 
 /// Charge the pings that were found in the copy, and those of the filler together with them: all pass
-/// or none. While the source is throttled, a single one that keeps to the connection's share.
-///
-/// A share's worth of several would be as right, and twice the work for the verifier.
+/// or none.
 #[inline(never)]
-fn pay(scene: &Scene, flow: &mut Flow) -> bool {
+fn pay(scene: &Scene, flow: &Flow) -> bool {
     let Some(state) = walk::resume() else {
         return false;
     };
@@ -208,28 +207,12 @@ fn pay(scene: &Scene, flow: &mut Flow) -> bool {
     if state.walk.pings > state.walk.budget {
         return false;
     }
-    let policy = scene.policy;
-    let now_ms = millis(scene.now);
-    let fits = flow.window.has_room(now_ms, policy.share, policy.rate.share_window_ms());
-    let share = walk::forget((fits & (pings == 1)) as u32, now_ms);
-    if share & 1 == 0 && throttled(scene) {
+    if flow.is_over_limit(scene.now) && sources::budget(scene.now) < pings {
+        // It comes again until there is room, and is not to be charged each time.
         return false;
     }
-    let kept = locked(
-        flow,
-        #[inline(always)]
-        |flow| flow.charge(now_ms, policy.connection_rate, pings),
-    );
-    if walk::forget(kept, now_ms) < pings {
-        return false;
-    }
-    let client = &scene.segment.key.client;
-    let answer = match pings {
-        1 => sources::charge_one(client, policy, scene.now, share),
-        _ => sources::charge(client, policy, scene.now, pings, 0),
-    };
-    let answer = walk::forget(answer, now_ms);
-    answer & sources::OBSERVED != 0 || answer & sources::PASSED >= pings
+    let answer = forget(sources::charge(scene.now, pings), scene.now as u32);
+    answer & sources::OBSERVED != 0 || answer & sources::KEPT >= pings
 }
 
 /// The walk is committed: what is kept comes after it, if it was the filler.

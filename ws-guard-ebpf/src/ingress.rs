@@ -11,9 +11,10 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{self, Action, Flow, Plan},
-    maps::{Counter, EventKind, LIMITS_CLASSES, MAY_DROP, action},
+    maps::{Counter, EventKind, LIMITS_CLASSES, MAY_BAN, action},
     seq::{after, later},
     tracker::Walk,
+    verifier::forget,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     commit::{commit, count_walk, recommit, settle},
     debug, floods,
     handshake::{self, Request},
-    held, joining,
+    held, identify, joining,
     maps::{self, FLOWS, locked},
     mptcp,
     packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
@@ -82,18 +83,32 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     counters.events[Counter::Protected as usize] += 1;
     // SAFETY: no arguments, no effects.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let may_drop = policy.action == action::DROP || policy.flags & MAY_DROP != 0;
-    if may_drop && sources::any_throttled(now) && sources::drop(&segment.key.client, policy, now) {
+    let key = &segment.key;
+    let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & SYN == 0);
+    let account = match flow {
+        // SAFETY: a part of a map value, which stays mapped while a program runs.
+        Some(flow) => unsafe { &raw const (*flow).account },
+        None => match identify::peer() {
+            Some(peer) => &raw const *peer,
+            None => return Verdict::Pass,
+        },
+    };
+    let mut scene = Scene { segment, policy, now, account };
+    if policy.flags & MAY_BAN != 0 && is_banned(&scene) {
         return Verdict::Drop;
     }
-    let key = &segment.key;
-    let scene = Scene { key, segment, policy, now };
+    if let Some(flow) = flow {
+        // SAFETY: as above; single words are read whole.
+        let flow = unsafe { &mut *flow };
+        if flow.is_over_limit(now) && drops(&scene, flow) {
+            return Verdict::Drop;
+        }
+    }
     if segment.flags & URG != 0 {
         // The byte that the urgent pointer names does not reach the server's application in its
         // place (RFC 6093, 3.1): the frames would be other ones than those on the wire.
         return scene.drop(Counter::DroppedUrgent);
     }
-    let mut flow = FLOWS.get_ptr_mut(key).filter(|_| segment.flags & SYN == 0);
     if flow.is_none() {
         if segment.flags & (SYN | ACK) == SYN {
             mptcp::refuse(&scene, &payload);
@@ -109,6 +124,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         match begins {
             Request::Head => return Verdict::Pass,
             Request::Early => return scene.drop(Counter::DroppedEarly),
+            Request::Banned => return Verdict::Drop,
             Request::Stranger => {}
         }
         let joins = segment.flags & SYN == 0 && joining::find(&scene, payload(segment));
@@ -120,6 +136,8 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     let Some(flow) = flow else {
         return Verdict::Pass;
     };
+    // SAFETY: a part of a map value, which stays mapped while a program runs.
+    scene.account = unsafe { &raw const (*flow).account };
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
     let flow = unsafe { &mut *flow };
@@ -144,6 +162,35 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     }
     counters.events[Counter::Tracked as usize] += 1;
     data(&scene, flow, || payload(segment))
+}
+
+/// The source of the packet is banned.
+#[cold]
+#[inline(never)]
+fn is_banned(scene: &Scene) -> bool {
+    sources::any_banned(scene.now) && sources::drop_banned(scene)
+}
+
+/// The connection is over the limit: whether its segment is to be dropped.
+#[inline(never)]
+fn drops(scene: &Scene, flow: &mut Flow) -> bool {
+    if flow.over_generation != scene.policy.generation {
+        judge_again(scene, flow);
+    }
+    let drops = flow.drops != 0;
+    if drops {
+        sources::count_dropped(flow);
+    }
+    drops
+}
+
+/// A policy or a rule has changed since the connection went over the limit.
+#[cold]
+#[inline(never)]
+fn judge_again(scene: &Scene, flow: &mut Flow) {
+    let action = sources::action_for(scene);
+    flow.drops = (action >= action::DROP) as u32;
+    flow.over_generation = scene.policy.generation;
 }
 
 /// Data on a closed flow: whether there is anything new in it.
@@ -184,7 +231,7 @@ fn ending(scene: &Scene, flow: &mut Flow) {
     });
     if closed {
         report::count(Counter::FlowsClosed);
-        report::flow_event(EventKind::FlowClosed, scene.key, scene.now, flow.frames_in);
+        report::flow_event(EventKind::FlowClosed, scene.key(), scene.now, flow.frames_in);
     }
 }
 
@@ -207,7 +254,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
             return Verdict::Pass;
         }
         Action::Walk if (flow.held == 0) & !scene.limits_classes() => {
-            let came_to = walk::forget(quick::pass(scene, flow, &packet()), segment.seq);
+            let came_to = forget(quick::pass(scene, flow, &packet()), segment.seq);
             if came_to & came_to::PING != 0 {
                 return quick::ping(scene, flow, &mut packet(), came_to);
             }
@@ -276,7 +323,7 @@ fn stream<P: Packet>(
         return scene.drop(Counter::DroppedUnreadable);
     }
     count_walk(scene);
-    let over = scene.limits_classes() && floods::charge(scene.now);
+    let over = scene.limits_classes() && floods::charge(scene, flow);
     let verdict = if over { Verdict::Drop } else { settle(scene, flow, packet()) };
     // Behind the settling, which corrects the newest checkpoint: the filler's.
     held::follow(scene, flow);

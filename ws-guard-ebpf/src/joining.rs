@@ -16,9 +16,9 @@ use ws_guard_common::{
 use crate::{
     egress::HTTP,
     maps::{STRANGERS, locked},
-    packet::Packet,
+    packet::{self, Packet},
     report, role,
-    scene::{Outcome, Scene, throttled},
+    scene::{Outcome, Scene},
     sources, tables,
     walk::{self, Walker},
 };
@@ -32,9 +32,9 @@ use crate::{
 pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
     let segment = scene.segment;
     let server_high = segment.seq.wrapping_add(segment.len);
-    if let Some(known) = STRANGERS.get_ptr_mut(scene.key) {
+    if let Some(known) = STRANGERS.get_ptr_mut(scene.key()) {
         if packet.u64_at(0) == Some(HTTP) && !asked {
-            let _ = STRANGERS.remove(scene.key);
+            let _ = STRANGERS.remove(scene.key());
             return;
         }
         // SAFETY: single words; an LRU entry may be used again for another key meanwhile, whose
@@ -52,7 +52,7 @@ pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
         return;
     }
     let new = Stranger { candidate: Candidate::default(), acked: segment.ack, server_high };
-    let _ = STRANGERS.insert(scene.key, &new, BPF_ANY.into());
+    let _ = STRANGERS.insert(scene.key(), &new, BPF_ANY.into());
 }
 
 /// The server's segment is made of whole frames.
@@ -72,7 +72,7 @@ fn is_whole<P: Packet>(scene: &Scene, packet: P) -> bool {
 #[inline(never)]
 pub fn find<P: Packet>(scene: &Scene, packet: P) -> bool {
     let segment = scene.segment;
-    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key), walk::state()) else {
+    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key()), walk::state()) else {
         return false;
     };
     // SAFETY: as in `remember`.
@@ -93,7 +93,7 @@ pub fn find<P: Packet>(scene: &Scene, packet: P) -> bool {
 #[cold]
 #[inline(never)]
 pub fn open(scene: &Scene) -> bool {
-    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key), walk::resume()) else {
+    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key()), walk::resume()) else {
         return false;
     };
     // SAFETY: as in `remember`.
@@ -114,12 +114,15 @@ pub fn open(scene: &Scene) -> bool {
     }
     flow.join(next);
     flow.owner = role::own();
+    if let Some(account) = packet::account() {
+        flow.account = *account;
+    }
     flow.acked = known.acked;
     let joined = tables::insert_flow(scene);
     if joined {
-        let _ = STRANGERS.remove(scene.key);
+        let _ = STRANGERS.remove(scene.key());
         report::count(Counter::FlowsJoined);
-        report::flow_event(EventKind::FlowOpened, scene.key, scene.now, 0);
+        report::flow_event(EventKind::FlowOpened, scene.key(), scene.now, 0);
     }
     joined
 }
@@ -152,7 +155,7 @@ pub fn search<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
         return Outcome::Rewound;
     }
     // What cannot be followed cannot be defused either.
-    if throttled(scene) { scene.drop(Counter::DroppedUnsynced).into() } else { Outcome::Pass }
+    if flow.is_over_limit(scene.now) { scene.drop(Counter::DroppedUnsynced).into() } else { Outcome::Pass }
 }
 
 /// The server has answered pings that nobody saw.
@@ -160,5 +163,5 @@ pub fn search<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
 #[inline(never)]
 pub fn witnessed(scene: &Scene, pings: u32) {
     report::add(Counter::Witnessed, pings.into());
-    sources::charge(&scene.key.client, scene.policy, scene.now, pings, 0);
+    sources::charge(scene.now, pings);
 }

@@ -15,6 +15,7 @@
 //! - [`egress`] takes the server's acknowledgements and frames;
 //! - [`mptcp`] keeps clients to one connection each;
 //! - [`role`] tells whose flow it is where a packet passes two guarded interfaces;
+//! - [`identify`] reads who a request comes from;
 //! - [`floods`] keeps who sends too much else;
 //! - [`sources`] keeps who pings, [`tables`] makes room under pressure;
 //! - [`control`] is the daemon's hand on a source;
@@ -37,6 +38,7 @@ pub mod floods;
 pub mod handshake;
 pub mod headers;
 pub mod held;
+pub mod identify;
 pub mod ingress;
 pub mod joining;
 pub mod kept;

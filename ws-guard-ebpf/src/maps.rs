@@ -12,11 +12,13 @@ use aya_ebpf::{
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    forwarded::names::HeaderNames,
     held::{Held, SLOTS as HELD_SLOTS},
     maps::{
-        Address, BORDERS as MAX_BORDERS, Border, Counters, Event, FlowKey, PROVEN as MAX_PROVEN,
-        Pending, Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS, Shared, SourceKey,
-        Stranger,
+        Address, BEGINNINGS as MAX_BEGINNINGS, BORDERS as MAX_BORDERS, Beginning, Border,
+        COARSE as MAX_COARSE, Counters, Event, FlowKey, Network, PROVEN as MAX_PROVEN, Pending,
+        Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS, SUSPECTS as MAX_SUSPECTS, Shared,
+        SourceKey, Stranger, Suspect,
     },
     source::Source,
     window::SLOTS,
@@ -47,7 +49,23 @@ pub static SOURCES: HashMap<SourceKey, Source, 32768> = HashMap::new();
 pub static FLOODS: HashMap<FloodKey, Flood, 32768, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map]
-pub static RULES: LpmTrie<Address, Rule, 4096> = LpmTrie::new();
+pub static COARSE: HashMap<SourceKey, Source, { MAX_COARSE as usize }> = HashMap::new();
+
+#[btf_map]
+pub static RULES: LpmTrie<Network, Rule, 4096> = LpmTrie::new();
+
+#[btf_map]
+pub static PROXIES: LpmTrie<Network, u32, 1024> = LpmTrie::new();
+
+#[btf_map]
+pub static HEADERS: Array<HeaderNames, 2> = Array::new();
+
+#[btf_map]
+pub static SUSPECTS: LruHashMap<Address, Suspect, { MAX_SUSPECTS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static BEGINNINGS: LruHashMap<FlowKey, Beginning, { MAX_BEGINNINGS as usize }> =
+    LruHashMap::new();
 
 #[btf_map]
 pub static POLICY: Array<Policy, { 2 * SCOPES as usize }> = Array::new();

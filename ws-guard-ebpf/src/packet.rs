@@ -3,7 +3,10 @@
 use core::hint::black_box;
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
-use ws_guard_common::{maps::FlowKey, tracker};
+use ws_guard_common::{
+    maps::{Account, FlowKey},
+    tracker,
+};
 
 use crate::{
     headers::ETH_P_TEB,
@@ -123,6 +126,8 @@ pub struct Current {
     pub segment: Segment,
     pub window: Window,
     pub place: Place,
+    /// Who the limits are about while there is no flow that says so.
+    pub account: Account,
 }
 
 /// Not on the stack, which is small; and the verifier forgets which way through the headers led to
@@ -156,6 +161,20 @@ pub fn begin() {
 #[inline(always)]
 pub fn segment() -> Option<&'static Segment> {
     CURRENT.get(0).map(|current| &current.segment)
+}
+
+/// Between whom that is.
+#[inline(always)]
+pub fn key() -> Option<&'static FlowKey> {
+    segment().map(|segment| &segment.key)
+}
+
+/// Who the limits are about while there is no flow that says so.
+#[inline(always)]
+pub fn account() -> Option<&'static mut Account> {
+    // SAFETY: this CPU's element, which lives as long as the map; no two of these are in use at
+    // once.
+    CURRENT.get_ptr_mut(0).map(|current| unsafe { &mut (*current).account })
 }
 
 /// The copied part of the packet that the segment was found in.

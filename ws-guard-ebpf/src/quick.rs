@@ -9,6 +9,7 @@ use ws_guard_common::{
     maps::Counter,
     source::millis,
     tracker::Walk,
+    window::Rate,
 };
 
 use crate::{
@@ -54,13 +55,13 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &P) -> u32 {
         // SAFETY: no arguments, no effects.
         asked_ns = unsafe { bpf_ktime_get_ns() };
     }
-    let (share, window_ms) = (scene.policy.share, scene.policy.rate.share_window_ms());
+    let share = Rate { limit: scene.policy.share, ..scene.policy.rate };
     let mut fits = 0;
     let mut committed = false;
     locked(flow, |flow| {
         if (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN) {
             if is_ping {
-                let fits_share = flow.window.has_room(now_ms, share, window_ms) as u32;
+                let fits_share = (share.limit > 0 && flow.window.has_room(now_ms, share)) as u32;
                 let kept = flow.charge(now_ms, scene.policy.connection_rate, 1);
                 fits = fits_share * came_to::FITS_SHARE + kept * came_to::FITS_CONNECTION;
                 flow.ping_ns = asked_ns;
@@ -94,11 +95,10 @@ fn count(walk: &Walk) {
 /// away if it is one too many.
 #[inline(never)]
 pub fn ping<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &mut P, ping: u32) -> Verdict {
-    let policy = scene.policy;
     let share = (ping & came_to::FITS_SHARE != 0) as u32;
-    let answer = sources::charge_one(&scene.segment.key.client, policy, scene.now, share);
-    let keeps = answer & sources::PASSED != 0 && ping & came_to::FITS_CONNECTION != 0;
-    if keeps || answer & sources::OBSERVED != 0 {
+    let most = (ping & came_to::FITS_CONNECTION != 0) as u32;
+    let answer = sources::charge_one(scene, flow, share, most);
+    if answer & (sources::KEPT | sources::OBSERVED) != 0 {
         return Verdict::Pass;
     }
     take_back(flow, 1);

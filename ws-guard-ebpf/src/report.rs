@@ -92,12 +92,22 @@ pub fn flow_event(kind: EventKind, key: &FlowKey, now: u64, value: u64) {
     });
 }
 
-/// An event of a source.
+/// An event of a source, and of the connection that brought it about, if there is one.
 #[inline(always)]
-pub fn source_event(kind: EventKind, source: &SourceKey, now: u64, value: u64, detail: u16) {
+pub fn source_event(
+    kind: EventKind,
+    source: &SourceKey,
+    flow: Option<&FlowKey>,
+    now: u64,
+    value: u64,
+    detail: u16,
+) {
     send(kind, now, |event| {
         event.value = value;
-        event.flow.client = source.address;
+        event.source = *source;
+        if let Some(flow) = flow {
+            event.flow = *flow;
+        }
         event.detail = detail;
     });
 }

@@ -14,7 +14,7 @@
 //! BTF are global ones: the verifier checks each on its own, and not anew at each call.
 
 use aya_ebpf::bindings::BPF_ANY;
-use ws_guard_common::{maps::Pending, seq::after};
+use ws_guard_common::{forwarded::preface, maps::Pending, seq::after};
 
 use crate::{
     maps::{NEW_PENDING, PENDING, PROVEN},
@@ -28,7 +28,26 @@ pub fn scratch() -> Option<&'static mut Pending> {
     NEW_PENDING.get_ptr_mut(0).map(|new| unsafe { &mut *new })
 }
 
-/// The request under way, copied to [`scratch`].
+/// Copy a value, word by word: LLVM would take it over the stack, which has no room for it.
+///
+/// # Safety
+/// Both point to values of maps.
+#[inline(always)]
+unsafe fn copy(from: *const Pending, to: *mut Pending) {
+    const { assert!(size_of::<Pending>() % 8 == 0 && align_of::<Pending>() == 8) };
+    let mut i = 0;
+    while i < size_of::<Pending>() / 8 {
+        // SAFETY: inside the values, which the caller vouches for.
+        unsafe {
+            let word = from.cast::<u64>().add(i).read_volatile();
+            to.cast::<u64>().add(i).write_volatile(word);
+        }
+        i += 1;
+    }
+}
+
+/// The request under way, copied to [`scratch`]. `None` where there is none: then [`scratch`] has what is
+/// known of the connection all the same, or an empty value.
 #[inline(always)]
 pub fn find() -> Option<&'static mut Pending> {
     if is_under_way() { scratch() } else { None }
@@ -46,7 +65,8 @@ pub fn keep() {
     ws_guard_keep_request();
 }
 
-/// There is no request under way any more. A proven connection keeps its place for the next one.
+/// The request in [`scratch`] is under way no more. A proven connection keeps its place for the next
+/// one.
 #[inline(always)]
 pub fn answered() {
     ws_guard_end_request();
@@ -76,12 +96,13 @@ extern "C" fn ws_guard_find_request() -> u32 {
     };
     let key = &segment.key;
     let Some(found) = PROVEN.get_ptr(key).or_else(|| PENDING.get_ptr(key)) else {
+        *new = Pending::default();
         return 0;
     };
     // SAFETY: map values stay mapped while a program runs. An LRU entry may be used again for another
     // key meanwhile; then the sequence numbers do not fit, and nothing worse than a missed request
     // follows.
-    *new = unsafe { *found };
+    unsafe { copy(found, new) };
     new.is_under_way() as u32
 }
 
@@ -95,7 +116,7 @@ extern "C" fn ws_guard_keep_request() -> u32 {
     match PROVEN.get_ptr_mut(&segment.key) {
         // Written in place: an insertion takes a free entry first, and pushes somebody out for it.
         // SAFETY: as in `ws_guard_find_request`.
-        Some(proven) => unsafe { *proven = *new },
+        Some(proven) => unsafe { copy(new, proven) },
         None => {
             let _ = PENDING.insert(&segment.key, new, BPF_ANY.into());
         }
@@ -107,13 +128,20 @@ extern "C" fn ws_guard_keep_request() -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_end_request() -> u32 {
-    let Some(segment) = packet::segment() else {
+    let (Some(segment), Some(new)) = (packet::segment(), scratch()) else {
         return 0;
     };
-    let _ = PENDING.remove(&segment.key);
-    if let Some(proven) = PROVEN.get_ptr_mut(&segment.key) {
+    let key = &segment.key;
+    new.end();
+    if let Some(proven) = PROVEN.get_ptr_mut(key) {
+        let _ = PENDING.remove(key);
         // SAFETY: as in `ws_guard_find_request`.
-        unsafe { *proven = Pending::default() };
+        unsafe { copy(new, proven) };
+    } else if new.client.preface.said == preface::said::NOTHING {
+        let _ = PENDING.remove(key);
+    } else {
+        // What came in front of the first request holds for those that follow it.
+        let _ = PENDING.insert(key, new, BPF_ANY.into());
     }
     0
 }

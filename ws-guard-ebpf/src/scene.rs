@@ -3,8 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
     flow::Flow,
-    maps::{Counter, FlowKey, LIMITS_CLASSES, Policy, TLS},
-    source::millis,
+    maps::{Account, Client, Counter, FlowKey, LIMITS_CLASSES, Policy, SourceKey, TLS},
     tracker::{Step, Walk},
 };
 
@@ -23,21 +22,45 @@ pub enum Verdict {
 
 /// What a program knows when it looks at a segment of a flow.
 pub struct Scene<'a> {
-    pub key: &'a FlowKey,
     pub segment: &'a Segment,
     pub policy: &'a Policy,
     /// Nanoseconds of the coarse clock.
     pub now: u64,
+    /// Who its limits are about: a part of the flow, or of [`packet`]'s state where there is none. A
+    /// pointer, because the flow is changed meanwhile.
+    ///
+    /// [`packet`]: crate::packet
+    pub account: *const Account,
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
+    /// Between whom the segment is.
+    #[inline(always)]
+    pub fn key(&self) -> &'a FlowKey {
+        &self.segment.key
+    }
+
+    /// Who its limits are about.
+    #[inline(always)]
+    pub fn client(&self) -> &Client {
+        // SAFETY: a map value, which stays mapped while a program runs, and is only read here.
+        unsafe { &(*self.account).client }
+    }
+
+    /// The source of that client.
+    #[inline(always)]
+    pub fn source(&self) -> &SourceKey {
+        // SAFETY: as above.
+        unsafe { &(*self.account).source }
+    }
+
     /// Under `observe`, and for who is allowed, nothing is ever dropped or changed; on a TLS port only
     /// under `drop`.
     #[inline(always)]
     pub fn enforces(&self) -> bool {
         let action = match self.policy.rules {
             0 => self.policy.action,
-            _ => sources::action_for(&self.key.client, self.policy),
+            _ => sources::action_for(self),
         };
         action >= self.policy.least_action()
     }
@@ -100,9 +123,8 @@ pub fn throttled(scene: &Scene) -> bool {
     if !scene.enforces() || !sources::any_throttled(scene.now) {
         return false;
     }
-    let address = &scene.segment.key.client;
-    match sources::find(&sources::of(address, scene.policy)) {
-        Some(source) => source.is_throttled(address, scene.policy, scene.now),
+    match sources::find(scene.source()) {
+        Some(source) => source.is_throttled(scene.client(), scene.policy, scene.now),
         None => false,
     }
 }
@@ -125,10 +147,8 @@ fn grant(scene: &Scene, flow: &Flow) {
     let Some(state) = walk::resume() else {
         return;
     };
-    state.enforces = scene.enforces() as u32;
-    let window_ms = scene.policy.rate.share_window_ms();
-    state.share = flow.window.room(millis(scene.now), scene.policy.share, window_ms);
-    state.walk.budget = if throttled(scene) { state.share } else { Walk::UNLIMITED };
+    let over = flow.is_over_limit(scene.now) && scene.enforces();
+    state.walk.budget = if over { sources::budget(scene.now) } else { Walk::UNLIMITED };
     state.asked_ns = flow.ping_ns;
     if flow.ping_ns == 0 && state.walk.budget > 0 {
         // A ping may wait for its pong from now on.

@@ -7,27 +7,25 @@ use aya_ebpf::{
     helpers::{bpf_spin_lock, bpf_spin_unlock},
 };
 use ws_guard_common::{
+    flow::Flow,
     maps::{
-        Address, Counter, EventKind, Limits, Policy, Rule, SOURCES_FAIL_CLOSED, SourceKey, TLS,
-        action, own,
+        BAN_FORCED, COARSE_LEVELS, Client, Counter, EventKind, Limits, Network, Policy, Rule,
+        SOURCES_FAIL_CLOSED, SourceKey, action, identity, own,
     },
-    source::{ALLOWED, ESCALATED, Source},
+    source::{ALLOWED, BANNED, Pings, Source, millis},
+    tracker::Walk,
+    verifier::forget,
 };
 
 use crate::{
-    maps::{NEW_SOURCE, RULES, SHARED, SOURCES},
-    report, tables,
-    walk::forget,
+    identify,
+    maps::{self, COARSE, FLOWS, NEW_SOURCE, RULES, SHARED, SOURCES, locked},
+    packet, report,
+    scene::Scene,
+    tables,
 };
 
-/// The source that an address belongs to, as the policy groups them.
-#[inline(always)]
-pub fn of(address: &Address, policy: &Policy) -> SourceKey {
-    let mask = if address.is_v4() { &policy.mask_v4 } else { &policy.mask_v6 };
-    SourceKey { address: address.masked(mask), scope: policy.scope }
-}
-
-/// Somebody may be throttled: only then is a source worth looking up before it pings.
+/// Some source may be throttled: only then is one worth looking up before it pings.
 #[inline(always)]
 pub fn any_throttled(now: u64) -> bool {
     match SHARED.get(0) {
@@ -36,47 +34,65 @@ pub fn any_throttled(now: u64) -> bool {
     }
 }
 
+/// Some source may be banned.
+#[inline(always)]
+pub fn any_banned(now: u64) -> bool {
+    match SHARED.get(0) {
+        Some(shared) => shared.banned_until > now,
+        None => false,
+    }
+}
+
 /// An entry of the source table, which stays mapped while a program runs.
 #[derive(Clone, Copy)]
 pub struct Entry(*mut Source);
 
-/// The source's entry, if it has one.
+/// The source's entry, if it has one, or that of a coarser prefix.
 #[inline(always)]
 pub fn find(source: &SourceKey) -> Option<Entry> {
+    if source.level() > 0 {
+        return COARSE.get_ptr_mut(source).map(Entry);
+    }
     SOURCES.get_ptr_mut(source).map(Entry)
 }
 
-/// A packet of `address` is to be dropped because of its source, and is counted.
+/// The packet is to be dropped because its source is banned, and is counted.
 #[inline(never)]
-pub fn drop(address: &Address, policy: &Policy, now: u64) -> bool {
-    let Some(source) = find(&of(address, policy)) else {
+pub fn drop_banned(scene: &Scene) -> bool {
+    let Some(source) = find(scene.source()) else {
         return false;
     };
-    let drops = source.is_throttled(address, policy, now) && source.action() == action::DROP;
-    if drops {
-        source.dropped();
+    if !source.is_throttled(scene.client(), scene.policy, scene.now) {
+        return false;
     }
-    drops
+    // SAFETY: a single word of a map value, which stays readable while a program runs.
+    let banned = unsafe { (*source.0).flags } & BANNED != 0;
+    if banned {
+        report::count(Counter::DroppedThrottled);
+        source.dropped(1);
+    }
+    banned
 }
 
-/// The longest rule that covers `address`.
+/// The longest rule that covers the client.
 #[inline(always)]
-fn rule(address: &Address, policy: &Policy) -> Option<&'static Rule> {
+fn rule(client: &Client, policy: &Policy) -> Option<&'static Rule> {
     if policy.rules == 0 {
         return None;
     }
-    RULES.get(&Key::new(128, *address))
+    RULES.get(&Key::new(Network::ALL_BITS, Network::of(&client.address)))
 }
 
-/// What is done about what comes from `address`, where there are rules: one of [`action`]. Not for
-/// every packet: only where something would be done.
+/// What is done about connections of the client over the limit: one of [`action`]. Not for every
+/// packet: only where something would be done.
 #[inline(never)]
-pub fn action_for(address: &Address, policy: &Policy) -> u8 {
-    if let Some(source) = find(&of(address, policy)) {
-        source.refresh(address, policy);
+pub fn action_for(scene: &Scene) -> u8 {
+    let (client, policy) = (scene.client(), scene.policy);
+    if let Some(source) = find(scene.source()) {
+        source.refresh(client, policy);
         return source.action();
     }
-    match rule(address, policy) {
+    match rule(client, policy) {
         Some(rule) if rule.flags & Rule::ALLOW != 0 => action::OBSERVE,
         Some(rule) if rule.flags & own::ACTION != 0 => rule.limits.action,
         _ => policy.action,
@@ -84,34 +100,33 @@ pub fn action_for(address: &Address, policy: &Policy) -> u8 {
 }
 
 impl Entry {
-    /// The entry is throttled now, and no rule exempts `address`.
+    /// The entry is throttled now, and no rule exempts the client.
     #[inline(always)]
-    pub fn is_throttled(self, address: &Address, policy: &Policy, now: u64) -> bool {
+    pub fn is_throttled(self, client: &Client, policy: &Policy, now: u64) -> bool {
         // SAFETY: map values stay readable while a program runs; single words are read whole.
         if unsafe { (*self.0).throttled_until } <= now {
             return false;
         }
-        self.refresh(address, policy);
+        self.refresh(client, policy);
         // SAFETY: as above.
         unsafe { (*self.0).flags & ALLOWED == 0 }
     }
 
-    /// What is done about its pings over the limit: one of [`action`].
+    /// What is done about its connections over the limit: one of [`action`].
     #[inline(always)]
     pub fn action(self) -> u8 {
         // SAFETY: as in `is_throttled`.
         unsafe { (*self.0).action() }
     }
 
-    /// Count a packet that was dropped because of its source.
+    /// Packets of it were dropped.
     #[inline(always)]
-    pub fn dropped(self) {
-        report::count(Counter::DroppedThrottled);
+    pub fn dropped(self, packets: u64) {
         // SAFETY: the value stays mapped while the program runs; the addition is atomic.
         unsafe {
             atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(
                 &raw mut (*self.0).dropped_total,
-                1,
+                packets,
             );
         }
     }
@@ -128,12 +143,12 @@ impl Entry {
         }
     }
 
-    /// Look up again what holds for the address, if any policy or rule changed since.
+    /// Look up again what holds for the client, if any policy or rule changed since.
     #[inline(always)]
-    fn refresh(self, address: &Address, policy: &Policy) {
+    fn refresh(self, client: &Client, policy: &Policy) {
         // SAFETY: a single word; two CPUs would write the same.
         if unsafe { (*self.0).generation } != policy.generation {
-            look_up_rules(self, address, policy);
+            look_up_rules(self, client, policy);
         }
     }
 }
@@ -141,10 +156,10 @@ impl Entry {
 /// See [`Entry::refresh`]. Once for each source after a change.
 #[cold]
 #[inline(never)]
-fn look_up_rules(source: Entry, address: &Address, policy: &Policy) {
+fn look_up_rules(source: Entry, client: &Client, policy: &Policy) {
     const { assert!(Rule::ALLOW == ALLOWED) };
     // Nothing is put together on the stack, which has no room left here.
-    match rule(address, policy) {
+    match rule(client, policy) {
         Some(rule) => source.locked(
             #[inline(always)]
             |source| {
@@ -164,179 +179,400 @@ fn look_up_rules(source: Entry, address: &Address, policy: &Policy) {
     }
 }
 
-/// [`charge`]'s answer: so many of the pings pass.
-pub const PASSED: u32 = DROP - 1;
-/// [`charge`]'s answer: the segment is to be dropped.
+/// [`charge`]'s answer: so many of the pings keep to the limit.
+pub const KEPT: u32 = DROP - 1;
+/// [`charge`]'s answer: some are over it, and the segment is to be dropped.
 pub const DROP: u32 = 1 << 30;
 /// [`charge`]'s answer: nothing is done about this source, whatever it sends.
 pub const OBSERVED: u32 = 1 << 31;
 
-/// Charge the source of `address` with pings on one connection, see [`Source::charge`]; the answer
-/// in one word, [`PASSED`], [`DROP`] and [`OBSERVED`].
-#[inline(never)]
-pub fn charge(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> u32 {
-    charge_some(address, policy, now, pings, share)
-}
-
-/// The same for one ping, which needs none of the loops.
-#[inline(never)]
-pub fn charge_one(address: &Address, policy: &Policy, now: u64, share: u32) -> u32 {
-    charge_some(address, policy, now, 1, share & 1)
-}
-
+/// Charge the flow of the segment at hand and its source with `count` pings, see [`Source::charge`]; the
+/// answer in one word, [`KEPT`], [`DROP`] and [`OBSERVED`].
 #[inline(always)]
-fn charge_some(address: &Address, policy: &Policy, now: u64, pings: u32, share: u32) -> u32 {
-    let key = of(address, policy);
-    let source = Entry(up_to_date(&key, address, policy, now));
-    if source.0.is_null() {
-        return charge_nobody(policy, pings);
-    }
-    let (passed, over, spared, what) = source.locked(
+pub fn charge(now: u64, count: u32) -> u32 {
+    ws_guard_charge(now, count)
+}
+
+/// [`charge`]. Its name is in the object's BTF: the verifier checks it on its own, and its loops not anew
+/// at each call. For that it looks the flow up once more.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_charge(now: u64, count: u32) -> u32 {
+    let Some((flow, policy)) = at_hand() else {
+        return count & KEPT;
+    };
+    let (now_ms, window_ms) = (millis(now), policy.rate.window_ms);
+    let (share, most) = locked(
+        flow,
         #[inline(always)]
-        |source| {
-            let charged = source.judge(now, pings, share);
-            let observed = source.action() == action::OBSERVE;
-            let what = if charged.dropped { DROP } else { 0 } | if observed { OBSERVED } else { 0 };
-            (charged.passed, charged.over, charged.spared, what | charged.released as u32)
+        |flow| {
+            let share = flow.share_room(now_ms, policy.share, window_ms, count);
+            (share, flow.charge(now_ms, policy.connection_rate, count))
         },
     );
-    let unknown = now as u32;
-    let (passed, over, what) =
-        (forget(passed, unknown), forget(over, unknown), forget(what, unknown));
-    report::add(Counter::Spared, forget(spared, unknown).into());
-    if what & RELEASED != 0 {
-        report::count(Counter::Released);
-        report::source_event(EventKind::Released, &key, now, 0, key.scope as u16);
+    let (share, most) = (forget(share, now_ms), forget(most, now_ms));
+    charge_source(policy, flow, now, Pings { count, share, most, held: 0 })
+}
+
+/// Charge the flow's source with one ping, which keeps to the connection's share and own limit or does not
+/// (1 or 0), and is charged to the flow already.
+#[inline(never)]
+pub fn charge_one(scene: &Scene, flow: &mut Flow, share: u32, most: u32) -> u32 {
+    let pings = Pings { count: 1, share: share & 1, most: most & 1, held: 0 };
+    charge_source(scene.policy, flow, scene.now, pings)
+}
+
+/// How many pings of a connection over the limit keep to it: its share, or as many as there are while
+/// its source has room.
+#[inline(always)]
+pub fn budget(now: u64) -> u32 {
+    ws_guard_budget(now)
+}
+
+/// [`budget`]. Its name is in the object's BTF, as above.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_budget(now: u64) -> u32 {
+    let Some((flow, policy)) = at_hand() else {
+        return Walk::UNLIMITED;
+    };
+    let now_ms = millis(now);
+    let room = match find(&flow.account.source) {
+        Some(source) => source.locked(
+            #[inline(always)]
+            |source| source.window.has_room(now_ms, source.limits.rate),
+        ),
+        None => false,
+    };
+    if room {
+        return Walk::UNLIMITED;
     }
-    if over > 0 {
-        flooded(source, &key, now, pings, over);
-    }
-    if what & DROP != 0 {
-        source.dropped();
-    }
-    passed | what & (DROP | OBSERVED)
+    let share = policy.share;
+    flow.share_room(now_ms, share, policy.rate.window_ms, share)
+}
+
+/// The flow of the segment at hand, and its policy.
+#[inline(always)]
+fn at_hand() -> Option<(&'static mut Flow, &'static Policy)> {
+    let key = &packet::segment()?.key;
+    let policy = maps::policy_of(key.server_port)?;
+    // SAFETY: map values stay mapped while a program runs; what is changed is changed under the lock, or
+    // whole.
+    FLOWS.get_ptr_mut(key).map(|flow| (unsafe { &mut *flow }, policy))
 }
 
 /// In the course of [`charge`]: an earlier throttling had ended.
 const RELEASED: u32 = 1;
+/// In the course of [`charge`]: the source was throttled before, and no more follows from that.
+const PLAIN: u32 = 2;
+/// Nanoseconds in a millisecond.
+const MS: u64 = 1_000_000;
 
-/// The source's entry, with what holds for it now; null where the table has no room.
-///
-/// A function, with a plain pointer for an answer: so the verifier comes back from it in one state.
-#[inline(never)]
-fn up_to_date(key: &SourceKey, address: &Address, policy: &Policy, now: u64) -> *mut Source {
-    match find_or_insert(key, policy, now) {
-        Some(source) => {
-            source.refresh(address, policy);
-            source.0
-        }
-        None => core::ptr::null_mut(),
+#[inline(always)]
+fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -> u32 {
+    let source = Entry(up_to_date(policy, flow, now));
+    if source.0.is_null() {
+        return charge_share(policy, flow, now, pings);
+    }
+    add_dropped(source, flow);
+    let over_limit = flow.is_over_limit(now) as u32;
+    let (kept, spared, what) = source.locked(
+        #[inline(always)]
+        |source| {
+            pings.held = over_limit & (source.limits.min_throttle_ms > 0) as u32;
+            let charged = source.judge(now, pings);
+            let action = source.action();
+            let observed = if action == action::OBSERVE { OBSERVED } else { 0 };
+            let drops = if action >= action::DROP { DROP } else { 0 };
+            let plain = charged.goes_on & (source.limits.escalate_after == 0) & (action < action::BAN);
+            let plain = if plain { PLAIN } else { 0 };
+            (charged.kept, charged.spared, observed | drops | plain | charged.released as u32)
+        },
+    );
+    let unknown = now as u32;
+    let (kept, what) = (forget(kept, unknown), forget(what, unknown));
+    report::add(Counter::Spared, forget(spared, unknown).into());
+    if what & RELEASED != 0 {
+        report::count(Counter::Released);
+        report::source_event(EventKind::Released, &flow.account.source, None, now, 0, 0);
+    }
+    let over = pings.count.wrapping_sub(kept);
+    if over == 0 {
+        return kept | what & OBSERVED;
+    }
+    if over_limit != 0 && what & PLAIN != 0 {
+        // The commonest: a flood goes on.
+        let until = now + policy.rate.window_ms as u64 * MS;
+        flow.over_until = if until > flow.over_until { until } else { flow.over_until };
+        raise(until);
+    } else if ws_guard_exceeded(now, pings.count, over) != 0 {
+        ws_guard_ban(now);
+    }
+    if what & DROP != 0 {
+        count_dropped(flow);
+    }
+    kept | what & (DROP | OBSERVED)
+}
+
+/// A segment of the flow is dropped because of the limit.
+#[inline(always)]
+pub fn count_dropped(flow: &mut Flow) {
+    report::count(Counter::DroppedThrottled);
+    // SAFETY: the value stays mapped while the program runs; the addition is atomic.
+    unsafe {
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut flow.dropped, 1);
     }
 }
 
-/// `pings` pings of a source came, `over` of them over the limit: see [`Source::flooded`].
+/// Add the segments that the flow lost to its source's.
+#[inline(always)]
+fn add_dropped(source: Entry, flow: &mut Flow) {
+    let packets = flow.dropped;
+    if packets != 0 {
+        flow.dropped = 0;
+        source.dropped(packets);
+    }
+}
+
+/// The flow ended: its source has what it lost.
+#[cold]
 #[inline(never)]
-fn flooded(source: Entry, key: &SourceKey, now: u64, pings: u32, over: u32) {
-    let (new, until) = source.locked(
+pub fn settle_dropped(scene: &Scene, flow: &mut Flow) {
+    if let Some(source) = find(scene.source()) {
+        add_dropped(source, flow);
+    }
+}
+
+/// The entry of the flow's source, with what holds for it now; null where no table has room.
+#[inline(always)]
+fn up_to_date(policy: &Policy, flow: &Flow, now: u64) -> *mut Source {
+    let source = find_or_insert(&flow.account.source, now);
+    if !source.is_null() {
+        Entry(source).refresh(&flow.account.client, policy);
+    }
+    source
+}
+
+/// The connection of the segment at hand sent `over` pings, or other frames, over the limit, of
+/// `count`: it and its source are so for a window from now on. Not 0 where the source may be banned for
+/// that.
+///
+/// Its name is in the object's BTF: the verifier checks it on its own, and not anew at each call. For that
+/// it looks flow and source up once more.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_exceeded(now: u64, count: u32, over: u32) -> u32 {
+    let Some((flow, policy)) = at_hand() else {
+        return 0;
+    };
+    let account = &raw const flow.account;
+    // SAFETY: nothing is written there.
+    let account = unsafe { &*account };
+    let Some(source) = find(&account.source) else {
+        return 0;
+    };
+    let (new, until, limits, action) = source.locked(
         #[inline(always)]
         |source| {
             let new = source.flooded(now, over);
-            (new, source.throttled_until)
+            let limits = (source.limits.rate.window_ms, source.limits.min_throttle_ms);
+            (new, source.throttled_until, limits, source.action())
         },
     );
     raise(until);
-    if new {
-        report::count(Counter::Throttled);
-        report::source_event(EventKind::Throttled, key, now, pings as u64, key.scope as u16);
+    report::add(Counter::Throttled, new.into());
+    let (window_ms, least_ms) = limits;
+    let first = if least_ms > window_ms && !flow.is_over_limit(now) { least_ms } else { window_ms };
+    let drops = action >= action::DROP;
+    if flow.exceeds(now, now + first as u64 * MS, drops, policy.generation) {
+        let (source, value) = (&account.source, count as u64);
+        report::source_event(EventKind::Throttled, source, packet::key(), now, value, 0);
     }
+    (action == action::BAN) as u32
 }
 
-/// The source of `address` sent `over` frames over the limit of their class: the same as pings over
-/// the limit. `true` when the segment is to be dropped.
+/// Ban the source of the segment at hand, unless it is a trusted proxy, or has other connections that keep
+/// to the limit: then only the connections over the limit are dropped.
+///
+/// Its name is in the object's BTF, as above.
 #[inline(never)]
-pub fn flood(address: &Address, policy: &Policy, now: u64, over: u32) -> bool {
-    let key = of(address, policy);
-    let source = Entry(up_to_date(&key, address, policy, now));
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_ban(now: u64) -> u32 {
+    let Some((flow, policy)) = at_hand() else {
+        return 0;
+    };
+    let Some(source) = find(&flow.account.source) else {
+        return 0;
+    };
+    // SAFETY: single words of a map value, which stays readable while a program runs.
+    let (flags, until) = unsafe { ((*source.0).flags, (*source.0).throttled_until) };
+    if flags & BANNED == 0 {
+        let forced = policy.flags & BAN_FORCED != 0;
+        let client = &flow.account.client;
+        let proxy =
+            client.identity == identity::PEER && identify::trusts(&client.address, policy.proxies);
+        if !forced && (proxy || !tables::is_alone(flow, now)) {
+            return 0;
+        }
+        source.locked(
+            #[inline(always)]
+            |source| source.flags |= BANNED,
+        );
+        report::source_event(EventKind::Banned, &flow.account.source, None, now, 0, 0);
+    }
+    raise_banned(until);
+    0
+}
+
+/// The flow's source sent `over` frames over the limit of their class: the same as pings over the
+/// limit. `true` when the segment is to be dropped.
+#[inline(never)]
+pub fn flood(scene: &Scene, flow: &mut Flow, over: u32) -> bool {
+    let source = Entry(up_to_date(scene.policy, flow, scene.now));
     // SAFETY: a single word of a map value, which stays readable while a program runs.
     if source.0.is_null() || unsafe { (*source.0).flags } & ALLOWED != 0 {
         return false;
     }
-    flooded(source, &key, now, over, over);
-    let drops = source.action() == action::DROP;
+    if ws_guard_exceeded(scene.now, over, over) != 0 {
+        ws_guard_ban(scene.now);
+    }
+    let drops = source.action() >= action::DROP;
     if drops {
-        source.dropped();
+        count_dropped(flow);
     }
     drops
 }
 
-/// A terminator reports pings that it decrypted. On a TLS port those over the limit are proof: a source
-/// that would be defused, where nothing can be, is dropped until it is free again.
+/// A terminator reports pings that it decrypted, of a client and not of one connection. `true` when
+/// some are over the limit.
 #[inline(always)]
-pub fn reported(key: &SourceKey, policy: &Policy, now: u64, pings: u32) {
-    if policy.flags & TLS == 0 {
-        charge(&key.address, policy, now, pings, 0);
-        return;
+pub fn reported(source: Entry, key: &SourceKey, policy: &Policy, now: u64, count: u32) -> bool {
+    source.refresh(&Client::of_peer(&key.address), policy);
+    let (over, released) = judge_reported(source.0, now, count);
+    let (over, released) = (forget(over, now as u32), forget(released, now as u32));
+    if released != 0 {
+        report::count(Counter::Released);
+        report::source_event(EventKind::Released, key, None, now, 0, 0);
     }
-    let source = Entry(up_to_date(key, &key.address, policy, now));
-    if source.0.is_null() {
-        return;
+    if over != 0 {
+        let until = source.locked(
+            #[inline(always)]
+            |source| {
+                source.flooded(now, over);
+                source.throttled_until
+            },
+        );
+        raise(until);
+        report::count(Counter::Throttled);
+        report::source_event(EventKind::Throttled, key, None, now, count as u64, 0);
     }
-    let (over, released) = source.locked(
+    over != 0
+}
+
+/// How many of them are over the limit, and whether an earlier throttling had ended.
+#[inline(never)]
+fn judge_reported(source: *mut Source, now: u64, count: u32) -> (u32, u32) {
+    Entry(source).locked(
         #[inline(always)]
         |source| {
+            // They arrived already.
             let defused = source.defused_total;
-            let charged = source.judge(now, pings, 0);
+            let charged = source.judge(now, Pings { count, share: 0, most: count, held: 0 });
             source.defused_total = defused;
-            (charged.over, charged.released)
+            (charged.over, charged.released as u32)
         },
-    );
-    if released {
-        report::count(Counter::Released);
-        report::source_event(EventKind::Released, key, now, 0, key.scope as u16);
-    }
-    if over > 0 {
-        flooded(source, key, now, pings, over);
-        source.locked(
-            #[inline(always)]
-            |source| source.flags |= ESCALATED,
-        );
-    }
+    )
 }
 
-/// Pings of a source that the table has no room for.
+/// Pings of a source that no table has room for: its connection's share passes.
 #[inline(always)]
-fn charge_nobody(policy: &Policy, pings: u32) -> u32 {
-    if policy.action == action::OBSERVE {
-        pings | OBSERVED
-    } else if policy.flags & SOURCES_FAIL_CLOSED != 0 {
-        0
-    } else {
-        pings
+fn charge_share(policy: &Policy, flow: &mut Flow, now: u64, pings: Pings) -> u32 {
+    let kept = if pings.share < pings.most { pings.share } else { pings.most };
+    let observed = if policy.action == action::OBSERVE { OBSERVED } else { 0 };
+    if kept == pings.count {
+        return kept | observed;
     }
+    let until = now + policy.rate.window_ms as u64 * MS;
+    let drops = policy.action >= action::DROP;
+    flow.exceeds(now, until, drops, policy.generation);
+    if drops {
+        count_dropped(flow);
+        return kept | DROP;
+    }
+    kept | observed
 }
 
-/// The source's entry; made if there is none.
-#[inline(always)]
-pub fn find_or_insert(key: &SourceKey, policy: &Policy, now: u64) -> Option<Entry> {
-    if let Some(source) = find(key) {
-        return Some(source);
-    }
-    make_room_and_insert(key, policy.rate.window_ms, now);
-    find(key)
-}
-
-/// Add an entry, making room for it if there is none.
-#[cold]
+/// The source's entry; made if there is none. With a full table, that of a coarser prefix; null where
+/// there is none either.
 #[inline(never)]
-fn make_room_and_insert(key: &SourceKey, window_ms: u32, now: u64) {
-    if insert(key) || (tables::reclaim_sources(now, window_ms) && insert(key)) {
-        return;
+fn find_or_insert(key: &SourceKey, now: u64) -> *mut Source {
+    if let Some(source) = find(key) {
+        return source.0;
+    }
+    let Some(account) = packet::account() else {
+        return core::ptr::null_mut();
+    };
+    account.source = *key;
+    let level = ws_guard_make_source(now);
+    if level == 0 {
+        return find(key).map_or(core::ptr::null_mut(), |source| source.0);
+    }
+    match key.coarser(level) {
+        Some(coarse) => find(&coarse).map_or(core::ptr::null_mut(), |source| source.0),
+        None => core::ptr::null_mut(),
+    }
+}
+
+/// Make an entry for the source that [`packet::account`] names, or see that there is one for a coarser
+/// prefix: at which level there is one now, past the coarsest where there is none.
+///
+/// Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_make_source(now: u64) -> u32 {
+    let Some(account) = packet::account() else {
+        return NO_LEVEL;
+    };
+    let key = &account.source;
+    let Some(policy) = maps::policy_of_scope(key.scope()) else {
+        return NO_LEVEL;
+    };
+    if insert(key) || (tables::reclaim_sources(now, policy.rate.window_ms) && insert(key)) {
+        return 0;
     }
     // Another CPU may have inserted it meanwhile.
-    if find(key).is_none() {
-        report::count(Counter::SourcesRefused);
-        report::source_event(EventKind::TableFull, key, now, 0, 1);
+    if find(key).is_some() {
+        return 0;
     }
+    report::count(Counter::SourcesRefused);
+    report::source_event(EventKind::TableFull, key, None, now, 0, 1);
+    let closed = policy.flags & SOURCES_FAIL_CLOSED != 0;
+    let mut level = 1;
+    while level <= COARSE_LEVELS && !closed {
+        match key.coarser(level) {
+            Some(coarse) if has_coarse(&coarse) => return level,
+            Some(_) => {}
+            None => break,
+        }
+        level += 1;
+    }
+    NO_LEVEL
+}
+
+/// Past the coarsest level.
+const NO_LEVEL: u32 = 0xFF;
+
+/// There is an entry for the coarser prefix; one is made if there is room.
+#[inline(always)]
+fn has_coarse(key: &SourceKey) -> bool {
+    COARSE.get_ptr_mut(key).is_some() || tables::insert_empty(&COARSE, &NEW_SOURCE, key)
+}
+
+/// An entry for an operator's decision. `None` where there is no room.
+#[inline(always)]
+pub fn entry(key: &SourceKey, now: u64) -> Option<Entry> {
+    let source = find_or_insert(key, now);
+    if source.is_null() { None } else { Some(Entry(source)) }
 }
 
 /// Add an empty entry. `false` when there is no room, or when there is one already.
@@ -345,21 +581,39 @@ fn insert(key: &SourceKey) -> bool {
     tables::insert_empty(&SOURCES, &NEW_SOURCE, key)
 }
 
-/// Let all CPUs know that somebody is throttled until `until`.
+/// Let all CPUs know that a source is throttled until `until`.
 #[inline(always)]
 pub fn raise(until: u64) {
-    let Some(shared) = SHARED.get_ptr_mut(0) else {
-        return;
-    };
-    // SAFETY: read whole; written under the lock, and only upwards.
+    if let Some(shared) = SHARED.get_ptr_mut(0) {
+        // SAFETY: an array element.
+        unsafe { raise_word(&raw mut (*shared).lock.val, &raw mut (*shared).throttled_until, until) };
+    }
+}
+
+/// The same for one that is banned.
+#[inline(always)]
+pub fn raise_banned(until: u64) {
+    if let Some(shared) = SHARED.get_ptr_mut(0) {
+        // SAFETY: an array element.
+        unsafe { raise_word(&raw mut (*shared).lock.val, &raw mut (*shared).banned_until, until) };
+    }
+}
+
+/// Raise `word` to `until`: read whole, written under the lock, and only upwards.
+///
+/// # Safety
+/// Both point into the one element of [`SHARED`].
+#[inline(always)]
+unsafe fn raise_word(lock: *mut u32, word: *mut u64, until: u64) {
+    // SAFETY: the caller vouches for the pointers.
     unsafe {
-        if (*shared).throttled_until >= until {
+        if *word >= until {
             return;
         }
-        bpf_spin_lock((&raw mut (*shared).lock).cast());
-        if (*shared).throttled_until < until {
-            (*shared).throttled_until = until;
+        bpf_spin_lock(lock.cast());
+        if *word < until {
+            *word = until;
         }
-        bpf_spin_unlock((&raw mut (*shared).lock).cast());
+        bpf_spin_unlock(lock.cast());
     }
 }

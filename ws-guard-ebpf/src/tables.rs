@@ -4,7 +4,10 @@
 //! that ended or were silent for long, sources with nothing left in their window. Idling must not
 //! be a way to be forgotten.
 
-use core::ffi::{c_long, c_void};
+use core::{
+    ffi::{c_long, c_void},
+    hint::black_box,
+};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
@@ -13,15 +16,16 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flood::{Flood, FloodKey},
-    flow::Flow,
-    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, SourceKey},
+    flow::{Flow, state},
+    maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, Policy, SourceKey},
     source::{Source, millis},
 };
 
 use crate::{
-    maps::{FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
+    maps::{COARSE, FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
     report, requests,
     scene::{Scene, Verdict},
+    walk,
 };
 
 /// A full table is searched at most this often, in nanoseconds: a search touches every entry.
@@ -54,7 +58,7 @@ fn may_sweep(now: u64) -> bool {
 }
 
 /// What the kernel calls for each element of a map.
-type Visit<K, V, C> = unsafe extern "C" fn(*mut c_void, *const K, *const V, *mut C) -> c_long;
+type Visit<K, V, C> = unsafe extern "C" fn(*mut c_void, *const K, *mut V, *mut C) -> c_long;
 
 /// Let `visit` look at every element of `map`. `false` when it is too early to look again.
 #[inline(always)]
@@ -64,20 +68,168 @@ fn sweep<K, V, C, const N: usize, const F: usize>(
     mut context: C,
     visit: Visit<K, V, C>,
 ) -> bool {
-    if !may_sweep(now) {
-        return false;
+    let may = may_sweep(now);
+    if may {
+        visit_all(map, &mut context, visit);
     }
+    may
+}
+
+/// Let `visit` look at every element of `map`.
+#[inline(always)]
+fn visit_all<K, V, C, const N: usize, const F: usize>(
+    map: &HashMap<K, V, N, F>,
+    context: &mut C,
+    visit: Visit<K, V, C>,
+) {
     // SAFETY: the callback has the signature that the helper asks for, of that map's key and value;
     // `context` outlives the call.
     unsafe {
         bpf_for_each_map_elem(
             (&raw const *map).cast_mut().cast(),
             visit as *mut c_void,
-            (&raw mut context).cast(),
+            core::ptr::from_mut(context).cast(),
             0,
         );
     }
-    true
+}
+
+/// What a look at the connections of a source works on. How many it finds is in [`walk::State::found`],
+/// because nothing may change here from one element to the next.
+struct Connections {
+    key: SourceKey,
+    now: u64,
+    /// The connection that is not looked at.
+    except: u32,
+    /// Its connections over the limit are to be dropped until then...
+    drop_until: u64,
+    /// ...under this [`ws_guard_common::maps::Policy::generation`].
+    generation: u32,
+}
+
+impl Connections {
+    #[inline(always)]
+    fn of(key: &SourceKey, now: u64) -> Connections {
+        Connections { key: *key, now, except: 0, drop_until: 0, generation: 0 }
+    }
+
+    /// The flow is one of them.
+    #[inline(always)]
+    fn has(&self, flow: &Flow) -> bool {
+        let (a, b) = (&flow.account.source, &self.key);
+        let [p, q, r, s] = a.address.0;
+        let [t, u, v, w] = b.address.0;
+        let differ = (p ^ t) | (q ^ u) | (r ^ v) | (s ^ w) | (a.scope ^ b.scope);
+        // Or LLVM makes a branch of each, and the verifier follows all.
+        black_box(differ) == 0
+    }
+}
+
+/// The flow's source has no other open connection that keeps to the limit. `false` when it is too early
+/// to look: that touches every flow.
+#[inline(always)]
+pub fn is_alone(flow: &Flow, now: u64) -> bool {
+    if !may_sweep(now) {
+        return false;
+    }
+    let mut connections = Connections::of(&flow.account.source, now);
+    connections.except = flow.generation;
+    count_with(&mut connections, visit_neighbour) == 0
+}
+
+/// How many connections `visit` counts.
+#[inline(always)]
+fn count_with(connections: &mut Connections, visit: Visit<FlowKey, Flow, Connections>) -> u32 {
+    if let Some(state) = walk::resume() {
+        state.found = 0;
+    }
+    visit_all(&FLOWS, connections, visit);
+    walk::resume().map_or(0, |state| state.found)
+}
+
+/// Count one.
+#[inline(always)]
+fn found() {
+    if let Some(state) = walk::resume() {
+        state.found += 1;
+    }
+}
+
+unsafe extern "C" fn visit_neighbour(
+    _map: *mut c_void,
+    _key: *const FlowKey,
+    flow: *mut Flow,
+    connections: *mut Connections,
+) -> c_long {
+    // SAFETY: the helper passes a live element and our own context.
+    let (flow, connections) = unsafe { (&*flow, &*connections) };
+    let behaves = flow.state != state::CLOSED && !flow.is_over_limit(connections.now);
+    if behaves && flow.generation != connections.except && connections.has(flow) {
+        found();
+        return 1;
+    }
+    0
+}
+
+/// An operator releases a source: none of its connections is over the limit any more.
+#[inline(never)]
+pub fn release_flows(key: &SourceKey, now: u64) {
+    visit_all(&FLOWS, &mut Connections::of(key, now), visit_released);
+}
+
+unsafe extern "C" fn visit_released(
+    _map: *mut c_void,
+    _key: *const FlowKey,
+    flow: *mut Flow,
+    connections: *mut Connections,
+) -> c_long {
+    // SAFETY: the helper passes a live element and our own context; single words are written.
+    let (flow, connections) = unsafe { (&mut *flow, &*connections) };
+    if connections.has(flow) {
+        flow.over_until = 0;
+        flow.window.clear();
+    }
+    0
+}
+
+/// Pings of a source that a terminator reports are over the limit. Its connection is dropped for a
+/// window, if it has only one: of several nobody knows which.
+#[inline(never)]
+pub fn drop_only_flow(key: &SourceKey, policy: &Policy, now: u64) {
+    let mut connections = Connections::of(key, now);
+    if count_with(&mut connections, visit_counted) == 1 {
+        connections.drop_until = now + policy.rate.window_ms as u64 * 1_000_000;
+        connections.generation = policy.generation;
+        visit_all(&FLOWS, &mut connections, visit_dropped);
+    }
+}
+
+unsafe extern "C" fn visit_counted(
+    _map: *mut c_void,
+    _key: *const FlowKey,
+    flow: *mut Flow,
+    connections: *mut Connections,
+) -> c_long {
+    // SAFETY: the helper passes a live element and our own context.
+    let (flow, connections) = unsafe { (&*flow, &*connections) };
+    if flow.state != state::CLOSED && connections.has(flow) {
+        found();
+    }
+    0
+}
+
+unsafe extern "C" fn visit_dropped(
+    _map: *mut c_void,
+    _key: *const FlowKey,
+    flow: *mut Flow,
+    connections: *mut Connections,
+) -> c_long {
+    // SAFETY: the helper passes a live element and our own context; single words are written.
+    let (flow, connections) = unsafe { (&mut *flow, &*connections) };
+    if connections.has(flow) {
+        flow.exceeds(connections.now, connections.drop_until, true, connections.generation);
+    }
+    0
 }
 
 /// Add an empty value for `key`. `false` when there is no room, or when there is one already.
@@ -113,7 +265,7 @@ pub fn new_flow() -> Option<&'static mut Flow> {
 /// Insert the flow that was put together in [`NEW_FLOW`], making room for it if there is none.
 #[inline(always)]
 pub fn insert_flow(scene: &Scene) -> bool {
-    let (key, now) = (scene.key, scene.now);
+    let (key, now) = (scene.key(), scene.now);
     let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
         return false;
     };
@@ -123,8 +275,7 @@ pub fn insert_flow(scene: &Scene) -> bool {
         || (reclaim_flows(now) && FLOWS.insert(key, flow, BPF_NOEXIST.into()).is_ok());
     if !inserted {
         report::count(Counter::FlowsRefused);
-        let client = SourceKey { address: key.client, scope: scene.policy.scope };
-        report::source_event(EventKind::TableFull, &client, now, 0, 0);
+        report::source_event(EventKind::TableFull, scene.source(), Some(key), now, 0, 0);
     }
     inserted
 }
@@ -134,13 +285,13 @@ pub fn insert_flow(scene: &Scene) -> bool {
 #[inline(always)]
 pub fn admit(scene: &Scene) -> Verdict {
     requests::forget();
-    let _ = STRANGERS.remove(scene.key);
+    let _ = STRANGERS.remove(scene.key());
     if !insert_flow(scene) {
         let closed = scene.policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
         return if closed { Verdict::Drop } else { Verdict::Pass };
     }
     report::count(Counter::FlowsOpened);
-    report::flow_event(EventKind::FlowOpened, scene.key, scene.now, 0);
+    report::flow_event(EventKind::FlowOpened, scene.key(), scene.now, 0);
     Verdict::Pass
 }
 
@@ -153,7 +304,7 @@ pub fn reclaim_flows(now: u64) -> bool {
 unsafe extern "C" fn visit_flow(
     map: *mut c_void,
     key: *const FlowKey,
-    flow: *const Flow,
+    flow: *mut Flow,
     sweep: *mut Sweep,
 ) -> c_long {
     // SAFETY: the helper passes a live element and our own context.
@@ -172,13 +323,17 @@ unsafe extern "C" fn visit_flow(
 pub fn reclaim_sources(now: u64, window_ms: u32) -> bool {
     let window = window_ms as u64 * 2_000_000;
     let window = if window < IDLE_SOURCE { window } else { IDLE_SOURCE };
-    sweep(&SOURCES, now, Sweep { now, window }, visit_source)
+    let swept = sweep(&SOURCES, now, Sweep { now, window }, visit_source);
+    if swept {
+        visit_all(&COARSE, &mut Sweep { now, window }, visit_source);
+    }
+    swept
 }
 
 unsafe extern "C" fn visit_source(
     map: *mut c_void,
     key: *const SourceKey,
-    source: *const Source,
+    source: *mut Source,
     sweep: *mut Sweep,
 ) -> c_long {
     // SAFETY: the helper passes a live element and our own context.
@@ -207,7 +362,7 @@ pub fn reclaim_floods(now: u64, window_ms: u32) -> bool {
 unsafe extern "C" fn visit_flood(
     map: *mut c_void,
     key: *const FloodKey,
-    flood: *const Flood,
+    flood: *mut Flood,
     sweep: *mut FloodSweep,
 ) -> c_long {
     // SAFETY: the helper passes a live element and our own context.

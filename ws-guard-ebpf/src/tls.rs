@@ -4,20 +4,25 @@
 //! followed from its ClientHello on, which nobody has to believe: it takes a place in the table of
 //! requests, and nothing else.
 
+use core::ffi::{c_long, c_void};
+
+use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow,
     handshake::MAX_HEAD,
-    maps::{Counter, LOST, Pending},
+    maps::{Counter, LOST, PREFACE},
     record::{self, content},
     seq::later,
     tracker::{FROM_CLIENT, RECORDS, Tracker, Walk},
 };
 
 use crate::{
-    packet::Packet,
+    handshake, identify,
+    packet::{self, Packet},
     report, requests, role,
     scene::{Scene, Verdict},
-    tables, walk,
+    tables,
+    walk::{self, Walker},
 };
 
 /// How a record of handshake messages begins.
@@ -31,14 +36,18 @@ const HELLO: u16 = (content::HANDSHAKE as u16) << 8 | record::MAJOR as u16;
 /// data before the answer (RFC 8446, 2.3).
 #[cold]
 #[inline(never)]
-pub fn hello<P: Packet>(scene: &Scene, mut packet: P) -> bool {
+pub fn hello<P: Packet>(scene: &Scene, packet: P) -> bool {
     let segment = scene.segment;
-    let (start, length) = match requests::find() {
-        None if packet.u16_at(0) == Some(HELLO)
-            && packet.u8_at(5) == Some(record::CLIENT_HELLO) =>
-        {
-            (Tracker::new(segment.seq, FROM_CLIENT | RECORDS), 0)
-        }
+    let under_way = requests::find().is_some();
+    let Some(new) = requests::scratch() else {
+        return true;
+    };
+    let is_preface = new.flags & PREFACE != 0 || !under_way && begins_preface(scene, &packet);
+    if is_preface {
+        return preface(scene, packet);
+    }
+    let (start, length) = match under_way.then_some(&mut *new) {
+        None if is_hello(&packet, 0) => (Tracker::new(segment.seq, FROM_CLIENT | RECORDS), 0),
         None => return false,
         Some(pending) => {
             if !role::claims(&mut pending.owner) {
@@ -55,25 +64,84 @@ pub fn hello<P: Packet>(scene: &Scene, mut packet: P) -> bool {
             (pending.records, pending.length)
         }
     };
-    let Some(state) = walk::state() else {
+    follow(scene, packet, start, length)
+}
+
+/// Follow the client's records from `start` on, which is in the segment or before it.
+#[inline(never)]
+fn follow<P: Packet>(scene: &Scene, mut packet: P, start: Tracker, length: u32) -> bool {
+    let segment = scene.segment;
+    let (Some(state), Some(new)) = (walk::state(), requests::scratch()) else {
         return true;
     };
     state.walk = Walk::new(start, &start, segment.seq, segment.len);
     let followed = state.walk.few_records(&mut packet);
-    let Some(new) = requests::scratch() else {
-        return true;
-    };
-    *new = Pending {
-        records: state.walk.tracker,
-        next: segment.seq.wrapping_add(segment.len),
-        length: length + segment.len,
-        flags: if followed { 0 } else { LOST },
-        owner: role::own(),
-        claimed: segment.ack,
-        ..Pending::default()
-    };
+    new.records = state.walk.tracker;
+    new.next = segment.seq.wrapping_add(segment.len);
+    new.length = length + segment.len;
+    new.flags = if followed { 0 } else { LOST };
+    (new.owner, new.claimed) = (role::own(), segment.ack);
     requests::keep();
     true
+}
+
+/// A ClientHello begins at payload offset `at`.
+#[inline(always)]
+fn is_hello<P: Packet>(packet: &P, at: u32) -> bool {
+    packet.u16_at(at) == Some(HELLO) && packet.u8_at(at + 5) == Some(record::CLIENT_HELLO)
+}
+
+/// The connection begins here, with a header of the PROXY protocol.
+#[inline(always)]
+fn begins_preface<P: Packet>(scene: &Scene, packet: &P) -> bool {
+    handshake::begins_preface(packet) && identify::is_first(scene.segment)
+}
+
+/// Read the header of the PROXY protocol, or a piece of it. `false` where it is none after all.
+#[inline(never)]
+fn preface<P: Packet>(scene: &Scene, packet: P) -> bool {
+    let segment = scene.segment;
+    let (Some(state), Some(pending)) = (walk::state(), requests::scratch()) else {
+        return true;
+    };
+    let is_next = pending.flags & PREFACE == 0 || pending.next == segment.seq;
+    if !is_next {
+        return true;
+    }
+    state.at = 0;
+    let mut walker = Walker { state, packet };
+    let turn: unsafe extern "C" fn(u32, *mut Walker<P>) -> c_long = preface_byte::<P>;
+    // SAFETY: the callback gets the walker back, which outlives the loop.
+    unsafe {
+        bpf_loop(MAX_HEAD, turn as *mut c_void, (&raw mut walker).cast(), 0);
+    }
+    let at = walker.state.at;
+    pending.next = segment.seq.wrapping_add(at);
+    (pending.owner, pending.claimed) = (role::own(), segment.ack);
+    // Until the ClientHello has come there is no request under way but for this flag.
+    (pending.flags, pending.length) = (PREFACE, 1);
+    if pending.client.preface.is_over() {
+        (pending.flags, pending.length) = (0, 0);
+        if at < segment.len {
+            let start = Tracker::new(pending.next, FROM_CLIENT | RECORDS);
+            return is_hello(&walker.packet, at) && follow(scene, walker.packet, start, 0);
+        }
+    }
+    requests::keep();
+    true
+}
+
+/// One byte of it; 1 ends the loop.
+unsafe extern "C" fn preface_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
+    // SAFETY: `preface` passed it, and nobody else uses it during the loop.
+    let walker = unsafe { &mut *walker };
+    let Some(byte) = walker.packet.u8_at(walker.state.at) else {
+        return 1;
+    };
+    let none = identify::read_preface(byte) != identify::MORE;
+    walker.state.at += !none as u32;
+    let over = requests::scratch().is_none_or(|pending| pending.client.preface.is_over());
+    (none | over) as c_long
 }
 
 /// Payload of the server without a flow: a ServerHello opens one. [`Verdict::Drop`] refuses the
@@ -97,6 +165,10 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
             (start, high) = (pending.records, pending.next);
             flags = if ahead == 0 { 0 } else { flags };
         }
+    }
+    identify::conclude();
+    if let Some(account) = packet::account() {
+        flow.account = *account;
     }
     report::add(Counter::RequestsUnseen, (flags != 0).into());
     let sent = segment.seq.wrapping_add(segment.len);

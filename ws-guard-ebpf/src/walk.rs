@@ -32,20 +32,22 @@ pub struct State {
     /// For a head: what was read of it, and the offset of its next byte.
     pub head: HeadScanner,
     pub at: u32,
+    /// What the latest byte of a request came to.
+    pub read: u32,
     /// For a stream that is joined in the middle.
     pub search: Search,
     /// The flow's `ping_ns` once it has taken the walk over.
     pub asked_ns: u64,
-    /// How many of the new pings keep to the connection's share.
-    pub share: u32,
-    /// Something may be done about the source's pings; known once there are new ones.
-    pub enforces: u32,
     /// How many of them are let pass so far.
     pub passed: u32,
     /// Bytes rewritten at even and at odd offsets of the segment.
     pub even: u32,
     pub odd: u32,
     step: u32,
+    /// Pings that only the pongs in the server's segment tell of.
+    pub unseen: u32,
+    /// How many connections a look at a source's found.
+    pub found: u32,
     /// New frames by class, if somebody wants to know...
     pub classes: Counts,
     /// ...and the longest payload of a tiny one.
@@ -88,9 +90,7 @@ pub fn state() -> Option<&'static mut State> {
     let state = unsafe { &mut *STATE.get_ptr_mut(0)? };
     state.even = 0;
     state.odd = 0;
-    state.share = 0;
     state.passed = 0;
-    state.enforces = 0;
     state.reached = 0;
     state.whole = 0;
     state.classes = Counts::default();
@@ -168,14 +168,6 @@ extern "C" fn ws_guard_record(kind: u32, length: u32) -> u32 {
         }
     }
     0
-}
-
-/// `value`, of which the verifier forgets what it knows: where it has come in many ways to one place
-/// it goes on from there once, and not once for each value. `unknown` is any number that it does not
-/// know.
-#[inline(always)]
-pub fn forget(value: u32, unknown: u32) -> u32 {
-    core::hint::black_box(value ^ unknown) ^ unknown
 }
 
 /// A walk through a payload; what the loop's callback works on.

@@ -23,11 +23,8 @@ mod stage {
     pub const BAD: u8 = 5;
 }
 
-/// [`AddressReader::gap`] before a `::` was seen.
-const NO_GAP: u8 = 0xFF;
-
-/// Reads one address. All zero but [`AddressReader::new`]'s gap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Reads one address. All zero: before the first byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct AddressReader {
     /// The 16 bit groups of IPv6 so far, in the machine's byte order.
@@ -42,7 +39,7 @@ pub struct AddressReader {
     stage: u8,
     /// How many groups there are.
     count: u8,
-    /// How many groups precede `::`.
+    /// How many groups precede `::`, and 1; 0 before a `::` was seen.
     gap: u8,
     /// Digits since the last separator.
     digits: u8,
@@ -56,32 +53,7 @@ pub struct AddressReader {
     zero: u8,
 }
 
-impl Default for AddressReader {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl AddressReader {
-    /// Before the first byte.
-    #[inline(always)]
-    pub const fn new() -> Self {
-        Self {
-            groups: [0; 8],
-            octets: 0,
-            hex: 0,
-            decimal: 0,
-            stage: stage::BEGIN,
-            count: 0,
-            gap: NO_GAP,
-            digits: 0,
-            dots: 0,
-            colons: 0,
-            letters: 0,
-            zero: 0,
-        }
-    }
-
     /// Nothing was read yet.
     #[inline(always)]
     pub const fn is_empty(&self) -> bool {
@@ -161,10 +133,10 @@ impl AddressReader {
             }
             self.group(self.hex as u16);
             self.colons = 1;
-        } else if self.colons == 0 && self.count == 0 && self.dots == 0 && self.gap == NO_GAP {
+        } else if self.colons == 0 && self.count == 0 && self.dots == 0 && self.gap == 0 {
             self.colons = 1;
-        } else if self.colons == 1 && self.gap == NO_GAP {
-            self.gap = self.count;
+        } else if self.colons == 1 && self.gap == 0 {
+            self.gap = self.count + 1;
             self.colons = 2;
         } else {
             self.stage = stage::BAD;
@@ -205,7 +177,7 @@ impl AddressReader {
     /// No colon was read.
     #[inline(always)]
     const fn is_v4(&self) -> bool {
-        self.count == 0 && self.gap == NO_GAP
+        self.count == 0 && self.gap == 0
     }
 
     /// The address, if that is what was read.
@@ -242,11 +214,11 @@ impl AddressReader {
     /// The groups, with zeros in place of `::`.
     #[inline(always)]
     fn expand(&self) -> Option<Address> {
-        let has_gap = self.gap != NO_GAP;
+        let has_gap = self.gap != 0;
         if has_gap == (self.count >= 8) {
             return None;
         }
-        let gap = if has_gap { self.gap } else { 8 };
+        let gap = if has_gap { self.gap.wrapping_sub(1) } else { 8 };
         let behind = 8u8.wrapping_sub(self.count.wrapping_sub(gap));
         let mut words = [0u32; 4];
         let mut i = 0u8;
@@ -271,7 +243,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<IpAddr> {
-        let mut reader = AddressReader::new();
+        let mut reader = AddressReader::default();
         text.bytes().for_each(|byte| reader.push(byte));
         reader.finish().map(IpAddr::from)
     }

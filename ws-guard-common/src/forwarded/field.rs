@@ -1,6 +1,6 @@
 //! The value of a forwarding header: a list of addresses, or `Forwarded` (RFC 7239, 4).
 
-use super::{address::AddressReader, hops::Hops};
+use super::{address::AddressReader, hops::Hops, step};
 use crate::maps::Address;
 
 /// Where in the value the reader is.
@@ -36,7 +36,8 @@ const MALFORMED: u8 = 1 << 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FieldReader {
-    address: AddressReader,
+    /// The address in the item at hand; also for the preface.
+    pub address: AddressReader,
     /// The latest bytes of a parameter's name, lower case, the latest in the low byte; none is kept
     /// of a name that is longer.
     name: u32,
@@ -56,7 +57,7 @@ impl FieldReader {
 
     #[inline(always)]
     fn begin_item(&mut self) {
-        self.address = AddressReader::new();
+        self.address = AddressReader::default();
         self.name = 0;
         self.flags = 0;
         if self.stage != stage::ITEM {
@@ -64,22 +65,22 @@ impl FieldReader {
         }
     }
 
-    /// Take one byte of the value. `true` when an item ends with it: [`FieldReader::take`] has it.
+    /// Take one byte of the value: one of [`step`].
     #[inline(always)]
-    pub fn push(&mut self, byte: u8) -> bool {
+    pub fn push(&mut self, byte: u8) -> u8 {
         let quoted = self.stage == stage::QUOTED || self.stage == stage::ESCAPED;
         if byte == b',' && !quoted {
-            return true;
+            return step::ITEM;
         }
         let blank = byte == b' ' || byte == b'\t' || byte == b'\r';
         self.flags |= if blank { 0 } else { BEGUN };
         match self.stage {
-            stage::ITEM => self.item_byte(byte, blank),
+            stage::ITEM => return self.item_byte(blank),
             stage::QUOTED if byte == b'\\' => self.stage = stage::ESCAPED,
             stage::QUOTED if byte == b'"' => self.stage = stage::CLOSED,
             stage::QUOTED | stage::ESCAPED => {
                 self.stage = stage::QUOTED;
-                self.node_byte(byte);
+                return self.node_byte();
             }
             _ if byte == b';' => self.end_pair(),
             stage::NAME => self.name_byte(byte, blank),
@@ -88,22 +89,24 @@ impl FieldReader {
                 self.stage = stage::TOKEN;
                 let ends_twice = self.flags & ENDED != 0 || byte == b'"';
                 self.flags |= if ends_twice { MALFORMED } else { 0 };
-                self.node_byte(byte);
+                return self.node_byte();
             }
             stage::TOKEN => self.flags |= ENDED,
             _ => self.flags |= if blank { 0 } else { MALFORMED },
         }
-        false
+        step::NOTHING
     }
 
     #[inline(always)]
-    fn item_byte(&mut self, byte: u8, blank: bool) {
+    fn item_byte(&mut self, blank: bool) -> u8 {
         if blank {
             self.flags |= if self.address.is_empty() { 0 } else { ENDED };
+            step::NOTHING
         } else if self.flags & ENDED != 0 {
             self.address.spoil();
+            step::NOTHING
         } else {
-            self.address.push(byte);
+            step::NODE
         }
     }
 
@@ -125,10 +128,8 @@ impl FieldReader {
 
     /// A byte of a parameter's value.
     #[inline(always)]
-    fn node_byte(&mut self, byte: u8) {
-        if self.flags & IS_FOR != 0 {
-            self.address.push(byte);
-        }
+    const fn node_byte(&self) -> u8 {
+        if self.flags & IS_FOR != 0 { step::NODE } else { step::NOTHING }
     }
 
     /// A parameter ends, and another one follows.

@@ -18,7 +18,6 @@ pub mod names;
 pub mod preface;
 
 use self::{
-    address::AddressReader,
     field::FieldReader,
     hops::{Hops, Said},
     names::{HEADERS, HeaderNames, LONGEST_NAME, Name},
@@ -36,6 +35,19 @@ impl<F: Fn(&Address) -> bool> Trust for F {
     fn trusts(&self, address: &Address) -> bool {
         self(address)
     }
+}
+
+/// What is to be done about a byte that was taken. The kernel programs do each in a function of its own,
+/// or their verifier would follow every way through one for every way through the other.
+pub mod step {
+    /// Nothing.
+    pub const NOTHING: u8 = 0;
+    /// It belongs to an address: [`super::ClientReader::node`].
+    pub const NODE: u8 = 1;
+    /// An item ends: [`super::ClientReader::item`].
+    pub const ITEM: u8 = 2;
+    /// It does not belong to the preface, but to the request behind it.
+    pub const REQUEST: u8 = 3;
 }
 
 /// Where in a line the reader is.
@@ -59,8 +71,6 @@ pub struct ClientReader {
     /// What the headers say, by their place in [`HeaderNames`].
     hops: [Hops; HEADERS],
     field: FieldReader,
-    /// For the preface.
-    address: AddressReader,
     /// One of [`line`].
     line: u8,
     /// Bytes of the line's name so far.
@@ -75,7 +85,11 @@ impl ClientReader {
     /// count, also on a connection that is used for several.
     #[inline(always)]
     pub fn next_request(&mut self) {
-        *self = ClientReader { preface: self.preface, ..ClientReader::default() };
+        // Field by field: the kernel programs have no stack for a whole one.
+        self.name = Name::default();
+        self.hops[0] = Hops::default();
+        self.hops[1] = Hops::default();
+        (self.line, self.length, self.header) = (line::NAME, 0, 0);
     }
 
     /// The connection does not begin with a preface, or that was read elsewhere.
@@ -86,26 +100,56 @@ impl ClientReader {
 
     /// Take a byte of the connection's beginning, while the preface is not over. `true` when it
     /// belongs to the preface; otherwise it is the request's.
-    #[inline(always)]
     pub fn push_preface(&mut self, byte: u8) -> bool {
-        self.preface.push(byte, &mut self.address)
+        let step = self.preface.push(byte);
+        self.follow(step, byte, &|_: &Address| false);
+        step != step::REQUEST
     }
 
     /// Take a byte of the request's head, from the request line on.
-    #[inline(always)]
     pub fn push(&mut self, byte: u8, names: &HeaderNames, trust: &impl Trust) {
+        let step = self.step(byte, names);
+        self.follow(step, byte, trust);
+    }
+
+    /// The second half of taking a byte.
+    fn follow(&mut self, step: u8, byte: u8, trust: &impl Trust) {
+        match step {
+            step::NODE => self.node(byte),
+            step::ITEM => self.item(trust),
+            _ => {}
+        }
+    }
+
+    /// The first half of [`ClientReader::push`]: one of [`step`].
+    #[inline(always)]
+    pub fn step(&mut self, byte: u8, names: &HeaderNames) -> u8 {
         if byte == b'\n' {
-            self.end_line(trust);
-            return;
+            return self.end_line();
         }
         match self.line {
             line::NAME => self.name_byte(byte, names),
-            line::VALUE => {
-                if self.field.push(byte) {
-                    self.take(trust);
-                }
-            }
+            line::VALUE => return self.field.push(byte),
             _ => {}
+        }
+        step::NOTHING
+    }
+
+    /// A byte of an address.
+    #[inline(always)]
+    pub fn node(&mut self, byte: u8) {
+        self.field.address.push(byte);
+    }
+
+    /// An item of the header at hand ends, or the source address of the preface.
+    #[inline(always)]
+    pub fn item(&mut self, trust: &impl Trust) {
+        if self.preface.is_over() {
+            let hops = &mut self.hops[(self.header.wrapping_sub(1) & 1) as usize];
+            self.field.take(hops, |address| trust.trusts(address));
+        } else {
+            let address = self.field.address.finish();
+            self.preface.source(address);
         }
     }
 
@@ -136,19 +180,19 @@ impl ClientReader {
     }
 
     #[inline(always)]
-    fn end_line(&mut self, trust: &impl Trust) {
-        if self.line == line::VALUE {
-            if self.field.is_balanced() {
-                self.take(trust);
-            } else {
-                self.hops_mut(Hops::spoil);
-            }
-        } else if self.line == line::NAME {
+    fn end_line(&mut self) -> u8 {
+        let in_value = self.line == line::VALUE;
+        let balanced = self.field.is_balanced();
+        if in_value && !balanced {
+            self.hops_mut(Hops::spoil);
+        }
+        if self.line == line::NAME {
             self.header = 0;
         }
         self.line = line::NAME;
         self.length = 0;
         self.name = Name::default();
+        if in_value && balanced { step::ITEM } else { step::NOTHING }
     }
 
     /// Change the hops of the header at hand, if it is one that is read.
@@ -157,13 +201,6 @@ impl ClientReader {
         if self.header != 0 {
             change(&mut self.hops[(self.header.wrapping_sub(1) & 1) as usize]);
         }
-    }
-
-    /// An item of the header at hand ends.
-    #[inline(always)]
-    fn take(&mut self, trust: &impl Trust) {
-        let hops = &mut self.hops[(self.header.wrapping_sub(1) & 1) as usize];
-        self.field.take(hops, |address| trust.trusts(address));
     }
 
     /// What the headers say, whoever sent them. `None` where there are none; otherwise the address

@@ -3,7 +3,7 @@
 //! Source: HAProxy's `proxy-protocol.txt`, sections 2.1 and 2.2. Of LOCAL, UNKNOWN and families
 //! without an IP address the connection is the proxy's own.
 
-use super::address::AddressReader;
+use super::step;
 use crate::maps::Address;
 
 /// What a header of version 1 begins with.
@@ -94,20 +94,22 @@ impl Preface {
         self.stage == stage::OVER
     }
 
-    /// Take one byte. `true` when it belongs to the header. `address` is a reader to work with.
+    /// Take one byte, unless the header is over: one of [`step`]. [`step::REQUEST`] when it does not belong
+    /// to the header.
     #[inline(always)]
-    pub fn push(&mut self, byte: u8, address: &mut AddressReader) -> bool {
+    pub fn push(&mut self, byte: u8) -> u8 {
         self.taken += 1;
+        let mut step = step::NOTHING;
         match self.stage {
             stage::BEGIN => self.first(byte),
             stage::V2 => self.fixed(byte),
             stage::V2_REST => self.binary(byte),
-            stage::OVER => {}
-            stage::BAD => {}
-            _ => self.text(byte, address),
+            stage::BAD | stage::OVER => {}
+            _ => step = self.text(byte),
         }
         self.last = byte;
-        self.stage != stage::OVER || self.said != said::NOTHING
+        let none = self.stage == stage::OVER && self.said == said::NOTHING;
+        if none { step::REQUEST } else { step }
     }
 
     #[inline(always)]
@@ -187,10 +189,10 @@ impl Preface {
 
     /// Version 1.
     #[inline(always)]
-    fn text(&mut self, byte: u8, address: &mut AddressReader) {
+    fn text(&mut self, byte: u8) -> u8 {
         if self.taken > LONGEST_V1 {
             self.spoil();
-            return;
+            return step::NOTHING;
         }
         match self.stage {
             stage::V1 => {
@@ -202,14 +204,16 @@ impl Preface {
                     self.stage = stage::V1_PROTOCOL;
                 }
             }
-            stage::V1_PROTOCOL => self.protocol(byte, address),
-            stage::V1_SOURCE => self.source(byte, address),
+            stage::V1_PROTOCOL => self.protocol(byte),
+            stage::V1_SOURCE if byte == b' ' => return step::ITEM,
+            stage::V1_SOURCE => return step::NODE,
             _ => self.rest(byte),
         }
+        step::NOTHING
     }
 
     #[inline(always)]
-    fn protocol(&mut self, byte: u8, address: &mut AddressReader) {
+    fn protocol(&mut self, byte: u8) {
         const TCP4: u32 = u32::from_be_bytes(*b"TCP4");
         const TCP6: u32 = u32::from_be_bytes(*b"TCP6");
         const NOWN: u32 = u32::from_be_bytes(*b"NOWN");
@@ -224,20 +228,15 @@ impl Preface {
         } else if (self.word == TCP4 || self.word == TCP6) && length == 4 && byte == b' ' {
             self.family = if self.word == TCP4 { 4 } else { 16 };
             self.stage = stage::V1_SOURCE;
-            *address = AddressReader::new();
         } else {
             self.spoil();
         }
     }
 
+    /// Version 1: the source address is read.
     #[inline(always)]
-    fn source(&mut self, byte: u8, address: &mut AddressReader) {
-        if byte != b' ' {
-            // No port, and no brackets.
-            address.push(if byte == b'[' { b'x' } else { byte });
-            return;
-        }
-        match address.finish() {
+    pub fn source(&mut self, address: Option<Address>) {
+        match address {
             // A mapped address may come as TCP6.
             Some(client) if self.family == 16 || client.is_v4() => {
                 (self.client, self.said, self.stage) = (client, said::CLIENT, stage::V1_REST);

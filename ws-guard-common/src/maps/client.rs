@@ -36,6 +36,22 @@ pub struct Client {
     pub _pad: u8,
 }
 
+/// A client and its source, as a flow keeps them: worked out once, when the connection opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Account {
+    pub client: Client,
+    /// Key of the client's source, as the policy cut it when the connection opened.
+    pub source: SourceKey,
+}
+
+impl Account {
+    #[inline(always)]
+    pub fn of(client: Client, policy: &Policy) -> Account {
+        Account { client, source: client.source(policy) }
+    }
+}
+
 impl Client {
     #[inline(always)]
     pub const fn of(address: &Address, identity: u8) -> Client {

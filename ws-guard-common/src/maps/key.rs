@@ -110,13 +110,20 @@ impl SourceKey {
     /// The key of the prefix that this source belongs to at `level`. `None` past the coarsest.
     #[inline(always)]
     pub const fn coarser(&self, level: u32) -> Option<SourceKey> {
-        match Self::coarse_bits(self.address.is_v4(), level) {
-            Some(bits) => Some(SourceKey {
-                address: self.address.masked(&Address::mask(bits)),
-                scope: self.scope() | level << 8,
-            }),
-            None => None,
-        }
+        // Whole words and half ones: the kernel programs are spared the arithmetic of any mask.
+        const HALF: u32 = 0xFFFF_0000_u32.to_be();
+        const THREE: u32 = 0xFFFF_FF00_u32.to_be();
+        const ALL: u32 = u32::MAX;
+        let mask = match (self.address.is_v4(), level) {
+            (true, 1) => [ALL, ALL, ALL, THREE],
+            (true, 2) => [ALL, ALL, ALL, HALF],
+            (false, 1) => [ALL, THREE, 0, 0],
+            (false, 2) => [ALL, HALF, 0, 0],
+            (false, 3) => [ALL, 0, 0, 0],
+            _ => return None,
+        };
+        let address = self.address.masked(&Address(mask));
+        Some(SourceKey { address, scope: self.scope() | level << 8 })
     }
 }
 

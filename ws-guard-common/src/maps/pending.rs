@@ -4,6 +4,9 @@
 /// nobody knows where it ends.
 pub const LOST: u8 = 1 << 0;
 
+/// [`Pending::flags`]: on a TLS port: the header of the PROXY protocol has not come to its end.
+pub const PREFACE: u8 = 1 << 1;
+
 /// A request whose answer has not been seen: value of [`super::name::PENDING`] and
 /// [`super::name::PROVEN`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,7 +20,7 @@ pub struct Pending {
     pub next: u32,
     /// Bytes of the head so far.
     pub length: u32,
-    /// [`LOST`] or 0.
+    /// [`LOST`], [`PREFACE`].
     pub flags: u8,
     /// Whose programs read the request, one of [`owner`](crate::flow::owner).
     pub owner: u8,
@@ -35,6 +38,22 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// There is no request any more. What came in front of the first one is kept.
+    #[inline(always)]
+    pub fn end(&mut self) {
+        self.begin();
+        self.answer_length = 0;
+    }
+
+    /// A request begins.
+    #[inline(always)]
+    pub fn begin(&mut self) {
+        self.head = Default::default();
+        self.length = 0;
+        self.flags = 0;
+        self.client.next_request();
+    }
+
     /// There is a request, or the beginning of an answer. A connection without either keeps its place
     /// only.
     #[inline(always)]

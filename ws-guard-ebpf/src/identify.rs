@@ -1,0 +1,230 @@
+//! Who a request comes from: the kernel's half of [`ws_guard_common::forwarded`].
+//!
+//! The reader is in the request under way, [`requests::scratch`]; what it concludes is put where
+//! [`packet::account`] finds it. Functions with a name in the object's BTF are global ones: the verifier
+//! checks each on its own, and not anew at each call.
+
+use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key};
+use ws_guard_common::{
+    forwarded::{preface, step},
+    maps::{Account, Address, Client, EventKind, Network, Policy, Suspect},
+};
+
+use crate::{
+    maps::{self, BEGINNINGS, HEADERS, PROXIES, SUSPECTS},
+    packet::{self, Segment, SYN},
+    report, requests,
+    scene::Scene,
+};
+
+/// [`read`]: the byte is taken, and more may follow.
+pub const MORE: u32 = 0;
+/// [`read`]: it was the last one of the request's head.
+pub const END: u32 = 1;
+/// [`read`]: no request begins here.
+pub const NO_REQUEST: u32 = 2;
+
+/// The address is that of a trusted proxy, of which there are `proxies`.
+#[inline(never)]
+pub fn trusts(address: &Address, proxies: u32) -> bool {
+    proxies != 0 && PROXIES.get(&Key::new(Network::ALL_BITS, Network::of(address))).is_some()
+}
+
+/// Take a byte of the request under way, or of what comes in front of it.
+#[inline(always)]
+pub fn read(byte: u8, policy: &Policy) -> u32 {
+    let byte = byte as u32;
+    let came_to = ws_guard_request_byte(byte, policy.headers.into());
+    if came_to & NODE != 0 {
+        ws_guard_address_byte(byte);
+    } else if came_to & ITEM != 0 {
+        ws_guard_address_end(policy.proxies);
+    }
+    came_to & (END | NO_REQUEST)
+}
+
+/// Take a byte of what comes in front of a ClientHello: [`MORE`], or [`NO_REQUEST`] where it is not of
+/// that.
+#[inline(always)]
+pub fn read_preface(byte: u8) -> u32 {
+    let byte = byte as u32;
+    let came_to = ws_guard_preface_byte(byte);
+    if came_to & NODE != 0 {
+        ws_guard_address_byte(byte);
+    } else if came_to & ITEM != 0 {
+        ws_guard_address_end(0);
+    }
+    if came_to & (NO_REQUEST | REQUEST) != 0 { NO_REQUEST } else { MORE }
+}
+
+/// In the course of [`read`]: the byte is one of an address.
+const NODE: u32 = 4;
+/// In the course of [`read`]: an item ends.
+const ITEM: u32 = 8;
+
+/// What a [`step`] means here.
+#[inline(always)]
+const fn bits(step: u8) -> u32 {
+    match step {
+        step::NODE => NODE,
+        step::ITEM => ITEM,
+        _ => MORE,
+    }
+}
+
+/// The first half of [`read`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_request_byte(byte: u32, headers: u32) -> u32 {
+    let byte = byte as u8;
+    let (Some(pending), Some(names)) = (requests::scratch(), HEADERS.get(headers & 1)) else {
+        return NO_REQUEST;
+    };
+    if !pending.client.preface.is_over() {
+        let came_to = ws_guard_preface_byte(byte.into());
+        if came_to & REQUEST == 0 {
+            return came_to;
+        }
+    }
+    if pending.head.is_empty() && byte != b'G' && byte != b'\r' && byte != b'\n' {
+        return NO_REQUEST;
+    }
+    let step = pending.client.step(byte, names);
+    let ends = if pending.head.push(byte) { END } else { MORE };
+    bits(step) | ends
+}
+
+/// In the course of [`read`]: the byte is none of the preface.
+const REQUEST: u32 = 16;
+
+/// A byte of the preface; [`REQUEST`] where it does not belong to it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_preface_byte(byte: u32) -> u32 {
+    let Some(pending) = requests::scratch() else {
+        return NO_REQUEST;
+    };
+    let preface = &mut pending.client.preface;
+    let step = preface.push(byte as u8);
+    if preface.stage == preface::stage::BAD {
+        // Whatever follows is read no further, and is none of a client that is known.
+        preface.stage = preface::stage::OVER;
+        return NO_REQUEST;
+    }
+    if step == step::REQUEST { REQUEST } else { bits(step) }
+}
+
+/// `ClientReader::node` of the request under way.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_address_byte(byte: u32) -> u32 {
+    if let Some(pending) = requests::scratch() {
+        pending.client.node(byte as u8);
+    }
+    0
+}
+
+/// `ClientReader::item` of the request under way, with so many trusted proxies.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_address_end(proxies: u32) -> u32 {
+    if let Some(pending) = requests::scratch() {
+        pending.client.item(&|address: &Address| trusts(address, proxies));
+    }
+    0
+}
+
+/// The segment is the first one of its connection that has data.
+#[inline(always)]
+pub fn is_first(segment: &Segment) -> bool {
+    if segment.flags & SYN != 0 {
+        return true;
+    }
+    match BEGINNINGS.get_ptr(&segment.key) {
+        // SAFETY: a single word. An LRU entry may be used again for another key meanwhile: then the
+        // number does not fit.
+        Some(beginning) => unsafe { (*beginning).client_next == segment.seq },
+        None => false,
+    }
+}
+
+/// The connection has no flow: until more is known its limits are about the peer. `None` only where the
+/// maps are not to be had.
+#[inline(always)]
+pub fn peer() -> Option<&'static Account> {
+    ws_guard_identify_peer();
+    packet::account().map(|account| &*account)
+}
+
+/// [`peer`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_identify_peer() -> u32 {
+    let (Some(segment), Some(account)) = (packet::segment(), packet::account()) else {
+        return 0;
+    };
+    let Some(policy) = maps::policy_of(segment.key.server_port) else {
+        return 0;
+    };
+    *account = Account::of(Client::of_peer(&segment.key.client), policy);
+    0
+}
+
+/// Conclude who the connection's request comes from: [`packet::account`] has it then. Of a request that
+/// was not read to its end only what came in front of it counts.
+#[inline(always)]
+pub fn conclude() {
+    ws_guard_identify_client();
+}
+
+/// [`conclude`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_identify_client() -> u32 {
+    let (Some(segment), Some(account)) = (packet::segment(), packet::account()) else {
+        return 0;
+    };
+    let (Some(policy), Some(pending)) =
+        (maps::policy_of(segment.key.server_port), requests::scratch())
+    else {
+        return 0;
+    };
+    let key = &segment.key;
+    let trust = |address: &Address| trusts(address, policy.proxies);
+    account.client = pending.client.client(&key.client, key.client_port, &trust);
+    account.source = account.client.source(policy);
+    0
+}
+
+/// The server has answered a request of the peer: if that is no trusted proxy, and the request names a
+/// client, it may be one that has to be.
+#[cold]
+#[inline(never)]
+pub fn suspect(scene: &Scene) {
+    let Some(pending) = requests::scratch() else {
+        return;
+    };
+    let Some(Some(named)) = pending.client.claimed() else {
+        return;
+    };
+    let peer = &scene.key().client;
+    if named == *peer || trusts(peer, scene.policy.proxies) {
+        return;
+    }
+    if SUSPECTS.get_ptr(peer).is_none() {
+        let _ = SUSPECTS.insert(peer, &Suspect::default(), BPF_ANY.into());
+    }
+    let Some(known) = SUSPECTS.get_ptr_mut(peer) else {
+        return;
+    };
+    // SAFETY: a map value, which stays mapped while a program runs. Two CPUs at once may lose a
+    // request, or tell of a suspicion twice.
+    let known = unsafe { &mut *known };
+    known.scope = scene.policy.scope;
+    if known.named(&named, scene.now) {
+        let clients = known.count() as u64;
+        let source = scene.source();
+        report::source_event(EventKind::ProxySuspected, source, Some(scene.key()), scene.now, clients, 0);
+    }
+}
+
