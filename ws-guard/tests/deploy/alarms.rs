@@ -2,6 +2,8 @@
 //! a guard that has each of the troubles that there is an alert for.
 use std::{
     collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpStream,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
@@ -13,13 +15,14 @@ use ws_guard_testkit::{
     flood::{self, Bounds},
     frame::{Frame, encode},
     honest,
+    netns::Family,
 };
 
 use crate::{
     dashboard::expressions,
     prometheus::Prometheus,
     rules::{Alert, alerts},
-    stage::{Stage, eventually},
+    stage::{PORT, Stage, eventually},
 };
 
 /// A flood that goes on for as long as a test looks, and not for ever.
@@ -116,6 +119,19 @@ fn fires(prometheus: &Prometheus, name: &str, silent: &mut BTreeSet<String>) -> 
     Ok(())
 }
 
+/// A request that says it comes from client number `n`.
+fn forward(stage: &Stage, n: u8) -> Result<()> {
+    let server = (Family::V4.server(), PORT);
+    let mut stream = stage.pair.client.run(|| TcpStream::connect(server))??;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+         X-Forwarded-For: 192.0.2.{n}\r\n\r\n"
+    )?;
+    stream.read_exact(&mut [0; 12]).context("the answer")
+}
+
 #[test]
 fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     needs_root!();
@@ -128,6 +144,14 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     let few = Bounds { pings: 500, pause: Duration::ZERO, ..FLOOD };
     flood::flood(&mut flooder, few, || true)?;
     fires(&prometheus, "WsGuardThrottling", &mut silent)?;
+
+    // Peers on private addresses are trusted unless it is said otherwise.
+    stage.configure("action = \"defuse\"\ntrusted-proxy = \"none\"\n")?;
+    eventually("many clients of one peer", || {
+        (1..=16).try_for_each(|n| forward(&stage, n))?;
+        Ok(firing(&prometheus)?.contains("WsGuardProxySuspected"))
+    })?;
+    fires(&prometheus, "WsGuardProxySuspected", &mut silent)?;
 
     stage.configure("action = \"destroy\"\n")?;
     fires(&prometheus, "WsGuardReloadFailed", &mut silent)?;

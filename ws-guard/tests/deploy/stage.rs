@@ -21,7 +21,7 @@ use crate::{files, http, prometheus::Pod};
 /// For what must come, on a busy machine.
 const WAIT: Duration = Duration::from_secs(60);
 /// Where the companion server listens, and what the guard protects.
-const PORT: u16 = 8080;
+pub const PORT: u16 = 8080;
 const GUARD_METRICS: u16 = 9464;
 const SERVER_METRICS: u16 = 9465;
 
