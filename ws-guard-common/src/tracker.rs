@@ -616,13 +616,18 @@ impl Walk {
             let length = u16::from_be_bytes([carry[3], carry[4]]);
             self.complete_record(segment, Record { kind: first, major: second, length });
         } else {
-            let payload_len = match second & frame::LEN7 {
-                126 => u64::from(u16::from_be_bytes([carry[2], carry[3]])),
-                127 => u64::from_be_bytes([
-                    carry[2], carry[3], carry[4], carry[5], carry[6], carry[7], carry[8], carry[9],
-                ]),
-                len => u64::from(len),
+            let bytes = match second & frame::LEN7 {
+                126 => 2,
+                127 => 8,
+                _ => 0,
             };
+            // One byte after the other: all at once take more stack than the kernel programs have.
+            let mut payload_len = if bytes == 0 { u64::from(second & frame::LEN7) } else { 0 };
+            let mut i = 0;
+            while i < bytes {
+                payload_len = payload_len << 8 | self.tracker.carry.get(2 + i).map_or(0, |byte| u64::from(*byte));
+                i += 1;
+            }
             self.complete(segment, Header { first, second, payload_len });
         }
         // Two trackers in the same place are equal, however their headers were cut.

@@ -110,28 +110,11 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return scene.drop(Counter::DroppedUrgent);
     }
     if flow.is_none() {
-        if segment.flags & (SYN | ACK) == SYN {
-            mptcp::refuse(&scene, &payload);
+        match without_flow(&scene, &payload) {
+            Stray::Pass => return Verdict::Pass,
+            Stray::Drop => return Verdict::Drop,
+            Stray::Joined => flow = FLOWS.get_ptr_mut(key),
         }
-        if segment.len == 0 {
-            return Verdict::Pass;
-        }
-        let begins = match scene.is_tls() {
-            true if tls::hello(&scene, payload(segment)) => Request::Head,
-            true => Request::Stranger,
-            false => handshake::request(&scene, payload(segment)),
-        };
-        match begins {
-            Request::Head => return Verdict::Pass,
-            Request::Early => return scene.drop(Counter::DroppedEarly),
-            Request::Banned => return Verdict::Drop,
-            Request::Stranger => {}
-        }
-        let joins = segment.flags & SYN == 0 && joining::find(&scene, payload(segment));
-        if !joins || !joining::open(&scene) {
-            return Verdict::Pass;
-        }
-        flow = FLOWS.get_ptr_mut(key);
     }
     let Some(flow) = flow else {
         return Verdict::Pass;
@@ -160,8 +143,47 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&scene, flow) {
         return Verdict::Pass;
     }
-    counters.events[Counter::Tracked as usize] += 1;
-    data(&scene, flow, || payload(segment))
+    // Looked up once more: the stack has no room for the pointer.
+    report::count(Counter::Tracked);
+    data(&scene, flow, &payload)
+}
+
+/// What becomes of a segment without a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Stray {
+    Pass,
+    Drop,
+    /// It has one from now on.
+    Joined,
+}
+
+/// A segment without a flow: of a handshake, or of a stream that may be joined.
+#[inline(always)]
+fn without_flow<P: Packet>(scene: &Scene, payload: &impl Fn(&Segment) -> P) -> Stray {
+    let segment = scene.segment;
+    if segment.flags & (SYN | ACK) == SYN {
+        mptcp::refuse(scene, payload);
+    }
+    if segment.len == 0 {
+        return Stray::Pass;
+    }
+    let begins = match scene.is_tls() {
+        true if tls::hello(scene, payload(segment)) => Request::Head,
+        true => Request::Stranger,
+        false => handshake::request(scene, payload(segment)),
+    };
+    match begins {
+        Request::Head => return Stray::Pass,
+        Request::Early => {
+            let dropped = scene.drop(Counter::DroppedEarly) == Verdict::Drop;
+            return if dropped { Stray::Drop } else { Stray::Pass };
+        }
+        Request::Banned => return Stray::Drop,
+        Request::Stranger => {}
+    }
+    let joins = segment.flags & SYN == 0 && joining::find(scene, payload(segment));
+    if joins && joining::open(scene) { Stray::Joined } else { Stray::Pass }
 }
 
 /// The source of the packet is banned.
@@ -237,8 +259,13 @@ fn ending(scene: &Scene, flow: &mut Flow) {
 
 /// A segment with payload on a tracked flow.
 #[inline(always)]
-fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Verdict {
+fn data<P: Packet>(
+    scene: &Scene,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> Verdict {
     let segment = scene.segment;
+    let packet = || payload(scene.segment);
     let plan = flow.plan(segment.seq, segment.len);
     match plan.action {
         Action::Pass => {
@@ -274,7 +301,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Ve
     if flow.held != 0 && !matches!(plan.action, Action::Gap) && !held::enter(scene, flow) {
         return scene.drop(Counter::DroppedGap);
     }
-    let verdict = stream(scene, flow, plan, packet);
+    let verdict = stream(scene, flow, plan, &packet);
     held::leave(flow);
     verdict
 }
@@ -288,7 +315,7 @@ fn stream<P: Packet>(
     scene: &Scene,
     flow: &mut Flow,
     plan: Plan,
-    packet: impl Fn() -> P,
+    packet: &impl Fn() -> P,
 ) -> Verdict {
     let mut outcome = match plan.action {
         Action::Rewalk | Action::NoCheckpoint => {
@@ -297,7 +324,7 @@ fn stream<P: Packet>(
                 return scene.drop(Counter::DroppedNoCheckpoint);
             }
             walk::from_checkpoint(if at_border { BORDER } else { plan.checkpoint });
-            again(scene, flow, &packet)
+            again(scene, flow, packet)
         }
         Action::Gap if held::keep(scene, flow, packet()) => return Verdict::Pass,
         Action::Gap => return scene.drop(Counter::DroppedGap),

@@ -58,31 +58,35 @@ pub trait Hook {
     fn seal(&self, segment: &Segment, even: u32, odd: u32);
 }
 
-/// The payload of one segment.
+/// The payload of one segment. Two words, which functions are given in registers: the stack has no room.
 pub struct Payload<H> {
     pub hook: H,
-    payload: u32,
     len: u32,
-    /// Whose frames these are: where violations are counted.
-    side: Side,
-    /// Only look: count and change nothing.
-    dry: bool,
+    /// Offset in the packet: all headers take less than 64 KiB.
+    payload: u16,
+    /// [`SERVER`], [`DRY`].
+    flags: u8,
     /// Count new frames by class, unless it is 0. No `bool`, of which the verifier would follow both.
     classes: u8,
 }
+
+/// [`Payload::flags`]: these are the server's frames, and violations are counted there.
+const SERVER: u8 = Side::Server as u8;
+/// [`Payload::flags`]: only look, count and change nothing.
+const DRY: u8 = 1 << 1;
 
 impl<H: Hook> Payload<H> {
     #[inline(always)]
     pub fn at(hook: H, segment: &Segment, side: Side) -> Self {
         let Segment { payload, len, .. } = *segment;
-        Self { hook, payload, len, side, dry: false, classes: 0 }
+        Self { hook, payload: payload as u16, len, flags: side as u8, classes: 0 }
     }
 
     /// `N` bytes at payload offset `at`, where the linear part holds them.
     #[inline(always)]
     fn linear<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let (data, end) = self.hook.linear();
-        let bytes = packet::at::<[u8; N]>(data, end, (self.payload + at) as usize)?;
+        let bytes = packet::at::<[u8; N]>(data, end, (u32::from(self.payload) + at) as usize)?;
         // SAFETY: `at` checked the bounds; bytes need no alignment.
         Some(unsafe { bytes.read_unaligned() })
     }
@@ -185,8 +189,8 @@ impl<H: Hook> tracker::Segment for Payload<H> {
 
     #[inline(always)]
     fn header(&mut self, _seq: u32, header: Header, violations: Violations) {
-        if !self.dry {
-            report::violations(self.side, violations);
+        if self.flags & DRY == 0 {
+            report::violations(Side::from(u32::from(self.flags & SERVER)), violations);
             if self.classes != 0 {
                 walk::count_class(&header);
             }
@@ -195,8 +199,8 @@ impl<H: Hook> tracker::Segment for Payload<H> {
 
     #[inline(always)]
     fn record(&mut self, _seq: u32, record: Record, violations: Violations) {
-        if !self.dry {
-            report::violations(self.side, violations);
+        if self.flags & DRY == 0 {
+            report::violations(Side::from(u32::from(self.flags & SERVER)), violations);
             if self.classes != 0 {
                 walk::count_record(record);
             }
@@ -205,7 +209,7 @@ impl<H: Hook> tracker::Segment for Payload<H> {
 
     #[inline(always)]
     fn defuse(&mut self, at: u32) {
-        if !self.dry {
+        if self.flags & DRY == 0 {
             self.hook.defuse(at);
         }
     }
@@ -236,7 +240,7 @@ pub fn defuse<H: Hook>(hook: &H, at: u32) -> u32 {
 impl<H: Hook> Packet for Payload<H> {
     #[inline(always)]
     fn only_look(&mut self, dry: bool) {
-        self.dry = dry;
+        self.flags = self.flags & SERVER | if dry { DRY } else { 0 };
     }
 
     #[inline(always)]
@@ -252,7 +256,7 @@ impl<H: Hook> Packet for Payload<H> {
     #[inline(always)]
     unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: the caller vouches for `to`.
-        unsafe { self.hook.load(self.payload + at, to, len) }
+        unsafe { self.hook.load(u32::from(self.payload) + at, to, len) }
     }
 
     #[inline(always)]
