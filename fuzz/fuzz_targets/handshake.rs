@@ -106,10 +106,10 @@ async fn accept(wire: Wire, proxy_protocol: bool) -> Result<(Option<String>, Vec
     let proxies = Proxies { networks, proxy_protocol };
     let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
     let mut wire = wire;
-    let proxied = proxies.accept(&mut wire, peer).await.ok_or(Refusal::ProxyHeader)?;
+    let beginning = proxies.accept(&mut wire, peer).await.ok_or(Refusal::ProxyHeader)?;
     let admit = |request: &_, upgrade: &mut handshake::Upgrade| {
         let identity = config.access.check(request, true, None)?;
-        proxies.client(request.headers(), proxied.ip());
+        proxies.client(request.headers(), beginning, peer);
         let client = Client { user: identity.user_id.as_deref(), ..Client::default() };
         upgrade.negotiate(request.headers(), table, &client);
         Ok(())

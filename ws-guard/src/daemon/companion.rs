@@ -157,7 +157,8 @@ fn policy_of(policy: &PolicySettings, exempt: &[IpNet], port: u16) -> Option<Pin
 
 fn rates(policy: &PolicySettings) -> Option<PingRates> {
     let connection = policy.max_ping_rate_per_connection;
-    PingRates::new(policy.max_ping_rate, connection, policy.window_seconds).ok()
+    let rates = PingRates::new(policy.max_ping_rate, connection, policy.window_seconds).ok()?;
+    Some(rates.with_share(policy.connection_share))
 }
 
 #[cfg(test)]

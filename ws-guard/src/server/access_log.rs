@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -15,7 +15,10 @@ use prometheus::{
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use super::record::{Ended, Totals};
+use super::{
+    proxies::Caller,
+    record::{Ended, Totals},
+};
 
 /// Lines that may wait for the disk or the terminal; more are lost and counted.
 const WAITING: usize = 8192;
@@ -41,9 +44,10 @@ pub struct Line<'a> {
     pub connection_id: Option<u64>,
     /// The other end of the TCP connection.
     pub peer: SocketAddr,
-    /// The client's address, where a trusted proxy says that it is another.
+    /// The client's address, where a trusted proxy says that it is another; the peer's end point,
+    /// where what it says cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub client: Option<IpAddr>,
+    pub client: Option<Caller>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

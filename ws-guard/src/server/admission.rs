@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 use ws_guard_common::window::{Rate, RateWindow};
 
-use super::config::Config;
+use super::{config::Config, proxies::Caller};
 
 /// Steps of the clock that stamps pings, in milliseconds.
 pub const CLOCK_STEP_MS: u32 = 1;
@@ -31,6 +31,9 @@ pub enum Full {
     User,
 }
 
+/// Whose counts together: a network, or one connection of a proxy in it.
+type Counted = (IpNet, Option<u16>);
+
 /// What is known of a source.
 #[derive(Debug, Default)]
 struct Source {
@@ -46,7 +49,7 @@ struct Source {
 
 #[derive(Debug)]
 struct Sources {
-    by_network: HashMap<IpNet, Source>,
+    by_source: HashMap<Counted, Source>,
     /// Open connections of those who said who they are.
     by_user: HashMap<Box<str>, usize>,
     swept: Instant,
@@ -54,8 +57,8 @@ struct Sources {
 
 impl Sources {
     /// One less of what `count` counts of a source; one of which nothing is left is forgotten.
-    fn leave(&mut self, network: IpNet, count: impl FnOnce(&mut Source) -> &mut usize) {
-        let Entry::Occupied(mut entry) = self.by_network.entry(network) else { return };
+    fn leave(&mut self, of: Counted, count: impl FnOnce(&mut Source) -> &mut usize) {
+        let Entry::Occupied(mut entry) = self.by_source.entry(of) else { return };
         let source = entry.get_mut();
         let count = count(source);
         *count = count.saturating_sub(1);
@@ -82,7 +85,7 @@ impl Default for Admission {
             handshakes: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             sources: Mutex::new(Sources {
-                by_network: HashMap::new(),
+                by_source: HashMap::new(),
                 by_user: HashMap::new(),
                 swept: now,
             }),
@@ -99,11 +102,11 @@ impl Admission {
         config: &Config,
     ) -> Option<Handshaking> {
         let before = self.handshakes.fetch_add(1, Ordering::Relaxed);
-        let source = config.pings.source_of(address);
+        let source = (config.pings.source_of(address), None);
         // From here on its end takes back what was counted.
         let handshaking = Handshaking { admission: self.clone(), source };
         let mut sources = self.sources();
-        let entry = sources.by_network.entry(source).or_default();
+        let entry = sources.by_source.entry(source).or_default();
         entry.handshakes += 1;
         let too_many = entry.handshakes > config.max_handshakes.div_ceil(2);
         drop(sources);
@@ -111,10 +114,10 @@ impl Admission {
         (before < config.max_handshakes && !source_full).then_some(handshaking)
     }
 
-    /// Count a connection of `user` from `address`, for as long as the ticket lives.
+    /// Count a connection of `user` from `caller`, for as long as the ticket lives.
     pub fn admit(
         self: &Arc<Admission>,
-        address: IpAddr,
+        caller: Caller,
         user: Option<&str>,
         config: &Config,
     ) -> Result<Ticket, Full> {
@@ -122,12 +125,12 @@ impl Admission {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Full::Server);
         }
-        let source = config.pings.source_of(address);
+        let source = (config.pings.source_of(caller.address), caller.port);
         // From here on the ticket's end takes back what was counted.
         let ticket = Ticket { admission: self.clone(), source, user: user.map(Box::from) };
         let mut sources = self.sources();
         self.sweep(&mut sources);
-        let entry = sources.by_network.entry(source).or_default();
+        let entry = sources.by_source.entry(source).or_default();
         entry.connections += 1;
         let source_full = entry.connections > config.max_connections_per_source;
         let of_user = user.map_or(0, |user| {
@@ -173,7 +176,7 @@ impl Admission {
         }
         sources.swept = now;
         let now_ms = self.clock_ms();
-        sources.by_network.retain(|_, source| {
+        sources.by_source.retain(|_, source| {
             let pinged = source.pings.is_some()
                 && now_ms.wrapping_sub(source.last_ping_ms) < source.window_ms;
             source.connections > 0 || source.handshakes > 0 || pinged
@@ -185,7 +188,7 @@ impl Admission {
 #[derive(Debug)]
 pub struct Handshaking {
     admission: Arc<Admission>,
-    source: IpNet,
+    source: Counted,
 }
 
 impl Drop for Handshaking {
@@ -199,14 +202,14 @@ impl Drop for Handshaking {
 #[derive(Debug)]
 pub struct Ticket {
     admission: Arc<Admission>,
-    source: IpNet,
+    source: Counted,
     user: Option<Box<str>>,
 }
 
 impl Ticket {
     /// The source that the connection is counted for.
     pub fn source(&self) -> &IpNet {
-        &self.source
+        &self.source.0
     }
 
     /// Charge the source for a ping; whether it keeps to `rate`.
@@ -216,7 +219,7 @@ impl Ticket {
         }
         let now_ms = self.admission.clock_ms();
         let mut sources = self.admission.sources();
-        let source = sources.by_network.entry(self.source).or_default();
+        let source = sources.by_source.entry(self.source).or_default();
         source.last_ping_ms = now_ms;
         source.window_ms = rate.window_ms;
         source.pings.get_or_insert_default().charge(now_ms, rate, 1) == 1
@@ -254,10 +257,28 @@ mod tests {
         config
     }
 
+    fn caller(text: &str) -> Caller {
+        Caller::from(text.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn a_connection_that_nobody_vouches_for_is_charged_alone() {
+        let (admission, config) = (Arc::new(Admission::default()), config());
+        let proxy = caller("10.0.0.1");
+        let alone = |port| Caller { port: Some(port), ..proxy };
+        let rate = Rate::new(1, 10_000, 1).unwrap();
+        let tickets = [alone(1), alone(2), proxy].map(|who| {
+            let ticket = admission.admit(who, None, &config).unwrap();
+            assert!(ticket.charge_ping(rate) && !ticket.charge_ping(rate), "{who}");
+            ticket
+        });
+        drop(tickets);
+    }
+
     #[test]
     fn limits_hold_and_tickets_give_back() {
         let (admission, config) = (Arc::new(Admission::default()), config());
-        let (one, two) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let [one, two] = [caller("10.0.0.1"), caller("10.0.0.2")];
         let first = admission.admit(one, None, &config).unwrap();
         let _second = admission.admit(one, None, &config).unwrap();
         assert_eq!(admission.admit(one, None, &config).unwrap_err(), Full::Source);
@@ -272,7 +293,7 @@ mod tests {
     fn a_user_is_counted_over_all_addresses() {
         let (admission, mut config) = (Arc::new(Admission::default()), config());
         config.max_connections_per_user = 1;
-        let (one, two) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let [one, two] = [caller("10.0.0.1"), caller("10.0.0.2")];
         let first = admission.admit(one, Some("u-1"), &config).unwrap();
         assert_eq!(admission.admit(two, Some("u-1"), &config).unwrap_err(), Full::User);
         assert!(admission.admit(two, Some("u-2"), &config).is_ok());
@@ -288,7 +309,7 @@ mod tests {
         assert!(first.is_some() && admission.handshake(one, &config).is_none());
         drop(first);
         assert!(admission.handshake(one, &config).is_some());
-        assert!(admission.sources().by_network.is_empty());
+        assert!(admission.sources().by_source.is_empty());
     }
 
     #[test]
@@ -308,7 +329,7 @@ mod tests {
     #[test]
     fn a_source_is_charged_over_all_its_connections_and_reconnecting_does_not_help() {
         let (admission, config) = (Arc::new(Admission::default()), config());
-        let (here, there) = ("fd77::1".parse().unwrap(), "fd77::2".parse().unwrap());
+        let [here, there] = [caller("fd77::1"), caller("fd77::2")];
         let rate = Rate::new(3, 10_000, 1).unwrap();
         let one = admission.admit(here, None, &config).unwrap();
         assert!(one.charge_ping(rate) && one.charge_ping(rate));
@@ -323,9 +344,9 @@ mod tests {
     fn sources_without_connections_are_forgotten() {
         let (admission, config) = (Arc::new(Admission::default()), config());
         for last in 0..100 {
-            drop(admission.admit([10, 0, 0, last].into(), Some("user"), &config));
+            drop(admission.admit(caller(&format!("10.0.0.{last}")), Some("user"), &config));
         }
-        assert!(admission.sources().by_network.is_empty());
+        assert!(admission.sources().by_source.is_empty());
         assert!(admission.sources().by_user.is_empty());
     }
 }

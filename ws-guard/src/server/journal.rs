@@ -276,7 +276,7 @@ mod tests {
         let origin = Origin {
             id,
             peer,
-            client: peer.ip(),
+            client: peer.ip().into(),
             identity: None,
             region: Regions::default().intern(None, &metrics),
             protocol: None,

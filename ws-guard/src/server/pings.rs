@@ -20,6 +20,8 @@ pub struct PingRates {
     pub source: Rate,
     /// Those of a connection.
     pub connection: Rate,
+    /// Those that every connection has answered in any window, whatever its source has used.
+    pub share: u32,
 }
 
 impl PingRates {
@@ -27,7 +29,12 @@ impl PingRates {
     pub fn new(source: u32, connection: u32, window_seconds: u32) -> Result<PingRates, RateError> {
         let window_ms = window_seconds.saturating_mul(1000);
         let rate = |limit| Rate::new(limit, window_ms, CLOCK_STEP_MS);
-        Ok(PingRates { source: rate(source)?, connection: rate(connection)? })
+        Ok(PingRates { source: rate(source)?, connection: rate(connection)?, share: 0 })
+    }
+
+    /// With such a share of every connection.
+    pub fn with_share(self, share: u32) -> PingRates {
+        PingRates { share, ..self }
     }
 }
 
@@ -59,7 +66,7 @@ impl PingPolicy {
 impl Default for PingPolicy {
     fn default() -> PingPolicy {
         let source = Rate::new(30, 10_000, CLOCK_STEP_MS).unwrap_or_default();
-        PingPolicy::new(PingRates { source, connection: Rate::default() })
+        PingPolicy::new(PingRates { source, ..PingRates::default() })
     }
 }
 

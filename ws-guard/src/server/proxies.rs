@@ -1,23 +1,24 @@
 //! Where a client really is, when it comes through a proxy: PROXY protocol, `Forwarded` (RFC 7239)
-//! and `X-Forwarded-For`, each believed from configured proxies only.
+//! and `X-Forwarded-For`, each believed from configured proxies only, and read as the kernel reads
+//! them.
 
-use std::net::{IpAddr, SocketAddr};
-
-use hyper::{
-    HeaderMap,
-    header::{self, HeaderName},
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
 };
-use ipnet::IpNet;
-use proxy_header::{ParseConfig, ProxyHeader};
-use tokio::io::{AsyncRead, AsyncReadExt};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// What a header of version 2 begins with.
-const V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Longest header of version 1 in bytes, as its specification has it.
-const LONGEST_V1: usize = 107;
-/// Longest header of version 2 that is read, in bytes: addresses and some fields more.
-const LONGEST_V2: usize = 1024;
+use hyper::HeaderMap;
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use ws_guard_common::{
+    forwarded::{
+        ClientReader,
+        names::{FORWARDED, HeaderNames, X_FORWARDED_FOR},
+        preface::stage,
+    },
+    maps::{Address, identity},
+};
 
 /// The proxies that are believed.
 #[derive(Clone, Debug, Default)]
@@ -27,125 +28,86 @@ pub struct Proxies {
     pub proxy_protocol: bool,
 }
 
+/// Whom a connection is charged to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Caller {
+    pub address: IpAddr,
+    /// The peer's port, where the caller is this one connection of a proxy, which said something that
+    /// cannot be used: it is charged to nobody else.
+    pub port: Option<u16>,
+}
+
+impl From<IpAddr> for Caller {
+    fn from(address: IpAddr) -> Caller {
+        Caller { address, port: None }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Caller {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl Proxies {
     /// Whether what `address` says of its clients is believed.
     pub fn trust(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address. A proxy writes one of the two headers and hands on the other as the
-    /// client wrote it, so that where they disagree neither is believed.
-    pub fn client(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        let [forwarded, other] =
-            [forwarded(headers), x_forwarded_for(headers)].map(|hops| self.before(hops, peer));
-        match (forwarded, other) {
-            (None, None) => peer,
-            (Some(client), None) | (None, Some(client)) => client,
-            (Some(client), Some(other)) => {
-                if client == other {
-                    client
-                } else {
-                    peer
-                }
+    /// Who sends a request with these headers on a connection of `peer`; `reader` is what
+    /// [`Proxies::accept`] made of the connection's beginning.
+    pub fn client(&self, headers: &HeaderMap, reader: ClientReader, peer: SocketAddr) -> Caller {
+        let names = HeaderNames::usual();
+        let trust = |address: &Address| self.trust((*address).into());
+        let mut reader = reader;
+        for name in [FORWARDED, X_FORWARDED_FOR] {
+            for value in headers.get_all(name) {
+                let line = [name.as_bytes(), b": ", value.as_bytes(), b"\n"];
+                line.concat().iter().for_each(|byte| reader.push(*byte, &names, &trust));
             }
         }
+        let client = reader.client(&peer.ip().into(), peer.port().to_be(), &trust);
+        let alone = client.identity == identity::CONNECTION;
+        Caller { address: client.address.into(), port: alone.then_some(peer.port()) }
     }
 
-    /// The last address in a chain of hops that is no trusted proxy; `None` without a chain.
-    fn before(&self, hops: Hops, peer: IpAddr) -> Option<IpAddr> {
-        let mut client = (!hops.is_empty()).then_some(peer)?;
-        let mut hops = hops.into_iter().rev();
-        while self.trust(client) {
-            // What cannot be read ends the chain: nothing before it can be believed.
-            match hops.next().flatten() {
-                Some(hop) => client = hop,
-                None => break,
-            }
-        }
-        Some(client)
-    }
-
-    /// Read the PROXY protocol's header off a connection from `peer`, if it has to have one. `None`
-    /// is a stream without the header it should have.
+    /// Read the PROXY protocol's header off a connection from `peer`, if it has to have one, and not
+    /// one byte more. `None` is a stream without the header it should have.
     pub async fn accept<I: AsyncRead + Unpin>(
         &self,
         io: &mut I,
         peer: SocketAddr,
-    ) -> Option<SocketAddr> {
+    ) -> Option<ClientReader> {
+        let mut reader = ClientReader::default();
         if !self.proxy_protocol || !self.trust(peer.ip()) {
-            return Some(peer);
+            reader.skip_preface();
+            return Some(reader);
         }
-        let head = read_head(io).await?;
-        let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
-        let (header, _) = ProxyHeader::parse(&head, config).ok()?;
-        // A proxy's own health check has no address.
-        let source = header.proxied_address().map_or(peer, |address| address.source);
-        Some(SocketAddr::new(source.ip().to_canonical(), source.port()))
-    }
-}
-
-/// The bytes of the header, and not one more.
-async fn read_head<I: AsyncRead + Unpin>(io: &mut I) -> Option<Vec<u8>> {
-    // Neither version has a shorter one.
-    let mut head = vec![0; V2.len()];
-    io.read_exact(&mut head).await.ok()?;
-    if head == V2 {
-        let mut rest = [0; 4];
-        io.read_exact(&mut rest).await.ok()?;
-        let [_, _, high, low] = rest;
-        head.extend_from_slice(&rest);
-        let (start, more) = (head.len(), usize::from(u16::from_be_bytes([high, low])));
-        if more > LONGEST_V2 {
-            return None;
+        while !reader.preface.is_over() {
+            let header = reader.push_preface(io.read_u8().await.ok()?);
+            if !header || reader.preface.stage == stage::BAD {
+                return None;
+            }
         }
-        head.resize(start + more, 0);
-        io.read_exact(head.get_mut(start..)?).await.ok()?;
-        return Some(head);
+        Some(reader)
     }
-    while !head.ends_with(b"\r\n") {
-        if head.len() >= LONGEST_V1 {
-            return None;
-        }
-        head.push(io.read_u8().await.ok()?);
-    }
-    Some(head)
-}
-
-/// The addresses that proxies wrote down, the client's first; `None` for what is no address.
-type Hops = Vec<Option<IpAddr>>;
-
-fn forwarded(headers: &HeaderMap) -> Hops {
-    items(headers, header::FORWARDED).map(|item| address(for_parameter(item)?)).collect()
-}
-
-fn x_forwarded_for(headers: &HeaderMap) -> Hops {
-    items(headers, X_FORWARDED_FOR).map(address).collect()
-}
-
-/// What stands between the commas of all headers of this name.
-fn items(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).into_iter().map(|value| value.to_str().unwrap_or(""));
-    values.flat_map(|value| value.split(',')).map(str::trim)
-}
-
-/// `for=192.0.2.1;by=…` (RFC 7239, 4), without its quotes.
-fn for_parameter(element: &str) -> Option<&str> {
-    let pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
-    let mut nodes = pairs.filter(|(name, _)| name.eq_ignore_ascii_case("for"));
-    nodes.next().map(|(_, node)| node.trim_matches('"'))
-}
-
-/// An address with or without a port; one of IPv6 with a port stands in brackets.
-fn address(node: &str) -> Option<IpAddr> {
-    let bare = node.strip_prefix('[').and_then(|node| node.strip_suffix(']')).unwrap_or(node);
-    let plain = bare.parse::<IpAddr>().ok();
-    let address = plain.or_else(|| node.parse::<SocketAddr>().ok().map(|address| address.ip()));
-    address.map(|address| address.to_canonical())
 }
 
 #[cfg(test)]
 mod tests {
     use hyper::header::HeaderValue;
+    use ws_guard_common::forwarded::preface::V2;
 
     use super::*;
 
@@ -154,81 +116,96 @@ mod tests {
         Proxies { networks, proxy_protocol: true }
     }
 
-    fn client(fields: &[(&'static str, &str)], peer: &str) -> String {
+    fn client(fields: &[(&'static str, &[u8])], peer: &str) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.append(*name, HeaderValue::from_str(value).unwrap());
+            headers.append(*name, HeaderValue::from_bytes(value).unwrap());
         }
-        proxies().client(&headers, peer.parse().unwrap()).to_string()
+        let mut reader = ClientReader::default();
+        reader.skip_preface();
+        let peer = SocketAddr::new(peer.parse().unwrap(), 1000);
+        proxies().client(&headers, reader, peer).to_string()
     }
 
     #[test]
-    fn the_last_address_that_is_no_proxy() {
+    fn the_rightmost_address_that_is_no_proxy() {
         let xff = "x-forwarded-for";
         for (fields, peer, expected) in [
-            (&[(xff, "192.0.2.1")][..], "10.0.0.1", "192.0.2.1"),
-            (&[(xff, "6.6.6.6, 192.0.2.1, 10.0.0.2")], "10.0.0.1", "192.0.2.1"),
-            (&[(xff, "6.6.6.6"), (xff, "192.0.2.1")], "10.0.0.1", "192.0.2.1"),
+            (&[(xff, &b"192.0.2.1"[..])][..], "10.0.0.1", "192.0.2.1"),
+            (&[(xff, b"6.6.6.6, 192.0.2.1, 10.0.0.2")], "10.0.0.1", "192.0.2.1"),
+            (&[(xff, b"6.6.6.6"), (xff, b"192.0.2.1")], "10.0.0.1", "192.0.2.1"),
             // From anybody else it is worth nothing.
-            (&[(xff, "192.0.2.1")], "203.0.113.9", "203.0.113.9"),
+            (&[(xff, b"192.0.2.1")], "203.0.113.9", "203.0.113.9"),
             (&[], "10.0.0.1", "10.0.0.1"),
-            (&[(xff, "192.0.2.1, rubbish")], "10.0.0.1", "10.0.0.1"),
-            (&[(xff, "192.0.2.1, rubbish, 10.0.0.2")], "10.0.0.1", "10.0.0.2"),
-            (&[(xff, "10.0.0.3, 10.0.0.2")], "10.0.0.1", "10.0.0.3"),
-            (&[(xff, "192.0.2.1:4711")], "fd00::1", "192.0.2.1"),
-            (&[("forwarded", "for=192.0.2.43;proto=wss;by=10.0.0.9")], "10.0.0.1", "192.0.2.43"),
+            (&[(xff, b"192.0.2.1:4711")], "fd00::1", "192.0.2.1"),
+            (&[(xff, b"192.0.2.1, rubbish, 10.0.0.2")], "10.0.0.1", "10.0.0.2"),
+            // All of them proxies: the rightmost, which no client can forge.
+            (&[(xff, b"10.0.0.3, 10.0.0.2")], "10.0.0.1", "10.0.0.2"),
+            // Bytes that are no text cost their item alone.
+            (&[(xff, b"\xFF\xFE, 192.0.2.1")], "10.0.0.1", "192.0.2.1"),
+            (&[(xff, b"::ffff:192.0.2.1")], "10.0.0.1", "192.0.2.1"),
+            (&[("forwarded", b"for=192.0.2.43;proto=wss;by=10.0.0.9")], "10.0.0.1", "192.0.2.43"),
+            (&[("forwarded", b"host=\"a, for=6.6.6.6\";for=192.0.2.1")], "10.0.0.1", "192.0.2.1"),
             (
-                &[("forwarded", "for=6.6.6.6, For=\"[2001:db8::17]:4711\"")],
+                &[("forwarded", b"for=6.6.6.6, For=\"[2001:db8::17]:4711\"")],
                 "10.0.0.1",
                 "2001:db8::17",
             ),
             (
-                &[("forwarded", "for=192.0.2.1"), (xff, "6.6.6.6, 192.0.2.1")],
+                &[("forwarded", b"for=192.0.2.1"), (xff, b"6.6.6.6, 192.0.2.1")],
                 "10.0.0.1",
                 "192.0.2.1",
             ),
             // Whichever the proxy wrote, the other one is the client's own.
-            (&[("forwarded", "for=6.6.6.6"), (xff, "192.0.2.1")], "10.0.0.1", "10.0.0.1"),
-            (&[("forwarded", "for=192.0.2.1"), (xff, "6.6.6.6")], "10.0.0.1", "10.0.0.1"),
-            (&[("forwarded", "for=_hidden")], "10.0.0.1", "10.0.0.1"),
+            (&[("forwarded", b"for=6.6.6.6"), (xff, b"192.0.2.1")], "10.0.0.1", "10.0.0.1:1000"),
+            (&[(xff, b"192.0.2.1, rubbish")], "fd00::1", "[fd00::1]:1000"),
+            (&[("forwarded", b"for=_hidden")], "10.0.0.1", "10.0.0.1:1000"),
         ] {
             assert_eq!(client(fields, peer), expected, "{fields:?} from {peer}");
         }
     }
 
+    /// Who a connection without headers is charged to, and what is left of the stream.
     async fn proxied(bytes: &[u8], peer: &str) -> (Option<String>, Vec<u8>) {
-        let mut stream = bytes;
-        let found = proxies().accept(&mut stream, peer.parse().unwrap()).await;
-        (found.map(|address| address.to_string()), stream.to_vec())
+        let (mut stream, peer) = (bytes, peer.parse().unwrap());
+        let found = proxies().accept(&mut stream, peer).await;
+        let caller = found.map(|reader| proxies().client(&HeaderMap::new(), reader, peer));
+        (caller.map(|caller| caller.to_string()), stream.to_vec())
+    }
+
+    fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [&V2[..], &[0x20 | command, family], &length, rest, b"GET /"].concat()
     }
 
     #[tokio::test]
     async fn headers_of_the_proxy_protocol() {
         let peer = "10.0.0.1:1000";
+        let found = |client: &str| (Some(client.to_string()), b"GET /".to_vec());
         let v1 = b"PROXY TCP4 192.0.2.1 10.0.0.9 4711 80\r\nGET /";
-        assert_eq!(proxied(v1, peer).await, (Some("192.0.2.1:4711".into()), b"GET /".to_vec()));
-        let mut v2 = [&V2[..], &[0x21, 0x11, 0, 15]].concat();
-        v2.extend([192, 0, 2, 1, 10, 0, 0, 9, 0x12, 0x67, 0, 80]);
-        v2.extend([0x04, 0, 0]);
-        v2.extend(b"GET /");
-        assert_eq!(proxied(&v2, peer).await, (Some("192.0.2.1:4711".into()), b"GET /".to_vec()));
-        let local = b"PROXY UNKNOWN\r\nGET /";
-        assert_eq!(proxied(local, peer).await, (Some(peer.into()), b"GET /".to_vec()));
+        assert_eq!(proxied(v1, peer).await, found("192.0.2.1"));
+        let addresses = [192, 0, 2, 1, 10, 0, 0, 9, 0x12, 0x67, 0, 80, 0x04, 0, 0];
+        assert_eq!(proxied(&v2(1, 0x11, &addresses), peer).await, found("192.0.2.1"));
+        // A proxy's own health check has no address, whatever family it writes.
+        for local in [b"PROXY UNKNOWN\r\nGET /".to_vec(), v2(0, 0xFF, b""), v2(0, 0, b"ab")] {
+            assert_eq!(proxied(&local, peer).await, found("10.0.0.1"), "{local:?}");
+        }
         // Whoever is not trusted is not asked.
         let stranger = "203.0.113.9:1000";
-        assert_eq!(proxied(v1, stranger).await, (Some(stranger.into()), v1.to_vec()));
+        assert_eq!(proxied(v1, stranger).await, (Some("203.0.113.9".into()), v1.to_vec()));
     }
 
     #[tokio::test]
     async fn what_is_no_header_is_refused() {
         let endless = [b"PROXY TCP4 ".to_vec(), vec![b'1'; 200]].concat();
-        let long = [&V2[..], &[0x21, 0x11, 0xFF, 0xFF]].concat();
+        let short = v2(1, 0x11, b"abc");
         for bytes in [
             &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
             b"PROXY TCP4 192.0.2.1\r\n",
             b"PROXY",
+            b"\r\n\r\nGET / HTTP/1.1\r\n\r\n",
             &endless,
-            &long,
+            &short,
             &V2[..],
         ] {
             assert_eq!(proxied(bytes, "10.0.0.1:1000").await.0, None, "{bytes:?}");

@@ -6,10 +6,11 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
+
+use super::proxies::Caller;
 
 /// Places in the table: 128 KiB.
 const PLACES: usize = 16 * 1024;
@@ -33,21 +34,21 @@ impl Default for Reconnects {
 
 impl Reconnects {
     /// A connection of this address ended.
-    pub fn left(&self, client: IpAddr, now: Instant) {
+    pub fn left(&self, client: Caller, now: Instant) {
         if let (tag, Some(place)) = self.place(client) {
             place.store(tag | self.second(now), Ordering::Relaxed);
         }
     }
 
     /// A connection of this address comes; whether one of it ended in the last minute.
-    pub fn comes_back(&self, client: IpAddr, now: Instant) -> bool {
+    pub fn comes_back(&self, client: Caller, now: Instant) -> bool {
         let (tag, Some(place)) = self.place(client) else { return false };
         let kept = place.load(Ordering::Relaxed);
         let ago = self.second(now).saturating_sub(kept & u64::from(u32::MAX));
         kept != 0 && kept >> 32 == tag >> 32 && ago <= WINDOW.as_secs()
     }
 
-    fn place(&self, client: IpAddr) -> (u64, Option<&AtomicU64>) {
+    fn place(&self, client: Caller) -> (u64, Option<&AtomicU64>) {
         let hash = self.hasher.hash_one(client);
         (hash & !u64::from(u32::MAX), self.places.get(hash as usize % PLACES))
     }
@@ -59,12 +60,17 @@ impl Reconnects {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
     fn whoever_left_within_a_minute_comes_back() {
         let (reconnects, now) = (Reconnects::default(), Instant::now());
-        let (one, two) = ([10, 0, 0, 1].into(), "fd77::1".parse().unwrap());
+        let [one, two] = ["10.0.0.1", "fd77::1"].map(|text| {
+            let address: IpAddr = text.parse().unwrap();
+            Caller::from(address)
+        });
         assert!(!reconnects.comes_back(one, now));
         reconnects.left(one, now);
         assert!(reconnects.comes_back(one, now + WINDOW));

@@ -1,7 +1,7 @@
 //! What is known and kept of a connection, for the log and for listings.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -11,6 +11,7 @@ use super::{
     identity::Identity,
     metrics::Region,
     protocol::{Close, code},
+    proxies::Caller,
 };
 pub use crate::domain::connection::Totals;
 use crate::domain::{clock::Timestamp, connection::ConnectionView};
@@ -23,7 +24,7 @@ pub struct Origin {
     /// The other end of TCP.
     pub peer: SocketAddr,
     /// The client, which may be behind it.
-    pub client: IpAddr,
+    pub client: Caller,
     pub identity: Option<Box<Identity>>,
     /// The region as metrics have it.
     pub region: Arc<Region>,

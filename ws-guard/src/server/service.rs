@@ -85,9 +85,9 @@ impl Service {
     pub fn see_pings(&self, origin: &Origin, pings: u64) {
         let Some(seen) = self.config.seen.as_ref().filter(|_| pings > 0) else { return };
         let peer = origin.peer.ip();
-        let proxied = origin.client != peer || self.config.proxies.trust(peer);
+        let proxied = origin.client != peer.into() || self.config.proxies.trust(peer);
         if self.config.tls.is_some() && !proxied {
-            let source = self.config.pings.source_of(origin.client);
+            let source = self.config.pings.source_of(peer);
             seen.note(source, u32::try_from(pings).unwrap_or(u32::MAX));
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,6 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
+use ws_guard_common::forwarded::ClientReader;
 
 use super::{
     access_log::{Closed, Line, What, timestamp},
@@ -29,6 +30,7 @@ use super::{
     journal::Happened,
     metrics::Region,
     negotiation,
+    proxies::Caller,
     record::{Ended, Origin, Totals},
     service::Service,
     stall::Level,
@@ -44,15 +46,15 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What is known of a client that was let in.
 struct Admitted {
     ticket: Ticket,
-    client: IpAddr,
+    client: Caller,
     identity: Identity,
 }
 
 /// Where a request comes from.
 struct Arrival {
     peer: SocketAddr,
-    /// The peer, or the client that a trusted proxy names in the PROXY protocol.
-    proxied: SocketAddr,
+    /// What its connection began with.
+    beginning: ClientReader,
     /// Whose certificate the client showed.
     certificate: Option<Box<str>>,
 }
@@ -204,8 +206,8 @@ impl Shard {
         peer: SocketAddr,
     ) -> Result<Done<Io, Admitted>, Refusal> {
         let config = &self.service.config;
-        let proxied = config.proxies.accept(&mut stream, peer).await;
-        let proxied = proxied.ok_or(Refusal::ProxyHeader)?;
+        let beginning = config.proxies.accept(&mut stream, peer).await;
+        let beginning = beginning.ok_or(Refusal::ProxyHeader)?;
         let io = match &config.tls {
             None => Io::Plain(stream),
             Some(tls) => {
@@ -214,7 +216,7 @@ impl Shard {
             }
         };
         let certificate = io.certificate_name();
-        let from = Arrival { peer, proxied, certificate };
+        let from = Arrival { peer, beginning, certificate };
         handshake::accept(io, config, |request, upgrade| self.let_in(request, upgrade, &from)).await
     }
 
@@ -226,7 +228,7 @@ impl Shard {
     ) -> Result<Admitted, Refusal> {
         let service = &self.service;
         let proxies = &service.config.proxies;
-        let client = proxies.client(request.headers(), from.proxied.ip());
+        let client = proxies.client(request.headers(), from.beginning, from.peer);
         if service.reconnects.comes_back(client, Instant::now()) {
             self.came_back.set(self.came_back.get() + 1);
             service.metrics.reconnects.inc();
@@ -352,7 +354,7 @@ impl Shard {
         let identity = origin.identity.as_deref();
         Line {
             connection_id: Some(origin.id),
-            client: (origin.client != origin.peer.ip()).then_some(origin.client),
+            client: (origin.client != origin.peer.ip().into()).then_some(origin.client),
             user_id: identity.and_then(|identity| identity.user_id.as_deref()),
             region: identity.and_then(|identity| identity.region.as_deref()),
             certificate: identity.and_then(|identity| identity.certificate.as_deref()),

@@ -79,6 +79,10 @@ pub struct Serve {
         default_value_t = 0
     )]
     max_ping_rate_per_connection: u32,
+    /// Pings that every connection has answered in any window, whatever others of its source send
+    #[arg(long, value_name = "N", env = "WS_GUARD_CONNECTION_SHARE", default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(0..=64))]
+    connection_share: u32,
     /// Length of the window in seconds, 1 to 3600
     #[arg(long, value_name = "S", env = "WS_GUARD_WINDOW_SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -175,13 +179,14 @@ impl Serve {
     fn ping_rates(&self) -> anyhow::Result<PingRates> {
         let (source, connection) = (self.max_ping_rate, self.max_ping_rate_per_connection);
         // The window has been checked by its flag.
-        PingRates::new(source, connection, self.window_seconds).map_err(|_| {
+        let rates = PingRates::new(source, connection, self.window_seconds).map_err(|_| {
             let (flag, limit) = match source > Rate::MAX_LIMIT {
                 true => ("--max-ping-rate", source),
                 false => ("--max-ping-rate-per-connection", connection),
             };
             anyhow::anyhow!("{flag} {limit} is over {}: give less, or 0", Rate::MAX_LIMIT)
-        })
+        })?;
+        Ok(rates.with_share(self.connection_share))
     }
 }
 

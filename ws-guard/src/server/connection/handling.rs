@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use ws_guard_common::window::Rate;
+
 use super::{Connection, Phase};
 use crate::{
     server::{
@@ -76,16 +78,22 @@ impl<I: Stream> Connection<I> {
         }
     }
 
-    /// Whether a ping keeps to the limits of its source and its connection.
+    /// Whether a ping keeps to the limits of its source and its connection: to that of its source, or
+    /// to the connection's share of it.
     fn charge_ping(&mut self) -> bool {
         let rates = self.shard.service.config.pings.rates(self.ticket.source());
         let by_source = self.ticket.charge_ping(rates.source);
-        if rates.connection.limit == 0 {
+        if rates.connection.limit == 0 && (rates.share == 0 || rates.source.limit == 0) {
             return by_source;
         }
         let now_ms = self.ticket.clock_ms();
         let window = self.pings.get_or_insert_default();
-        window.charge(now_ms, rates.connection, 1) == 1 && by_source
+        // Both limits have the same window.
+        let window_ms = rates.source.window_ms.max(rates.connection.window_ms);
+        let share = Rate { limit: rates.share, window_ms, shift: 0 };
+        let by_share = rates.share > 0 && window.has_room(now_ms, share);
+        let by_connection = window.charge(now_ms, Rate { window_ms, ..rates.connection }, 1) == 1;
+        (by_source || by_share) && by_connection
     }
 
     /// Let the handler work, and tell what it did.
