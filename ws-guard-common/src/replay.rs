@@ -23,8 +23,8 @@ pub trait Budget {
     fn room(&mut self) -> u32;
     /// The segment held `pings` new pings, of which `passed` passed.
     fn charge(&mut self, pings: u32, passed: u32);
-    /// The source is throttled: nothing of it may pass behind a gap.
-    fn is_throttled(&mut self) -> bool;
+    /// The connection is over the limit: nothing of it may pass behind a gap.
+    fn is_over_limit(&mut self) -> bool;
     /// `pings` new pings have to pass, all or none: charge them, and say whether they may.
     fn charge_whole(&mut self, pings: u32) -> bool;
 }
@@ -40,7 +40,7 @@ impl Budget for Unlimited {
 
     fn charge(&mut self, _pings: u32, _passed: u32) {}
 
-    fn is_throttled(&mut self) -> bool {
+    fn is_over_limit(&mut self) -> bool {
         false
     }
 

@@ -56,6 +56,25 @@ pub fn find(source: &SourceKey) -> Option<Entry> {
     SOURCES.get_ptr_mut(source).map(Entry)
 }
 
+/// The entry that the source is charged to: its own, or that of a coarser prefix.
+#[inline(never)]
+fn charged(source: &SourceKey) -> *mut Source {
+    if let Some(source) = SOURCES.get_ptr_mut(source) {
+        return source;
+    }
+    let mut level = 1;
+    while level <= COARSE_LEVELS {
+        let Some(coarse) = source.coarser(level) else {
+            break;
+        };
+        if let Some(source) = COARSE.get_ptr_mut(&coarse) {
+            return source;
+        }
+        level += 1;
+    }
+    core::ptr::null_mut()
+}
+
 /// The packet is to be dropped because its source is banned, and is counted.
 #[inline(never)]
 pub fn drop_banned(scene: &Scene) -> bool {
@@ -237,13 +256,12 @@ extern "C" fn ws_guard_budget(now: u64) -> u32 {
         return Walk::UNLIMITED;
     };
     let now_ms = millis(now);
-    let room = match find(&flow.account.source) {
-        Some(source) => source.locked(
+    let source = charged(&flow.account.source);
+    let room = !source.is_null()
+        && Entry(source).locked(
             #[inline(always)]
             |source| source.window.has_room(now_ms, source.limits.rate),
-        ),
-        None => false,
-    };
+        );
     if room {
         return Walk::UNLIMITED;
     }
@@ -368,9 +386,10 @@ extern "C" fn ws_guard_exceeded(now: u64, count: u32, over: u32) -> u32 {
     let account = &raw const flow.account;
     // SAFETY: nothing is written there.
     let account = unsafe { &*account };
-    let Some(source) = find(&account.source) else {
+    let source = Entry(charged(&account.source));
+    if source.0.is_null() {
         return 0;
-    };
+    }
     let (new, until, limits, action) = source.locked(
         #[inline(always)]
         |source| {

@@ -90,7 +90,7 @@ impl Budget for Allowance {
         self.passed += u64::from(passed);
     }
 
-    fn is_throttled(&mut self) -> bool {
+    fn is_over_limit(&mut self) -> bool {
         self.throttled || self.left == 0
     }
 

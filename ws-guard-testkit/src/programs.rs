@@ -16,10 +16,11 @@ use aya::{
 use ws_guard_common::{
     flood::{Flood, FloodKey},
     flow::Flow,
+    forwarded::names::HeaderNames,
     held::{self, Held},
     maps::{
-        Address, Counter, Counters, FlowKey, Operation, Pending, Policy, Ports, Request, Rule,
-        SCOPES, Shared, SourceKey, Stranger, Tunnels, global, name, program,
+        Address, Beginning, Counter, Counters, FlowKey, Network, Operation, Pending, Policy, Ports,
+        Request, Rule, SCOPES, Shared, SourceKey, Stranger, Suspect, Tunnels, global, name, program,
     },
     source::Source,
 };
@@ -48,8 +49,8 @@ macro_rules! pod {
 }
 
 pod!(
-    Address, Counters, Flood, FloodKey, Flow, FlowKey, Held, Pending, Policy, Ports, Rule, Shared,
-    Source, SourceKey, Stranger, Tunnels
+    Address, Beginning, Counters, Flood, FloodKey, Flow, FlowKey, HeaderNames, Held, Network, Pending,
+    Policy, Ports, Rule, Shared, Source, SourceKey, Stranger, Suspect, Tunnels
 );
 
 /// What a run came to.
@@ -229,9 +230,17 @@ impl Programs {
     /// A rule for one address. The policy must say that there is a rule.
     pub fn set_rule(&mut self, address: IpAddr, rule: Rule) -> Result<()> {
         let map = self.map(name::RULES)?;
-        let mut rules = lpm_trie::LpmTrie::<&mut MapData, Raw<Address>, Raw<Rule>>::try_from(map)?;
-        let key = lpm_trie::Key::new(128, Raw(address.into()));
-        rules.insert(&key, Raw(rule), 0).context("adding a rule")
+        let mut rules = lpm_trie::LpmTrie::<&mut MapData, Raw<Network>, Raw<Rule>>::try_from(map)?;
+        rules.insert(&whole(address), Raw(rule), 0).context("adding a rule")
+    }
+
+    /// Believe what this address says of its clients, in `Forwarded` and `X-Forwarded-For`. The policy
+    /// must say that there are trusted proxies.
+    pub fn trust(&mut self, address: IpAddr) -> Result<()> {
+        self.set(name::HEADERS, 0, Raw(HeaderNames::usual()))?;
+        let map = self.map(name::PROXIES)?;
+        let mut proxies = lpm_trie::LpmTrie::<&mut MapData, Raw<Network>, u32>::try_from(map)?;
+        proxies.insert(&whole(address), 1, 0).context("adding a trusted proxy")
     }
 
     /// Forget all flows, what they have behind gaps, sources, requests and throttlings. Counters go on.
@@ -240,7 +249,10 @@ impl Programs {
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PROVEN)?;
         self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
+        self.empty::<Raw<FlowKey>, Raw<Beginning>>(name::BEGINNINGS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
+        self.empty::<Raw<SourceKey>, Raw<Source>>(name::COARSE)?;
+        self.empty::<Raw<Address>, Raw<Suspect>>(name::SUSPECTS)?;
         self.empty::<Raw<FloodKey>, Raw<Flood>>(name::FLOODS)?;
         let gaps = self.counters()?.events[Counter::Gaps as usize];
         // Eight megabytes: not for each row.
@@ -289,6 +301,16 @@ impl Programs {
         self.request(address, Operation::Throttle, 0, ws_guard_common::source::UNTIL_RELEASED)
     }
 
+    /// Ban it. Likewise.
+    pub fn ban(&self, address: IpAddr) -> Result<()> {
+        self.request(address, Operation::Ban, 0, ws_guard_common::source::UNTIL_RELEASED)
+    }
+
+    /// Release it. Likewise.
+    pub fn release(&self, address: IpAddr) -> Result<()> {
+        self.request(address, Operation::Release, 0, 0)
+    }
+
     /// Report pings of a source as a terminator does. Likewise.
     pub fn report(&self, address: IpAddr, pings: u32) -> Result<()> {
         self.request(address, Operation::Report, pings, 0)
@@ -312,6 +334,11 @@ impl Programs {
 
 /// What the kernel has against a program: the verifier's log can be megabytes, and what it gave up on
 /// is in its last lines.
+/// The key of a network that is one address.
+fn whole(address: IpAddr) -> lpm_trie::Key<Raw<Network>> {
+    lpm_trie::Key::new(Network::ALL_BITS, Raw(Network::of(&address.into())))
+}
+
 fn last_words(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
         return error.to_string();

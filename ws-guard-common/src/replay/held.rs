@@ -15,7 +15,7 @@ impl Replay {
         }
         let len = payload.len() as u32;
         let place = held.region.place(seq, len);
-        let Some(at) = place.filter(|_| self.flow.may_hold() && !budget.is_throttled()) else {
+        let Some(at) = place.filter(|_| self.flow.may_hold() && !budget.is_over_limit()) else {
             return Verdict::Drop(Reason::Gap);
         };
         let known = held.region.known(at, len) as usize;

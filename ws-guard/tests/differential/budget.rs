@@ -8,7 +8,7 @@ pub struct Limits {
     pub source: u32,
     /// Pings of a connection; 0 for no such limit.
     pub connection: u32,
-    /// Pings of a connection that are answered while its source is throttled.
+    /// Pings that a connection may send whatever its source has used.
     pub share: u32,
     /// One of [`action`].
     pub action: u8,
@@ -19,8 +19,6 @@ pub struct Limits {
 pub struct Source {
     /// Of its limit.
     left: u32,
-    /// Of one more limit's worth, for shares.
-    spare: u32,
     pub throttled: bool,
     /// Pings charged.
     pub pings: u64,
@@ -30,8 +28,7 @@ pub struct Source {
 
 impl Source {
     pub fn new(limits: &Limits) -> Source {
-        let (left, spare) = (limits.source, limits.source);
-        Source { left, spare, throttled: false, pings: 0, passed: 0 }
+        Source { left: limits.source, throttled: false, pings: 0, passed: 0 }
     }
 }
 
@@ -42,12 +39,14 @@ pub struct Connection {
     left: u32,
     /// Of its share.
     share: u32,
+    /// It went over the limit.
+    over: bool,
 }
 
 impl Connection {
     pub fn new(limits: &Limits) -> Connection {
         let left = if limits.connection == 0 { u32::MAX } else { limits.connection };
-        Connection { left, share: limits.share }
+        Connection { left, share: limits.share, over: false }
     }
 }
 
@@ -59,56 +58,48 @@ pub struct Purse<'a> {
 }
 
 impl Purse<'_> {
-    /// Of `pings` pings, how many the source's limit lets pass, and how many its spare.
-    fn paid(&self, pings: u32) -> (u32, u32) {
-        let kept = pings.min(self.source.left);
-        let share = self.connection.share.saturating_sub(kept).min(pings - kept);
-        (kept, share.min(self.source.spare))
+    /// How many of `pings` pings keep to the limit: those that the source has left, or the connection's
+    /// share, whichever is more.
+    fn kept(&self, pings: u32) -> u32 {
+        pings.min(self.source.left.max(self.connection.share)).min(self.connection.left)
+    }
+
+    /// Pay for `pings` pings, of which so many keep to the limit.
+    fn pay(&mut self, pings: u32) -> u32 {
+        let kept = self.kept(pings);
+        self.source.throttled |= kept < pings;
+        self.connection.over |= kept < pings;
+        self.source.left -= pings.min(self.source.left);
+        self.source.pings += u64::from(pings);
+        self.connection.left -= pings.min(self.connection.left);
+        self.connection.share -= pings.min(self.connection.share);
+        kept
     }
 }
 
 impl Budget for Purse<'_> {
     fn room(&mut self) -> u32 {
-        let (kept, spared) = self.paid(u32::MAX);
-        (kept + spared).min(self.connection.left)
+        self.kept(u32::MAX)
     }
 
     fn charge(&mut self, pings: u32, passed: u32) {
-        let (kept, spared) = self.paid(pings);
+        let kept = self.pay(pings);
         if self.limits.action != action::OBSERVE {
-            assert_eq!(passed, (kept + spared).min(self.connection.left));
+            assert_eq!(passed, kept);
         }
-        self.source.throttled |= pings > self.source.left;
-        self.source.left -= kept;
-        self.source.spare -= spared;
-        self.source.pings += u64::from(pings);
         self.source.passed += u64::from(passed);
-        self.connection.left -= pings.min(self.connection.left);
-        self.connection.share -= pings.min(self.connection.share);
     }
 
-    fn is_throttled(&mut self) -> bool {
-        self.source.throttled
+    fn is_over_limit(&mut self) -> bool {
+        self.connection.over
     }
 
     fn charge_whole(&mut self, pings: u32) -> bool {
-        let fits_share = pings == 1 && self.connection.share > 0;
-        if self.source.throttled && !fits_share {
+        let only_share = self.connection.over && self.source.left == 0;
+        if only_share && self.connection.share < pings {
             return false;
         }
-        let fits = pings <= self.connection.left;
-        let (kept, spared) = self.paid(pings);
-        self.connection.left -= pings.min(self.connection.left);
-        self.connection.share -= pings.min(self.connection.share);
-        if !fits {
-            return false;
-        }
-        let spared = if fits_share { spared } else { 0 };
-        self.source.throttled |= pings > self.source.left;
-        self.source.left -= kept;
-        self.source.spare -= spared;
-        self.source.pings += u64::from(pings);
-        let may = kept + spared == pings;
+        let may = self.pay(pings) >= pings;
         self.source.passed += if may { u64::from(pings) } else { 0 };
         may
     }

@@ -76,6 +76,10 @@ pub enum Step {
     Packet(Sent),
     /// An operator throttles the source of the first connection.
     Throttle,
+    /// He bans it.
+    Ban,
+    /// He releases it.
+    Release,
     /// A terminator reports so many pings of it.
     Report(u32),
     Wait(Duration),
@@ -96,6 +100,8 @@ pub struct Case {
     pub violations: Vec<Violation>,
     /// State of the first connection's flow at the end; `None` when it must have none.
     pub state: Option<Option<u8>>,
+    /// Who the first connection's limits are about at the end, and how that is known.
+    pub client: Option<(String, u8)>,
     /// Why it cannot be played at TC.
     pub xdp_only: Option<&'static str>,
     /// What each packet is inside of, and whether that is IPv6.
@@ -131,6 +137,7 @@ pub fn case(name: &'static str) -> Case {
         counts: Vec::new(),
         violations: Vec::new(),
         state: None,
+        client: None,
         xdp_only: None,
         tunnel: None,
         family: None,
@@ -209,6 +216,28 @@ impl Case {
 
     pub fn throttle(mut self) -> Case {
         self.steps.push(Step::Throttle);
+        self
+    }
+
+    pub fn ban(mut self) -> Case {
+        self.steps.push(Step::Ban);
+        self
+    }
+
+    pub fn release(mut self) -> Case {
+        self.steps.push(Step::Release);
+        self
+    }
+
+    /// The first two connections are a trusted proxy's.
+    pub fn proxied(mut self) -> Case {
+        self.policy.proxies = 1;
+        self
+    }
+
+    /// The first connection's client is this one.
+    pub fn is_of(mut self, address: &str, identity: u8) -> Case {
+        self.client = Some((address.into(), identity));
         self
     }
 

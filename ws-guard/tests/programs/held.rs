@@ -130,22 +130,22 @@ fn refused() -> Vec<Case> {
             .client_at(GAP, pings(6))
             .client_at(0, text("x"))
             .dropped()
-            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 0), (Throttled, 0)]),
+            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 0), (Throttled, 1)]),
         case("the filler's own pings count with them")
             .open()
             .client_at(12, pings(29))
             .client_at(0, pings(2))
             .dropped()
             .counts(&[(DroppedGap, 1), (Pings, 0), (Throttled, 1)]),
-        case("the source is throttled meanwhile: one ping of the share's may pass")
-            .open()
-            .client_at(GAP, pings(1))
-            .throttle()
-            .client_at(0, text("x"))
-            .counts(&[(DroppedGap, 0), (Pings, 1), (Spared, 1)]),
-        case("and no more")
+        case("the source is throttled meanwhile: the connection's share may pass")
             .open()
             .client_at(GAP, pings(2))
+            .throttle()
+            .client_at(0, text("x"))
+            .counts(&[(DroppedGap, 0), (Pings, 2), (Spared, 2)]),
+        case("and no more")
+            .open()
+            .client_at(GAP, pings(3))
             .throttle()
             .client_at(0, text("x"))
             .dropped()
@@ -199,14 +199,21 @@ fn not_kept() -> Vec<Case> {
             .client_at(GAP - 1, pings(1))
             .dropped()
             .counts(&[(Gaps, 3), (DroppedGap, 2)]),
-        case("a throttled source's")
+        case("of a connection over the limit")
+            .open()
+            .client(pings(31))
+            .defused(&[180])
+            .client_at(186 + GAP, text("y"))
+            .dropped()
+            .client_at(186, text("x"))
+            .client_at(186 + GAP, text("y"))
+            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 33)]),
+        case("not of its neighbour")
             .open()
             .throttle()
             .client_at(GAP, text("y"))
-            .dropped()
             .client_at(0, text("x"))
-            .client_at(GAP, text("y"))
-            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 2)]),
+            .counts(&[(Gaps, 1), (DroppedGap, 0), (Frames, 2)]),
         case("where classes of frames have limits")
             .policy(|policy| policy.flags |= ws_guard_common::maps::LIMITS_CLASSES)
             .open()

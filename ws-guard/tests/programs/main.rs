@@ -1,6 +1,7 @@
 //! The kernel programs on packets built by hand: one table, played at both client-side hooks and in
 //! both address families; and what they cost the verifier.
 mod case;
+mod clients;
 mod forged;
 mod fragments;
 mod handshakes;
@@ -54,6 +55,7 @@ fn table() -> Vec<Case> {
     cases.extend(streams::cases());
     cases.extend(held::cases());
     cases.extend(throttling::cases());
+    cases.extend(clients::cases());
     cases.extend(forged::cases());
     cases.extend(tls::cases());
     cases.extend(mptcp::cases());

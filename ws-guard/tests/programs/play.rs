@@ -1,7 +1,7 @@
 //! Plays a row at one hook, in one address family.
-use std::thread;
+use std::{net::IpAddr, thread};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
     frame::Violation,
     maps::{FlowKey, program},
@@ -45,11 +45,16 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
     if let Some(rule) = case.rule {
         programs.set_rule(first.client.ip(), rule)?;
     }
+    if case.policy.proxies > 0 {
+        programs.trust(first.client.ip())?;
+    }
     let before = programs.counters()?;
     for (index, step) in case.steps.iter().enumerate() {
         let result = match step {
             Step::Packet(sent) => send(programs, sent, case.tunnel, hook, family),
             Step::Throttle => programs.throttle(source(family)),
+            Step::Ban => programs.ban(source(family)),
+            Step::Release => programs.release(source(family)),
             Step::Report(pings) => programs.report(source(family), *pings),
             Step::Requests(count) => requests(programs, *count, hook, family),
             Step::Wait(time) => {
@@ -69,6 +74,12 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
         let found = counted.violations_in[kind as usize];
         ensure!(found == wanted, "{kind:?} was counted {found} times, not {wanted}");
     }
+    if let Some((address, identity)) = &case.client {
+        let flow = programs.flow(FlowKey::new(first.client, first.server))?.context("a flow")?;
+        let client = flow.account.client;
+        let found = (IpAddr::from(client.address).to_string(), client.identity);
+        ensure!(found == (address.clone(), *identity), "the client is {found:?}");
+    }
     if let Some(wanted) = case.state {
         let flow = programs.flow(FlowKey::new(first.client, first.server))?;
         let found = flow.map(|flow| flow.state);
@@ -78,9 +89,9 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
 }
 
 /// The first connection's source, as the policy groups addresses.
-fn source(family: Family) -> std::net::IpAddr {
+fn source(family: Family) -> IpAddr {
     match (family, connection(family, 0).client.ip()) {
-        (Family::V6, std::net::IpAddr::V6(ip)) => {
+        (Family::V6, IpAddr::V6(ip)) => {
             std::net::Ipv6Addr::from(u128::from(ip) >> 64 << 64).into()
         }
         (_, ip) => ip,

@@ -5,10 +5,14 @@ use ws_guard_common::{
     flood::Class,
     frame::opcode,
     maps::{
-        Counter::*, LIMITS_CLASSES, Limits, MAY_BAN, Policy, Rule, SOURCES_FAIL_CLOSED, action, own,
+        BAN_FORCED, Counter::*, LIMITS_CLASSES, Limits, MAY_BAN, Policy, Rule, SOURCES_FAIL_CLOSED,
+        action, own,
     },
 };
-use ws_guard_testkit::frame::{Frame, encode};
+use ws_guard_testkit::{
+    frame::{Frame, encode},
+    packets::flag,
+};
 
 use crate::case::{Case, case, pings, rate, text};
 
@@ -19,6 +23,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(climbing());
     cases.extend(floods());
     cases.extend(neighbours());
+    cases.extend(bans());
     cases
 }
 
@@ -69,7 +74,7 @@ fn limits() -> Vec<Case> {
             .open()
             .client(pings(5))
             .defused(&[18, 24])
-            .counts(&[(Pings, 5), (Defused, 2), (Throttled, 0)]),
+            .counts(&[(Pings, 5), (Defused, 2), (Throttled, 1)]),
         case("no limit")
             .policy(|policy| policy.rate = rate(0, 10_000))
             .open()
@@ -93,9 +98,12 @@ fn actions() -> Vec<Case> {
             .client(pings(240))
             .client(pings(1))
             .counts(&[(Pings, 241), (Defused, 0), (Rewritten, 0), (Throttled, 1)]),
-        case("drop: the segment that goes past the limit, and all that follows")
+        case("drop: the segment that goes past the limit, and all that follows, of that connection")
             .policy(|policy| policy.action = action::DROP)
             .open()
+            .on(1)
+            .open()
+            .on(0)
             .client(pings(30))
             .client(pings(1))
             .dropped()
@@ -104,9 +112,10 @@ fn actions() -> Vec<Case> {
             .client("")
             .dropped()
             .on(1)
-            .client_at(0, "")
-            .dropped()
-            .counts(&[(Throttled, 1), (DroppedThrottled, 4), (Rewritten, 0), (Defused, 0)]),
+            .client([text("a neighbour"), pings(2)].concat())
+            .client_at(-400, "")
+            .with(|packet| packet.flags = flag::SYN)
+            .counts(&[(Throttled, 1), (DroppedThrottled, 3), (Rewritten, 0), (Defused, 0)]),
         case("a source that an operator throttles")
             .open()
             .client(pings(1))
@@ -171,7 +180,6 @@ fn rules() -> Vec<Case> {
             .client(pings(31))
             .counts(&[(Pings, 62), (Defused, 1), (Throttled, 2), (DroppedGap, 1)]),
         case("a network that is dropped where others are defused")
-            .policy(|policy| policy.flags = MAY_BAN)
             .rule(acts(action::DROP))
             .open()
             .client(pings(31))
@@ -190,7 +198,7 @@ fn rules() -> Vec<Case> {
 fn climbing() -> Vec<Case> {
     vec![
         case("from defuse to drop past so many pings over the limit")
-            .policy(|policy| (policy.escalate_after, policy.flags) = (10, MAY_BAN))
+            .policy(|policy| (policy.escalate_after, policy.escalate_to) = (10, action::DROP))
             .open()
             .client(pings(40))
             .defused(&(30..40).map(|n| n * 6).collect::<Vec<_>>())
@@ -201,12 +209,11 @@ fn climbing() -> Vec<Case> {
             .dropped()
             .on(1)
             .client_at(0, "")
-            .dropped()
-            .counts(&[(Throttled, 1), (Defused, 11), (DroppedThrottled, 2)]),
+            .counts(&[(Throttled, 1), (Defused, 11), (DroppedThrottled, 1)]),
         case("and back when it is free again")
             .policy(|policy| {
                 policy.rate = rate(5, 60);
-                (policy.escalate_after, policy.flags) = (1, MAY_BAN);
+                (policy.escalate_after, policy.escalate_to) = (1, action::DROP);
             })
             .open()
             .client(pings(8))
@@ -221,7 +228,7 @@ fn climbing() -> Vec<Case> {
         case("observed sources do not climb")
             .policy(|policy| {
                 policy.action = action::OBSERVE;
-                (policy.escalate_after, policy.flags) = (1, MAY_BAN);
+                (policy.escalate_after, policy.escalate_to) = (1, action::DROP);
             })
             .open()
             .client(pings(60))
@@ -269,7 +276,7 @@ fn floods() -> Vec<Case> {
         let many = frames(frame.clone(), 5);
         let one = frames(frame, 1);
         cases.push(
-            case(Box::leak(format!("too many {name}: the source is dropped").into_boxed_str()))
+            case(Box::leak(format!("too many {name}: the connection is dropped").into_boxed_str()))
                 .policy(limited(class, 5, action::DROP))
                 .open()
                 .client(opening.clone())
@@ -282,7 +289,7 @@ fn floods() -> Vec<Case> {
                 .counts(&[(Throttled, 1), (FramesOver, 1), (DroppedThrottled, 2), (Pings, 0)]),
         );
         cases.push(
-            case(Box::leak(format!("too many {name}: the source is reported").into_boxed_str()))
+            case(Box::leak(format!("too many {name}: reported").into_boxed_str()))
                 .policy(limited(class, 5, action::DEFUSE))
                 .open()
                 .client(opening)
@@ -301,6 +308,76 @@ fn floods() -> Vec<Case> {
             .counts(&[(Pongs, 50), (Throttled, 0), (DroppedThrottled, 0)]),
     );
     cases
+}
+
+fn bans() -> Vec<Case> {
+    let ban = |policy: &mut Policy| (policy.action, policy.flags) = (action::BAN, MAY_BAN);
+    vec![
+        case("ban: all of a source that is alone, new connections too")
+            .policy(ban)
+            .open()
+            .client(pings(31))
+            .dropped()
+            .client(text("x"))
+            .dropped()
+            .on(1)
+            .request()
+            .dropped()
+            .on(2)
+            .open()
+            .client(pings(30))
+            .counts(&[(Throttled, 1), (DroppedThrottled, 3)]),
+        case("ban: only the connection, where the source has another that behaves")
+            .policy(ban)
+            .open()
+            .on(1)
+            .open()
+            .on(0)
+            .client(pings(31))
+            .dropped()
+            .client(text("x"))
+            .dropped()
+            .on(1)
+            .client([text("x"), pings(2)].concat())
+            .counts(&[(Throttled, 1), (DroppedThrottled, 2)]),
+        case("ban: the source, whatever others do, where an operator insists")
+            .policy(|policy| {
+                (policy.action, policy.flags) = (action::BAN, MAY_BAN | BAN_FORCED);
+            })
+            .open()
+            .on(1)
+            .open()
+            .on(0)
+            .client(pings(31))
+            .dropped()
+            .on(1)
+            .client(text("x"))
+            .dropped()
+            .counts(&[(Throttled, 1), (DroppedThrottled, 2)]),
+        case("a source that an operator bans, and releases")
+            .policy(|policy| policy.flags = MAY_BAN)
+            .open()
+            .ban()
+            .client(text("x"))
+            .dropped()
+            .on(1)
+            .request()
+            .dropped()
+            .release()
+            .on(0)
+            .client_at(0, text("x"))
+            .counts(&[(Throttled, 0), (DroppedThrottled, 2)]),
+        case("released: a connection that was dropped passes from the next packet on")
+            .policy(|policy| policy.action = action::DROP)
+            .open()
+            .client(pings(30))
+            .client(pings(1))
+            .dropped()
+            .release()
+            .client(text("x"))
+            .client(pings(30))
+            .counts(&[(Throttled, 1), (DroppedThrottled, 1), (Defused, 0)]),
+    ]
 }
 
 fn neighbours() -> Vec<Case> {
@@ -328,7 +405,7 @@ fn neighbours() -> Vec<Case> {
             .on(2)
             .client(pings(30))
             .counts(&[(Pings, 270), (Defused, 210), (Throttled, 1)]),
-        case("a full source table lets pings pass")
+        case("a full source table charges newcomers to a coarser prefix")
             .open()
             .client(pings(1))
             .on(2)
@@ -336,9 +413,11 @@ fn neighbours() -> Vec<Case> {
             .client(pings(1))
             .on(3)
             .open()
-            .client(pings(60))
-            .counts(&[(Pings, 62), (SourcesRefused, 1), (Defused, 0)]),
-        case("a full source table takes pings for too many, if it shall")
+            .client(pings(30))
+            .client(pings(1))
+            .defused(&[0])
+            .counts(&[(Pings, 33), (SourcesRefused, 2), (Defused, 1), (Throttled, 1)]),
+        case("a full source table leaves newcomers their shares, if it shall")
             .policy(|policy| policy.flags = SOURCES_FAIL_CLOSED)
             .open()
             .client(pings(1))
@@ -347,8 +426,8 @@ fn neighbours() -> Vec<Case> {
             .client(pings(1))
             .on(3)
             .open()
-            .client(pings(2))
-            .defused(&[0, 6])
-            .counts(&[(Pings, 4), (SourcesRefused, 1), (Defused, 2)]),
+            .client(pings(4))
+            .defused(&[12, 18])
+            .counts(&[(Pings, 6), (SourcesRefused, 1), (Defused, 2)]),
     ]
 }
