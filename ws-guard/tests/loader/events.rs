@@ -33,7 +33,7 @@ fn events_come_through_and_the_reader_ends_with_its_receiver() -> Result<()> {
         let event = tokio::time::timeout(Duration::from_secs(5), events.recv()).await?;
         let event = event.context("the channel is open")?;
         assert_eq!(event.kind, EventKind::Throttled as u8);
-        assert_eq!(IpAddr::from(event.flow.client), "10.77.0.9".parse::<IpAddr>()?);
+        assert_eq!(IpAddr::from(event.source.address), "10.77.0.9".parse::<IpAddr>()?);
         assert_eq!(guard.events_dropped(), 0);
         drop(events);
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -5,11 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use aya::maps::{HashMap, MapData};
-use ws_guard::guard::{AttachMode, GuardError, Maps, unload};
-use ws_guard_common::maps::{
-    Address, Counter, Counters, Operation, Policy, Request, Rule, SourceKey, answer, name,
+use ws_guard::{
+    domain::policy::PolicySettings,
+    guard::{AttachMode, GuardError, Maps, unload},
+};
+use ws_guard_common::{
+    maps::{
+        Address, Counter, Counters, MAY_BAN, Operation, Policy, Request, Rule, SourceKey, answer,
+        name,
+    },
+    source::Source,
 };
 use ws_guard_testkit::netns::{Family, INTERFACE, Pair, PairOptions};
 
@@ -95,17 +102,50 @@ fn rules_by_network() -> Result<()> {
 }
 
 #[test]
+fn proxies_and_headers_change_with_the_policy() -> Result<()> {
+    needs_root!();
+    let pins = PinDir::new();
+    let guard = pins.load()?;
+    let maps = guard.maps();
+    let put = |settings: &PolicySettings| -> Result<Policy> {
+        maps.set_policies(&settings.to_kernel(4).map_err(|error| anyhow!("{error:?}"))?)?;
+        let back = PolicySettings::from_kernel(&maps.policies()?, &maps.rules()?);
+        ensure!(back == *settings, "{back:?}");
+        Ok(maps.policy()?)
+    };
+    let mut settings = PolicySettings { ports: vec![80], ..PolicySettings::default() };
+    let first = put(&settings)?;
+    ensure!(first.proxies == 9 && first.flags & MAY_BAN == 0, "{first:?}");
+    settings.trusted_proxies.clear();
+    settings.client_from.clear();
+    for text in ["203.0.113.7", "::ffff:192.0.2.0/120", "fd77::/64"] {
+        settings.trusted_proxies.add(text).map_err(Error::msg)?;
+    }
+    settings.client_from.add("x-real-ip").map_err(Error::msg)?;
+    let second = put(&settings)?;
+    ensure!((second.proxies, second.generation) == (3, first.generation + 1), "{second:?}");
+    ensure!(second.headers != first.headers, "the set in force was written");
+    maps.expect_bans()?;
+    ensure!(maps.policy()?.flags & MAY_BAN != 0, "{:?}", maps.policy()?);
+    settings.trusted_proxies.clear();
+    settings.trusted_proxies.add("none").map_err(Error::msg)?;
+    ensure!(put(&settings)?.proxies == 0, "{:?}", maps.policies()?);
+    Ok(())
+}
+
+#[test]
 fn ten_thousand_entries_come_in_batches() -> Result<()> {
     needs_root!();
     const ENTRIES: u32 = 10_000;
+    const WORDS: usize = size_of::<Source>() / 8;
     let pins = PinDir::new();
     let guard = pins.load()?;
     let maps = guard.maps();
     let path = pins.0.join(name::SOURCES);
     let map = aya::maps::Map::HashMap(MapData::from_pin(path)?);
-    let mut sources: HashMap<_, [u32; 5], [u64; 80]> = map.try_into()?;
+    let mut sources: HashMap<_, [u32; 5], [u64; WORDS]> = map.try_into()?;
     for n in 0..ENTRIES {
-        let mut value = [0; 80];
+        let mut value = [0; WORDS];
         value[2] = u64::from(n);
         sources.insert([0, 0, Address::MAPPED, n.to_be(), 0], value, 0)?;
     }
