@@ -10,7 +10,7 @@ use ws_guard_common::{
 use crate::{
     borders::{self, BORDER},
     maps::locked,
-    packet::Packet,
+    packet::{Packet, Segment},
     report::{self, Side},
     scene::{Scene, Verdict},
     sources,
@@ -86,11 +86,15 @@ fn take_over(
 
 /// The flow has taken the segment over: charge the source for its pings, and put the packet right.
 #[inline(never)]
-pub fn settle<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Verdict {
+pub fn settle<P: Packet>(
+    scene: &Scene,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> Verdict {
     let Some(state) = walk::resume() else {
         return Verdict::Pass;
     };
-    let mut walker = Walker { state, packet };
+    let mut walker = Walker { state, packet: payload(scene.segment) };
     let charges = walker.state.walk.pings > 0 && walker.state.whole == 0;
     if charges && !charge(scene, flow, &mut walker) {
         return Verdict::Drop;

@@ -22,7 +22,7 @@ use crate::{
     commit::count,
     kept,
     maps::{HELD, locked},
-    packet::Packet,
+    packet::{Packet, Segment},
     report,
     scene::Scene,
     sources,
@@ -104,7 +104,7 @@ pub fn leave(flow: &Flow) {
 /// Keep a segment that starts past the cursor. `false` where it may not pass.
 #[cold]
 #[inline(never)]
-pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
+pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
     let segment = scene.segment;
     let may = flow.may_hold() && !flow.is_over_limit(scene.now);
     if !may || scene.limits_classes() || !scene.enforces() {
@@ -117,6 +117,7 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
         return false;
     };
     let known = slot.region.known(at, segment.len);
+    let packet = payload(segment);
     if !kept::is_same(&packet, 0, at, known)
         || !kept::copy(&packet, known, at + known, segment.len - known)
     {
@@ -139,8 +140,8 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
 /// In parts, because the walk through the copy takes nearly all the stack that there is; and in line,
 /// because on Linux 6.1 each function called takes 32 bytes of it at the least.
 #[inline(always)]
-pub fn judge<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
-    let may = match compare(flow, packet) {
+pub fn judge<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
+    let may = match compare(scene, flow, payload) {
         REACHED => kept::look() && pay(scene, flow),
         verdict => verdict == ELSEWHERE,
     };
@@ -169,7 +170,7 @@ const REFUSED: u32 = 2;
 
 /// Where the walk's segment stands to what is kept; if it reaches it, the walk through that is ready.
 #[inline(never)]
-fn compare<P: Packet>(flow: &Flow, packet: P) -> u32 {
+fn compare<P: Packet>(scene: &Scene, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> u32 {
     let Some((state, slot)) = entered() else {
         return ELSEWHERE;
     };
@@ -179,7 +180,7 @@ fn compare<P: Packet>(flow: &Flow, packet: P) -> u32 {
     }
     let overlap = region.overlap(&state.walk);
     let at = region.begin.wrapping_sub(state.walk.base());
-    if overlap > 0 && !kept::is_same(&packet, at, 0, overlap) {
+    if overlap > 0 && !kept::is_same(&payload(scene.segment), at, 0, overlap) {
         return REFUSED;
     }
     if !flow.may_skip(&state.walk, region) {

@@ -259,13 +259,8 @@ fn ending(scene: &Scene, flow: &mut Flow) {
 
 /// A segment with payload on a tracked flow.
 #[inline(always)]
-fn data<P: Packet>(
-    scene: &Scene,
-    flow: &mut Flow,
-    payload: &impl Fn(&Segment) -> P,
-) -> Verdict {
+fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> Verdict {
     let segment = scene.segment;
-    let packet = || payload(scene.segment);
     let plan = flow.plan(segment.seq, segment.len);
     match plan.action {
         Action::Pass => {
@@ -281,9 +276,9 @@ fn data<P: Packet>(
             return Verdict::Pass;
         }
         Action::Walk if (flow.held == 0) & !scene.limits_classes() => {
-            let came_to = forget(quick::pass(scene, flow, &packet()), segment.seq);
+            let came_to = forget(quick::pass(scene, flow, payload), segment.seq);
             if came_to & came_to::PING != 0 {
-                return quick::ping(scene, flow, &mut packet(), came_to);
+                return quick::ping(scene, flow, payload, came_to);
             }
             if came_to != came_to::NOTHING {
                 return Verdict::Pass;
@@ -301,7 +296,7 @@ fn data<P: Packet>(
     if flow.held != 0 && !matches!(plan.action, Action::Gap) && !held::enter(scene, flow) {
         return scene.drop(Counter::DroppedGap);
     }
-    let verdict = stream(scene, flow, plan, &packet);
+    let verdict = stream(scene, flow, plan, payload);
     held::leave(flow);
     verdict
 }
@@ -315,7 +310,7 @@ fn stream<P: Packet>(
     scene: &Scene,
     flow: &mut Flow,
     plan: Plan,
-    packet: &impl Fn() -> P,
+    payload: &impl Fn(&Segment) -> P,
 ) -> Verdict {
     let mut outcome = match plan.action {
         Action::Rewalk | Action::NoCheckpoint => {
@@ -324,17 +319,17 @@ fn stream<P: Packet>(
                 return scene.drop(Counter::DroppedNoCheckpoint);
             }
             walk::from_checkpoint(if at_border { BORDER } else { plan.checkpoint });
-            again(scene, flow, packet)
+            again(scene, flow, payload)
         }
-        Action::Gap if held::keep(scene, flow, packet()) => return Verdict::Pass,
+        Action::Gap if held::keep(scene, flow, payload) => return Verdict::Pass,
         Action::Gap => return scene.drop(Counter::DroppedGap),
-        Action::Search => joining::search(scene, flow, packet()),
+        Action::Search => joining::search(scene, flow, payload),
         Action::Walk | Action::Pass => Outcome::Rewound,
     };
     // Not called from where the outcome came about: two of these on top of each other are too much
     // stack, and two calls of one are twice the work for the verifier.
     if matches!(outcome, Outcome::Rewound) {
-        outcome = first(scene, flow, packet());
+        outcome = first(scene, flow, payload);
     }
     let rewalked = match outcome {
         Outcome::Walked => false,
@@ -342,7 +337,7 @@ fn stream<P: Packet>(
         Outcome::Pass => return Verdict::Pass,
         _ => return Verdict::Drop,
     };
-    if !held::judge(scene, flow, packet()) {
+    if !held::judge(scene, flow, payload) {
         return scene.drop(Counter::DroppedGap);
     }
     let committed = if rewalked { recommit(scene, flow) } else { commit(scene, flow) };
@@ -351,7 +346,7 @@ fn stream<P: Packet>(
     }
     count_walk(scene);
     let over = scene.limits_classes() && floods::charge(scene, flow);
-    let verdict = if over { Verdict::Drop } else { settle(scene, flow, packet()) };
+    let verdict = if over { Verdict::Drop } else { settle(scene, flow, payload) };
     // Behind the settling, which corrects the newest checkpoint: the filler's.
     held::follow(scene, flow);
     verdict
@@ -382,14 +377,14 @@ fn note(scene: &Scene, flow: &mut Flow, what: Noted) {
 
 /// Bytes that come for the first time.
 #[inline(never)]
-fn first<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
+fn first<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> Outcome {
     let Some(state) = walk::state() else {
         return Outcome::Pass;
     };
     state.start = flow.client;
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
     state.small_as(scene.policy);
-    let mut walker = Walker { state, packet };
+    let mut walker = Walker { state, packet: payload(scene.segment) };
     walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run();
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Walked)

@@ -16,7 +16,7 @@ use ws_guard_common::{
 use crate::{
     egress::HTTP,
     maps::{STRANGERS, locked},
-    packet::{self, Packet},
+    packet::{self, Packet, Segment},
     report, role,
     scene::{Outcome, Scene},
     sources, tables,
@@ -130,13 +130,17 @@ pub fn open(scene: &Scene) -> bool {
 /// The flow lost step: look whether frames begin in this segment.
 #[cold]
 #[inline(never)]
-pub fn search<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
+pub fn search<P: Packet>(
+    scene: &Scene,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> Outcome {
     let segment = scene.segment;
     let Some(state) = walk::state() else {
         return Outcome::Pass;
     };
     state.search = flow.search(segment.seq, segment.len);
-    let mut walker = Walker { state, packet };
+    let mut walker = Walker { state, packet: payload(segment) };
     walker.search();
     let search = &walker.state.search;
     let mut found = false;
@@ -155,7 +159,11 @@ pub fn search<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
         return Outcome::Rewound;
     }
     // What cannot be followed cannot be defused either.
-    if flow.is_over_limit(scene.now) { scene.drop(Counter::DroppedUnsynced).into() } else { Outcome::Pass }
+    if flow.is_over_limit(scene.now) {
+        scene.drop(Counter::DroppedUnsynced).into()
+    } else {
+        Outcome::Pass
+    }
 }
 
 /// The server has answered pings that nobody saw.

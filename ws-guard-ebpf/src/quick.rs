@@ -16,7 +16,7 @@ use crate::{
     borders,
     commit::take_back,
     maps::locked,
-    packet::Packet,
+    packet::{Packet, Segment},
     report,
     scene::{Scene, Verdict},
     sources,
@@ -42,10 +42,10 @@ pub mod came_to {
 
 /// Take the segment through, if it is of the common kind.
 #[inline(never)]
-pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &P) -> u32 {
+pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> u32 {
     let start = flow.client;
     let mut walk = Walk::new(start, &start, scene.segment.seq, scene.segment.len);
-    if !walk.only(packet) {
+    if !walk.only(&payload(scene.segment)) {
         return came_to::NOTHING;
     }
     let is_ping = walk.pings > 0;
@@ -94,7 +94,12 @@ fn count(walk: &Walk) {
 /// The one frame was a PING, and the flow has taken it over: charge its source, and take its harm
 /// away if it is one too many.
 #[inline(never)]
-pub fn ping<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &mut P, ping: u32) -> Verdict {
+pub fn ping<P: Packet>(
+    scene: &Scene,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+    ping: u32,
+) -> Verdict {
     let share = (ping & came_to::FITS_SHARE != 0) as u32;
     let most = (ping & came_to::FITS_CONNECTION != 0) as u32;
     let answer = sources::charge_one(scene, flow, share, most);
@@ -107,6 +112,7 @@ pub fn ping<P: Packet>(scene: &Scene, flow: &mut Flow, packet: &mut P, ping: u32
     }
     report::count(Counter::Defused);
     let at = ping >> came_to::AT;
+    let mut packet = payload(scene.segment);
     packet.defuse(at);
     let odd = (scene.segment.payload + at - scene.segment.tcp) & 1;
     packet.seal(scene.segment, 1 - odd, odd);

@@ -9,7 +9,7 @@ use ws_guard_common::{
 use crate::{
     borders::{self, BORDER},
     maps::locked,
-    packet::Packet,
+    packet::{Packet, Segment},
     report,
     scene::{Outcome, Scene, finished, run_out},
     walk::{self, Walker},
@@ -17,13 +17,17 @@ use crate::{
 
 /// A retransmission of bytes that the server has not acknowledged: look, judge, and walk it again.
 #[inline(always)]
-pub fn again<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) -> Outcome {
+pub fn again<P: Packet>(
+    scene: &Scene,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> Outcome {
     report::count(Counter::Rewalked);
-    if !look(scene, flow, packet()) {
+    if !look(scene, flow, payload) {
         return scene.drop(Counter::DroppedChanged).into();
     }
     match judge(scene, flow) {
-        Outcome::Rewalked => rewalk(scene, flow, packet()),
+        Outcome::Rewalked => rewalk(scene, flow, payload),
         outcome => outcome,
     }
 }
@@ -32,7 +36,7 @@ pub fn again<P: Packet>(scene: &Scene, flow: &mut Flow, packet: impl Fn() -> P) 
 /// the bytes differ from what is carried of a cut header, or cannot be read.
 #[cold]
 #[inline(never)]
-fn look<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
+fn look<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
     let Some(state) = walk::state() else {
         return false;
     };
@@ -44,7 +48,7 @@ fn look<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> bool {
     state.from = from;
     state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
     state.walk.budget = Walk::UNLIMITED;
-    let mut walker = Walker { state, packet };
+    let mut walker = Walker { state, packet: payload(scene.segment) };
     walker.packet.only_look(true);
     matches!(walker.run_on(), Step::Done)
         && walker.state.walk.agrees(&walker.packet, &walker.state.start)
@@ -82,12 +86,12 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
 /// Walk it again, now that it is known what may pass.
 #[cold]
 #[inline(never)]
-fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
+fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> Outcome {
     let Some(state) = walk::resume() else {
         return Outcome::Pass;
     };
     state.small_as(scene.policy);
-    let mut walker = Walker { state, packet };
+    let mut walker = Walker { state, packet: payload(scene.segment) };
     walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
     let step = walker.run_on();
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)

@@ -20,7 +20,8 @@ use ws_guard_common::{
     held::{self, Held},
     maps::{
         Address, Beginning, Counter, Counters, FlowKey, Network, Operation, Pending, Policy, Ports,
-        Request, Rule, SCOPES, Shared, SourceKey, Stranger, Suspect, Tunnels, global, name, program,
+        Request, Rule, SCOPES, Shared, SourceKey, Stranger, Suspect, Tunnels, global, name,
+        program,
     },
     source::Source,
 };
@@ -49,8 +50,26 @@ macro_rules! pod {
 }
 
 pod!(
-    Address, Beginning, Counters, Flood, FloodKey, Flow, FlowKey, HeaderNames, Held, Network, Pending,
-    Policy, Ports, Rule, Shared, Source, SourceKey, Stranger, Suspect, Tunnels
+    Address,
+    Beginning,
+    Counters,
+    Flood,
+    FloodKey,
+    Flow,
+    FlowKey,
+    HeaderNames,
+    Held,
+    Network,
+    Pending,
+    Policy,
+    Ports,
+    Rule,
+    Shared,
+    Source,
+    SourceKey,
+    Stranger,
+    Suspect,
+    Tunnels
 );
 
 /// What a run came to.

@@ -72,7 +72,9 @@ fn headers() -> Vec<Case> {
             .is_of(CLIENT, identity::FORWARDED),
         named("Forwarded: proto=http;host=\"a;for=6.6.6.6\";for=198.51.100.7\r\n")
             .is_of(CLIENT, identity::FORWARDED),
-        named("X-Forwarded-For: unknown\r\n").only(Family::V4).is_of("10.77.0.1", identity::CONNECTION),
+        named("X-Forwarded-For: unknown\r\n")
+            .only(Family::V4)
+            .is_of("10.77.0.1", identity::CONNECTION),
         named("Forwarded: for=6.6.6.6\r\nX-Forwarded-For: 198.51.100.7\r\n")
             .only(Family::V4)
             .is_of("10.77.0.1", identity::CONNECTION),
@@ -117,7 +119,10 @@ fn prefaces() -> Vec<Case> {
     let said = identity::PROXY_PROTOCOL;
     vec![
         case("PROXY protocol, version 1").proxied().prefaced(v1).is_of(CLIENT, said),
-        case("PROXY protocol, version 2").proxied().prefaced(&v2([198, 51, 100, 7], 12)).is_of(CLIENT, said),
+        case("PROXY protocol, version 2")
+            .proxied()
+            .prefaced(&v2([198, 51, 100, 7], 12))
+            .is_of(CLIENT, said),
         case("PROXY protocol in a segment of its own")
             .proxied()
             .accepted(bytes)

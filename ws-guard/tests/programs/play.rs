@@ -91,9 +91,7 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
 /// The first connection's source, as the policy groups addresses.
 fn source(family: Family) -> IpAddr {
     match (family, connection(family, 0).client.ip()) {
-        (Family::V6, IpAddr::V6(ip)) => {
-            std::net::Ipv6Addr::from(u128::from(ip) >> 64 << 64).into()
-        }
+        (Family::V6, IpAddr::V6(ip)) => std::net::Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
         (_, ip) => ip,
     }
 }
