@@ -13,7 +13,7 @@ use hyper::{Request, body::Incoming};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
-    time::{sleep, timeout},
+    time::{sleep, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 
@@ -177,10 +177,9 @@ impl Shard {
         tasks: TaskTracker,
     ) {
         let started = Instant::now();
-        let accepted = self.accept_upgrade(stream, peer);
-        let accepted = timeout(self.service.config.handshake_timeout, accepted).await;
+        let accepted = self.accept_upgrade(stream, peer).await;
         drop(handshaking);
-        let (done, admitted) = match accepted.unwrap_or(Err(Refusal::Timeout)) {
+        let (done, admitted) = match accepted {
             Ok(done) => done.split(),
             Err(refusal) => return self.refused(peer, refusal),
         };
@@ -197,12 +196,38 @@ impl Shard {
         tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
 
-    /// The PROXY protocol's header, if there has to be one, TLS likewise, and the HTTP handshake.
+    /// What is below HTTP, and the HTTP handshake, in the time that there is for both. A client that
+    /// is refused is told so, and its stream is ended in order.
     async fn accept_upgrade(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Done<Io, Admitted>, Refusal> {
+        let config = &self.service.config;
+        let deadline = tokio::time::Instant::now() + config.handshake_timeout;
+        let begun = timeout_at(deadline, self.begin(stream, peer)).await;
+        let (mut io, proxied) = begun.unwrap_or(Err(Refusal::Timeout))?;
+        let certificate = io.certificate_name();
+        let from = Arrival { peer, proxied, certificate };
+        let let_in = |request: &_, upgrade: &mut _| self.let_in(request, upgrade, &from);
+        let accepted = timeout_at(deadline, handshake::accept(&mut io, config, let_in)).await;
+        match accepted.unwrap_or(Err(Refusal::Timeout)) {
+            Ok(Done { leftover, upgrade, admitted, .. }) => {
+                Ok(Done { io, leftover, upgrade, admitted })
+            }
+            Err(refusal) => {
+                handshake::say_goodbye(io).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The PROXY protocol's header, if there has to be one, and TLS likewise.
+    async fn begin(
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-    ) -> Result<Done<Io, Admitted>, Refusal> {
+    ) -> Result<(Io, SocketAddr), Refusal> {
         let config = &self.service.config;
         let proxied = config.proxies.accept(&mut stream, peer).await;
         let proxied = proxied.ok_or(Refusal::ProxyHeader)?;
@@ -213,9 +238,7 @@ impl Shard {
                 Io::Tls(Box::new(accepted.map_err(|_| Refusal::Tls)?))
             }
         };
-        let certificate = io.certificate_name();
-        let from = Arrival { peer, proxied, certificate };
-        handshake::accept(io, config, |request, upgrade| self.let_in(request, upgrade, &from)).await
+        Ok((io, proxied))
     }
 
     fn let_in(
