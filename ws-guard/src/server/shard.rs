@@ -34,7 +34,7 @@ use super::{
     stall::Level,
     wheel::Wheel,
 };
-use crate::domain::connection::ConnectionView;
+use crate::{domain::connection::ConnectionView, listener::seldom::Seldom};
 
 /// Pause after an accept that failed for want of something, such as descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -135,6 +135,7 @@ impl Shard {
         tasks: &TaskTracker,
         mut stop: watch::Receiver<bool>,
     ) {
+        let mut failures = Seldom::default();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -145,7 +146,11 @@ impl Shard {
                 Ok((stream, peer)) => self.admit(stream, peer, tasks),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!("cannot accept connections for now: {error}");
+                    if let Some(before) = failures.say(Instant::now()) {
+                        tracing::warn!(
+                            "cannot accept connections for now, {before} more times before: {error}"
+                        );
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -26,6 +26,10 @@ use crate::{
         LogFormat, listen_address, reloadable::Reloadable, server::ServerSection, watch::Watch,
     },
     control::socket::Socket,
+    listener::{
+        self, descriptors,
+        http::{self, Limits},
+    },
     metrics::router_alone,
     server::{Config, PingPolicy, PingRates, Pings, Server, access_log::AccessLog},
     telemetry::{self, Endpoint, Telemetry},
@@ -111,7 +115,7 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let metrics = match self.metrics_listen {
             Some(address) => {
-                Some(runtime.block_on(TcpListener::bind(address)).with_context(|| {
+                Some(runtime.block_on(async { listener::listen(address) }).with_context(|| {
                     format!("cannot listen on {address} for metrics: is the port in use?")
                 })?)
             }
@@ -147,6 +151,7 @@ impl Serve {
     fn config(&self, section: &ServerSection) -> anyhow::Result<Config> {
         let mut config = Config::new(self.listen);
         self.server.apply(&mut config, section)?;
+        descriptors::back(&mut config);
         config.pings = Arc::new(Pings::new(PingPolicy::new(self.ping_rates()?)));
         Ok(config)
     }
@@ -216,7 +221,8 @@ impl Work {
         let serving = async {
             match self.metrics {
                 Some(listener) => {
-                    axum::serve(listener, router_alone(self.registry, service.clone())).await
+                    let router = router_alone(self.registry, service.clone());
+                    http::serve(listener, router, Limits::METRICS).await
                 }
                 None => pending().await,
             }
@@ -224,7 +230,8 @@ impl Work {
         let mut beside = pin!(async {
             tokio::select! {
                 () = self.following.run(hangup) => Ok(()),
-                served = serving => served.context("serving metrics"),
+                () = service.access_log.reopen_on_hangup() => Ok(()),
+                () = serving => Ok(()),
                 served = control::serve(control, service.clone()) => served,
             }
         });
