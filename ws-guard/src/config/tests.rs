@@ -63,6 +63,7 @@ fn each_layer_wins_over_the_ones_below() {
     let own = ("WS_GUARD_MAX_PING_RATE", "33");
     assert_eq!(rate(&[], &[], file), 31);
     assert_eq!(rate(&[], &[seed], file), 32);
+    assert_eq!(rate(&[], &[("MAX_PING_RATE", "")], file), 31);
     assert_eq!(rate(&[], &[seed, own], file), 33);
     assert_eq!(rate(&[("max-ping-rate", "34")], &[seed, own], file), 34);
 }

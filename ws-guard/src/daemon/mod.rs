@@ -80,9 +80,9 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
     let endpoint = settings.run.otlp_endpoint.as_ref();
-    let telemetry = endpoint.map(|to| Telemetry::start(to, &registry)).transpose()?;
+    let telemetry = Telemetry::start(endpoint, &registry)?;
     let companion = options.server.map(|mut config| {
-        config.spans = telemetry.as_ref().map(Telemetry::spans);
+        config.spans = telemetry.as_ref().and_then(Telemetry::spans);
         Companion::start(config, &settings, &registry)
     });
     let companion = companion.transpose()?;

@@ -122,9 +122,8 @@ impl Serve {
             None => None,
         };
         let endpoint = otlp_endpoint(self.otlp_endpoint.clone())?;
-        let telemetry =
-            endpoint.map(|endpoint| Telemetry::start(&endpoint, &registry)).transpose()?;
-        config.spans = telemetry.as_ref().map(Telemetry::spans);
+        let telemetry = Telemetry::start(endpoint.as_ref(), &registry)?;
+        config.spans = telemetry.as_ref().and_then(Telemetry::spans);
         // Before anybody can know that we are here: the first process of a container is not ended by a
         // signal that it does not handle.
         let signals = {
@@ -172,7 +171,7 @@ impl Serve {
 /// The flag's, or that of the standard variable.
 fn otlp_endpoint(flag: Option<Endpoint>) -> anyhow::Result<Option<Endpoint>> {
     let variable = std::env::var(telemetry::ENDPOINT_VARIABLE).ok();
-    match (flag, variable.filter(|text| !text.is_empty())) {
+    match (flag, variable.filter(|text| !text.trim().is_empty())) {
         (Some(endpoint), _) => Ok(Some(endpoint)),
         (None, None) => Ok(None),
         (None, Some(text)) => {
