@@ -167,7 +167,7 @@ fn settings_of_their_own_are_checked_with_their_place() {
         error.replace(dir.path().to_str().unwrap(), "")
     };
     let found = text(file);
-    assert!(found.contains("/guard.toml:2: cidr: max-ping-rate: \"0\" is out of range"), "{found}");
+    assert!(found.contains("/guard.toml:3: cidr: max-ping-rate: \"0\" is out of range"), "{found}");
     let found = text(&file.replace("= 0", "= 1"));
     assert!(found.contains("/guard.toml:6: cidr: fd77::/96 is narrower than a source"), "{found}");
 }
