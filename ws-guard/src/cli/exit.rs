@@ -25,6 +25,11 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
 }
 
+/// What a wrong variable ends with.
+pub fn configuration() -> ExitCode {
+    ExitCode::from(CONFIG)
+}
+
 /// Print an error and name its exit code.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {

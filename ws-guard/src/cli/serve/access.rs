@@ -74,14 +74,15 @@ impl AccessFlags {
     }
 
     fn token(&self) -> anyhow::Result<Option<TokenKey>> {
-        let read = |path: &Option<PathBuf>, flag, read: fn(&Path) -> Result<TokenKey, KeyError>| {
+        let read = |path: &Option<PathBuf>, what, read: fn(&Path) -> Result<TokenKey, KeyError>| {
             let key = path.as_ref().map(|path| {
-                read(path).with_context(|| format!("--{flag}: cannot use {}", path.display()))
+                let what = format!("cannot use {} as {what}", path.display());
+                read(path).context(what)
             });
             key.transpose()
         };
-        let public = read(&self.token_key, "token-key", TokenKey::public)?;
-        Ok(public.or(read(&self.token_secret, "token-secret", TokenKey::shared)?))
+        let public = read(&self.token_key, "the key that signs tokens", TokenKey::public)?;
+        Ok(public.or(read(&self.token_secret, "the secret that signs tokens", TokenKey::shared)?))
     }
 
     pub fn proxies(&self) -> Proxies {

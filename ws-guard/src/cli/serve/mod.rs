@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, value_parser};
 use prometheus::Registry;
 use tokio::{
     net::TcpListener,
@@ -72,14 +72,16 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR", env = "WS_GUARD_METRICS_LISTEN", value_parser = listen_address)]
     metrics_listen: Option<SocketAddr>,
     /// Pings of a source that are answered in any window; 0 answers all
-    #[arg(long, value_name = "N", env = "WS_GUARD_MAX_PING_RATE", default_value_t = 30)]
+    #[arg(long, value_name = "N", env = "WS_GUARD_MAX_PING_RATE", default_value_t = 30,
+        value_parser = value_parser!(u32).range(0..=i64::from(Rate::MAX_LIMIT)))]
     max_ping_rate: u32,
     /// The same for each connection; 0 is no such limit
     #[arg(
         long,
         value_name = "N",
         env = "WS_GUARD_MAX_PING_RATE_PER_CONNECTION",
-        default_value_t = 0
+        default_value_t = 0,
+        value_parser = value_parser!(u32).range(0..=i64::from(Rate::MAX_LIMIT))
     )]
     max_ping_rate_per_connection: u32,
     /// Length of the window in seconds, 1 to 3600
@@ -157,14 +159,9 @@ impl Serve {
 
     fn ping_rates(&self) -> anyhow::Result<PingRates> {
         let (source, connection) = (self.max_ping_rate, self.max_ping_rate_per_connection);
-        // The window has been checked by its flag.
-        PingRates::new(source, connection, self.window_seconds).map_err(|_| {
-            let (flag, limit) = match source > Rate::MAX_LIMIT {
-                true => ("--max-ping-rate", source),
-                false => ("--max-ping-rate-per-connection", connection),
-            };
-            anyhow::anyhow!("{flag} {limit} is over {}: give less, or 0", Rate::MAX_LIMIT)
-        })
+        // All three have been checked by their flags.
+        let rates = PingRates::new(source, connection, self.window_seconds);
+        rates.map_err(|_| anyhow::anyhow!("no limit has these numbers: give smaller ones"))
     }
 }
 
