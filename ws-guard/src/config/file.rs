@@ -4,8 +4,9 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
     ops::Range,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -37,7 +38,7 @@ pub fn read(path: &Path) -> Result<String, Problem> {
         message: what,
     };
     let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text));
+    let read = open(path).and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text));
     match read {
         Err(error) => Err(problem(format!(
             "cannot be read ({error}): check --config and the file's permissions"
@@ -47,6 +48,16 @@ pub fn read(path: &Path) -> Result<String, Problem> {
         }
         Ok(_) => Ok(text),
     }
+}
+
+/// Open a file that can be read again and again. A pipe gives its text once, and whoever waits for
+/// one may wait for ever.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::other("it is a pipe, a device or a directory: write the settings to a file"))
 }
 
 /// Take a file's text apart. `known` are the keys that may be in it, beside the companion server's
