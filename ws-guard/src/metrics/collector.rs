@@ -74,6 +74,11 @@ impl GuardCollector {
                 &[(&[], f64::from(self.state.config().errors.is_none()))],
             ),
             counters(
+                "attachments_lost_total",
+                "Attachments that somebody else took away, each direction of an interface once; see the log, and --reattach.",
+                &[(&[], self.state.attachments_lost())],
+            ),
+            counters(
                 "events_missed_total",
                 "Events that left the kernel and were not seen: the daemon, or a follower of the API, read too slowly.",
                 &[
