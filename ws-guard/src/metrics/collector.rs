@@ -169,8 +169,8 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
     let named = status.tables.named();
     let labels = named.map(|(name, _)| [("table", name)]);
     let samples = |value: fn(&crate::domain::status::Occupancy) -> u32| {
-        let sample = |i: usize| (labels[i].as_slice(), f64::from(value(&named[i].1)));
-        std::array::from_fn::<_, 6, _>(sample)
+        let values = named.iter().map(|(_, table)| f64::from(value(table)));
+        labels.iter().map(|label| label.as_slice()).zip(values).collect::<Vec<_>>()
     };
     let states = status.flow_states;
     vec![
