@@ -39,7 +39,7 @@ features = ["streaming"]
 
 static SETTING: LazyLock<(Config, Table)> = LazyLock::new(|| {
     let mut config = Config::new(([127, 0, 0, 1], 0).into());
-    config.access.origins = vec!["https://example.test".into()];
+    config.access.origins = vec!["https://example.test".parse().unwrap()];
     config.access.user = "query:user".parse().ok();
     config.access.region = "header:x-region".parse().ok();
     let mut problems = Vec::new();

@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod domain;
 pub mod guard;
+pub mod listener;
 pub mod metrics;
 pub mod server;
 pub mod telemetry;

@@ -195,3 +195,38 @@ fn a_reader_that_leaves_is_no_error() {
     assert_eq!(run.out.len(), 10);
     assert!(!run.err.contains("panicked"), "{}", run.err);
 }
+
+#[test]
+fn a_wrong_variable_is_blamed_and_no_flag() {
+    let dir = TempDir::new().expect("a directory");
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    for (name, value) in [
+        ("WS_GUARD_MAX_CONNECTIONS", "abc"),
+        ("WS_GUARD_MAX_PING_RATE", "4000000000"),
+        ("WS_GUARD_WINDOW_SECONDS", "0"),
+        ("WS_GUARD_PING_INTERVAL", "x"),
+        ("WS_GUARD_ALLOW_ORIGIN", "*"),
+        ("WS_GUARD_METRICS_LISTEN", "9464"),
+    ] {
+        let mut command = command(dir.path(), &serve);
+        command.env(name, value);
+        let run = finish(command);
+        assert_eq!(run.code, 64, "{name}: {}", run.err);
+        assert!(run.err.contains(name) && run.err.contains(value), "{}", run.err);
+        assert!(!run.err.contains("--max"), "{}", run.err);
+    }
+    // The flag, where it was given.
+    let mut both = command(dir.path(), &[&serve[..], &["--max-connections=x"]].concat());
+    both.env("WS_GUARD_MAX_CONNECTIONS", "7");
+    let both = finish(both);
+    assert_eq!(both.code, 2, "{}", both.err);
+    assert!(both.err.contains("'--max-connections <N>'"), "{}", both.err);
+    // Two that exclude each other.
+    let mut conflict = command(dir.path(), &[&serve[..], &["--user-from", "query:user"]].concat());
+    conflict.env("WS_GUARD_TOKEN_KEY", "key.pem");
+    let conflict = finish(conflict);
+    assert_eq!(conflict.code, 64, "{}", conflict.err);
+    for text in ["WS_GUARD_TOKEN_KEY", "--user-from"] {
+        assert!(conflict.err.contains(text), "{}", conflict.err);
+    }
+}

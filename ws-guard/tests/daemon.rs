@@ -2,6 +2,7 @@
 //! packets do to the maps is tested end to end elsewhere.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -365,4 +366,111 @@ fn promtool(text: &str) {
         }
         Err(error) => println!("promtool was not asked: {error}"),
     }
+}
+
+/// What documents say of names, a word that begins so and goes on with letters, digits and
+/// underscores; `…` stands for the beginning of another name, and is left out.
+fn named(text: &str, start: &str) -> BTreeSet<String> {
+    let found = text.match_indices(start).filter_map(|(at, _)| {
+        let rest = &text[at..];
+        let length = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        Some(rest[..length.unwrap_or(rest.len())].to_owned())
+    });
+    found.filter(|name| name.len() > start.len() && !name.ends_with('_')).collect()
+}
+
+/// All of a folder's Rust source.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).expect("a folder").flatten();
+    let texts = entries.map(|entry| match entry.path() {
+        path if path.is_dir() => sources(&path),
+        path if path.extension().is_some_and(|end| end == "rs") => {
+            fs::read_to_string(path).expect("a source")
+        }
+        _ => String::new(),
+    });
+    texts.collect()
+}
+
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const SERVER: &str = include_str!("../../docs/server.md");
+
+/// The metrics that are documented are there, and those that are there are documented.
+#[test]
+fn documented_metrics_are_the_codes() {
+    let Some(loaded) = load() else { return };
+    let (ingress, egress) = (Some(Mode::XdpGeneric), Some(Mode::Tcx));
+    let attachment = Attachment { name: "lo".into(), role: Role::Uplink, ingress, egress };
+    loaded.state.set_attachments(vec![attachment], Vec::new());
+    let registry = metrics::registry(loaded.state.clone()).expect("a registry");
+    let families = registry.gather();
+    let gathered: BTreeSet<String> =
+        families.iter().map(|family| family.name().to_owned()).collect();
+    assert!(gathered.contains("wsguard_up") && gathered.len() > 30, "{gathered:?}");
+    let code = sources(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path());
+    let of_server = named(&code, "wsguard_server_");
+    let known: BTreeSet<String> = [&gathered, &of_server, &named(&code, "wsguard_otlp_")]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    let documented: BTreeSet<String> =
+        [OPERATIONS, SERVER].iter().flat_map(|text| named(text, "wsguard_")).collect();
+    let missing: Vec<_> = documented.difference(&known).collect();
+    assert!(missing.is_empty(), "documented, and not there: {missing:?}");
+    let abbreviated = |name: &&String| {
+        let parts = || name.char_indices().filter(|(_, c)| *c == '_').map(|(at, _)| at);
+        parts().any(|at| OPERATIONS.contains(&format!("`…{}`", &name[at..])))
+    };
+    let silent: Vec<_> =
+        gathered.difference(&documented).filter(|name| !abbreviated(name)).collect();
+    assert!(silent.is_empty(), "there, and not documented: {silent:?}");
+    let tables = families.iter().find(|family| family.name() == "wsguard_table_entries");
+    let tables: BTreeSet<&str> = tables
+        .expect("the tables")
+        .get_metric()
+        .iter()
+        .flat_map(|metric| metric.get_label().iter().map(|label| label.value()))
+        .collect();
+    let row =
+        OPERATIONS.lines().find(|line| line.contains("wsguard_table_entries")).expect("a row");
+    let said: BTreeSet<&str> =
+        row.split('|').nth(2).expect("a column").split('`').skip(1).step_by(2).collect();
+    assert_eq!(tables, said);
+}
+
+/// Every path that is documented, or named where there is none, is answered.
+#[tokio::test]
+async fn documented_paths_are_the_codes() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone(), None);
+    let (status, body) = ask(&api, "GET", "/v1/nothing", "").await;
+    let remedy = body["remedy"].as_str().expect("a remedy").to_owned();
+    assert!(status == StatusCode::NOT_FOUND && remedy.contains("policy/cidr"), "{body}");
+    let listed = remedy.split("/v1/").nth(1).expect("paths").split(", ").map(str::to_owned);
+    let cli = include_str!("../../docs/cli.md");
+    let documented = cli.split("/v1/").skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_alphabetic() && c != '/').unwrap_or(rest.len());
+        rest[..end].trim_end_matches('/').to_owned()
+    });
+    for path in listed.chain(documented) {
+        let path = format!("/v1/{}", path.replace("{id}", "7"));
+        if path == "/v1/events" {
+            continue;
+        }
+        let (_, body) = ask(&api, "OPTIONS", &path, "").await;
+        let error = body["error"].as_str().unwrap_or_default();
+        assert!(!error.contains("there is no /v1"), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_told_how_large_it_may_be() {
+    let Some(loaded) = load() else { return };
+    let api = routes::router(loaded.state.clone(), None);
+    let large = format!("{{\"topic\":\"a\",\"data\":\"{}\"}}", "x".repeat(65 << 10));
+    let (status, body) = ask(&api, "POST", "/v1/publish", &large).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    let (error, remedy) = (body["error"].to_string(), body["remedy"].to_string());
+    assert!(error.contains("too large") && remedy.contains("at most 64 KiB"), "{body}");
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     Global, SERVE_SOCKET,
-    output::{Column, Format, Listing, Table, ago, plural, print, show, span},
+    output::{Column, Format, Listing, Table, ago, plural, print, printable, show, span},
 };
 use crate::{
     control::client::{Client, ClientError},
@@ -84,7 +84,7 @@ impl Connection {
             ended = event.event == "closed";
             print(&match self.output {
                 Format::Json => line + "\n",
-                _ => format!("{}  {:<12}  {}\n", event.time, event.event, event.what),
+                _ => format!("{}  {:<12}  {}\n", event.time, event.event, printable(&event.what)),
             })?;
         }
         anyhow::ensure!(ended, "the server ended before the connection did: see its log");
@@ -204,8 +204,9 @@ fn milliseconds(time: f64) -> String {
 fn summary(view: &ConnectionView) -> String {
     let table = table(std::slice::from_ref(view));
     let fields = table.columns.iter().zip(row(view));
-    let lines =
-        fields.map(|(column, value)| format!("{:<13} {value}", column.title.to_lowercase()));
+    let lines = fields.map(|(column, value)| {
+        format!("{:<13} {}", column.title.to_lowercase(), printable(&value))
+    });
     let lines: Vec<String> = lines.map(|line| line.trim_end().to_owned()).collect();
     lines.join("\n") + "\n\n"
 }

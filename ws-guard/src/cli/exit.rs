@@ -1,6 +1,9 @@
 //! What went wrong, as a message and an exit code of sysexits(3).
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use crate::{config::ConfigError, control::client::ClientError, guard::GuardError};
 
@@ -22,6 +25,11 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
 }
 
+/// What a wrong variable ends with.
+pub fn configuration() -> ExitCode {
+    ExitCode::from(CONFIG)
+}
+
 /// Print an error and name its exit code.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
@@ -30,7 +38,8 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     if let Some(error) = error.downcast_ref::<clap::Error>() {
         return usage(error);
     }
-    eprintln!("ws-guard: {error:#}");
+    // Standard error may be closed, or full.
+    let _ = writeln!(io::stderr(), "ws-guard: {error:#}");
     ExitCode::from(code(error))
 }
 

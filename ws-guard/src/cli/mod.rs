@@ -2,6 +2,7 @@
 
 mod allow;
 mod backend;
+mod blame;
 mod completions;
 mod connections;
 mod doctor;
@@ -120,7 +121,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => return exit::usage(&error),
+        Err(error) => return refused(error),
     };
     let mut cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -133,6 +134,16 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => exit::failure(&error),
     }
+}
+
+/// A wrong command line, or a wrong variable of one of its flags, which is a bad configuration.
+fn refused(error: clap::Error) -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let is_set =
+        |arg: &clap::Arg| arg.get_env().is_some_and(|name| std::env::var_os(name).is_some());
+    let (error, by_variable) = blame::named(error, &Cli::command(), &arguments, is_set);
+    let code = exit::usage(&error);
+    if by_variable { exit::configuration() } else { code }
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {

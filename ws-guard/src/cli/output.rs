@@ -1,6 +1,7 @@
 //! Tables, JSON, and looking again each second.
 
 use std::{
+    borrow::Cow,
     io::{self, IsTerminal, Write},
     time::{Duration, SystemTime},
 };
@@ -71,7 +72,8 @@ impl Table {
         grid.load_preset(presets::NOTHING);
         grid.set_header(shown.iter().map(|i| self.columns[*i].title));
         for row in &self.rows {
-            grid.add_row(shown.iter().map(|i| row.get(*i).map_or("", String::as_str)));
+            let cell = |i: &usize| row.get(*i).map_or(Cow::Borrowed(""), |cell| printable(cell));
+            grid.add_row(shown.iter().map(cell));
         }
         for (column, i) in grid.column_iter_mut().zip(&shown) {
             column.set_padding((0, 2));
@@ -123,6 +125,16 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// A text for a terminal: what clients named must not move the cursor, nor turn the line around.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();
+    if text.chars().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| if plain(c) { String::from(c) } else { c.escape_debug().to_string() };
+    Cow::Owned(text.chars().map(escaped).collect())
 }
 
 /// `1 source`, `2 sources`.
@@ -177,6 +189,13 @@ mod tests {
             "NAME          N\na             1\nlong name  1000\n2 rows\n"
         );
         assert!(table.render(true).contains("long name  1000  y"));
+    }
+
+    #[test]
+    fn what_would_not_show_is_escaped() {
+        let shown = table(&[["a\u{1b}[2J\n\u{202e}b", "1", "J\u{fc}rgen's \"x\""]]).render(true);
+        assert!(shown.contains(r"a\u{1b}[2J\n\u{202e}b"), "{shown}");
+        assert!(shown.contains("J\u{fc}rgen's \"x\""), "{shown}");
     }
 
     #[test]

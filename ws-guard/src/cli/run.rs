@@ -9,6 +9,7 @@ use super::{Global, serve::ServerFlags, settings::RunFlags};
 use crate::{
     config::{Inputs, LogFormat, watch::Watch},
     daemon::{self, RunOptions},
+    listener::descriptors,
     server,
 };
 
@@ -62,7 +63,11 @@ impl Run {
             let trusted = settings.told_proxies();
             self.server.apply(&mut config, &settings.server, &trusted).map(|()| config)
         });
-        let server = server.transpose()?;
+        let mut server = server.transpose()?;
+        match &mut server {
+            Some(config) => descriptors::back(config),
+            None => drop(descriptors::raise(descriptors::RESERVED)),
+        }
         let idle = !settings.server.protocols.rows.is_empty() || self.server.want_a_server();
         if server.is_none() && idle {
             tracing::warn!("there is no companion server for its settings: name its --listen");
@@ -101,6 +106,8 @@ pub fn log_to_stderr(format: LogFormat, level: &str) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // They would go to standard error as well, and panic where nobody takes them there.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.init(),

@@ -12,18 +12,24 @@ use crate::{
 };
 
 /// Remove programs, maps and pins of --pin-dir. Counters, throttlings and the allowlist go with
-/// them. The daemon has to be stopped first.
+/// them. The daemon has to be stopped first, whatever its control socket is.
 #[derive(Args)]
 pub struct Unload {
     /// Succeed also where nothing is loaded
     #[arg(long)]
     if_loaded: bool,
+    /// Unload under a daemon that runs: it stays, guards nothing, and says so
+    #[arg(long)]
+    force: bool,
 }
 
 impl Unload {
     pub async fn run(&self, global: &Global) -> anyhow::Result<()> {
-        refuse_with_daemon(global).await?;
-        let removed = match guard::unload(&global.pin_dir) {
+        if !self.force {
+            refuse_with_daemon(global).await?;
+        }
+        let unload = if self.force { guard::unload } else { guard::unload_unused };
+        let removed = match unload(&global.pin_dir) {
             Err(GuardError::NotLoaded(_)) if self.if_loaded => Vec::new(),
             unloaded => unloaded?,
         };
@@ -37,12 +43,13 @@ impl Unload {
 async fn refuse_with_daemon(global: &Global) -> anyhow::Result<()> {
     match Client::new(&global.control_socket).info().await {
         Ok(info) if info.pin_dir == global.pin_dir => anyhow::bail!(
-            "the daemon with pid {} is using {}: stop it first, with `kill {}` or `systemctl stop ws-guard`",
+            "the daemon with pid {} is using {}: stop it first, with `kill {}` or `systemctl stop ws-guard`, or unload all the same with --force",
             info.pid,
             info.pin_dir.display(),
             info.pid
         ),
-        Ok(_) | Err(ClientError::Unreachable(_)) => Ok(()),
+        // Whether another one does, its lock on the pins says.
+        Ok(_) | Err(ClientError::Unreachable(_) | ClientError::Forbidden(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -4,8 +4,9 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
     ops::Range,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,7 @@ use super::{
     layers::{Given, Place, Problem},
     server::SECTION,
 };
-use crate::domain::setting::closest;
+use crate::domain::{overrides::Overrides, setting::closest};
 
 /// A file larger than this is none of ours.
 const LARGEST: u64 = 1 << 20;
@@ -37,7 +38,7 @@ pub fn read(path: &Path) -> Result<String, Problem> {
         message: what,
     };
     let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text));
+    let read = open(path).and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text));
     match read {
         Err(error) => Err(problem(format!(
             "cannot be read ({error}): check --config and the file's permissions"
@@ -47,6 +48,16 @@ pub fn read(path: &Path) -> Result<String, Problem> {
         }
         Ok(_) => Ok(text),
     }
+}
+
+/// Open a file that can be read again and again. A pipe gives its text once, and whoever waits for
+/// one may wait for ever.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::other("it is a pipe, a device or a directory: write the settings to a file"))
 }
 
 /// Take a file's text apart. `known` are the keys that may be in it, beside the companion server's
@@ -68,12 +79,19 @@ pub fn parse(path: &Path, text: &str, known: &[&str]) -> FileLayer {
             layer.problems.push(lines.problem(key.span(), name, unknown_key(name, known)));
             continue;
         }
-        match lines.values(name, value) {
-            Ok(values) => layer.values.push((name.to_string(), values)),
-            Err(problem) => layer.problems.push(problem),
-        }
+        let values = lines.values(name, value, &mut layer.problems);
+        layer.values.push((name.to_string(), values));
     }
+    in_order(&mut layer.problems);
     layer
+}
+
+/// Sort what is wrong with a file by its lines: tables know their keys in the order of their names.
+pub fn in_order(problems: &mut [Problem]) {
+    problems.sort_by_key(|problem| match problem.place {
+        Place::File { line, .. } => line,
+        _ => 0,
+    });
 }
 
 fn unknown_key(name: &str, known: &[&str]) -> String {
@@ -110,65 +128,89 @@ impl Lines<'_> {
         Problem { place: self.place(span, key), message }
     }
 
-    /// The texts of a value: one, or those of an array.
-    fn values(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<Given>, Problem> {
-        let mut texts = Vec::new();
+    /// The texts of a value: one, or those of an array. All that is wrong is added to `problems`.
+    fn values(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Given> {
         match value.get_ref() {
             DeValue::Array(items) => {
-                for item in items {
-                    texts.extend(self.one(key, item)?);
-                }
+                items.iter().flat_map(|item| self.one(key, item, problems)).collect()
             }
-            _ => texts = self.one(key, value)?,
+            _ => self.one(key, value, problems),
         }
-        Ok(texts)
     }
 
-    fn one(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Vec<Given>, Problem> {
+    fn one(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Given> {
         match value.get_ref() {
-            DeValue::Table(table) if TABLES.contains(&key) => self.table(key, value, table),
-            _ => Ok(vec![self.scalar(key, value)?]),
+            DeValue::Table(table) if TABLES.contains(&key) => {
+                self.table(key, value, table, problems)
+            }
+            _ => taken(self.scalar(key, value), problems).into_iter().collect(),
         }
     }
 
-    /// A table as the text that a flag would have: each target with all of the settings.
+    /// A table as the text that a flag would have: each target with all of the settings, which are
+    /// checked here, where their lines are known.
     fn table(
         &self,
         key: &str,
         value: &Spanned<DeValue<'_>>,
         table: &DeTable<'_>,
-    ) -> Result<Vec<Given>, Problem> {
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Given> {
         let mut targets = Vec::new();
+        let (mut named, before) = (false, problems.len());
         let mut settings = String::new();
         for (name, item) in table {
-            if name.get_ref() == key {
-                targets = match item.get_ref() {
-                    DeValue::Array(items) => {
-                        items.iter().map(|item| self.scalar(key, item)).collect::<Result<_, _>>()?
-                    }
-                    _ => vec![self.scalar(key, item)?],
+            let name = name.get_ref().as_ref();
+            if name == key {
+                named = true;
+                let all = match item.get_ref() {
+                    DeValue::Array(items) => items.iter().collect(),
+                    _ => vec![item],
                 };
-            } else {
-                settings += &format!(" {}={}", name.get_ref(), self.scalar(key, item)?.text);
+                let all = all.into_iter().map(|item| self.scalar(key, item));
+                targets.extend(all.filter_map(|target| taken(target, problems)));
+                continue;
+            }
+            let own = format!("{key}.{name}");
+            let Some(given) = taken(self.scalar(&own, item), problems) else { continue };
+            match Overrides::default().set(name, &given.text, key == "cidr") {
+                Ok(()) => settings += &format!(" {name}={}", given.text),
+                Err(message) => problems.push(self.problem(item.span(), key, message)),
             }
         }
-        if targets.is_empty() {
+        if !named {
             let message = format!("the table does not say which {key}: add {key} = …");
-            return Err(self.problem(value.span(), key, message));
+            problems.push(self.problem(value.span(), key, message));
+        }
+        if problems.len() > before && key == "cidr" {
+            // A network without any is an error of its own; the network is checked all the same.
+            settings = " action=observe".into();
         }
         for target in &mut targets {
             target.text.push_str(&settings);
         }
-        Ok(targets)
+        targets
     }
 
     fn scalar(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<Given, Problem> {
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Boolean(switch) => switch.to_string(),
-            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) => {
-                self.text.get(value.span()).unwrap_or_default().replace('_', "")
-            }
+            // The number, not how it is written: 0x1F90 is 8080.
+            DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
+                .map_or_else(|_| number.to_string(), |number| number.to_string()),
+            DeValue::Float(number) => number.as_str().to_owned(),
+            DeValue::Datetime(time) => time.to_string(),
             DeValue::Array(_) | DeValue::Table(_) => {
                 let kind = value.get_ref().type_str();
                 let message = format!("a value is wanted here, not a nested {kind}");
@@ -177,6 +219,11 @@ impl Lines<'_> {
         };
         Ok(Given { text, place: self.place(value.span(), key) })
     }
+}
+
+/// A value, or none and what is wrong with it.
+fn taken<T>(value: Result<T, Problem>, problems: &mut Vec<Problem>) -> Option<T> {
+    value.map_err(|problem| problems.push(problem)).ok()
 }
 
 #[cfg(test)]
@@ -238,6 +285,43 @@ mod tests {
             problems("[[port]]\nmax-ping-rate = 5\n"),
             ["/etc/g.toml:1: port: the table does not say which port: add port = …"]
         );
+    }
+
+    #[test]
+    fn numbers_are_what_they_mean() {
+        for (written, meant) in [
+            ("0x1F90", "8080"),
+            ("0o17_570", "8056"),
+            ("0b1010", "10"),
+            ("+8_080", "8080"),
+            ("-1", "-1"),
+            ("1.5", "1.5"),
+            ("\"0x1F90\"", "0x1F90"),
+        ] {
+            let layer = parsed(&format!("port = {written}\n"));
+            assert_eq!(layer.values[0].1[0].text, meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn all_errors_of_a_table_have_their_own_lines() {
+        let text = "[[port]]\nport = [80, [81]]\nmax-ping-rate = -5\naction = \"dorp\"\n\
+            window-second = 0x10\n[[port]]\nport = 82\nmax-ping-rate = [1]\n";
+        let found = problems(text);
+        let places: Vec<&str> = found
+            .iter()
+            .map(|line| line.strip_prefix("/etc/g.toml:").unwrap().split(": ").next().unwrap())
+            .collect();
+        assert_eq!(places, ["2", "3", "4", "5", "8"], "{found:#?}");
+        for (line, expected) in found.iter().zip([
+            "port: a value is wanted",
+            "port: max-ping-rate: \"-5\"",
+            "port: action: \"dorp\"",
+            "window-seconds",
+            "port.max-ping-rate: a value is wanted",
+        ]) {
+            assert!(line.contains(expected), "{line}");
+        }
     }
 
     proptest! {

@@ -191,7 +191,7 @@ impl Inputs {
     ) -> Vec<Given> {
         let layers = [
             file.get(setting.name).cloned(),
-            setting.seed.and_then(|name| self.variable(name, setting.many)),
+            setting.seed.and_then(|name| self.foreign(name, setting.many)),
             self.variable(&setting.variable(), setting.many),
             self.flag(setting),
         ];
@@ -210,6 +210,12 @@ impl Inputs {
             winner = values;
         }
         winner
+    }
+
+    /// A variable that others define; to them an empty one is none.
+    fn foreign(&self, name: &str, many: bool) -> Option<Vec<Given>> {
+        let set = self.environment.get(name).is_some_and(|value| !value.trim().is_empty());
+        set.then(|| self.variable(name, many)).flatten()
     }
 
     fn variable(&self, name: &str, many: bool) -> Option<Vec<Given>> {

@@ -3,8 +3,11 @@
 
 use std::{ops::Range, path::Path};
 
-use serde::Deserialize;
-use toml::Spanned;
+use serde::{Deserialize, de::DeserializeOwned};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, ValueDeserializer},
+};
 
 use super::{
     file,
@@ -21,6 +24,10 @@ use crate::{
 
 /// The section's name.
 pub const SECTION: &str = "server";
+/// The key of a row, in messages.
+const ROW: &str = "server.protocol";
+/// What a row may have.
+const FIELDS: &str = "give offer, answer, features, percent or user-id-below";
 /// Rows of a table; each protocol has time series of its own.
 const MOST_ROWS: usize = 64;
 
@@ -32,28 +39,12 @@ pub struct ServerSection {
     pub max_output: Option<u32>,
 }
 
-#[derive(Default, Deserialize)]
-struct Whole {
-    #[serde(default)]
-    server: Section,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Section {
-    #[serde(default)]
-    protocol: Vec<Spanned<Written>>,
-    max_output: Option<Spanned<i64>>,
-}
-
-/// A row as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+/// A row as it is written: what of it could be read.
+#[derive(Default)]
 struct Written {
-    offer: Names,
+    offer: Option<Names>,
     answer: Option<String>,
-    #[serde(default)]
-    features: Vec<Feature>,
+    features: Option<Vec<Feature>>,
     percent: Option<f64>,
     user_id_below: Option<u8>,
 }
@@ -90,46 +81,133 @@ impl ServerSection {
 
     /// The section in a file's text; what is wrong is added to `problems`.
     pub fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> ServerSection {
-        let problem_of = |key: &str, span: Range<usize>, message: String| {
-            let line = file::line(text, span.start);
-            let place = Place::File { path: path.to_owned(), line, key: key.into() };
-            Problem { place, message }
+        let mut reading = Reading { path, text, problems };
+        // What is no TOML at all is reported by whoever reads the rest of it.
+        let Ok(whole) = DeTable::parse(text) else { return ServerSection::default() };
+        let found = whole.into_inner().into_iter().find(|(key, _)| key.get_ref() == SECTION);
+        let Some((_, section)) = found else { return ServerSection::default() };
+        let section = reading.section(section);
+        file::in_order(problems);
+        section
+    }
+}
+
+/// Reads the section, and notes what is wrong with it.
+struct Reading<'a> {
+    path: &'a Path,
+    text: &'a str,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Reading<'_> {
+    fn problem(&mut self, key: &str, span: Range<usize>, message: String) {
+        let line = file::line(self.text, span.start);
+        let place = Place::File { path: self.path.to_owned(), line, key: key.into() };
+        self.problems.push(Problem { place, message });
+    }
+
+    /// A value of a type, or none and what is wrong with it.
+    fn value<T: DeserializeOwned>(&mut self, key: &str, value: Spanned<DeValue<'_>>) -> Option<T> {
+        let span = value.span();
+        let read = T::deserialize(ValueDeserializer::from(value));
+        let wrong = |error: toml::de::Error| {
+            let span = error.span().unwrap_or(span);
+            self.problem(key, span, format!("{}: correct it", error.message()));
         };
-        let problem = |span, message| problem_of("server.protocol", span, message);
-        let section = match toml::from_str::<Whole>(text) {
-            Ok(whole) => whole.server,
-            // What is no TOML at all is reported by whoever reads the rest of it.
-            Err(_) if text.parse::<toml::Table>().is_err() => return ServerSection::default(),
-            Err(error) => {
-                let span = error.span().unwrap_or(0..0);
-                problems.push(problem(span, format!("{}: correct it", error.message())));
-                return ServerSection::default();
-            }
+        read.map_err(wrong).ok()
+    }
+
+    fn section(&mut self, section: Spanned<DeValue<'_>>) -> ServerSection {
+        let mut read = ServerSection::default();
+        let span = section.span();
+        let DeValue::Table(table) = section.into_inner() else {
+            self.problem(SECTION, span, "a table is wanted: write [server]".into());
+            return read;
         };
-        let max_output = section.max_output.and_then(|written| {
-            let (span, bytes) = (written.span(), written.into_inner());
-            let checked = output(bytes);
-            let wrong = |message| problems.push(problem_of("server.max-output", span, message));
-            checked.map_err(wrong).ok()
-        });
-        let mut rows: Vec<Row> = Vec::new();
-        for written in section.protocol {
-            let span = written.span();
-            match row(written.into_inner()) {
-                Ok(row) if rows.iter().any(|other| same(other, &row)) => {
-                    let message = format!("{} for the same offer is there twice", row.answer);
-                    problems.push(problem(span, format!("{message}: keep one of them")));
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "protocol" => read.protocols = Table { rows: self.rows(value) },
+                "max-output" => read.max_output = self.max_output(value),
+                other => {
+                    let message = format!("unknown field `{other}`: give protocol or max-output");
+                    self.problem(SECTION, key.span(), message);
                 }
-                Ok(_) if rows.len() >= MOST_ROWS => {
-                    let message = format!("there are more than {MOST_ROWS} of them: give fewer");
-                    problems.push(problem(span, message));
-                    break;
-                }
-                Ok(row) => rows.push(row),
-                Err(message) => problems.push(problem(span, message)),
             }
         }
-        ServerSection { protocols: Table { rows }, max_output }
+        read
+    }
+
+    fn max_output(&mut self, value: Spanned<DeValue<'_>>) -> Option<u32> {
+        let (key, span) = ("server.max-output", value.span());
+        let checked = output(self.value(key, value)?);
+        checked.map_err(|message| self.problem(key, span, message)).ok()
+    }
+
+    fn rows(&mut self, value: Spanned<DeValue<'_>>) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        let span = value.span();
+        let DeValue::Array(written) = value.into_inner() else {
+            self.problem(ROW, span, "rows are wanted: write [[server.protocol]]".into());
+            return rows;
+        };
+        for written in written {
+            let span = written.span();
+            match self.row(written) {
+                Some(row) if rows.iter().any(|other| same(other, &row)) => {
+                    let message = format!("{} for the same offer is there twice", row.answer);
+                    self.problem(ROW, span, format!("{message}: keep one of them"));
+                }
+                Some(_) if rows.len() >= MOST_ROWS => {
+                    let message = format!("there are more than {MOST_ROWS} of them: give fewer");
+                    self.problem(ROW, span, message);
+                    break;
+                }
+                Some(row) => rows.push(row),
+                None => {}
+            }
+        }
+        rows
+    }
+
+    /// A row, or none and all that is wrong with it, each at its own line.
+    fn row(&mut self, row: Spanned<DeValue<'_>>) -> Option<Row> {
+        let span = row.span();
+        let before = self.problems.len();
+        let DeValue::Table(table) = row.into_inner() else {
+            self.problem(ROW, span, "a table is wanted: write [[server.protocol]]".into());
+            return None;
+        };
+        let mut written = Written::default();
+        let mut places = Vec::new();
+        for (key, value) in table {
+            let name = key.get_ref().to_string();
+            places.push((name.clone(), value.span()));
+            match &*name {
+                "offer" => written.offer = self.value(ROW, value),
+                "answer" => written.answer = self.value(ROW, value),
+                "features" => written.features = self.value(ROW, value),
+                "percent" => written.percent = self.value(ROW, value),
+                "user-id-below" => written.user_id_below = self.value(ROW, value),
+                _ => self.problem(ROW, key.span(), format!("unknown field `{name}`: {FIELDS}")),
+            }
+        }
+        let given = |key: &str| places.iter().find(|(name, _)| name == key);
+        if given("offer").is_none() {
+            self.problem(ROW, span.clone(), "missing field `offer`: add it".into());
+        }
+        if self.problems.len() > before && written.offer.is_none() {
+            return None;
+        }
+        match check(written) {
+            Ok(row) => (self.problems.len() == before).then_some(row),
+            Err(errors) => {
+                for (key, message) in errors {
+                    let place = given(key).map_or(span.clone(), |(_, place)| place.clone());
+                    self.problem(ROW, place, format!("{key}: {message}"));
+                }
+                None
+            }
+        }
     }
 }
 
@@ -147,37 +225,45 @@ fn same(one: &Row, other: &Row) -> bool {
     one.answer == other.answer && all(one, other) && all(other, one)
 }
 
-/// A row, or what is wrong with it.
-fn row(written: Written) -> Result<Row, String> {
+/// A row, or what is wrong with it, by its keys.
+fn check(written: Written) -> Result<Row, Vec<(&'static str, String)>> {
+    let mut wrong = Vec::new();
     let mut offer = match written.offer {
-        Names::One(name) => vec![name],
-        Names::Several(names) => names,
+        Some(Names::One(name)) => vec![name],
+        Some(Names::Several(names)) => names,
+        None => Vec::new(),
     };
     if let Some(name) = offer.iter().find(|name| !is_token(name)) {
-        return Err(format!(
-            "offer: {name:?} is no name of a protocol: use letters, digits and !#$%&'*+-.^_`|~"
-        ));
+        let rule = "use letters, digits and !#$%&'*+-.^_`|~";
+        wrong.push(("offer", format!("{name:?} is no name of a protocol: {rule}")));
     }
-    let answer = match (written.answer, offer.as_slice()) {
-        (Some(answer), names) if names.contains(&answer) => answer,
-        (None, [only]) => only.clone(),
-        (Some(answer), _) => {
-            return Err(format!(
-                "answer: {answer:?} is not among what the client offers: name one of {}",
-                offer.join(", ")
-            ));
-        }
-        (None, []) => return Err("offer: it is empty: name at least one protocol".into()),
-        (None, names) => {
-            return Err(format!("answer: missing: say which of {} it is", names.join(", ")));
-        }
+    let answer = answer(written.answer, &offer).map_err(|error| wrong.push(error));
+    let features = features(&written.features.unwrap_or_default());
+    let features = features.map_err(|error| wrong.push(("features", error)));
+    let share = share(written.percent, written.user_id_below).map_err(|error| wrong.push(error));
+    let (Ok(answer), Ok(features), Ok(share), true) = (answer, features, share, wrong.is_empty())
+    else {
+        return Err(wrong);
     };
     offer.sort();
     offer.dedup();
-    let features = features(&written.features)?;
-    let share = share(written.percent, written.user_id_below)?;
     let offer = offer.into_iter().map(String::into_boxed_str).collect();
     Ok(Row { offer, answer: answer.into(), features, share })
+}
+
+fn answer(written: Option<String>, offer: &[String]) -> Result<String, (&'static str, String)> {
+    match (written, offer) {
+        (Some(answer), names) if names.contains(&answer) => Ok(answer),
+        (None, [only]) => Ok(only.clone()),
+        (_, []) => Err(("offer", "it is empty: name at least one protocol".into())),
+        (Some(answer), names) => {
+            let remedy = format!("name one of {}", names.join(", "));
+            Err(("answer", format!("{answer:?} is not among what the client offers: {remedy}")))
+        }
+        (None, names) => {
+            Err(("answer", format!("missing: say which of {} it is", names.join(", "))))
+        }
+    }
 }
 
 fn features(list: &[Feature]) -> Result<Features, String> {
@@ -190,24 +276,24 @@ fn features(list: &[Feature]) -> Result<Features, String> {
     };
     if features.streaming && (features.compression || features.encryption) {
         return Err(
-            "features: streaming goes with neither compression nor encryption, which are of whole messages: leave one of them out"
+            "streaming goes with neither compression nor encryption, which are of whole messages: leave one of them out"
                 .into(),
         );
     }
     Ok(features)
 }
 
-fn share(percent: Option<f64>, user_id_below: Option<u8>) -> Result<Share, String> {
-    match (percent, user_id_below) {
+fn share(percent: Option<f64>, below: Option<u8>) -> Result<Share, (&'static str, String)> {
+    match (percent, below) {
         (None, None) => Ok(Share::ALL),
         (Some(percent), None) if (0.0..=100.0).contains(&percent) => {
             Ok(Share::Parts((percent / 100.0 * PARTS as f64).round() as u16))
         }
-        (Some(percent), None) => Err(format!("percent: {percent} is not from 0 to 100")),
+        (Some(percent), None) => Err(("percent", format!("{percent} is not from 0 to 100"))),
         (None, Some(bound)) if bound <= 100 => Ok(Share::UserIdBelow(bound)),
-        (None, Some(bound)) => Err(format!("user-id-below: {bound} is not from 0 to 100")),
+        (None, Some(bound)) => Err(("user-id-below", format!("{bound} is not from 0 to 100"))),
         (Some(_), Some(_)) => {
-            Err("percent and user-id-below: both are given: keep one of them".into())
+            Err(("percent", "user-id-below is given too: keep one of them".into()))
         }
     }
 }
@@ -326,6 +412,23 @@ mod tests {
         let many = "[[server.protocol]]\noffer = \"aN\"\n";
         let many: String = (0..70).map(|n| many.replace('N', &n.to_string())).collect();
         assert!(parsed(&many).unwrap_err()[0].contains("more than 64"));
+    }
+
+    #[test]
+    fn all_errors_of_a_row_have_their_own_lines() {
+        let text = "[server]\nmax-output = \"x\"\nport = 1\n[[server.protocol]]\noffer = \"a b\"\n\
+            features = [\"zip\"]\npercent = 101\nshare = 1\n[[server.protocol]]\nuser-id-below = 300\n";
+        let errors = parsed(text).unwrap_err();
+        let lines: Vec<&str> = errors
+            .iter()
+            .map(|line| line.strip_prefix("/etc/g.toml:").unwrap().split(':').next().unwrap())
+            .collect();
+        assert_eq!(lines.len(), 8, "{errors:#?}");
+        for line in ["2", "3", "5", "6", "7", "8", "9", "10"] {
+            assert!(lines.contains(&line), "{line}: {errors:#?}");
+        }
+        let hex = parsed("[[server.protocol]]\noffer = \"a\"\nuser-id-below = 0x10\n").unwrap();
+        assert_eq!(hex.protocols.rows[0].share, Share::UserIdBelow(16));
     }
 
     #[test]

@@ -117,6 +117,8 @@ pub struct RunSettings {
     pub state_file: StatePath,
     pub log_format: LogFormat,
     pub kernel_debug: bool,
+    /// Attach again what others detach.
+    pub reattach: bool,
 }
 
 impl Default for RunSettings {
@@ -135,6 +137,7 @@ impl Default for RunSettings {
             state_file: StatePath::Usual,
             log_format: LogFormat::Text,
             kernel_debug: false,
+            reattach: true,
         }
     }
 }
@@ -151,7 +154,7 @@ impl RunSettings {
 
     /// Names of the settings that differ and take effect only at a restart.
     pub fn restart_needed(&self, new: &RunSettings) -> Vec<String> {
-        const LIVE: [&str; 3] = ["interface", "pod-interface", "allow"];
+        const LIVE: [&str; 4] = ["interface", "pod-interface", "allow", "reattach"];
         let waits = |setting: &&Setting<_>| {
             !LIVE.contains(&setting.name) && (setting.get)(self) != (setting.get)(new)
         };
@@ -215,7 +218,7 @@ const fn single(
 }
 
 /// Every setting of `run` that is not policy.
-pub static RUN: [Setting<RunSettings>; 14] = [
+pub static RUN: [Setting<RunSettings>; 15] = [
     Setting {
         name: "interface",
         value: "IF",
@@ -324,6 +327,13 @@ pub static RUN: [Setting<RunSettings>; 14] = [
         "Form of the log on standard error; RUST_LOG sets its level",
         |s, text| store(&mut s.log_format, word(text, &LOG_FORMATS)),
         |s| name_of(&LOG_FORMATS, &s.log_format),
+    ),
+    single(
+        "reattach",
+        "",
+        "Attach again what others take away: programs, filters, links and their pins. It is said in any case",
+        |s, text| store(&mut s.reattach, word(text, &SWITCH)),
+        |s| vec![s.reattach.to_string()],
     ),
     single(
         "kernel-debug",

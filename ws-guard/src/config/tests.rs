@@ -66,6 +66,7 @@ fn each_layer_wins_over_the_ones_below() {
     let own = ("WS_GUARD_MAX_PING_RATE", "33");
     assert_eq!(rate(&[], &[], file), 31);
     assert_eq!(rate(&[], &[seed], file), 32);
+    assert_eq!(rate(&[], &[("MAX_PING_RATE", "")], file), 31);
     assert_eq!(rate(&[], &[seed, own], file), 33);
     assert_eq!(rate(&[("max-ping-rate", "34")], &[seed, own], file), 34);
 }
@@ -169,9 +170,30 @@ fn settings_of_their_own_are_checked_with_their_place() {
         error.replace(dir.path().to_str().unwrap(), "")
     };
     let found = text(file);
-    assert!(found.contains("/guard.toml:2: cidr: max-ping-rate: \"0\" is out of range"), "{found}");
+    assert!(found.contains("/guard.toml:3: cidr: max-ping-rate: \"0\" is out of range"), "{found}");
     let found = text(&file.replace("= 0", "= 1"));
     assert!(found.contains("/guard.toml:6: cidr: fd77::/96 is narrower than a source"), "{found}");
+}
+
+/// What cannot be read again is refused at once: a pipe without a writer, a device, a folder.
+#[test]
+fn only_regular_files_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, link) = (dir.path().join("pipe"), dir.path().join("link"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let load = |path: &Path| {
+        let arguments = map(&[("interface", vec!["eth0".into()]), ("port", vec!["80".into()])]);
+        let inputs = Inputs { arguments, file: Some(path.into()), ..Inputs::default() };
+        inputs.load().map_err(|error| error.to_string())
+    };
+    for path in [&*pipe, Path::new("/dev/null"), Path::new("/dev/stdin"), dir.path()] {
+        let error = load(path).unwrap_err();
+        let said = error.contains("write the settings to a file");
+        assert!(said && error.contains(path.to_str().unwrap()), "{error}");
+    }
+    fs::write(dir.path().join("file"), "action = \"drop\"").unwrap();
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    assert_eq!(load(&link).unwrap().policy.action, Action::Drop);
 }
 
 #[test]

@@ -29,6 +29,10 @@ use crate::{
 /// Connections that ended longer ago are not listed unless all are asked for.
 const RECENT: Duration = Duration::from_secs(60);
 
+/// Its paths, below `/v1/`.
+pub const PATHS: [&str; 4] =
+    ["connections", "connections/{id}", "connections/{id}/story", "publish"];
+
 type Companion = Option<Arc<Service>>;
 
 /// Paths whose rejections are JSON too.

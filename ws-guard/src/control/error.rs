@@ -7,7 +7,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::ErrorBody;
+use super::{
+    ErrorBody,
+    routes::{LARGEST_BATCH, LARGEST_BODY},
+};
 use crate::guard::GuardError;
 
 /// An error with its HTTP status.
@@ -57,6 +60,11 @@ impl From<GuardError> for ApiError {
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> ApiError {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let (body, batch) = (LARGEST_BODY / 1024, LARGEST_BATCH / 1024);
+            let remedy = format!("send at most {body} KiB; of reports {batch} KiB at a time");
+            return ApiError::new(rejection.status(), "the request's body is too large", remedy);
+        }
         let remedy = "send JSON with content-type application/json and the documented fields";
         ApiError::new(rejection.status(), rejection.body_text(), remedy)
     }

@@ -30,9 +30,24 @@ use crate::{
 };
 
 /// No request of ours is larger.
-const LARGEST_BODY: usize = 64 * 1024;
+pub(super) const LARGEST_BODY: usize = 64 * 1024;
 /// But for a batch of reports.
-const LARGEST_BATCH: usize = 256 * 1024;
+pub(super) const LARGEST_BATCH: usize = 256 * 1024;
+/// The paths of the guard, below `/v1/`.
+pub const PATHS: [&str; 12] = [
+    "info",
+    "status",
+    "flows",
+    "sources",
+    "policy",
+    "policy/cidr",
+    "policy/port",
+    "throttle",
+    "release",
+    "reports",
+    "allow",
+    "events",
+];
 
 /// JSON bodies whose rejections are JSON too.
 #[derive(FromRequest)]
@@ -62,17 +77,25 @@ pub fn router(state: State, server: Option<Arc<Service>>) -> Router {
         .route("/v1/allow", get(allowlist).post(allow).delete(disallow))
         .route("/v1/events", get(events))
         .with_state(state);
-    finish(guard.merge(companion::router(server)))
+    finish(guard.merge(companion::router(server)), || {
+        format!("the paths are /v1/{}", [&PATHS[..], &companion::PATHS].concat().join(", "))
+    })
 }
 
 /// The API of a companion server that runs alone.
 pub fn alone(server: Arc<Service>) -> Router {
-    finish(companion::router(Some(server)))
+    finish(companion::router(Some(server)), || {
+        let paths = companion::PATHS.join(", ");
+        format!(
+            "a companion server alone (`ws-guard serve`) answers here, with /v1/{paths}; name the guard's socket with --control-socket"
+        )
+    })
 }
 
-fn finish(router: Router) -> Router {
+fn finish(router: Router, paths: impl Fn() -> String) -> Router {
+    let paths = paths();
     router
-        .fallback(not_found)
+        .fallback(async move |uri: axum::http::Uri| not_found(&uri, &paths))
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
@@ -249,13 +272,9 @@ fn line(event: &Arc<EventView>) -> Bytes {
     line.into()
 }
 
-async fn not_found(uri: axum::http::Uri) -> ApiError {
+fn not_found(uri: &axum::http::Uri, remedy: &str) -> ApiError {
     let path: String = uri.path().chars().take(100).collect();
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!("there is no {path}"),
-        "the paths are /v1/info, status, flows, sources, policy, policy/cidr, policy/port, throttle, release, reports, allow, events, connections, publish",
-    )
+    ApiError::new(StatusCode::NOT_FOUND, format!("there is no {path} here"), remedy)
 }
 
 async fn wrong_method(method: axum::http::Method) -> ApiError {

@@ -76,7 +76,8 @@ impl Companion {
                     None => std::future::pending().await,
                 }
             };
-            tokio::join!(following, reporting, certificate);
+            let log = service.access_log.reopen_on_hangup();
+            tokio::join!(following, reporting, certificate, log);
         }
     }
 

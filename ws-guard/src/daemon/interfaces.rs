@@ -12,8 +12,8 @@ use super::state::State;
 use crate::{
     domain::{event::EventView, status::PatternStatus},
     guard::{
-        self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Mode, Overtaken, Role,
-        Selection,
+        self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Lost, Mode, Overtaken,
+        Role, Selection,
     },
 };
 
@@ -24,6 +24,8 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// How often to see who comes before us.
 const PRECEDENCE: Duration = Duration::from_secs(5);
+/// How often to see whether what is attached still is.
+const INSPECTION: Duration = Duration::from_secs(2);
 
 /// One wanted interface.
 #[derive(Default)]
@@ -34,6 +36,8 @@ struct Wanted {
     retry: Option<Instant>,
     /// Why it failed, to say it once.
     failure: Option<String>,
+    /// What others took away and nobody put back, to say it once.
+    lost: Vec<Lost>,
     attachment: Attachment,
 }
 
@@ -55,6 +59,8 @@ pub struct Supervisor {
     watcher: InterfaceWatcher,
     /// What was last said about programs that come before ours, and when to look again.
     overtaken: (Vec<Overtaken>, Instant),
+    /// When to look whether what is attached still is.
+    inspection: Instant,
 }
 
 impl Supervisor {
@@ -71,8 +77,9 @@ impl Supervisor {
         let watcher = InterfaceWatcher::new()?;
         let wanted = BTreeMap::new();
         let overtaken = (Vec::new(), Instant::now());
+        let inspection = Instant::now() + INSPECTION;
         let mut supervisor =
-            Supervisor { guard, state, mode, selection, wanted, watcher, overtaken };
+            Supervisor { guard, state, mode, selection, wanted, watcher, overtaken, inspection };
         if supervisor.selection.wants(Role::Pod) {
             supervisor.guard.load_for_pods()?;
         }
@@ -147,6 +154,7 @@ impl Supervisor {
             }
             self.reconcile();
             self.look_ahead();
+            self.inspect();
             self.state.set_events_dropped(self.guard.events_dropped());
         }
     }
@@ -162,6 +170,103 @@ impl Supervisor {
             self.state.events.record(EventView::message("interface", new.to_string()));
         }
         self.overtaken = (found, Instant::now() + PRECEDENCE);
+    }
+
+    /// Whoever may can take programs, filters, links and pins away: say it, and attach again.
+    fn inspect(&mut self) {
+        if self.inspection > Instant::now() {
+            return;
+        }
+        self.inspection = Instant::now() + INSPECTION;
+        let unloaded = self.inspect_pins();
+        let attached: Vec<Attachment> = self
+            .wanted
+            .values()
+            .filter(|wanted| wanted.index.is_some())
+            .map(|wanted| wanted.attachment.clone())
+            .collect();
+        for attachment in attached {
+            match self.guard.lost(&attachment) {
+                Ok(lost) if self.is_known(&attachment.name, &lost) => {}
+                Ok(lost) => self.lose(&attachment, &lost, unloaded),
+                // It may be gone by now, of which the watcher tells.
+                Err(error) => tracing::debug!("whether it is attached is not known: {error}"),
+            }
+        }
+    }
+
+    fn is_known(&self, name: &str, lost: &[Lost]) -> bool {
+        self.wanted
+            .get(name)
+            .is_none_or(|wanted| lost.iter().all(|lost| wanted.lost.contains(lost)))
+    }
+
+    /// Say which pins are gone, once; whether all of them are, as after `unload --force`.
+    fn inspect_pins(&self) -> bool {
+        let missing = self.guard.missing_pins();
+        let dir = self.state.info().pin_dir;
+        let unloaded = !missing.is_empty() && missing.iter().any(|path| path.ends_with("FLOWS"));
+        let lost = match missing.first() {
+            None => None,
+            Some(_) if unloaded => Some(format!(
+                "the pins in {} were removed: nothing is attached again, restart ws-guard to protect",
+                dir.display()
+            )),
+            Some(first) => Some(format!(
+                "{} of the pins in {} were removed, {} among them: restart ws-guard",
+                missing.len(),
+                dir.display(),
+                first.display()
+            )),
+        };
+        if self.state.set_pins_lost(lost.clone())
+            && let Some(lost) = lost
+        {
+            tracing::error!("{lost}");
+            self.state.events.record(EventView::message("interface", lost));
+        }
+        unloaded
+    }
+
+    fn lose(&mut self, attachment: &Attachment, lost: &[Lost], unloaded: bool) {
+        let name = &attachment.name;
+        self.state.count_lost(lost.len() as u64);
+        let what: Vec<String> = lost.iter().map(Lost::to_string).collect();
+        let again = self.state.config().settings.run.reattach && !unloaded;
+        let then = if again { "attaching again" } else { "it is not attached again" };
+        let message = format!("{name} lost what guarded it, {then}; {}", what.join(", "));
+        tracing::error!(interface = name, "{message}");
+        self.state.events.record(EventView::message("interface", message));
+        if let Some(wanted) = self.wanted.get_mut(name) {
+            wanted.attachment = Lost::left(lost, attachment);
+            wanted.lost.extend_from_slice(lost);
+        }
+        self.publish();
+        if again {
+            self.restore(attachment, lost);
+            self.publish();
+        }
+    }
+
+    fn restore(&mut self, attachment: &Attachment, lost: &[Lost]) {
+        let name = &attachment.name;
+        let restored = self.guard.restore(attachment, lost, self.mode);
+        let Some(wanted) = self.wanted.get_mut(name) else { return };
+        match restored {
+            Ok(attachment) => {
+                (wanted.attachment, wanted.lost) = (attachment, Vec::new());
+                let message = format!("{name} is attached again");
+                self.state.events.record(EventView::message("interface", message));
+            }
+            Err(error) => {
+                tracing::error!(
+                    interface = name,
+                    "cannot be attached to again, tried every 5 s: {error}"
+                );
+                (wanted.index, wanted.retry) = (None, Some(Instant::now() + RETRY));
+                wanted.failure = Some(error.to_string());
+            }
+        }
     }
 
     /// The configuration wants other interfaces.
@@ -279,6 +384,7 @@ impl Supervisor {
         };
         wanted.index = Some(index);
         (wanted.retry, wanted.failure) = (None, None);
+        wanted.lost.clear();
         let Attachment { role, ingress, egress, .. } = &wanted.attachment;
         let mode = |mode: &Option<Mode>| mode.map_or("none", Mode::name);
         let (ingress, egress) = (mode(ingress), mode(egress));

@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -31,6 +31,7 @@ use crate::{
     control::{routes, socket::Socket},
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
+    listener::{self, http::Limits},
     metrics,
     server::{self, service::Service},
     telemetry::Telemetry,
@@ -57,7 +58,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     find_interfaces(&settings)?;
     let mut socket = Socket::claim(&options.control_socket)?;
     let metrics_listener = match settings.run.metrics_listen {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+        Some(address) => Some(listener::listen(address).with_context(|| {
             format!("cannot serve metrics on {address}: choose another --metrics-listen")
         })?),
         None => None,
@@ -81,9 +82,9 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("suspicion", suspects::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
     let endpoint = settings.run.otlp_endpoint.as_ref();
-    let telemetry = endpoint.map(|to| Telemetry::start(to, &registry)).transpose()?;
+    let telemetry = Telemetry::start(endpoint, &registry)?;
     let companion = options.server.map(|mut config| {
-        config.spans = telemetry.as_ref().map(Telemetry::spans);
+        config.spans = telemetry.as_ref().and_then(Telemetry::spans);
         Companion::start(config, &settings, &registry)
     });
     let companion = companion.transpose()?;
@@ -176,7 +177,8 @@ async fn serve_control(
     state: State,
     server: Option<Arc<Service>>,
 ) -> anyhow::Result<()> {
-    Ok(axum::serve(listener, routes::router(state, server)).await?)
+    listener::http::serve(listener, routes::router(state, server), Limits::CONTROL).await;
+    anyhow::bail!("the control socket ended unexpectedly")
 }
 
 /// A task that must not end has.

@@ -44,6 +44,10 @@ struct Inner {
     reloads_failed: AtomicU64,
     events_dropped: AtomicU64,
     suspicion: Notify,
+    /// Attachments that others took away.
+    attachments_lost: AtomicU64,
+    /// What others removed of the pins, while it is not there.
+    pins_lost: Mutex<Option<String>>,
 }
 
 /// The configuration in force, and how its latest reload went.
@@ -75,6 +79,8 @@ impl State {
                 reloads_failed: AtomicU64::new(0),
                 events_dropped: AtomicU64::new(0),
                 suspicion: Notify::new(),
+                attachments_lost: AtomicU64::new(0),
+                pins_lost: Mutex::default(),
             }),
         }
     }
@@ -120,6 +126,9 @@ impl State {
         if !waiting.is_empty() {
             return Err(format!("not attached: {}", waiting.join(", ")));
         }
+        if let Some(lost) = self.pins_lost() {
+            return Err(lost);
+        }
         match self.reader.maps.policy() {
             Ok(policy) if policy.rate.limit > 0 => Ok(()),
             Ok(_) => Err("no policy is in force".into()),
@@ -150,6 +159,25 @@ impl State {
     /// Woken when the kernel suspects a proxy.
     pub fn suspicion(&self) -> &Notify {
         &self.inner.suspicion
+    }
+
+    /// Somebody took so many attachments away.
+    pub fn count_lost(&self, attachments: u64) {
+        self.inner.attachments_lost.fetch_add(attachments, Ordering::Relaxed);
+    }
+
+    pub fn attachments_lost(&self) -> u64 {
+        self.inner.attachments_lost.load(Ordering::Relaxed)
+    }
+
+    /// What is missing of the pins, or nothing; whether that is news.
+    pub fn set_pins_lost(&self, lost: Option<String>) -> bool {
+        let mut known = self.inner.pins_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *known, lost.clone()) != lost
+    }
+
+    pub fn pins_lost(&self) -> Option<String> {
+        self.inner.pins_lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn started_at(&self) -> SystemTime {

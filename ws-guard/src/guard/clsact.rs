@@ -105,6 +105,27 @@ pub fn take_over(
     Ok(Takeover::Swapped)
 }
 
+/// Whether a filter of an interface carries this program.
+pub fn carries(
+    interface: &Interface,
+    direction: Direction,
+    program: u32,
+) -> Result<bool, GuardError> {
+    Ok(filters(interface, direction)?.iter().any(|(_, found)| *found == program))
+}
+
+/// Pin the program of a filter again, and note again where the filter is.
+pub fn pin_again(
+    pins: &Pins,
+    program: &mut SchedClassifier,
+    pinned: &Pinned,
+) -> Result<(), HookError> {
+    pins::make_note(&pins.namespace(&pinned.interface, Namespace::current()?))?;
+    let pin = Pin::new(pins, pinned);
+    pin.prepare(program)?;
+    pin.commit()
+}
+
 /// Remove our filters in one direction, and the pins that say which are ours; whether there were
 /// such pins. The qdisc stays: see [`remove_qdisc`].
 ///
@@ -186,12 +207,17 @@ pub fn forget_namespaces(
     Ok(())
 }
 
-/// Whether the interface of a filter is there, as far as this process can see.
+/// Whether a filter is there, as far as this process can see: in another network namespace, whether
+/// that is.
 pub fn is_alive(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
     let here = Namespace::current().map_err(GuardError::netlink("network namespaces"))?;
     let noted = pins.namespaces(&pinned.interface)?;
     let elsewhere = noted.iter().any(|noted| *noted != here && noted.is_reachable());
-    Ok(elsewhere || Interface::find(&pinned.interface).is_ok())
+    if elsewhere {
+        return Ok(true);
+    }
+    let Ok(interface) = Interface::find(&pinned.interface) else { return Ok(false) };
+    Ok(!Pin::new(pins, pinned).filters(&interface, pinned.direction)?.is_empty())
 }
 
 /// The pin of the program in a filter: it says which filter is ours.

@@ -12,7 +12,9 @@ pub enum GuardError {
         "the maps pinned under {0} were made by another version of ws-guard ({1}): remove them with `ws-guard unload`, or use another --pin-dir"
     )]
     Incompatible(PathBuf, String),
-    #[error("another ws-guard runs with the pin directory {0}: stop it, or use another --pin-dir")]
+    #[error(
+        "another ws-guard runs with the pin directory {0}: stop it first, or use another --pin-dir"
+    )]
     InUse(PathBuf),
     #[error(
         "interface {0} does not exist: see `ip link` for those that do, or wait for it with a pattern, such as '{0}*'"

@@ -153,4 +153,41 @@ mod tests {
         let three = Found { kind: 2, key: 4, value, entries: 3, flags: 0 };
         assert!(policy.check(&three).unwrap_err().contains("number of entries"));
     }
+
+    /// What an entry costs, where it is said: key and value, each rounded up to 8, what the kernel
+    /// adds, and a bucket.
+    #[test]
+    fn documented_sizes_are_the_maps() {
+        let cost = |layout: &Layout| {
+            layout.key.next_multiple_of(8) + layout.value.next_multiple_of(8) + 48 + 16
+        };
+        let of = |name: &str| cost(LAYOUTS.iter().find(|layout| layout.name == name).unwrap());
+        let (flow, source) = (of(name::FLOWS), of(name::SOURCES));
+        let help = |name: &str| {
+            crate::config::RUN.iter().find(|setting| setting.name == name).unwrap().help
+        };
+        let (flows, sources) = (help("max-flows"), help("max-sources"));
+        assert!(flows.contains(&format!(" {flow} bytes a connection")), "{flow}: {flows}");
+        assert!(sources.contains(&format!(" {source} bytes a source")), "{source}: {sources}");
+        for (document, wanted) in [
+            (
+                include_str!("../../../docs/operations.md"),
+                format!("| {flow} and {source} bytes an entry"),
+            ),
+            (
+                include_str!("../../../docs/architecture.md"),
+                format!("costs {flow} bytes in `FLOWS` and {source} in `SOURCES`"),
+            ),
+            (
+                include_str!("../../../docs/kubernetes.md"),
+                format!("{flow} bytes for each of `max-flows`, {source} for each of `max-sources`"),
+            ),
+            (
+                include_str!("../../../docs/runbooks/WsGuardTableNearlyFull.md"),
+                format!("{flow} bytes a flow and {source} a source"),
+            ),
+        ] {
+            assert!(document.contains(&wanted), "it does not say: {wanted}");
+        }
+    }
 }

@@ -11,7 +11,7 @@
 //! | loading, pin directory, bpffs | [`load`], [`pins`], [`bpffs`] |
 //! | which kernels | [`kernel`] |
 //! | which interfaces, in which role | [`selection`], [`role`], [`interfaces`] |
-//! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`] |
+//! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`], [`inspection`] |
 //! | tables, policy, networks, counters | [`maps`], [`table`], [`policy`], [`networks`], [`counters`] |
 //! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
 mod attach;
@@ -22,6 +22,7 @@ mod counters;
 mod debug_log;
 mod error;
 mod events;
+mod inspection;
 pub mod interfaces;
 pub mod kernel;
 mod layout;
@@ -63,6 +64,7 @@ use self::{attach::Attacher, interfaces::Interface, pins::Pins, role::Direction}
 pub use self::{
     bpffs::{MOUNT_POINT as BPFFS_MOUNT_POINT, is_bpffs},
     error::GuardError,
+    inspection::Lost,
     interfaces::{InterfaceEvent, InterfaceWatcher},
     maps::{Handshakes, Maps},
     networks::{NetworkRule, canonical},
@@ -332,4 +334,17 @@ pub fn pinned_attachments(pin_dir: &Path) -> Result<Vec<Attachment>, GuardError>
 /// removed.
 pub fn unload(pin_dir: &Path) -> Result<Vec<String>, GuardError> {
     unload::unload(&Pins::new(pin_dir))
+}
+
+/// The same where no daemon uses the pins, whatever its control socket is; none can start meanwhile.
+///
+/// # Errors
+/// As [`unload`], and [`GuardError::InUse`].
+pub fn unload_unused(pin_dir: &Path) -> Result<Vec<String>, GuardError> {
+    let pins = Pins::new(pin_dir);
+    if !pins.exist() {
+        return Err(GuardError::NotLoaded(pin_dir.into()));
+    }
+    let _lock = pins.hold()?;
+    unload::unload(&pins)
 }

@@ -131,9 +131,23 @@ impl Pins {
             return Err(GuardError::DotInPinDir(self.dir.clone()));
         }
         bpffs::ensure(&self.dir)?;
+        self.make_directories()?;
+        self.hold()
+    }
+
+    /// Make those that are not there.
+    pub fn make_directories(&self) -> Result<(), GuardError> {
         for dir in [self.dir.clone(), self.links(), self.filters(), self.dir.join("programs")] {
             fs::create_dir_all(&dir).map_err(GuardError::pin("making", dir))?;
         }
+        Ok(())
+    }
+
+    /// As [`Pins::lock`], for a directory that is there.
+    ///
+    /// # Errors
+    /// [`GuardError::InUse`] when another daemon is there.
+    pub fn hold(&self) -> Result<Flock<File>, GuardError> {
         let dir = File::open(&self.dir).map_err(GuardError::pin("opening", &self.dir))?;
         Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             nix::Error::EWOULDBLOCK => GuardError::InUse(self.dir.clone()),

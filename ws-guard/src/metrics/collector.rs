@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     daemon::state::State,
-    domain::status::{Status, Tables, counter},
+    domain::status::{Status, counter},
     guard::GuardError,
 };
 
@@ -72,6 +72,11 @@ impl GuardCollector {
                 "config_valid",
                 "0 from a configuration that was refused until one takes effect: the old one stays in force.",
                 &[(&[], f64::from(self.state.config().errors.is_none()))],
+            ),
+            counters(
+                "attachments_lost_total",
+                "Attachments that somebody else took away, each direction of an interface once; see the log, and --reattach.",
+                &[(&[], self.state.attachments_lost())],
             ),
             counters(
                 "events_missed_total",
@@ -164,8 +169,8 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
     let named = status.tables.named();
     let labels = named.map(|(name, _)| [("table", name)]);
     let samples = |value: fn(&crate::domain::status::Occupancy) -> u32| {
-        let sample = |i: usize| (labels[i].as_slice(), f64::from(value(&named[i].1)));
-        std::array::from_fn::<_, { Tables::COUNT }, _>(sample)
+        let values = named.iter().map(|(_, table)| f64::from(value(table)));
+        labels.iter().map(|label| label.as_slice()).zip(values).collect::<Vec<_>>()
     };
     let states = status.flow_states;
     vec![

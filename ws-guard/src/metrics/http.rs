@@ -12,7 +12,11 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 
 use super::collector::GuardCollector;
-use crate::{daemon::state::State, server::service::Service};
+use crate::{
+    daemon::state::State,
+    listener::http::{self, Limits},
+    server::service::Service,
+};
 
 /// A registry with the daemon's collector in it.
 pub fn registry(state: State) -> prometheus::Result<Registry> {
@@ -54,7 +58,8 @@ pub async fn serve(
     state: State,
     server: Option<Arc<Service>>,
 ) -> anyhow::Result<()> {
-    Ok(axum::serve(listener, router(registry, state, server)).await?)
+    http::serve(listener, router(registry, state, server), Limits::METRICS).await;
+    anyhow::bail!("the metrics port ended unexpectedly")
 }
 
 /// All that is in a registry, in Prometheus' text format.

@@ -6,10 +6,10 @@ use x509_parser::{
     prelude::FromDer,
 };
 
-/// Longest name that is taken over, in bytes.
-const LONGEST: usize = 128;
+use super::identity::LONGEST;
+
 /// What a certificate without a name is called.
-const NAMELESS: &str = "nameless";
+pub const NAMELESS: &str = "nameless";
 
 /// The subject's common name, or else its first alternative name that is a host, an address of mail or
 /// a URI; `nameless` where it has none that fits into a line of the log. In DER, already verified.
@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(&*of(None, &["host.test", "other.test"]), "host.test");
         assert_eq!(&*of(None, &[]), NAMELESS);
         assert_eq!(&*of(Some("a\nb"), &[]), NAMELESS);
-        assert_eq!(&*of(Some(&"x".repeat(200)), &[]), NAMELESS);
+        assert_eq!(&*of(Some(&"x".repeat(256)), &[]), NAMELESS);
         assert_eq!(&*name(b"no certificate"), NAMELESS);
     }
 }

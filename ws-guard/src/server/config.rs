@@ -117,3 +117,46 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number as documents write it.
+    fn grouped(number: usize) -> String {
+        let digits = number.to_string();
+        let groups = digits.as_bytes().rchunks(3).rev();
+        let groups: Vec<_> = groups.map(|group| String::from_utf8_lossy(group)).collect();
+        groups.join(",")
+    }
+
+    #[test]
+    fn documented_limits_are_the_defaults() {
+        let config = Config::new(([127, 0, 0, 1], 0).into());
+        assert_eq!(config.max_connections, config.max_connections_per_source);
+        assert_eq!(config.max_connections, config.max_connections_per_user);
+        let seconds = |time: Duration| format!("{} s", time.as_secs());
+        let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
+        let topics = TopicLimits::DEFAULT;
+        let document = include_str!("../../../docs/server.md");
+        for (what, limit) in [
+            ("connections; of one source; of one user", grouped(config.max_connections)),
+            ("handshakes at a time; half of them", grouped(config.max_handshakes)),
+            ("time for a handshake", seconds(config.handshake_timeout)),
+            ("size of a request", format!("{} KiB, 100 fields", config.max_request >> 10)),
+            ("message, as sent and decompressed", mib(config.limits.message)),
+            ("fragments of a message", grouped(config.limits.fragments as usize)),
+            ("time for a frame", seconds(config.frame_timeout)),
+            ("no byte taken by the client's socket", seconds(config.write_timeout)),
+            ("closing", seconds(config.close_timeout)),
+            ("publications that wait", grouped(topics.mailbox.messages)),
+            ("topics of a connection", grouped(topics.topics)),
+            ("buffers of all connections together", mib(config.memory_budget)),
+        ] {
+            let row = document.lines().find(|line| line.starts_with(&format!("| {what}")));
+            let row = row.unwrap_or_else(|| panic!("no row about {what}"));
+            let said = row.split('|').nth(2).unwrap_or_default().trim();
+            assert!(said.starts_with(&limit), "{what}: {limit}, and the document says {said}");
+        }
+    }
+}

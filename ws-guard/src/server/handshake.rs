@@ -1,6 +1,9 @@
 //! The opening handshake, RFC 6455, 4.2: HTTP/1.1 by hyper, and what makes it an upgrade.
 
-use std::{cell::RefCell, convert::Infallible, rc::Rc};
+use std::{
+    cell::RefCell, convert::Infallible, future::poll_fn, pin::Pin, rc::Rc, task::Poll,
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -14,7 +17,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::timeout,
+};
 
 use super::{
     config::Config,
@@ -28,6 +34,10 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const MAX_FIELDS: usize = 100;
 /// What hyper cannot do with less than.
 const MIN_REQUEST: usize = 8192;
+/// How long a refused client's socket may take for the last of the answer.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Most that is read of what a refused client sent behind its request, in bytes.
+const MAX_UNREAD: usize = 64 * 1024;
 /// Whoever is sent away may come back after so many seconds.
 const RETRY_AFTER: &str = "5";
 
@@ -45,6 +55,8 @@ pub enum Refusal {
     Key,
     /// No `Host`, or more than one.
     Host,
+    /// A request for an upgrade with a body, which would be taken for frames.
+    Body,
     /// A proxy that has to say whom it connects for did not.
     ProxyHeader,
     /// No TLS, where it has to be, or one that could not be agreed.
@@ -56,6 +68,8 @@ pub enum Refusal {
     BadToken,
     /// The client has to say who it is, and did not.
     NoUser,
+    /// What it says is no name of a user: too long, not UTF-8, with control characters, or twice.
+    BadUser,
     /// Too many connections.
     ServerFull,
     /// Too many connections of this source.
@@ -81,12 +95,14 @@ impl Refusal {
             Refusal::Version => "version",
             Refusal::Key => "key",
             Refusal::Host => "host",
+            Refusal::Body => "body",
             Refusal::ProxyHeader => "proxy_header",
             Refusal::Tls => "tls",
             Refusal::Origin => "origin",
             Refusal::NoToken => "no_token",
             Refusal::BadToken => "bad_token",
             Refusal::NoUser => "no_user",
+            Refusal::BadUser => "bad_user",
             Refusal::ServerFull => "server_full",
             Refusal::SourceFull => "source_full",
             Refusal::UserFull => "user_full",
@@ -104,7 +120,9 @@ impl Refusal {
             }
             Refusal::NotGet => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
-            Refusal::Key | Refusal::Host => StatusCode::BAD_REQUEST,
+            Refusal::Key | Refusal::Host | Refusal::Body | Refusal::BadUser => {
+                StatusCode::BAD_REQUEST
+            }
             Refusal::ServerFull | Refusal::MemoryFull | Refusal::Stalled | Refusal::Shutdown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -126,12 +144,18 @@ impl Refusal {
             Refusal::Version => "Sec-WebSocket-Version has to be 13",
             Refusal::Key => "Sec-WebSocket-Key has to be 16 bytes in base64, once",
             Refusal::Host => "a request has exactly one Host field",
+            Refusal::Body => {
+                "a WebSocket handshake has no body: send no Content-Length and no Transfer-Encoding"
+            }
             Refusal::ProxyHeader => "a trusted proxy did not send the PROXY protocol's header",
             Refusal::Tls => "the TLS handshake failed",
             Refusal::Origin => "pages of this origin may not connect",
             Refusal::NoToken => "send a token: Authorization: Bearer, or access_token in the query",
             Refusal::BadToken => "the token is not valid, or no longer",
             Refusal::NoUser => "the request has to say who its user is",
+            Refusal::BadUser => {
+                "the user's name has to be given once, in up to 255 bytes of UTF-8 without control characters"
+            }
             Refusal::UserFull => "this user has as many connections as it may have",
             Refusal::ServerFull => {
                 "the server has as many connections as it takes: try again later"
@@ -157,7 +181,10 @@ impl Refusal {
                 field(header::UPGRADE, "websocket");
                 field(header::SEC_WEBSOCKET_VERSION, "13");
             }
-            Refusal::NoToken | Refusal::BadToken => field(header::WWW_AUTHENTICATE, "Bearer"),
+            Refusal::NoToken => field(header::WWW_AUTHENTICATE, "Bearer"),
+            Refusal::BadToken => {
+                field(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"");
+            }
             Refusal::ServerFull
             | Refusal::SourceFull
             | Refusal::UserFull
@@ -207,6 +234,9 @@ impl Upgrade {
         let key = single(headers, &header::SEC_WEBSOCKET_KEY)
             .filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16))
             .ok_or(Refusal::Key)?;
+        if has_body(headers) {
+            return Err(Refusal::Body);
+        }
         let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
         let offers = offers.iter().filter_map(|value| value.to_str().ok());
         let deflate = deflate.and_then(|options| extension::negotiate(offers, options));
@@ -267,6 +297,13 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
+/// A body follows the request (RFC 9112, 6).
+fn has_body(headers: &HeaderMap) -> bool {
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || lengths.into_iter().any(|length| length.as_bytes() != b"0")
+}
+
 /// A stream whose handshake is done.
 pub struct Done<I, T> {
     pub io: I,
@@ -286,14 +323,15 @@ impl<I, T> Done<I, T> {
 }
 
 /// Read the one request of a stream and answer it. `admit` is asked once the request is a proper
-/// one; it can still refuse it, and say more about the answer. Bounded in size, not in time.
+/// one; it can still refuse it, and say more about the answer. Bounded in size, not in time. What is
+/// refused is left open: see [`say_goodbye`].
 pub async fn accept<I, T>(
     io: I,
     config: &Config,
     admit: impl Fn(&Request<Incoming>, &mut Upgrade) -> Result<T, Refusal>,
 ) -> Result<Done<I, T>, Refusal>
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin,
     T: 'static,
 {
     let outcome = Rc::new(RefCell::new(Err(Refusal::NotHttp)));
@@ -321,6 +359,23 @@ where
     let (upgrade, admitted) = outcome.replace(Err(Refusal::NotHttp))?;
     let parts = served.map_err(|_| Refusal::NotHttp)?;
     Ok(Done { io: parts.io.into_inner(), leftover: parts.read_buf, upgrade, admitted })
+}
+
+/// End a stream in order, TLS with its close_notify (RFC 8446, 6.1): what was answered must not look
+/// cut off. What the peer sent is read as far as it is there, or the kernel would reset the
+/// connection, and the answer with it.
+pub async fn say_goodbye<I: AsyncRead + AsyncWrite + Unpin>(mut io: I) {
+    if !matches!(timeout(GOODBYE, io.shutdown()).await, Ok(Ok(()))) {
+        return;
+    }
+    let mut unread = [0; 4096];
+    for _ in 0..MAX_UNREAD / unread.len() {
+        let mut buffer = ReadBuf::new(&mut unread);
+        let read = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_read(cx, &mut buffer))).await;
+        if !matches!(read, Poll::Ready(Ok(()))) || buffer.filled().is_empty() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -384,6 +439,19 @@ mod tests {
         let mut old = request(None);
         *old.version_mut() = Version::HTTP_10;
         assert_eq!(Upgrade::check(&old, None), Err(Refusal::NoUpgrade));
+        for (name, value) in [
+            ("transfer-encoding", "chunked"),
+            ("transfer-encoding", "identity"),
+            ("content-length", "5"),
+            ("content-length", "05"),
+        ] {
+            let mut bodied = request(None);
+            bodied.headers_mut().append(name, HeaderValue::from_static(value));
+            assert_eq!(Upgrade::check(&bodied, None), Err(Refusal::Body), "{name}: {value}");
+        }
+        let mut empty = request(None);
+        empty.headers_mut().append("content-length", HeaderValue::from_static("0"));
+        assert!(Upgrade::check(&empty, None).is_ok());
         let mut twice = request(None);
         twice.headers_mut().append("sec-websocket-key", HeaderValue::from_static(GOOD[4].1));
         assert_eq!(Upgrade::check(&twice, None), Err(Refusal::Key));

@@ -1,18 +1,19 @@
 //! Who a client is, and whether a browser's page may connect: decided before the upgrade.
 
-use std::{fmt, io, path::Path};
+use std::borrow::Cow;
 
 use hyper::{
     HeaderMap, Request,
     header::{self, HeaderName},
 };
-use jsonwebtoken::{AlgorithmFamily, DecodingKey, Validation, decode};
-use serde::Deserialize;
+use percent_encoding::percent_decode_str;
 
-use super::handshake::Refusal;
+use super::{certificate::NAMELESS, handshake::Refusal, origin::Origin, token::TokenKey};
 
-/// Longest name of a user or region, in bytes.
-const LONGEST: usize = 128;
+/// Longest name of a user or region in bytes: what OpenID Connect (Core, 2) allows for `sub`.
+pub const LONGEST: usize = 255;
+/// Region of clients whose own is no name.
+const INVALID_REGION: &str = "invalid";
 /// Query parameter that a browser has to use, which cannot set a header (RFC 6750, 2.3).
 const TOKEN_PARAMETER: &str = "access_token";
 
@@ -51,75 +52,12 @@ impl std::str::FromStr for Field {
     }
 }
 
-/// The key that tokens are signed with (RFC 7519).
-#[derive(Clone)]
-pub struct TokenKey {
-    key: DecodingKey,
-    validation: Validation,
-}
-
-impl fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenKey").field("algorithms", &self.validation.algorithms).finish()
-    }
-}
-
-/// What is read of a token. That it has not expired is checked, that it says when it does, and that
-/// it is valid already where it says since when (RFC 7519, 4.1.4 and 4.1.5).
-#[derive(Deserialize)]
-struct Claims {
-    sub: Option<Box<str>>,
-    region: Option<Box<str>>,
-}
-
-impl TokenKey {
-    /// A public key in PEM (RSA, EC or Ed25519), or else a shared secret for HMAC.
-    pub fn from_bytes(bytes: &[u8]) -> TokenKey {
-        let pem = [
-            (DecodingKey::from_rsa_pem(bytes), AlgorithmFamily::Rsa),
-            (DecodingKey::from_ec_pem(bytes), AlgorithmFamily::Ec),
-            (DecodingKey::from_ed_pem(bytes), AlgorithmFamily::Ed),
-        ];
-        let known = pem.into_iter().find_map(|(key, family)| Some((key.ok()?, family)));
-        let (key, family) = known.unwrap_or_else(|| {
-            (DecodingKey::from_secret(bytes.trim_ascii()), AlgorithmFamily::Hmac)
-        });
-        // One family: a public key must never be taken for a shared secret.
-        let mut validation = Validation::new_for_family(family);
-        validation.validate_nbf = true;
-        TokenKey { key, validation }
-    }
-
-    /// Read a key from a file.
-    pub fn from_file(path: &Path) -> io::Result<TokenKey> {
-        let bytes = std::fs::read(path)?;
-        if bytes.trim_ascii().len() < 32 {
-            return Err(io::Error::other("a key has at least 32 bytes"));
-        }
-        if bytes.starts_with(b"-----BEGIN") {
-            let key = TokenKey::from_bytes(&bytes);
-            if key.key.family() == AlgorithmFamily::Hmac {
-                return Err(io::Error::other("this is no public key of RSA, EC or Ed25519 in PEM"));
-            }
-            return Ok(key);
-        }
-        Ok(TokenKey::from_bytes(&bytes))
-    }
-
-    fn identity(&self, token: &str) -> Option<Identity> {
-        let claims = decode::<Claims>(token, &self.key, &self.validation).ok()?.claims;
-        let user_id = claims.sub.filter(|name| is_name(name));
-        let region = claims.region.filter(|name| is_name(name));
-        Some(Identity { user_id, region, certificate: None })
-    }
-}
-
 /// Who may connect.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Origins of pages that may connect, as browsers write them; any where there are none. Clients
-    /// that are no browsers send none, and are not stopped.
-    pub origins: Vec<String>,
+    /// Origins of pages that may connect; any where there are none. Clients that are no browsers send
+    /// none, and are not stopped.
+    pub origins: Vec<Origin>,
     pub user: Option<Field>,
     pub region: Option<Field>,
     /// With one, a client needs a token, and its fields are not asked.
@@ -139,22 +77,20 @@ impl Access {
     ) -> Result<Identity, Refusal> {
         self.check_origin(request.headers())?;
         let shown = Shown { request, trusted, certificate };
-        let identity = match &self.token {
+        let (user, region) = match &self.token {
             Some(key) => {
-                let token = token(request).ok_or(Refusal::NoToken)?;
-                key.identity(token).ok_or(Refusal::BadToken)?
+                let claims = key.claims(&token(request)?).ok_or(Refusal::BadToken)?;
+                (Ok(claims.sub.map(Cow::Owned)), Ok(claims.region.map(Cow::Owned)))
             }
-            None => Identity {
-                user_id: shown.field(self.user.as_ref()),
-                region: shown.field(self.region.as_ref()),
-                certificate: None,
-            },
+            None => (shown.field(self.user.as_ref()), shown.field(self.region.as_ref())),
         };
-        let identity = Identity { certificate: certificate.map(Box::from), ..identity };
-        if self.user_required && identity.user_id.is_none() {
+        // Limits of a user hold for all, or for none that can be seen.
+        let user_id = user.and_then(name).map_err(|NotAName| Refusal::BadUser)?;
+        let region = region.and_then(name).unwrap_or_else(|NotAName| Some(INVALID_REGION.into()));
+        if self.user_required && user_id.is_none() {
             return Err(Refusal::NoUser);
         }
-        Ok(identity)
+        Ok(Identity { user_id, region, certificate: certificate.map(Box::from) })
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -162,7 +98,7 @@ impl Access {
         let Some(origin) = given.next().filter(|_| !self.origins.is_empty()) else {
             return Ok(());
         };
-        let allowed = |allowed: &String| origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes());
+        let allowed = |allowed: &Origin| allowed.is(origin.as_bytes());
         if given.next().is_none() && self.origins.iter().any(allowed) {
             Ok(())
         } else {
@@ -171,13 +107,24 @@ impl Access {
     }
 }
 
-/// `Authorization: Bearer`, or the query's `access_token`.
-fn token<B>(request: &Request<B>) -> Option<&str> {
-    if let Some(value) = request.headers().get(header::AUTHORIZATION) {
-        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-        return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim());
+/// `Authorization: Bearer`, or the query's `access_token`; one of them, once (RFC 6750, 2).
+fn token<B>(request: &Request<B>) -> Result<Cow<'_, str>, Refusal> {
+    let mut fields = request.headers().get_all(header::AUTHORIZATION).iter();
+    let mut parameters = parameters(request.uri().query(), TOKEN_PARAMETER);
+    let token = match (fields.next(), parameters.next()) {
+        (None, None) => return Err(Refusal::NoToken),
+        (Some(field), None) => {
+            let field = field.to_str().ok().and_then(|value| value.split_once(' '));
+            let bearer = field.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+            Cow::Borrowed(bearer.ok_or(Refusal::NoToken)?.1.trim())
+        }
+        (None, Some(parameter)) => parameter.map_err(|NotAName| Refusal::BadToken)?,
+        (Some(_), Some(_)) => return Err(Refusal::BadToken),
+    };
+    if fields.next().is_some() || parameters.next().is_some() {
+        return Err(Refusal::BadToken);
     }
-    parameter(request.uri().query()?, TOKEN_PARAMETER)
+    Ok(token)
 }
 
 /// What a client shows of itself.
@@ -187,29 +134,62 @@ struct Shown<'a, B> {
     certificate: Option<&'a str>,
 }
 
-impl<B> Shown<'_, B> {
-    fn field(&self, field: Option<&Field>) -> Option<Box<str>> {
-        let value = match field? {
-            Field::Header(_) if !self.trusted => None,
-            Field::Header(name) => self.request.headers().get(name)?.to_str().ok(),
-            Field::Query(name) => parameter(self.request.uri().query()?, name),
-            Field::Certificate => self.certificate,
-        };
-        value.filter(|value| is_name(value)).map(Box::from)
+/// What a client says of itself is no name.
+struct NotAName;
+
+impl<'a, B> Shown<'a, B> {
+    fn field(&self, field: Option<&Field>) -> Result<Option<Cow<'a, str>>, NotAName> {
+        match field {
+            None => Ok(None),
+            Some(Field::Header(_)) if !self.trusted => Ok(None),
+            Some(Field::Header(name)) => {
+                let mut values = self.request.headers().get_all(name).iter();
+                let value = values.next().map(|value| std::str::from_utf8(value.as_bytes()));
+                // The client's own, and that of the proxy: there is no telling which is whose.
+                if values.next().is_some() {
+                    return Err(NotAName);
+                }
+                value.transpose().map(|value| value.map(Cow::Borrowed)).map_err(|_| NotAName)
+            }
+            Some(Field::Query(name)) => {
+                parameters(self.request.uri().query(), name).next().transpose()
+            }
+            Some(Field::Certificate) if self.certificate == Some(NAMELESS) => Err(NotAName),
+            Some(Field::Certificate) => Ok(self.certificate.map(Cow::Borrowed)),
+        }
     }
 }
 
-/// The first value of a parameter. Names of users and regions need no percent-encoding, and what is
-/// encoded is no such name.
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
+/// The values of a query's parameter, decoded as forms are (`application/x-www-form-urlencoded`).
+fn parameters<'a>(
+    query: Option<&'a str>,
+    name: &str,
+) -> impl Iterator<Item = Result<Cow<'a, str>, NotAName>> {
+    let pairs = query.unwrap_or_default().split('&').map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(key), decoded(value))
+    });
+    pairs.filter_map(move |(key, value)| key.is_ok_and(|key| key == name).then_some(value))
 }
 
-/// Short, and of characters that need no escaping anywhere.
-fn is_name(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.@:|".contains(c);
-    (1..=LONGEST).contains(&text.len()) && text.chars().all(plain)
+/// A key or a value without its percent-encoding; a plus sign is a space.
+fn decoded(text: &str) -> Result<Cow<'_, str>, NotAName> {
+    if text.contains('+') {
+        let spaced = text.replace('+', " ");
+        let decoded = percent_decode_str(&spaced).decode_utf8().map_err(|_| NotAName)?;
+        return Ok(Cow::Owned(decoded.into_owned()));
+    }
+    percent_decode_str(text).decode_utf8().map_err(|_| NotAName)
+}
+
+/// A name of a user or a region: not too long for a line, and without control characters. None at all
+/// where it is empty.
+fn name(text: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, NotAName> {
+    let text = text.filter(|text| !text.is_empty());
+    match text {
+        Some(text) if text.len() > LONGEST || text.chars().any(char::is_control) => Err(NotAName),
+        text => Ok(text.map(|text| text.into_owned().into_boxed_str())),
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +198,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::server::token::key;
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
@@ -238,7 +219,7 @@ mod tests {
 
     #[test]
     fn pages_of_other_origins_are_kept_out() {
-        let origins = vec!["https://example.test".to_owned()];
+        let origins = vec!["https://example.test/".parse().unwrap()];
         let access = Access { origins, ..Access::default() };
         let check = |fields: &[(&str, &str)]| access.check(&request("/", fields), false, None);
         assert!(check(&[("origin", "https://EXAMPLE.test")]).is_ok());
@@ -266,14 +247,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_none() {
+    fn names_are_decoded_and_what_is_none_is_refused() {
         let access = Access { user: Some("query:user".parse().unwrap()), ..Access::default() };
-        for value in ["", "a%20b", "\"x\"", &"x".repeat(129)] {
-            let request = Request::builder().uri(format!("/?user={value}")).body(());
-            // Some of them are no address either.
-            if let Ok(request) = request {
-                assert_eq!(access.check(&request, false, None), Ok(Identity::default()), "{value}");
-            }
+        let check = |query: &str| {
+            let identity = access.check(&request(&format!("/?{query}"), &[]), false, None);
+            identity.map(|identity| identity.user_id.map(String::from))
+        };
+        for (query, user) in [
+            ("user=me%40example.com", "me@example.com"),
+            ("user=me%2Bx%40example.com", "me+x@example.com"),
+            ("user=a%20b", "a b"),
+            ("user=a+b", "a b"),
+            ("%75ser=https%3A%2F%2Fidp%2Fu%2F1", "https://idp/u/1"),
+            ("user=J%C3%BCrgen", "J\u{fc}rgen"),
+            ("user=50%", "50%"),
+            ("user=%22x%22", "\"x\""),
+            ("a=b&user=a&user=b", "a"),
+            (&format!("user={}", "x".repeat(255)), &"x".repeat(255)),
+        ] {
+            assert_eq!(check(query), Ok(Some(user.to_owned())), "{query}");
+        }
+        for query in ["", "user=", "user", "users=a"] {
+            assert_eq!(check(query), Ok(None), "{query}");
+        }
+        let long = format!("user={}", "x".repeat(256));
+        for query in ["user=a%0Ab", "user=%FF", "user=%1B%5B2J", "user=%C2%9B", &long] {
+            assert_eq!(check(query), Err(Refusal::BadUser), "{query}");
         }
         for wrong in ["user", "query:", "header:", "header:a b", "cookie:user"] {
             assert!(wrong.parse::<Field>().is_err(), "{wrong}");
@@ -281,8 +280,27 @@ mod tests {
     }
 
     #[test]
+    fn fields_and_certificates_that_name_nobody_are_refused() {
+        let mut access = Access { user: Some(Field::Certificate), ..Access::default() };
+        let named = |access: &Access, certificate| {
+            access.check(&request("/", &[]), true, certificate).map(|identity| identity.user_id)
+        };
+        assert_eq!(named(&access, Some("Jane Doe")), Ok(Some("Jane Doe".into())));
+        assert_eq!(named(&access, Some(NAMELESS)), Err(Refusal::BadUser));
+        assert_eq!(named(&access, None), Ok(None));
+        access.user = Some("header:x-user".parse().unwrap());
+        access.region = Some("query:region".parse().unwrap());
+        let two = request("/", &[("x-user", "evil"), ("x-user", "u-1")]);
+        assert_eq!(access.check(&two, true, None), Err(Refusal::BadUser));
+        let bytes = request("/?region=%0A", &[("x-user", "J\u{fc}rgen")]);
+        let identity = access.check(&bytes, true, None).unwrap();
+        assert_eq!(identity.user_id.as_deref(), Some("J\u{fc}rgen"));
+        assert_eq!(identity.region.as_deref(), Some(INVALID_REGION));
+    }
+
+    #[test]
     fn tokens_are_verified() {
-        let token = Some(TokenKey::from_bytes(SECRET));
+        let token = Some(TokenKey::from(key::shared(SECRET).unwrap()));
         let access = Access { token, user_required: true, ..Access::default() };
         let soon = get_current_timestamp() + 600;
         let good = json!({ "sub": "u-7", "exp": soon });
@@ -304,9 +322,38 @@ mod tests {
         assert_eq!(bearer(&in_force, SECRET), Ok(user("u-7")));
         assert_eq!(bearer(&json!({ "sub": "u-7" }), SECRET), Err(Refusal::BadToken));
         assert_eq!(bearer(&json!({ "exp": soon }), SECRET), Err(Refusal::NoUser));
+        for sub in ["https://idp/u/1", "me+x@example.com", "a b"] {
+            let claims = json!({ "sub": sub, "exp": soon });
+            assert_eq!(bearer(&claims, SECRET), Ok(user(sub)));
+        }
+        let broken = json!({ "sub": "a\nb", "exp": soon });
+        assert_eq!(bearer(&broken, SECRET), Err(Refusal::BadUser));
+        // One way of showing it, once (RFC 6750, 2).
+        let shown = format!("Bearer {}", signed(&good, SECRET));
+        let both = request(&in_query, &[("authorization", &shown)]);
+        assert_eq!(access.check(&both, false, None), Err(Refusal::BadToken));
+        let twice = request("/", &[("authorization", &shown), ("authorization", &shown)]);
+        assert_eq!(access.check(&twice, false, None), Err(Refusal::BadToken));
         // {"alg":"none"}, the oldest trick.
         let unsigned = "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1LTciLCJleHAiOjk5OTk5OTk5OTl9.";
         let request = request("/", &[("authorization", unsigned)]);
         assert_eq!(access.check(&request, false, None), Err(Refusal::BadToken));
+    }
+
+    /// What a token says that its reader has to understand, it has to understand (RFC 7515, 4.1.11).
+    #[test]
+    fn critical_extensions_are_refused() {
+        let access = Access {
+            token: Some(TokenKey::from(key::shared(SECRET).unwrap())),
+            ..Access::default()
+        };
+        let claims = json!({ "sub": "u-7", "exp": get_current_timestamp() + 600 });
+        for crit in [Some(vec!["cnf".to_owned()]), Some(vec![]), None] {
+            let header = Header { crit: crit.clone(), ..Header::new(Algorithm::HS256) };
+            let token = encode(&header, &claims, &EncodingKey::from_secret(SECRET)).unwrap();
+            let request = request("/", &[("authorization", &format!("Bearer {token}"))]);
+            let checked = access.check(&request, false, None);
+            assert_eq!(checked.is_ok(), crit.is_none(), "{crit:?}: {checked:?}");
+        }
     }
 }

@@ -22,6 +22,7 @@ pub mod io;
 pub mod journal;
 pub mod metrics;
 pub mod negotiation;
+pub mod origin;
 mod outbox;
 pub mod output_limit;
 pub mod packets;
@@ -37,6 +38,7 @@ pub mod service;
 pub mod shard;
 pub mod stall;
 pub mod tls;
+pub mod token;
 pub mod topics;
 pub mod wheel;
 

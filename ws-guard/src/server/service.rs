@@ -11,7 +11,6 @@ use std::{
 };
 
 use prometheus::Registry;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
     sync::{mpsc, oneshot, watch},
@@ -34,10 +33,8 @@ use super::{
         exchange::Exchange,
     },
 };
-use crate::domain::connection::ConnectionView;
+use crate::{domain::connection::ConnectionView, listener::bind};
 
-/// Connections that may wait for their accept(2).
-const BACKLOG: i32 = 4096;
 /// Questions that may wait for a thread.
 const ASKS: usize = 16;
 
@@ -258,16 +255,6 @@ fn listen(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
     let address = alone.local_addr()?;
     drop(alone);
     (0..shards).map(|_| bind(address, true)).collect()
-}
-
-fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 /// A thread with a runtime of its own: a connection never changes threads.

@@ -13,7 +13,7 @@ use hyper::{Request, body::Incoming};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
-    time::{sleep, timeout},
+    time::{sleep, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use ws_guard_common::forwarded::ClientReader;
@@ -36,7 +36,7 @@ use super::{
     stall::Level,
     wheel::Wheel,
 };
-use crate::domain::connection::ConnectionView;
+use crate::{domain::connection::ConnectionView, listener::seldom::Seldom};
 
 /// Pause after an accept that failed for want of something, such as descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -137,6 +137,7 @@ impl Shard {
         tasks: &TaskTracker,
         mut stop: watch::Receiver<bool>,
     ) {
+        let mut failures = Seldom::default();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -147,7 +148,11 @@ impl Shard {
                 Ok((stream, peer)) => self.admit(stream, peer, tasks),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!("cannot accept connections for now: {error}");
+                    if let Some(before) = failures.say(Instant::now()) {
+                        tracing::warn!(
+                            "cannot accept connections for now, {before} more times before: {error}"
+                        );
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -179,10 +184,9 @@ impl Shard {
         tasks: TaskTracker,
     ) {
         let started = Instant::now();
-        let accepted = self.accept_upgrade(stream, peer);
-        let accepted = timeout(self.service.config.handshake_timeout, accepted).await;
+        let accepted = self.accept_upgrade(stream, peer).await;
         drop(handshaking);
-        let (done, admitted) = match accepted.unwrap_or(Err(Refusal::Timeout)) {
+        let (done, admitted) = match accepted {
             Ok(done) => done.split(),
             Err(refusal) => return self.refused(peer, refusal),
         };
@@ -199,12 +203,38 @@ impl Shard {
         tasks.spawn_local(Connection::new(self, origin, ticket, done));
     }
 
-    /// The PROXY protocol's header, if there has to be one, TLS likewise, and the HTTP handshake.
+    /// What is below HTTP, and the HTTP handshake, in the time that there is for both. A client that
+    /// is refused is told so, and its stream is ended in order.
     async fn accept_upgrade(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Done<Io, Admitted>, Refusal> {
+        let config = &self.service.config;
+        let deadline = tokio::time::Instant::now() + config.handshake_timeout;
+        let begun = timeout_at(deadline, self.begin(stream, peer)).await;
+        let (mut io, beginning) = begun.unwrap_or(Err(Refusal::Timeout))?;
+        let certificate = io.certificate_name();
+        let from = Arrival { peer, beginning, certificate };
+        let let_in = |request: &_, upgrade: &mut _| self.let_in(request, upgrade, &from);
+        let accepted = timeout_at(deadline, handshake::accept(&mut io, config, let_in)).await;
+        match accepted.unwrap_or(Err(Refusal::Timeout)) {
+            Ok(Done { leftover, upgrade, admitted, .. }) => {
+                Ok(Done { io, leftover, upgrade, admitted })
+            }
+            Err(refusal) => {
+                handshake::say_goodbye(io).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The PROXY protocol's header, if there has to be one, and TLS likewise.
+    async fn begin(
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-    ) -> Result<Done<Io, Admitted>, Refusal> {
+    ) -> Result<(Io, ClientReader), Refusal> {
         let config = &self.service.config;
         let beginning = config.proxies.accept(&mut stream, peer).await;
         let beginning = beginning.ok_or(Refusal::ProxyHeader)?;
@@ -215,9 +245,7 @@ impl Shard {
                 Io::Tls(Box::new(accepted.map_err(|_| Refusal::Tls)?))
             }
         };
-        let certificate = io.certificate_name();
-        let from = Arrival { peer, beginning, certificate };
-        handshake::accept(io, config, |request, upgrade| self.let_in(request, upgrade, &from)).await
+        Ok((io, beginning))
     }
 
     fn let_in(

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -28,8 +29,6 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-use super::TIMEOUT;
-
 /// Longest answer of a collector.
 const LONGEST: usize = 1 << 20;
 
@@ -40,6 +39,8 @@ pub struct Http {
     /// For collectors that are spoken to over TLS.
     tls: Option<TlsConnector>,
     requests: IntCounterVec,
+    /// For one request.
+    timeout: Duration,
     /// The latest request failed: said once, not each time.
     failing: Arc<AtomicBool>,
 }
@@ -61,7 +62,13 @@ impl Http {
         let requests =
             IntCounterVec::new(Opts::new("wsguard_otlp_requests_total", help), &["result"])?;
         registry.register(Box::new(requests.clone()))?;
-        Ok(Http { runtime, tls, requests, failing: Arc::default() })
+        let timeout = Duration::from_secs(10);
+        Ok(Http { runtime, tls, requests, timeout, failing: Arc::default() })
+    }
+
+    /// The same with so much time for a request.
+    pub fn within(&self, timeout: Duration) -> Http {
+        Http { timeout, ..self.clone() }
     }
 
     fn note(&self, to: &Uri, result: &Result<Response<Bytes>, HttpError>) {
@@ -83,7 +90,8 @@ impl HttpClient for Http {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let to = request.uri().clone();
         let tls = self.tls.clone();
-        let sent = self.runtime.spawn(async { timeout(TIMEOUT, exchange(request, tls)).await });
+        let time = self.timeout;
+        let sent = self.runtime.spawn(async move { timeout(time, exchange(request, tls)).await });
         let result = match sent.await {
             Ok(Ok(result)) => result.and_then(ResponseExt::error_for_status),
             Ok(Err(_)) => Err("no answer in time".into()),

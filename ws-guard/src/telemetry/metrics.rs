@@ -3,10 +3,12 @@
 
 use std::{
     borrow::Cow,
+    io::Read,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
+use flate2::{Compression, read::GzEncoder};
 use hyper::{Request, header};
 use opentelemetry_http::HttpClient;
 use opentelemetry_proto::tonic::{
@@ -27,31 +29,29 @@ use prometheus::{
 use prost::Message;
 use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
 
-use super::http::Http;
+use super::{environment::Signal, http::Http};
 
 /// Between two exports, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// The standard variable for header fields of requests, such as an authorization.
-const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
-
 /// Sends the metrics of a registry again and again.
 pub struct Push {
     http: Http,
-    to: String,
+    signal: Signal,
     registry: Registry,
     resource: resource::v1::Resource,
     started: SystemTime,
 }
 
 impl Push {
-    pub fn new(http: Http, to: String, registry: Registry, resource: &Resource) -> Push {
+    pub fn new(http: &Http, signal: Signal, registry: Registry, resource: &Resource) -> Push {
         let attribute = |(key, value): (&opentelemetry::Key, &opentelemetry::Value)| {
             text(key.as_str(), &value.to_string())
         };
         let attributes = resource.iter().map(attribute).collect();
         let resource = resource::v1::Resource { attributes, ..resource::v1::Resource::default() };
-        Push { http, to, registry, resource, started: SystemTime::now() }
+        let http = http.within(signal.timeout);
+        Push { http, signal, registry, resource, started: SystemTime::now() }
     }
 
     /// Export until `stop`, and once more then.
@@ -69,10 +69,13 @@ impl Push {
         let Ok(families) = spawn_blocking(move || registry.gather()).await else { return };
         let span = Span { start: nanos(self.started), now: nanos(SystemTime::now()) };
         let metrics = families.iter().filter_map(|family| span.metric(family)).collect();
-        let body = self.wrap(metrics).encode_to_vec();
-        let mut request =
-            Request::post(&self.to).header(header::CONTENT_TYPE, "application/x-protobuf");
-        for (name, value) in headers(&std::env::var(HEADERS).unwrap_or_default()) {
+        let mut body = self.wrap(metrics).encode_to_vec();
+        let mut request = Request::post(&self.signal.address)
+            .header(header::CONTENT_TYPE, "application/x-protobuf");
+        if self.signal.gzip {
+            (request, body) = (request.header(header::CONTENT_ENCODING, "gzip"), gzip(&body));
+        }
+        for (name, value) in headers(&self.signal.headers) {
             request = request.header(name, &*value);
         }
         match request.body(Bytes::from(body)) {
@@ -97,6 +100,15 @@ impl Push {
             }],
         }
     }
+}
+
+/// Compressed as `Content-Encoding: gzip` has it.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    let mut encoder = GzEncoder::new(bytes, Compression::fast());
+    // Neither end of it is a device.
+    let _ = encoder.read_to_end(&mut packed);
+    packed
 }
 
 fn interval() -> Duration {

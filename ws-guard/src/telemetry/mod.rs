@@ -1,46 +1,53 @@
 //! OpenTelemetry over OTLP (HTTP and protobuf), when an endpoint is configured: spans of the companion
 //! server's connections, and everything that `/metrics` has. Without an endpoint nothing of it runs.
 //!
-//! The standard variables hold: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
-//! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_BSP_*`, and those of [`tls`].
+//! The standard variables hold, those of [`environment`] and [`tls`]; others are warned about.
 
+mod environment;
 mod http;
 mod metrics;
 pub mod spans;
 mod tls;
 
-use std::{fmt, io, str::FromStr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{fmt, io, str::FromStr, sync::Arc, thread::JoinHandle};
 
-use hyper::{Uri, http::uri::Scheme};
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{
-    ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
+    Compression, ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
 };
 use opentelemetry_sdk::Resource;
 use prometheus::Registry;
 use tokio::sync::oneshot;
+use url::Url;
 
-use self::{http::Http, metrics::Push, spans::Spans, tls::TrustError};
-
-/// How long a request to the collector may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+use self::{
+    environment::{Environment, Signal},
+    http::Http,
+    metrics::Push,
+    spans::Spans,
+    tls::TrustError,
+};
 
 /// The standard variable for an endpoint (OpenTelemetry Protocol Exporter specification).
 pub const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// Where a collector listens, as `http://collector:4318`, or with `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint(Uri);
+pub struct Endpoint(Url);
 
 impl Endpoint {
     fn is_secure(&self) -> bool {
-        self.0.scheme() == Some(&Scheme::HTTPS)
+        self.0.scheme() == "https"
     }
 
     /// The address for a signal (`traces` or `metrics`).
     fn of(&self, signal: &str) -> String {
-        let base = self.0.to_string();
-        format!("{}/v1/{signal}", base.trim_end_matches('/'))
+        let mut address = self.0.clone();
+        // There is a path below every address with a host.
+        if let Ok(mut path) = address.path_segments_mut() {
+            path.pop_if_empty().extend(["v1", signal]);
+        }
+        address.into()
     }
 }
 
@@ -49,11 +56,14 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Endpoint, String> {
         let wrong = || format!("{text:?} is no endpoint: write it as http://collector:4318");
-        let uri: Uri = text.trim().parse().map_err(|_| wrong())?;
-        match (uri.scheme_str(), uri.host()) {
-            (Some("http" | "https"), Some(_)) => Ok(Endpoint(uri)),
-            _ => Err(wrong()),
+        let url = Url::parse(text.trim()).map_err(|_| wrong())?;
+        if !matches!(url.scheme(), "http" | "https") || url.fragment().is_some() {
+            return Err(wrong());
         }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("an endpoint with a user would show in logs: send an authorization with OTEL_EXPORTER_OTLP_HEADERS".into());
+        }
+        Ok(Endpoint(url))
     }
 }
 
@@ -70,6 +80,8 @@ pub enum TelemetryError {
     Thread(#[from] io::Error),
     #[error("cannot export spans: {0}")]
     Spans(#[from] ExporterBuildError),
+    #[error("{0}")]
+    Variable(String),
     #[error("cannot export over TLS: {0}")]
     Tls(#[from] TrustError),
     #[error("cannot register the metrics of the export: {0}")]
@@ -78,43 +90,62 @@ pub enum TelemetryError {
 
 /// What exports, on threads of its own.
 pub struct Telemetry {
-    spans: Arc<Spans>,
+    spans: Option<Arc<Spans>>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Telemetry {
-    /// Export to `endpoint` until [`Telemetry::stop`]: the metrics in `registry`, and the spans that
-    /// [`Telemetry::spans`] is given.
-    pub fn start(endpoint: &Endpoint, registry: &Registry) -> Result<Telemetry, TelemetryError> {
+    /// Export until [`Telemetry::stop`]: the metrics in `registry`, and the spans that
+    /// [`Telemetry::spans`] is given; to `endpoint`, or where a variable says. None where neither says
+    /// anything.
+    pub fn start(
+        endpoint: Option<&Endpoint>,
+        registry: &Registry,
+    ) -> Result<Option<Telemetry>, TelemetryError> {
+        let environment = Environment::of_process();
+        let signal = |name| environment.signal(name, endpoint).map_err(TelemetryError::Variable);
+        let (traces, metrics) = (signal("TRACES")?, signal("METRICS")?);
+        if traces.is_none() && metrics.is_none() {
+            return Ok(None);
+        }
+        if environment.is_disabled() {
+            tracing::info!("no telemetry is exported: OTEL_SDK_DISABLED is set");
+            return Ok(None);
+        }
+        for variable in environment.in_vain() {
+            tracing::warn!("{variable}");
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let tls = endpoint.is_secure().then(tls::connector).transpose()?;
+        let secure = [&traces, &metrics].into_iter().flatten().any(|signal| signal.secure);
+        let tls = secure.then(tls::connector).transpose()?;
         let http = Http::new(runtime.handle().clone(), tls, registry)?;
-        let resource = resource();
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_http_client(http.clone())
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(endpoint.of("traces"))
-            .with_timeout(TIMEOUT)
-            .build()?;
-        let spans = Arc::new(Spans::new(exporter, &resource));
+        let resource = resource(&environment);
+        let spans = traces.map(|signal| spans(&http, &signal, &resource)).transpose()?;
         let (stop, stopped) = oneshot::channel();
-        let push = Push::new(http, endpoint.of("metrics"), registry.clone(), &resource);
+        let push = metrics.map(|signal| Push::new(&http, signal, registry.clone(), &resource));
         let thread = std::thread::Builder::new().name("otlp".into()).spawn(move || {
-            runtime.block_on(push.run(stopped));
+            runtime.block_on(async {
+                match push {
+                    Some(push) => push.run(stopped).await,
+                    // Requests of the spans run here.
+                    None => drop(stopped.await),
+                }
+            });
         })?;
-        Ok(Telemetry { spans, stop, thread })
+        Ok(Some(Telemetry { spans, stop, thread }))
     }
 
-    /// For spans.
-    pub fn spans(&self) -> Arc<Spans> {
+    /// For spans, where they go anywhere.
+    pub fn spans(&self) -> Option<Arc<Spans>> {
         self.spans.clone()
     }
 
     /// Export what waits, and end. Blocks for as long as two requests may take.
     pub fn stop(self) {
-        self.spans.stop();
+        if let Some(spans) = &self.spans {
+            spans.stop();
+        }
         // A thread that has ended needs no telling.
         let _ = self.stop.send(());
         if self.thread.join().is_err() {
@@ -123,12 +154,30 @@ impl Telemetry {
     }
 }
 
+fn spans(
+    http: &Http,
+    signal: &Signal,
+    resource: &Resource,
+) -> Result<Arc<Spans>, ExporterBuildError> {
+    let mut exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(http.within(signal.timeout))
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(&signal.address)
+        .with_timeout(signal.timeout);
+    if signal.gzip {
+        exporter = exporter.with_compression(Compression::Gzip);
+    }
+    Ok(Arc::new(Spans::new(exporter.build()?, resource)))
+}
+
 /// Who sends it.
-fn resource() -> Resource {
+fn resource(environment: &Environment) -> Resource {
     let builder = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    let named = std::env::var_os("OTEL_SERVICE_NAME").is_some()
-        || std::env::var("OTEL_RESOURCE_ATTRIBUTES").is_ok_and(|a| a.contains("service.name="));
+    let attributes = environment.get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let named =
+        environment.get("OTEL_SERVICE_NAME").is_some() || attributes.contains("service.name=");
     if named { builder.build() } else { builder.with_service_name("ws-guard").build() }
 }
 
@@ -144,11 +193,15 @@ mod tests {
         assert_eq!(endpoint.of("metrics"), "http://collector:4318/base/v1/metrics");
         let endpoint: Endpoint = "https://collector/".parse().unwrap();
         assert!(endpoint.is_secure());
+        let endpoint: Endpoint = "http://h/otlp?key=1".parse().unwrap();
+        assert_eq!(endpoint.of("traces"), "http://h/otlp/v1/traces?key=1");
         for (text, why) in [
             ("ftp://collector:4318", "no endpoint"),
             ("collector:4318", "no endpoint"),
             ("http://", "no endpoint"),
             ("", "no endpoint"),
+            ("http://h/#top", "no endpoint"),
+            ("http://user:secret@h/", "with a user"),
         ] {
             let error = text.parse::<Endpoint>().unwrap_err();
             assert!(error.contains(why), "{text}: {error}");

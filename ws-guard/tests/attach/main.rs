@@ -16,5 +16,6 @@ mod beside;
 mod foreign;
 mod guard;
 mod hotplug;
+mod inspection;
 mod namespaces;
 mod traffic;

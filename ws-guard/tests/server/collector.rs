@@ -23,6 +23,8 @@ pub struct Received {
     /// The latest of each export.
     pub metrics: Vec<Metric>,
     pub resources: Vec<String>,
+    /// Something came with gzip.
+    pub packed: bool,
     /// Paths of requests, and the authorization that came with them.
     pub authorized: Vec<(String, String)>,
 }
@@ -98,7 +100,7 @@ fn receive(stream: impl Read + Write, into: &Mutex<Received>) {
         return;
     }
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let (mut length, mut authorization) = (0, String::new());
+    let (mut length, mut authorization, mut packed) = (0, String::new(), false);
     loop {
         line.clear();
         reader.read_line(&mut line).unwrap();
@@ -106,15 +108,22 @@ fn receive(stream: impl Read + Write, into: &Mutex<Received>) {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.parse().unwrap(),
             "authorization" => authorization = value.to_owned(),
+            "content-encoding" => packed = value == "gzip",
             _ => {}
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
+    if packed {
+        let mut whole = Vec::new();
+        flate2::read::GzDecoder::new(&*body).read_to_end(&mut whole).unwrap();
+        body = whole;
+    }
     let mut received = into.lock().unwrap();
+    received.packed |= packed;
     received.authorized.push((path.clone(), authorization));
     match path.as_str() {
-        "/v1/traces" => {
+        "/v1/traces" | "/own/traces?key=1" => {
             let request = ExportTraceServiceRequest::decode(&*body).unwrap();
             for resource in request.resource_spans {
                 let attributes = resource.resource.unwrap().attributes;

@@ -13,6 +13,7 @@ fn refusals_say_why() {
         (format!("{REQUEST}\r\n").replace("13", "12"), 426, "version"),
         (format!("{REQUEST}\r\n").replace("dGhl", "!!!!"), 400, "key"),
         (format!("{REQUEST}\r\n").replace("Host: test\r\n", ""), 400, "host"),
+        (format!("{REQUEST}Transfer-Encoding: chunked\r\n\r\n"), 400, "body"),
     ] {
         let stream = connect(stage.address);
         let local = stream.local_addr().unwrap();
@@ -132,7 +133,7 @@ fn who_it_is_shows_in_log_and_metrics() {
         config.access.user = Some("query:user".parse().unwrap());
         config.access.region = Some("header:x-region".parse().unwrap());
         config.access.user_required = true;
-        config.access.origins = vec!["https://example.test".into()];
+        config.access.origins = vec!["https://example.test".parse().unwrap()];
         config.max_connections_per_user = 1;
         config.proxies.networks = vec!["127.0.0.0/8".parse().unwrap()];
     });

@@ -16,6 +16,7 @@ mod memory;
 mod output;
 mod packets;
 mod pings;
+mod process;
 mod readiness;
 mod rollout;
 mod served;

@@ -431,7 +431,7 @@ fn serve_follows_its_file() {
     };
     std::fs::write(&file, "[[server.protocol]]\noffer = \"b\"\npercent = 101\n").unwrap();
     says("the old subprotocols stay in force: ");
-    says("rollout.toml:1: server.protocol: percent: 101 is not from 0 to 100");
+    says("rollout.toml:3: server.protocol: percent: 101 is not from 0 to 100");
     assert_eq!(gets().as_deref(), Some("a"));
     std::fs::write(&file, rows("b", "")).unwrap();
     says("took over 1 subprotocols");

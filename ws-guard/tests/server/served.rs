@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 
 use ws_guard_testkit::{process::Process, usage::Usage};
 
-use super::stage::{PATIENCE, connect, refused};
+use super::stage::{PATIENCE, connect, refused, wait_for};
 
 /// `ws-guard serve` on a free port.
 pub struct Served {
@@ -31,12 +31,25 @@ impl Served {
 
     fn spawn(more: &[&str], variables: &[(&str, &str)]) -> Served {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]);
-        command.args(["--access-log", "/dev/null"]).args(more);
-        if !more.contains(&"--max-connections") {
-            command.args(["--max-connections", "20000"]);
-        }
         command.envs(variables.iter().copied());
+        Served::run(command, more)
+    }
+
+    /// With what a shell does to its limits before.
+    pub fn limited(before: &str, more: &[&str]) -> Served {
+        let mut shell = Command::new("sh");
+        let script = format!("{before}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_ws-guard")]);
+        let calm = ["--stall-refuse", "1h", "--stall-shed", "1h"];
+        Served::run(shell, &[&calm, more].concat())
+    }
+
+    fn run(mut command: Command, more: &[&str]) -> Served {
+        command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1"]).args(more);
+        let defaults = [("--max-connections", "20000"), ("--access-log", "/dev/null")];
+        for (flag, value) in defaults.iter().filter(|(flag, _)| !more.contains(flag)) {
+            command.args([flag, value]);
+        }
         let process = Process::spawn("ws-guard serve", command).expect("it starts");
         let address = process
             .wait_for(PATIENCE, |line| {
@@ -44,6 +57,12 @@ impl Served {
             })
             .expect("it says where it listens");
         Served { process, address }
+    }
+
+    /// In how many lines it says this, once it does.
+    pub fn says(&self, text: &str) -> usize {
+        let count = || self.process.lines().iter().filter(|line| line.contains(text)).count();
+        wait_for(Duration::from_secs(2), || Some(count()).filter(|count| *count > 0)).unwrap_or(0)
     }
 
     /// A sample of its metrics, which it serves at this port; 0 where there is none.

@@ -129,6 +129,46 @@ fn what_waits_is_exported_at_the_end() {
     assert_eq!(collector.metric("wsguard_server_closed_total", &[("cause", "shutdown")]), 1.0);
 }
 
+/// The standard variables alone: a signal's own endpoint as it is, compression, and no endpoint where
+/// they are empty.
+#[test]
+fn the_environment_alone_says_where_to() {
+    let collector = Collector::start();
+    let own = format!("{}/own/traces?key=1", collector.endpoint());
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*own),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &format!("{}/v1/metrics", collector.endpoint())),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+    ];
+    let served = Served::with(&[], &variables);
+    assert_eq!(served.says("OTEL_TRACES_SAMPLER is not honoured"), 1);
+    drop(Client::connect(served.address));
+    wait_for(PATIENCE, || collector.spans("connection").pop()).expect("a span");
+    let opened = || collector.metric("wsguard_server_opened_total", &[]);
+    assert!(wait_for(PATIENCE, || (opened() == 1.0).then_some(())).is_some(), "{}", opened());
+    let received = collector.received.lock().unwrap();
+    assert!(received.packed);
+    assert!(received.authorized.iter().any(|(to, _)| to == "/own/traces?key=1"));
+}
+
+#[test]
+fn what_is_disabled_stays_so() {
+    let collector = Collector::start();
+    let variables = [
+        ("OTEL_SDK_DISABLED", "true"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+    ];
+    let served = Served::with(&[], &variables);
+    assert_eq!(served.says("OTEL_SDK_DISABLED is set"), 1);
+    thread::sleep(Duration::from_millis(300));
+    assert!(collector.received.lock().unwrap().authorized.is_empty());
+}
+
 /// A collector that is not there costs connections nothing, and is said once.
 #[test]
 fn without_a_collector_the_server_goes_on() {

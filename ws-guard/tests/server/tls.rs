@@ -39,12 +39,8 @@ fn upgrade(stage: &Stage, trusted: &CertificateDer<'static>) -> std::io::Result<
     upgrade_over(connect(stage.address), trusted, "")
 }
 
-/// The same over a connection that there is, with more header fields.
-fn upgrade_over(
-    connection: TcpStream,
-    trusted: &CertificateDer<'static>,
-    fields: &str,
-) -> std::io::Result<Stream> {
+/// A client's side of TLS, trusting one certificate.
+fn session(connection: TcpStream, trusted: &CertificateDer<'static>) -> Stream {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -54,7 +50,16 @@ fn upgrade_over(
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
     let session = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = StreamOwned::new(session, connection);
+    StreamOwned::new(session, connection)
+}
+
+/// The same over a connection that there is, with more header fields.
+fn upgrade_over(
+    connection: TcpStream,
+    trusted: &CertificateDer<'static>,
+    fields: &str,
+) -> std::io::Result<Stream> {
+    let mut stream = session(connection, trusted);
     stream.write_all(format!("{REQUEST}{fields}\r\n").as_bytes())?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -82,6 +87,60 @@ fn echo(stream: &mut Stream, size: usize) {
         assert!(n > 0);
         decoder.push(&buffer[..n]);
     }
+}
+
+/// How the server ends a stream after what a client sends: its answer, and whether it was cut off
+/// (RFC 8446, 6.1).
+fn ended(
+    stage: &Stage,
+    trusted: &CertificateDer<'static>,
+    say: impl FnOnce(&mut Stream),
+) -> (String, std::io::Result<usize>) {
+    let mut stream = session(connect(stage.address), trusted);
+    say(&mut stream);
+    let mut answer = Vec::new();
+    let end = stream.read_to_end(&mut answer);
+    (String::from_utf8_lossy(&answer).into_owned(), end)
+}
+
+#[test]
+fn no_stream_ends_without_a_close_notify() {
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = certify(folder.path());
+    let stage = Stage::start(|config| {
+        config.tls = Some(load(folder.path()));
+        config.access.user = Some("query:user".parse().unwrap());
+        config.access.user_required = true;
+        config.handshake_timeout = Duration::from_millis(500);
+    });
+    let long = format!("X-Flood: {}\r\n", "1".repeat(40_000));
+    for (request, expected) in [
+        (format!("{REQUEST}\r\n"), "HTTP/1.1 401 "),
+        (format!("{REQUEST}\r\n").replace("GET", "POST"), "HTTP/1.1 405 "),
+        (format!("{REQUEST}{long}\r\n"), "HTTP/1.1 431 "),
+        ("\x01\x02 no HTTP\r\n\r\n".into(), "HTTP/1.1 400 "),
+        // It takes too long.
+        ("GET /".into(), ""),
+    ] {
+        let say = |stream: &mut Stream| stream.write_all(request.as_bytes()).unwrap();
+        let (answer, end) = ended(&stage, &trusted, say);
+        assert!(answer.starts_with(expected), "{request:.20}: {answer}");
+        assert!(end.is_ok(), "{request:.20}: {end:?}");
+    }
+    // A client that goes without a close frame, and one with something that is no frame.
+    let upgrade = format!("{REQUEST}\r\n").replace("GET / ", "GET /?user=a ");
+    let leaving = |stream: &mut Stream| {
+        stream.write_all(upgrade.as_bytes()).unwrap();
+        stream.conn.send_close_notify();
+    };
+    let (answer, end) = ended(&stage, &trusted, leaving);
+    assert!(answer.starts_with("HTTP/1.1 101 ") && end.is_ok(), "{answer}: {end:?}");
+    let broken = |stream: &mut Stream| {
+        stream.write_all(upgrade.as_bytes()).unwrap();
+        stream.write_all(b"\xF7\x80").unwrap();
+    };
+    let (_, end) = ended(&stage, &trusted, broken);
+    assert!(end.is_ok(), "{end:?}");
 }
 
 #[test]

@@ -3,12 +3,19 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 
 use super::toolchain::LLVM as LLVM_MAJOR;
 use crate::step;
+
+/// How long another program may hold the package manager's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(600);
+/// Between two looks at it.
+const LOCK_PAUSE: Duration = Duration::from_secs(5);
 
 /// How to see that a package is there without asking the package manager.
 enum Probe {
@@ -154,9 +161,11 @@ pub fn apt_install(packages: &[&str]) -> Result<()> {
         );
     }
     make_known(packages)?;
-    let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"])?;
-    install.args(packages);
-    step::run(&format!("installing {}", packages.join(" ")), install)
+    once_unlocked(|| {
+        let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"])?;
+        install.args(packages);
+        step::run(&format!("installing {}", packages.join(" ")), install)
+    })
 }
 
 fn make_known(packages: &[&str]) -> Result<()> {
@@ -193,7 +202,43 @@ pub fn apt_unpack(package: &str, folder: &Path) -> Result<()> {
 
 /// Fetch the lists of packages anew.
 pub fn apt_update() -> Result<()> {
-    step::run("fetching the package lists", apt(&["update", "-q"])?)
+    once_unlocked(|| step::run("fetching the package lists", apt(&["update", "-q"])?))
+}
+
+/// Do something with apt as soon as no other program holds one of its locks, such as the upgrades that
+/// a fresh machine makes by itself. apt waits for one of them only (`DPkg::Lock::Timeout`).
+fn once_unlocked(attempt: impl Fn() -> Result<()>) -> Result<()> {
+    wait_for_lock(attempt, LOCK_PATIENCE, LOCK_PAUSE)
+}
+
+fn wait_for_lock(
+    attempt: impl Fn() -> Result<()>,
+    patience: Duration,
+    pause: Duration,
+) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if is_locked(&error.to_string()) && start.elapsed() < patience => {
+                let left = patience.saturating_sub(start.elapsed()).as_secs();
+                eprintln!(
+                    "  another program holds the package manager's lock; waiting, at most {left} s more"
+                );
+                thread::sleep(pause);
+            }
+            Err(error) if is_locked(&error.to_string()) => {
+                return Err(error.context("another program holds the package manager's lock for too long: wait until it ends, and run `cargo xtask setup` again"));
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// What apt and dpkg say of a lock that somebody has.
+fn is_locked(output: &str) -> bool {
+    ["Could not get lock", "Unable to lock", "Unable to acquire the dpkg", "is locked by another"]
+        .iter()
+        .any(|said| output.contains(said))
 }
 
 fn known(package: &str) -> bool {
@@ -203,10 +248,54 @@ fn known(package: &str) -> bool {
 fn apt(args: &[&str]) -> Result<Command> {
     let root = nix::unistd::geteuid().is_root();
     let mut command = Command::new(if root { "env" } else { "sudo" });
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args);
+    // In English, by which a lock is told from other failures.
+    command.args(["DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8", "apt-get"]).args(args);
     if !root {
         step::output("sudo", &["--version"])
             .context("installing packages needs root, and there is no sudo: run it as root")?;
     }
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const LOCKED: &str =
+        "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7";
+
+    /// A package manager whose lock is free from the `free`th attempt on; how often it was tried.
+    fn tried(free: u32, patience: Duration) -> (u32, Result<()>) {
+        let attempts = Cell::new(0);
+        let attempt = || {
+            attempts.set(attempts.get() + 1);
+            let mut shell = Command::new("sh");
+            let script = format!("echo '{LOCKED}' >&2; exit 100");
+            shell.args(["-c", if attempts.get() < free { &script } else { "exit 0" }]);
+            step::run("installing", shell)
+        };
+        let ended = wait_for_lock(attempt, patience, Duration::from_millis(1));
+        (attempts.get(), ended)
+    }
+
+    #[test]
+    fn a_lock_is_waited_for() {
+        let (attempts, ended) = tried(3, LOCK_PATIENCE);
+        assert!(attempts == 3 && ended.is_ok(), "{attempts}: {ended:?}");
+        let (_, ended) = tried(u32::MAX, Duration::from_millis(20));
+        assert!(ended.unwrap_err().to_string().contains("run `cargo xtask setup` again"));
+    }
+
+    #[test]
+    fn other_failures_are_not() {
+        let attempts = Cell::new(0);
+        let attempt = || {
+            attempts.set(attempts.get() + 1);
+            bail!("E: Unable to locate package nonsense")
+        };
+        assert!(wait_for_lock(attempt, LOCK_PATIENCE, LOCK_PAUSE).is_err());
+        assert_eq!(attempts.get(), 1);
+    }
 }

@@ -1,6 +1,6 @@
 //! Flags about who may connect.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, error::ErrorKind};
@@ -8,18 +8,20 @@ use clap::{Args, error::ErrorKind};
 use crate::{
     domain::proxies::TrustedProxies,
     server::{
-        identity::{Access, Field, TokenKey},
+        identity::{Access, Field},
+        origin::Origin,
         proxies::Proxies,
+        token::{TokenKey, key::KeyError},
     },
 };
 
 #[derive(Args)]
 #[command(next_help_heading = "Who may connect")]
 pub struct AccessFlags {
-    /// Origin of pages that may connect, as browsers write it; any without. Several with commas, or
+    /// Origin of pages that may connect, as https://example.com; any without. Several with commas, or
     /// by giving it again
     #[arg(long, value_name = "ORIGIN", env = "WS_GUARD_ALLOW_ORIGIN", value_delimiter = ',')]
-    allow_origin: Vec<String>,
+    allow_origin: Vec<Origin>,
     /// Where a client says who it is: header:NAME (from trusted proxies only), query:NAME, or
     /// certificate (see --tls-client-ca)
     #[arg(long, value_name = "FIELD", env = "WS_GUARD_USER_FROM")]
@@ -27,11 +29,15 @@ pub struct AccessFlags {
     /// Where it says what region it is in
     #[arg(long, value_name = "FIELD", env = "WS_GUARD_REGION_FROM")]
     region_from: Option<Field>,
-    /// Key that a client's token (JWT) has to be signed with: a public key in PEM, or a shared
-    /// secret. User and region are its claims `sub` and `region`
+    /// Public key in PEM (RSA, EC, Ed25519) of who signs the token (JWT) that a client has to show.
+    /// User and region are its claims `sub` and `region`
     #[arg(long, value_name = "FILE", env = "WS_GUARD_TOKEN_KEY",
         conflicts_with_all = ["user_from", "region_from"])]
     token_key: Option<PathBuf>,
+    /// The same with a secret that is shared with who signs (HMAC), of at least 32 bytes
+    #[arg(long, value_name = "FILE", env = "WS_GUARD_TOKEN_SECRET",
+        conflicts_with_all = ["user_from", "region_from", "token_key"])]
+    token_secret: Option<PathBuf>,
     /// Refuse clients that do not say who they are
     #[arg(long)]
     require_user: bool,
@@ -43,19 +49,16 @@ pub struct AccessFlags {
 impl AccessFlags {
     /// Whether they keep anybody out.
     pub fn restricts(&self) -> bool {
-        !self.allow_origin.is_empty() || self.token_key.is_some() || self.require_user
+        let tokens = self.token_key.is_some() || self.token_secret.is_some();
+        !self.allow_origin.is_empty() || tokens || self.require_user
     }
 
     pub fn access(&self) -> anyhow::Result<Access> {
-        let token = self.token_key.as_ref().map(|path| {
-            let key = TokenKey::from_file(path);
-            key.with_context(|| format!("cannot use the key in {} for tokens", path.display()))
-        });
         Ok(Access {
             origins: self.allow_origin.clone(),
             user: self.user_from.clone(),
             region: self.region_from.clone(),
-            token: token.transpose()?,
+            token: self.token()?,
             user_required: self.require_user,
         })
     }
@@ -72,5 +75,17 @@ impl AccessFlags {
             ));
         }
         Ok(Proxies { networks, proxy_protocol: self.proxy_protocol })
+    }
+
+    fn token(&self) -> anyhow::Result<Option<TokenKey>> {
+        let read = |path: &Option<PathBuf>, what, read: fn(&Path) -> Result<TokenKey, KeyError>| {
+            let key = path.as_ref().map(|path| {
+                let what = format!("cannot use {} as {what}", path.display());
+                read(path).context(what)
+            });
+            key.transpose()
+        };
+        let public = read(&self.token_key, "the key that signs tokens", TokenKey::public)?;
+        Ok(public.or(read(&self.token_secret, "the secret that signs tokens", TokenKey::shared)?))
     }
 }

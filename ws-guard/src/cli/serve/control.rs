@@ -5,6 +5,7 @@ use std::{future::pending, path::Path, sync::Arc};
 use super::super::{Global, SERVE_SOCKET};
 use crate::{
     control::{routes, socket::Socket},
+    listener::http::{self, Limits},
     server::service::Service,
 };
 
@@ -21,7 +22,10 @@ pub fn claim(global: &Global) -> anyhow::Result<Option<Socket>> {
 /// Answer on it, for ever.
 pub async fn serve(socket: Option<&mut Socket>, server: Arc<Service>) -> anyhow::Result<()> {
     match socket {
-        Some(socket) => Ok(axum::serve(socket.listener()?, routes::alone(server)).await?),
+        Some(socket) => {
+            http::serve(socket.listener()?, routes::alone(server), Limits::CONTROL).await
+        }
         None => pending().await,
     }
+    anyhow::bail!("the control socket ended unexpectedly")
 }

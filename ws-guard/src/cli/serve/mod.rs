@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, error::ErrorKind};
+use clap::{Args, error::ErrorKind, value_parser};
 use prometheus::Registry;
 use tokio::{
     net::TcpListener,
@@ -27,6 +27,10 @@ use crate::{
     },
     control::socket::Socket,
     domain::proxies::TrustedProxies,
+    listener::{
+        self, descriptors,
+        http::{self, Limits},
+    },
     metrics::router_alone,
     server::{Config, PingPolicy, PingRates, Pings, Server, access_log::AccessLog},
     telemetry::{self, Endpoint, Telemetry},
@@ -69,14 +73,16 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR", env = "WS_GUARD_METRICS_LISTEN", value_parser = listen_address)]
     metrics_listen: Option<SocketAddr>,
     /// Pings of a source that are answered in any window; 0 answers all
-    #[arg(long, value_name = "N", env = "WS_GUARD_MAX_PING_RATE", default_value_t = 30)]
+    #[arg(long, value_name = "N", env = "WS_GUARD_MAX_PING_RATE", default_value_t = 30,
+        value_parser = value_parser!(u32).range(0..=i64::from(Rate::MAX_LIMIT)))]
     max_ping_rate: u32,
     /// The same for each connection; 0 is no such limit
     #[arg(
         long,
         value_name = "N",
         env = "WS_GUARD_MAX_PING_RATE_PER_CONNECTION",
-        default_value_t = 0
+        default_value_t = 0,
+        value_parser = value_parser!(u32).range(0..=i64::from(Rate::MAX_LIMIT))
     )]
     max_ping_rate_per_connection: u32,
     /// Pings that every connection has answered in any window, whatever others of its source send
@@ -126,16 +132,15 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let metrics = match self.metrics_listen {
             Some(address) => {
-                Some(runtime.block_on(TcpListener::bind(address)).with_context(|| {
+                Some(runtime.block_on(async { listener::listen(address) }).with_context(|| {
                     format!("cannot listen on {address} for metrics: is the port in use?")
                 })?)
             }
             None => None,
         };
         let endpoint = otlp_endpoint(self.otlp_endpoint.clone())?;
-        let telemetry =
-            endpoint.map(|endpoint| Telemetry::start(&endpoint, &registry)).transpose()?;
-        config.spans = telemetry.as_ref().map(Telemetry::spans);
+        let telemetry = Telemetry::start(endpoint.as_ref(), &registry)?;
+        config.spans = telemetry.as_ref().and_then(Telemetry::spans);
         // Before anybody can know that we are here: the first process of a container is not ended by a
         // signal that it does not handle.
         let signals = {
@@ -172,28 +177,24 @@ impl Serve {
     fn config(&self, section: &ServerSection) -> anyhow::Result<Config> {
         let mut config = Config::new(self.listen);
         self.server.apply(&mut config, section, &self.trusted()?)?;
+        descriptors::back(&mut config);
         config.pings = Arc::new(Pings::new(PingPolicy::new(self.ping_rates()?)));
         Ok(config)
     }
 
     fn ping_rates(&self) -> anyhow::Result<PingRates> {
         let (source, connection) = (self.max_ping_rate, self.max_ping_rate_per_connection);
-        // The window has been checked by its flag.
-        let rates = PingRates::new(source, connection, self.window_seconds).map_err(|_| {
-            let (flag, limit) = match source > Rate::MAX_LIMIT {
-                true => ("--max-ping-rate", source),
-                false => ("--max-ping-rate-per-connection", connection),
-            };
-            anyhow::anyhow!("{flag} {limit} is over {}: give less, or 0", Rate::MAX_LIMIT)
-        })?;
-        Ok(rates.with_share(self.connection_share))
+        // All three have been checked by their flags.
+        let rates = PingRates::new(source, connection, self.window_seconds);
+        let wrong = |_| anyhow::anyhow!("no limit has these numbers: give smaller ones");
+        Ok(rates.map_err(wrong)?.with_share(self.connection_share))
     }
 }
 
 /// The flag's, or that of the standard variable.
 fn otlp_endpoint(flag: Option<Endpoint>) -> anyhow::Result<Option<Endpoint>> {
     let variable = std::env::var(telemetry::ENDPOINT_VARIABLE).ok();
-    match (flag, variable.filter(|text| !text.is_empty())) {
+    match (flag, variable.filter(|text| !text.trim().is_empty())) {
         (Some(endpoint), _) => Ok(Some(endpoint)),
         (None, None) => Ok(None),
         (None, Some(text)) => {
@@ -242,7 +243,8 @@ impl Work {
         let serving = async {
             match self.metrics {
                 Some(listener) => {
-                    axum::serve(listener, router_alone(self.registry, service.clone())).await
+                    let router = router_alone(self.registry, service.clone());
+                    http::serve(listener, router, Limits::METRICS).await
                 }
                 None => pending().await,
             }
@@ -250,7 +252,8 @@ impl Work {
         let mut beside = pin!(async {
             tokio::select! {
                 () = self.following.run(hangup) => Ok(()),
-                served = serving => served.context("serving metrics"),
+                () = service.access_log.reopen_on_hangup() => Ok(()),
+                () = serving => Ok(()),
                 served = control::serve(control, service.clone()) => served,
             }
         });

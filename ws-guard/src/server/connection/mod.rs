@@ -361,6 +361,8 @@ impl<I: Stream> Future for Connection<I> {
             this.shard.wheel.touch(this.slot, now);
         }
         if over {
+            // Also where the peer just went: TLS ends with a close_notify (RFC 8446, 6.1).
+            let _ = Pin::new(&mut this.io).poll_shutdown(cx);
             let ended = this.ended();
             this.shard.closed(&this.origin, &ended);
             return Poll::Ready(());

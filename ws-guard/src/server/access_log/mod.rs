@@ -1,9 +1,12 @@
 //! The access log: a line of JSON for each connection that opened, closed or was refused.
 
+mod sink;
+
 use std::{
     io::{self, Write},
     net::SocketAddr,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -15,6 +18,9 @@ use prometheus::{
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::sink::Target;
 use super::{
     proxies::Caller,
     record::{Ended, Totals},
@@ -131,6 +137,7 @@ impl<'a> Closed<'a> {
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     writer: Option<(NonBlocking, ErrorCounter)>,
+    target: Option<Arc<Target>>,
 }
 
 /// Writes out what waits when it is dropped.
@@ -141,16 +148,14 @@ pub struct Flush {
 impl AccessLog {
     /// No log.
     pub fn none() -> AccessLog {
-        AccessLog { writer: None }
+        AccessLog { writer: None, target: None }
     }
 
     /// Append to a file, or write to standard output where `path` is `-`.
     pub fn open(path: &Path) -> io::Result<(AccessLog, Flush)> {
-        if path == Path::new("-") {
-            return Ok(AccessLog::to(io::stdout()));
-        }
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
-        Ok(AccessLog::to(file))
+        let (target, sink) = Target::open(path)?;
+        let (log, flush) = AccessLog::to(sink);
+        Ok((AccessLog { target: Some(target), ..log }, flush))
     }
 
     /// Write to anything, on a thread of its own.
@@ -158,7 +163,7 @@ impl AccessLog {
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING);
         let (writer, worker) = builder.thread_name("access-log").finish(writer);
         let lost = writer.error_counter();
-        (AccessLog { writer: Some((writer, lost)) }, Flush { _worker: Some(worker) })
+        (AccessLog { writer: Some((writer, lost)), target: None }, Flush { _worker: Some(worker) })
     }
 
     /// Whether lines go anywhere.
@@ -175,26 +180,48 @@ impl AccessLog {
         let _ = writer.clone().write_all(&text);
     }
 
+    /// Open the file again on each SIGHUP, as whoever renames full logs expects; for ever.
+    pub async fn reopen_on_hangup(&self) {
+        let (Some(target), Ok(mut hangup)) = (&self.target, signal(SignalKind::hangup())) else {
+            return std::future::pending().await;
+        };
+        while hangup.recv().await.is_some() {
+            let name = target.name();
+            match target.reopen() {
+                Ok(()) => tracing::info!("opened the access log {name} again"),
+                Err(error) => {
+                    tracing::warn!(
+                        "cannot open the access log {name} again, the old file stays in use: {error}"
+                    );
+                }
+            }
+        }
+    }
+
     /// Show in `registry` how many lines were lost.
     ///
     /// # Errors
     /// Where the registry has that metric already.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let lines = self.writer.as_ref().map(|(_, lost)| lost.clone());
-        registry.register(Box::new(Lost { counter: lost_counter()?, lines }))
+        let waiting = self.writer.as_ref().map(|(_, lost)| lost.clone());
+        let target = self.target.clone();
+        registry.register(Box::new(Lost { counter: lost_counter()?, waiting, target }))
     }
 }
 
 /// What was lost, counted by the log's writer and read with each scrape.
 struct Lost {
     counter: IntCounter,
-    lines: Option<ErrorCounter>,
+    /// Those that found too many others waiting.
+    waiting: Option<ErrorCounter>,
+    /// Those that could not be written.
+    target: Option<Arc<Target>>,
 }
 
 fn lost_counter() -> prometheus::Result<IntCounter> {
     IntCounter::with_opts(Opts::new(
         "wsguard_server_access_log_lost_total",
-        "Lines of the access log that were lost because what takes them was too slow.",
+        "Lines of the access log that were lost: what takes them was too slow, or could not.",
     ))
 }
 
@@ -206,7 +233,8 @@ impl Collector for Lost {
     fn collect(&self) -> Vec<MetricFamily> {
         // One of its own, so that two scrapes at once do not add up.
         let Ok(counter) = lost_counter() else { return Vec::new() };
-        counter.inc_by(self.lines.as_ref().map_or(0, |lines| lines.dropped_lines() as u64));
+        counter.inc_by(self.waiting.as_ref().map_or(0, |lines| lines.dropped_lines() as u64));
+        counter.inc_by(self.target.as_ref().map_or(0, |target| target.lost()));
         counter.collect()
     }
 }

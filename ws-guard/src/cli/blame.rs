@@ -1,0 +1,67 @@
+//! Who gave a value that is wrong: the command line, or a variable.
+
+use std::ffi::OsString;
+
+use clap::{
+    Arg, Command, Error,
+    error::{ContextKind, ContextValue},
+};
+
+/// An error of the command line, which names variables where they are at fault, and whether any is.
+/// `is_set` says whether a variable has a value.
+pub fn named(
+    mut error: Error,
+    command: &Command,
+    arguments: &[OsString],
+    is_set: impl Fn(&Arg) -> bool,
+) -> (Error, bool) {
+    let variable = |text: &str| {
+        let flag = text.split([' ', '=']).next()?;
+        let long = flag.strip_prefix("--")?;
+        if was_given(flag, arguments) {
+            return None;
+        }
+        let arg = find(command, long).filter(|arg| is_set(arg))?;
+        Some(arg.get_env()?.to_string_lossy().into_owned())
+    };
+    let mut blamed = Vec::new();
+    for (kind, value) in error.context() {
+        if !matches!(kind, ContextKind::InvalidArg | ContextKind::PriorArg) {
+            continue;
+        }
+        match value {
+            ContextValue::String(text) => {
+                blamed.extend(variable(text).map(|name| (kind, ContextValue::String(name))));
+            }
+            ContextValue::Strings(texts) => {
+                let names: Vec<_> = texts.iter().map(|text| variable(text)).collect();
+                if names.iter().any(Option::is_some) {
+                    let named = names.into_iter().zip(texts);
+                    let named = named.map(|(name, text)| name.unwrap_or_else(|| text.clone()));
+                    blamed.push((kind, ContextValue::Strings(named.collect())));
+                }
+            }
+            _ => {}
+        }
+    }
+    let any = !blamed.is_empty();
+    for (kind, value) in blamed {
+        error.insert(kind, value);
+    }
+    (error, any)
+}
+
+fn was_given(flag: &str, arguments: &[OsString]) -> bool {
+    arguments.iter().any(|argument| {
+        let argument = argument.to_string_lossy();
+        argument.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    })
+}
+
+/// The flag that has a variable, of any subcommand: one name has one variable everywhere, and flags
+/// of `run` that have none here are not checked here.
+fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
+    let own =
+        command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
+    own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
+}

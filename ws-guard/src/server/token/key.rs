@@ -1,0 +1,255 @@
+//! Key material for tokens, taken only where it is what an algorithm needs (RFC 7518, 3).
+
+use std::{fmt, fs, io, path::Path};
+
+use jsonwebtoken::{Algorithm, DecodingKey};
+use x509_parser::{
+    certificate::X509Certificate,
+    oid_registry::{
+        OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION,
+        OID_SIG_ED25519, Oid,
+    },
+    pem::Pem,
+    prelude::FromDer,
+    public_key::{PublicKey, RSAPublicKey},
+    x509::SubjectPublicKeyInfo,
+};
+
+/// Shortest RSA key in bits (RFC 7518, 3.3).
+const RSA_BITS: usize = 2048;
+/// Shortest secret in bytes: the length of the shortest hash (RFC 7518, 3.2).
+const SECRET: usize = 32;
+/// A file larger than this is no key.
+const LARGEST: u64 = 1 << 16;
+/// What RSA keys verify: PKCS #1 and PSS.
+const RSA: [Algorithm; 6] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
+
+/// Why a file is no key for tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("it cannot be read: {0}")]
+    File(#[from] io::Error),
+    #[error(
+        "it is no public key in PEM: convert it with `openssl pkey -pubin -pubout` or `ssh-keygen -e -m PKCS8 -f`, or name a shared secret with --token-secret"
+    )]
+    NotPem,
+    #[error("it holds {0} keys or certificates: leave one in it")]
+    Several(usize),
+    #[error(
+        "it holds a private key, which signs: give the public one, `openssl pkey -pubout -in` makes it"
+    )]
+    Private,
+    #[error("{0:?} is not a public key: give RSA, EC (P-256, P-384) or Ed25519 in PEM")]
+    Label(String),
+    #[error(
+        "its public key is damaged, or of another kind than RSA, EC (P-256, P-384) and Ed25519"
+    )]
+    Kind,
+    #[error("its RSA key has {0} bits: give one of at least 2048 (RFC 7518, 3.3)")]
+    Short(usize),
+    #[error("a secret has at least 32 bytes (RFC 7518, 3.2): `openssl rand -base64 48` makes one")]
+    ShortSecret,
+    #[error(
+        "it is {0}, and what is public is no secret: give public keys in PEM with --token-key, and here what only you and the issuer know"
+    )]
+    Public(&'static str),
+}
+
+/// A key, and the algorithms that it is for.
+#[derive(Clone)]
+pub struct Key {
+    pub decoding: DecodingKey,
+    pub algorithms: Vec<Algorithm>,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("algorithms", &self.algorithms).finish_non_exhaustive()
+    }
+}
+
+/// A key file's bytes.
+pub fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
+    if fs::metadata(path)?.len() > LARGEST {
+        return Err(KeyError::File(io::Error::other("it is larger than 64 KiB")));
+    }
+    Ok(fs::read(path)?)
+}
+
+/// A public key, or that of a certificate, in PEM.
+pub fn public(bytes: &[u8]) -> Result<Key, KeyError> {
+    let pems: Result<Vec<Pem>, _> = Pem::iter_from_buffer(bytes).collect();
+    let pems = pems.map_err(|_| KeyError::NotPem)?;
+    let [pem] = pems.as_slice() else {
+        return Err(if pems.is_empty() { KeyError::NotPem } else { KeyError::Several(pems.len()) });
+    };
+    let der = pem.contents.as_slice();
+    match pem.label.as_str() {
+        "RSA PUBLIC KEY" => rsa(der),
+        "PUBLIC KEY" => subject(&whole(SubjectPublicKeyInfo::from_der(der))?),
+        "CERTIFICATE" => subject(whole(X509Certificate::from_der(der))?.public_key()),
+        label if label.ends_with("PRIVATE KEY") => Err(KeyError::Private),
+        label => Err(KeyError::Label(label.to_owned())),
+    }
+}
+
+/// A secret for HMAC: a file's bytes without the line break at their end.
+pub fn shared(bytes: &[u8]) -> Result<Key, KeyError> {
+    if let Some(what) = published(bytes) {
+        return Err(KeyError::Public(what));
+    }
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let secret = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    if secret.trim_ascii().len() < SECRET {
+        return Err(KeyError::ShortSecret);
+    }
+    // A key as long as the hash at least (RFC 7518, 3.2).
+    let lengths = [(Algorithm::HS256, 32), (Algorithm::HS384, 48), (Algorithm::HS512, 64)];
+    let algorithms = lengths.iter().filter(|(_, length)| secret.len() >= *length);
+    let algorithms = algorithms.map(|(algorithm, _)| *algorithm).collect();
+    Ok(Key { decoding: DecodingKey::from_secret(secret), algorithms })
+}
+
+/// What of asymmetric keys somebody may take for a secret.
+fn published(bytes: &[u8]) -> Option<&'static str> {
+    let text = bytes.trim_ascii_start();
+    let has = |start: &&str| text.starts_with(start.as_bytes());
+    if text.windows(11).any(|part| part == b"-----BEGIN ") {
+        Some("a key or a certificate in PEM")
+    } else if ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-", "---- BEGIN SSH2"]
+        .iter()
+        .any(|s| has(&s))
+    {
+        Some("a key of OpenSSH")
+    } else if serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(text).is_ok() {
+        Some("JSON, as a JWK is")
+    } else if SubjectPublicKeyInfo::from_der(bytes).is_ok()
+        || X509Certificate::from_der(bytes).is_ok()
+        || RSAPublicKey::from_der(bytes).is_ok()
+    {
+        Some("a public key or a certificate in DER")
+    } else {
+        None
+    }
+}
+
+/// What was parsed, with nothing behind it.
+fn whole<T, E>(parsed: Result<(&[u8], T), E>) -> Result<T, KeyError> {
+    match parsed {
+        Ok(([], value)) => Ok(value),
+        _ => Err(KeyError::Kind),
+    }
+}
+
+fn subject(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
+    let bits = info.subject_public_key.data.as_ref();
+    let is = |oid: &Oid<'_>| info.algorithm.algorithm == *oid;
+    if is(&OID_PKCS1_RSAENCRYPTION) {
+        return rsa(bits);
+    }
+    if is(&OID_SIG_ED25519) && bits.len() == 32 {
+        let decoding = DecodingKey::from_ed_der(bits);
+        return Ok(Key { decoding, algorithms: vec![Algorithm::EdDSA] });
+    }
+    let curve = info.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
+    let algorithm = match curve.filter(|_| is(&OID_KEY_TYPE_EC_PUBLIC_KEY)) {
+        Some(curve) if curve == OID_EC_P256 && bits.len() == 65 => Algorithm::ES256,
+        Some(curve) if curve == OID_NIST_EC_P384 && bits.len() == 97 => Algorithm::ES384,
+        _ => return Err(KeyError::Kind),
+    };
+    Ok(Key { decoding: DecodingKey::from_ec_der(bits), algorithms: vec![algorithm] })
+}
+
+/// An RSA key as PKCS #1 has it.
+fn rsa(der: &[u8]) -> Result<Key, KeyError> {
+    let bits = PublicKey::RSA(whole(RSAPublicKey::from_der(der))?).key_size();
+    if bits < RSA_BITS {
+        return Err(KeyError::Short(bits));
+    }
+    Ok(Key { decoding: DecodingKey::from_rsa_der(der), algorithms: RSA.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+
+    use super::*;
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
+    }
+
+    #[test]
+    fn keys_are_for_their_own_algorithms() {
+        for (kind, algorithm) in [
+            (&PKCS_ECDSA_P256_SHA256, Algorithm::ES256),
+            (&PKCS_ECDSA_P384_SHA384, Algorithm::ES384),
+            (&PKCS_ED25519, Algorithm::EdDSA),
+        ] {
+            let pair = KeyPair::generate_for(kind).unwrap();
+            // Words in front of the key, as openssl writes them.
+            let text = format!("Public-Key: (256 bit)\n{}", pair.public_key_pem());
+            assert_eq!(public(text.as_bytes()).unwrap().algorithms, [algorithm]);
+            let private = public(pair.serialize_pem().as_bytes());
+            assert!(matches!(private, Err(KeyError::Private)), "{private:?}");
+            let certificate = rcgen::CertificateParams::new(vec!["issuer.test".into()]).unwrap();
+            let certificate = certificate.self_signed(&pair).unwrap().pem();
+            assert_eq!(public(certificate.as_bytes()).unwrap().algorithms, [algorithm]);
+        }
+        let lengths = |length| shared(&vec![b'x'; length]).map(|key| key.algorithms.len());
+        assert_eq!([32, 48, 64].map(|length| lengths(length).unwrap()), [1, 2, 3]);
+        assert!(matches!(lengths(31), Err(KeyError::ShortSecret)));
+    }
+
+    #[test]
+    fn what_is_no_public_key_is_refused() {
+        let ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGr7oLBpNbRj0mTFMAc+8rHCmbz7bVFDsxXJgxY0OnEY a@b\n";
+        let ed = KeyPair::generate_for(&PKCS_ED25519).unwrap().public_key_pem();
+        // X25519, which agrees on keys and signs nothing (RFC 8410, 3).
+        let mut x25519 = vec![0x30, 0x2A, 0x30, 5, 6, 3, 0x2B, 0x65, 0x6E, 3, 0x21, 0];
+        x25519.extend([7; 32]);
+        let short = [&[0x30, 0x0D, 2, 6, 0, 0xC0, 1, 2, 3, 5, 2, 3, 1, 0, 1][..]].concat();
+        for text in [
+            ssh.to_owned(),
+            "a secret of at least thirty-two bytes".to_owned(),
+            r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#
+                .to_owned(),
+            format!("{ed}{ed}"),
+            ed.replace("-----END", ""),
+            ed.replace("PUBLIC KEY", "NEW CERTIFICATE REQUEST"),
+            pem("PUBLIC KEY", b"no DER at all"),
+            pem("PUBLIC KEY", &x25519),
+            pem("RSA PUBLIC KEY", &short),
+        ] {
+            assert!(public(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_public_is_no_secret() {
+        let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGr7oLBpNbRj0mTFMAc+8rHCmbz7bVFDsxXJgxY0OnEY a@b\n";
+        let certificate = rcgen::CertificateParams::new(vec!["issuer.test".into()]).unwrap();
+        let certificate = certificate.self_signed(&pair).unwrap();
+        use rcgen::PublicKeyData;
+        for bytes in [
+            ssh.as_bytes(),
+            pair.public_key_pem().as_bytes(),
+            format!("\u{feff}{}", pair.public_key_pem()).as_bytes(),
+            br#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+            certificate.der(),
+            &pair.subject_public_key_info(),
+        ] {
+            let refused = shared(bytes);
+            assert!(matches!(refused, Err(KeyError::Public(_))), "{refused:?}");
+        }
+    }
+}
