@@ -12,6 +12,7 @@
 //! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
 //!   it sent and received without a line of `ws-guard-common`;
 //! - [`flood`], [`honest`]: the two clients of the demonstration; [`pool`]: hundreds of clients at once;
+//!   [`visitors`]: a proxy's connections for thousands of clients, one behind the other;
 //! - [`raw`]: spoofed segments;
 //! - [`raw_tcp`]: a client with a TCP of its own, which can lie in every field of a segment; [`ip`] and
 //!   [`tunnel`]: what networks do to packets, and put around them;
@@ -48,6 +49,7 @@ pub mod tools;
 pub mod tunnel;
 pub mod usage;
 pub mod variant;
+pub mod visitors;
 
 use aya::util::KernelVersion;
 

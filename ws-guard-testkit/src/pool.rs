@@ -224,7 +224,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
         let mut decoder = Decoder::default();
-        decoder.push(&upgrade(&mut stream, server).await?);
+        decoder.push(&upgrade(&mut stream, server, "").await?);
         let seen = Seen {
             local,
             frames: 0,
@@ -264,7 +264,7 @@ impl Connection {
 
     async fn ping_and_text(&mut self, number: usize, ping: u32) {
         let mut frames = vec![Frame::ping(format!("ping {ping} of {number}"))];
-        if ping % TEXT_EVERY == 0 {
+        if ping.is_multiple_of(TEXT_EVERY) {
             frames.push(Frame::text(&format!("text {ping} of {number}")));
         }
         self.outstanding.extend(frames.iter().map(|frame| frame.payload.clone()));
@@ -384,11 +384,15 @@ impl Connection {
     }
 }
 
-/// Ask for an upgrade; the bytes behind the answer.
-async fn upgrade(stream: &mut TcpStream, server: SocketAddr) -> Result<Vec<u8>> {
+/// Ask for an upgrade, with these lines more in the request's head; the bytes behind the answer.
+pub(crate) async fn upgrade(
+    stream: &mut TcpStream,
+    server: SocketAddr,
+    lines: &str,
+) -> Result<Vec<u8>> {
     // The key of RFC 6455, 1.3: whether the answer to it is right is no question here.
     let request = format!(
-        "GET / HTTP/1.1\r\nHost: {server}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET / HTTP/1.1\r\nHost: {server}\r\n{lines}Upgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
