@@ -18,7 +18,8 @@ mod request;
 mod shared;
 
 pub use self::{
-    border::*, client::*, counter::*, event::*, key::*, pending::*, policy::*, request::*, shared::*,
+    border::*, client::*, counter::*, event::*, key::*, pending::*, policy::*, request::*,
+    shared::*,
 };
 
 use crate::{flow::Flow, source::Source};

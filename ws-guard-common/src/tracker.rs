@@ -625,7 +625,8 @@ impl Walk {
             let mut payload_len = if bytes == 0 { u64::from(second & frame::LEN7) } else { 0 };
             let mut i = 0;
             while i < bytes {
-                payload_len = payload_len << 8 | self.tracker.carry.get(2 + i).map_or(0, |byte| u64::from(*byte));
+                payload_len = payload_len << 8
+                    | self.tracker.carry.get(2 + i).map_or(0, |byte| u64::from(*byte));
                 i += 1;
             }
             self.complete(segment, Header { first, second, payload_len });

@@ -6,8 +6,8 @@ use ws_guard_common::{
     flow::Flow,
     maps::{Counter, Policy, SourceKey},
     source::millis,
-    window::Rate,
     verifier::forget,
+    window::Rate,
 };
 
 use crate::{

@@ -12,7 +12,7 @@ use ws_guard_common::{
 
 use crate::{
     maps::{self, BEGINNINGS, HEADERS, PROXIES, SUSPECTS},
-    packet::{self, Segment, SYN},
+    packet::{self, SYN, Segment},
     report, requests,
     scene::Scene,
 };
@@ -224,7 +224,13 @@ pub fn suspect(scene: &Scene) {
     if known.named(&named, scene.now) {
         let clients = known.count() as u64;
         let source = scene.source();
-        report::source_event(EventKind::ProxySuspected, source, Some(scene.key()), scene.now, clients, 0);
+        report::source_event(
+            EventKind::ProxySuspected,
+            source,
+            Some(scene.key()),
+            scene.now,
+            clients,
+            0,
+        );
     }
 }
-

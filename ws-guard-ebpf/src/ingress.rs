@@ -259,11 +259,7 @@ fn ending(scene: &Scene, flow: &mut Flow) {
 
 /// A segment with payload on a tracked flow.
 #[inline(always)]
-fn data<P: Packet>(
-    scene: &Scene,
-    flow: &mut Flow,
-    payload: &impl Fn(&Segment) -> P,
-) -> Verdict {
+fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> Verdict {
     let segment = scene.segment;
     let packet = || payload(scene.segment);
     let plan = flow.plan(segment.seq, segment.len);

@@ -155,7 +155,11 @@ pub fn search<P: Packet>(scene: &Scene, flow: &mut Flow, packet: P) -> Outcome {
         return Outcome::Rewound;
     }
     // What cannot be followed cannot be defused either.
-    if flow.is_over_limit(scene.now) { scene.drop(Counter::DroppedUnsynced).into() } else { Outcome::Pass }
+    if flow.is_over_limit(scene.now) {
+        scene.drop(Counter::DroppedUnsynced).into()
+    } else {
+        Outcome::Pass
+    }
 }
 
 /// The server has answered pings that nobody saw.

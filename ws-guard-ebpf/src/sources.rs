@@ -284,7 +284,8 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
             let action = source.action();
             let observed = if action == action::OBSERVE { OBSERVED } else { 0 };
             let drops = if action >= action::DROP { DROP } else { 0 };
-            let plain = charged.goes_on & (source.limits.escalate_after == 0) & (action < action::BAN);
+            let plain =
+                charged.goes_on & (source.limits.escalate_after == 0) & (action < action::BAN);
             let plain = if plain { PLAIN } else { 0 };
             (charged.kept, charged.spared, observed | drops | plain | charged.released as u32)
         },
@@ -586,7 +587,9 @@ fn insert(key: &SourceKey) -> bool {
 pub fn raise(until: u64) {
     if let Some(shared) = SHARED.get_ptr_mut(0) {
         // SAFETY: an array element.
-        unsafe { raise_word(&raw mut (*shared).lock.val, &raw mut (*shared).throttled_until, until) };
+        unsafe {
+            raise_word(&raw mut (*shared).lock.val, &raw mut (*shared).throttled_until, until)
+        };
     }
 }
 

@@ -65,7 +65,10 @@ impl HeaderNames {
             return 0;
         }
         let same = |other: &Name| {
-            (name[0] ^ other[0]) | (name[1] ^ other[1]) | (name[2] ^ other[2]) | (name[3] ^ other[3])
+            (name[0] ^ other[0])
+                | (name[1] ^ other[1])
+                | (name[2] ^ other[2])
+                | (name[3] ^ other[3])
                 == 0
         };
         if same(&self.names[0]) {

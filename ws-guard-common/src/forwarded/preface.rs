@@ -136,7 +136,11 @@ impl Preface {
                 return;
             }
             // Empty lines in front of a request look alike so far (RFC 9112, 2.2).
-            if at <= 4 { self.stage = stage::OVER } else { self.spoil() }
+            if at <= 4 {
+                self.stage = stage::OVER
+            } else {
+                self.spoil()
+            }
             return;
         }
         match at {

@@ -55,7 +55,10 @@ fn the_rightmost_address_that_is_no_proxy() {
         ("X-Forwarded-For: [2001:db8::1]:80\r\n", ("2001:db8::1", "forwarded")),
         ("X-Forwarded-For: ::ffff:192.0.2.1\r\n", ("192.0.2.1", "forwarded")),
         // Several lines are one list (RFC 9110, 5.3), whatever lies between them.
-        ("X-Forwarded-For: 6.6.6.6\r\nA: b\r\nX-Forwarded-For: 192.0.2.1\r\n", ("192.0.2.1", "forwarded")),
+        (
+            "X-Forwarded-For: 6.6.6.6\r\nA: b\r\nX-Forwarded-For: 192.0.2.1\r\n",
+            ("192.0.2.1", "forwarded"),
+        ),
         // All of them proxies: the rightmost, which no client can forge.
         ("X-Forwarded-For: 10.0.0.3, 10.0.0.2\r\n", ("10.0.0.2", "forwarded")),
         // An empty element counts for nothing, a bad one hides what is left of it.
@@ -111,7 +114,8 @@ fn forwarded_as_rfc_7239_has_it() {
 
 #[test]
 fn headers_that_disagree_are_not_believed() {
-    let both = |a: &str, b: &str| request(&format!("Forwarded: for={a}\r\nX-Forwarded-For: {b}\r\n"));
+    let both =
+        |a: &str, b: &str| request(&format!("Forwarded: for={a}\r\nX-Forwarded-For: {b}\r\n"));
     assert_eq!(read(&both("192.0.2.1", "6.6.6.6, 192.0.2.1"), PROXY).0, "192.0.2.1");
     assert_eq!(read(&both("6.6.6.6", "192.0.2.1"), PROXY), (OWN.0.into(), OWN.1));
     assert_eq!(read(&both("_x", "192.0.2.1"), PROXY), (OWN.0.into(), OWN.1));
@@ -168,9 +172,15 @@ fn the_proxy_protocol() {
         assert_eq!(read(&head, PROXY), (expected.0.into(), expected.1), "{shown:?}");
     }
     // A proxy behind a proxy: what the first one's request says counts.
-    let chain = [b"PROXY TCP4 10.0.0.2 10.0.0.9 1 2\r\n".to_vec(), request("X-Forwarded-For: 192.0.2.1\r\n")];
+    let chain = [
+        b"PROXY TCP4 10.0.0.2 10.0.0.9 1 2\r\n".to_vec(),
+        request("X-Forwarded-For: 192.0.2.1\r\n"),
+    ];
     assert_eq!(read(&chain.concat(), PROXY), ("192.0.2.1".into(), "forwarded"));
-    let client = [b"PROXY TCP4 192.0.2.1 10.0.0.9 1 2\r\n".to_vec(), request("X-Forwarded-For: 6.6.6.6\r\n")];
+    let client = [
+        b"PROXY TCP4 192.0.2.1 10.0.0.9 1 2\r\n".to_vec(),
+        request("X-Forwarded-For: 6.6.6.6\r\n"),
+    ];
     assert_eq!(read(&client.concat(), PROXY), ("192.0.2.1".into(), "proxy-protocol"));
 }
 
