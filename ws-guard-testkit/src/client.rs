@@ -131,28 +131,42 @@ impl Client {
         server: SocketAddr,
         options: ConnectOptions,
     ) -> Result<Client> {
+        Client::connect_with(namespace, server, options, "", &Cut::Whole)
+    }
+
+    /// As [`Client::connect`], with these lines more in the request's head, each with its line end, and
+    /// the request cut as told.
+    pub fn connect_with(
+        namespace: &Namespace,
+        server: SocketAddr,
+        options: ConnectOptions,
+        lines: &str,
+        cut: &Cut,
+    ) -> Result<Client> {
         let stream = namespace
             .run(|| connect(server, options))?
             .with_context(|| format!("connecting to {server} from {}", namespace.name()))?;
-        Client::upgrade(stream, options)
-    }
-
-    fn upgrade(mut stream: TcpStream, options: ConnectOptions) -> Result<Client> {
-        let key = generate_key();
-        let request = format!(
-            "GET / HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n",
-            stream.peer_addr()?
-        )
-        .into_bytes();
-        stream.write_all(&request).context("sending the upgrade request")?;
-        let rest = read_answer(&mut stream, &key)?;
         let local = stream.local_addr()?;
         let received = Shared::default();
+        let mut client = Client { stream, sent: Sent::default(), received, local };
+        let rest = client.upgrade(server, lines, cut)?;
         if options.reads {
-            receive(stream.try_clone()?, rest, received.clone());
+            receive(client.stream.try_clone()?, rest, client.received.clone());
         }
-        Ok(Client { stream, sent: Sent::default(), received, local })
+        Ok(client)
+    }
+
+    /// Ask for an upgrade; the bytes behind the answer.
+    fn upgrade(&mut self, server: SocketAddr, lines: &str, cut: &Cut) -> Result<Vec<u8>> {
+        let key = generate_key();
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: {server}\r\n{lines}Upgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        );
+        for part in cut.parts(request.as_bytes()) {
+            self.write_segment(part).context("sending the upgrade request")?;
+        }
+        read_answer(&mut self.stream, &key)
     }
 
     /// The client's end of the connection, as the guard names it.

@@ -5,12 +5,14 @@
 //!
 //! - [`netns`]: two namespaces and the veth pair between them; [`node`]: a node with pods;
 //! - [`path`]: two namespaces with a path between them that loses and reorders packets;
+//! - [`edge`]: clients with many addresses, a proxy's host and such a node; [`proxies`]: nginx and HAProxy;
 //! - [`process`]: child processes with captured output, ended when dropped;
 //! - [`servers`]: echo servers made with other people's WebSocket libraries;
 //! - [`others`]: servers and clients that speak something else; [`sink`]: a server that takes anything;
 //! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
 //!   it sent and received without a line of `ws-guard-common`;
-//! - [`flood`], [`honest`]: the two clients of the demonstration;
+//! - [`flood`], [`honest`]: the two clients of the demonstration; [`pool`]: hundreds of clients at once;
+//!   [`visitors`]: a proxy's connections for thousands of clients, one behind the other;
 //! - [`raw`]: spoofed segments;
 //! - [`raw_tcp`]: a client with a TCP of its own, which can lie in every field of a segment; [`ip`] and
 //!   [`tunnel`]: what networks do to packets, and put around them;
@@ -24,6 +26,7 @@ pub mod autobahn;
 pub mod capture;
 pub mod certificate;
 pub mod client;
+pub mod edge;
 pub mod flood;
 pub mod frame;
 pub mod honest;
@@ -34,8 +37,10 @@ pub mod node;
 pub mod others;
 pub mod packets;
 pub mod path;
+pub mod pool;
 pub mod process;
 pub mod programs;
+pub mod proxies;
 pub mod raw;
 pub mod raw_tcp;
 pub mod servers;
@@ -44,6 +49,7 @@ pub mod tools;
 pub mod tunnel;
 pub mod usage;
 pub mod variant;
+pub mod visitors;
 
 use aya::util::KernelVersion;
 

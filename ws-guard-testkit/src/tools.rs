@@ -66,6 +66,16 @@ pub fn promtool() -> PathBuf {
     root().join("prometheus/usr/bin/promtool")
 }
 
+/// Debian's nginx.
+pub fn nginx() -> PathBuf {
+    root().join("nginx/usr/sbin/nginx")
+}
+
+/// Debian's HAProxy.
+pub fn haproxy() -> PathBuf {
+    root().join("haproxy/usr/sbin/haproxy")
+}
+
 /// The echo server on gorilla/websocket.
 pub fn gorilla_echo() -> PathBuf {
     root().join("gorilla-echo")

@@ -44,12 +44,19 @@ pub struct Guard {
 impl Guard {
     /// Start it inside `namespace` with these words on the command line, and wait until it is
     /// attached.
+    #[allow(dead_code, reason = "not every test target that has this file does")]
     pub fn start(namespace: &Namespace, words: &str) -> Result<Guard> {
+        Guard::start_at(namespace, &["--interface", INTERFACE], words)
+    }
+
+    /// As [`Guard::start`], at other interfaces.
+    pub fn start_at(namespace: &Namespace, interfaces: &[&str], words: &str) -> Result<Guard> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("wsg-guard-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{name}"));
         let socket = std::env::temp_dir().join(format!("{name}.sock"));
-        let mut run = vec!["run", "--interface", INTERFACE];
+        let mut run = vec!["run"];
+        run.extend(interfaces);
         run.extend(words.split_whitespace());
         for size in ["--max-flows", "--max-sources"] {
             if !run.contains(&size) {
@@ -85,6 +92,17 @@ impl Guard {
         *daemon = Process::spawn("ws-guard run", command)?;
         drop(daemon);
         self.wait_attached()
+    }
+
+    /// Kill the daemon, as a machine short of memory does; what it has pinned stays.
+    #[allow(dead_code, reason = "not every test target that has this file does")]
+    pub fn kill(&self) -> Result<()> {
+        let mut daemon = self.daemon();
+        daemon.signal(Signal::SIGKILL)?;
+        while daemon.ended()?.is_none() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        fs::remove_file(&self.socket).context("the killed daemon's socket")
     }
 
     #[allow(dead_code, reason = "not every test target that has this file asks")]

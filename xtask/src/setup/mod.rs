@@ -7,6 +7,7 @@ mod autobahn;
 mod deploy;
 mod foreign;
 pub mod linker;
+mod proxies;
 mod system;
 mod toolchain;
 
@@ -69,6 +70,8 @@ fn for_tests() -> Vec<Box<dyn Component>> {
         }
     }
     components.push(Box::new(autobahn::Component));
+    components.extend([Box::new(system::PROXY_LIBRARIES) as _, Box::new(proxies::NGINX) as _]);
+    components.push(Box::new(proxies::HAPROXY));
     components.extend(for_image());
     components.extend([Box::new(system::CONTAINERS) as _, Box::new(deploy::Prometheus) as _]);
     components

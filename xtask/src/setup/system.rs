@@ -96,6 +96,15 @@ pub const CONTAINERS: Packages = Packages {
     needed: &[(Probe::Program("kubectl"), "kubernetes-client"), (Probe::Program("runc"), "runc")],
 };
 
+/// The libraries that the unpacked HAProxy is linked with and that few systems have.
+pub const PROXY_LIBRARIES: Packages = Packages {
+    name: "libraries of proxies",
+    needed: &[
+        (Probe::File("/usr/share/doc/liblua5.3-0"), "liblua5.3-0"),
+        (Probe::File("/usr/share/doc/libopentracing-c-wrapper0"), "libopentracing-c-wrapper0"),
+    ],
+};
+
 /// What the servers in Python, JavaScript and Go are installed with.
 pub const PYTHON: Packages = Packages {
     name: "Python",

@@ -1,0 +1,28 @@
+//! The guard behind real reverse proxies: Debian's nginx and HAProxy, in front of real servers.
+//!
+//! Hundreds of clients with an address each connect through a proxy, which the guard sees as one
+//! peer. What is expected comes from the clients' own counts: [`row`] says what holds for each front,
+//! server, IP version, kind of address, place of the guard and action; [`headers`] has the rows.
+//! [`crowd`] has no header to tell clients apart, [`sources`] more clients than the table has room
+//! for, and [`comparison`] asks nginx and HAProxy who the client is.
+//!
+//! `cargo xtask setup` installs the proxies. `WS_GUARD_OBJECT=FILE` runs all of it against another
+//! build of the kernel programs.
+/// Skip, loudly, without root.
+macro_rules! needs_root {
+    () => {
+        if let Some(reason) = ws_guard_testkit::skip_reason() {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+}
+
+mod comparison;
+mod crowd;
+mod headers;
+#[path = "../guard/process.rs"]
+mod process;
+mod row;
+mod sources;
+mod stage;

@@ -1,0 +1,36 @@
+//! Debian's reverse proxies, below `target/tools`.
+//!
+//! Unpacked and not installed: Debian's packages start a service, which takes port 80 of the machine.
+use std::path::PathBuf;
+
+use anyhow::Result;
+use ws_guard_testkit::tools;
+
+use super::system;
+use crate::step;
+
+/// A Debian package with one program of interest.
+pub struct Unpacked {
+    package: &'static str,
+    program: fn() -> PathBuf,
+}
+
+pub const NGINX: Unpacked = Unpacked { package: "nginx", program: tools::nginx };
+pub const HAPROXY: Unpacked = Unpacked { package: "haproxy", program: tools::haproxy };
+
+impl super::Component for Unpacked {
+    fn name(&self) -> &'static str {
+        self.package
+    }
+
+    fn present(&self) -> Option<String> {
+        let program = (self.program)();
+        // nginx writes to standard error, of which nothing is seen here.
+        let version = step::output(program.to_str()?, &["-v"])?;
+        Some(version.lines().next().unwrap_or(self.package).to_owned())
+    }
+
+    fn install(&self) -> Result<()> {
+        system::apt_unpack(self.package, &tools::root().join(self.package))
+    }
+}
