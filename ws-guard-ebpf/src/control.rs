@@ -48,7 +48,8 @@ pub fn run(ctx: &TcContext) -> u32 {
     if report {
         let over = sources::reported(source, &request.source, policy, now, request.pings);
         // What is inside TLS cannot be defused.
-        if over && policy.flags & TLS != 0 && source.action() != action::OBSERVE {
+        let least = action::DEFUSE + (policy.flags & TLS == 0) as u8;
+        if over && source.action() >= least {
             tables::drop_only_flow(&request.source, policy, now);
         }
         return answer::DONE;

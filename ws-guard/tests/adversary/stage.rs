@@ -23,7 +23,7 @@ pub const LIMIT: u64 = 30;
 /// ...which lasts longer than all rows together: nobody is forgiven between.
 const WINDOW_SECONDS: u32 = 1200;
 /// Pings that a connection may send all the same while its source is throttled.
-pub const SHARE: u64 = 2;
+pub const SHARE: u64 = 5;
 /// What errors of an honest client say.
 pub const HONEST: &str = "the honest client";
 /// Pings of an honest client beside a row.

@@ -276,7 +276,7 @@ fn step(
     if party.steps > 0 && one_in(rng, 40) {
         let forged = forged(rng);
         let seq = party.connection.host.flow.client.resume().wrapping_sub(rng.u32(..3));
-        return party.connection.forge(kernel, (limits, source), seq, forged);
+        return party.connection.forge(kernel, limits, seq, forged);
     }
     let mut lots = rng.fork();
     let connection = &mut party.connection;
@@ -420,7 +420,8 @@ fn add_up(
         };
         let found = kernel.programs.source(masked(address))?.map_or(0, |source| source.pings_total);
         ensure!(found == wanted.pings, "{address}: {found} pings, {} charged", wanted.pings);
-        let most = u64::from(limits.source * 2);
+        let others = parties.iter().filter(|party| party.source == number).count() as u32 - 1;
+        let most = u64::from(limits.source.max(limits.share) + limits.share * others);
         let enforces = limits.action != action::OBSERVE;
         ensure!(!enforces || wanted.passed <= most, "{address}: {wanted:?} with {limits:?}");
     }

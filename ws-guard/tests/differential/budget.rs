@@ -50,6 +50,13 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// It went over the limit.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
 /// Pays for the pings of one segment.
 pub struct Purse<'a> {
     pub limits: &'a Limits,

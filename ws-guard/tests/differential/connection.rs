@@ -156,7 +156,7 @@ impl Connection {
         let at = self.offset(seq);
         self.history.push(format!("client {at}..{} {checksum:?}", at + payload.len() as i32));
         let packet = Packet { checksum, ..self.packet(seq, payload) };
-        let dropped = limits.action == action::DROP && source.throttled;
+        let dropped = limits.action == action::DROP && self.budget.is_over();
         let verdict = if dropped {
             Verdict::Drop(Reason::Changed)
         } else {
@@ -215,11 +215,11 @@ impl Connection {
             self.abandoned = Some(Abandoned::Stalled);
         }
         host.settled = self.rested;
-        let throttled = source.throttled && limits.action != action::OBSERVE;
+        let was_over = self.budget.is_over() && limits.action != action::OBSERVE;
         let mut purse = Purse { limits, source, connection: &mut self.budget };
         let mut verdict = host.client(seq, payload, &mut purse);
-        let over = limits.action == action::DROP && purse.source.throttled;
-        if host.flow.state == state::UNSYNCED && throttled {
+        let over = limits.action == action::DROP && purse.connection.is_over();
+        if host.flow.state == state::UNSYNCED && was_over {
             verdict = Verdict::Drop(Reason::Changed);
         }
         if verdict == Verdict::Pass {
@@ -257,7 +257,7 @@ impl Connection {
     pub fn forge(
         &mut self,
         kernel: &Kernel,
-        (limits, source): (&Limits, &budget::Source),
+        limits: &Limits,
         seq: u32,
         forged: Forged,
     ) -> Result<()> {
@@ -281,7 +281,9 @@ impl Connection {
         if matches!(forged, Forged::Rst(_) | Forged::Fin(_)) {
             packet.checksum = Checksum::Wrong;
         }
-        let throttled = limits.action == action::DROP && source.throttled;
+        // A SYN is none of the connection's: a new one may begin.
+        let over = limits.action == action::DROP && self.budget.is_over();
+        let throttled = over && !matches!(forged, Forged::Syn);
         let drops = throttled || drops && limits.action != action::OBSERVE;
         let passes = kernel.client(self.hook, &packet.build()?)?.is_some();
         ensure!(passes != drops, "a forged segment: passes {passes}");

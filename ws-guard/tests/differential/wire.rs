@@ -158,7 +158,7 @@ impl Wire {
         let pair = Pair::new(PairOptions { offloads: false, ..PairOptions::default() })?;
         let server = Server::start(&pair.server, Library::Python, PORT, None)?;
         let words = format!(
-            "--attach xdp-native --port {PORT} --max-ping-rate {LIMIT} --window-seconds 3600"
+            "--attach xdp-native --port {PORT} --max-ping-rate {LIMIT} --connection-share 0 --window-seconds 3600"
         );
         let guard = process::Guard::start(&pair.server, &words)?;
         let behind = Capture::new(&pair.server)?;

@@ -69,7 +69,7 @@ fn it_follows_ports_networks_and_the_allowlist() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("guard.toml");
     let text = format!(
-        "action = \"observe\"\nwindow-seconds = 600\n[[port]]\nport = {PORT}\nmax-ping-rate = 5\n\
+        "action = \"observe\"\nwindow-seconds = 600\nconnection-share = 0\n[[port]]\nport = {PORT}\nmax-ping-rate = 5\n\
          [[cidr]]\ncidr = \"{}\"\nmax-ping-rate = 9\n",
         Family::V6.client(0)
     );

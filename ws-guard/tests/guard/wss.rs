@@ -68,13 +68,13 @@ fn decrypted(access_log: &Path, family: Family, n: u8) -> Result<u64> {
 #[test]
 fn a_flood_inside_tls_is_dropped_and_others_are_served() -> Result<()> {
     needs_root!();
-    flood(Family::V4, &format!("--port {PORT} --action drop"))
+    flood(Family::V4, &format!("--port {PORT}/tls --action drop"))
 }
 
 #[test]
 fn over_ipv6_as_well() -> Result<()> {
     needs_root!();
-    flood(Family::V6, &format!("--port {PORT} --action drop"))
+    flood(Family::V6, &format!("--port {PORT}/tls --action drop"))
 }
 
 /// There is nothing to defuse inside TLS: on a port that is marked, segments are dropped.
