@@ -17,6 +17,8 @@ use crate::{
 };
 
 const CONNECTIONS: u64 = 100;
+/// More than a connection's share.
+const PINGS: usize = 8;
 
 /// Connections of one address that send a few pings each.
 fn hundred_connections(attacker: &Attacker) -> Result<Peers> {
@@ -26,7 +28,7 @@ fn hundred_connections(attacker: &Attacker) -> Result<Peers> {
     let mut peers: Peers = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut one = Client::connect(client, attacker.server()?, options)?;
-        one.send(&vec![Frame::ping(""); 3], &Cut::Every(6))?;
+        one.send(&vec![Frame::ping(""); PINGS], &Cut::Every(6))?;
         peers.push(Box::new(Some(one)) as Box<dyn Peer>);
     }
     Ok(peers)
@@ -83,9 +85,9 @@ pub const ROWS: &[Row] = &[
         neighbour_whose_request_comes_twice,
     )
     .allowed(LIMIT + SHARE),
-    // A limit, and one more limit's worth for neighbours.
-    Row::new("hundred_connections", Reached::All(3 * CONNECTIONS), hundred_connections)
-        .allowed(2 * LIMIT),
+    // A limit, and the shares of all connections.
+    Row::new("hundred_connections", Reached::All(PINGS as u64 * CONNECTIONS), hundred_connections)
+        .allowed(LIMIT + SHARE * CONNECTIONS),
     Row::new("hundred_connections_early", Reached::AtMost(0), hundred_connections_early)
         .on(Library::Ws)
         .allowed(2 * LIMIT),

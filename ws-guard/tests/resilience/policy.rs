@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use ws_guard_testkit::{
     client::{Client, Cut},
     frame::Frame,
@@ -84,25 +84,21 @@ fn a_new_limit_holds_from_the_next_ping_on_and_back() -> Result<()> {
     eventually("pongs arrive", || Ok(client.received().pongs >= passed))?;
 
     let answered = answered(&client, sent.len());
-    // While it is throttled each ping over the limit lengthens it; the last such one came before
-    // the limit was raised again.
-    let over = sent.iter().rposition(|at| *at < higher.before).context("no ping before")?;
-    let free = sent[over] + WINDOW;
     let (mut early, mut late, mut freed) = (0, 0, 0);
     for (number, (at, answered)) in sent.iter().zip(&answered).enumerate() {
         if *at < lower.before {
             ensure!(answered, "ping {number} kept to the limit of 60 and was not answered");
             early += 1;
-        } else if *at > lower.after + SLACK && *at + SLACK < free {
+        } else if *at > lower.after + SLACK && *at + SLACK < higher.before {
             ensure!(!answered, "ping {number} was over the limit of 10 and was answered");
             late += 1;
-        } else if *at > higher.after + WINDOW + SLACK {
+        } else if *at > higher.after + SLACK {
             ensure!(answered, "ping {number} kept to the limit of 60 again, not answered");
             freed += 1;
         }
     }
     println!("{early} answered, then {late} not, then {freed} answered, of {pings} pings");
-    ensure!(early > 15 && late > 20 && freed > 5, "too few pings to prove anything");
+    ensure!(early > 15 && late > 5 && freed > 5, "too few pings to prove anything");
     ensure!(client.received().pongs == passed, "{} pongs", client.received().pongs);
     ensure!(number(&source["pings_total"])? == pings, "{source}");
     drop(client);

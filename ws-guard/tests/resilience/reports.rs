@@ -26,7 +26,7 @@ fn ping(stage: &Stage, n: u8, most: u32) -> Result<u64> {
 #[test]
 fn a_flood_inside_tls_is_reported_throttled_and_dropped() -> Result<()> {
     needs_root!();
-    let ports = format!("{},{TLS_PORT} action=drop", crate::stage::PORT);
+    let ports = format!("{},{TLS_PORT}/tls action=drop", crate::stage::PORT);
     let mut stage = Stage::new(2, &["--port", &ports])?;
     let dir = tempfile::tempdir()?;
     let [cert, key] = certificate::make(dir.path())?;

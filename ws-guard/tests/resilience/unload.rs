@@ -7,7 +7,7 @@ use crate::stage::{Stage, eventually, number};
 #[test]
 fn run_look_and_unload_leave_nothing() -> Result<()> {
     needs_root!();
-    let mut stage = Stage::new(2, &["--max-ping-rate", "3"])?;
+    let mut stage = Stage::new(2, &["--max-ping-rate", "3", "--connection-share", "0"])?;
     let mut loud = stage.connect(0)?;
     let quiet = stage.connect(1)?;
     let status = stage.ask("status")?;

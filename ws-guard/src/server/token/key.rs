@@ -123,10 +123,7 @@ fn published(bytes: &[u8]) -> Option<&'static str> {
     let has = |start: &&str| text.starts_with(start.as_bytes());
     if text.windows(11).any(|part| part == b"-----BEGIN ") {
         Some("a key or a certificate in PEM")
-    } else if ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-", "---- BEGIN SSH2"]
-        .iter()
-        .any(|s| has(&s))
-    {
+    } else if ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-", "---- BEGIN SSH2"].iter().any(has) {
         Some("a key of OpenSSH")
     } else if serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(text).is_ok() {
         Some("JSON, as a JWK is")
