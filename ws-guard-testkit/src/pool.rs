@@ -66,7 +66,7 @@ pub struct Plan {
 pub struct Seen {
     /// Its end of the connection, before any proxy.
     pub local: SocketAddr,
-    /// Frames and pings sent whole. What a blind flooder's socket took may be far from the server yet.
+    /// Frames and pings that the socket took, the last one of a blind flooder perhaps not whole.
     pub frames: u64,
     pub pings: u64,
     /// When each ping was answered, since the first one was due.
@@ -342,7 +342,7 @@ impl Connection {
             }
             tokio::task::yield_now().await;
         }
-        self.seen.pings = (bytes / ping.len()) as u64;
+        self.seen.pings = bytes.div_ceil(ping.len()) as u64;
         self.seen.frames = self.seen.pings;
         self
     }

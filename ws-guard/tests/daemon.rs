@@ -371,10 +371,10 @@ fn promtool(text: &str) {
 /// What documents say of names, a word that begins so and goes on with letters, digits and
 /// underscores; `…` stands for the beginning of another name, and is left out.
 fn named(text: &str, start: &str) -> BTreeSet<String> {
-    let found = text.match_indices(start).filter_map(|(at, _)| {
+    let found = text.match_indices(start).map(|(at, _)| {
         let rest = &text[at..];
         let length = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        Some(rest[..length.unwrap_or(rest.len())].to_owned())
+        rest[..length.unwrap_or(rest.len())].to_owned()
     });
     found.filter(|name| name.len() > start.len() && !name.ends_with('_')).collect()
 }

@@ -236,7 +236,7 @@ impl Case {
     }
 
     /// The first connection's client is this one.
-    pub fn is_of(mut self, address: &str, identity: u8) -> Case {
+    pub fn client_is(mut self, address: &str, identity: u8) -> Case {
         self.client = Some((address.into(), identity));
         self
     }

@@ -67,27 +67,27 @@ fn headers() -> Vec<Case> {
     let own = request("X-Forwarded-For: 198.51.100.7\r\n");
     let plain = b"GET / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
     vec![
-        named("X-Forwarded-For: 198.51.100.7\r\n").is_of(CLIENT, identity::FORWARDED),
+        named("X-Forwarded-For: 198.51.100.7\r\n").client_is(CLIENT, identity::FORWARDED),
         named("X-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 198.51.100.7:80\r\n")
-            .is_of(CLIENT, identity::FORWARDED),
+            .client_is(CLIENT, identity::FORWARDED),
         named("Forwarded: proto=http;host=\"a;for=6.6.6.6\";for=198.51.100.7\r\n")
-            .is_of(CLIENT, identity::FORWARDED),
+            .client_is(CLIENT, identity::FORWARDED),
         named("X-Forwarded-For: unknown\r\n")
             .only(Family::V4)
-            .is_of("10.77.0.1", identity::CONNECTION),
+            .client_is("10.77.0.1", identity::CONNECTION),
         named("Forwarded: for=6.6.6.6\r\nX-Forwarded-For: 198.51.100.7\r\n")
             .only(Family::V4)
-            .is_of("10.77.0.1", identity::CONNECTION),
-        cut.answer(SWITCHING).is_of(CLIENT, identity::FORWARDED),
+            .client_is("10.77.0.1", identity::CONNECTION),
+        cut.answer(SWITCHING).client_is(CLIENT, identity::FORWARDED),
         case("a peer that is no trusted proxy writes what it likes")
             .only(Family::V4)
             .opens(&own)
-            .is_of("10.77.0.1", identity::PEER),
+            .client_is("10.77.0.1", identity::PEER),
         case("a trusted proxy names nobody")
             .proxied()
             .only(Family::V4)
             .open()
-            .is_of("10.77.0.1", identity::PEER),
+            .client_is("10.77.0.1", identity::PEER),
         case("headers of the request before on the same connection do not count")
             .proxied()
             .only(Family::V4)
@@ -95,12 +95,12 @@ fn headers() -> Vec<Case> {
             .answer(NOT_FOUND)
             .with(|packet| packet.seq = packet.seq.wrapping_sub(200))
             .open()
-            .is_of("10.77.0.1", identity::PEER),
+            .client_is("10.77.0.1", identity::PEER),
         case("nor do those of one in the same segment")
             .proxied()
             .only(Family::V4)
             .opens(&[&plain[..], REQUEST].concat())
-            .is_of("10.77.0.1", identity::PEER),
+            .client_is("10.77.0.1", identity::PEER),
         case("the head of a request behind the blank line")
             .proxied()
             .only(Family::V4)
@@ -108,7 +108,7 @@ fn headers() -> Vec<Case> {
             .client_at(0, &b"X-Forwarded-For: 6.6.6.6\r\n\r\n"[..])
             .dropped()
             .answer(SWITCHING)
-            .is_of("10.77.0.1", identity::PEER),
+            .client_is("10.77.0.1", identity::PEER),
     ]
 }
 
@@ -118,17 +118,17 @@ fn prefaces() -> Vec<Case> {
     let plain = b"GET / HTTP/1.1\r\n\r\n";
     let said = identity::PROXY_PROTOCOL;
     vec![
-        case("PROXY protocol, version 1").proxied().prefaced(v1).is_of(CLIENT, said),
+        case("PROXY protocol, version 1").proxied().prefaced(v1).client_is(CLIENT, said),
         case("PROXY protocol, version 2")
             .proxied()
             .prefaced(&v2([198, 51, 100, 7], 12))
-            .is_of(CLIENT, said),
+            .client_is(CLIENT, said),
         case("PROXY protocol in a segment of its own")
             .proxied()
             .accepted(bytes)
             .client_at(-(bytes as i64), &v1[..])
             .open()
-            .is_of(CLIENT, said),
+            .client_is(CLIENT, said),
         case("PROXY protocol in pieces")
             .proxied()
             .accepted(bytes)
@@ -136,7 +136,7 @@ fn prefaces() -> Vec<Case> {
             .client_at(-(bytes as i64) + 3, &v1[3..20])
             .client_at(-(bytes as i64) + 20, &v1[20..])
             .open()
-            .is_of(CLIENT, said),
+            .client_is(CLIENT, said),
         case("PROXY protocol, and another request before the upgrade")
             .proxied()
             .accepted(bytes + plain.len())
@@ -144,21 +144,21 @@ fn prefaces() -> Vec<Case> {
             .answer(NOT_FOUND)
             .with(|packet| packet.seq = packet.seq.wrapping_sub(200))
             .open()
-            .is_of(CLIENT, said),
+            .client_is(CLIENT, said),
         case("PROXY protocol with a wrong length")
             .proxied()
             .only(Family::V4)
             .prefaced(&v2([6, 6, 6, 6], 4))
-            .is_of("10.77.0.1", identity::CONNECTION),
+            .client_is("10.77.0.1", identity::CONNECTION),
         case("PROXY protocol of a peer that is no trusted proxy")
             .only(Family::V4)
             .prefaced(v1)
-            .is_of("10.77.0.1", identity::PEER),
+            .client_is("10.77.0.1", identity::PEER),
         case("PROXY protocol further on in a connection")
             .proxied()
             .only(Family::V4)
             .opens(&[&v1[..], REQUEST].concat())
-            .is_of("10.77.0.1", identity::PEER),
+            .client_is("10.77.0.1", identity::PEER),
     ]
 }
 

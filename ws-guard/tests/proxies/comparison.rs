@@ -3,8 +3,9 @@
 //! Requests with odd forwarding headers go from a trusted peer to a guarded server, and the same
 //! headers to nginx (`real_ip_recursive on`) and HAProxy (`hdr_ip`), which answer with the address
 //! that they conclude. Each list goes to the guard twice more: as `Forwarded`, which neither of
-//! Debian's releases reads, and as both headers at once. The rules are the same, but for these
-//! places, where they differ on purpose:
+//! Debian's releases reads, and as both headers at once; and beside a `Forwarded` that disagrees, so
+//! that neither can be believed. The rules are the same, but for these places, where they differ on
+//! purpose:
 //!
 //! - Where every hop is a trusted proxy, nginx concludes the leftmost that it could read, which a
 //!   client can forge. The guard takes the rightmost, as HAProxy does.
@@ -105,6 +106,9 @@ const DIFFERENT: [(&str, &str, &str); 7] = [
     // A port may be obfuscated (RFC 7239, 6.3).
     ("198.51.100.7:_hidden", "peer", "198.51.100.7"),
 ];
+
+/// Names a client that no list has.
+const OTHER: &str = "Forwarded: for=192.0.2.77\r\n";
 
 /// One hop of a list.
 #[derive(Clone, Debug)]
@@ -218,6 +222,8 @@ struct Conclusions {
     haproxy: IpAddr,
     /// For `X-Forwarded-For`, for `Forwarded`, and for both.
     guard: [Flow; 3],
+    /// For `X-Forwarded-For` and [`OTHER`].
+    disagreeing: Flow,
 }
 
 /// Everything that is asked.
@@ -264,30 +270,36 @@ impl Asked {
     }
 
     fn conclusions(&self, requests: &[Request]) -> Result<Vec<Conclusions>> {
-        let mut opened = Vec::new();
-        for request in requests {
-            let Request { listed, forwarded, padding, cut, .. } = request;
-            let both = format!("{listed}{forwarded}");
-            let clients = [listed, forwarded, &both]
-                .map(|lines| self.guarded(&format!("{padding}{lines}"), cut));
-            let [a, b, c] = clients;
-            opened.push([a?, b?, c?]);
-        }
+        let opened = requests.iter().map(|request| self.open(request));
+        let opened = opened.collect::<Result<Vec<[Client; 4]>>>()?;
         let flows = self.stage.flows()?;
         let flow = |client: &Client| {
             let name = client.local().to_string();
             let found = flows.iter().find(|flow| flow.client == name).cloned();
             found.with_context(|| format!("no flow of {name}"))
         };
-        let of = |(request, [a, b, c]): (&Request, &[Client; 3])| {
+        let of = |(request, [a, b, c, d]): (&Request, &[Client; 4])| {
             let lines = format!("{}{}", request.padding, request.listed);
             Ok(Conclusions {
                 nginx: self.proxy(NGINX, &lines)?,
                 haproxy: self.proxy(HAPROXY, &lines)?,
                 guard: [flow(a)?, flow(b)?, flow(c)?],
+                disagreeing: flow(d)?,
             })
         };
         requests.iter().zip(&opened).map(of).collect()
+    }
+
+    /// Guarded connections: with either header, with both, and with two that disagree.
+    fn open(&self, request: &Request) -> Result<[Client; 4]> {
+        let Request { listed, forwarded, padding, cut, .. } = request;
+        let open = |lines: &[&str]| self.guarded(&format!("{padding}{}", lines.concat()), cut);
+        Ok([
+            open(&[listed])?,
+            open(&[forwarded])?,
+            open(&[listed, forwarded])?,
+            open(&[listed, OTHER])?,
+        ])
     }
 
     fn peer(&self) -> IpAddr {
@@ -358,11 +370,12 @@ fn compare(request: &Request, said: &Conclusions, peer: IpAddr) -> Result<()> {
         let same = source.as_ref().is_none_or(|source| *source == flow.source);
         ensure!(same, "not {source:?}: {request:?} {said:?}");
     }
+    let alone = if request.hops.is_empty() { "forwarded" } else { "connection" };
+    ensure!(said.disagreeing.identity == alone, "not {alone}: {request:?} {said:?}");
     // Where HAProxy's rule is the same, it has to say the same.
-    let bare = request.hops.last().filter(|hop| hop.text.parse::<IpAddr>().is_ok());
-    let alone = said.nginx != peer && bare.is_some_and(|hop| hop.address != Some(peer));
-    if alone && bare.and_then(|hop| hop.address).is_some_and(|last| !is_trusted(last)) {
-        ensure!(source == Some(source_name(said.haproxy)), "{request:?} {said:?}");
+    let bare = request.hops.last().and_then(|hop| hop.text.parse::<IpAddr>().ok());
+    if bare.is_some_and(|last| !is_trusted(last.to_canonical()) || is_trusted(said.nginx)) {
+        ensure!(source == Some(source_name(said.haproxy)), "HAProxy: {request:?} {said:?}");
     }
     Ok(())
 }

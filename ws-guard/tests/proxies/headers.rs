@@ -13,7 +13,7 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    row::{FULL, Row, SMALL},
+    row::{FULL, Row, SLOW, SMALL},
     stage::{
         Role::{self, Pod, Uplink},
         Serving::{self, *},
@@ -62,7 +62,7 @@ rows! {
         Row { killed: true, ..row(Haproxy, Library(Gorilla), (V4, Public), (Pod, "defuse")) };
     /// An operator who sets nothing hurts no one.
     with_nothing_set:
-        Row { defaults: true, ..row(Nginx, Library(Python), (V4, Public), (Uplink, "defuse")) };
+        Row { defaults: true, size: SLOW, ..row(Nginx, Library(Python), (V4, Public), (Uplink, "defuse")) };
 }
 
 /// Every front before every server, at every place, for both IP versions, kinds of addresses and

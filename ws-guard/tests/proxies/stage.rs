@@ -108,13 +108,11 @@ impl Running {
     }
 }
 
-/// A row of `flows -o json`. What today's guard does not say yet is empty.
+/// A row of `flows -o json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Flow {
     pub client: String,
-    #[serde(default)]
     pub source: String,
-    #[serde(default)]
     pub identity: String,
     pub state: String,
     pub frames_in: u64,
@@ -129,7 +127,6 @@ pub struct Flow {
 pub struct Source {
     pub source: String,
     pub state: String,
-    #[serde(default)]
     pub connections: u64,
 }
 
