@@ -34,7 +34,7 @@ pub fn scratch() -> Option<&'static mut Pending> {
 /// Both point to values of maps.
 #[inline(always)]
 unsafe fn copy(from: *const Pending, to: *mut Pending) {
-    const { assert!(size_of::<Pending>() % 8 == 0 && align_of::<Pending>() == 8) };
+    const { assert!(size_of::<Pending>().is_multiple_of(8) && align_of::<Pending>() == 8) };
     let mut i = 0;
     while i < size_of::<Pending>() / 8 {
         // SAFETY: inside the values, which the caller vouches for.
