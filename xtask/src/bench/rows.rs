@@ -71,8 +71,10 @@ pub struct Row {
     pub unprotected: bool,
     /// Only the acknowledgement number advances, by so much.
     pub acknowledges: u32,
-    /// The source is throttled, and this is done about it.
+    /// The connection is over the limit, and this is done about it.
     pub throttled: Option<u8>,
+    /// The client is a trusted proxy.
+    pub proxied: bool,
     /// How the connection came about.
     pub opening: Opening,
     /// Bytes that are missing before the packet.
@@ -136,6 +138,7 @@ impl Row {
             unprotected: false,
             acknowledges: 0,
             throttled: None,
+            proxied: false,
             opening: Opening::Flow,
             skips: 0,
             ack_ahead: 0,
@@ -235,10 +238,10 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
     unprotected.reference = PARSE;
     let mut inside = row("data, inside a frame").times(1.5).payload(vec![7; 100]);
     inside.before = endless();
-    let mut defused = row("1 ping, throttled, defused").times(2.2).pings(1);
+    let mut defused = row("1 ping over the limit, defused").times(2.2).pings(1);
     defused.throttled = Some(action::DEFUSE);
     defused.work = vec![(Counter::Pings, 1), (Counter::Defused, 1), (Counter::Rewritten, 1)];
-    let mut dropped = row("any packet, throttled, dropped").times(1.1);
+    let mut dropped = row("any packet of a connection over the limit, dropped").times(1.1);
     dropped.throttled = Some(action::DROP);
     dropped.work = vec![(Counter::DroppedThrottled, 1), (Counter::Tracked, 0)];
     let mut rows = vec![
@@ -259,7 +262,27 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
         rows.push(frames.work(&work).each_further("1 text frame, empty", count));
     }
     rows.push(dropped.dropped());
+    for (name, fields, proxied) in [
+        ("request, 480 bytes", "", false),
+        (
+            "request, 480 bytes, of a proxy: X-Forwarded-For",
+            "X-Forwarded-For: 198.51.100.7\r\n",
+            true,
+        ),
+    ] {
+        let mut request = row(name).payload(get(fields)).work(&[(Counter::Protected, 1)]);
+        (request.opening, request.proxied) = (Opening::Nothing, proxied);
+        rows.push(request);
+    }
     rows
+}
+
+/// A request for a page, with these lines in it, of 480 bytes: one that asks for no upgrade can be read
+/// again and again.
+fn get(fields: &str) -> Vec<u8> {
+    let begin = format!("GET / HTTP/1.1\r\nHost: example.com\r\n{fields}Cookie: ");
+    let filler = "x".repeat(476 - begin.len());
+    format!("{begin}{filler}\r\n\r\n").into_bytes()
 }
 
 /// What servers send.

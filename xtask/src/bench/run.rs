@@ -15,8 +15,13 @@ use ws_guard_testkit::{
 
 use super::{
     patch::Patch,
-    rows::{Hook, Opening, Row},
+    rows::{Hook, Opening, Row, pings},
 };
+
+/// Longer than a run: what is over the limit stays so.
+const WINDOW_MS: u32 = 3_600_000;
+/// Pings that take a connection of a throttled source over the limit.
+const OVER: usize = 8;
 
 // SAFETY: `repr(C)`, integers only, and its padding has a name.
 unsafe impl Pod for Patch {}
@@ -89,7 +94,7 @@ impl Loaded {
 
 fn policy(row: &Row, action: u8) -> Result<Policy> {
     let rate = |limit| {
-        Rate::new(limit, 10_000, 0).map_err(|error| anyhow::anyhow!("limit {limit}: {error:?}"))
+        Rate::new(limit, WINDOW_MS, 0).map_err(|error| anyhow::anyhow!("limit {limit}: {error:?}"))
     };
     Ok(Policy {
         rate: rate(LIMIT)?,
@@ -100,6 +105,7 @@ fn policy(row: &Row, action: u8) -> Result<Policy> {
         mask_v6: Address::mask(64),
         generation: 1,
         rules: if row.rules { RULES } else { 0 },
+        proxies: row.proxied.into(),
         flags: if row.classes { LIMITS_CLASSES } else { 0 },
         class_limits: [rate(if row.classes { LIMIT } else { 0 })?; CLASSES],
         tiny_bytes: 8,
@@ -165,11 +171,19 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     if !row.before.is_empty() {
         once(programs, "bench_xdp", &connection.from_client(0, &*row.before))?;
     }
+    let mut sent = row.before.len() as u32;
     if let Some(action) = row.throttled {
         programs.throttle(connection.client.ip())?;
         programs.set_policy(policy(row, action)?)?;
+        // More than its share: the connection goes over the limit.
+        let flood = pings(OVER);
+        once(programs, "bench_xdp", &connection.from_client(sent, &*flood))?;
+        sent += flood.len() as u32;
     }
-    let at = if row.again { row.skips } else { row.before.len() as u32 };
+    if row.proxied {
+        programs.trust(connection.client.ip())?;
+    }
+    let at = if row.again { row.skips } else { sent };
     let mut packet = match row.hook {
         Hook::TcEgress => connection.from_server(0, at, &*row.payload),
         _ => connection.from_client(at, &*row.payload),
