@@ -172,9 +172,11 @@ pub fn key() -> Option<&'static FlowKey> {
 /// Who the limits are about while there is no flow that says so.
 #[inline(always)]
 pub fn account() -> Option<&'static mut Account> {
+    // Behind `black_box`, or LLVM adds the offset before the check, which Linux 6.1 refuses.
+    let current = black_box(CURRENT.get_ptr_mut(0)?);
     // SAFETY: this CPU's element, which lives as long as the map; no two of these are in use at
     // once.
-    CURRENT.get_ptr_mut(0).map(|current| unsafe { &mut (*current).account })
+    Some(unsafe { &mut (*current).account })
 }
 
 /// The copied part of the packet that the segment was found in.
