@@ -1,6 +1,5 @@
 //! The limit of a source and the shares of its connections, against a list of all ping times.
 
-use fastrand::Rng;
 use ws_guard_common::{
     flow::Flow,
     maps::{Limits, action},
@@ -9,7 +8,7 @@ use ws_guard_common::{
 };
 use ws_guard_oracle::{
     cases::{cases, one_in},
-    pings::Pings,
+    pings::{Pings, later},
 };
 
 /// A source and its connections, as the kernel programs charge them.
@@ -33,16 +32,6 @@ impl Crowd {
         let share = flow.share_room(now as u32, self.share, self.rate.window_ms, count);
         let most = flow.charge(now as u32, Rate { limit: 0, ..self.rate }, count);
         self.source.charge(now * 1_000_000, Sent { count, share, most, held: 0 })
-    }
-}
-
-/// The next time pings come: often close, sometimes exactly a window later.
-fn later(rng: &mut Rng, now: u64, window_ms: u64) -> u64 {
-    now + match rng.u8(..8) {
-        0..=2 => 0,
-        3..=5 => rng.u64(..=window_ms / 8 + 1),
-        6 => window_ms - rng.u64(..=1),
-        _ => rng.u64(..=2 * window_ms),
     }
 }
 

@@ -4,18 +4,8 @@ use fastrand::Rng;
 use ws_guard_common::window::{Rate, RateWindow, SLOTS};
 use ws_guard_oracle::{
     cases::{cases, one_in},
-    pings::Pings,
+    pings::{Pings, later},
 };
-
-/// The next time pings come: often close, sometimes exactly a window later.
-fn later(rng: &mut Rng, now: u64, window_ms: u64) -> u64 {
-    now + match rng.u8(..8) {
-        0..=2 => 0,
-        3..=5 => rng.u64(..=window_ms / 8 + 1),
-        6 => window_ms - rng.u64(..=1),
-        _ => rng.u64(..=2 * window_ms),
-    }
-}
 
 #[test]
 fn charge_is_exact_up_to_the_slots_and_errs_by_less_than_a_group_above() {

@@ -1,5 +1,17 @@
 //! The window oracle: every ping time, kept for ever.
 
+use fastrand::Rng;
+
+/// The next time pings come: often close, sometimes exactly a window later.
+pub fn later(rng: &mut Rng, now: u64, window_ms: u64) -> u64 {
+    now + match rng.u8(..8) {
+        0..=2 => 0,
+        3..=5 => rng.u64(..=window_ms / 8 + 1),
+        6 => window_ms - rng.u64(..=1),
+        _ => rng.u64(..=2 * window_ms),
+    }
+}
+
 /// All pings of one source or connection.
 #[derive(Clone, Debug, Default)]
 pub struct Pings {
