@@ -36,8 +36,11 @@ struct Wanted {
     retry: Option<Instant>,
     /// Why it failed, to say it once.
     failure: Option<String>,
-    /// What others took away and nobody put back, to say it once.
+    /// What others took away and was not put back, to say it once.
     lost: Vec<Lost>,
+    /// The last look found something lost: an interface that is being deleted loses it too, so only
+    /// the second look counts.
+    doubted: bool,
     attachment: Attachment,
 }
 
@@ -188,6 +191,9 @@ impl Supervisor {
         for attachment in attached {
             match self.guard.lost(&attachment) {
                 Ok(lost) if self.is_known(&attachment.name, &lost) => {}
+                Ok(_) if self.is_first_doubt(&attachment.name) => {
+                    self.inspection = Instant::now() + INTERVAL;
+                }
                 Ok(lost) => self.lose(&attachment, &lost, unloaded),
                 // It may be gone by now, of which the watcher tells.
                 Err(error) => tracing::debug!("whether it is attached is not known: {error}"),
@@ -195,10 +201,16 @@ impl Supervisor {
         }
     }
 
-    fn is_known(&self, name: &str, lost: &[Lost]) -> bool {
+    fn is_known(&mut self, name: &str, lost: &[Lost]) -> bool {
+        let Some(wanted) = self.wanted.get_mut(name) else { return true };
+        wanted.doubted &= !lost.is_empty();
+        lost.iter().all(|lost| wanted.lost.contains(lost))
+    }
+
+    fn is_first_doubt(&mut self, name: &str) -> bool {
         self.wanted
-            .get(name)
-            .is_none_or(|wanted| lost.iter().all(|lost| wanted.lost.contains(lost)))
+            .get_mut(name)
+            .is_some_and(|wanted| !std::mem::replace(&mut wanted.doubted, true))
     }
 
     /// Say which pins are gone, once; whether all of them are, as after `unload --force`.
@@ -343,11 +355,12 @@ impl Supervisor {
             }
             Some(_) => return false,
         };
+        // Also where an attach failed, which may leave the pins of one direction. A new role replaces
+        // the old one without a gap.
+        if now.is_none_or(|(index, _)| *index != was) {
+            self.detach(name);
+        }
         if was.is_some() {
-            // A new role replaces the old one without a gap.
-            if now.is_none_or(|(index, _)| *index != was) {
-                self.detach(name);
-            }
             self.state.events.record(EventView::message("interface", message));
         }
         self.wanted.remove(name);

@@ -135,6 +135,14 @@ fn program_id(link: &LinkMessage) -> Option<u32> {
     })
 }
 
+/// A socket that hears of every change of an interface from now on.
+fn subscribe() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+    socket.socket_mut().add_membership(LINK_GROUP)?;
+    Ok(socket)
+}
+
 /// What happened to an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InterfaceEvent {
@@ -158,9 +166,7 @@ impl InterfaceWatcher {
     pub fn new() -> Result<Self, GuardError> {
         let failed = |source| GuardError::Netlink { what: "interfaces".into(), source };
         tokio::runtime::Handle::try_current().map_err(|error| failed(io::Error::other(error)))?;
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, 0)).map_err(failed)?;
-        socket.socket_mut().add_membership(LINK_GROUP).map_err(failed)?;
+        let socket = subscribe().map_err(failed)?;
         let mut watcher =
             InterfaceWatcher { socket, known: BTreeMap::new(), events: VecDeque::new() };
         watcher.look().map_err(failed)?;
@@ -186,7 +192,10 @@ impl InterfaceWatcher {
                         }
                     }
                 }
+                // What is still queued is older than the look: it would bring back interfaces whose
+                // deletion was lost. A new socket has none of it.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.socket = subscribe().map_err(failed)?;
                     self.look().map_err(failed)?;
                 }
                 Err(error) => return Err(failed(error)),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use ws_guard_testkit::{netns::Namespace, process::Process};
 
@@ -65,6 +66,10 @@ impl Guard {
     /// Replaces the words for the next start.
     pub fn set_words(&mut self, words: &str) {
         self.words = words.to_owned();
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.as_ref().context("no daemon")?.signal(signal)
     }
 
     /// What the daemon has logged.

@@ -2,6 +2,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use ws_guard_testkit::{leftovers::hooks, netns::Namespace, process::Process};
 
 use crate::guard::{Guard, eventually};
@@ -53,6 +54,33 @@ fn pods_are_guarded_as_they_come_and_leave_nothing() -> Result<()> {
         guard.finish()?;
     }
     Ok(())
+}
+
+/// A daemon that does not run for a while loses what the kernel tells, the end of an interface whose
+/// beginning is still queued too. It shows those that exist, and no other.
+#[test]
+fn changes_that_were_lost_leave_no_ghost() -> Result<()> {
+    needs_root!();
+    let node = Namespace::new("ghost")?;
+    node.ip_batch(&veths(0..1))?;
+    let guard = Guard::start(&node, PODS)?;
+    time_until_attached(&guard, 1)?;
+    guard.signal(Signal::SIGSTOP)?;
+    node.ip_batch(&veths(1..2))?;
+    let noise = |n| format!("link set lo mtu {}\n", 1400 + n % 2);
+    node.ip_batch(&(0..2000).map(noise).collect::<String>())?;
+    node.ip_batch(&removals(0..2))?;
+    node.ip_batch(&veths(2..3))?;
+    guard.signal(Signal::SIGCONT)?;
+    eventually("what exists is guarded, and nothing else is shown", || {
+        let shown = ["cali0", "cali1", "cali2"].map(|name| guard.interface(name));
+        let [gone, ghost, new] = shown;
+        let attached = new?.is_some_and(|row| row["egress"].is_string());
+        let pins = guard.pins();
+        let left = pins.iter().any(|pin| pin.contains("cali0") || pin.contains("cali1"));
+        Ok(gone?.is_none() && ghost?.is_none() && attached && !left)
+    })?;
+    guard.finish()
 }
 
 /// CNI plugins rename interfaces. Renaming out of the pattern ends the guard there, with nothing left.
