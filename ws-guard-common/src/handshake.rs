@@ -24,6 +24,18 @@ const BEGUN: u8 = 1 << 3;
 const IN_UPGRADE: u8 = 1;
 const IN_EXTENSIONS: u8 = 2;
 
+/// The bit that makes an ASCII letter a small one, in eight bytes at once. It changes some other bytes
+/// as well: those that are equal with it need not be equal without.
+pub const FOLD: u64 = 0x2020_2020_2020_2020;
+
+/// One of eight bytes ends a line.
+#[inline(always)]
+pub const fn has_line_end(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let zero_where_it_ends = word ^ ONES * b'\n' as u64;
+    zero_where_it_ends.wrapping_sub(ONES) & !zero_where_it_ends & ONES << 7 != 0
+}
+
 const fn eight(text: &[u8; 8]) -> u64 {
     u64::from_be_bytes(*text)
 }
@@ -117,6 +129,26 @@ impl HeadScanner {
         } else if self.part == 2 && since == 10 && self.tail as u16 == u16::from_be_bytes(*b"te") {
             self.found |= PERMESSAGE_DEFLATE;
         }
+    }
+
+    /// Whether eight bytes without a line end change nothing but the length of the line, see
+    /// [`HeadScanner::skip`]. `folded` is the eight of them, each with [`FOLD`]: then letters are lower
+    /// case. In doubt `false`.
+    #[inline(always)]
+    pub const fn skips(&self, folded: u64) -> bool {
+        let upgrade = folded == eight(b"upgrade:");
+        let extensions = folded == eight(b"sec-webs");
+        let begins = self.line == 0 && self.found & BEGUN != 0 && !upgrade && !extensions;
+        // What did not match an eighth of the name by now is another header's name, or its value.
+        let eighths = if self.line < 24 { self.line as u8 >> 3 } else { 3 };
+        let other = self.line > 25 || self.name < eighths;
+        begins || self.header == 0 && other
+    }
+
+    /// Take eight bytes for which [`HeadScanner::skips`] is true.
+    #[inline(always)]
+    pub const fn skip(&mut self) {
+        self.line = self.line.saturating_add(8);
     }
 
     /// Take bytes up to the end of the head, and return how many were taken.

@@ -125,6 +125,11 @@ pub trait Segment {
     }
     /// Eight bytes at `at`, in network byte order; `None` past the end.
     fn u64_at(&self, at: u32) -> Option<u64>;
+    /// The same, as near as [`Segment::u16_near`].
+    #[inline(always)]
+    fn u64_near(&self, at: u32) -> Option<u64> {
+        self.u64_at(at)
+    }
     /// One byte at `at`; `None` past the end.
     fn u8_at(&self, at: u32) -> Option<u8>;
     /// The PING whose first byte is at `at` is over the budget: take its harm away.

@@ -182,7 +182,7 @@ fn begins(key: &FlowKey, segment: &packet::Segment) {
         let _ = FLOWS.remove(key);
         requests::forget();
         let _ = STRANGERS.remove(key);
-        let new = Beginning { client_next: segment.ack, server_next: seq.wrapping_add(1) };
+        let new = Beginning { client_next: segment.ack, server_next: seq };
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }

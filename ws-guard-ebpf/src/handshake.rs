@@ -7,6 +7,7 @@ use ws_guard_common::{
     flow,
     handshake::{
         END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, PROXY, SWITCHING, UPGRADE_WEBSOCKET,
+        has_line_end,
     },
     maps::{Counter, LOST, MAY_BAN, Pending},
 };
@@ -19,6 +20,9 @@ use crate::{
     sources, tables,
     walk::{self, Walker},
 };
+
+/// Words that [`skip_line`] looks at in a turn of the loop.
+const SKIPPED_WORDS: u32 = 7;
 
 /// Read an answer's head from the segment's start, to its end or the segment's, whichever comes
 /// first. The result is in the state: `head`, and in `at` how many bytes were read.
@@ -52,25 +56,38 @@ struct Reading<'a, 'b, P> {
 /// Go on reading the request in [`requests::scratch`] from the segment's start. In the state: `at` is
 /// how many bytes were read, and `read` what the last one came to, of [`identify::read`].
 #[inline(always)]
-fn read_request<P: Packet>(reading: &mut Reading<P>) {
+fn read_request<P: Packet>(reading: &mut Reading<P>, patience: u32) {
     reading.walker.state.at = 0;
+    reading.walker.state.patience = patience;
     reading.walker.state.read = identify::MORE;
-    let turn: unsafe extern "C" fn(u32, *mut Reading<P>) -> c_long = request_byte::<P>;
+    let turn: unsafe extern "C" fn(u32, *mut Reading<P>) -> c_long = request_word::<P>;
     // SAFETY: the callback gets `reading` back, which outlives the loop.
     unsafe {
         bpf_loop(MAX_HEAD, turn as *mut c_void, core::ptr::from_mut(reading).cast(), 0);
     }
 }
 
-unsafe extern "C" fn request_byte<P: Packet>(_index: u32, reading: *mut Reading<P>) -> c_long {
+unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<P>) -> c_long {
     // SAFETY: `read_request` passed it, and nobody else uses it during the loop.
     let reading = unsafe { &mut *reading };
-    let state = &mut *reading.walker.state;
-    let Some(byte) = reading.walker.packet.u8_at(state.at) else {
-        return 1;
+    let (packet, state) = (&reading.walker.packet, &mut *reading.walker.state);
+    let (word, count) = match packet.u64_at(state.at) {
+        Some(word) => (word, 8),
+        None => match packet.u8_at(state.at) {
+            Some(byte) => (u64::from(byte) << 56, 1),
+            None => return 1,
+        },
     };
-    state.at += 1;
-    state.read = identify::read(byte, reading.scene.policy);
+    let taken = identify::read(word, count, reading.scene.policy);
+    state.at += taken.bytes();
+    state.read = taken.came_to();
+    if taken.at_once() {
+        skip_line(packet, state);
+    } else if state.patience < taken.costs() {
+        state.read = identify::TOO_COSTLY;
+    } else {
+        state.patience -= taken.costs();
+    }
     if state.read != identify::END {
         return (state.read != identify::MORE) as c_long;
     }
@@ -85,6 +102,19 @@ unsafe extern "C" fn request_byte<P: Packet>(_index: u32, reading: *mut Reading<
         return 0;
     }
     1
+}
+
+/// Nothing in the rest of the line matters: skip the next words of it.
+#[inline(always)]
+fn skip_line<P: Packet>(packet: &P, state: &mut walk::State) {
+    let mut i = 0;
+    while i < SKIPPED_WORDS {
+        match packet.u64_near(state.at) {
+            Some(word) if !has_line_end(word) => state.at += 8,
+            _ => return,
+        }
+        i += 1;
+    }
 }
 
 /// The payload begins with these bytes.
@@ -176,7 +206,7 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
         return Request::Head;
     };
     let mut reading = Reading { walker: Walker { state, packet }, scene };
-    read_request(&mut reading);
+    read_request(&mut reading, pending.patience(segment.len));
     let (read, came_to) = (reading.walker.state.at, reading.walker.state.read);
     end(scene, read, came_to)
 }
@@ -227,7 +257,7 @@ fn end(scene: &Scene, read: u32, came_to: u32) -> Request {
     pending.length += read;
     let done = came_to == identify::END;
     let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
-    if pending.length > MAX_HEAD {
+    if pending.length > MAX_HEAD || came_to == identify::TOO_COSTLY {
         pending.flags |= LOST;
         requests::keep();
         return Request::Stranger;
@@ -338,7 +368,7 @@ fn open(scene: &Scene) -> Verdict {
     });
     if let (Some(pending), false) = (known, followed) {
         // What was read of its headers is not all of them.
-        pending.client.next_request();
+        pending.client.spoil();
     }
     identify::conclude();
     if followed {

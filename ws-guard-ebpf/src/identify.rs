@@ -6,8 +6,8 @@
 
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key};
 use ws_guard_common::{
-    forwarded::{preface, step},
-    maps::{Account, Address, Client, EventKind, Network, Policy, Suspect},
+    forwarded::{names::HeaderNames, preface, step},
+    maps::{Account, Address, Client, EventKind, Network, Pending, Policy, Suspect},
 };
 
 use crate::{
@@ -24,23 +24,92 @@ pub const END: u32 = 1;
 /// [`read`]: no request begins here.
 pub const NO_REQUEST: u32 = 2;
 
+/// In place of what [`read`] came to: too many bytes of the segment had to be taken one by one.
+pub const TOO_COSTLY: u32 = 3;
+
 /// The address is that of a trusted proxy, of which there are `proxies`.
 #[inline(never)]
 pub fn trusts(address: &Address, proxies: u32) -> bool {
     proxies != 0 && PROXIES.get(&Key::new(Network::ALL_BITS, Network::of(address))).is_some()
 }
 
-/// Take a byte of the request under way, or of what comes in front of it.
+/// Take `count` bytes, 1 to 8, of the request under way or of what comes in front of it: the first one is
+/// the high byte of `word`. Fewer are taken where a line, the head or what is a request ends.
 #[inline(always)]
-pub fn read(byte: u8, policy: &Policy) -> u32 {
-    let byte = byte as u32;
-    let came_to = ws_guard_request_byte(byte, policy.headers.into());
-    if came_to & NODE != 0 {
-        ws_guard_address_byte(byte);
-    } else if came_to & ITEM != 0 {
-        ws_guard_address_end(policy.proxies);
+pub fn read(word: u64, count: u32, policy: &Policy) -> Taken {
+    Taken(ws_guard_request_word(word, count, policy.headers.into(), policy.proxies))
+}
+
+/// What [`read`] did: the number of bytes taken in the low byte, and what the last one came to above it.
+#[derive(Clone, Copy)]
+pub struct Taken(u32);
+
+impl Taken {
+    #[inline(always)]
+    pub const fn bytes(self) -> u32 {
+        self.0 & 0xF
     }
-    came_to & (END | NO_REQUEST)
+
+    /// Nothing in them mattered, so that they were taken at once.
+    #[inline(always)]
+    pub const fn at_once(self) -> bool {
+        self.0 & ONE_BY_ONE == 0
+    }
+
+    /// How much of the time that a segment may take to read, in bytes; see [`Pending::patience`].
+    #[inline(always)]
+    pub const fn costs(self) -> u32 {
+        self.bytes() + if self.0 & HOP != 0 { 4 } else { 0 }
+    }
+
+    /// [`MORE`], [`END`] or [`NO_REQUEST`].
+    #[inline(always)]
+    pub const fn came_to(self) -> u32 {
+        self.0 >> 8
+    }
+}
+
+/// In [`Taken`]: the bytes were taken one by one.
+const ONE_BY_ONE: u32 = 1 << 4;
+/// In [`Taken`]: an address was looked for among those of the proxies.
+const HOP: u32 = 1 << 5;
+
+/// [`read`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies: u32) -> u32 {
+    let (Some(pending), Some(names)) = (requests::scratch(), HEADERS.get(headers & 1)) else {
+        return NO_REQUEST << 8;
+    };
+    if count == 8 && pending.skip(word, names) {
+        return 8;
+    }
+    let (mut word, mut taken) = (word, 0);
+    while taken < 8 {
+        let byte = (word >> 56) as u32;
+        let mut came_to = request_byte(pending, byte as u8, names);
+        taken += 1;
+        if came_to & NODE != 0 {
+            ws_guard_address_byte(byte);
+        } else if came_to & ITEM != 0 {
+            ws_guard_address_end(proxies);
+            taken |= HOP;
+        }
+        came_to &= END | NO_REQUEST;
+        if taken >= count || came_to != MORE || byte as u8 == b'\n' {
+            return taken | ONE_BY_ONE | came_to << 8;
+        }
+        word <<= 8;
+    }
+    taken | ONE_BY_ONE
+}
+
+/// Take eight bytes of what comes in front of a ClientHello at once; `false` as for [`Preface::skip`].
+///
+/// [`Preface::skip`]: ws_guard_common::forwarded::preface::Preface::skip
+#[inline(always)]
+pub fn skip_preface() -> bool {
+    requests::scratch().is_some_and(|pending| pending.client.preface.skip())
 }
 
 /// Take a byte of what comes in front of a ClientHello: [`MORE`], or [`NO_REQUEST`] where it is not of
@@ -59,7 +128,7 @@ pub fn read_preface(byte: u8) -> u32 {
 
 /// In the course of [`read`]: the byte is one of an address.
 const NODE: u32 = 4;
-/// In the course of [`read`]: an item ends.
+/// Likewise: an item ends.
 const ITEM: u32 = 8;
 
 /// What a [`step`] means here.
@@ -72,14 +141,9 @@ const fn bits(step: u8) -> u32 {
     }
 }
 
-/// The first half of [`read`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_request_byte(byte: u32, headers: u32) -> u32 {
-    let byte = byte as u8;
-    let (Some(pending), Some(names)) = (requests::scratch(), HEADERS.get(headers & 1)) else {
-        return NO_REQUEST;
-    };
+/// A byte of [`read`].
+#[inline(always)]
+fn request_byte(pending: &mut Pending, byte: u8, names: &HeaderNames) -> u32 {
     if !pending.client.preface.is_over() {
         let came_to = ws_guard_preface_byte(byte.into());
         if came_to & REQUEST == 0 {

@@ -183,6 +183,14 @@ impl<H: Hook> tracker::Segment for Payload<H> {
     }
 
     #[inline(always)]
+    fn u64_near(&self, at: u32) -> Option<u64> {
+        if at >= self.len || self.len - at < 8 {
+            return None;
+        }
+        self.linear(at).map(u64::from_be_bytes)
+    }
+
+    #[inline(always)]
     fn u64_at(&self, at: u32) -> Option<u64> {
         self.read::<8>(at).map(u64::from_be_bytes)
     }

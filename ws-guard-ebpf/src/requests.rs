@@ -17,8 +17,8 @@ use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{forwarded::preface, maps::Pending, seq::after};
 
 use crate::{
-    maps::{NEW_PENDING, PENDING, PROVEN},
-    packet::{self, ACK, FIN, RST},
+    maps::{BEGINNINGS, NEW_PENDING, PENDING, PROVEN},
+    packet::{self, ACK, FIN, RST, Segment},
 };
 
 /// This CPU's scratch value: [`keep`] keeps what it holds.
@@ -95,15 +95,28 @@ extern "C" fn ws_guard_find_request() -> u32 {
         return 0;
     };
     let key = &segment.key;
-    let Some(found) = PROVEN.get_ptr(key).or_else(|| PENDING.get_ptr(key)) else {
+    let proven = PROVEN.get_ptr(key);
+    let Some(found) = proven.or_else(|| PENDING.get_ptr(key)) else {
         *new = Pending::default();
+        new.real = answers_the_server(segment) as u8;
         return 0;
     };
     // SAFETY: map values stay mapped while a program runs. An LRU entry may be used again for another
     // key meanwhile; then the sequence numbers do not fit, and nothing worse than a missed request
     // follows.
     unsafe { copy(found, new) };
+    new.real = (proven.is_some() || answers_the_server(segment)) as u8;
     new.is_under_way() as u32
+}
+
+/// The segment acknowledges the server's SYN-ACK, and nothing more.
+#[inline(always)]
+fn answers_the_server(segment: &Segment) -> bool {
+    // SAFETY: a single word. An LRU entry may be used again for another key meanwhile: then the number
+    // does not fit.
+    BEGINNINGS
+        .get_ptr(&segment.key)
+        .is_some_and(|beginning| unsafe { (*beginning).server_next == segment.ack })
 }
 
 /// [`keep`].

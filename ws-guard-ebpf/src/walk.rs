@@ -34,6 +34,8 @@ pub struct State {
     pub at: u32,
     /// What the latest byte of a request came to.
     pub read: u32,
+    /// How many more bytes of it are read one by one.
+    pub patience: u32,
     /// For a stream that is joined in the middle.
     pub search: Search,
     /// The flow's `ping_ns` once it has taken the walk over.

@@ -89,7 +89,14 @@ impl ClientReader {
         self.name = Name::default();
         self.hops[0] = Hops::default();
         self.hops[1] = Hops::default();
-        (self.line, self.length, self.header) = (line::NAME, 0, 0);
+        // The request line is no header.
+        (self.line, self.length, self.header) = (line::SKIP, 0, 0);
+    }
+
+    /// The request was not read to its end: what its headers would have said is not known.
+    #[inline(always)]
+    pub fn spoil(&mut self) {
+        self.hops[0].spoil();
     }
 
     /// The connection does not begin with a preface, or that was read elsewhere.
@@ -133,6 +140,25 @@ impl ClientReader {
             _ => {}
         }
         step::NOTHING
+    }
+
+    /// Whether eight bytes without a line end matter to nothing that is read, see
+    /// [`ClientReader::skip`]; `folded` as for [`HeadScanner::skips`].
+    ///
+    /// [`HeadScanner::skips`]: crate::handshake::HeadScanner::skips
+    #[inline(always)]
+    pub const fn skips(&self, word: u64, folded: u64, names: &HeaderNames) -> bool {
+        let first = (word >> 56) as u8;
+        // White space goes on with the line before.
+        let own = first != b' ' && first != b'\t' && first != b'\r';
+        let begins = self.line == line::NAME && self.length == 0;
+        self.line == line::SKIP || begins && own && !names.may_begin(folded)
+    }
+
+    /// Take eight bytes for which [`ClientReader::skips`] is true.
+    #[inline(always)]
+    pub const fn skip(&mut self) {
+        (self.line, self.header) = (line::SKIP, 0);
     }
 
     /// A byte of an address.

@@ -1,5 +1,7 @@
 //! Which headers of a request name its client.
 
+use crate::handshake::FOLD;
+
 /// Longest name of such a header, in bytes.
 pub const LONGEST_NAME: usize = 32;
 /// Headers that are read at most.
@@ -23,6 +25,13 @@ pub struct HeaderNames {
 pub const FORWARDED: &str = "forwarded";
 /// `X-Forwarded-For`.
 pub const X_FORWARDED_FOR: &str = "x-forwarded-for";
+
+#[inline(always)]
+const fn may_be(name: &Name, folded: u64) -> bool {
+    let is_short = name[0] & 0xFF == 0;
+    let compared = if is_short { 0xFF << 56 } else { u64::MAX };
+    name[0] != 0 && (name[0] | FOLD) & compared == folded & compared
+}
 
 impl HeaderNames {
     /// The two headers that are read unless something else is configured.
@@ -56,6 +65,13 @@ impl HeaderNames {
             bytes.take_while(|byte| *byte != 0).map(char::from).collect::<String>()
         };
         self.names.iter().map(text).filter(|name| !name.is_empty()).collect()
+    }
+
+    /// A line that begins with these eight bytes, each with [`FOLD`], may be one of these headers. Also
+    /// `true` for other lines, where a name is shorter than eight bytes.
+    #[inline(always)]
+    pub const fn may_begin(&self, folded: u64) -> bool {
+        may_be(&self.names[0], folded) || may_be(&self.names[1], folded)
     }
 
     /// Which header `name` is, from 1; 0 for none of them.

@@ -174,16 +174,36 @@ impl Preface {
         }
     }
 
+    /// Word `at` of the source address is whole.
+    #[inline(always)]
+    fn address_word(&mut self, at: u32) {
+        if self.family == 4 {
+            self.client = Address::from_v4(self.word.to_be());
+        } else {
+            self.client.0[at as usize] = self.word.to_be();
+        }
+    }
+
+    /// Take eight bytes at once, where they are behind the addresses of version 2 and more follow. `false`
+    /// where they have to be taken one by one.
+    #[inline(always)]
+    pub const fn skip(&mut self) -> bool {
+        let at = self.taken.wrapping_sub(FIXED_V2);
+        let skips = self.stage == stage::V2_REST && at >= self.family as u32 && self.rest > at + 8;
+        if skips {
+            self.taken += 8;
+        }
+        skips
+    }
+
     /// Addresses, ports and fields of version 2, of which only the source address counts.
     #[inline(always)]
     fn binary(&mut self, byte: u8) {
         let at = self.taken - 1 - FIXED_V2;
-        self.word = self.word << 8 | byte as u32;
-        if at < self.family as u32 && at & 3 == 3 {
-            if self.family == 4 {
-                self.client = Address::from_v4(self.word.to_be());
-            } else {
-                self.client.0[(at >> 2 & 3) as usize] = self.word.to_be();
+        if at < self.family as u32 {
+            self.word = self.word << 8 | byte as u32;
+            if at & 3 == 3 {
+                self.address_word(at >> 2 & 3);
             }
         }
         if at + 1 >= self.rest {

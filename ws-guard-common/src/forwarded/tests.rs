@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::maps::Pending;
 
 fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
@@ -247,5 +248,66 @@ proptest! {
             false => format!("Forwarded: {forged}, for={real}\r\n"),
         };
         prop_assert_eq!(read(&request(&field), PROXY), expected);
+    }
+}
+
+/// Lines that matter, that nearly do, and that do not.
+fn line() -> impl Strategy<Value = String> {
+    let names = "(?i)(upgrade|sec-websocket-(key|extensions|version)|sec-webs|x-forwarded-(for|fo)|\
+        forwarded|via|x|accept-encoding|)";
+    let values = "( |\t)?(websocket|192\\.0\\.2\\.[0-9]{1,2}(, 10\\.0\\.0\\.1)?|for=192\\.0\\.2\\.1|\
+        permessage-deflate|[ -~]{0,60})\r?";
+    let any = "[\\x00-\\x09\\x0b-\\x7f]{0,40}";
+    prop_oneof![
+        4 => (names, values).prop_map(|(name, value)| format!("{name}:{value}\n")),
+        1 => any.prop_map(|text| format!("{text}\n")),
+        // The line before goes on.
+        1 => "[ \t][ -~]{6,30}\r\n",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+    /// What is skipped eight bytes at a time is what matters to nothing.
+    #[test]
+    fn words_that_are_skipped_matter_to_nothing(
+        fields in prop::option::of(0u16..300),
+        lines in prop::collection::vec(line(), 0..12),
+    ) {
+        let mut head = Vec::new();
+        if let Some(fields) = fields {
+            let mut body = vec![192, 0, 2, 77, 10, 0, 0, 9, 0, 1, 0, 2];
+            body.extend((0..fields).map(|n| n as u8));
+            head.extend(v2(0x21, 0x11, &body, body.len()));
+        }
+        head.extend(format!("GET / HTTP/1.1\r\n{}\r\n", lines.concat()).into_bytes());
+        let mut names = HeaderNames::usual();
+        names.set(0, "via");
+        let mut expected = Pending::default();
+        expected.begin();
+        let mut skipping = expected;
+        let take = |pending: &mut Pending, byte: u8| {
+            let in_front = !pending.client.preface.is_over() && pending.client.push_preface(byte);
+            if in_front {
+                return false;
+            }
+            pending.client.push(byte, &names, &trusts);
+            pending.head.push(byte)
+        };
+        let ends = head.iter().position(|byte| take(&mut expected, *byte));
+        let (mut at, mut over) = (0, None);
+        while at < head.len() && over.is_none() {
+            let word = head.get(at..at + 8).map(|bytes| u64::from_be_bytes(bytes.try_into().unwrap()));
+            if word.is_some_and(|word| skipping.skip(word, &names)) {
+                at += 8;
+            } else {
+                over = take(&mut skipping, head[at]).then_some(at);
+                at += 1;
+            }
+        }
+        prop_assert_eq!(over, ends);
+        prop_assert_eq!(skipping.head.found, expected.head.found);
+        prop_assert_eq!(skipping.client.claimed(), expected.client.claimed());
+        prop_assert_eq!(skipping.client.preface, expected.client.preface);
     }
 }

@@ -1,7 +1,9 @@
 //! Connections that are no flows yet: requests without an answer, and streams that nobody saw begin.
 
-/// [`Pending::flags`]: the request's head is longer than [`crate::handshake::MAX_HEAD`], so that
-/// nobody knows where it ends.
+use crate::handshake;
+
+/// [`Pending::flags`]: the request's head is longer than [`crate::handshake::MAX_HEAD`] or took too long
+/// to read ([`Pending::patience`]), so that it is not known where it ends.
 pub const LOST: u8 = 1 << 0;
 
 /// [`Pending::flags`]: on a TLS port: the header of the PROXY protocol has not come to its end.
@@ -13,9 +15,9 @@ pub const PREFACE: u8 = 1 << 1;
 #[repr(C)]
 pub struct Pending {
     /// How far the request's head was read.
-    pub head: crate::handshake::HeadScanner,
+    pub head: handshake::HeadScanner,
     /// How far the head of a 101 was read that one segment does not hold.
-    pub answer: crate::handshake::HeadScanner,
+    pub answer: handshake::HeadScanner,
     /// Sequence number of the next byte to read.
     pub next: u32,
     /// Bytes of the head so far.
@@ -24,7 +26,10 @@ pub struct Pending {
     pub flags: u8,
     /// Whose programs read the request, one of [`owner`](crate::flow::owner).
     pub owner: u8,
-    pub _pad: [u8; 2],
+    /// Not 0: the client has answered the server's SYN-ACK or the server has sent data, so that the
+    /// client's address is no made up one.
+    pub real: u8,
+    pub _pad: u8,
     /// Bytes of the 101's head so far; 0 when there is no unfinished one.
     pub answer_length: u32,
     /// Sequence number of its next byte.
@@ -52,6 +57,31 @@ impl Pending {
         self.length = 0;
         self.flags = 0;
         self.client.next_request();
+    }
+
+    /// Take the next eight bytes of the request's head at once, the first one in the high byte, where
+    /// nothing in them matters. `false` where they have to be taken one by one.
+    #[inline(always)]
+    pub const fn skip(&mut self, word: u64, names: &crate::forwarded::names::HeaderNames) -> bool {
+        if !self.client.preface.is_over() {
+            return self.client.preface.skip();
+        }
+        let folded = word | handshake::FOLD;
+        let skips = !handshake::has_line_end(word)
+            && self.head.skips(folded)
+            && self.client.skips(word, folded, names);
+        if skips {
+            self.head.skip();
+            self.client.skip();
+        }
+        skips
+    }
+
+    /// How many bytes of a segment's `length` are read one by one at most. Reading one takes longer than
+    /// most packets take altogether, and a request in a made up name costs its sender nothing.
+    #[inline(always)]
+    pub const fn patience(&self, length: u32) -> u32 {
+        if self.real != 0 { 512 + length / 64 } else { 240 }
     }
 
     /// There is a request, or the beginning of an answer. A connection without either keeps its place

@@ -1,5 +1,8 @@
 //! What is measured: one row a kind of packet. Those of the defences are in [`super::defences`].
-use ws_guard_common::maps::{Counter, action};
+use ws_guard_common::{
+    forwarded::preface,
+    maps::{Counter, action},
+};
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::defences;
@@ -48,6 +51,8 @@ pub enum Opening {
     Request,
     /// Data of the server alone: the connection is older than the guard.
     Stranger,
+    /// The server's SYN-ACK, which the packet answers.
+    Handshake,
     Nothing,
 }
 
@@ -86,6 +91,8 @@ pub struct Row {
     pub acknowledged: bool,
     /// The packet is the same in each run: sent again.
     pub again: bool,
+    /// What is known of the request is forgotten before each run.
+    pub forgotten: bool,
     /// There are thousands of rules, none of which covers the client.
     pub rules: bool,
     /// Every class of frames has a limit.
@@ -144,6 +151,7 @@ impl Row {
             ack_ahead: 0,
             acknowledged: false,
             again: false,
+            forgotten: false,
             rules: false,
             classes: false,
             fragment: false,
@@ -262,26 +270,67 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
         rows.push(frames.work(&work).each_further("1 text frame, empty", count));
     }
     rows.push(dropped.dropped());
-    for (name, fields, proxied) in [
-        ("request, 480 bytes", "", false),
-        (
-            "request, 480 bytes, of a proxy: X-Forwarded-For",
-            "X-Forwarded-For: 198.51.100.7\r\n",
-            true,
-        ),
-    ] {
-        let mut request = row(name).payload(get(fields)).work(&[(Counter::Protected, 1)]);
-        (request.opening, request.proxied) = (Opening::Nothing, proxied);
-        rows.push(request);
-    }
+    rows.extend(requests(&row));
     rows
 }
 
-/// A request for a page, with these lines in it, of 480 bytes: one that asks for no upgrade can be read
-/// again and again.
-fn get(fields: &str) -> Vec<u8> {
+/// Requests for a page, each the first segment of its connection: those that ask for no upgrade can be
+/// read again and again.
+fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
+    let first = |name, payload| {
+        let mut first = row(name).payload(payload).work(&[(Counter::Protected, 1)]);
+        (first.opening, first.again, first.forgotten) = (Opening::Handshake, true, true);
+        first
+    };
+    let proxied = |name, payload| {
+        let mut proxied = first(name, payload);
+        proxied.proxied = true;
+        proxied
+    };
+    // As much as is read one by one, in lines that are too short to be skipped, or in hops.
+    let slow = |count: usize| get(&"A:\n".repeat(count / 3), 1448);
+    let costly = |hops| get(&format!("X-Forwarded-For: {}\r\n", "::,".repeat(hops)), 1448);
+    let spoofed = |name, payload| {
+        let mut spoofed = proxied(name, payload);
+        spoofed.opening = Opening::Nothing;
+        spoofed
+    };
+    let forwarded = format!("{BROWSER}X-Forwarded-For: 198.51.100.7\r\n");
+    let hops = vec!["198.51.100.17"; 20].join(", ");
+    let hops = format!("X-Forwarded-For: {hops}\r\n");
+    let preface =
+        [&preface::V2[..], &[0x21, 0x11, 0, 12], &[198, 51, 100, 7, 10, 0, 0, 9]].concat();
+    let preface = [&preface[..], &[0x12, 0x67, 0, 80], &get("", 452)].concat();
+    vec![
+        first("request, 480 bytes", get("", 480)),
+        proxied("request, 480 bytes, of a proxy: PROXY v2", preface),
+        first("request, 1,448 bytes, a browser's", get(BROWSER, 1448)),
+        proxied("the same, of a proxy: X-Forwarded-For", get(&forwarded, 1448)),
+        proxied("request, 1,448 bytes, of a proxy: 20 hops", get(&hops, 1448)),
+        first("request, 1,448 bytes, the shortest lines", slow(450)),
+        proxied("request, 1,448 bytes, the shortest hops", costly(60)),
+        spoofed("request without a handshake, the shortest lines", slow(210)),
+        spoofed("request without a handshake, the shortest hops", costly(25)),
+    ]
+}
+
+/// What a browser says of itself.
+const BROWSER: &str = "Connection: keep-alive\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
+    Chrome/140.0.0.0 Safari/537.36\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
+    Origin: https://example.com\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\n\
+    Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n\
+    Cache-Control: no-cache\r\n\
+    Sec-Fetch-Dest: document\r\n\
+    Sec-Fetch-Mode: navigate\r\n\
+    Sec-Fetch-Site: same-origin\r\n";
+
+/// A request with these lines in it, of `length` bytes, the rest of which are a cookie.
+fn get(fields: &str, length: usize) -> Vec<u8> {
     let begin = format!("GET / HTTP/1.1\r\nHost: example.com\r\n{fields}Cookie: ");
-    let filler = "x".repeat(476 - begin.len());
+    let filler = "x".repeat(length - 4 - begin.len());
     format!("{begin}{filler}\r\n\r\n").into_bytes()
 }
 

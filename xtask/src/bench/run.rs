@@ -8,7 +8,7 @@ use ws_guard_common::{
 };
 use ws_guard_testkit::{
     frame::{Frame, encode, opcode},
-    packets::{Connection, Packet, SWITCHING},
+    packets::{Connection, Packet, SWITCHING, flag},
     programs::{Pod, Programs, Totals},
     tunnel::Tunnel,
 };
@@ -196,6 +196,7 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     let (mut bytes, mut patch) = fixed(&packet)?;
     patch.seq_step = if row.again { 0 } else { row.payload.len() as u32 };
     patch.ack_step = row.acknowledges;
+    patch.forget = row.forgotten.into();
     if row.fragment {
         bytes[IP_FLAGS] |= MORE_FRAGMENTS;
     }
@@ -219,6 +220,11 @@ fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> R
         Opening::Stranger => {
             let frame = Frame { mask: None, ..Frame::new(opcode::TEXT, *b"from before") };
             once(programs, "bench_out", &connection.from_server(0, 0, encode(&[frame])))
+        }
+        Opening::Handshake => {
+            let mut accepted = connection.from_server(u32::MAX, 0, []);
+            accepted.flags |= flag::SYN;
+            once(programs, "bench_out", &accepted)
         }
         Opening::Nothing => Ok(()),
     }

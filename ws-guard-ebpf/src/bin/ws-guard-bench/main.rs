@@ -21,7 +21,7 @@ use ws_guard_ebpf::{
     maps::FLOWS,
     packet::{self, Parsed},
     report::Side,
-    skb, xdp,
+    requests, skb, xdp,
 };
 
 /// Offset of the TCP header.
@@ -62,6 +62,9 @@ fn prepare(data: usize, end: usize) -> bool {
         if patch.batch > 0 && patch.left == 0 {
             patch.left = patch.batch;
             acknowledge();
+        }
+        if patch.forget > 0 {
+            requests::forget();
         }
     }
     true

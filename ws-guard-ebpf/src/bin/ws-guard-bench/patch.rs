@@ -21,4 +21,6 @@ pub struct Patch {
     /// Runs after which the server acknowledges all that came, and how many of them are left; 0: never.
     pub batch: u32,
     pub left: u32,
+    /// Not 0: what is known of the connection's request is forgotten before each run.
+    pub forget: u32,
 }
