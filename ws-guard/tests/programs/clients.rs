@@ -35,9 +35,23 @@ impl Case {
         self.asks(head).answer(SWITCHING)
     }
 
+    /// The same, the request in segments of `bytes` bytes.
+    fn opens_in_pieces(mut self, head: &[u8], bytes: usize) -> Case {
+        let mut at = -(head.len() as i64);
+        for piece in head.chunks(bytes) {
+            self = self.client_at(at, piece);
+            at += piece.len() as i64;
+        }
+        self.answer(SWITCHING)
+    }
+
     /// The server accepts the connection, whose first `bytes` bytes come before the frames.
     fn accepted(self, bytes: usize) -> Case {
-        self.server(-(bytes as i64), []).with(|packet| packet.flags |= flag::SYN)
+        self.server(-(bytes as i64), []).with(|packet| {
+            packet.flags |= flag::SYN;
+            // It takes up a number, and the segments of cases acknowledge what is behind the answer.
+            packet.seq = packet.seq.wrapping_sub(1);
+        })
     }
 
     /// A connection that begins with `preface`, in one segment with the request.
@@ -51,7 +65,38 @@ pub fn cases() -> Vec<Case> {
     let mut cases = headers();
     cases.extend(prefaces());
     cases.extend(charged());
+    cases.extend(costly());
     cases
+}
+
+/// Requests that take long to read, with and without the server's SYN-ACK before.
+fn costly() -> Vec<Case> {
+    let hops = vec!["192.0.2.250"; 19].join(", ");
+    let twenty = request(&format!("X-Forwarded-For: {hops}, {CLIENT}\r\n"));
+    let lines = format!("{}X-Forwarded-For: {CLIENT}\r\n", "A:\n".repeat(220));
+    let lines = request(&lines);
+    let unread = |name, head: &[u8]| {
+        let unread = case(name).proxied().only(Family::V4).opens(head);
+        unread.client_is("10.77.0.1", identity::CONNECTION).counts(&[(RequestsUnseen, 1)])
+    };
+    let long = [v2([198, 51, 100, 7], 212), vec![4; 200]].concat();
+    vec![
+        case("twenty hops")
+            .proxied()
+            .accepted(twenty.len())
+            .opens(&twenty)
+            .client_is(CLIENT, identity::FORWARDED),
+        unread("twenty hops, whose connection may be made up", &twenty),
+        unread("hundreds of lines", &lines),
+        case("hundreds of lines in segments of 60 bytes")
+            .proxied()
+            .opens_in_pieces(&lines, 60)
+            .client_is(CLIENT, identity::FORWARDED),
+        case("PROXY protocol with long fields")
+            .proxied()
+            .prefaced(&long)
+            .client_is(CLIENT, identity::PROXY_PROTOCOL),
+    ]
 }
 
 fn headers() -> Vec<Case> {
@@ -60,10 +105,7 @@ fn headers() -> Vec<Case> {
         case(name).proxied().opens(&request(fields))
     };
     let xff = request("X-Forwarded-For: 6.6.6.6, 198.51.100.7\r\n");
-    let mut cut = case("a header cut at each byte").proxied();
-    for (at, byte) in xff.iter().enumerate() {
-        cut = cut.client_at(at as i64 - xff.len() as i64, [*byte]);
-    }
+    let cut = case("a header cut at each byte").proxied().opens_in_pieces(&xff, 1);
     let own = request("X-Forwarded-For: 198.51.100.7\r\n");
     let plain = b"GET / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
     vec![
@@ -78,7 +120,7 @@ fn headers() -> Vec<Case> {
         named("Forwarded: for=6.6.6.6\r\nX-Forwarded-For: 198.51.100.7\r\n")
             .only(Family::V4)
             .client_is("10.77.0.1", identity::CONNECTION),
-        cut.answer(SWITCHING).client_is(CLIENT, identity::FORWARDED),
+        cut.client_is(CLIENT, identity::FORWARDED),
         case("a peer that is no trusted proxy writes what it likes")
             .only(Family::V4)
             .opens(&own)
