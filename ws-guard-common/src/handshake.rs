@@ -138,11 +138,11 @@ impl HeadScanner {
     pub const fn skips(&self, folded: u64) -> bool {
         let upgrade = folded == eight(b"upgrade:");
         let extensions = folded == eight(b"sec-webs");
-        let begins = self.line == 0 && self.found & BEGUN != 0 && !upgrade && !extensions;
+        let begins = self.line == 0 && !upgrade && !extensions;
         // What did not match an eighth of the name by now is another header's name, or its value.
         let eighths = if self.line < 24 { self.line as u8 >> 3 } else { 3 };
         let other = self.line > 25 || self.name < eighths;
-        begins || self.header == 0 && other
+        self.found & BEGUN != 0 && (begins || self.header == 0 && other)
     }
 
     /// Take eight bytes for which [`HeadScanner::skips`] is true.

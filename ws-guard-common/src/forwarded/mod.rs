@@ -195,7 +195,8 @@ impl ClientReader {
             self.line = line::SKIP;
             return;
         }
-        if at >= LONGEST_NAME as u8 {
+        // A zero would be taken for the end of the name.
+        if at >= LONGEST_NAME as u8 || byte == 0 {
             self.line = line::SKIP;
             self.header = 0;
             return;

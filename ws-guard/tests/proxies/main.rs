@@ -3,7 +3,7 @@
 //! Hundreds of clients with an address each connect through a proxy, which the guard sees as one
 //! peer. What is expected comes from the clients' own counts: [`row`] says what holds for each front,
 //! server, IP version, kind of address, place of the guard and action; [`headers`] has the rows.
-//! [`crowd`] has no header to tell clients apart, [`sources`] more clients than the table has room
+//! [`attacks`] has headers that lie. [`crowd`] has no header to tell clients apart, [`sources`] more clients than the table has room
 //! for, and [`comparison`] asks nginx and HAProxy who the client is.
 //!
 //! `cargo xtask setup` installs the proxies. `WS_GUARD_OBJECT=FILE` runs all of it against another
@@ -18,6 +18,7 @@ macro_rules! needs_root {
     };
 }
 
+mod attacks;
 mod comparison;
 mod crowd;
 mod headers;
