@@ -56,6 +56,8 @@ pub const LEN7: u8 = 0x7F;
 pub const MAX_CONTROL_PAYLOAD: u64 = 125;
 /// Longest header without the masking key, in bytes.
 pub const MAX_HEADER: usize = 10;
+/// Shortest header of a client, with the masking key, in bytes.
+pub const SHORTEST_MASKED: u32 = 6;
 /// XOR with the first byte: a PING header (0x9) becomes a PONG (0xA), nothing else changes.
 pub const PING_TO_PONG: u8 = opcode::PING ^ opcode::PONG;
 

@@ -36,6 +36,9 @@ const COMMON: u8 = IN_MESSAGE | MESSAGE_UNKNOWN | FROM_CLIENT | RECORDS;
 /// Headers that a step goes past at once where it can. Eight are 8 % faster where a segment has many,
 /// but take Linux 6.1 to the limit of what it verifies.
 const SPRINT: u32 = 4;
+/// Steps that a walk may take beyond one a header: what is carried, what goes on from an earlier
+/// segment in strides, the end.
+const MORE_STEPS: u32 = 16;
 /// Headers of TLS records that a segment has at most at a connection's beginning: ClientHello, change of
 /// cipher, early data, one to spare.
 const FEW: u32 = 4;
@@ -235,6 +238,18 @@ impl Walk {
     #[allow(clippy::len_without_is_empty)] // A walk is no collection.
     pub const fn len(&self) -> u32 {
         self.len
+    }
+
+    /// Steps that a segment of honest frames takes at most. Those of a client have a key, without which a
+    /// server ends the connection (RFC 6455, 5.1), so that a header has six bytes at the least; a server's
+    /// has two, a record's five.
+    #[inline(always)]
+    pub const fn most_steps(&self) -> u32 {
+        let shortest = match self.tracker.flags & (FROM_CLIENT | RECORDS) {
+            FROM_CLIENT => frame::SHORTEST_MASKED,
+            _ => 2,
+        };
+        self.len / shortest + MORE_STEPS
     }
 
     /// Sequence number behind the segment's last byte.

@@ -22,7 +22,8 @@ fn noise() -> Vec<u8> {
 
 /// Dropped again and again, for this reason.
 fn refused(row: Row, reason: Counter) -> Row {
-    let mut row = row.work(&[(reason, 1), (Tracked, u64::from(reason == DroppedGap))]).dropped();
+    let tracked = matches!(reason, DroppedGap | DroppedUnreadable).into();
+    let mut row = row.work(&[(reason, 1), (Tracked, tracked)]).dropped();
     row.again = true;
     row
 }
@@ -33,11 +34,26 @@ pub fn rows(hook: Hook, program: &'static str) -> Vec<Row> {
     let mut kept = row("behind a gap, compared and copied");
     (kept.skips, kept.again) = (SKIPPED, true);
     let mut rows = vec![kept.work(&[(Tracked, 1), (Gaps, 1), (DroppedGap, 0), (Frames, 0)])];
+    rows.extend(crowded(&row));
     rows.extend(dropped(&row));
     rows.extend(sent_again(&row));
     rows.extend(unopened(&row));
     rows.extend(settings(&row));
     rows
+}
+
+/// As many frames as a segment holds, of the kinds that are not gone past in a hurry.
+fn crowded(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
+    let full = |name, frame: &[u8], count: u64| {
+        let row = row(name).payload(frame.repeat(count as usize));
+        row.work(&[(Tracked, 1), (Frames, count)]).acknowledged()
+    };
+    vec![
+        full("240 pongs", &[0x8A, 0x80, 1, 2, 3, 4], 240),
+        full("240 empty fragments", &[0x00, 0x80, 1, 2, 3, 4], 240),
+        full("240 frames of no known kind", &[0x83, 0x80, 1, 2, 3, 4], 240),
+        refused(row("720 frames without a key").payload([0x81, 0].repeat(720)), DroppedUnreadable),
+    ]
 }
 
 fn dropped(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
