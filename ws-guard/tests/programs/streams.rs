@@ -76,6 +76,12 @@ fn frames() -> Vec<Case> {
             .client(vec![0x89; 1400])
             .client(vec![0x89; 1400])
             .counts(&[(Tracked, 3), (Frames, 1), (Pings, 0)]),
+        case("more frames in a segment than can have a key")
+            .open()
+            .client([0x81, 0].repeat(600))
+            .dropped()
+            .counts(&[(DroppedUnreadable, 1), (Tracked, 1)]),
+        case("frames without a key").open().client([0x81, 0].repeat(16)).counts(&[(Frames, 16)]),
         case("240 frames in a segment")
             .open()
             .client(encode(&vec![Frame::text(""); 240]))
