@@ -80,8 +80,13 @@ fn frames() -> Vec<Case> {
             .open()
             .client([0x81, 0].repeat(600))
             .dropped()
+            .violates(&[Violation::Unmasked; 217])
             .counts(&[(DroppedUnreadable, 1), (Tracked, 1)]),
-        case("frames without a key").open().client([0x81, 0].repeat(16)).counts(&[(Frames, 16)]),
+        case("frames without a key")
+            .open()
+            .client([0x81, 0].repeat(16))
+            .violates(&[Violation::Unmasked; 16])
+            .counts(&[(Frames, 16)]),
         case("240 frames in a segment")
             .open()
             .client(encode(&vec![Frame::text(""); 240]))
