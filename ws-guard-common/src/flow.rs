@@ -23,11 +23,9 @@
 //! seen. If that happens all the same, the flow is [`state::UNSYNCED`] until its stream has proved
 //! where frames start.
 
-pub use crate::checkpoint::{
-    CHECKPOINTS, Checkpoint, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
-};
+pub use crate::checkpoint::{CHECKPOINTS, Checkpoint, MERGED, Rewalk, SETTLED_NS, UNPROVEN};
 use crate::{
-    maps::{Account, SpinLock},
+    maps::{Account, Beginning, SpinLock},
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
@@ -77,8 +75,6 @@ pub const DEFLATE: u8 = 1 << 2;
 pub const REQUEST_UNSEEN: u8 = 1 << 3;
 /// Payload was skipped before [`Flow::hole`], and the server has yet to acknowledge it.
 pub const HOLE: u8 = 1 << 4;
-/// The next segment takes the place of others that the server never acknowledged.
-pub const REWOUND: u8 = 1 << 5;
 /// The server ended the connection: nothing that the client sends is read any more.
 pub const SERVER_DONE: u8 = 1 << 7;
 /// The stream was joined in the middle, where frames seemed to begin.
@@ -86,6 +82,14 @@ pub const JOINED: u8 = 1 << 6;
 
 /// A flow whose client was silent for so long may make room for others, nanoseconds.
 pub const IDLE_NS: u64 = 300_000_000_000;
+
+/// Bytes of a client out of step that pass before it has to let the server answer: see
+/// [`Flow::may_pass_unread`]. About what a TCP may have under way at first (RFC 6928).
+pub const UNREAD: u32 = 16 * 1024;
+/// A server that has room and says nothing for so long has nothing to say, milliseconds.
+pub const QUIET_MS: u32 = 250;
+/// Room for some pongs, as the header of a TCP segment has it: scaled by nobody knows what.
+pub const ROOM: u32 = 64;
 
 /// How many bytes an acknowledgement of the client may lie behind its latest.
 pub const OLDEST_ACK: u32 = 256 * 1024;
@@ -120,7 +124,7 @@ pub struct Flow {
     pub kept: u8,
     /// One of [`state`].
     pub state: u8,
-    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`], [`JOINED`],
+    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`JOINED`],
     /// [`SERVER_DONE`].
     pub flags: u8,
     /// One of [`owner`].
@@ -181,6 +185,16 @@ pub struct Flow {
     pub account: Account,
     /// The [`crate::maps::Policy::generation`] that [`Flow::drops`] was found under.
     pub over_generation: u32,
+    /// Where the connection began; zeros where nobody saw that.
+    pub began: Beginning,
+    /// Bytes that passed unread since they may: [`Flow::may_pass_unread`].
+    pub unread: u32,
+    /// The server's bytes up to here were sent when they last began to count...
+    pub unread_high: u32,
+    /// ...at that time, milliseconds modulo 2^32...
+    pub unread_ms: u32,
+    /// ...when [`Flow::witnessed`] was so many.
+    pub unread_witnessed: u32,
     /// Not 0: while the connection is over the limit its segments are dropped.
     pub drops: u32,
 }
@@ -372,6 +386,33 @@ impl Flow {
         self.kept = 0;
         self.held = 0;
         self.flags &= !GAP;
+        self.unread_high = self.server_high;
+    }
+
+    /// A segment of `len` bytes passes although nobody knows where frames begin in it: at most
+    /// [`UNREAD`] bytes, and what is left of a segment, do before the client lets the server answer.
+    /// `ack` and `window` are the segment's.
+    ///
+    /// Pongs tell of pings that nobody saw, if they come to pass: who has no room for them, or
+    /// acknowledges nothing, keeps them back. So they begin to count anew when the client has taken
+    /// something that the server has said since and no pong that nobody asked for is in it, or when there
+    /// was room and the server has kept quiet.
+    #[inline(always)]
+    pub fn may_pass_unread(&mut self, ack: u32, window: u32, len: u32, now_ms: u32) -> bool {
+        let told = self.witnessed != self.unread_witnessed;
+        let taken = after(ack, self.unread_high);
+        let waited = now_ms.wrapping_sub(self.unread_ms) >= QUIET_MS;
+        let quiet = waited && ack == self.server_high && window >= ROOM;
+        if taken || quiet {
+            self.unread = if told { self.unread } else { 0 };
+            self.unread_high = self.server_high;
+            self.unread_witnessed = self.witnessed;
+            self.unread_ms = now_ms;
+        }
+        // Records have no pongs.
+        let may = self.unread < UNREAD || self.in_records();
+        self.unread = self.unread.saturating_add(if may { len } else { 0 });
+        may
     }
 
     /// A search for frames in the segment of `len` payload bytes at `seq`, while unsynced.
@@ -401,7 +442,7 @@ impl Flow {
         self.client.mark = mark;
         self.high = next;
         self.state = state::OPEN;
-        self.flags = self.flags & !(GAP | HOLE | REWOUND) | JOINED;
+        self.flags = self.flags & !(GAP | HOLE) | JOINED;
         self.kept = 0;
         self.held = 0;
     }
@@ -412,6 +453,21 @@ impl Flow {
     #[inline(always)]
     pub const fn is_uncertain(&self) -> bool {
         self.flags & (JOINED | REQUEST_UNSEEN) != 0 || self.in_records()
+    }
+
+    /// What opened the flow may have been text in the body of an answer: the server does not speak
+    /// WebSocket if it speaks HTTP where a frame of its should begin.
+    #[inline(always)]
+    pub const fn may_be_http(&self) -> bool {
+        self.flags & REQUEST_UNSEEN != 0
+    }
+
+    /// The server's SYN-ACK, with its first byte at `seq`, says again how this connection began, as it
+    /// does while the client keeps silent (RFC 7413). Once the server has acknowledged more it does not.
+    #[inline(always)]
+    pub const fn begins_again(&self, seq: u32, ack: u32) -> bool {
+        let began = &self.began;
+        seq == began.server_next && ack == began.client_next && ack == self.acked
     }
 
     /// The server has sent more pongs than it was sent pings: pings that nobody saw, so many more
@@ -450,7 +506,7 @@ impl Flow {
 
     /// Whether the flow protects nothing any more, `silent_ns` after the client's last data: the
     /// server ended the connection, or nobody has used it for long. That the *client* ended it is
-    /// not enough: see [`Flow::reopen`].
+    /// not enough: see [`Flow::reopen`]. Only asked where there is no room.
     #[inline(always)]
     pub const fn is_over(&self, silent_ns: u64) -> bool {
         let ended = self.state == state::CLOSED && self.flags & SERVER_DONE != 0;

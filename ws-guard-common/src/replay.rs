@@ -266,9 +266,9 @@ impl Replay {
             checkpoint.map(|number| (number, self.flow.rewalk_budget(number, &dry, self.settled)));
         let (known_at, old_budget) = match judged {
             Some((number, Rewalk::Same(passed))) => (Some(number), passed),
-            Some((number, Rewalk::New)) => {
-                self.flow.rewind(number);
-                return self.walk(start, seq, payload, budget);
+            Some((_, Rewalk::New)) => {
+                self.flow.lose_step();
+                return self.search(seq, payload, budget);
             }
             // Which of its pings passed nobody knows any more.
             _ if self.joins(&dry.tracker) => (None, 0),

@@ -73,7 +73,7 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
             if scene.enforces() { 0 } else { Walk::UNLIMITED }
         }
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
-        Rewalk::New if rewind(flow, &state.start, checkpoint, &from) => return Outcome::Rewound,
+        Rewalk::New if give_up(flow, &state.start, checkpoint, &from) => return Outcome::Lost,
         Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),
         Rewalk::Same(passed) if scene.enforces() => passed,
         Rewalk::Same(_) => Walk::UNLIMITED,
@@ -97,14 +97,18 @@ fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment)
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
 }
 
-/// Other bytes take the place of those from a checkpoint on.
+/// Other bytes come in the place of those from a checkpoint on, and the server may have either.
 #[inline(always)]
-fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
-    locked(flow, |flow| {
+fn give_up(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
+    let gives_up = locked(flow, |flow| {
         let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
         if unchanged {
-            flow.rewind(checkpoint);
+            flow.lose_step();
         }
         unchanged
-    })
+    });
+    if gives_up {
+        report::count(Counter::FlowsUnsynced);
+    }
+    gives_up
 }
