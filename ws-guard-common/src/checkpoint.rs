@@ -14,7 +14,7 @@
 //! All others are refused. An honest sender comes back from the acknowledged byte on.
 
 use crate::{
-    flow::{Action, Flow, Plan},
+    flow::{Action, Flow, Plan, REWOUND},
     maps::BorderName,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
@@ -24,10 +24,14 @@ use crate::{
 pub const CHECKPOINTS: usize = 8;
 const SLOT: u8 = CHECKPOINTS as u8 - 1;
 
-/// So long after the latest segment that was let through, the server should have acknowledged all that it
-/// holds in order, nanoseconds. (Linux delays acknowledgements by at most 200 ms.) It is no proof: they may
-/// wait for the client's Ethernet address, before they come to the guard.
+/// So long after the latest segment that was let through, the server has acknowledged all that it
+/// holds in order, nanoseconds. (Linux delays acknowledgements by at most 200 ms.)
+///
+/// What it has said since then shows that. Its silence does not: its segments wait for the client's
+/// Ethernet address before they come to the guard, and the client need not answer who asks for that.
 pub const SETTLED_NS: u64 = 1_000_000_000;
+/// So long after a segment of the server, those that waited behind it have come as well, nanoseconds.
+pub const FLUSHED_NS: u64 = 100_000_000;
 
 /// Where the stream stood before a segment that is not yet acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub struct Checkpoint {
     pub pings: u16,
     /// How many of them, the first ones, passed; the others were defused.
     pub passed: u16,
-    /// [`MERGED`], [`UNPROVEN`].
+    /// [`MERGED`], [`UNPROVEN`], [`REPLACES`].
     pub flags: u32,
 }
 
@@ -52,6 +56,9 @@ pub const MERGED: u32 = 1 << 0;
 /// Its start is where a shorter retransmission ended, inside a segment that came before. Whether
 /// both were the same, a walk from here will show; until then nothing may reach across.
 pub const UNPROVEN: u32 = 1 << 1;
+/// The segment took the place of others, of which the server may hold any but the first byte: it
+/// may come again from that byte to its end, not in parts.
+pub const REPLACES: u32 = 1 << 2;
 
 /// What a rewalk may let pass, from [`Flow::rewalk_budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +66,7 @@ pub enum Rewalk {
     /// The same frames as before: so many pings pass.
     Same(u32),
     /// Other bytes than before, in place of all that the server has not acknowledged, long after it
-    /// should have: the first ones were broken on their way, or the acknowledgement waits somewhere.
-    /// Nobody knows which of them the server holds: the flow is out of step.
+    /// would have: they count as new.
     New,
     /// Other bytes than before, and the server may hold some of those.
     Refuse,
@@ -86,6 +92,11 @@ impl Flow {
     pub(crate) fn plan_rewalk(&self, seq: u32, end: u32) -> Plan {
         let from = later(seq, self.acked);
         let mut plan = Plan { action: Action::NoCheckpoint, checkpoint: 0 };
+        let oldest = &self.checkpoints[(self.oldest & SLOT) as usize];
+        let part = before(seq, oldest.end) && (after(seq, self.acked) || before(end, oldest.end));
+        if oldest.flags & REPLACES != 0 && part {
+            return plan;
+        }
         // Bytes before `covered` may hold headers of checkpoints passed over.
         let mut covered = self.acked;
         let mut i = 0u8;
@@ -172,7 +183,7 @@ impl Flow {
             && before(walk.tracker.resume(), checkpoint.end)
             && before(walk.end(), checkpoint.end)
             && after(walk.end(), self.acked);
-        inside && checkpoint.flags & MERGED == 0 && self.kept < CHECKPOINTS as u8
+        inside && checkpoint.flags & (MERGED | REPLACES) == 0 && self.kept < CHECKPOINTS as u8
     }
 
     /// A rewalk that ended where one of the segments from `first` on had ended, but earlier, shows
@@ -250,6 +261,24 @@ impl Flow {
     pub fn starts_at(&self, i: u8, start: &Tracker) -> bool {
         let at = self.oldest.wrapping_add(i) & SLOT;
         i < self.kept && self.checkpoints[at as usize].start == *start
+    }
+
+    /// The server has shown that it holds nothing in order that it has not acknowledged: it has said
+    /// something long after the latest segment, and no more has come since.
+    #[inline(always)]
+    pub const fn is_settled(&self, now_ns: u64) -> bool {
+        self.repeated_ns.saturating_sub(self.last_ns) >= SETTLED_NS
+            && now_ns.saturating_sub(self.repeated_ns) >= FLUSHED_NS
+    }
+
+    /// Forget what came from checkpoint `first` on: other bytes take its place.
+    #[inline(always)]
+    pub fn rewind(&mut self, first: u8) {
+        let at = self.oldest.wrapping_add(first) & SLOT;
+        self.client = self.checkpoints[at as usize].start;
+        self.kept = first;
+        self.broken = 1;
+        self.flags |= REWOUND;
     }
 
     /// Segments are so many that not each has a checkpoint: where the one at `seq` begins is to be
@@ -334,7 +363,7 @@ impl Flow {
             checkpoint.passed = checkpoint.passed.saturating_add(passed);
             checkpoint.flags |= MERGED;
         } else {
-            checkpoint.flags = 0;
+            checkpoint.flags = if self.flags & REWOUND != 0 { REPLACES } else { 0 };
             checkpoint.start = *start;
             checkpoint.begin = walk.base();
             checkpoint.pings = pings;
@@ -342,6 +371,7 @@ impl Flow {
             self.kept += 1;
         }
         checkpoint.end = walk.end();
+        self.flags &= !REWOUND;
     }
 
     /// Fewer pings of the newest segment passed than [`Flow::commit`] was told.

@@ -23,7 +23,9 @@
 //! seen. If that happens all the same, the flow is [`state::UNSYNCED`] until its stream has proved
 //! where frames start.
 
-pub use crate::checkpoint::{CHECKPOINTS, Checkpoint, MERGED, Rewalk, SETTLED_NS, UNPROVEN};
+pub use crate::checkpoint::{
+    CHECKPOINTS, Checkpoint, FLUSHED_NS, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
+};
 use crate::{
     maps::{Account, Beginning, SpinLock},
     search::{Candidate, LONGEST, Search},
@@ -75,6 +77,8 @@ pub const DEFLATE: u8 = 1 << 2;
 pub const REQUEST_UNSEEN: u8 = 1 << 3;
 /// Payload was skipped before [`Flow::hole`], and the server has yet to acknowledge it.
 pub const HOLE: u8 = 1 << 4;
+/// The next segment takes the place of others that the server never acknowledged.
+pub const REWOUND: u8 = 1 << 5;
 /// The server ended the connection: nothing that the client sends is read any more.
 pub const SERVER_DONE: u8 = 1 << 7;
 /// The stream was joined in the middle, where frames seemed to begin.
@@ -124,7 +128,7 @@ pub struct Flow {
     pub kept: u8,
     /// One of [`state`].
     pub state: u8,
-    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`JOINED`],
+    /// [`FIN_SEEN`], [`GAP`], [`DEFLATE`], [`REQUEST_UNSEEN`], [`HOLE`], [`REWOUND`], [`JOINED`],
     /// [`SERVER_DONE`].
     pub flags: u8,
     /// One of [`owner`].
@@ -151,6 +155,8 @@ pub struct Flow {
     pub opened_ns: u64,
     /// When the client's latest segment with payload came, the same clock (coarse).
     pub last_ns: u64,
+    /// When the server last said something and had no more to acknowledge, the same clock.
+    pub repeated_ns: u64,
     /// When the ping that waits for its pong came, the same clock; 0 when none waits.
     pub ping_ns: u64,
     /// Frames that began in the client's stream.
@@ -442,7 +448,7 @@ impl Flow {
         self.client.mark = mark;
         self.high = next;
         self.state = state::OPEN;
-        self.flags = self.flags & !(GAP | HOLE) | JOINED;
+        self.flags = self.flags & !(GAP | HOLE | REWOUND) | JOINED;
         self.kept = 0;
         self.held = 0;
     }

@@ -16,7 +16,7 @@
 
 use crate::{
     checkpoint::{CHECKPOINTS, MERGED},
-    flow::{Flow, state},
+    flow::{Flow, REWOUND, state},
     maps::FlowKey,
     seq::{after, before},
     tracker::Walk,
@@ -188,7 +188,7 @@ impl Flow {
     /// What comes behind a gap may pass: it is certain where the flow's frames are.
     #[inline(always)]
     pub fn may_hold(&self) -> bool {
-        self.state == state::OPEN && !self.is_uncertain()
+        self.state == state::OPEN && !self.is_uncertain() && self.flags & REWOUND == 0
     }
 
     /// A segment at `seq` is in the copy: it passes, unless things have changed meanwhile.

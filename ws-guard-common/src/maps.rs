@@ -100,7 +100,7 @@ const _: () = {
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Policy>() == 160);
     assert!(size_of::<Rule>() == 28);
-    assert!(size_of::<Flow>() == 896);
+    assert!(size_of::<Flow>() == 904);
     assert!(size_of::<Source>() == 368);
     assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);

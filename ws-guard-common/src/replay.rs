@@ -93,7 +93,7 @@ pub struct SeenHeader {
 pub struct Replay {
     pub flow: Flow,
     pub mode: Mode,
-    /// No segment was let through for [`flow::SETTLED_NS`]; the caller has the clock.
+    /// [`Flow::is_settled`]; the caller has the clock.
     pub settled: bool,
     /// The client's violations by kind; a frame may count under several.
     pub by_kind: [u64; Violation::COUNT],
@@ -266,9 +266,9 @@ impl Replay {
             checkpoint.map(|number| (number, self.flow.rewalk_budget(number, &dry, self.settled)));
         let (known_at, old_budget) = match judged {
             Some((number, Rewalk::Same(passed))) => (Some(number), passed),
-            Some((_, Rewalk::New)) => {
-                self.flow.lose_step();
-                return self.search(seq, payload, budget);
+            Some((number, Rewalk::New)) => {
+                self.flow.rewind(number);
+                return self.walk(start, seq, payload, budget);
             }
             // Which of its pings passed nobody knows any more.
             _ if self.joins(&dry.tracker) => (None, 0),

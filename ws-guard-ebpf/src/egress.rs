@@ -138,6 +138,9 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     // Of a closed flow as well: it may not be, and then what the server took decides.
     if after(segment.ack, flow.acked) {
         acknowledge(scene, flow);
+    } else if segment.ack == flow.acked {
+        // A single word, as above.
+        flow.repeated_ns = scene.now;
     }
     if segment.len == 0 {
         return false;
