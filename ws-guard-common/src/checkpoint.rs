@@ -26,7 +26,12 @@ const SLOT: u8 = CHECKPOINTS as u8 - 1;
 
 /// So long after the latest segment that was let through, the server has acknowledged all that it
 /// holds in order, nanoseconds. (Linux delays acknowledgements by at most 200 ms.)
+///
+/// What it has said since then shows that. Its silence does not: its segments wait for the client's
+/// Ethernet address before they come to the guard, and the client need not answer who asks for that.
 pub const SETTLED_NS: u64 = 1_000_000_000;
+/// So long after a segment of the server, those that waited behind it have come as well, nanoseconds.
+pub const FLUSHED_NS: u64 = 100_000_000;
 
 /// Where the stream stood before a segment that is not yet acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -256,6 +261,14 @@ impl Flow {
     pub fn starts_at(&self, i: u8, start: &Tracker) -> bool {
         let at = self.oldest.wrapping_add(i) & SLOT;
         i < self.kept && self.checkpoints[at as usize].start == *start
+    }
+
+    /// The server has shown that it holds nothing in order that it has not acknowledged: it has said
+    /// something long after the latest segment, and no more has come since.
+    #[inline(always)]
+    pub const fn is_settled(&self, now_ns: u64) -> bool {
+        self.repeated_ns.saturating_sub(self.last_ns) >= SETTLED_NS
+            && now_ns.saturating_sub(self.repeated_ns) >= FLUSHED_NS
     }
 
     /// Forget what came from checkpoint `first` on: other bytes take its place.

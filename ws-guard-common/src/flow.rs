@@ -24,10 +24,10 @@
 //! where frames start.
 
 pub use crate::checkpoint::{
-    CHECKPOINTS, Checkpoint, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
+    CHECKPOINTS, Checkpoint, FLUSHED_NS, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
 };
 use crate::{
-    maps::{Account, SpinLock},
+    maps::{Account, Beginning, SpinLock},
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
@@ -86,6 +86,14 @@ pub const JOINED: u8 = 1 << 6;
 
 /// A flow whose client was silent for so long may make room for others, nanoseconds.
 pub const IDLE_NS: u64 = 300_000_000_000;
+
+/// Bytes of a client out of step that pass before it has to let the server answer: see
+/// [`Flow::may_pass_unread`]. About what a TCP may have under way at first (RFC 6928).
+pub const UNREAD: u32 = 16 * 1024;
+/// A server that has room and says nothing for so long has nothing to say, milliseconds.
+pub const QUIET_MS: u32 = 250;
+/// Room for some pongs, as the header of a TCP segment has it: scaled by nobody knows what.
+pub const ROOM: u32 = 64;
 
 /// How many bytes an acknowledgement of the client may lie behind its latest.
 pub const OLDEST_ACK: u32 = 256 * 1024;
@@ -147,6 +155,8 @@ pub struct Flow {
     pub opened_ns: u64,
     /// When the client's latest segment with payload came, the same clock (coarse).
     pub last_ns: u64,
+    /// When the server last said something and had no more to acknowledge, the same clock.
+    pub repeated_ns: u64,
     /// When the ping that waits for its pong came, the same clock; 0 when none waits.
     pub ping_ns: u64,
     /// Frames that began in the client's stream.
@@ -181,6 +191,16 @@ pub struct Flow {
     pub account: Account,
     /// The [`crate::maps::Policy::generation`] that [`Flow::drops`] was found under.
     pub over_generation: u32,
+    /// Where the connection began; zeros where nobody saw that.
+    pub began: Beginning,
+    /// Bytes that passed unread since they may: [`Flow::may_pass_unread`].
+    pub unread: u32,
+    /// The server's bytes up to here were sent when they last began to count...
+    pub unread_high: u32,
+    /// ...at that time, milliseconds modulo 2^32...
+    pub unread_ms: u32,
+    /// ...when [`Flow::witnessed`] was so many.
+    pub unread_witnessed: u32,
     /// Not 0: while the connection is over the limit its segments are dropped.
     pub drops: u32,
 }
@@ -372,6 +392,33 @@ impl Flow {
         self.kept = 0;
         self.held = 0;
         self.flags &= !GAP;
+        self.unread_high = self.server_high;
+    }
+
+    /// A segment of `len` bytes passes although nobody knows where frames begin in it: at most
+    /// [`UNREAD`] bytes, and what is left of a segment, do before the client lets the server answer.
+    /// `ack` and `window` are the segment's.
+    ///
+    /// Pongs tell of pings that nobody saw, if they come to pass: who has no room for them, or
+    /// acknowledges nothing, keeps them back. So they begin to count anew when the client has taken
+    /// something that the server has said since and no pong that nobody asked for is in it, or when there
+    /// was room and the server has kept quiet.
+    #[inline(always)]
+    pub fn may_pass_unread(&mut self, ack: u32, window: u32, len: u32, now_ms: u32) -> bool {
+        let told = self.witnessed != self.unread_witnessed;
+        let taken = after(ack, self.unread_high);
+        let waited = now_ms.wrapping_sub(self.unread_ms) >= QUIET_MS;
+        let quiet = waited && ack == self.server_high && window >= ROOM;
+        if taken || quiet {
+            self.unread = if told { self.unread } else { 0 };
+            self.unread_high = self.server_high;
+            self.unread_witnessed = self.witnessed;
+            self.unread_ms = now_ms;
+        }
+        // Records have no pongs.
+        let may = self.unread < UNREAD || self.in_records();
+        self.unread = self.unread.saturating_add(if may { len } else { 0 });
+        may
     }
 
     /// A search for frames in the segment of `len` payload bytes at `seq`, while unsynced.
@@ -414,6 +461,21 @@ impl Flow {
         self.flags & (JOINED | REQUEST_UNSEEN) != 0 || self.in_records()
     }
 
+    /// What opened the flow may have been text in the body of an answer: the server does not speak
+    /// WebSocket if it speaks HTTP where a frame of its should begin.
+    #[inline(always)]
+    pub const fn may_be_http(&self) -> bool {
+        self.flags & REQUEST_UNSEEN != 0
+    }
+
+    /// The server's SYN-ACK, with its first byte at `seq`, says again how this connection began, as it
+    /// does while the client keeps silent (RFC 7413). Once the server has acknowledged more it does not.
+    #[inline(always)]
+    pub const fn begins_again(&self, seq: u32, ack: u32) -> bool {
+        let began = &self.began;
+        seq == began.server_next && ack == began.client_next && ack == self.acked
+    }
+
     /// The server has sent more pongs than it was sent pings: pings that nobody saw, so many more
     /// than at the last call.
     ///
@@ -450,7 +512,7 @@ impl Flow {
 
     /// Whether the flow protects nothing any more, `silent_ns` after the client's last data: the
     /// server ended the connection, or nobody has used it for long. That the *client* ended it is
-    /// not enough: see [`Flow::reopen`].
+    /// not enough: see [`Flow::reopen`]. Only asked where there is no room.
     #[inline(always)]
     pub const fn is_over(&self, silent_ns: u64) -> bool {
         let ended = self.state == state::CLOSED && self.flags & SERVER_DONE != 0;

@@ -25,7 +25,7 @@ pub use self::{
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -100,7 +100,7 @@ const _: () = {
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Policy>() == 160);
     assert!(size_of::<Rule>() == 28);
-    assert!(size_of::<Flow>() == 872);
+    assert!(size_of::<Flow>() == 904);
     assert!(size_of::<Source>() == 368);
     assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);

@@ -93,7 +93,7 @@ pub struct SeenHeader {
 pub struct Replay {
     pub flow: Flow,
     pub mode: Mode,
-    /// No segment was let through for [`flow::SETTLED_NS`]; the caller has the clock.
+    /// [`Flow::is_settled`]; the caller has the clock.
     pub settled: bool,
     /// The client's violations by kind; a frame may count under several.
     pub by_kind: [u64; Violation::COUNT],

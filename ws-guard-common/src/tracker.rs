@@ -29,6 +29,9 @@ pub const MESSAGE_UNKNOWN: u8 = 1 << 3;
 /// What is followed are TLS records, not frames: no header is a ping, and nothing is ever changed.
 pub const RECORDS: u8 = 1 << RECORDS_BIT;
 const RECORDS_BIT: u8 = 4;
+/// Where the frames begin is a guess: the stream was not followed from its first one on. Only the
+/// server's says so; for the client's see [`crate::flow::Flow::is_uncertain`].
+pub const GUESSED: u8 = 1 << 5;
 
 /// What [`Walk::sprint`] and [`Walk::only`] look at: the flags of a client's frames, no message open.
 const COMMON: u8 = IN_MESSAGE | MESSAGE_UNKNOWN | FROM_CLIENT | RECORDS;
@@ -57,14 +60,15 @@ pub struct Tracker {
     /// Strides of the frame that lie beyond `next`, for frames longer than one. Saturates: a frame
     /// of 2⁶² bytes does not end.
     pub beyond: u32,
-    /// A hash of all headers so far, their positions included, over a secret start: two trackers
-    /// of one connection with the same mark came the same way.
+    /// A hash of all headers so far, their positions and lengths included, over a secret start: two
+    /// trackers of one connection with the same mark came the same way.
     pub mark: u32,
     /// Sequence number of the next header's first byte (or of the next stride).
     pub next: u32,
     /// How many bytes of that header are already here, in `carry`: 0 unless a segment cut it.
     pub carried: u8,
-    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`], [`MESSAGE_UNKNOWN`], [`RECORDS`].
+    /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`], [`MESSAGE_UNKNOWN`], [`RECORDS`],
+    /// [`GUESSED`].
     pub flags: u8,
     /// The cut header's first bytes, as they stood on the wire.
     pub carry: [u8; frame::MAX_HEADER],
@@ -97,6 +101,13 @@ impl Tracker {
     #[inline(always)]
     pub const fn in_records(&self) -> bool {
         self.flags & RECORDS != 0
+    }
+
+    /// A header begins at `seq`, by what is known for certain.
+    #[inline(always)]
+    pub const fn begins_at(&self, seq: u32) -> bool {
+        let inside = self.carried as u32 | self.beyond | (self.flags & GUESSED) as u32;
+        self.next == seq && inside == 0
     }
 
     /// Sequence number of the first byte that the tracker has yet to see.
@@ -383,7 +394,7 @@ impl Walk {
             frames += 1;
             let header = Header { first, second, payload_len: payload_len.into() };
             segment.header(next, header, Violations(0));
-            mark = mark_after(mark, next, first, second);
+            mark = mark_after(mark, next, first, second, 0);
             next = next.wrapping_add(6 + payload_len);
             i += 1;
         }
@@ -435,7 +446,7 @@ impl Walk {
         if left < header_len || header_len + payload_len < left {
             return false;
         }
-        self.tracker.mark = mark_after(self.tracker.mark, self.tracker.next, first, second);
+        self.tracker.mark = mark_after(self.tracker.mark, self.tracker.next, first, second, 0);
         self.tracker.next = self.tracker.next.wrapping_add(header_len + payload_len);
         self.frames = 1;
         self.pings = (opcode == opcode::PING) as u32;
@@ -519,8 +530,10 @@ impl Walk {
         // have cut that, and where a frame ends must not lie before it. (1 or 0, without a branch.)
         let gone = low.wrapping_sub(header.len() as u64) >> 63;
         let strides = (total >> STRIDE_BITS) - gone;
+        // What is below 2^32 of the length shows where the next header is.
+        let high = (header.payload_len >> 32) as u32;
         self.tracker.mark =
-            mark_after(self.tracker.mark, self.tracker.next, header.first, header.second);
+            mark_after(self.tracker.mark, self.tracker.next, header.first, header.second, high);
         self.tracker.beyond = if strides > u32::MAX as u64 { u32::MAX } else { strides as u32 };
         let near = low + (gone << STRIDE_BITS);
         self.tracker.next = self.tracker.next.wrapping_add(near as u32);
@@ -559,14 +572,14 @@ impl Walk {
     /// The header of a record is whole: check it, and move to where the record ends.
     #[inline(always)]
     fn complete_record<S: Segment>(&mut self, segment: &mut S, record: Record) {
+        self.tracker.mark =
+            mark_after(self.tracker.mark, self.tracker.next, record.kind, record.major, 0);
         let violations = record.violations();
         if !crate::seq::before(self.tracker.next, self.fresh_complete) {
             self.violations += !violations.is_empty() as u32;
             self.kinds.0 |= violations.0;
             segment.record(self.tracker.next, record, violations);
         }
-        self.tracker.mark =
-            mark_after(self.tracker.mark, self.tracker.next, record.kind, record.major);
         self.tracker.next = self.tracker.next.wrapping_add(record.total());
         self.tracker.carried = 0;
     }
@@ -656,11 +669,85 @@ impl Walk {
     }
 }
 
-/// The mark after a header whose first byte is at sequence number `at`.
+/// The mark after a header whose first byte is at sequence number `at`, and whose length has `high` above
+/// its lower 32 bits.
+///
+/// Two headers in the same place come to two marks, whatever the secret is; and what they differ by then
+/// hangs on the secret, or somebody could choose the next two headers so that they make up for it. So the
+/// secret is multiplied with itself, and nothing of it is lost.
 #[inline(always)]
-const fn mark_after(before: u32, at: u32, first: u8, second: u8) -> u32 {
-    let word = (first as u64) << 8 | second as u64;
-    let mixed = word << 32 | (before ^ at) as u64;
-    // The high half of the product depends on every bit.
-    (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+const fn mark_after(before: u32, at: u32, first: u8, second: u8, high: u32) -> u32 {
+    let word = (first as u32) << 8 | second as u32;
+    twist(twist(before ^ at).wrapping_add(word)) ^ high
+}
+
+/// A permutation of all numbers.
+#[inline(always)]
+const fn twist(x: u32) -> u32 {
+    x.wrapping_mul(x << 1 | 1).rotate_left(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_a_lap_more_leaves_another_mark() {
+        let length = 0x1_0000_u64;
+        for longer in [1 << 32, 1 << 40, 1 << 62, 1 << 63] {
+            let after = |length: u64| {
+                let mut bytes = vec![0x82, 0xFF];
+                bytes.extend(length.to_be_bytes());
+                bytes.extend([0; 4]);
+                let mut walk = Walk::new(
+                    Tracker::new(100, FROM_CLIENT),
+                    &Tracker::new(100, FROM_CLIENT),
+                    100,
+                    14,
+                );
+                assert_eq!(walk.run(&mut Bytes(bytes)), Step::Done);
+                walk.tracker
+            };
+            let (one, other) = (after(length), after(length | longer));
+            assert_eq!(one.next, other.next);
+            assert_ne!(one.mark, other.mark, "{longer:x}");
+        }
+    }
+
+    /// Two headers that differ, and two behind them, of the same lengths: the second ones make up for what
+    /// the first ones differ by for hardly any secret, whatever they are.
+    #[test]
+    fn no_headers_make_up_for_others() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for _ in 0..200 {
+            let at = rng.u32(..);
+            let words = [(); 4].map(|()| (rng.u8(..), rng.u8(..)));
+            let (a, b) = ((words[0], words[1]), (words[2], words[3]));
+            let mut same = 0;
+            for _ in 0..20_000 {
+                let secret = rng.u32(..);
+                let after = |pair: ((u8, u8), (u8, u8))| {
+                    let mark = mark_after(secret, at, pair.0.0, pair.0.1, 0);
+                    mark_after(mark, at.wrapping_add(9), pair.1.0, pair.1.1, 0)
+                };
+                same += u32::from(a != b && after(a) == after(b));
+            }
+            assert!(same <= 2, "{a:?} and {b:?} are the same for {same} of 20,000 secrets");
+        }
+    }
+
+    struct Bytes(Vec<u8>);
+
+    impl Segment for Bytes {
+        fn u8_at(&self, at: u32) -> Option<u8> {
+            self.0.get(at as usize).copied()
+        }
+        fn u16_at(&self, at: u32) -> Option<u16> {
+            self.0.get(at as usize..)?.first_chunk().map(|two| u16::from_be_bytes(*two))
+        }
+        fn u64_at(&self, at: u32) -> Option<u64> {
+            self.0.get(at as usize..)?.first_chunk().map(|eight| u64::from_be_bytes(*eight))
+        }
+        fn defuse(&mut self, _at: u32) {}
+    }
 }

@@ -19,8 +19,8 @@ const SLOT_MASK: u32 = SLOTS as u32 - 1;
 pub struct Rate {
     /// Pings allowed in any window. 0 means unlimited.
     pub limit: u32,
-    /// Length of the window in milliseconds, less the resolution of the clock that stamps pings,
-    /// so that two pings a whole window apart never fall into one.
+    /// Length of the window in milliseconds, and the resolution of the clock that stamps pings, so
+    /// that two pings less than a window apart are never taken for more.
     pub window_ms: u32,
     /// A slot of the log stands for 2^shift pings.
     pub shift: u32,
@@ -55,9 +55,9 @@ impl Rate {
         while limit > (SLOTS as u32 - (shift > 0) as u32) << shift {
             shift += 1;
         }
-        let stepped = window_ms.saturating_sub(clock_step_ms);
-        let window_ms = if stepped == 0 { 1 } else { stepped };
-        Ok(Rate { limit, window_ms, shift })
+        // Stamps are whole milliseconds, too.
+        let step = if clock_step_ms == 0 { 0 } else { clock_step_ms.saturating_add(1) };
+        Ok(Rate { limit, window_ms: window_ms.saturating_add(step), shift })
     }
 
     /// Largest number of pings over the limit that may pass in a window: 0 up to [`SLOTS`].

@@ -7,11 +7,10 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{Acknowledged, Flow, SERVER_DONE, state},
-    handshake::MAX_HEAD,
     maps::{Beginning, Counter, EventKind, FlowKey},
     search::LONGEST,
     seq::{after, later},
-    tracker::{RSV1_AGREED, Segment, Step, Tracker, Walk},
+    tracker::{GUESSED, RSV1_AGREED, Segment, Step, Tracker, Walk},
 };
 
 use crate::{
@@ -27,7 +26,7 @@ use crate::{
 };
 
 /// How each HTTP/1.1 response begins.
-pub const HTTP: u64 = u64::from_be_bytes(*b"HTTP/1.1");
+const HTTP: u64 = u64::from_be_bytes(*b"HTTP/1.1");
 
 /// The TC program.
 #[inline(always)]
@@ -139,10 +138,14 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     // Of a closed flow as well: it may not be, and then what the server took decides.
     if after(segment.ack, flow.acked) {
         acknowledge(scene, flow);
+    } else if segment.ack == flow.acked {
+        // A single word, as above.
+        flow.repeated_ns = scene.now;
     }
-    if flow.state == state::CLOSED || segment.len == 0 {
+    if segment.len == 0 {
         return false;
     }
+    // Of a closed flow as well: if it is not, nobody else says where the server's frames begin.
     let follows = frames(ctx, scene, flow);
     charge_unseen(scene);
     !follows
@@ -174,15 +177,14 @@ fn done(flow: &mut Flow) {
 #[cold]
 #[inline(never)]
 fn begins(key: &FlowKey, segment: &packet::Segment) {
-    let seq = segment.seq;
-    // SAFETY: a single word of a value that stays mapped while the program runs.
-    let high = FLOWS.get_ptr(key).map(|flow| unsafe { (*flow).server_high });
-    let again = high.is_some_and(|high| high.wrapping_sub(seq) < MAX_HEAD);
+    let (seq, ack) = (segment.seq, segment.ack);
+    // SAFETY: single words of a value that stays mapped while the program runs.
+    let again = FLOWS.get_ptr(key).is_some_and(|flow| unsafe { (*flow).begins_again(seq, ack) });
     if !again {
         let _ = FLOWS.remove(key);
         requests::forget();
         let _ = STRANGERS.remove(key);
-        let new = Beginning { client_next: segment.ack, server_next: seq };
+        let new = Beginning { client_next: ack, server_next: seq };
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }
@@ -211,7 +213,8 @@ fn closed(scene: &Scene, flow: &mut Flow) {
     report::flow_event(EventKind::FlowClosed, scene.key(), scene.now, flow.frames_in);
 }
 
-/// Follow the server's frames; of its records nobody wants to know. `false` when there is an HTTP response where one should begin.
+/// Follow the server's frames; of its records nobody wants to know. `false` when there is an HTTP response
+/// where one should begin, on a connection that may be no WebSocket.
 #[inline(never)]
 fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     let Some(state) = walk::resume() else {
@@ -222,13 +225,12 @@ fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
         return true;
     }
     let mut walker = Walker { state, packet: SkbPayload::new(ctx, scene.segment, Side::Server) };
-    let done = matches!(walker.run(), Step::Done);
-    // Read as a header, `HT` is a close frame with a bit that nothing defines.
-    let doubtful = walker.state.walk.violations > 0 || flow.is_uncertain();
-    if doubtful && walker.packet.u64_at(0) == Some(HTTP) {
+    // Further on in a frame the client may have made the server say it.
+    let begins = flow.may_be_http() && walker.state.walk.tracker.begins_at(scene.segment.seq);
+    if begins && walker.packet.u64_at(0) == Some(HTTP) {
         return false;
     }
-    if done {
+    if matches!(walker.run(), Step::Done) {
         answered(scene, flow);
     }
     true
@@ -246,7 +248,7 @@ fn has_news(scene: &Scene, flow: &Flow) -> bool {
     if after(segment.seq, start.resume()) {
         // The server is not hostile, and its segments leave in order. If some went another way,
         // follow it from here on: servers write whole frames.
-        start = Tracker::new(segment.seq, start.flags);
+        start = Tracker::new(segment.seq, start.flags | GUESSED);
     }
     let Some(state) = walk::state() else {
         return false;
@@ -263,9 +265,11 @@ fn answered(scene: &Scene, flow: &mut Flow) {
         return;
     };
     let walk = &state.walk;
-    if flow.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST)) {
+    // A server that was followed from its first frame on may send long ones.
+    let most = if walk.tracker.flags & GUESSED != 0 { LONGEST } else { u32::MAX >> 2 };
+    if flow.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(most)) {
         // Where its frames begin was a guess, and a wrong one.
-        let next = Tracker::new(walk.end(), walk.tracker.flags & RSV1_AGREED);
+        let next = Tracker::new(walk.end(), walk.tracker.flags & RSV1_AGREED | GUESSED);
         locked(
             flow,
             #[inline(always)]

@@ -292,30 +292,44 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
     if switches(scene, packet) { open(scene) } else { Verdict::Pass }
 }
 
+/// The payload is what follows `from` bytes of an answer that may be a 101, however few bytes it has.
+#[inline(never)]
+fn is_switching<P: Packet>(packet: &P, from: u32) -> bool {
+    let bytes = packet.bytes();
+    let mut i = 0;
+    while i < SWITCHING.len() {
+        let at = (i as u32).wrapping_sub(from);
+        if at < bytes && packet.u8_at(at) != Some(SWITCHING[i]) {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
 /// The segment ends the head of a 101 that switches to WebSocket. What was read of the head is then
 /// in this CPU's state.
 #[cold]
 #[inline(never)]
 fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
     let segment = scene.segment;
-    let mut length = 0;
-    let scanner = if begins(&packet, SWITCHING) {
-        HeadScanner::default()
-    } else {
-        let Some(pending) = requests::find() else {
-            return false;
-        };
-        if pending.answer_length == 0 || pending.answer_next != segment.seq {
-            // Any other answer: no upgrade.
-            requests::answered();
-            return false;
-        }
-        length = pending.answer_length;
-        pending.answer
-    };
-    let Some(state) = walk::state() else {
+    let under_way = requests::is_under_way();
+    let (Some(pending), Some(state)) = (requests::scratch(), walk::state()) else {
         return false;
     };
+    let goes_on = pending.answer_length != 0 && pending.answer_next == segment.seq;
+    if !goes_on && pending.has_of_answer(segment.seq, segment.len) {
+        return false;
+    }
+    let mut length = if goes_on { pending.answer_length } else { 0 };
+    if !is_switching(&packet, length) {
+        if under_way {
+            // Any other answer: no upgrade.
+            requests::answered();
+        }
+        return false;
+    }
+    let scanner = if goes_on { pending.answer } else { HeadScanner::default() };
     let mut walker = Walker { state, packet };
     read_head(&mut walker, scanner);
     let (head, read) = (walker.state.head, walker.state.at);

@@ -125,7 +125,7 @@ struct Tcp {
     ack: u32,
     data_offset: u8,
     flags: u8,
-    _window: u16,
+    window: u16,
     _check: u16,
     _urgent: u16,
 }
@@ -329,6 +329,7 @@ fn parse_tcp<H: Hook>(
         tcp: tcp as u32,
         payload: (tcp + header_len) as u32,
         len: (len - header_len) as u32,
+        window: u16::from_be(header.window).into(),
         tunnelled: around.has(Around::TUNNEL) as u32,
     };
     current.window.len = 0;

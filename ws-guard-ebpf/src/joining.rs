@@ -10,11 +10,11 @@ use ws_guard_common::{
     maps::{Counter, EventKind, Stranger},
     record,
     search::{Candidate, Search},
-    tracker::{RSV1_AGREED, Tracker},
+    source::millis,
+    tracker::{GUESSED, RSV1_AGREED, Tracker},
 };
 
 use crate::{
-    egress::HTTP,
     maps::{STRANGERS, locked},
     packet::{self, Packet, Segment},
     report, role,
@@ -33,10 +33,6 @@ pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
     let segment = scene.segment;
     let server_high = segment.seq.wrapping_add(segment.len);
     if let Some(known) = STRANGERS.get_ptr_mut(scene.key()) {
-        if packet.u64_at(0) == Some(HTTP) && !asked {
-            let _ = STRANGERS.remove(scene.key());
-            return;
-        }
         // SAFETY: single words; an LRU entry may be used again for another key meanwhile, whose
         // search then begins with a wrong idea and finds that out.
         unsafe {
@@ -110,7 +106,7 @@ pub fn open(scene: &Scene) -> bool {
         flow.open(next, known.server_high, 0, scene.now);
         // Nobody knows what was agreed.
         flow.client.flags |= RSV1_AGREED;
-        flow.server.flags |= RSV1_AGREED;
+        flow.server.flags |= RSV1_AGREED | GUESSED;
     }
     flow.join(next);
     flow.owner = role::own();
@@ -143,13 +139,16 @@ pub fn search<P: Packet>(
     let mut walker = Walker { state, packet: payload(segment) };
     walker.search();
     let search = &walker.state.search;
-    let mut found = false;
+    let (mut found, mut passes) = (false, true);
+    let (ack, window, len) = (segment.ack, segment.window, segment.len);
+    let now_ms = millis(scene.now);
     locked(
         flow,
         #[inline(always)]
         |flow| {
             if flow.state == flow::state::UNSYNCED {
                 found = flow.searched(search);
+                passes = found || flow.may_pass_unread(ack, window, len, now_ms);
                 flow.last_ns = scene.now;
             }
         },
@@ -159,7 +158,7 @@ pub fn search<P: Packet>(
         return Outcome::Rewound;
     }
     // What cannot be followed cannot be defused either.
-    if flow.is_over_limit(scene.now) {
+    if !passes || flow.is_over_limit(scene.now) {
         scene.drop(Counter::DroppedUnsynced).into()
     } else {
         Outcome::Pass

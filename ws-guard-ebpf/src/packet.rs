@@ -45,6 +45,8 @@ pub struct Segment {
     pub payload: u32,
     /// Bytes of payload.
     pub len: u32,
+    /// The receive window, as the header has it: not scaled.
+    pub window: u32,
     /// It came out of a tunnel: 1, otherwise 0.
     pub tunnelled: u32,
 }

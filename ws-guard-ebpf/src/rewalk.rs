@@ -73,7 +73,9 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
             if scene.enforces() { 0 } else { Walk::UNLIMITED }
         }
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
-        Rewalk::New if rewind(flow, &state.start, checkpoint, &from) => return Outcome::Rewound,
+        Rewalk::New if rewind(scene, flow, &state.start, checkpoint, &from) => {
+            return if flow.state == flow::state::OPEN { Outcome::Rewound } else { Outcome::Lost };
+        }
         Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),
         Rewalk::Same(passed) if scene.enforces() => passed,
         Rewalk::Same(_) => Walk::UNLIMITED,
@@ -97,13 +99,18 @@ fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment)
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
 }
 
-/// Other bytes take the place of those from a checkpoint on.
+/// Other bytes take the place of those from a checkpoint on; or nobody knows which of them the server
+/// has, and the flow is out of step.
 #[inline(always)]
-fn rewind(flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
+fn rewind(scene: &Scene, flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
+    let settled = flow.is_settled(scene.now);
+    report::add(Counter::FlowsUnsynced, !settled as u64);
     locked(flow, |flow| {
         let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
-        if unchanged {
+        if unchanged && settled {
             flow.rewind(checkpoint);
+        } else if unchanged {
+            flow.lose_step();
         }
         unchanged
     })

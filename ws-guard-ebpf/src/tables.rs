@@ -22,7 +22,7 @@ use ws_guard_common::{
 };
 
 use crate::{
-    maps::{COARSE, FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
+    maps::{BEGINNINGS, COARSE, FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
     report, requests,
     scene::{Scene, Verdict},
     walk,
@@ -270,7 +270,13 @@ pub fn insert_flow(scene: &Scene) -> bool {
         return false;
     };
     // SAFETY: this CPU's scratch value, of a flow's size and alignment.
-    let flow = unsafe { &*new.cast::<Flow>() };
+    let flow = unsafe { &mut *new.cast::<Flow>() };
+    if let Some(began) = BEGINNINGS.get_ptr(key) {
+        // SAFETY: a map value; an LRU entry may be used again for another key meanwhile, and then no
+        // SYN-ACK is like it.
+        flow.began = unsafe { *began };
+    }
+    let flow = &*flow;
     let inserted = FLOWS.insert(key, flow, BPF_ANY.into()).is_ok()
         || (reclaim_flows(now) && FLOWS.insert(key, flow, BPF_NOEXIST.into()).is_ok());
     if !inserted {

@@ -62,6 +62,12 @@ impl Sender {
         Ok(Sender { socket, from: pair.client.mac(INTERFACE)?, to: pair.server.mac(INTERFACE)? })
     }
 
+    /// A packet socket in the server's namespace; frames go out of its interface to the client's.
+    pub fn of_server(pair: &Pair) -> Result<Sender> {
+        let socket = pair.server.run(open)?.context("opening a packet socket: it needs root")?;
+        Ok(Sender { socket, from: pair.server.mac(INTERFACE)?, to: pair.client.mac(INTERFACE)? })
+    }
+
     /// The Ethernet address that frames come from.
     pub fn from(&self) -> [u8; 6] {
         self.from

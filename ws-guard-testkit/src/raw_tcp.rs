@@ -193,6 +193,11 @@ impl RawTcp {
         Ok(())
     }
 
+    /// Our Ethernet address.
+    pub fn mac(&self) -> [u8; 6] {
+        self.sender.from()
+    }
+
     /// The server's RST was none that ended the connection.
     pub fn survives_reset(&mut self) {
         (self.ended, self.reset) = (false, false);

@@ -84,6 +84,13 @@ impl Pending {
         if self.real != 0 { 512 + length / 64 } else { 240 }
     }
 
+    /// The `len` bytes at `seq` are some of the unfinished 101's head that came already.
+    #[inline(always)]
+    pub const fn has_of_answer(&self, seq: u32, len: u32) -> bool {
+        let back = self.answer_next.wrapping_sub(seq);
+        back <= self.answer_length && len <= back
+    }
+
     /// There is a request, or the beginning of an answer. A connection without either keeps its place
     /// only.
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! Forgets connections that closed a while ago, and gives back the memory that listings took. Open
-//! connections are never touched, however idle: that would be a free pass.
+//! connections are never touched, however idle: that would be a free pass. One that only the client says is
+//! closed may be open.
 
 use std::{
     collections::HashMap,
@@ -16,8 +17,6 @@ use super::{memory, state::State};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a closed connection stays, for `flows` to show.
 const KEEP: Duration = Duration::from_secs(60);
-/// The same where only the client said that it is closed: the server may not have taken its word.
-const KEEP_UNSURE: Duration = Duration::from_secs(600);
 
 /// Since when closed flows are known to be: by key and generation, or a new connection between
 /// the same end points would inherit the old one's time.
@@ -27,14 +26,14 @@ struct Closed(HashMap<(FlowKey, u32), Instant>);
 impl Closed {
     /// The flows that have been closed for long enough.
     fn due(&mut self, flows: &[(FlowKey, Flow)], now: Instant) -> Vec<(FlowKey, u32)> {
-        let closed = flows.iter().filter(|(_, flow)| flow.state == state::CLOSED);
+        let ended = |flow: &Flow| flow.state == state::CLOSED && flow.flags & SERVER_DONE != 0;
+        let closed = flows.iter().filter(|(_, flow)| ended(flow));
         let known = std::mem::take(&mut self.0);
         let mut due = Vec::new();
         for (key, flow) in closed {
-            let keep = if flow.flags & SERVER_DONE != 0 { KEEP } else { KEEP_UNSURE };
             let id = (*key, flow.generation);
             let since = known.get(&id).copied().unwrap_or(now);
-            if now.duration_since(since) >= keep {
+            if now.duration_since(since) >= KEEP {
                 due.push(id);
             } else {
                 self.0.insert(id, since);
@@ -79,10 +78,9 @@ mod tests {
         let again = [(key(1), flow(state::CLOSED, 9))];
         assert!(closed.due(&again, start + KEEP).is_empty());
         assert_eq!(closed.due(&again, start + KEEP + KEEP), [(key(1), 9)]);
-        // Only the client has said so.
+        // Only the client has said so: the server may not have taken its word.
         let unsure = [(key(1), Flow { flags: 0, ..flow(state::CLOSED, 10) })];
         assert!(closed.due(&unsure, start).is_empty());
-        assert!(closed.due(&unsure, start + KEEP).is_empty());
-        assert_eq!(closed.due(&unsure, start + KEEP_UNSURE), [(key(1), 10)]);
+        assert!(closed.due(&unsure, start + 1000 * KEEP).is_empty());
     }
 }

@@ -211,7 +211,7 @@ impl PolicySettings {
         PolicySettings {
             action: Action::from_kernel(policy.action),
             max_ping_rate: policy.rate.limit,
-            window_seconds: policy.rate.window_ms.div_ceil(1000),
+            window_seconds: policy.rate.window_ms / 1000,
             min_throttle_seconds: policy.min_throttle_ms / 1000,
             escalate_after: policy.escalate_after,
             escalate_to: EscalateTo::from_kernel(policy.escalate_to),

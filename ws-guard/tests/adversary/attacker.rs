@@ -66,7 +66,11 @@ impl Attacker<'_> {
     }
 
     pub fn connect_number(&self, n: u16) -> Result<RawTcp> {
-        let mut tcp = self.tcp(n, &Opening::default())?;
+        self.connect_as(n, &Opening::default())
+    }
+
+    pub fn connect_as(&self, n: u16, opening: &Opening) -> Result<RawTcp> {
+        let mut tcp = self.tcp(n, opening)?;
         tcp.upgrade()?;
         // From here on all that the guard knows of the connection is acknowledged.
         tcp.settle(Duration::from_millis(20))?;

@@ -7,6 +7,7 @@ use ws_guard_testkit::{
     netns::Family,
     packets::{Checksum, Packet, flag},
     raw_tcp::RawTcp,
+    servers::Library,
 };
 
 use crate::{
@@ -128,6 +129,22 @@ fn right_of_the_window(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// Lengths that differ by the whole space of sequence numbers: the server throws the longer one away, and
+/// the two look alike to who compares where the next header is.
+fn length_of_a_lap_more(attacker: &Attacker) -> Result<Peers> {
+    let length = 0x1_0000_u64;
+    let header = |length: u64| [&[0x82, 0xFF][..], &length.to_be_bytes(), &[0; 4]].concat();
+    let mut tcp = attacker.connect()?;
+    let mut bait = tcp.segment(0, header(length + (1 << 32)));
+    bait.checksum = Checksum::Wrong;
+    tcp.send(&bait)?;
+    not_taken(&mut tcp)?;
+    persist_all(&mut tcp, &header(length))?;
+    persist_all(&mut tcp, &vec![0; length as usize])?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
 /// IP throws it away.
 fn bad_ip_checksum(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
@@ -152,5 +169,7 @@ pub const ROWS: &[Row] = &[
     Row::new("retransmitted_while_throttled", ALL, retransmitted_while_throttled),
     Row::new("left_of_the_window", ALL, left_of_the_window),
     Row::new("right_of_the_window", ALL, right_of_the_window),
+    Row::new("length_of_a_lap_more", ALL, length_of_a_lap_more),
+    Row::new("length_of_a_lap_more_ws", ALL, length_of_a_lap_more).on(Library::Ws),
     Row::new("bad_ip_checksum", ALL, bad_ip_checksum).only(&[Family::V4]),
 ];

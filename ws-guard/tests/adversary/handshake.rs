@@ -1,12 +1,13 @@
 //! Handshakes that the guard may miss, or take for something else.
 use std::{
     net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use ws_guard_testkit::{
-    packets::{Checksum, REQUEST, SWITCHING},
+    packets::{Checksum, Packet, REQUEST, SWITCHING},
     raw::{Flags, Segment, Sender},
     raw_tcp::{self, Opening, RawTcp},
     servers::Library,
@@ -28,11 +29,19 @@ const ANSWER: Duration = Duration::from_secs(3);
 const PLAIN_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
 /// Ten times as many as pending requests are kept.
 const REQUESTS: u16 = 40_000;
+/// How often to try to open a connection at the right moment.
+const TRIES: u16 = 20;
+/// Nanoseconds in a step of the clock that Linux takes initial sequence numbers from.
+const TICK: u128 = 64;
+/// A connection may begin so far below where the one before it ended.
+const BELOW: u32 = 0x8000;
+/// A quarter of the bytes of the old connection.
+const OLD: u32 = 1000;
 /// What the guard knows a request by.
 const BEGIN: usize = 1;
 
 /// A request with a header of so many more bytes, in lines that servers read.
-fn long_request(bytes: usize) -> Vec<u8> {
+pub fn long_request(bytes: usize) -> Vec<u8> {
     let line = format!("X-Padding: {}\r\n", "x".repeat(bytes.min(4000)));
     let padding = line.repeat((bytes / line.len()).max(1));
     let at = REQUEST.len() - 2;
@@ -40,7 +49,7 @@ fn long_request(bytes: usize) -> Vec<u8> {
 }
 
 /// Send `parts` as a segment each, the first one waiting for no answer, then finish the handshake.
-fn upgrade_in(tcp: &mut RawTcp, parts: &[&[u8]]) -> Result<()> {
+pub fn upgrade_in(tcp: &mut RawTcp, parts: &[&[u8]]) -> Result<()> {
     for part in parts {
         tcp.push(part)?;
         tcp.settle(Duration::from_millis(2))?;
@@ -150,6 +159,30 @@ fn answer_through_a_tiny_window(attacker: &Attacker) -> Result<Peers> {
     tcp.answered()?;
     persist_all(&mut tcp, &pings(PINGS))?;
     one(tcp)
+}
+
+/// The answer's first segments have so few bytes that they do not say what it is; then a ping a segment.
+fn answer_that_begins_in_pieces(attacker: &Attacker, piece: u16) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening { window: piece, ..Opening::default() })?;
+    tcp.push(REQUEST)?;
+    // Each piece is acknowledged, and asked for by that.
+    tcp.wait(ANSWER, |tcp| tcp.answer_bytes() >= 12)?;
+    tcp.window = 0xFFFF;
+    tcp.acknowledge()?;
+    tcp.answered()?;
+    for ping in pings(PINGS).chunks(6) {
+        tcp.push(ping)?;
+    }
+    ensure!(tcp.drain()?, "the server does not take them");
+    one(tcp)
+}
+
+fn answer_that_begins_with_a_byte(attacker: &Attacker) -> Result<Peers> {
+    answer_that_begins_in_pieces(attacker, 1)
+}
+
+fn answer_that_begins_with_eleven_bytes(attacker: &Attacker) -> Result<Peers> {
+    answer_that_begins_in_pieces(attacker, 11)
 }
 
 /// A server that answers pings before it answers the request, and all of it in one segment, because the
@@ -306,6 +339,46 @@ fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
     Ok(vec![Box::new(first), Box::new(second)])
 }
 
+/// Linux's initial sequence numbers go round in 2^32 * 64 ns, for the same end points: a new connection
+/// may begin a little below where the server's stream of the old one ended. The client begins behind what
+/// the server has acknowledged of the old one.
+///
+/// Nobody waits 275 s for that: a segment of the server, made up, brings the old stream to where the clock
+/// of the new connection will be.
+fn ports_used_again_when_the_clock_went_round(attacker: &Attacker) -> Result<Peers> {
+    for n in 0..TRIES {
+        let mut first = RawTcp::new(&attacker.stage.pair, attacker.local(n), attacker.server()?)?;
+        let start = Instant::now();
+        first.open(&Opening::default(), &[])?;
+        first.acknowledge()?;
+        let began = first.expected();
+        first.upgrade()?;
+        let payload = 4 * OLD as usize;
+        persist_all(&mut first, &[header(payload as u16), vec![0; payload]].concat())?;
+        let end = first.next;
+        first.finish()?;
+        let due = Instant::now() + Duration::from_millis(50);
+        let clock = |at: Instant| (at.duration_since(start).as_nanos() / TICK) as u32;
+        let high = began.wrapping_add(clock(due)).wrapping_add(BELOW / 2);
+        let made_up = Packet::new(first.server, first.client, high, end, Vec::new());
+        let sender = Sender::of_server(&attacker.stage.pair)?;
+        sender.send_frame(&Packet { macs: [sender.from(), sender.to()], ..made_up }.build()?)?;
+        let mut second = RawTcp::new(&attacker.stage.pair, first.client, first.server)?;
+        second.next = end.wrapping_sub(3 * OLD);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        second.open(&Opening::default(), &[])?;
+        second.acknowledge()?;
+        let below = high.wrapping_sub(second.expected());
+        if below < BELOW {
+            second.upgrade()?;
+            try_all(&mut second, &pings(4 * PINGS))?;
+            return Ok(vec![Box::new(first), Box::new(second)]);
+        }
+        second.finish()?;
+    }
+    bail!("the clock was never where it should be")
+}
+
 pub const ROWS: &[Row] = &[
     Row::new("early_data_behind_the_request", SOME, early_data_behind_the_request),
     Row::new("request_in_one_byte_segments", ALL, request_in_one_byte_segments),
@@ -317,6 +390,9 @@ pub const ROWS: &[Row] = &[
     Row::new("request_with_an_old_byte", SOME, request_with_an_old_byte),
     Row::new("longer_request_as_bait", SOME, longer_request_as_bait),
     Row::new("answer_through_a_tiny_window", ALL, answer_through_a_tiny_window),
+    Row::new("answer_that_begins_with_a_byte", ALL, answer_that_begins_with_a_byte),
+    Row::new("answer_that_begins_with_eleven_bytes", ALL, answer_that_begins_with_eleven_bytes)
+        .on(Library::Ws),
     Row::new("pongs_before_the_answer", SOME, pongs_before_the_answer),
     Row::new("two_answers_at_once", ALL, two_answers_at_once).on(Library::Ws),
     Row::new("huge_head_of_the_answer", ALL, huge_head_of_the_answer).on(Library::Ws),
@@ -327,6 +403,11 @@ pub const ROWS: &[Row] = &[
     Row::new("second_request_forgotten_in_a_flood", NONE, second_request_forgotten_in_a_flood)
         .allowed(0)
         .on(Library::Ws),
+    Row::new(
+        "ports_used_again_when_the_clock_went_round",
+        Reached::AtMost(4 * PINGS as u64),
+        ports_used_again_when_the_clock_went_round,
+    ),
     // The second connection has a share of its own.
     Row::new("ports_used_again", ALL, ports_used_again).allowed(LIMIT + SHARE),
 ];

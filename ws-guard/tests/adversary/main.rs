@@ -23,6 +23,7 @@ mod bait;
 mod blame;
 mod closing;
 mod earlier;
+mod echo;
 mod fast_open;
 mod frame;
 mod gaps;
@@ -34,9 +35,11 @@ mod packet;
 #[path = "../guard/process.rs"]
 mod process;
 mod row;
+mod silence;
 mod soak;
 mod stage;
 mod tunnel;
+mod unsynced;
 mod urgent;
 
 use anyhow::Result;
@@ -48,9 +51,12 @@ use crate::{
 };
 
 /// What is the same wherever the guard is attached.
-const EVERYWHERE: [&[Row]; 11] = [
+const EVERYWHERE: [&[Row]; 14] = [
     bait::ROWS,
     closing::ROWS,
+    echo::ROWS,
+    silence::ROWS,
+    unsynced::ROWS,
     urgent::ROWS,
     order::ROWS,
     overlap::ROWS,

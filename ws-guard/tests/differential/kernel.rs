@@ -74,7 +74,8 @@ impl Kernel {
     /// The flow's latest segment came so long ago that the server has settled: as if we had waited.
     pub fn rest(&mut self, key: FlowKey) -> Result<()> {
         let Some(mut flow) = self.programs.flow(key)? else { return Ok(()) };
-        flow.last_ns = flow.last_ns.saturating_sub(2 * SETTLED_NS);
+        flow.repeated_ns = flow.last_ns.saturating_sub(SETTLED_NS);
+        flow.last_ns = flow.last_ns.saturating_sub(3 * SETTLED_NS);
         self.programs.put(name::FLOWS, Raw(key), Raw(flow)).context("ageing a flow")
     }
 }

@@ -12,8 +12,11 @@ use ws_guard_testkit::packets::{
 
 use crate::case::{Case, case, pings, text};
 
+const HTTP: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+
 pub fn cases() -> Vec<Case> {
     let mut cases = not_taken();
+    cases.extend(out_of_step());
     cases.extend(endings());
     cases.extend(beginnings());
     cases
@@ -57,6 +60,64 @@ fn not_taken() -> Vec<Case> {
             .with(|packet| packet.flags = ACK | URG)
             .dropped()
             .counts(&[(DroppedUrgent, 1)]),
+    ]
+}
+
+/// Nobody knows where frames begin, and the client keeps back the pongs that would tell of its pings.
+fn out_of_step() -> Vec<Case> {
+    let payload = || vec![0; 1000];
+    let segments = |case: Case, count: u32| (0..count).fold(case, |case, _| case.client(payload()));
+    let unsynced = |name| segments(case(name).open().server(1000, []), 17);
+    vec![
+        unsynced("what passes out of step is limited")
+            .client(payload())
+            .dropped()
+            .leaves(state::UNSYNCED)
+            .counts(&[(DroppedUnsynced, 1)]),
+        unsynced("it begins to count anew when the client has taken something of the server's")
+            .server(18_000, [0x81, 1, b'x'])
+            .client(payload())
+            .with(|packet| packet.ack = packet.ack.wrapping_add(3))
+            .counts(&[(DroppedUnsynced, 0)]),
+        unsynced("not where a pong in it tells of a ping that nobody saw")
+            .server(18_000, [0x8A, 0])
+            .client(payload())
+            .with(|packet| packet.ack = packet.ack.wrapping_add(2))
+            .dropped()
+            .counts(&[(DroppedUnsynced, 1), (Witnessed, 1)]),
+        unsynced("and when the server could have said something, and did not")
+            .wait(Duration::from_millis(300))
+            .client(payload())
+            .counts(&[(DroppedUnsynced, 0)]),
+        unsynced("not where there is no room for it")
+            .wait(Duration::from_millis(300))
+            .client(payload())
+            .with(|packet| packet.window = 0)
+            .dropped()
+            .counts(&[(DroppedUnsynced, 1)]),
+        unsynced("frames are seen all the same where nothing passes any more")
+            .client_at(17_000, payload())
+            .dropped()
+            .client_at(17_000, pings(40))
+            .defused(&[180, 186, 192, 198, 204, 210, 216, 222, 228, 234])
+            .leaves(state::OPEN)
+            .counts(&[(DroppedUnsynced, 1), (FlowsResynced, 1)]),
+        case("other bytes after a silence: nobody knows which of them the server has")
+            .open()
+            .client(text("what the server may have"))
+            .wait(Duration::from_millis(1100))
+            .client_at(0, [&[0x82, 0xFE, 0xFF, 0xFF][..], &[0; 30]].concat())
+            .leaves(state::UNSYNCED)
+            .counts(&[(FlowsUnsynced, 1)]),
+        case("what the server says meanwhile shows that it has none")
+            .open()
+            .client(text("what the server does not have"))
+            .wait(Duration::from_millis(1100))
+            .server(0, [0x81, 1, b'x'])
+            .wait(Duration::from_millis(120))
+            .client_at(0, [&[0x82, 0xFE, 0xFF, 0xFF][..], &[0; 35]].concat())
+            .leaves(state::OPEN)
+            .counts(&[(FlowsUnsynced, 0), (Frames, 2)]),
     ]
 }
 
@@ -116,6 +177,14 @@ fn endings() -> Vec<Case> {
     ]
 }
 
+/// The server's SYN-ACK, in front of its answer.
+fn syn_ack(case: Case, acked: i64) -> Case {
+    case.server(acked, []).with(|packet| {
+        packet.flags = SYN | ACK;
+        packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32 + 1);
+    })
+}
+
 /// SYNs, and what looks like the beginning of a connection.
 fn beginnings() -> Vec<Case> {
     let request = -(REQUEST.len() as i64);
@@ -140,6 +209,38 @@ fn beginnings() -> Vec<Case> {
             .server(0, [])
             .with(|packet| packet.flags = SYN | ACK)
             .leaves_no_flow(),
+        syn_ack(case("nor does it have to begin far from where the old one ended"), request)
+            .open()
+            .server(0, [])
+            .with(|packet| (packet.flags, packet.ack) = (SYN | ACK, packet.ack.wrapping_sub(4000)))
+            .with(|packet| packet.seq = packet.seq.wrapping_sub(9000))
+            .leaves_no_flow(),
+        syn_ack(syn_ack(case("one that comes again before the client has said more"), 0).open(), 0)
+            .leaves(state::OPEN),
+        syn_ack(
+            syn_ack(case("the very same behind more of the client is another connection's"), 0)
+                .open()
+                .client(text("x"))
+                .server(7, []),
+            0,
+        )
+        .leaves_no_flow(),
+        case("HTTP in the middle of a frame of the server, behind a forged RST")
+            .open()
+            .client_at(0, [])
+            .with(|packet| packet.flags = RST)
+            .server(0, [&[0x82, 100][..], &[b' '; 8]].concat())
+            .client([0x89])
+            .server(0, HTTP)
+            .server(0, HTTP)
+            .leaves(state::OPEN)
+            .counts(&[(FlowsReopened, 1), (FramesOut, 1)]),
+        case("HTTP in the middle of a frame of a server whose request nobody read")
+            .answer(SWITCHING)
+            .server(0, [&[0x82, 50][..], &[b' '; 8]].concat())
+            .server(0, [HTTP, &[b' '; 42 - HTTP.len()], &[0x81, 0]].concat())
+            .leaves(state::OPEN)
+            .counts(&[(FramesOut, 2)]),
         case("a request of an earlier connection is none of the next one's")
             .client_at(-20, REQUEST)
             .server(0, [])

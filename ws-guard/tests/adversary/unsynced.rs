@@ -1,0 +1,106 @@
+//! Streams in which the guard cannot tell where frames begin, and a client that never lets it know.
+use std::time::Duration;
+
+use anyhow::Result;
+use ws_guard_common::flow::UNREAD;
+use ws_guard_testkit::raw_tcp::{Opening, RawTcp};
+
+use crate::{
+    attacker::{Attacker, persist_all, try_all},
+    handshake::{long_request, upgrade_in},
+    row::{Peers, Reached, Row, one},
+};
+
+/// More than the head of a request that is followed.
+const LONG: usize = 70_000;
+/// Payload at each segment's beginning: further in nobody looks for a frame.
+const PAYLOAD: usize = 300;
+/// Pings of a segment, and how many there are of those.
+const PINGS: usize = 170;
+const SEGMENTS: usize = 100;
+const SOME: Reached = Reached::AtMost((PINGS * SEGMENTS) as u64);
+/// Bytes of such a segment.
+const SEGMENT: u64 = (PAYLOAD + 6 * PINGS + 14) as u64;
+/// What passes: so many bytes, the rest of a segment, and one for a credit that it had before.
+const PASSED: u64 = (UNREAD as u64 / SEGMENT + 2) * PINGS as u64;
+
+/// The end of a frame's payload, pings, and the header of the next frame, which has a length in more bits
+/// than it needs.
+fn segment() -> Vec<u8> {
+    let mut segment = vec![0; PAYLOAD];
+    for _ in 0..PINGS {
+        segment.extend([0x89, 0x80, 1, 2, 3, 4]);
+    }
+    segment.extend(header());
+    segment
+}
+
+fn header() -> Vec<u8> {
+    let mut header = vec![0x82, 0xFF];
+    header.extend((PAYLOAD as u64).to_be_bytes());
+    header.extend([0; 4]);
+    header
+}
+
+/// A connection whose request nobody could read, out of step from its first frame on.
+fn connect(attacker: &Attacker) -> Result<RawTcp> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    upgrade_in(&mut tcp, &[&long_request(LONG)])?;
+    persist_all(&mut tcp, &header())?;
+    Ok(tcp)
+}
+
+fn flood(tcp: &mut RawTcp) -> Result<()> {
+    for _ in 0..SEGMENTS {
+        if !try_all(tcp, &segment())? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The client has no room for anything: no pong tells of its pings.
+fn out_of_step_with_a_window_that_is_shut(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = connect(attacker)?;
+    (tcp.window, tcp.acknowledges) = (0, false);
+    flood(&mut tcp)?;
+    tcp.window = 0xFFFF;
+    tcp.acknowledges = true;
+    tcp.acknowledge()?;
+    tcp.settle(Duration::from_millis(300))?;
+    one(tcp)
+}
+
+/// It has room, and acknowledges nothing.
+fn out_of_step_without_acknowledgements(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = connect(attacker)?;
+    tcp.acknowledges = false;
+    flood(&mut tcp)?;
+    tcp.acknowledges = true;
+    tcp.acknowledge()?;
+    tcp.settle(Duration::from_millis(300))?;
+    one(tcp)
+}
+
+/// It reads all that comes, and sends faster than the server answers.
+fn out_of_step_and_faster_than_its_pongs(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = connect(attacker)?;
+    for _ in 0..SEGMENTS {
+        tcp.push(&segment())?;
+    }
+    tcp.settle(Duration::from_millis(300))?;
+    one(tcp)
+}
+
+pub const ROWS: &[Row] = &[
+    Row::new(
+        "out_of_step_with_a_window_that_is_shut",
+        SOME,
+        out_of_step_with_a_window_that_is_shut,
+    )
+    .allowed(PASSED),
+    Row::new("out_of_step_without_acknowledgements", SOME, out_of_step_without_acknowledgements)
+        .allowed(PASSED),
+    Row::new("out_of_step_and_faster_than_its_pongs", SOME, out_of_step_and_faster_than_its_pongs)
+        .allowed(PASSED),
+];
