@@ -15,7 +15,6 @@
 
 use crate::{
     flow::{Action, Flow, Plan, REWOUND},
-    maps::BorderName,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
 };
@@ -60,11 +59,18 @@ pub const UNPROVEN: u32 = 1 << 1;
 /// may come again from that byte to its end, not in parts.
 pub const REPLACES: u32 = 1 << 2;
 
+/// All headers in the segment are those that came first ([`crate::trail`]).
+pub const KNOWN: u8 = 1 << 0;
+/// No segment was let through for [`SETTLED_NS`].
+pub const SETTLED: u8 = 1 << 1;
+
 /// What a rewalk may let pass, from [`Flow::rewalk_budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewalk {
     /// The same frames as before: so many pings pass.
     Same(u32),
+    /// The same frames as before, between any two places: as many pings as [`Flow::old_pings`] says.
+    Known,
     /// Other bytes than before, in place of all that the server has not acknowledged, long after it
     /// would have: they count as new.
     New,
@@ -124,9 +130,10 @@ impl Flow {
     /// inside one single segment, of which the server holds all or nothing, and there it leaves a
     /// border of its own ([`Flow::rewalked`]).
     ///
-    /// `settled`: no segment was let through for [`SETTLED_NS`].
+    /// `facts`: [`KNOWN`], [`SETTLED`]. (In one word, because a function of a kernel program has five
+    /// arguments at most.)
     #[inline(never)]
-    pub fn rewalk_budget(&self, first: u8, dry: &Walk, settled: bool) -> Rewalk {
+    pub fn rewalk_budget(&self, first: u8, dry: &Walk, facts: u8) -> Rewalk {
         let mut passed = 0;
         let mut all = true;
         let mut same = false;
@@ -155,9 +162,11 @@ impl Flow {
             Rewalk::Refuse
         } else if same || (dry.joined || dry.tracker == self.client) && after(dry.end(), older) {
             Rewalk::Same(passed)
+        } else if facts & KNOWN != 0 {
+            Rewalk::Known
         } else if self.may_split(divided, dry) {
             Rewalk::Same(divided.passed as u32)
-        } else if settled && first == 0 && self.held == 0 && self.replaces_all(dry) {
+        } else if facts & SETTLED != 0 && first == 0 && self.held == 0 && self.replaces_all(dry) {
             Rewalk::New
         } else {
             Rewalk::Refuse
@@ -183,7 +192,25 @@ impl Flow {
             && before(walk.tracker.resume(), checkpoint.end)
             && before(walk.end(), checkpoint.end)
             && after(walk.end(), self.acked);
-        inside && checkpoint.flags & (MERGED | REPLACES) == 0 && self.kept < CHECKPOINTS as u8
+        let whole = checkpoint.flags & (MERGED | REPLACES) == 0 && self.pieces == 0;
+        inside && whole && self.kept < CHECKPOINTS as u8
+    }
+
+    /// How many pings may pass in bytes that are known, but begin and end anywhere: all of them, unless
+    /// some that are under way were defused. Which those are nobody knows any more.
+    #[inline(always)]
+    pub const fn old_pings(&self) -> u32 {
+        if self.mixed == 0 { Walk::UNLIMITED } else { 0 }
+    }
+
+    /// Bytes that are known were walked again, and are let through; `known` and `passed` as in
+    /// [`Flow::rewalked`].
+    #[inline(always)]
+    pub fn repeated(&mut self, known: &Tracker, walk: &Walk, passed: u32) {
+        self.pieces = 1;
+        if walk.joined {
+            self.commit(known, walk, passed);
+        }
     }
 
     /// A rewalk that ended where one of the segments from `first` on had ended, but earlier, shows
@@ -277,60 +304,14 @@ impl Flow {
         let at = self.oldest.wrapping_add(first) & SLOT;
         self.client = self.checkpoints[at as usize].start;
         self.kept = first;
-        self.broken = 1;
         self.flags |= REWOUND;
+        self.trace_anew();
     }
 
-    /// Segments are so many that not each has a checkpoint: where the one at `seq` begins is to be
-    /// kept elsewhere.
+    /// Segments are so many that not each has a checkpoint.
     #[inline(always)]
-    pub fn is_crowded(&self, seq: u32) -> bool {
-        self.kept >= CHECKPOINTS as u8 && self.broken == 0 && !before(seq, self.acked)
-    }
-
-    /// The name of a border at `seq`, which the server has yet to acknowledge: another one each time
-    /// that the stream comes around to the same number.
-    #[inline(always)]
-    pub const fn border(&self, seq: u32) -> BorderName {
-        let lap = self.laps.wrapping_add((seq < self.acked) as u8) as u32;
-        BorderName { generation: self.generation ^ lap << 24, seq }
-    }
-
-    /// A segment at `seq` comes behind all that have checkpoints: with no header in it, the stream
-    /// stands there where it stands now.
-    #[inline(always)]
-    pub fn is_ahead(&self, seq: u32) -> bool {
-        self.kept > 0 && !before(seq, self.provisional_end())
-    }
-
-    /// Where the stream stood at a border of its segments is still true: nothing has taken the place
-    /// of anything, and nothing may have, unproven.
-    #[inline(always)]
-    pub fn has_true_borders(&self) -> bool {
-        let mut unproven = 0;
-        let mut i = 0;
-        while i < CHECKPOINTS {
-            unproven |= self.checkpoints[i].flags & UNPROVEN;
-            i += 1;
-        }
-        self.broken == 0 && unproven == 0
-    }
-
-    /// A walk that came to `tracker` ends where the stream is known to have stood, by the same way: at its
-    /// end, or before a segment that has a checkpoint. For who has true borders.
-    #[inline(always)]
-    pub fn stood_at(&self, tracker: &Tracker) -> bool {
-        // Without a branch, of which the kernel's verifier would follow both sides: a number below
-        // another one leaves the top bit set when that is taken away.
-        let mut stood = tracker.apart(&self.client).wrapping_sub(1) >> 63;
-        let mut i = 0u64;
-        while i < CHECKPOINTS as u64 {
-            let at = (self.oldest.wrapping_add(i as u8) & SLOT) as usize;
-            let apart = tracker.apart(&self.checkpoints[at].start);
-            stood |= i.wrapping_sub(self.kept as u64) >> 63 & apart.wrapping_sub(1) >> 63;
-            i += 1;
-        }
-        stood != 0
+    pub const fn is_crowded(&self) -> bool {
+        self.kept >= CHECKPOINTS as u8
     }
 
     /// Forget the checkpoints of segments that the server has acknowledged.
@@ -345,6 +326,10 @@ impl Flow {
             self.oldest = self.oldest.wrapping_add(1) & SLOT;
             self.kept -= 1;
             i += 1;
+        }
+        if self.kept == 0 {
+            self.trace_anew();
+            (self.mixed, self.pieces) = (0, 0);
         }
     }
 
@@ -380,5 +365,6 @@ impl Flow {
         let checkpoint = self.newest();
         checkpoint.passed = checkpoint.passed.saturating_sub(pings as u16);
         self.defused += pings as u64;
+        self.mixed = 1;
     }
 }

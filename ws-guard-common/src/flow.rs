@@ -24,7 +24,8 @@
 //! where frames start.
 
 pub use crate::checkpoint::{
-    CHECKPOINTS, Checkpoint, FLUSHED_NS, MERGED, REPLACES, Rewalk, SETTLED_NS, UNPROVEN,
+    CHECKPOINTS, Checkpoint, FLUSHED_NS, KNOWN, MERGED, REPLACES, Rewalk, SETTLED, SETTLED_NS,
+    UNPROVEN,
 };
 use crate::{
     maps::{Account, Beginning, SpinLock},
@@ -95,8 +96,11 @@ pub const QUIET_MS: u32 = 250;
 /// Room for some pongs, as the header of a TCP segment has it: scaled by nobody knows what.
 pub const ROOM: u32 = 64;
 
-/// How many bytes an acknowledgement of the client may lie behind its latest.
-pub const OLDEST_ACK: u32 = 256 * 1024;
+/// How many bytes an acknowledgement of the client may lie behind its latest: as large a window as a
+/// client offers. (Linux believes what lies within the largest that it has offered.)
+pub const OLDEST_ACK: u32 = 16 << 20;
+/// And how many before the byte that the flow began with: what comes again of the handshake.
+pub const BEFORE_FLOW: u32 = 64 * 1024;
 
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -133,13 +137,22 @@ pub struct Flow {
     pub flags: u8,
     /// One of [`owner`].
     pub owner: u8,
-    /// Other bytes took the place of some, or frames were missed: borders from before are worth
-    /// nothing any more.
-    pub broken: u8,
-    /// How often the acknowledgements went once around the sequence space.
-    pub laps: u8,
+    /// Not 0: some ping that the server has not acknowledged was defused.
+    pub mixed: u8,
+    /// Not 0: of what the server has not acknowledged, pieces came again that begin and end anywhere.
+    pub pieces: u8,
     /// Not 0: segments behind a gap were let through, and are kept ([`crate::held`]).
     pub held: u8,
+    /// How many [traces](crate::trail) there are of headers that the server has not acknowledged.
+    pub traces: u16,
+    /// The trail that they are in: its number and 1, or 0.
+    pub trail: u16,
+    /// The number that the next trace gets.
+    pub next_trace: u32,
+    /// Each header from here on is traced.
+    pub traced_from: u32,
+    /// The oldest acknowledgement that a segment of the client may carry.
+    pub oldest_ack: u32,
     /// While unsynced: where the next header may be.
     pub candidate: Candidate,
     /// Pings that only their pongs told of.
@@ -256,6 +269,8 @@ impl Flow {
         self.high = client_next;
         self.server_high = server_next;
         self.client_ack = server_next;
+        self.oldest_ack = server_next.wrapping_sub(BEFORE_FLOW);
+        self.traced_from = client_next;
         self.state = state::OPEN;
         self.flags = flags;
         self.held = 0;
@@ -281,6 +296,7 @@ impl Flow {
         self.client.mark = mark;
         self.client.flags = FROM_CLIENT | RECORDS;
         self.server.flags = RECORDS;
+        self.traced_from = self.client.next;
     }
 
     /// Records are followed, not frames.
@@ -293,10 +309,18 @@ impl Flow {
     /// somebody who does not see the connection has to guess it beside the sequence number, or the
     /// server throws the segment away.
     ///
-    /// Narrower than the RFC on the old side: what is refused there comes again with a newer one.
+    /// On the old side that is the largest window that the client has offered, of which the guard does
+    /// not know the scale: so [`OLDEST_ACK`], but nothing that was acknowledged before the flow began.
     #[inline(always)]
     pub fn is_credible(&self, ack: u32) -> bool {
-        !after(ack, self.server_high) && !before(ack, self.client_ack.wrapping_sub(OLDEST_ACK))
+        !after(ack, self.server_high) && !before(ack, self.oldest_ack)
+    }
+
+    /// A credible segment of the client acknowledges that much. Plain words, written by this side only.
+    #[inline(always)]
+    pub fn hear(&mut self, ack: u32) {
+        self.client_ack = later(self.client_ack, ack);
+        self.oldest_ack = later(self.oldest_ack, self.client_ack.wrapping_sub(OLDEST_ACK));
     }
 
     /// What to do with the client's segment of `len` payload bytes at `seq`. Changes nothing.
@@ -347,6 +371,7 @@ impl Flow {
         self.pings_in += walk.pings as u64;
         self.pongs_in += walk.pongs as u64;
         self.defused += walk.pings.wrapping_sub(passed) as u64;
+        self.mixed |= (passed < walk.pings) as u8;
         self.violations += walk.violations as u64;
         self.coalesced_segments += walk.coalesces() as u64;
         self.split_headers += walk.splits_header(before_walk) as u64;
@@ -363,7 +388,6 @@ impl Flow {
         if !after(ack, self.acked) {
             return Acknowledged::Fine;
         }
-        self.laps = self.laps.wrapping_add((ack < self.acked) as u8);
         self.acked = ack;
         if !before(ack, self.hole) {
             self.flags &= !HOLE;
@@ -386,10 +410,10 @@ impl Flow {
     #[inline(always)]
     pub fn lose_step(&mut self) {
         self.state = state::UNSYNCED;
-        self.broken = 1;
         self.unsynced_total += 1;
         self.candidate = Candidate::default();
         self.kept = 0;
+        self.trace_anew();
         self.held = 0;
         self.flags &= !GAP;
         self.unread_high = self.server_high;
@@ -450,6 +474,7 @@ impl Flow {
         self.state = state::OPEN;
         self.flags = self.flags & !(GAP | HOLE | REWOUND) | JOINED;
         self.kept = 0;
+        self.trace_anew();
         self.held = 0;
     }
 

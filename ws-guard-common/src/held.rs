@@ -24,6 +24,9 @@ use crate::{
 
 /// Bytes that one flow can have behind its gap, a power of two.
 pub const BYTES: u32 = 65_536;
+/// Bytes that a gap can have, if what is behind it is to be kept. A window that a server has open, or
+/// less: somebody who does not see the connection must not be able to guess a place.
+pub const REACH: u32 = 4 * BYTES;
 /// Segments that these can have come in.
 pub const CUTS: usize = 64;
 /// Bytes that are copied at a time. A copy has so many to spare: the verifier knows where a piece
@@ -31,9 +34,6 @@ pub const CUTS: usize = 64;
 pub const PIECE: u32 = 512;
 /// Flows that can have something behind a gap at once, a power of two.
 pub const SLOTS: u32 = 128;
-/// A copy whose flow shows no sign of life for so long makes room for another's, nanoseconds. That
-/// flow's gap is never filled then.
-pub const IDLE_NS: u64 = 60_000_000_000;
 
 /// The copy of what one flow has behind its gap.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,10 @@ pub struct Held {
     pub _pad: u32,
     /// Whose it is, [`owner`]; 0 for nobody's.
     pub owner: u64,
-    /// When its latest segment came, nanoseconds of CLOCK_MONOTONIC (coarse).
-    pub last_ns: u64,
+    /// The connection that it is of. As long as that has something behind its gap, no other one gets
+    /// the copy: what is at the server could not be judged any more.
+    pub key: FlowKey,
+    pub _pad1: u32,
     pub region: Region,
     /// The bytes of the region, from its first one on.
     pub bytes: [u8; (BYTES + PIECE) as usize],
@@ -55,7 +57,7 @@ impl Default for Held {
     /// Nobody's.
     fn default() -> Held {
         let (bytes, region) = ([0; (BYTES + PIECE) as usize], Region::default());
-        Held { busy: 0, _pad: 0, owner: 0, last_ns: 0, region, bytes }
+        Held { busy: 0, _pad: 0, owner: 0, key: FlowKey::default(), _pad1: 0, region, bytes }
     }
 }
 
@@ -78,7 +80,7 @@ pub struct Region {
 
 const _: () = {
     assert!(BYTES.is_power_of_two() && SLOTS.is_power_of_two() && CUTS.is_power_of_two());
-    assert!(size_of::<Held>() == 24 + 16 + 4 * CUTS + (BYTES + PIECE) as usize);
+    assert!(size_of::<Held>() == 56 + 16 + 4 * CUTS + (BYTES + PIECE) as usize);
 };
 
 /// Who may use a copy: the connection and its [`Flow::generation`]. Never 0.
@@ -195,7 +197,8 @@ impl Flow {
     #[inline(always)]
     pub fn hold(&mut self, seq: u32) -> bool {
         let first = self.held == 0;
-        let behind = after(seq, self.client.resume()) & !(first & before(seq, self.high));
+        let gap = seq.wrapping_sub(self.client.resume());
+        let behind = gap.wrapping_sub(1) < REACH && !(first & before(seq, self.high));
         let holds = behind & self.may_hold();
         self.held |= holds as u8;
         holds

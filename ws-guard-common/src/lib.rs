@@ -35,5 +35,6 @@ pub mod search;
 pub mod seq;
 pub mod source;
 pub mod tracker;
+pub mod trail;
 pub mod verifier;
 pub mod window;

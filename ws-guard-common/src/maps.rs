@@ -7,7 +7,6 @@
 //! Addresses and ports are in network byte order, as in the packet; all other numbers in the
 //! machine's.
 
-mod border;
 mod client;
 mod counter;
 mod event;
@@ -18,8 +17,7 @@ mod request;
 mod shared;
 
 pub use self::{
-    border::*, client::*, counter::*, event::*, key::*, pending::*, policy::*, request::*,
-    shared::*,
+    client::*, counter::*, event::*, key::*, pending::*, policy::*, request::*, shared::*,
 };
 
 use crate::{flow::Flow, source::Source};
@@ -39,9 +37,9 @@ pub mod name {
     /// LRU hash: [`super::FlowKey`] → [`super::Stranger`], connections that a server speaks on and
     /// nobody saw begin.
     pub const STRANGERS: &str = "STRANGERS";
-    /// Array of [`super::BORDERS`] [`super::Border`]: where the stream stood between two segments that
-    /// a flow has no checkpoint for.
-    pub const BORDERS: &str = "BORDERS";
+    /// Array of [`crate::trail::TRAILS`] [`crate::trail::Trail`]: where each frame begins that the server
+    /// has not acknowledged.
+    pub const TRAILS: &str = "TRAILS";
     /// Array of [`crate::held::SLOTS`] [`crate::held::Held`]: copies of what came behind a gap.
     pub const HELD: &str = "HELD";
     /// Hash: [`super::SourceKey`] → [`super::Source`], who has sent a ping.
@@ -100,7 +98,7 @@ const _: () = {
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Policy>() == 160);
     assert!(size_of::<Rule>() == 28);
-    assert!(size_of::<Flow>() == 904);
+    assert!(size_of::<Flow>() == 920);
     assert!(size_of::<Source>() == 368);
     assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);

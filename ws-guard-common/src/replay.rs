@@ -6,15 +6,13 @@
 
 mod held;
 
-use std::collections::HashMap;
-
 use crate::{
     flow::{self, Action, Flow, Rewalk},
     frame::{Header, PING_TO_PONG, Violation, Violations},
     held::Held,
-    maps::Border,
     record::Record,
     tracker::{Segment, Step, Tracker, Walk},
+    trail::{Trace, Trail},
 };
 
 /// How many of a client's pings may pass: a source's budget, or a capture's lack of one.
@@ -101,8 +99,10 @@ pub struct Replay {
     pub headers: Vec<SeenHeader>,
     /// The same of TLS records.
     pub records: Vec<SeenRecord>,
-    /// Where the stream stood between segments without a checkpoint, by [`crate::maps::BorderName::slot`].
-    borders: HashMap<u32, Border>,
+    /// Where frames begin that the server has not acknowledged.
+    trail: Box<Trail>,
+    /// The traces that the walk at hand leaves.
+    traces: Vec<Trace>,
     /// What came behind a gap, while [`Flow::held`].
     held: Box<Held>,
 }
@@ -142,7 +142,8 @@ impl Replay {
             by_kind,
             headers: Vec::new(),
             records: Vec::new(),
-            borders: HashMap::new(),
+            trail: Box::default(),
+            traces: Vec::new(),
             held: Box::default(),
         }
     }
@@ -151,13 +152,12 @@ impl Replay {
     /// segment is dropped.
     pub fn client(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let plan = self.flow.plan(seq, payload.len() as u32);
+        let quick = plan.action == Action::Walk && self.is_quick(seq, payload);
+        if !quick && plan.action != Action::Pass {
+            self.begin_trail();
+        }
         match plan.action {
-            Action::Pass => {
-                if self.flow.is_ahead(seq) {
-                    self.keep_border(seq, self.flow.client);
-                }
-                self.let_through(seq, payload)
-            }
+            Action::Pass => self.let_through(seq, payload),
             Action::Walk => self.walk(self.flow.client, seq, payload, budget),
             Action::Rewalk => match self.flow.checkpoint(plan.checkpoint) {
                 Some(start) => self.rewalk(start, Some(plan.checkpoint), seq, payload, budget),
@@ -171,7 +171,7 @@ impl Replay {
                     Mode::Observe => Verdict::Pass,
                 }
             }
-            Action::NoCheckpoint => match self.border(seq) {
+            Action::NoCheckpoint => match self.trail.stood_at(&self.flow, seq) {
                 Some(start) => self.rewalk(start, None, seq, payload, budget),
                 None => self.unless_observing(Reason::NoCheckpoint),
             },
@@ -181,7 +181,27 @@ impl Replay {
 
     /// The server acknowledged the client's bytes up to `ack`.
     pub fn acknowledge(&mut self, ack: u32) -> flow::Acknowledged {
-        self.flow.acknowledge(ack)
+        let outcome = self.flow.acknowledge(ack);
+        if self.flow.kept == 0 {
+            self.flow.trail = 0;
+        }
+        outcome
+    }
+
+    /// The segment is of the common kind, which leaves a trace only on a trail that there is.
+    fn is_quick(&self, seq: u32, payload: &mut [u8]) -> bool {
+        let start = self.flow.client;
+        let mut walk = Walk::new(start, &start, seq, payload.len() as u32);
+        let segment = Payload { bytes: payload, rewrite: false, seen: None, traces: None };
+        self.flow.held == 0 && walk.only(&segment) != 0
+    }
+
+    /// The flow has a trail from now on.
+    fn begin_trail(&mut self) {
+        if self.flow.trail == 0 {
+            self.flow.trail = 1;
+            self.flow.trace_anew();
+        }
     }
 
     fn let_through(&mut self, seq: u32, payload: &[u8]) -> Verdict {
@@ -212,38 +232,37 @@ impl Replay {
             Err(reason) => return Verdict::Drop(reason),
         };
         self.flow.commit(&start, &walk, passed);
-        self.keep_border(seq, start);
+        self.keep_traces();
         self.follow(&walk);
         Verdict::Pass
     }
 
-    /// A segment passes that begins at `seq`, where the stream stood at `start`.
-    fn keep_border(&mut self, seq: u32, start: Tracker) {
-        if !self.flow.is_crowded(seq) {
-            return;
+    /// The walk that left them is committed.
+    fn keep_traces(&mut self) {
+        if self.flow.is_crowded() {
+            self.begin_trail();
         }
-        for name in [seq, start.resume()].map(|seq| self.flow.border(seq)) {
-            self.borders.insert(name.slot(), Border { name, start });
+        if self.flow.trail == 0 {
+            self.traces.clear();
         }
+        let count = self.traces.len() as u32;
+        for (number, trace) in self.traces.drain(..).enumerate() {
+            self.trail.put(self.flow.next_trace.wrapping_add(number as u32), trace);
+        }
+        self.flow.take_traces(count);
     }
 
-    /// Where the stream stood at `seq`.
-    fn border(&self, seq: u32) -> Option<Tracker> {
-        let name = self.flow.border(seq);
-        self.borders
-            .get(&name.slot())
-            .filter(|border| border.name == name)
-            .map(|border| border.start)
-    }
-
-    /// A walk came to `tracker` by the same way as the first one.
-    fn joins(&self, tracker: &Tracker) -> bool {
-        let known = || self.border(tracker.resume()) == Some(*tracker);
-        self.flow.has_true_borders() && (self.flow.stood_at(tracker) || known())
+    /// Whether there is room for the traces of the walk at hand, without those of what is acknowledged.
+    fn has_room(&mut self) -> bool {
+        let (first, count) = (self.flow.first_trace(), self.flow.traces as u32);
+        let acked = self.trail.before(first, count, self.flow.acked);
+        let latest = self.trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
+        self.flow.drop_traces(acked, latest);
+        self.traces.len() as u32 <= self.flow.trail_room()
     }
 
     /// Bytes that came before, at least in part: the same verdict as then, if they are the same. The
-    /// stream stood at `start`, of that checkpoint or of a border.
+    /// stream stood at `start`, of that checkpoint or on the trail.
     fn rewalk(
         &mut self,
         start: Tracker,
@@ -255,34 +274,47 @@ impl Replay {
         let known = self.flow.client;
         let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
-        let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
+        dry.begins_at(&known);
+        let mut segment = Payload { bytes: payload, rewrite: false, seen: None, traces: None };
         if dry.run(&mut segment) != Step::Done {
             return Verdict::Drop(Reason::Unreadable);
         }
         if !dry.agrees(&segment, &known) {
             return self.unless_observing(Reason::Changed);
         }
-        let judged =
-            checkpoint.map(|number| (number, self.flow.rewalk_budget(number, &dry, self.settled)));
-        let (known_at, old_budget) = match judged {
-            Some((number, Rewalk::Same(passed))) => (Some(number), passed),
-            Some((number, Rewalk::New)) => {
-                self.flow.rewind(number);
+        let reaches = self.flow.is_reached(&dry) || self.trail.knows(&self.flow, &dry.tracker);
+        let is_known = self.flow.is_proven() && reaches;
+        let judged = match checkpoint {
+            Some(number) => {
+                let facts = is_known as u8 * flow::KNOWN | self.settled as u8 * flow::SETTLED;
+                self.flow.rewalk_budget(number, &dry, facts)
+            }
+            None if is_known => Rewalk::Known,
+            None => Rewalk::Refuse,
+        };
+        let old_budget = match judged {
+            Rewalk::Same(passed) => passed,
+            Rewalk::Known => self.flow.old_pings(),
+            Rewalk::New => {
+                self.flow.rewind(checkpoint.unwrap_or(0));
                 return self.walk(start, seq, payload, budget);
             }
-            // Which of its pings passed nobody knows any more.
-            _ if self.joins(&dry.tracker) => (None, 0),
-            _ => return self.unless_observing(Reason::Changed),
+            Rewalk::Refuse => return self.unless_observing(Reason::Changed),
         };
         let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
         walk.old_budget = old_budget;
+        walk.begins_at(&known);
         let passed = match self.run(&mut walk, payload, budget) {
             Ok(passed) => passed,
             Err(reason) => return Verdict::Drop(reason),
         };
-        if let Some(number) = known_at {
-            self.flow.rewalked(number, &known, &walk, passed);
+        match (judged, checkpoint) {
+            (Rewalk::Same(_), Some(number)) => {
+                self.flow.rewalked(number, &known, &walk, passed);
+            }
+            _ => self.flow.repeated(&known, &walk, passed),
         }
+        self.keep_traces();
         self.let_through(seq, payload);
         self.follow(&walk);
         Verdict::Pass
@@ -300,7 +332,9 @@ impl Replay {
         let seen = Some((&mut self.headers, &mut self.records));
         // What is kept is compared with what came, not with what pings were turned into.
         let came = if self.flow.held != 0 { payload.to_vec() } else { Vec::new() };
-        let mut segment = Payload { bytes: payload, rewrite, seen };
+        self.traces.clear();
+        let traces = Some(&mut self.traces);
+        let mut segment = Payload { bytes: payload, rewrite, seen, traces };
         loop {
             match walk.run(&mut segment) {
                 Step::Ask => walk.budget = budget.room(),
@@ -309,7 +343,11 @@ impl Replay {
                 Step::Unreadable => return Err(Reason::Unreadable),
             }
         }
-        let whole = match self.judge(walk, &came, budget) {
+        let judged = match self.has_room() {
+            true => self.judge(walk, &came, budget),
+            false => Err(Reason::NoCheckpoint),
+        };
+        let whole = match judged {
             Ok(whole) => whole,
             Err(reason) => {
                 self.headers.truncate(headers);
@@ -337,7 +375,7 @@ impl Replay {
     /// Step is lost: see whether frames begin in this segment, and walk it from there.
     fn search(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let mut search = self.flow.search(seq, payload.len() as u32);
-        search.run(&Payload { bytes: payload, rewrite: false, seen: None });
+        search.run(&Payload { bytes: payload, rewrite: false, seen: None, traces: None });
         if self.flow.searched(&search) {
             return self.walk(self.flow.client, seq, payload, budget);
         }
@@ -351,6 +389,8 @@ struct Payload<'a> {
     rewrite: bool,
     /// Where to note headers.
     seen: Option<(&'a mut Vec<SeenHeader>, &'a mut Vec<SeenRecord>)>,
+    /// Where to leave traces.
+    traces: Option<&'a mut Vec<Trace>>,
 }
 
 impl Payload<'_> {
@@ -375,6 +415,12 @@ impl Segment for Payload<'_> {
     fn defuse(&mut self, at: u32) {
         if let (true, Some(byte)) = (self.rewrite, self.bytes.get_mut(at as usize)) {
             *byte ^= PING_TO_PONG;
+        }
+    }
+
+    fn trace(&mut self, tracker: &Tracker, first: u8, second: u8) {
+        if let Some(traces) = &mut self.traces {
+            traces.push(Trace::new(tracker, first, second));
         }
     }
 

@@ -28,7 +28,7 @@ pub const IN_MESSAGE: u8 = 1 << 2;
 pub const MESSAGE_UNKNOWN: u8 = 1 << 3;
 /// What is followed are TLS records, not frames: no header is a ping, and nothing is ever changed.
 pub const RECORDS: u8 = 1 << RECORDS_BIT;
-const RECORDS_BIT: u8 = 4;
+pub(crate) const RECORDS_BIT: u8 = 4;
 /// Where the frames begin is a guess: the stream was not followed from its first one on. Only the
 /// server's says so; for the client's see [`crate::flow::Flow::is_uncertain`].
 pub const GUESSED: u8 = 1 << 5;
@@ -148,6 +148,10 @@ pub trait Segment {
     fn u8_at(&self, at: u32) -> Option<u8>;
     /// The PING whose first byte is at `at` is over the budget: take its harm away.
     fn defuse(&mut self, at: u32);
+    /// The header before which the stream stood at `tracker`, and whose first two bytes these are, is
+    /// complete: leave a [trace](crate::trail). Nothing to do where nobody comes back.
+    #[inline(always)]
+    fn trace(&mut self, _tracker: &Tracker, _first: u8, _second: u8) {}
     /// A header is complete. Nothing to do where nobody wants to know.
     #[inline(always)]
     fn header(&mut self, _seq: u32, _header: Header, _violations: Violations) {}
@@ -236,6 +240,14 @@ impl Walk {
             violations: 0,
             kinds: Violations(0),
         }
+    }
+
+    /// The walk begins inside the header that is cut where `known` stands: what came before it was the
+    /// same.
+    #[inline(always)]
+    pub fn begins_at(&mut self, known: &Tracker) {
+        let apart = (self.tracker.next ^ known.next) | (self.tracker.mark ^ known.mark);
+        self.joined = apart == 0 && self.tracker.carried != 0;
     }
 
     /// Sequence number of the segment's first byte.
@@ -394,6 +406,8 @@ impl Walk {
             frames += 1;
             let header = Header { first, second, payload_len: payload_len.into() };
             segment.header(next, header, Violations(0));
+            let here = Tracker { mark, ..Tracker::new(next, self.tracker.flags) };
+            segment.trace(&here, first, second);
             mark = mark_after(mark, next, first, second, 0);
             next = next.wrapping_add(6 + payload_len);
             i += 1;
@@ -411,40 +425,41 @@ impl Walk {
     /// exactly one frame begins, with a whole header of 7 or 16 bit length that violates nothing and
     /// is no fragment. Otherwise nothing changes, and [`Walk::step`] has to do it.
     ///
-    /// A shortcut: the result is that of the steps. A PING is counted as one that passes.
+    /// A shortcut: the result is that of the steps. A PING is counted as one that passes. Returns the
+    /// header's first two bytes, or 0.
     #[inline(always)]
-    pub fn only<S: Segment>(&mut self, segment: &S) -> bool {
+    pub fn only<S: Segment>(&mut self, segment: &S) -> u16 {
         let at = self.at();
         if self.tracker.flags & COMMON != FROM_CLIENT
             || self.tracker.carried != 0
             || self.tracker.beyond != 0
             || at >= self.len
         {
-            return false;
+            return 0;
         }
         let Some(word) = segment.u16_at(at) else {
-            return false;
+            return 0;
         };
         let (first, second) = ((word >> 8) as u8, word as u8);
         let opcode = first & frame::OPCODE;
         let mut payload_len = (second & frame::LEN7) as u32;
         let mut header_len = 6;
         if word & BITS != PLAIN || WHOLE >> opcode & 1 == 0 || payload_len == 127 {
-            return false;
+            return 0;
         }
         if payload_len == 126 {
             let Some(extended) = segment.u16_at(at + 2) else {
-                return false;
+                return 0;
             };
             payload_len = extended.into();
             header_len = 8;
             if extended < 126 || DATA >> opcode & 1 == 0 {
-                return false;
+                return 0;
             }
         }
         let left = self.len - at;
         if left < header_len || header_len + payload_len < left {
-            return false;
+            return 0;
         }
         self.tracker.mark = mark_after(self.tracker.mark, self.tracker.next, first, second, 0);
         self.tracker.next = self.tracker.next.wrapping_add(header_len + payload_len);
@@ -452,7 +467,7 @@ impl Walk {
         self.pings = (opcode == opcode::PING) as u32;
         self.pongs = (opcode == opcode::PONG) as u32;
         self.budget = Self::UNLIMITED;
-        true
+        word
     }
 
     /// This walk, which joined `known`, has the same bytes there as the header that was cut then.
@@ -462,8 +477,10 @@ impl Walk {
         let mut same = true;
         let mut i = 0u32;
         while i < frame::MAX_HEADER as u32 {
-            let both = i < known.carried as u32 && at < self.len && i < self.len - at;
-            same &= !both || segment.u8_at(at + i) == Some(known.carry[i as usize]);
+            // Where the segment begins inside the header, its first bytes lie before it.
+            let place = at.wrapping_add(i);
+            let both = i < known.carried as u32 && place < self.len;
+            same &= !both || segment.u8_at(place) == Some(known.carry[i as usize]);
             i += 1;
         }
         same || !self.joined
@@ -518,6 +535,7 @@ impl Walk {
             self.violations += !violations.is_empty() as u32;
             self.kinds.0 |= violations.0;
             segment.header(self.tracker.next, header, violations);
+            segment.trace(&self.tracker, header.first, header.second);
         }
         let in_message = header.in_message_after(self.tracker.flags & IN_MESSAGE != 0);
         let known = if opcode::is_control(header.opcode()) { 0 } else { MESSAGE_UNKNOWN };
@@ -560,7 +578,11 @@ impl Walk {
     #[inline(never)]
     fn step_record<S: Segment>(&mut self, segment: &mut S) -> Step {
         let at = self.at();
-        let (Some(first), Some(length)) = (segment.u16_at(at), segment.u16_at(at + 3)) else {
+        // One after the other: as a pair they would be kept on the stack, read or not.
+        let Some(first) = segment.u16_at(at) else {
+            return self.cut(segment);
+        };
+        let Some(length) = segment.u16_at(at + 3) else {
             return self.cut(segment);
         };
         self.frames += !crate::seq::before(self.tracker.next, self.fresh_begin) as u32;
@@ -572,14 +594,15 @@ impl Walk {
     /// The header of a record is whole: check it, and move to where the record ends.
     #[inline(always)]
     fn complete_record<S: Segment>(&mut self, segment: &mut S, record: Record) {
-        self.tracker.mark =
-            mark_after(self.tracker.mark, self.tracker.next, record.kind, record.major, 0);
         let violations = record.violations();
         if !crate::seq::before(self.tracker.next, self.fresh_complete) {
             self.violations += !violations.is_empty() as u32;
             self.kinds.0 |= violations.0;
             segment.record(self.tracker.next, record, violations);
+            segment.trace(&self.tracker, record.kind, record.major);
         }
+        self.tracker.mark =
+            mark_after(self.tracker.mark, self.tracker.next, record.kind, record.major, 0);
         self.tracker.next = self.tracker.next.wrapping_add(record.total());
         self.tracker.carried = 0;
     }

@@ -8,23 +8,19 @@ use ws_guard_common::{
 };
 
 use crate::{
-    borders::{self, BORDER},
     maps::locked,
     packet::{Packet, Segment},
     report::{self, Side},
     scene::{Scene, Verdict},
     sources,
+    trail::TRAIL,
     walk::{self, State, Walker},
 };
 
 /// Let the flow take over a walk of new bytes.
 #[inline(never)]
 pub fn commit(scene: &Scene, flow: &mut Flow) -> bool {
-    let committed = take_over(scene, flow, |_, _| true, Flow::commit);
-    if let (true, Some(state)) = (committed, walk::resume()) {
-        borders::keep(flow, scene.segment.seq, &state.start);
-    }
-    committed
+    take_over(scene, flow, |_, _| true, Flow::commit)
 }
 
 /// Let the flow take over a walk from a checkpoint.
@@ -36,11 +32,12 @@ pub fn recommit(scene: &Scene, flow: &mut Flow) -> bool {
         scene,
         flow,
         // An acknowledgement on another CPU may have moved the checkpoints up.
-        |flow, state| checkpoint == BORDER || flow.starts_at(checkpoint, &state.from),
+        |flow, state| checkpoint == TRAIL || flow.starts_at(checkpoint, &state.from),
         |flow, known, walk, passed| {
             flow.let_through(walk.base(), walk.len());
-            if checkpoint != BORDER {
-                flow.rewalked(checkpoint, known, walk, passed);
+            match checkpoint {
+                TRAIL => flow.repeated(known, walk, passed),
+                checkpoint => flow.rewalked(checkpoint, known, walk, passed),
             }
         },
     )
@@ -66,12 +63,15 @@ fn take_over(
     locked(flow, |flow| {
         // What another CPU keeps behind a gap meanwhile, nobody has judged.
         let judged = (flow.held == 0) | (state.held != 0);
-        let stands = judged & (flow.client == state.start) & (flow.state == flow::state::OPEN);
+        let fits = (state.trail == 0) | (state.traces <= state.room);
+        let stands =
+            judged & fits & (flow.client == state.start) & (flow.state == flow::state::OPEN);
         if stands && valid(flow, state) {
             if pings > 0 {
                 flow.ping_ns = state.asked_ns;
             }
             take(flow, &state.start, walk, passed);
+            flow.take_traces(state.traces);
             flow.last_ns = scene.now;
             lost = flow.state != flow::state::OPEN;
             committed = true;

@@ -21,7 +21,7 @@ use crate::{
     requests, role,
     scene::{Scene, Verdict},
     skb::{SkbPayload, parse_skb},
-    sources, tls,
+    sources, tls, trail,
     walk::{self, Walker},
 };
 
@@ -193,6 +193,9 @@ fn begins(key: &FlowKey, segment: &packet::Segment) {
 #[inline(never)]
 fn acknowledge(scene: &Scene, flow: &mut Flow) {
     let outcome = locked(flow, |flow| flow.acknowledge(scene.segment.ack));
+    if flow.trail != 0 && flow.kept == 0 {
+        trail::give_back();
+    }
     match outcome {
         Acknowledged::Fine => {}
         Acknowledged::Closed => closed(scene, flow),

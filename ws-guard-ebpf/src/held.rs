@@ -18,10 +18,9 @@ use ws_guard_common::{
 };
 
 use crate::{
-    borders,
     commit::count,
     kept,
-    maps::{HELD, locked},
+    maps::{FLOWS, HELD, locked},
     packet::{Packet, Segment},
     report,
     scene::Scene,
@@ -71,12 +70,10 @@ pub fn enter(scene: &Scene, flow: &Flow) -> bool {
     }
     // SAFETY: nobody else is at it.
     let slot = unsafe { &mut *slot };
-    if flow.held == 0 {
-        let idle = scene.now.saturating_sub(slot.last_ns) > held::IDLE_NS;
-        if slot.owner == 0 || slot.owner == owner || idle {
-            slot.owner = owner;
-            slot.region.clear();
-        }
+    if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || is_over(slot)) {
+        slot.owner = owner;
+        slot.key = *scene.key();
+        slot.region.clear();
     }
     if slot.owner != owner {
         release(slot);
@@ -87,6 +84,17 @@ pub fn enter(scene: &Scene, flow: &Flow) -> bool {
         state.violations = counters.violations_in;
     }
     true
+}
+
+/// The flow whose copy it is has nothing behind a gap any more, or is gone.
+#[inline(always)]
+fn is_over(slot: &Held) -> bool {
+    let Some(flow) = FLOWS.get_ptr(&slot.key) else {
+        return true;
+    };
+    // SAFETY: single words of a value that stays mapped while the program runs.
+    let (generation, held) = unsafe { ((*flow).generation, (*flow).held) };
+    held == 0 || held::owner(&slot.key, generation) != slot.owner
 }
 
 /// Leave the copy, which is free if the flow has nothing behind a gap.
@@ -130,7 +138,6 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
     });
     if holds {
         slot.region.extend(segment.seq, at, segment.len);
-        slot.last_ns = scene.now;
     }
     holds
 }
@@ -275,6 +282,7 @@ fn begin_cut(flow: &Flow) -> bool {
     state.cut += 1;
     state.held_start = flow.client;
     state.held_walk = Walk::new(state.held_start, &state.held_start, begin, len);
+    (state.next_trace, state.room, state.traces) = (flow.next_trace, flow.trail_room(), 0);
     true
 }
 
@@ -285,8 +293,6 @@ fn end_cut(scene: &Scene, flow: &mut Flow) -> bool {
         return false;
     };
     let ragged = slot.region.ragged != 0;
-    let begin = state.held_walk.base();
-    let ahead = flow.is_ahead(begin);
     let follows = locked(
         flow,
         #[inline(always)]
@@ -294,6 +300,7 @@ fn end_cut(scene: &Scene, flow: &mut Flow) -> bool {
             let follows = (flow.held != 0) & (flow.client == state.held_start);
             if follows {
                 flow.commit_cut(&state.held_walk, ragged);
+                flow.take_traces(state.traces);
             }
             follows
         },
@@ -301,11 +308,7 @@ fn end_cut(scene: &Scene, flow: &mut Flow) -> bool {
     if !follows {
         return false;
     }
-    let moved = state.held_walk.tracker.resume() != state.held_start.resume();
-    if ahead | moved {
-        borders::keep(flow, begin, &state.held_start);
-    }
-    if moved {
+    if state.held_walk.tracker.resume() != state.held_start.resume() {
         count(scene, &state.held_walk, &state.held_start);
     }
     true

@@ -18,7 +18,6 @@ use ws_guard_common::{
 };
 
 use crate::{
-    borders::{self, BORDER},
     commit::{commit, count_walk, recommit, settle},
     debug, floods,
     handshake::{self, Request},
@@ -32,7 +31,9 @@ use crate::{
     role,
     scene::{Outcome, Scene, Verdict, finished, run_out},
     skb::{SkbPayload, parse_skb},
-    sources, tls, unreadable,
+    sources, tls,
+    trail::{self, TRAIL},
+    unreadable,
     walk::{self, Walker},
     xdp::{XdpPayload, parse_xdp},
 };
@@ -138,8 +139,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
         return if segment.len == 0 { Verdict::Pass } else { scene.drop(Counter::DroppedForged) };
     }
-    // A single word, written by this side only.
-    flow.client_ack = later(flow.client_ack, segment.ack);
+    flow.hear(segment.ack);
     if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&scene, flow) {
         return Verdict::Pass;
     }
@@ -270,9 +270,6 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -
             // Only this side writes these two, and they only say how far things got.
             flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
             flow.last_ns = scene.now;
-            if flow.is_ahead(segment.seq) {
-                borders::keep(flow, segment.seq, &flow.client);
-            }
             return Verdict::Pass;
         }
         Action::Walk if (flow.held == 0) & !scene.limits_classes() => {
@@ -296,7 +293,11 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -
     if flow.held != 0 && !matches!(plan.action, Action::Gap) && !held::enter(scene, flow) {
         return scene.drop(Counter::DroppedGap);
     }
-    let verdict = stream(scene, flow, plan, payload);
+    let verdict = match trail::enter(scene.now) {
+        true => stream(scene, flow, plan, payload),
+        false => scene.drop(Counter::DroppedNoCheckpoint),
+    };
+    trail::leave();
     held::leave(flow);
     verdict
 }
@@ -314,11 +315,11 @@ fn stream<P: Packet>(
 ) -> Verdict {
     let mut outcome = match plan.action {
         Action::Rewalk | Action::NoCheckpoint => {
-            let at_border = plan.action as u8 == Action::NoCheckpoint as u8;
-            if at_border && borders::find(flow, scene.segment.seq).is_none() {
+            let on_trail = plan.action as u8 == Action::NoCheckpoint as u8;
+            if on_trail && !trail::finds(scene.segment.seq) {
                 return scene.drop(Counter::DroppedNoCheckpoint);
             }
-            walk::from_checkpoint(if at_border { BORDER } else { plan.checkpoint });
+            walk::from_checkpoint(if on_trail { TRAIL } else { plan.checkpoint });
             again(scene, flow, payload)
         }
         Action::Gap if held::keep(scene, flow, payload) => return Verdict::Pass,
@@ -385,6 +386,7 @@ fn first<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) 
         return Outcome::Pass;
     };
     state.start = flow.client;
+    state.traces = 0;
     state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
     state.small_as(scene.policy);
     let mut walker = Walker { state, packet: payload(scene.segment) };

@@ -12,13 +12,14 @@ use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     frame::{Header, Violations},
     held::{BYTES, CUTS, Held, PIECE},
-    tracker::{self, Step, Walk},
+    tracker::{self, Step, Tracker, Walk},
 };
 
 use crate::{
     held::entered,
     packet::Packet,
     report::{self, Side},
+    trail,
     walk::{self, MAX_STEPS},
 };
 
@@ -135,11 +136,13 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
 /// Take [`crate::walk::State::held_walk`] to its end, and count nothing. `false` when that fails.
 #[inline(always)]
 pub fn look() -> bool {
+    trail::looks(true);
     let turn: unsafe extern "C" fn(u32, *mut c_void) -> c_long = look_turn;
     // SAFETY: the callback needs nothing of this function's.
     unsafe {
         bpf_loop(MAX_STEPS, turn as *mut c_void, core::ptr::null_mut(), 0);
     }
+    trail::looks(false);
     matches!(walk::resume(), Some(state) if state.held_step == DONE)
 }
 
@@ -207,6 +210,11 @@ impl tracker::Segment for Kept {
     /// What is at the server stays as it is.
     #[inline(always)]
     fn defuse(&mut self, _at: u32) {}
+
+    #[inline(always)]
+    fn trace(&mut self, tracker: &Tracker, first: u8, second: u8) {
+        trail::trace(tracker, first, second);
+    }
 
     #[inline(always)]
     fn header(&mut self, _seq: u32, _header: Header, violations: Violations) {

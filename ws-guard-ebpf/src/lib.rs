@@ -28,7 +28,6 @@
 #![allow(internal_features, reason = "the BPF target has no stable atomic add")]
 #![feature(core_intrinsics, stmt_expr_attributes)]
 
-pub mod borders;
 pub mod checksum;
 pub mod commit;
 pub mod control;
@@ -56,6 +55,7 @@ pub mod skb;
 pub mod sources;
 pub mod tables;
 pub mod tls;
+pub mod trail;
 pub mod tunnel;
 pub mod unreadable;
 pub mod walk;

@@ -15,12 +15,12 @@ use ws_guard_common::{
     forwarded::names::HeaderNames,
     held::{Held, SLOTS as HELD_SLOTS},
     maps::{
-        Address, BEGINNINGS as MAX_BEGINNINGS, BORDERS as MAX_BORDERS, Beginning, Border,
-        COARSE as MAX_COARSE, Counters, Event, FlowKey, Network, PROVEN as MAX_PROVEN, Pending,
-        Policy, Ports, Rule, SCOPES, STRANGERS as MAX_STRANGERS, SUSPECTS as MAX_SUSPECTS, Shared,
-        SourceKey, Stranger, Suspect,
+        Address, BEGINNINGS as MAX_BEGINNINGS, Beginning, COARSE as MAX_COARSE, Counters, Event,
+        FlowKey, Network, PROVEN as MAX_PROVEN, Pending, Policy, Ports, Rule, SCOPES,
+        STRANGERS as MAX_STRANGERS, SUSPECTS as MAX_SUSPECTS, Shared, SourceKey, Stranger, Suspect,
     },
     source::Source,
+    trail::{TRAILS as MAX_TRAILS, Trail},
     window::SLOTS,
 };
 
@@ -34,7 +34,7 @@ pub static PENDING: LruHashMap<FlowKey, Pending, 4096> = LruHashMap::new();
 pub static PROVEN: LruHashMap<FlowKey, Pending, { MAX_PROVEN as usize }> = LruHashMap::new();
 
 #[btf_map]
-pub static BORDERS: Array<Border, { MAX_BORDERS as usize }> = Array::new();
+pub static TRAILS: Array<Trail, { MAX_TRAILS as usize }> = Array::new();
 
 #[btf_map]
 pub static HELD: Array<Held, { HELD_SLOTS as usize }> = Array::new();

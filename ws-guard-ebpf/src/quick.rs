@@ -13,13 +13,12 @@ use ws_guard_common::{
 };
 
 use crate::{
-    borders,
     commit::take_back,
     maps::locked,
     packet::{Packet, Segment},
     report,
     scene::{Scene, Verdict},
-    sources,
+    sources, trail,
 };
 
 /// What the shortcut came to, in one word: bits, and above them the offset of a ping's first byte.
@@ -45,7 +44,8 @@ pub mod came_to {
 pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> u32 {
     let start = flow.client;
     let mut walk = Walk::new(start, &start, scene.segment.seq, scene.segment.len);
-    if !walk.only(&payload(scene.segment)) {
+    let word = walk.only(&payload(scene.segment));
+    if word == 0 {
         return came_to::NOTHING;
     }
     let is_ping = walk.pings > 0;
@@ -74,7 +74,9 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
     if !committed {
         return came_to::NOTHING;
     }
-    borders::keep(flow, scene.segment.seq, &start);
+    if flow.trail != 0 || flow.is_crowded() {
+        trail::trace_one(scene.now, &start, word, walk.tracker.next);
+    }
     count(&walk);
     let at = start.next.wrapping_sub(scene.segment.seq);
     if is_ping { came_to::TAKEN | came_to::PING | fits | at << came_to::AT } else { came_to::TAKEN }

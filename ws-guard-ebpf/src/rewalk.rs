@@ -7,11 +7,11 @@ use ws_guard_common::{
 };
 
 use crate::{
-    borders::{self, BORDER},
     maps::locked,
     packet::{Packet, Segment},
     report,
     scene::{Outcome, Scene, finished, run_out},
+    trail::{self, TRAIL},
     walk::{self, Walker},
 };
 
@@ -40,14 +40,17 @@ fn look<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -
     let Some(state) = walk::state() else {
         return false;
     };
-    let border = || borders::find(flow, scene.segment.seq).copied();
-    let Some(from) = flow.checkpoint(state.checkpoint as u8).or_else(border) else {
-        return false;
-    };
+    if state.checkpoint != TRAIL.into() {
+        let Some(from) = flow.checkpoint(state.checkpoint as u8) else {
+            return false;
+        };
+        state.from = from;
+    }
     state.start = flow.client;
-    state.from = from;
-    state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
+    state.walk = Walk::new(state.from, &state.start, scene.segment.seq, scene.segment.len);
     state.walk.budget = Walk::UNLIMITED;
+    state.walk.begins_at(&state.start);
+    state.looks = 1;
     let mut walker = Walker { state, packet: payload(scene.segment) };
     walker.packet.only_look(true);
     matches!(walker.run_on(), Step::Done)
@@ -61,16 +64,22 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
     let Some(state) = walk::resume() else {
         return Outcome::Pass;
     };
+    state.looks = 0;
     let (checkpoint, from) = (state.checkpoint as u8, state.from);
     let settled = scene.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
+    let known = trail::knows();
     let judged = match checkpoint {
-        BORDER => Rewalk::Refuse,
-        checkpoint => flow.rewalk_budget(checkpoint, &state.walk, settled),
+        TRAIL if known => Rewalk::Known,
+        TRAIL => Rewalk::Refuse,
+        checkpoint => {
+            let facts = known as u8 * flow::KNOWN | settled as u8 * flow::SETTLED;
+            flow.rewalk_budget(checkpoint, &state.walk, facts)
+        }
     };
     let old_budget = match judged {
-        Rewalk::Refuse if borders::joins(flow, &state.walk.tracker) => {
-            state.checkpoint = BORDER.into();
-            if scene.enforces() { 0 } else { Walk::UNLIMITED }
+        Rewalk::Known => {
+            state.checkpoint = TRAIL.into();
+            if scene.enforces() { flow.old_pings() } else { Walk::UNLIMITED }
         }
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
         Rewalk::New if rewind(scene, flow, &state.start, checkpoint, &from) => {
@@ -82,6 +91,7 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
     };
     state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
     state.walk.old_budget = old_budget;
+    state.walk.begins_at(&state.start);
     Outcome::Rewalked
 }
 

@@ -57,6 +57,15 @@ pub struct State {
     /// Shortest and longest record that is small.
     pub record_min: u16,
     pub record_max: u16,
+    /// The trail that this CPU has entered: its number and 1, or 0.
+    pub trail: u32,
+    /// The number that its next trace gets, how many there is room for, and how many the walk at hand
+    /// has left.
+    pub next_trace: u32,
+    pub room: u32,
+    pub traces: u32,
+    /// Not 0: the walk is only a look, and leaves none.
+    pub looks: u32,
     /// The checkpoint that a retransmission is walked from, counted from the oldest...
     pub checkpoint: u32,
     /// ...and where the stream stood there.

@@ -18,6 +18,14 @@ pub trait Guard {
     /// So much time passes that the server has acknowledged all that it holds in order
     /// ([`ws_guard_common::flow::SETTLED_NS`]).
     fn rest(&mut self);
+
+    /// The server has sent so many bytes since the client's frames began.
+    fn server_sends(&mut self, _end: u32) {}
+
+    /// A segment of the client acknowledges that many. `false` when the guard takes it for a forged one.
+    fn hears(&mut self, _ack: u32) -> bool {
+        true
+    }
 }
 
 /// One whose knowledge of the connection can be looked at: who lies, aims.
@@ -52,6 +60,19 @@ impl Guard for OnHost {
 
     fn rest(&mut self) {
         self.replay.settled = true;
+    }
+
+    fn server_sends(&mut self, end: u32) {
+        self.replay.flow.server_high = end;
+    }
+
+    fn hears(&mut self, ack: u32) -> bool {
+        let flow = &mut self.replay.flow;
+        let credible = flow.is_credible(ack);
+        if credible {
+            flow.hear(ack);
+        }
+        credible
     }
 }
 

@@ -15,4 +15,7 @@ pub mod liar;
 pub mod link;
 pub mod pings;
 pub mod receiver;
+pub mod sender;
 pub mod streams;
+pub mod transfer;
+pub mod wire;

@@ -1,5 +1,7 @@
 //! A receiving TCP: puts segments together by sequence number and acknowledges.
 
+use std::ops::Range;
+
 /// Which bytes a receiver keeps when a segment overlaps what waits behind a gap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overlap {
@@ -33,6 +35,19 @@ impl Receiver {
     /// The next sequence number it expects: what its acknowledgements carry.
     pub fn ack(&self) -> u32 {
         self.base.wrapping_add(self.stream.len() as u32)
+    }
+
+    /// What it has behind a gap, as offsets in the stream.
+    pub fn ranges(&self) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for (offset, payload) in &self.waiting {
+            let (from, to) = (*offset as usize, *offset as usize + payload.len());
+            match ranges.last_mut() {
+                Some(last) if last.end >= from => last.end = last.end.max(to),
+                _ => ranges.push(from..to),
+            }
+        }
+        ranges
     }
 
     /// A segment passed the checks of the receiver's TCP.

@@ -100,6 +100,33 @@ pub fn stream(rng: &mut Rng, from_client: bool, frames: usize) -> Vec<u8> {
     bytes
 }
 
+/// Messages of a client that sends many: all of one length, or of lengths up to it; pings among them.
+pub fn messages(rng: &mut Rng) -> Vec<u8> {
+    let length = [2, 20, 100, 100, 400, 400, 1400, 5_000, 70_000][rng.usize(..9)];
+    let (total, varied) = (rng.usize(1_000..60_000), one_in(rng, 2));
+    let mut bytes = Vec::new();
+    while bytes.len() < total {
+        let length = if varied { rng.usize(..=length) } else { length };
+        if one_in(rng, 50) {
+            bytes.extend([0x89, 0x80, 1, 2, 3, 4]);
+        }
+        bytes.push(0x82);
+        match length {
+            0..126 => bytes.push(0x80 | length as u8),
+            126..0x1_0000 => {
+                bytes.push(0x80 | 126);
+                bytes.extend((length as u16).to_be_bytes());
+            }
+            _ => {
+                bytes.push(0x80 | 127);
+                bytes.extend((length as u64).to_be_bytes());
+            }
+        }
+        payload(rng, length + 4, &mut bytes);
+    }
+    bytes
+}
+
 /// A client's stream that any server reads to its end: valid frames of moderate length, whole messages,
 /// no text (which has to be UTF-8), no CLOSE.
 pub fn spoken(rng: &mut Rng, frames: usize) -> Vec<u8> {

@@ -43,6 +43,7 @@ pub mod programs;
 pub mod proxies;
 pub mod raw;
 pub mod raw_tcp;
+pub mod recut;
 pub mod servers;
 pub mod sink;
 pub mod tools;

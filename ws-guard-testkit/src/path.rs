@@ -5,8 +5,10 @@
 //!   client namespace              middle                     server namespace
 //!   veth0  10.77.0.1 ..   ───   veth0 ─▶ losses ─▶ far  ───   veth0  10.77.255.1
 //! ```
-//! Only the client's segments with payload are lost or come late; everything is delayed. Each packet
-//! is one of a wire: offloads are off.
+//! Only the client's segments with payload are lost or come late, are cut or put together; everything
+//! is delayed. Each packet is one of a wire: offloads are off. With [`Path::merged`], the client's
+//! segments come to the middle as super-packets, and are cut there, as behind a node that puts together
+//! what it receives.
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
@@ -30,6 +32,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     netns::{INTERFACE, Namespace, Pair, PairOptions},
     raw::bind,
+    recut::{self, Layout},
 };
 
 /// The middle's interfaces: towards the client, and towards the server.
@@ -38,8 +41,9 @@ pub const FAR: &str = "far";
 /// How long a thread may take to notice that it is over.
 const LOOK: Duration = Duration::from_millis(100);
 const BUFFER: usize = 8 << 20;
-/// Bytes of Ethernet and IPv4 header, the latter without options.
-const HEADERS: usize = 14 + 20;
+/// Bytes of a packet, and of the payload of a segment cut from a longer one, that the links take.
+const MTU: usize = 1500;
+const MSS: usize = 1428;
 
 /// What becomes of the client's segments with payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +55,11 @@ pub struct Impairment {
     pub lateness: Duration,
     /// For everything, either way.
     pub delay: Duration,
+    /// Of a thousand, so many are cut in two, and put together with the one before.
+    pub cut: u32,
+    pub merged: u32,
+    /// Longer packets are thrown away, and their sender is told; 0 for never.
+    pub mtu: u16,
     /// Which of them.
     pub seed: u64,
 }
@@ -82,6 +91,24 @@ struct State {
     segments: u64,
 }
 
+impl Impairment {
+    /// A segment that came, as it goes on: cut, or not.
+    fn pieces(&self, n: u64, frame: &[u8], layout: Layout) -> Vec<Vec<u8>> {
+        let mut random = fastrand::Rng::with_seed(self.seed << 32 | n | 1 << 31);
+        let longest = match random.u32(..1000) < self.cut && layout.len() > 1 {
+            true => random.usize(layout.len().div_ceil(2)..layout.len()),
+            false if layout.packet() > MTU => MSS,
+            false => layout.len(),
+        };
+        recut::cut(frame, layout, longest)
+    }
+
+    /// Whether the one after segment number `n` is put together with it.
+    fn merges(&self, n: u64) -> bool {
+        fastrand::Rng::with_seed(self.seed << 32 | n | 1 << 30).u32(..1000) < self.merged
+    }
+}
+
 /// Two namespaces, and the path between them.
 pub struct Path {
     // The threads end before the namespaces go.
@@ -94,6 +121,15 @@ pub struct Path {
 
 impl Path {
     pub fn new(clients: u8) -> Result<Path> {
+        Path::with(clients, false)
+    }
+
+    /// One whose middle sees super-packets of the client.
+    pub fn merged(clients: u8) -> Result<Path> {
+        Path::with(clients, true)
+    }
+
+    fn with(clients: u8, merged: bool) -> Result<Path> {
         let [client, middle, server] = ["client", "middle", "server"].map(Namespace::new);
         let (pair, middle) = (Pair { client: client?, server: server? }, middle?);
         for (namespace, end) in [(&pair.client, NEAR), (&pair.server, FAR)] {
@@ -103,6 +139,10 @@ impl Path {
             middle.ip(&format!("link set {end} up"))?;
         }
         pair.configure(PairOptions { clients, mtu: 1500, offloads: false })?;
+        if merged {
+            pair.client.offloads(INTERFACE, true)?;
+            middle.offloads(NEAR, true)?;
+        }
         // What one connection learns of the path is not to help the next one.
         pair.client.sysctl("net/ipv4/tcp_no_metrics_save", "1")?;
         let mut path =
@@ -175,6 +215,8 @@ struct Forwarder {
     to: Socket,
     upstream: bool,
     state: Arc<Mutex<State>>,
+    /// A segment of the client that may be put together with the next one, and its number.
+    held: Option<(u64, Vec<u8>)>,
     /// Frames on their way, by when they arrive; the number keeps the order.
     waiting: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
     taken: u64,
@@ -182,16 +224,18 @@ struct Forwarder {
 
 impl Forwarder {
     fn new(from: Socket, to: Socket, upstream: bool, state: Arc<Mutex<State>>) -> Forwarder {
-        Forwarder { from, to, upstream, state, waiting: BinaryHeap::new(), taken: 0 }
+        let waiting = BinaryHeap::new();
+        Forwarder { from, to, upstream, state, held: None, waiting, taken: 0 }
     }
 
     fn run(mut self, stop: &AtomicBool) -> Result<()> {
-        let mut buffer = vec![0; 1 << 16];
+        let mut buffer = vec![0; 1 << 17];
         while !stop.load(Relaxed) {
             self.wait()?;
             while let Some(length) = self.receive(&mut buffer)? {
-                self.take(&buffer[..length]);
+                self.take(&buffer[..length])?;
             }
+            self.let_go();
             self.send_due()?;
         }
         Ok(())
@@ -219,22 +263,72 @@ impl Forwarder {
         }
     }
 
-    fn take(&mut self, frame: &[u8]) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let impairment = state.impairment;
-        let mut fate = Fate::Arrives;
-        if self.upstream && has_payload(frame) {
-            fate = impairment.fate(state.segments);
-            state.segments += 1;
+    fn take(&mut self, frame: &[u8]) -> Result<()> {
+        let impairment = self.impairment();
+        let Some(layout) = Layout::of(frame).filter(|_| self.upstream) else {
+            self.push(impairment.delay, frame.to_vec());
+            return Ok(());
+        };
+        if layout.is_empty() {
+            // With offloads its checksum was left to the interface.
+            self.push(impairment.delay, recut::sealed(frame, layout));
+            return Ok(());
         }
-        drop(state);
-        let extra = match fate {
+        if impairment.mtu > 0 && layout.packet() > impairment.mtu.into() {
+            // Back to where it came from.
+            let answer = recut::too_long(frame, layout, impairment.mtu);
+            self.from.send(&answer).context("telling that a packet is too long")?;
+            return Ok(());
+        }
+        for piece in impairment.pieces(self.taken, frame, layout) {
+            self.segment(impairment, piece);
+        }
+        Ok(())
+    }
+
+    fn impairment(&self) -> Impairment {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).impairment
+    }
+
+    /// The number of a segment.
+    fn next_number(&self) -> u64 {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.segments += 1;
+        state.segments - 1
+    }
+
+    /// A segment of the client that may be lost, late, or put together with the one before.
+    fn segment(&mut self, impairment: Impairment, piece: Vec<u8>) {
+        let number = self.next_number();
+        let extra = match impairment.fate(number) {
             Fate::Lost => return,
             Fate::Late => impairment.lateness,
             Fate::Arrives => Duration::ZERO,
         };
-        let due = Instant::now() + impairment.delay + extra;
-        self.waiting.push(Reverse((due, self.taken, frame.to_vec())));
+        if impairment.merged == 0 {
+            self.push(impairment.delay + extra, piece);
+            return;
+        }
+        let merged = match &self.held {
+            Some((held, first)) if impairment.merges(*held) => recut::merge(first, &piece, MTU),
+            _ => None,
+        };
+        if merged.is_none() {
+            self.let_go();
+        }
+        self.held = Some((number, merged.unwrap_or(piece)));
+    }
+
+    /// What may be put together with the next one goes on without it.
+    fn let_go(&mut self) {
+        if let Some((_, frame)) = self.held.take() {
+            let delay = self.impairment().delay;
+            self.push(delay, frame);
+        }
+    }
+
+    fn push(&mut self, after: Duration, frame: Vec<u8>) {
+        self.waiting.push(Reverse((Instant::now() + after, self.taken, frame)));
         self.taken += 1;
     }
 
@@ -252,14 +346,6 @@ impl Forwarder {
         }
         Ok(())
     }
-}
-
-/// IPv4 and TCP with payload.
-fn has_payload(frame: &[u8]) -> bool {
-    let Some(data) = frame.get(HEADERS + 12) else { return false };
-    let ip = frame[12..14] == [8, 0] && frame[14] == 0x45 && frame[23] == 6;
-    let length = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
-    ip && length > 20 + usize::from(data >> 4) * 4
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::{Budget, Payload, Reason, Replay, Verdict};
 use crate::{
     flow::CHECKPOINTS,
-    tracker::{Step, Tracker, Walk},
+    tracker::{Step, Walk},
 };
 
 impl Replay {
@@ -82,16 +82,8 @@ impl Replay {
             let done = self.run_kept(&mut walk, at, true) == Step::Done;
             debug_assert!(done && self.flow.kept as usize <= CHECKPOINTS);
             self.count_kinds(headers, records);
-            self.settle_cut(&start, &walk, ragged);
-        }
-    }
-
-    /// Commit the walk through one segment that was kept.
-    fn settle_cut(&mut self, start: &Tracker, walk: &Walk, ragged: bool) {
-        let ahead = self.flow.is_ahead(walk.base());
-        self.flow.commit_cut(walk, ragged);
-        if ahead || self.flow.client != *start {
-            self.keep_border(walk.base(), *start);
+            self.flow.commit_cut(&walk, ragged);
+            self.keep_traces();
         }
     }
 
@@ -100,6 +92,7 @@ impl Replay {
         walk.budget = Walk::UNLIMITED;
         let bytes = &mut self.held.bytes[at as usize..][..walk.len() as usize];
         let seen = note.then_some((&mut self.headers, &mut self.records));
-        walk.run(&mut Payload { bytes, rewrite: false, seen })
+        let traces = note.then_some(&mut self.traces);
+        walk.run(&mut Payload { bytes, rewrite: false, seen, traces })
     }
 }

@@ -9,11 +9,11 @@ use ws_guard_common::{
     forwarded::names::HeaderNames,
     held::{self, Held},
     maps::{
-        Address, BEGINNINGS, BORDERS, Beginning, Border, COARSE, Counters, FlowKey, PROVEN,
-        Pending, Policy, Ports, Rule, SCOPES, STRANGERS, SUSPECTS, Shared, SourceKey, Stranger,
-        Suspect, name,
+        Address, BEGINNINGS, Beginning, COARSE, Counters, FlowKey, PROVEN, Pending, Policy, Ports,
+        Rule, SCOPES, STRANGERS, SUSPECTS, Shared, SourceKey, Stranger, Suspect, name,
     },
     source::Source,
+    trail::{TRAILS, Trail},
 };
 
 use super::plain::PrefixKey;
@@ -88,7 +88,7 @@ pub const LAYOUTS: [Layout; 20] = [
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Fixed(PROVEN), 0),
     map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Fixed(STRANGERS), 0),
-    map::<u32, Border>(name::BORDERS, MapType::Array, Entries::Fixed(BORDERS), 0),
+    map::<u32, Trail>(name::TRAILS, MapType::Array, Entries::Fixed(TRAILS), 0),
     map::<u32, Held>(name::HELD, MapType::Array, Entries::Fixed(held::SLOTS), 0),
     map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),

@@ -1,4 +1,4 @@
-//! Honest clients on paths that lose packets: everything arrives in the end, and is counted once.
+//! Honest clients on bad paths: everything arrives in the end, and is counted once.
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,49 +19,156 @@ const MESSAGE: usize = 500;
 const TOGETHER: usize = 40;
 const PINGS: u64 = 20;
 const WAIT: Duration = Duration::from_secs(30);
+const DELAY: Duration = Duration::from_millis(5);
 
-/// Send `writes` times so many messages, a ping with each, over a path that loses 3 % of them.
-fn upload(guarded: fn(&Path) -> &Namespace, writes: u64) -> Result<()> {
-    let path = Path::new(1)?;
-    let server = Server::start(&path.pair.server, Library::TokioTungstenite, PORT, None)?;
-    let guard = Guard::start(guarded(&path), &format!("--port {PORT}"))?;
-    let at = server.at(Family::V4.server());
-    let mut client = Client::connect(&path.pair.client, at, ConnectOptions::default())?;
-    let delay = Duration::from_millis(5);
-    path.set(Impairment { lost: 30, delay, seed: 1, ..Impairment::default() });
-    let text = "x".repeat(MESSAGE);
-    for write in 0..writes {
-        let mut frames = vec![Frame::text(&text); TOGETHER];
-        if write < PINGS {
-            frames.push(Frame::ping("still there?"));
-        }
-        client.send(&frames, &Cut::Whole)?;
+/// What a client sends: writes of so many messages of one length.
+#[derive(Clone, Copy)]
+struct Upload {
+    writes: u64,
+    messages: usize,
+    length: usize,
+}
+
+const UPLOAD: Upload = Upload { writes: 20, messages: TOGETHER, length: MESSAGE };
+
+/// Where the guard is.
+type Place = fn(&Path) -> &Namespace;
+
+/// A path with a server at its end and a guard, and a client that has connected while the path was good.
+struct Stage {
+    guard: Guard,
+    server: Server,
+    client: Client,
+    path: Path,
+}
+
+impl Stage {
+    fn new(path: Path, guarded: Place, family: Family, words: &str) -> Result<Stage> {
+        let server = Server::start(&path.pair.server, Library::TokioTungstenite, PORT, None)?;
+        let guard = Guard::start(guarded(&path), &format!("--port {PORT} {words}"))?;
+        let at = server.at(family.server());
+        let client = Client::connect(&path.pair.client, at, ConnectOptions::default())?;
+        Ok(Stage { guard, server, client, path })
     }
-    let sent = client.sent();
-    ensure!(
-        client.wait(WAIT, |r| r.messages == sent.messages),
-        "{sent:?}: {:?}",
-        client.received().messages
-    );
-    let flows: Vec<Flow> = guard.ask("flows")?;
-    let flow =
-        flows.iter().find(|flow| flow.client == client.local().to_string()).context("no flow")?;
-    println!("{sent:?}: {flow:?}, {} pongs", client.received().pongs);
-    ensure!((flow.frames_in, flow.pings_in) == (sent.frames, sent.pings), "{sent:?}: {flow:?}");
-    client.close()?;
-    server.stop()?;
-    guard.finish()
+
+    /// With the guard in the middle of the path: what is lost is lost behind it.
+    fn before(path: Path, family: Family, words: &str) -> Result<Stage> {
+        Stage::new(path, |path| &path.middle, family, words)
+    }
+
+    /// With the guard at the server.
+    fn behind(path: Path) -> Result<Stage> {
+        Stage::new(path, |path| &path.pair.server, Family::V4, "")
+    }
+
+    /// Send what is to be sent, a ping with each write, and see that all of it is echoed and counted.
+    fn upload(mut self, impairment: Impairment, upload: Upload) -> Result<()> {
+        self.path.set(impairment);
+        self.send(upload)?;
+        self.end()
+    }
+
+    fn send(&mut self, upload: Upload) -> Result<()> {
+        let text = "x".repeat(upload.length);
+        for write in 0..upload.writes {
+            let mut frames = vec![Frame::text(&text); upload.messages];
+            if write < PINGS {
+                frames.push(Frame::ping("still there?"));
+            }
+            self.client.send(&frames, &Cut::Whole)?;
+        }
+        let sent = self.client.sent();
+        let echoed = self.client.wait(WAIT, |r| r.messages == sent.messages);
+        let received = self.client.received().messages;
+        ensure!(echoed, "{sent:?}: {received:?}, {}", self.drops()?);
+        Ok(())
+    }
+
+    fn drops(&self) -> Result<String> {
+        let status: serde_json::Value = self.guard.ask("status")?;
+        Ok(status["drops"].to_string())
+    }
+
+    fn end(self) -> Result<()> {
+        let Stage { guard, server, client, path: _path } = self;
+        let (sent, local) = (client.sent(), client.local().to_string());
+        let flows: Vec<Flow> = guard.ask("flows")?;
+        let flow = flows.iter().find(|flow| flow.client == local).context("no flow")?;
+        println!("{sent:?}: {flow:?}, {} pongs", client.received().pongs);
+        ensure!((flow.frames_in, flow.pings_in) == (sent.frames, sent.pings), "{sent:?}: {flow:?}");
+        ensure!(flow.unsynced_total == 0, "{flow:?}");
+        client.close()?;
+        server.stop()?;
+        guard.finish()
+    }
+}
+
+fn lost(per_mille: u32) -> Impairment {
+    Impairment { lost: per_mille, delay: DELAY, seed: 1, ..Impairment::default() }
 }
 
 #[test]
 fn packets_that_are_lost_before_the_guard() -> Result<()> {
     needs_root!();
-    upload(|path| &path.pair.server, 5)
+    Stage::behind(Path::new(1)?)?.upload(lost(30), Upload { writes: 5, ..UPLOAD })
 }
 
 /// The server then acknowledges a byte in the middle of what the guard has let through.
 #[test]
 fn packets_that_are_lost_behind_the_guard() -> Result<()> {
     needs_root!();
-    upload(|path| &path.middle, 20)
+    Stage::before(Path::new(1)?, Family::V4, "")?.upload(lost(30), UPLOAD)
+}
+
+/// The guard sees super-packets, of which single segments are lost behind it.
+#[test]
+fn super_packets_that_are_lost_in_part() -> Result<()> {
+    needs_root!();
+    for (family, length) in [(Family::V4, 100), (Family::V6, 400)] {
+        let stage = Stage::before(Path::merged(1)?, family, "--attach xdp-generic")?;
+        // Some 4,000 segments: about 8 of them.
+        let upload = Upload { writes: 20, messages: 300_000 / length, length };
+        stage.upload(lost(2), upload)?;
+    }
+    Ok(())
+}
+
+/// Links behind the guard that take shorter packets, one after the other, and lose nothing.
+#[test]
+fn paths_that_become_narrower_behind_the_guard() -> Result<()> {
+    needs_root!();
+    for (family, mtus) in [(Family::V4, [1400, 576]), (Family::V6, [1400, 1280])] {
+        for length in [100, 400] {
+            let mut stage = Stage::before(Path::new(1)?, family, "")?;
+            for mtu in mtus {
+                stage.path.set(Impairment { mtu, ..lost(0) });
+                stage.send(Upload { writes: 5, messages: 400, length })?;
+            }
+            stage.end()?;
+        }
+    }
+    Ok(())
+}
+
+/// Segments are cut and put together behind the guard, and lost.
+#[test]
+fn segments_cut_and_merged_behind_the_guard() -> Result<()> {
+    needs_root!();
+    for (family, lost_) in [(Family::V4, 10), (Family::V6, 20)] {
+        let stage = Stage::before(Path::new(1)?, family, "")?;
+        let impairment = Impairment { cut: 400, merged: 500, ..lost(lost_) };
+        stage.upload(impairment, Upload { length: 100, messages: 200, ..UPLOAD })?;
+    }
+    Ok(())
+}
+
+/// The client's bare acknowledgements overtake its data, which waits in a queue: what that acknowledges is
+/// old by all that was echoed meanwhile.
+#[test]
+fn acknowledgements_that_overtake_data() -> Result<()> {
+    needs_root!();
+    let stage = Stage::behind(Path::new(1)?)?;
+    let queue = Duration::from_millis(300);
+    let impairment = Impairment { late: 1000, lateness: queue, ..lost(0) };
+    stage.upload(impairment, Upload { writes: 20, messages: 20, length: 20_000 })
 }

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use ws_guard_common::{
-    flow::{OLDEST_ACK, state},
+    flow::{BEFORE_FLOW, state},
     maps::{Counter::*, action},
 };
 use ws_guard_testkit::packets::{
@@ -36,11 +36,11 @@ fn not_taken() -> Vec<Case> {
             .dropped()
             .counts(&counted),
         forged("an acknowledgement of too long ago")
-            .with(|packet| packet.ack = packet.ack.wrapping_sub(OLDEST_ACK + 1))
+            .with(|packet| packet.ack = packet.ack.wrapping_sub(BEFORE_FLOW + 1))
             .dropped()
             .counts(&counted),
         forged("an acknowledgement of not so long ago")
-            .with(|packet| packet.ack = packet.ack.wrapping_sub(OLDEST_ACK))
+            .with(|packet| packet.ack = packet.ack.wrapping_sub(BEFORE_FLOW))
             .defused(&[180, 186, 192, 198, 204, 210, 216, 222, 228, 234])
             .counts(&[(DroppedForged, 0), (Pings, 40)]),
         case("an observer passes it, and does not believe it")

@@ -109,7 +109,6 @@ fn filled() -> Vec<Case> {
             .client_at(0, text("x"))
             .server(GAP + 48, "")
             .client_at(GAP + 48, pings(1))
-            .defused(&[0])
             .counts(&[(Gaps, 10), (Frames, 11), (Pings, 10), (Rewalked, 1), (DroppedGap, 0)]),
     ]
 }

@@ -140,11 +140,29 @@ fn repeated() -> Vec<Case> {
             .counts(&[(Pings, 31), (Defused, 1), (Frames, 32), (Rewritten, 2)]),
         case("from the middle of a segment, where no checkpoint stands")
             .open()
+            .client(pings(20))
+            .client_at(60, pings(10))
+            .counts(&[(Pings, 20), (DroppedNoCheckpoint, 0), (Rewritten, 0)]),
+        case("the same of one in which a ping was defused: which, nobody knows any more")
+            .open()
             .client(&*burst)
             .defused(&[180])
-            .client_at(60, &burst[60..])
+            .client_at(60, &burst[60..84])
+            .defused(&[0, 6, 12, 18])
+            .counts(&[(Pings, 31), (DroppedNoCheckpoint, 0), (Rewritten, 5)]),
+        case("to the middle of a header")
+            .open()
+            .client([text(&"x".repeat(200)), text("y")].concat())
+            .client_at(0, &[text(&"x".repeat(200)), text("y")].concat()[..209])
+            .client_at(209, &text("y")[1..])
+            .client(text("z"))
+            .counts(&[(Frames, 3), (DroppedNoCheckpoint, 0), (DroppedChanged, 0)]),
+        case("other frames in the middle of a segment")
+            .open()
+            .client([text("1"), text("2"), text("3"), text("4")].concat())
+            .client_at(7, [text("2"), pings(1)].concat())
             .dropped()
-            .counts(&[(Pings, 31), (DroppedNoCheckpoint, 1), (Rewritten, 1)]),
+            .counts(&[(Frames, 4), (Pings, 0), (DroppedChanged, 1)]),
         case("other frames than the first time are not believed")
             .open()
             .client(text(""))

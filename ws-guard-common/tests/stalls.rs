@@ -1,0 +1,60 @@
+//! No honest TCP stalls: whatever two paths do to its segments, before the guard and behind it, each
+//! transfer comes to its end.
+
+use ws_guard_common::{flow::state, replay::Mode};
+use ws_guard_oracle::{
+    cases::{cases, one_in},
+    frames::{self, Side},
+    guard::OnHost,
+    streams::{initial, messages, stream},
+    transfer::{Route, Transfer},
+};
+
+/// How many transfers there are in an ordinary run; `--nightly` asks for more.
+const ORDINARY: u64 = 3_000;
+
+#[test]
+fn every_transfer_comes_to_its_end() {
+    let (mut stalls, mut count) = (0, 0);
+    cases(ORDINARY, |rng| {
+        let frames = rng.usize(1..60);
+        let sent = if one_in(rng, 3) { stream(rng, true, frames) } else { messages(rng) };
+        let route = Route::any(rng);
+        let allowed = if one_in(rng, 3) { rng.u32(..20) } else { u32::MAX - 1 };
+        let base = initial(rng);
+        let mut guard = OnHost::new(base, Mode::Guard, allowed);
+        // Pings behind a gap pass all or wait until they may, which they never may here.
+        guard.allowance.throttled = allowed < u32::MAX - 1;
+        let mut transfer = Transfer::new(base, &sent, route, &mut guard);
+        count += 1;
+        if !transfer.run(rng) {
+            stalls += 1;
+            if stalls <= 3 {
+                let (una, dropped) = (transfer.sender.una, &transfer.dropped);
+                eprintln!(
+                    "stalled at {una} of {}: {route:?}, dropped {dropped:?}, forged {}",
+                    sent.len(),
+                    transfer.forged
+                );
+            }
+            return;
+        }
+        let arrived = transfer.receiver.stream.clone();
+        let flow = &guard.replay.flow;
+        assert_eq!((flow.state, flow.unsynced_total), (state::OPEN, 0), "{route:?}");
+        let expected = frames::count(&sent, Side::CLIENT, &[]);
+        assert_eq!((flow.frames_in, flow.pings_in), (expected.frames, expected.pings));
+        assert_eq!(guard.allowance.charged, expected.pings);
+        // Only pings were changed, and no more passed than may.
+        let mut passed = 0;
+        let mut same = sent.clone();
+        for ping in frames::frames(&sent, Side::CLIENT).iter().filter(|frame| frame.is_ping()) {
+            passed += u64::from(arrived[ping.at] == sent[ping.at]);
+            same[ping.at] = arrived[ping.at];
+            assert!((sent[ping.at] ^ arrived[ping.at]) & !(0x9 ^ 0xA) == 0);
+        }
+        assert!(arrived == same, "the stream was changed elsewhere");
+        assert!(passed <= u64::from(allowed), "{passed} pings of {allowed} passed");
+    });
+    assert_eq!(stalls, 0, "of {count} transfers");
+}

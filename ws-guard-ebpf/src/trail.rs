@@ -1,0 +1,305 @@
+//! Where each frame begins that the server has not acknowledged, [`ws_guard_common::trail`].
+//!
+//! Whoever walks through data of a flow that has a trail has [entered](enter) it: one CPU at a time,
+//! because what a walk leaves there counts only once it is committed. Who finds another one there drops
+//! its segment, which TCP sends again. A flow has a trail from the first segment on that has more than
+//! one header, or when more segments are under way than it has checkpoints for, until the server has
+//! acknowledged everything.
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg};
+
+use ws_guard_common::{
+    flow::Flow,
+    held,
+    tracker::Tracker,
+    trail::{self, Trace, Trail},
+};
+
+use crate::{
+    maps::{FLOWS, TRAILS as MAP, locked},
+    packet,
+    walk::{self, State},
+};
+
+/// Stands for a checkpoint's number where a walk begins on the trail.
+pub const TRAIL: u8 = u8::MAX;
+
+/// This CPU's state and the trail that it has entered, if any.
+#[inline(always)]
+fn entered() -> Option<(&'static mut State, &'static mut Trail)> {
+    let state = walk::resume()?;
+    if state.trail == 0 {
+        return None;
+    }
+    let trail = MAP.get_ptr_mut(state.trail.wrapping_sub(1))?;
+    // SAFETY: map values stay mapped while a program runs, and whoever has entered is alone there.
+    Some((state, unsafe { &mut *trail }))
+}
+
+/// The trail of that number, if nobody else is at it: until [`release`].
+#[inline(always)]
+fn alone(index: u32) -> Option<&'static mut Trail> {
+    let trail = MAP.get_ptr_mut(index)?;
+    // SAFETY: an aligned word of a map value, which stays mapped while a program runs.
+    let (_, alone) = unsafe {
+        atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            &raw mut (*trail).busy,
+            0,
+            1,
+        )
+    };
+    // SAFETY: nobody else is at it.
+    if alone { Some(unsafe { &mut *trail }) } else { None }
+}
+
+/// Nobody is at the trail any more.
+#[inline(always)]
+fn release(trail: &mut Trail) {
+    // SAFETY: an aligned word of a map value.
+    unsafe { atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(&raw mut trail.busy, 0) };
+}
+
+/// The flow of the segment at hand.
+#[inline(always)]
+fn flow() -> Option<&'static mut Flow> {
+    let flow = FLOWS.get_ptr_mut(&packet::segment()?.key)?;
+    // SAFETY: map values stay mapped while a program runs; what is read without the lock is compared
+    // with what stands there under it before anything is changed.
+    Some(unsafe { &mut *flow })
+}
+
+/// Enter the trail of the flow at hand, or one that it has from now on. `false` where another CPU is
+/// there.
+///
+/// Where no trail is to be had, there are the checkpoints alone.
+#[inline(always)]
+pub fn enter(now: u64) -> bool {
+    ws_guard_trail_enter(now) != 0
+}
+
+/// [`enter`]. Its name is in the object's BTF: the verifier checks it on its own, like all that follow.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
+    let (Some(state), Some(segment), Some(flow)) = (walk::resume(), packet::segment(), flow())
+    else {
+        return 0;
+    };
+    (state.trail, state.traces, state.looks) = (0, 0, 0);
+    let owner = held::owner(&segment.key, flow.generation);
+    let own = flow.trail as u32;
+    let index = if own != 0 { own - 1 } else { trail::slot(owner) };
+    let Some(trail) = alone(index) else {
+        return (own == 0) as u32;
+    };
+    let idle = now.saturating_sub(trail.last_ns) > trail::IDLE_NS;
+    let others = trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail);
+    if others || own == 0 || trail.owner != owner {
+        // One that is new, or none any more: nothing is traced yet.
+        let number = if others { 0 } else { (index + 1) as u16 };
+        locked(
+            flow,
+            #[inline(always)]
+            |flow| {
+                flow.trail = number;
+                flow.trace_anew();
+            },
+        );
+    }
+    if others {
+        release(trail);
+        return 1;
+    }
+    if trail.owner != owner || trail.acked != flow.acked {
+        (trail.owner, trail.acked, trail.last_ns) = (owner, flow.acked, now);
+        trail.key = segment.key;
+    }
+    state.trail = index + 1;
+    if flow.traces as u32 > trail::TRACES / 2 {
+        prune(flow, trail);
+    }
+    (state.next_trace, state.room) = (flow.next_trace, flow.trail_room());
+    1
+}
+
+/// Of the flow whose trail it is the server has acknowledged everything, or it is gone.
+#[inline(always)]
+fn is_over(trail: &Trail) -> bool {
+    let Some(flow) = FLOWS.get_ptr(&trail.key) else {
+        return true;
+    };
+    // SAFETY: single words of a value that stays mapped while the program runs.
+    let (generation, kept) = unsafe { ((*flow).generation, (*flow).kept) };
+    kept == 0 || held::owner(&trail.key, generation) != trail.owner
+}
+
+/// Make room for traces: what the server has acknowledged counts no more.
+#[cold]
+#[inline(always)]
+fn prune(flow: &mut Flow, trail: &Trail) {
+    let (first, count) = (flow.first_trace(), flow.traces as u32);
+    let acked = trail.before(first, count, flow.acked);
+    let latest = trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            if flow.first_trace() == first {
+                flow.drop_traces(acked, latest);
+            }
+        },
+    );
+}
+
+/// Leave the trail.
+#[inline(always)]
+pub fn leave() {
+    ws_guard_trail_leave();
+}
+
+/// [`leave`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_leave() -> u32 {
+    if let Some((state, trail)) = entered() {
+        state.trail = 0;
+        release(trail);
+    }
+    0
+}
+
+/// The server has acknowledged everything: another flow may have the trail.
+#[inline(always)]
+pub fn give_back() {
+    ws_guard_trail_give_back();
+}
+
+/// [`give_back`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_give_back() -> u32 {
+    let (Some(segment), Some(flow)) = (packet::segment(), flow()) else {
+        return 0;
+    };
+    let Some(trail) = alone((flow.trail as u32).wrapping_sub(1)) else {
+        return 0;
+    };
+    let mut over = false;
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            if flow.kept == 0 {
+                flow.trail = 0;
+                over = true;
+            }
+        },
+    );
+    if over && trail.owner == held::owner(&segment.key, flow.generation) {
+        trail.owner = 0;
+    }
+    release(trail);
+    0
+}
+
+/// Leave a trace of a header at which the stream stood at `tracker`. It counts once the walk is
+/// committed; a mere [look](looks) leaves none.
+#[inline(always)]
+pub fn trace(tracker: &Tracker, first: u8, second: u8) {
+    let trace = Trace::new(tracker, first, second);
+    ws_guard_trace(trace.seq, trace.mark, trace.word());
+}
+
+/// Whether what follows is only a look.
+#[inline(always)]
+pub fn looks(looks: bool) {
+    if let Some(state) = walk::resume() {
+        state.looks = looks.into();
+    }
+}
+
+/// [`trace`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
+    if let Some((state, trail)) = entered() {
+        if state.looks != 0 {
+            return 0;
+        }
+        if state.traces < state.room {
+            trail.put(state.next_trace.wrapping_add(state.traces), Trace::of(seq, mark, word));
+        }
+        state.traces = state.traces.wrapping_add(1);
+    }
+    0
+}
+
+/// A segment with one header was committed: leave a trace of that. Should another CPU have been faster,
+/// all that was traced counts no more.
+#[inline(always)]
+pub fn trace_one(now: u64, start: &Tracker, word: u16, next: u32) {
+    if ws_guard_trail_enter(now) != 0 {
+        trace(start, (word >> 8) as u8, word as u8);
+        ws_guard_trace_one(next);
+    }
+}
+
+/// The one trace counts, if the flow's next header is at `next`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trace_one(next: u32) -> u32 {
+    let Some(flow) = flow() else {
+        return 0;
+    };
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            if flow.trail != 0 && flow.client.next == next {
+                flow.take_traces(1);
+            } else {
+                flow.trace_anew();
+            }
+        },
+    );
+    ws_guard_trail_leave()
+}
+
+/// The stream's state at `seq` is in [`State::from`]: it was traced there.
+#[inline(always)]
+pub fn finds(seq: u32) -> bool {
+    ws_guard_trail_finds(seq) != 0
+}
+
+/// [`finds`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_finds(seq: u32) -> u32 {
+    let (Some((state, trail)), Some(flow)) = (entered(), flow()) else {
+        return 0;
+    };
+    match trail.stood_at(flow, seq) {
+        Some(tracker) => {
+            state.from = tracker;
+            1
+        }
+        None => 0,
+    }
+}
+
+/// All headers in the walk's segment that are not new are those that came first.
+#[inline(always)]
+pub fn knows() -> bool {
+    ws_guard_trail_knows() != 0
+}
+
+/// [`knows`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trail_knows() -> u32 {
+    let (Some((state, trail)), Some(flow)) = (entered(), flow()) else {
+        return 0;
+    };
+    let reached = flow.is_reached(&state.walk) || trail.knows(flow, &state.walk.tracker);
+    (reached && flow.is_proven()) as u32
+}
