@@ -19,7 +19,7 @@ use crate::{
     flow::{Flow, REWOUND, state},
     maps::FlowKey,
     seq::{after, before},
-    tracker::Walk,
+    tracker::{Tracker, Walk},
 };
 
 /// Bytes that one flow can have behind its gap, a power of two.
@@ -76,11 +76,37 @@ pub struct Region {
     pub ragged: u32,
     /// Where each of the segments ends, counted from `begin`; ascending.
     pub ends: [u32; CUTS],
+    pub look: Look,
+}
+
+/// What the latest walk through the region came to. It takes long, and a sender may send what fills its
+/// gap again and again.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Look {
+    /// Where the stream stood in front of the region, if it was...
+    pub start: Tracker,
+    /// ...of this length; 0 for no look so far.
+    pub len: u32,
+    /// Pings that were found, or [`Look::FAILED`].
+    pub pings: u32,
+    /// How much all looks took, in walks through the region: of [`MOST_LOOKS`].
+    pub spent: u32,
+    pub _pad: u32,
+}
+
+/// Walks through a region before what fills its gap is refused unseen. An honest sender's comes again the
+/// same, and is not walked again.
+pub const MOST_LOOKS: u32 = 8;
+
+impl Look {
+    /// The walk did not come to the region's end.
+    pub const FAILED: u32 = u32::MAX;
 }
 
 const _: () = {
     assert!(BYTES.is_power_of_two() && SLOTS.is_power_of_two() && CUTS.is_power_of_two());
-    assert!(size_of::<Held>() == 56 + 16 + 4 * CUTS + (BYTES + PIECE) as usize);
+    assert!(size_of::<Held>() == 56 + 16 + 4 * CUTS + size_of::<Look>() + (BYTES + PIECE) as usize);
 };
 
 /// Who may use a copy: the connection and its [`Flow::generation`]. Never 0.
@@ -111,7 +137,8 @@ const fn least(a: u32, b: u32) -> u32 {
 impl Default for Region {
     /// An empty one.
     fn default() -> Region {
-        Region { begin: 0, len: 0, cuts: 0, ragged: 0, ends: [0; CUTS] }
+        let ends = [0; CUTS];
+        Region { begin: 0, len: 0, cuts: 0, ragged: 0, ends, look: Look::default() }
     }
 }
 
@@ -126,6 +153,28 @@ impl Region {
     #[inline(always)]
     pub fn clear(&mut self) {
         (self.len, self.cuts, self.ragged) = (0, 0, 0);
+        (self.look.len, self.look.spent) = (0, 0);
+    }
+
+    /// What a walk through the region from `start` on comes to, as far as that is known: the pings in it,
+    /// or [`Look::FAILED`].
+    #[inline(always)]
+    pub fn recall(&self, start: &Tracker) -> Option<u32> {
+        if self.look.len == self.len && self.look.start == *start {
+            Some(self.look.pings)
+        } else if self.look.spent >= MOST_LOOKS {
+            Some(Look::FAILED)
+        } else {
+            None
+        }
+    }
+
+    /// A walk through the region from `start` on found `pings`, or [`Look::FAILED`].
+    #[inline(always)]
+    pub fn looked(&mut self, start: &Tracker, pings: u32) {
+        let spent = if pings == Look::FAILED { MOST_LOOKS / 2 } else { 1 };
+        let spent = self.look.spent.saturating_add(spent);
+        self.look = Look { start: *start, len: self.len, pings, spent, _pad: 0 };
     }
 
     /// Where in the copy a segment of `len` bytes at `seq` goes; `None` where it cannot be kept: there

@@ -12,7 +12,7 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow::Flow,
-    held::{self, Held, SLOTS},
+    held::{self, Held, Look, SLOTS},
     tracker::Walk,
     verifier::forget,
 };
@@ -149,7 +149,7 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
 #[inline(always)]
 pub fn judge<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
     let may = match compare(scene, flow, payload) {
-        REACHED => kept::look() && pay(scene, flow),
+        REACHED => (recalls() || look()) && pay(scene, flow),
         verdict => verdict == ELSEWHERE,
     };
     if !may {
@@ -197,6 +197,39 @@ fn compare<P: Packet>(scene: &Scene, flow: &Flow, payload: &impl Fn(&Segment) ->
     state.held_start = state.walk.tracker;
     state.held_walk = Walk::new(state.held_start, &state.held_start, region.begin, region.len);
     REACHED
+}
+
+/// The walk through what is kept was made before, and came to its end. Where that is not known it has a
+/// step to go.
+#[inline(never)]
+fn recalls() -> bool {
+    let Some((state, slot)) = entered() else {
+        return false;
+    };
+    let known = slot.region.recall(&state.held_start);
+    state.unseen_look = known.is_none() as u32;
+    state.held_walk.pings = known.unwrap_or(0);
+    known.is_some_and(|pings| pings != Look::FAILED)
+}
+
+/// Walk through what is kept, if that may be. `false` where it does not come to its end.
+#[inline(always)]
+fn look() -> bool {
+    if walk::resume().is_none_or(|state| state.unseen_look == 0) {
+        return false;
+    }
+    let done = kept::look();
+    remember(done);
+    done
+}
+
+/// What the walk through what is kept came to.
+#[inline(never)]
+fn remember(done: bool) {
+    if let Some((state, slot)) = entered() {
+        let pings = if done { state.held_walk.pings } else { Look::FAILED };
+        slot.region.looked(&state.held_start, pings);
+    }
 }
 
 /// Charge the pings that were found in the copy, and those of the filler together with them: all pass

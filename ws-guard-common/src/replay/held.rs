@@ -3,6 +3,7 @@
 use super::{Budget, Payload, Reason, Replay, Verdict};
 use crate::{
     flow::CHECKPOINTS,
+    held::Look,
     tracker::{Step, Walk},
 };
 
@@ -53,16 +54,29 @@ impl Replay {
         if !self.flow.may_skip(walk, region) {
             return Err(Reason::NoCheckpoint);
         }
-        let mut dry = Walk::new(walk.tracker, &walk.tracker, region.begin, region.len);
-        if self.run_kept(&mut dry, 0, false) != Step::Done {
-            return Err(Reason::Unreadable);
+        let kept = self.look(walk);
+        if kept == Look::FAILED {
+            return Err(Reason::Gap);
         }
-        let whole = overlap > 0 || dry.pings > 0;
-        let pings = if whole { dry.pings + walk.pings } else { 0 };
+        let whole = overlap > 0 || kept > 0;
+        let pings = if whole { kept + walk.pings } else { 0 };
         match pings == 0 || budget.charge_whole(pings) {
             true => Ok(whole),
             false => Err(Reason::Gap),
         }
+    }
+
+    /// The pings in what is kept behind `walk`, or [`Look::FAILED`].
+    fn look(&mut self, walk: &Walk) -> u32 {
+        let region = &self.held.region;
+        if let Some(known) = region.recall(&walk.tracker) {
+            return known;
+        }
+        let mut dry = Walk::new(walk.tracker, &walk.tracker, region.begin, region.len);
+        let done = self.run_kept(&mut dry, 0, false) == Step::Done;
+        let pings = if done { dry.pings } else { Look::FAILED };
+        self.held.region.looked(&walk.tracker, pings);
+        pings
     }
 
     /// The segment of `walk` is committed: what is kept comes after it, if it was the filler.
