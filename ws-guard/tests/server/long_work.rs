@@ -16,7 +16,7 @@ use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::{
     served::Served,
-    stage::{Client, REQUEST, connect},
+    stage::{Client, PATIENCE, REQUEST, connect},
 };
 
 const DEFLATE: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
@@ -93,6 +93,14 @@ impl Scene {
         Scene { served, idle, newcomers }
     }
 
+    /// A client that compresses. A debug build on a busy machine takes long for what it sends.
+    fn busy(&self) -> Client {
+        let client = Client::request(connect(self.served.address), DEFLATE, &[]);
+        client.stream.set_read_timeout(Some(12 * PATIENCE)).unwrap();
+        client.stream.set_write_timeout(Some(12 * PATIENCE)).unwrap();
+        client
+    }
+
     /// All of them were let in, and nobody was sent away.
     fn end(self) {
         let (came, refused) = self.newcomers.stop();
@@ -108,7 +116,7 @@ impl Scene {
 /// Send a message every second, a few times, and get it back as it was.
 fn nobody_notices(message: &[u8]) {
     let scene = Scene::begin(&[]);
-    let mut busy = Client::request(connect(scene.served.address), DEFLATE, &[]);
+    let mut busy = scene.busy();
     let bytes = encode(&[compressed(message)]);
     for _ in 0..3 {
         let start = Instant::now();
@@ -148,7 +156,7 @@ fn nor_do_those_that_get_shorter() {
 #[test]
 fn nor_do_many_that_become_large() {
     let scene = Scene::begin(&[]);
-    let mut busy = Client::request(connect(scene.served.address), DEFLATE, &[]);
+    let mut busy = scene.busy();
     let message = vec![b'0'; 200_000];
     let bytes = encode(&vec![compressed(&message); 60]);
     busy.write(&bytes);
@@ -162,7 +170,7 @@ fn nor_do_many_that_become_large() {
 #[test]
 fn messages_behind_a_long_one_stay_behind_it() {
     let scene = Scene::begin(&[]);
-    let mut busy = Client::request(connect(scene.served.address), DEFLATE, &[]);
+    let mut busy = scene.busy();
     let letters: Vec<u8> = random(2 << 20).iter().map(|byte| b'a' + byte % 16).collect();
     let mut frames = vec![compressed(&letters), Frame::text("behind"), Frame::ping("?")];
     frames.extend([compressed(&letters), Frame::new(opcode::CLOSE, *b"\x03\xe8")]);

@@ -188,13 +188,13 @@ impl<I: Stream> Connection<I> {
                 self.work(now, &mut turn);
                 continue;
             }
-            self.place = None;
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
+            let may_deliver = self.may_deliver(open, cx);
             if open && self.is_full() {
                 self.caught_up = false;
                 return Poll::Pending;
             }
-            if open && self.deliver(now, &mut turn) {
+            if may_deliver && self.deliver(now, &mut turn) {
                 if self.totals.bytes_out - before.bytes_out >= TURN {
                     yield_turn(cx);
                     return Poll::Pending;

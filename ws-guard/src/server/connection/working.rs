@@ -3,7 +3,11 @@
 use std::{task::Context, time::Instant};
 
 use super::Connection;
-use crate::server::{io::Stream, outbox::Treatment, turn::Turn};
+use crate::server::{
+    io::Stream,
+    outbox::Treatment,
+    turn::{TURN, Turn},
+};
 
 impl<I: Stream> Connection<I> {
     /// There is something to go on with.
@@ -20,6 +24,16 @@ impl<I: Stream> Connection<I> {
     pub(super) fn has_place(&mut self, cx: &mut Context<'_>) -> bool {
         let place = self.place.get_or_insert_with(|| Box::new(self.shard.places.queue()));
         place.poll(cx).is_ready()
+    }
+
+    /// Whether what no message asked for may go out now. Where that is much, only from a place: it may
+    /// be for all connections of the thread, and be sent by one.
+    pub(super) fn may_deliver(&mut self, open: bool, cx: &mut Context<'_>) -> bool {
+        if open && self.handler.waiting() > TURN && !self.is_full() {
+            return self.has_place(cx);
+        }
+        self.place = None;
+        open
     }
 
     /// Go on until it is done or the turn over: what goes out first, so that no more comes to it.
