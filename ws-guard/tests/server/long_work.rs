@@ -166,6 +166,25 @@ fn nor_do_many_that_become_large() {
     scene.end();
 }
 
+/// Of one buffer, each for many who do not read.
+#[test]
+fn nor_do_many_publications() {
+    let scene = Scene::begin(&["--handler", "topic"]);
+    let mut subscribers: Vec<Client> =
+        (0..300).map(|_| Client::connect(scene.served.address)).collect();
+    for subscriber in &mut subscribers {
+        subscriber.send(&[Frame::text(r#"{"type":"subscribe","topic":"a"}"#)]);
+        subscriber.message();
+    }
+    let mut publisher = scene.busy();
+    let publish = Frame::text(r#"{"type":"publish","topic":"a","data":1}"#);
+    publisher.write(&encode(&vec![publish; 3000]));
+    for _ in 0..3000 {
+        assert!(publisher.message().starts_with(br#"{"type":"published""#));
+    }
+    scene.end();
+}
+
 /// While a long message is worked on, the connection is alive in both directions and in its order.
 #[test]
 fn messages_behind_a_long_one_stay_behind_it() {

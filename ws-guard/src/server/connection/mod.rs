@@ -189,7 +189,7 @@ impl<I: Stream> Connection<I> {
                 continue;
             }
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
-            let may_deliver = self.may_deliver(open, cx);
+            let may_deliver = self.may_deliver(cx);
             if open && self.is_full() {
                 self.caught_up = false;
                 return Poll::Pending;

@@ -2,7 +2,7 @@
 
 use std::{task::Context, time::Instant};
 
-use super::Connection;
+use super::{Connection, Phase};
 use crate::server::{
     io::Stream,
     outbox::Treatment,
@@ -28,7 +28,8 @@ impl<I: Stream> Connection<I> {
 
     /// Whether what no message asked for may go out now. Where that is much, only from a place: it may
     /// be for all connections of the thread, and be sent by one.
-    pub(super) fn may_deliver(&mut self, open: bool, cx: &mut Context<'_>) -> bool {
+    pub(super) fn may_deliver(&mut self, cx: &mut Context<'_>) -> bool {
+        let open = self.phase == Phase::Open;
         if open && self.handler.waiting() > TURN && !self.is_full() {
             return self.has_place(cx);
         }
