@@ -11,7 +11,7 @@ pub const TURN: usize = 64 * 1024;
 /// Bytes that are worked on without a look at the clock.
 pub const SLICE: usize = 8 * 1024;
 /// How long a turn may take before the next look at the clock ends it.
-const LONGEST: Duration = Duration::from_millis(4);
+const LONGEST: Duration = Duration::from_millis(8);
 
 /// What is left of a turn.
 #[derive(Clone, Copy, Debug)]

@@ -158,9 +158,9 @@ fn nor_do_many_that_become_large() {
     let scene = Scene::begin(&[]);
     let mut busy = scene.busy();
     let message = vec![b'0'; 200_000];
-    let bytes = encode(&vec![compressed(&message); 60]);
+    let bytes = encode(&vec![compressed(&message); 300]);
     busy.write(&bytes);
-    for _ in 0..60 {
+    for _ in 0..300 {
         assert!(plain(busy.next().expect("an echo"), message.len()) == message);
     }
     scene.end();

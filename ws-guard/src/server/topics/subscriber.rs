@@ -18,7 +18,7 @@ use crate::server::{
 /// What a request has besides its data, in bytes; more is white space.
 const ENVELOPE: usize = 1024;
 /// What it takes to put a publication into a mailbox, as bytes that are compressed.
-const DELIVERY: usize = 8;
+const DELIVERY: usize = 2;
 
 /// What a connection has subscribed to, and what waits for it.
 pub struct Subscriber {
