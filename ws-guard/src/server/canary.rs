@@ -8,9 +8,11 @@ use std::{
 use tokio::time::sleep;
 
 use super::{
+    charges::{Charges, thread_time},
     shard::Shard,
     stall::{Beside, Level, Monitor},
 };
+use crate::listener::seldom::Seldom;
 
 /// How long the canary sleeps.
 const NAP: Duration = Duration::from_millis(10);
@@ -25,17 +27,21 @@ impl Shard {
         let mut monitor = Monitor::new(Instant::now());
         self.service.metrics.threads.with_label_values(&[monitor.level().name()]).inc();
         let mut rate = Rate::new(Instant::now(), self.came_here());
-        let mut shed = None;
+        let (mut shed, mut charges, mut said) = (None, Charges::default(), Seldom::default());
         loop {
-            let slept = Instant::now();
+            let (slept, before) = (Instant::now(), thread_time());
+            self.turns.begin(slept + NAP);
             sleep(NAP).await;
             let now = Instant::now();
             let delay = now.saturating_duration_since(slept).saturating_sub(NAP);
             self.service.metrics.scheduling_delay.observe(delay.as_secs_f64());
             rate.update(now, self.came_here());
-            let pong = self.take_slowest_pong();
-            let (before, worst) = (monitor.level(), delay.max(pong));
-            if let Some(level) = monitor.observe(worst, now, &self.service.config.stalls) {
+            let worked = thread_time().saturating_sub(before);
+            let charge = self.charge(delay, worked, &mut charges, &mut said);
+            let pong = charges.left_of(self.take_slowest_pong(), now);
+            let (before, delay) = (monitor.level(), delay.saturating_sub(charge));
+            if let Some(level) = monitor.observe(delay.max(pong), now, &self.service.config.stalls)
+            {
                 self.service.metrics.threads.with_label_values(&[before.name()]).dec();
                 self.change_level(level, delay, pong, rate.now(self.came_here()));
             }
@@ -45,6 +51,32 @@ impl Shard {
                 self.shed(now);
             }
         }
+    }
+
+    /// Charge the connection that took most of a delay, and say so where others would have been refused
+    /// for it. Returns the charge.
+    fn charge(
+        &self,
+        delay: Duration,
+        worked: Duration,
+        charges: &mut Charges,
+        said: &mut Seldom,
+    ) -> Duration {
+        let Some((connection, took)) = self.turns.most() else { return Duration::ZERO };
+        let now = Instant::now();
+        let charge = charges.charge(took, worked, now).min(delay);
+        self.service.metrics.charged.inc_by(charge.as_secs_f64());
+        if charge > self.service.config.stalls.refuse
+            && let Some(before) = said.say(now)
+        {
+            tracing::warn!(
+                connection,
+                took_ms = charge.as_millis() as u64,
+                more = before,
+                "a connection kept a thread, and all others on it, waiting"
+            );
+        }
+        charge
     }
 
     /// Say what happened, and what was going on beside it: a stall without new connections is this

@@ -3,11 +3,11 @@
 use std::task::Waker;
 
 use super::{
-    coding::Coding,
     journal::Happened,
-    outbox::{Outbox, Payload},
-    protocol::{Chunk, Message, deflate::Deflater},
+    outbox::{Outbox, Payload, Treatment},
+    protocol::{Chunk, Message},
     record::Totals,
+    turn::Turn,
 };
 
 /// Takes what a client sends. Each connection has one of its own.
@@ -55,8 +55,8 @@ pub struct Overflow;
 /// Where answers go.
 pub struct Replies<'a> {
     pub(super) outbox: &'a mut Outbox,
-    pub(super) deflater: Option<&'a mut Deflater>,
-    pub(super) coding: Option<&'a mut Coding>,
+    pub(super) treatment: Treatment<'a>,
+    pub(super) turn: &'a mut Turn,
     pub(super) totals: &'a mut Totals,
     /// For those who follow the connection.
     pub(super) happened: Option<Happened>,
@@ -74,14 +74,17 @@ impl Replies<'_> {
         self.send(message, Payload::Shared);
     }
 
+    /// Work was done that takes as long as so many bytes take to be compressed.
+    pub fn spend(&mut self, bytes: usize) {
+        self.turn.spend(bytes);
+    }
+
     fn send(&mut self, message: Message, payload: Payload) {
-        let (message, payload) = match &mut self.coding {
-            None => (Some(message), payload),
-            Some(coding) => (coding.seal(message), Payload::Own),
-        };
-        let Some(message) = message else { return };
+        if self.treatment.is_mute() {
+            return;
+        }
         self.totals.messages_out += 1;
-        self.outbox.message(message, payload, self.deflater.as_deref_mut());
+        self.outbox.message(message, payload, self.treatment.again(), self.turn);
     }
 
     /// Send a fragment. Nothing else may be sent between the first and the last of a message.

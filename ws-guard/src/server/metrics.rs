@@ -6,8 +6,8 @@ use std::{
 };
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 use super::{
@@ -90,6 +90,8 @@ pub struct Metrics {
     pub buffered: IntGauge,
     /// How late a thread's canary woke.
     pub scheduling_delay: Histogram,
+    /// What of that was charged to a connection.
+    pub charged: Counter,
     /// From a ping's arrival to its pong.
     pub pong_seconds: Histogram,
     pub reconnects: IntCounter,
@@ -165,6 +167,9 @@ impl Metrics {
         let delay = HistogramOpts::new("wsguard_server_scheduling_delay_seconds", help);
         let scheduling_delay = Histogram::with_opts(delay.buckets(buckets))?;
         registry.register(Box::new(scheduling_delay.clone()))?;
+        let help = "Delays of threads that one connection made, which is charged for them.";
+        let charged = Counter::new("wsguard_server_charged_seconds_total", help)?;
+        registry.register(Box::new(charged.clone()))?;
         let buckets = prometheus::exponential_buckets(0.001, 2.0, 11)?;
         let help = "From a client's ping to its pong, where the client was not what it waited for.";
         let pong_seconds = HistogramOpts::new("wsguard_server_pong_seconds", help);
@@ -195,6 +200,7 @@ impl Metrics {
             queue_bytes,
             buffered,
             scheduling_delay,
+            charged,
             ping_interval,
             pong_seconds,
             reconnects: counter(

@@ -23,6 +23,7 @@ use super::{
     admission::{Full, Handshaking, Ticket},
     asking::Ask,
     cause::Cause,
+    charges::Turns,
     connection::Connection,
     handshake::{self, Done, Refusal, Upgrade},
     identity::Identity,
@@ -30,6 +31,7 @@ use super::{
     journal::Happened,
     metrics::Region,
     negotiation,
+    places::Places,
     proxies::Caller,
     record::{Ended, Origin, Totals},
     service::Service,
@@ -63,6 +65,10 @@ struct Arrival {
 pub struct Shard {
     pub service: Arc<Service>,
     pub wheel: Wheel,
+    /// For what takes more than a turn.
+    pub places: Places,
+    /// How long connections took lately.
+    pub turns: Turns,
     /// How late this thread is.
     level: Cell<Level>,
     /// TCP connections that it accepted.
@@ -102,6 +108,8 @@ impl Shard {
         Shard {
             service,
             wheel: Wheel::default(),
+            places: Places::default(),
+            turns: Turns::new(Instant::now()),
             level: Cell::default(),
             accepted: Cell::default(),
             came_back: Cell::default(),

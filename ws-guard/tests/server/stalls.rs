@@ -7,16 +7,24 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
+use ws_guard::server::{
+    HandlerKind,
+    topics::{
+        TopicLimits,
+        bus::{Bus, BusError, Publication},
+    },
+};
 use ws_guard_testkit::frame::{Frame, opcode};
 
 use super::{
     served::Served,
     stage::{
-        Client, REQUEST, Stage, connect, connect_from, free_port, refused, unlimited, wait_for,
+        Client, PATIENCE, REQUEST, Stage, connect, connect_from, free_port, refused, unlimited,
+        wait_for,
     },
 };
 
@@ -192,9 +200,79 @@ fn a_client_that_does_not_read_is_no_stall() {
     sleep(Duration::from_millis(100));
     let sum = stage.metric("wsguard_server_pong_seconds_sum");
     assert!(sum < 1.5, "{sum} s from pings to pongs");
-    let refused = |beside| {
-        let name = "wsguard_server_stall_changes_total";
-        stage.metric(&format!("{name}{{beside=\"{beside}\",level=\"refuse\"}}"))
-    };
-    assert_eq!(refused("quiet") + refused("queues") + refused("surge"), 0.0);
+    assert_eq!(refusals(&stage), 0.0);
+}
+
+/// A bus that takes its time, on the thread of whoever publishes.
+struct Slow(fn(Duration));
+
+/// What counts as a stall, more than a busy machine delays a thread; and how long the bus takes: a
+/// little more, so that it need not have the CPU for all of that time.
+const STALL: Duration = Duration::from_secs(2);
+const TAKES: Duration = Duration::from_millis(2200);
+
+impl Bus for Slow {
+    fn publish(&self, _: Publication) -> Result<usize, BusError> {
+        self.0(TAKES);
+        Ok(0)
+    }
+}
+
+fn work(time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+fn with_slow_bus(take: fn(Duration)) -> Stage {
+    Stage::start_on(
+        |_| Arc::new(Slow(take)),
+        |config| {
+            config.handler = HandlerKind::Topic(TopicLimits::DEFAULT);
+            config.stalls.refuse = STALL;
+        },
+    )
+}
+
+fn publish(publisher: &mut Client) {
+    publisher.send(&[Frame::text(r#"{"type":"publish","topic":"a","data":1}"#)]);
+}
+
+fn refusals(stage: &Stage) -> f64 {
+    let changes = "wsguard_server_stall_changes_total";
+    let count =
+        |beside| stage.metric(&format!("{changes}{{beside=\"{beside}\",level=\"refuse\"}}"));
+    ["quiet", "surge", "reconnects", "queues"].into_iter().map(count).sum()
+}
+
+#[test]
+fn what_one_connection_takes_is_charged_to_it() {
+    let stage = with_slow_bus(work);
+    let [mut publisher, mut other] = [(); 2].map(|()| Client::connect(stage.address));
+    publish(&mut publisher);
+    sleep(TAKES / 20);
+    // One that waits for it, and one that comes meanwhile.
+    other.send(&[Frame::ping("?")]);
+    Client::connect(stage.address);
+    assert_eq!(other.next().unwrap().payload, b"?");
+    publisher.message();
+    let charged = || stage.metric("wsguard_server_charged_seconds_total");
+    let enough = (TAKES - STALL).as_secs_f64();
+    let charged = wait_for(PATIENCE, || Some(charged()).filter(|charged| *charged >= enough));
+    assert!(charged.is_some(), "{charged:?}");
+    // The canary has looked at the pong as well.
+    sleep(Duration::from_millis(100));
+    assert_eq!(refusals(&stage), 0.0);
+}
+
+/// The thread did nothing, so the connection whose turn it was did not keep it.
+#[test]
+fn a_pause_in_the_turn_of_a_connection_is_a_stall() {
+    let stage = with_slow_bus(sleep);
+    let mut publisher = Client::connect(stage.address);
+    publish(&mut publisher);
+    publisher.message();
+    let refused = wait_for(PATIENCE, || (refusals(&stage) > 0.0).then_some(()));
+    assert!(refused.is_some(), "{}", refusals(&stage));
 }

@@ -268,3 +268,20 @@ fn another_bus_joins_servers() {
     let left = wait_for(PATIENCE, || (told() == ["+a", "-a"]).then_some(()));
     assert!(left.is_some(), "{:?}", told());
 }
+
+/// It is not even parsed: nobody would get it.
+#[test]
+fn a_request_with_more_data_than_may_wait_is_refused() {
+    let stage = start(8, WhenFull::DropOldest);
+    let mut reader = Client::connect(stage.address);
+    subscribe(&mut reader, "a");
+    let mut writer = Client::connect(stage.address);
+    let large = "x".repeat((1 << 20) - 100);
+    assert_eq!(publish(&mut writer, "a", json!(large)), 1);
+    assert_eq!(next(&mut reader)["data"], large);
+    let larger = json!({"type": "publish", "topic": "a", "data": "x".repeat(2 << 20)});
+    let answer = ask(&mut writer, larger);
+    assert_eq!(answer["error"], "a request of 2097192 bytes is too large");
+    assert_eq!(publish(&mut writer, "a", json!(1)), 1);
+    assert_eq!(next(&mut reader)["data"], 1);
+}

@@ -1,16 +1,21 @@
 //! What a subprotocol does to messages, between the frames and the handler: Snappy, or encryption.
 //!
-//! Both keep to whole messages, and hold nothing for an idle connection but keys.
+//! Both keep to whole messages, and hold nothing for an idle connection but keys. What takes longer
+//! than a turn goes on in the next one: [`Opening`] and [`Sealing`].
 
 pub mod noise;
+mod opening;
+mod sealing;
 pub mod snappy;
 
-use std::time::Instant;
+use std::{task::Poll, time::Instant};
 
 use self::noise::{Noise, NoiseKey};
+pub use self::{opening::Opening, sealing::Sealing};
 use super::{
     negotiation::Choice,
-    protocol::{Message, ProtocolError},
+    protocol::{Kind, Message, ProtocolError},
+    turn::Turn,
 };
 
 /// What is done to the messages of one connection.
@@ -48,24 +53,33 @@ impl Coding {
         }
     }
 
-    /// What a message of the peer means. It may be at most `max` bytes, decompressed.
+    /// What a message of the peer means, found out as a whole. It may be at most `max` bytes,
+    /// decompressed.
     ///
     /// # Errors
     /// When it is not what was agreed; then the connection is over.
     pub fn open(&mut self, message: Message, max: usize) -> Result<Opened, ProtocolError> {
-        match self {
-            Coding::Snappy => snappy::open(message, max).map(Opened::Message),
-            Coding::Noise(noise) => noise.open(&message, max),
-        }
+        let opened = Opening::new(message).go_on(self, max, &mut Turn::endless())?;
+        opened.ok_or(ProtocolError::Encryption)
     }
 
     /// A message as it goes to the peer, or `None` where nothing can be sent: before the end of a
     /// handshake.
     pub fn seal(&mut self, message: Message) -> Option<Message> {
-        match self {
-            Coding::Snappy => Some(snappy::seal(message)),
-            Coding::Noise(noise) => noise.seal(&message),
+        match Sealing::default().go_on(self, &message, &mut Turn::endless()) {
+            Poll::Ready(sealed) => sealed,
+            Poll::Pending => None,
         }
+    }
+
+    /// Nothing can be sent yet: the handshake is not done.
+    pub fn is_mute(&self) -> bool {
+        matches!(self, Coding::Noise(noise) if noise.is_mute())
+    }
+
+    /// Whether anything is done to messages of this kind.
+    pub fn changes(&self, kind: Kind) -> bool {
+        matches!(self, Coding::Noise(_)) || kind == Kind::Binary
     }
 
     /// When a handshake that is not done has to be.

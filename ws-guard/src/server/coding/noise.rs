@@ -20,11 +20,11 @@ use snow::{
 };
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 
-use super::{Opened, snappy};
 use crate::server::{
     negotiation::Choice,
     pool,
-    protocol::{Kind, Message, ProtocolError, utf8},
+    protocol::{Kind, Message, ProtocolError},
+    turn::Turn,
 };
 
 /// The handshake's name, which a client has to use as well.
@@ -131,23 +131,64 @@ impl Noise {
         matches!(self.state, State::Handshake(_)).then_some(self.deadline)
     }
 
-    /// A message of the client.
-    pub fn open(&mut self, message: &Message, max: usize) -> Result<Opened, ProtocolError> {
-        let opened = match std::mem::replace(&mut self.state, State::Broken) {
+    /// A message of the client before it is decrypted: the answer to it, if it is a handshake's.
+    pub fn receive(&mut self, message: &Message) -> Result<Option<Message>, ProtocolError> {
+        let answer = match std::mem::replace(&mut self.state, State::Broken) {
             _ if message.kind == Kind::Text => None,
             State::Handshake(state) => self.shake(*state, &message.payload),
-            State::Transport(mut state) => {
-                let opened = read(&mut state, &message.payload);
+            State::Transport(state) => {
                 self.state = State::Transport(state);
-                return plain(opened.ok_or(ProtocolError::Encryption)?, max);
+                return Ok(None);
             }
             State::Broken => None,
         };
-        opened.ok_or(ProtocolError::Encryption)
+        answer.map(Some).ok_or(ProtocolError::Encryption)
+    }
+
+    /// Go on decrypting a message, the same until it is done; whether it is, or else the turn is over.
+    pub fn decrypt(
+        &mut self,
+        message: &[u8],
+        progress: &mut Decrypting,
+        turn: &mut Turn,
+    ) -> Result<bool, ProtocolError> {
+        let State::Transport(state) = &mut self.state else {
+            return Err(ProtocolError::Encryption);
+        };
+        progress.go_on(state, message, turn).ok_or(ProtocolError::Encryption)
+    }
+
+    /// What is sent is compressed first.
+    pub fn compresses(&self) -> bool {
+        self.compress
+    }
+
+    /// Nothing can be sent: the handshake is not done.
+    pub fn is_mute(&self) -> bool {
+        !matches!(self.state, State::Transport(_))
+    }
+
+    /// Go on encrypting a message, the same until it is done: what comes of it, or `None` when the turn
+    /// is over. `kind` is that of the message, and whether it was compressed.
+    pub fn encrypt(
+        &mut self,
+        message: &[u8],
+        kind: u8,
+        progress: &mut Encrypting,
+        turn: &mut Turn,
+    ) -> Option<Result<Bytes, ProtocolError>> {
+        let State::Transport(state) = &mut self.state else {
+            return Some(Err(ProtocolError::Encryption));
+        };
+        match progress.go_on(state, message, kind, turn) {
+            Some(true) => Some(Ok(std::mem::take(&mut progress.sealed).into())),
+            Some(false) => None,
+            None => Some(Err(ProtocolError::Encryption)),
+        }
     }
 
     /// The client's half of the handshake, and ours as the answer.
-    fn shake(&mut self, mut state: HandshakeState, theirs: &[u8]) -> Option<Opened> {
+    fn shake(&mut self, mut state: HandshakeState, theirs: &[u8]) -> Option<Message> {
         let mut buffer = [0; 256];
         let payload = state.read_message(theirs, &mut buffer).ok()?;
         if payload > 0 {
@@ -156,19 +197,7 @@ impl Noise {
         let len = state.write_message(&[], &mut buffer).ok()?;
         let payload = Bytes::copy_from_slice(buffer.get(..len)?);
         self.state = State::Transport(Box::new(state.into_transport_mode().ok()?));
-        Some(Opened::Answer(Message { kind: Kind::Binary, payload }))
-    }
-
-    /// A message for the client; none can be sent before the handshake is done.
-    pub fn seal(&mut self, message: &Message) -> Option<Message> {
-        let State::Transport(state) = &mut self.state else { return None };
-        let text = if message.kind == Kind::Text { TEXT } else { 0 };
-        let payload = if self.compress {
-            write(state, &snappy::compress(&message.payload), text | SNAPPY)
-        } else {
-            write(state, &message.payload, text)
-        };
-        Some(Message { kind: Kind::Binary, payload: payload?.into() })
+        Some(Message { kind: Kind::Binary, payload })
     }
 }
 
@@ -179,67 +208,115 @@ fn responder(key: &NoiseKey, protocol: &str) -> Result<HandshakeState, snow::Err
         .build_responder()
 }
 
-/// Decrypt the Noise messages of a message: what kind it is, and its bytes.
+/// How far a message is decrypted.
+#[derive(Debug, Default)]
+pub struct Decrypting {
+    taken: usize,
+    /// What the first byte of each part said.
+    kind: Option<u8>,
+    bytes: Vec<u8>,
+}
+
+impl Decrypting {
+    /// Part by part; whether it is done, or else the turn is over. `None` is a failure.
+    fn go_on(
+        &mut self,
+        state: &mut TransportState,
+        message: &[u8],
+        turn: &mut Turn,
+    ) -> Option<bool> {
+        let mut scratch = pool::borrow_write();
+        scratch.resize(message.len().min(MAX_NOISE), 0);
+        while self.taken < message.len() && !turn.is_over() {
+            let rest = message.get(self.taken..)?;
+            let part = rest.get(..MAX_NOISE).unwrap_or(rest);
+            let len = state.read_message(part, &mut scratch).ok()?;
+            let (flags, bytes) = scratch.get(..len)?.split_first()?;
+            let last = part.len() == rest.len();
+            let same = self.kind.is_none_or(|kind| kind == flags & !LAST);
+            if last != (flags & LAST != 0) || !same {
+                return None;
+            }
+            self.kind = Some(flags & !LAST);
+            self.bytes.extend_from_slice(bytes);
+            self.taken += part.len();
+            turn.spend(part.len());
+            if state.receiving_nonce().is_multiple_of(REKEY) {
+                state.rekey_incoming();
+            }
+        }
+        pool::return_write(&mut scratch);
+        Some(self.taken == message.len())
+    }
+
+    /// What kind of message it was, and its bytes.
+    pub fn take(&mut self) -> Option<(u8, Vec<u8>)> {
+        Some((self.kind?, std::mem::take(&mut self.bytes)))
+    }
+
+    /// Bytes of memory that are held.
+    pub fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+/// How far a message is encrypted.
+#[derive(Debug, Default)]
+pub struct Encrypting {
+    taken: usize,
+    sealed: Vec<u8>,
+}
+
+impl Encrypting {
+    /// Part by part; whether it is done, or else the turn is over. `None` is a failure.
+    fn go_on(
+        &mut self,
+        state: &mut TransportState,
+        message: &[u8],
+        kind: u8,
+        turn: &mut Turn,
+    ) -> Option<bool> {
+        let mut scratch = pool::borrow_write();
+        let mut done = false;
+        while !done && !turn.is_over() {
+            let rest = message.get(self.taken..)?;
+            let part = rest.get(..MAX_PART).unwrap_or(rest);
+            done = part.len() == rest.len();
+            scratch.clear();
+            scratch.push(if done { kind | LAST } else { kind });
+            scratch.extend_from_slice(part);
+            let at = self.sealed.len();
+            self.sealed.resize(at + scratch.len() + TAG, 0);
+            let len = state.write_message(&scratch, self.sealed.get_mut(at..)?).ok()?;
+            self.sealed.truncate(at + len);
+            self.taken += part.len();
+            turn.spend(part.len());
+            if state.sending_nonce().is_multiple_of(REKEY) {
+                state.rekey_outgoing();
+            }
+        }
+        pool::return_write(&mut scratch);
+        Some(done)
+    }
+
+    /// Bytes of memory that are held.
+    pub fn held(&self) -> usize {
+        self.sealed.capacity()
+    }
+}
+
+/// Decrypt a message as a whole: what kind it is, and its bytes.
 pub fn read(state: &mut TransportState, message: &[u8]) -> Option<(u8, Vec<u8>)> {
-    let mut bytes = Vec::with_capacity(message.len());
-    let mut scratch = pool::borrow_write();
-    scratch.resize(message.len().min(MAX_NOISE), 0);
-    let mut parts = message.chunks(MAX_NOISE).peekable();
-    let mut kind = None;
-    while let Some(part) = parts.next() {
-        let len = state.read_message(part, &mut scratch).ok()?;
-        let (flags, part) = scratch.get(..len)?.split_first()?;
-        let last = parts.peek().is_none();
-        let same = kind.is_none_or(|kind| kind == flags & !LAST);
-        if last != (flags & LAST != 0) || !same {
-            return None;
-        }
-        kind = Some(flags & !LAST);
-        bytes.extend_from_slice(part);
-        if state.receiving_nonce().is_multiple_of(REKEY) {
-            state.rekey_incoming();
-        }
-    }
-    pool::return_write(&mut scratch);
-    Some((kind?, bytes))
+    let mut progress = Decrypting::default();
+    progress.go_on(state, message, &mut Turn::endless())?;
+    progress.take()
 }
 
-/// Encrypt a message of this kind.
+/// Encrypt a message of this kind as a whole.
 pub fn write(state: &mut TransportState, message: &[u8], kind: u8) -> Option<Vec<u8>> {
-    let parts = message.len().div_ceil(MAX_PART).max(1);
-    let mut sealed = vec![0; message.len() + parts * (1 + TAG)];
-    let mut scratch = pool::borrow_write();
-    let (mut rest, mut at) = (message, 0);
-    for number in 1..=parts {
-        let (part, behind) = rest.split_at(rest.len().min(MAX_PART));
-        rest = behind;
-        scratch.clear();
-        scratch.push(if number == parts { kind | LAST } else { kind });
-        scratch.extend_from_slice(part);
-        at += state.write_message(&scratch, sealed.get_mut(at..)?).ok()?;
-        if state.sending_nonce().is_multiple_of(REKEY) {
-            state.rekey_outgoing();
-        }
-    }
-    pool::return_write(&mut scratch);
-    Some(sealed)
-}
-
-/// What was inside, checked like any message.
-fn plain((kind, bytes): (u8, Vec<u8>), max: usize) -> Result<Opened, ProtocolError> {
-    let payload = match kind & SNAPPY {
-        0 => Bytes::from(bytes),
-        _ => snappy::decompress(&bytes, max)?,
-    };
-    let kind = match kind & !SNAPPY {
-        0 => Kind::Binary,
-        TEXT => Kind::Text,
-        _ => return Err(ProtocolError::Encryption),
-    };
-    if kind == Kind::Text {
-        utf8::check(&payload)?;
-    }
-    Ok(Opened::Message(Message { kind, payload }))
+    let mut progress = Encrypting::default();
+    progress.go_on(state, message, kind, &mut Turn::endless())?;
+    Some(progress.sealed)
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ impl<I: Stream> Connection<I> {
         self.cause.get_or_insert(cause);
         self.input.clear();
         self.decoder.abandon();
+        self.opening = None;
         self.phase = Phase::Ending;
     }
 

@@ -8,49 +8,60 @@ use super::{Connection, Phase};
 use crate::{
     server::{
         cause::Cause,
-        coding::Opened,
+        coding::{Opened, Opening},
         handler::{Handler, Replies},
         io::Stream,
         journal::Happened,
-        outbox::Payload,
-        protocol::{Chunk, Message, ProtocolError},
+        outbox::{Payload, Treatment},
+        protocol::{Chunk, Message},
+        turn::Turn,
     },
     telemetry::spans::Spans,
 };
 
 impl<I: Stream> Connection<I> {
-    pub(super) fn message(&mut self, message: Message, now: Instant) {
+    pub(super) fn message(&mut self, message: Message, now: Instant, turn: &mut Turn) {
         let number = self.totals.messages_in + 1;
         self.tell_message(number, message.payload.len());
         if self.phase != Phase::Open {
             self.totals.messages_in += 1;
             return;
         }
-        match self.open(message) {
-            Ok(Opened::Message(message)) => {
-                self.totals.messages_in += 1;
-                self.with_handler(|handler, replies| handler.message(message, replies));
+        if self.coding.is_some() {
+            self.open(Opening::new(message), now, turn);
+        } else {
+            self.opened(message, turn);
+        }
+    }
+
+    /// Go on finding out what a message means, by what the subprotocol does to messages.
+    pub(super) fn open(&mut self, mut opening: Opening, now: Instant, turn: &mut Turn) {
+        let Some(coding) = self.coding.as_deref_mut() else { return };
+        match opening.go_on(coding, self.shard.service.config.limits.message, turn) {
+            Ok(None) => self.opening = Some(Box::new(opening)),
+            Ok(Some(Opened::Message(message))) => self.opened(message, turn),
+            Ok(Some(Opened::Answer(answer))) => {
+                self.outbox.message(answer, Payload::Own, Treatment::default(), turn);
             }
-            Ok(Opened::Answer(answer)) => self.outbox.message(answer, Payload::Own, None),
             Err(error) => self.end(Cause::Protocol(error), now),
         }
     }
 
-    pub(super) fn chunk(&mut self, chunk: Chunk) {
+    /// A message is what it means.
+    fn opened(&mut self, message: Message, turn: &mut Turn) {
+        self.totals.messages_in += 1;
+        if self.phase == Phase::Open {
+            self.with_handler(turn, |handler, replies| handler.message(message, replies));
+        }
+    }
+
+    pub(super) fn chunk(&mut self, chunk: Chunk, turn: &mut Turn) {
         if chunk.last {
             self.totals.messages_in += 1;
             self.tell_message(self.totals.messages_in, chunk.payload.len());
         }
         if self.phase == Phase::Open {
-            self.with_handler(|handler, replies| handler.chunk(chunk, replies));
-        }
-    }
-
-    /// What a message means, by what the subprotocol does to messages.
-    fn open(&mut self, message: Message) -> Result<Opened, ProtocolError> {
-        match &mut self.coding {
-            None => Ok(Opened::Message(message)),
-            Some(coding) => coding.open(message, self.shard.service.config.limits.message),
+            self.with_handler(turn, |handler, replies| handler.chunk(chunk, replies));
         }
     }
 
@@ -97,11 +108,16 @@ impl<I: Stream> Connection<I> {
     }
 
     /// Let the handler work, and tell what it did.
-    fn with_handler<T>(&mut self, work: impl FnOnce(&mut dyn Handler, &mut Replies<'_>) -> T) -> T {
+    fn with_handler<T>(
+        &mut self,
+        turn: &mut Turn,
+        work: impl FnOnce(&mut dyn Handler, &mut Replies<'_>) -> T,
+    ) -> T {
+        let deflater = self.deflater.as_mut();
         let mut replies = Replies {
             outbox: &mut self.outbox,
-            deflater: self.deflater.as_mut(),
-            coding: self.coding.as_deref_mut(),
+            treatment: Treatment { deflater, coding: self.coding.as_deref_mut() },
+            turn,
             totals: &mut self.totals,
             happened: None,
         };
@@ -113,10 +129,10 @@ impl<I: Stream> Connection<I> {
     }
 
     /// Send what no message asked for, as far as there is room; whether there was any.
-    pub(super) fn deliver(&mut self, now: Instant) -> bool {
+    pub(super) fn deliver(&mut self, now: Instant, turn: &mut Turn) -> bool {
         let mut worked = false;
-        while self.phase == Phase::Open && !self.is_full() {
-            match self.with_handler(|handler, replies| handler.deliver(replies)) {
+        while self.phase == Phase::Open && !self.is_full() && !turn.is_over() {
+            match self.with_handler(turn, |handler, replies| handler.deliver(replies)) {
                 Ok(true) => worked = true,
                 Ok(false) => break,
                 Err(_overflow) => {

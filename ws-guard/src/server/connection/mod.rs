@@ -4,6 +4,7 @@ mod closing;
 mod handling;
 mod timing;
 mod view;
+mod working;
 
 use std::{
     future::Future,
@@ -14,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio_util::io::poll_read_buf;
 use ws_guard_common::window::RateWindow;
 
@@ -22,13 +23,14 @@ use self::timing::FrameTime;
 use super::{
     admission::Ticket,
     cause::Cause,
-    coding::Coding,
+    coding::{Coding, Opening},
     handler::{Echo, Handler},
     handshake::Done,
     heartbeat::{Heartbeat, State},
     io::Stream,
     journal::Happened,
     outbox::Outbox,
+    places::Place,
     pool,
     protocol::{
         Close, Decoder, Event, Role,
@@ -37,10 +39,11 @@ use super::{
     record::{Origin, Totals},
     shard::Shard,
     topics::subscriber::Subscriber,
+    turn::{self, Turn},
 };
 
 /// Bytes that are read before others get their turn: as many small frames take their time.
-const TURN: u64 = 64 * 1024;
+const TURN: u64 = turn::TURN as u64;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,10 @@ pub struct Connection<I> {
     deflater: Option<Deflater>,
     /// What the subprotocol does to messages.
     coding: Option<Box<Coding>>,
+    /// A message for which that takes more than a turn.
+    opening: Option<Box<Opening>>,
+    /// For what takes more than a turn.
+    place: Option<Box<Place>>,
     handler: Box<dyn Handler>,
     /// Bytes of a frame that is not whole; without memory between frames.
     input: BytesMut,
@@ -136,6 +143,8 @@ impl<I: Stream> Connection<I> {
             decoder,
             deflater: agreed.as_ref().map(Deflater::new),
             coding: coding.map(Box::new),
+            opening: None,
+            place: None,
             handler,
             input,
             outbox: Outbox::default(),
@@ -161,23 +170,38 @@ impl<I: Stream> Connection<I> {
     /// Work until there is nothing to do but to wait; returns when the connection is over.
     fn run(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let before = self.totals;
+        let mut turn = Turn::new(now);
         loop {
-            if self.flush(cx, now).is_err() {
+            if self.flush(cx, now, &mut turn).is_err() {
                 return self.vanished();
             }
+            if turn.is_over() {
+                self.caught_up = false;
+                yield_turn(cx);
+                return Poll::Pending;
+            }
+            if self.outbox.is_working() || self.is_working() && !self.is_full() {
+                if !self.has_place(cx) {
+                    self.caught_up = false;
+                    return Poll::Pending;
+                }
+                self.work(now, &mut turn);
+                continue;
+            }
             let open = matches!(self.phase, Phase::Open | Phase::Closing);
+            let may_deliver = self.may_deliver(cx);
             if open && self.is_full() {
                 self.caught_up = false;
                 return Poll::Pending;
             }
-            if open && self.deliver(now) {
+            if may_deliver && self.deliver(now, &mut turn) {
                 if self.totals.bytes_out - before.bytes_out >= TURN {
                     yield_turn(cx);
                     return Poll::Pending;
                 }
                 continue;
             }
-            if open && self.is_to_decode() && self.decode(now) {
+            if open && self.is_to_decode() && self.decode(now, &mut turn) {
                 continue;
             }
             if self.phase == Phase::Ending && self.outbox.is_empty() {
@@ -209,29 +233,29 @@ impl<I: Stream> Connection<I> {
 
     /// An unfinished message takes more memory than there is for it.
     fn hoards(&self, in_time: bool) -> bool {
-        let bytes = self.input.len() + self.decoder.held();
+        let bytes = self.input.len() + self.decoder.held() + self.opening_held();
         let reads = matches!(self.phase, Phase::Open | Phase::Closing);
         reads && bytes > 0 && self.shard.service.is_too_much(bytes, in_time)
     }
 
     /// Say how much memory is held between now and the next time.
     fn account(&mut self) {
-        let now =
-            self.input.capacity() + self.outbox.held() + self.decoder.held() + self.handler.held();
+        let incoming = self.input.capacity() + self.decoder.held() + self.opening_held();
+        let now = incoming + self.outbox.held() + self.handler.held();
         self.shard.service.hold(self.held, now);
         self.held = now;
     }
 
-    fn flush(&mut self, cx: &mut Context<'_>, now: Instant) -> io::Result<()> {
-        if self.outbox.is_empty() {
+    fn flush(&mut self, cx: &mut Context<'_>, now: Instant, turn: &mut Turn) -> io::Result<()> {
+        if self.outbox.is_flushed() {
             return Ok(());
         }
-        let progress = match self.outbox.poll_flush(cx, &mut self.io) {
+        let progress = match self.outbox.poll_flush(cx, &mut self.io, turn) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
         };
         self.totals.bytes_out += progress as u64;
-        if self.outbox.is_empty() {
+        if self.outbox.is_flushed() {
             self.stuck_since = None;
         } else if progress > 0 {
             self.stuck_since = Some(now);
@@ -249,7 +273,9 @@ impl<I: Stream> Connection<I> {
     /// Read once; `false` at the end of the stream.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<bool>> {
         pool::borrow_read(&mut self.input);
-        let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
+        // However much more has come: it has to be unmasked and checked before others get their turn.
+        let mut room = (&mut self.input).limit(pool::ROOM);
+        let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut room);
         let Poll::Ready(Ok(n)) = read else { return read.map_ok(|_| true) };
         self.totals.bytes_in += n as u64;
         self.heartbeat.heard(now, &self.shard.service.config.heartbeat);
@@ -265,38 +291,39 @@ impl<I: Stream> Connection<I> {
     }
 
     /// Take events out of what was read; whether there was anything to do.
-    fn decode(&mut self, now: Instant) -> bool {
-        let mut worked = false;
-        while !self.is_full() {
-            match self.decoder.decode(&mut self.input) {
+    fn decode(&mut self, now: Instant, turn: &mut Turn) -> bool {
+        // The peer has to send more, which has its time; what waits here is not the peer's affair.
+        let (mut worked, mut starved) = (false, false);
+        while !starved && !self.is_full() && !turn.is_over() && self.opening.is_none() {
+            match self.decoder.decode_within(&mut self.input, turn) {
                 Ok(Some(event)) => {
                     worked = true;
-                    self.handle(event, now);
+                    self.handle(event, now, turn);
                     if self.phase == Phase::Ending {
                         return true;
                     }
-                    if self.input.is_empty() {
-                        self.time_frame(now);
-                        break;
-                    }
+                    starved = self.input.is_empty();
                 }
-                Ok(None) => {
-                    self.time_frame(now);
-                    break;
-                }
+                Ok(None) if self.decoder.is_working() => worked = true,
+                Ok(None) => starved = true,
                 Err(error) => {
                     self.end(Cause::Protocol(error), now);
                     return true;
                 }
             }
         }
+        if starved {
+            self.time_frame(now);
+        } else {
+            self.frame = None;
+        }
         worked
     }
 
-    fn handle(&mut self, event: Event, now: Instant) {
+    fn handle(&mut self, event: Event, now: Instant, turn: &mut Turn) {
         match event {
-            Event::Message(message) => self.message(message, now),
-            Event::Chunk(chunk) => self.chunk(chunk),
+            Event::Message(message) => self.message(message, now, turn),
+            Event::Chunk(chunk) => self.chunk(chunk, turn),
             Event::Ping(payload) => self.ping(&payload, now),
             Event::Pong(payload) => {
                 let answers = self.heartbeat.pong(now, &payload);
@@ -355,6 +382,7 @@ impl<I: Stream> Future for Connection<I> {
             this.shard.service.metrics.queue_bytes.observe(this.outbox.waiting() as f64);
         }
         this.shard.count(&before, &this.totals);
+        this.shard.turns.took(this.origin.id, now, Instant::now());
         let messages = |totals: &Totals| (totals.messages_in, totals.messages_out);
         this.shard.service.see_pings(&this.origin, this.totals.pings_in - before.pings_in);
         if messages(&before) != messages(&this.totals) {

@@ -47,6 +47,10 @@ impl<I: Stream> Connection<I> {
             return false;
         }
         let times = &self.shard.service.config.heartbeat;
+        if self.is_working() {
+            // Nothing is read meanwhile, and that is not the peer's fault.
+            self.heartbeat.heard(now, times);
+        }
         match self.heartbeat.poll(now, times) {
             None => false,
             Some(Action::Ping(payload)) => {

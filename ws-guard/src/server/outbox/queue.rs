@@ -24,6 +24,8 @@ const ROOM: usize = output_limit::DEFAULT as usize + LARGE;
 const CONTROL: usize = 2 + 125;
 /// Most pieces in a write.
 const PIECES: usize = 16;
+/// Most bytes in a write: under TLS they are all encrypted in it.
+const AT_ONCE: usize = 512 * 1024;
 
 /// Whose memory a payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,13 +122,17 @@ impl Queue {
     ) -> Poll<io::Result<usize>> {
         if self.shared.is_empty() {
             let rest = self.copied.get(self.written..).unwrap_or_default();
-            return Pin::new(io).poll_write(cx, rest);
+            return Pin::new(io).poll_write(cx, rest.get(..AT_ONCE).unwrap_or(rest));
         }
         let mut slices = [IoSlice::new(&[]); PIECES];
-        let mut count = 0;
+        let (mut count, mut room) = (0, AT_ONCE);
         for (slice, piece) in slices.iter_mut().zip(self.rest()) {
-            *slice = IoSlice::new(piece);
+            *slice = IoSlice::new(piece.get(..room).unwrap_or(piece));
+            room -= slice.len();
             count += 1;
+            if room == 0 {
+                break;
+            }
         }
         Pin::new(io).poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
     }

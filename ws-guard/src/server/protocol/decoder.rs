@@ -3,7 +3,12 @@
 use bytes::{Buf, Bytes, BytesMut};
 use ws_guard_common::frame::{Expect, FIN, Header, OPCODE, RSV1, opcode};
 
-use super::{Close, ProtocolError, close, deflate::Inflater, mask, utf8};
+use super::{
+    Close, ProtocolError, close,
+    deflate::{Inflater, Inflating},
+    mask, utf8,
+};
+use crate::server::turn::Turn;
 
 /// What a message's payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +126,8 @@ pub struct Decoder {
     inflater: Option<Inflater>,
     frame: Option<Frame>,
     fragments: Option<Box<Fragments>>,
+    /// A whole message that takes more than a turn to decompress.
+    inflating: Option<Box<(Kind, Inflating)>>,
     /// Of the text message that is being read.
     text: utf8::Incremental,
     /// Whole frames so far.
@@ -139,6 +146,7 @@ impl Decoder {
             inflater,
             frame: None,
             fragments: None,
+            inflating: None,
             text,
             frames: 0,
             streaming: false,
@@ -159,8 +167,18 @@ impl Decoder {
     /// buffer has to come again with more behind it. After an error or a close frame there is
     /// nothing more to be had.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Event>, ProtocolError> {
+        self.decode_within(buffer, &mut Turn::endless())
+    }
+
+    /// The same, as far as it can be done in a turn: where there is no event because that is over,
+    /// [`Decoder::is_working`] says so.
+    pub fn decode_within(
+        &mut self,
+        buffer: &mut BytesMut,
+        turn: &mut Turn,
+    ) -> Result<Option<Event>, ProtocolError> {
         while !self.ended {
-            let decoded = self.step(buffer);
+            let decoded = self.step(buffer, turn);
             self.ended = matches!(decoded, Err(_) | Ok(Step::Event(Event::Close(_))));
             match decoded? {
                 Step::Event(event) => return Ok(Some(event)),
@@ -169,6 +187,11 @@ impl Decoder {
             }
         }
         Ok(None)
+    }
+
+    /// A message is whole, and not decompressed yet.
+    pub fn is_working(&self) -> bool {
+        self.inflating.is_some()
     }
 
     /// A frame's header was read, and its payload is not whole yet.
@@ -181,17 +204,28 @@ impl Decoder {
         self.frames
     }
 
-    /// Bytes of memory that are held for a message whose end has not come.
+    /// Bytes of memory that are held for a message whose end has not come, or that is being
+    /// decompressed.
     pub fn held(&self) -> usize {
-        self.fragments.as_ref().map_or(0, |fragments| fragments.data.capacity())
+        let inflating = self.inflating.as_ref().map_or(0, |inflating| inflating.1.held());
+        self.fragments.as_ref().map_or(0, |fragments| fragments.data.capacity()) + inflating
     }
 
     /// Let go of an unfinished message. Nothing can be decoded after it.
     pub fn abandon(&mut self) {
+        self.ended = true;
         self.fragments = None;
+        self.inflating = None;
+        if let Some(inflater) = &mut self.inflater {
+            inflater.abandon();
+        }
     }
 
-    fn step(&mut self, buffer: &mut BytesMut) -> Result<Step, ProtocolError> {
+    fn step(&mut self, buffer: &mut BytesMut, turn: &mut Turn) -> Result<Step, ProtocolError> {
+        if let Some(inflating) = self.inflating.take() {
+            let (kind, progress) = *inflating;
+            return self.inflate(kind, progress, turn);
+        }
         let mut frame = match self.frame {
             Some(frame) => frame,
             None => match self.header(buffer)? {
@@ -207,12 +241,11 @@ impl Decoder {
         self.frame = None;
         self.frames += 1;
         let payload = buffer.split_to(frame.len);
-        let event = if opcode::is_control(frame.opcode()) {
-            Some(control(frame.opcode(), payload)?)
+        if opcode::is_control(frame.opcode()) {
+            control(frame.opcode(), payload).map(Step::Event)
         } else {
-            self.data(frame, payload)?
-        };
-        Ok(event.map_or(Step::Frame, Step::Event))
+            self.data(frame, payload, turn)
+        }
     }
 
     /// Take a frame's header off the buffer.
@@ -289,15 +322,20 @@ impl Decoder {
     }
 
     /// A frame of a message: the message if it was the last one, or the fragment by itself.
-    fn data(&mut self, frame: Frame, payload: BytesMut) -> Result<Option<Event>, ProtocolError> {
+    fn data(
+        &mut self,
+        frame: Frame,
+        payload: BytesMut,
+        turn: &mut Turn,
+    ) -> Result<Step, ProtocolError> {
         if self.streaming {
-            return Ok(Some(Event::Chunk(self.chunk(&frame, payload.freeze()))));
+            return Ok(Step::Event(Event::Chunk(self.chunk(&frame, payload.freeze()))));
         }
         let fin = frame.fin();
         let compressed = frame.first & RSV1 != 0;
         let kind = if frame.opcode() == opcode::TEXT { Kind::Text } else { Kind::Binary };
         if fin && self.fragments.is_none() {
-            return self.message(kind, compressed, payload.freeze()).map(Event::Message).map(Some);
+            return self.message(kind, compressed, payload.freeze(), turn);
         }
         let open = self.fragments.get_or_insert_with(|| {
             Box::new(Fragments { kind, compressed, count: 0, data: BytesMut::new() })
@@ -306,11 +344,10 @@ impl Decoder {
         // A copy: small fragments would each keep the whole buffer that they were read into.
         open.data.extend_from_slice(&payload);
         if !fin {
-            return Ok(None);
+            return Ok(Step::Frame);
         }
-        let Some(open) = self.fragments.take() else { return Ok(None) };
-        let message = self.message(open.kind, open.compressed, open.data.freeze());
-        message.map(Event::Message).map(Some)
+        let Some(open) = self.fragments.take() else { return Ok(Step::Frame) };
+        self.message(open.kind, open.compressed, open.data.freeze(), turn)
     }
 
     /// A fragment as it is; what is kept of the message is that it goes on.
@@ -333,15 +370,37 @@ impl Decoder {
         kind: Kind,
         compressed: bool,
         payload: Bytes,
-    ) -> Result<Message, ProtocolError> {
-        let Some(inflater) = self.inflater.as_mut().filter(|_| compressed) else {
-            return Ok(Message { kind, payload });
-        };
-        let payload = inflater.inflate(&payload, self.limits.message)?;
-        if kind == Kind::Text {
-            utf8::check(&payload)?;
+        turn: &mut Turn,
+    ) -> Result<Step, ProtocolError> {
+        if compressed {
+            self.inflate(kind, Inflating::new(payload), turn)
+        } else {
+            Ok(Step::Event(Event::Message(Message { kind, payload })))
         }
-        Ok(Message { kind, payload })
+    }
+
+    /// Go on with a message that is compressed.
+    fn inflate(
+        &mut self,
+        kind: Kind,
+        mut progress: Inflating,
+        turn: &mut Turn,
+    ) -> Result<Step, ProtocolError> {
+        // Its header was refused where this was not agreed.
+        let Some(inflater) = &mut self.inflater else { return Err(ProtocolError::Deflate) };
+        let before = progress.out().len();
+        let done = inflater.go_on(&mut progress, self.limits.message, turn)?;
+        if kind == Kind::Text {
+            self.text.push(progress.out().get(before..).unwrap_or_default())?;
+        }
+        if !done {
+            self.inflating = Some(Box::new((kind, progress)));
+            return Ok(Step::Starved);
+        }
+        if kind == Kind::Text {
+            self.text.finish()?;
+        }
+        Ok(Step::Event(Event::Message(Message { kind, payload: progress.into_out() })))
     }
 }
 
@@ -350,6 +409,7 @@ enum Step {
     Event(Event),
     /// A fragment that ends no message.
     Frame,
+    /// More bytes are wanted, or another turn.
     Starved,
 }
 

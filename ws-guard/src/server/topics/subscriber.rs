@@ -15,6 +15,11 @@ use crate::server::{
     protocol::{Chunk, Kind, Message},
 };
 
+/// What a request has besides its data, in bytes; more is white space.
+const ENVELOPE: usize = 1024;
+/// What it takes to put a publication into a mailbox, as bytes that are compressed.
+const DELIVERY: usize = 2;
+
 /// What a connection has subscribed to, and what waits for it.
 pub struct Subscriber {
     id: u64,
@@ -30,26 +35,34 @@ impl Subscriber {
         Subscriber { id, shared, mailbox, topics: Vec::new() }
     }
 
-    /// Do what a message asks for; the answer to it, and what happened.
-    fn request(&mut self, message: &Message) -> (Bytes, Option<Happened>) {
-        let text = Some(&message.payload).filter(|_| message.kind == Kind::Text);
-        let request = text.map_or_else(
-            || {
-                let error = "this is a binary message".into();
-                Err(Problem { error, remedy: "send requests as text" })
-            },
-            |text| Request::parse(text),
-        );
-        let request = match request {
+    /// Do what a message asks for; the answer to it, what happened, and whom it reached.
+    fn request(&mut self, message: &Message) -> (Bytes, Option<Happened>, usize) {
+        let request = match self.parse(message) {
             Ok(request) => request,
-            Err(problem) => return (protocol::failed(&problem, None), None),
+            Err(problem) => return (protocol::failed(&problem, None), None, 0),
         };
         match self.obey(&request) {
             Ok((topic, subscribers, happened)) => {
-                (protocol::done(request.verb, &topic, subscribers, request.id), happened)
+                let done = protocol::done(request.verb, &topic, subscribers, request.id);
+                (done, happened, subscribers.unwrap_or(0))
             }
-            Err(problem) => (protocol::failed(&problem, request.id), None),
+            Err(problem) => (protocol::failed(&problem, request.id), None, 0),
         }
+    }
+
+    /// The request that a message is. One with more data than a mailbox holds reaches nobody, and is
+    /// not worth reading.
+    fn parse<'a>(&self, message: &'a Message) -> Result<Request<'a>, Problem> {
+        if message.kind != Kind::Text {
+            let error = "this is a binary message".into();
+            return Err(Problem { error, remedy: "send requests as text" });
+        }
+        let (size, most) = (message.payload.len(), self.shared.limits.mailbox.bytes);
+        if size > most + ENVELOPE {
+            let error = format!("a request of {size} bytes is too large");
+            return Err(Problem { error, remedy: "publish no more at a time than may wait" });
+        }
+        Request::parse(&message.payload)
     }
 
     fn obey(
@@ -114,7 +127,8 @@ impl Subscriber {
 
 impl Handler for Subscriber {
     fn message(&mut self, message: Message, replies: &mut Replies<'_>) {
-        let (payload, happened) = self.request(&message);
+        let (payload, happened, reached) = self.request(&message);
+        replies.spend(message.payload.len() + DELIVERY * reached);
         replies.happened = happened;
         replies.message(Message { kind: Kind::Text, payload });
     }

@@ -1,7 +1,13 @@
-use std::time::{Duration, Instant};
+use std::{
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use super::*;
-use crate::server::negotiation::Features;
+use crate::server::{
+    coding::{Coding, Opened, Opening, Sealing, snappy},
+    negotiation::Features,
+};
 
 /// Alice's keys in RFC 7748, 6.1, the private one as openssl writes it.
 const ALICE: &str = "-----BEGIN PRIVATE KEY-----
@@ -29,6 +35,25 @@ fn binary(payload: impl Into<Bytes>) -> Message {
 
 fn text(payload: &str) -> Message {
     Message { kind: Kind::Text, payload: payload.to_owned().into() }
+}
+
+impl Noise {
+    fn open(&mut self, message: &Message, max: usize) -> Result<Opened, ProtocolError> {
+        self.coding(|coding| coding.open(message.clone(), max))
+    }
+
+    fn seal(&mut self, message: &Message) -> Option<Message> {
+        self.coding(|coding| coding.seal(message.clone()))
+    }
+
+    fn coding<T>(&mut self, work: impl FnOnce(&mut Coding) -> T) -> T {
+        let broken = Noise { state: State::Broken, ..*self };
+        let mut coding = Coding::Noise(std::mem::replace(self, broken));
+        let done = work(&mut coding);
+        let Coding::Noise(noise) = coding else { unreachable!() };
+        *self = noise;
+        done
+    }
 }
 
 /// The client's half, done by the library alone.
@@ -74,6 +99,50 @@ fn messages_there_and_back_in_all_sizes() {
         let opened = server.open(&binary(sealed), 100).unwrap();
         assert_eq!(opened, Opened::Message(text("κόσμε")));
         assert_eq!(server.seal(&text("a")).unwrap().kind, Kind::Binary);
+    }
+}
+
+#[test]
+fn long_messages_take_turns_and_come_to_the_same() {
+    let payload = "a text that is longer than a turn; ".repeat(30_000);
+    for compression in [false, true] {
+        let mut server = server(compression);
+        let mut client = agree(&mut server);
+        let sealed = if compression {
+            write(&mut client, &snappy::compress(payload.as_bytes()), TEXT | SNAPPY)
+        } else {
+            write(&mut client, payload.as_bytes(), TEXT)
+        };
+        let (opened, turns) = server.coding(|coding| {
+            let mut opening = Opening::new(binary(sealed.unwrap()));
+            in_turns(|turn| opening.go_on(coding, payload.len(), turn).unwrap())
+        });
+        assert_eq!(opened, Opened::Message(text(&payload)));
+        assert!(turns >= payload.len() / MAX_NOISE, "{turns} turns");
+        let (sealed, turns) = server.coding(|coding| {
+            let (mut sealing, message) = (Sealing::default(), text(&payload));
+            in_turns(|turn| match sealing.go_on(coding, &message, turn) {
+                Poll::Pending => None,
+                Poll::Ready(sealed) => Some(sealed.unwrap()),
+            })
+        });
+        assert!(turns >= payload.len() / MAX_NOISE, "{turns} turns");
+        let (kind, mut back) = read(&mut client, &sealed.payload).unwrap();
+        if compression {
+            back = snappy::decompress(&back, payload.len()).unwrap().into();
+        }
+        assert!(back == payload.as_bytes() && kind & !SNAPPY == TEXT);
+    }
+}
+
+/// What comes of work at last, and in how many turns.
+fn in_turns<T>(mut work: impl FnMut(&mut Turn) -> Option<T>) -> (T, usize) {
+    let mut turns = 1;
+    loop {
+        match work(&mut Turn::new(Instant::now())) {
+            Some(done) => return (done, turns),
+            None => turns += 1,
+        }
     }
 }
 
