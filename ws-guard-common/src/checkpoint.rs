@@ -14,7 +14,7 @@
 //! All others are refused. An honest sender comes back from the acknowledged byte on.
 
 use crate::{
-    flow::{Action, Flow, Plan, REWOUND},
+    flow::{Action, DOUBTED, Flow, Plan, REWOUND},
     maps::BorderName,
     seq::{after, before, later},
     tracker::{Tracker, Walk},
@@ -271,13 +271,14 @@ impl Flow {
             && now_ns.saturating_sub(self.repeated_ns) >= FLUSHED_NS
     }
 
-    /// Forget what came from checkpoint `first` on: other bytes take its place.
+    /// Forget what came from checkpoint `first` on: other bytes take its place, which the server is known
+    /// not to have if it has `settled`.
     #[inline(always)]
-    pub fn rewind(&mut self, first: u8) {
+    pub fn rewind(&mut self, first: u8, settled: bool) {
         let at = self.oldest.wrapping_add(first) & SLOT;
         self.client = self.checkpoints[at as usize].start;
         self.kept = first;
-        self.broken = 1;
+        self.broken = if settled { 1 } else { DOUBTED };
         self.flags |= REWOUND;
     }
 

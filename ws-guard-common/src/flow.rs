@@ -84,6 +84,10 @@ pub const SERVER_DONE: u8 = 1 << 7;
 /// The stream was joined in the middle, where frames seemed to begin.
 pub const JOINED: u8 = 1 << 6;
 
+/// [`Flow::broken`]: the segment that is committed next took the place of others, of which the server may
+/// hold any; behind it nobody knows where frames begin.
+pub const DOUBTED: u8 = 2;
+
 /// A flow whose client was silent for so long may make room for others, nanoseconds.
 pub const IDLE_NS: u64 = 300_000_000_000;
 
@@ -91,7 +95,7 @@ pub const IDLE_NS: u64 = 300_000_000_000;
 /// [`Flow::may_pass_unread`]. About what a TCP may have under way at first (RFC 6928).
 pub const UNREAD: u32 = 16 * 1024;
 /// A server that has room and says nothing for so long has nothing to say, milliseconds.
-pub const QUIET_MS: u32 = 250;
+pub const QUIET_MS: u32 = 8;
 /// Room for some pongs, as the header of a TCP segment has it: scaled by nobody knows what.
 pub const ROOM: u32 = 64;
 
@@ -133,8 +137,8 @@ pub struct Flow {
     pub flags: u8,
     /// One of [`owner`].
     pub owner: u8,
-    /// Other bytes took the place of some, or frames were missed: borders from before are worth
-    /// nothing any more.
+    /// Not 0: other bytes took the place of some, or frames were missed: borders from before are worth
+    /// nothing any more. [`DOUBTED`]: the server may have either.
     pub broken: u8,
     /// How often the acknowledgements went once around the sequence space.
     pub laps: u8,
@@ -352,7 +356,8 @@ impl Flow {
         self.split_headers += walk.splits_header(before_walk) as u64;
         self.split_frames += walk.splits_frame() as u64;
         self.keep(before_walk, walk, passed);
-        if self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST)) {
+        let wrong = self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST));
+        if wrong | (self.broken == DOUBTED) {
             self.lose_step();
         }
     }

@@ -267,7 +267,7 @@ impl Replay {
         let (known_at, old_budget) = match judged {
             Some((number, Rewalk::Same(passed))) => (Some(number), passed),
             Some((number, Rewalk::New)) => {
-                self.flow.rewind(number);
+                self.flow.rewind(number, true);
                 return self.walk(start, seq, payload, budget);
             }
             // Which of its pings passed nobody knows any more.
