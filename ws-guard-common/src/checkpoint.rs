@@ -298,12 +298,14 @@ impl Flow {
             && now_ns.saturating_sub(self.repeated_ns) >= FLUSHED_NS
     }
 
-    /// Forget what came from checkpoint `first` on: other bytes take its place.
+    /// Forget what came from checkpoint `first` on: other bytes take its place, which the server is known
+    /// not to have if it has `settled`.
     #[inline(always)]
-    pub fn rewind(&mut self, first: u8) {
+    pub fn rewind(&mut self, first: u8, settled: bool) {
         let at = self.oldest.wrapping_add(first) & SLOT;
         self.client = self.checkpoints[at as usize].start;
         self.kept = first;
+        self.doubted = !settled as u8;
         self.flags |= REWOUND;
         self.trace_anew();
     }

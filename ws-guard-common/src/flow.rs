@@ -92,7 +92,7 @@ pub const IDLE_NS: u64 = 300_000_000_000;
 /// [`Flow::may_pass_unread`]. About what a TCP may have under way at first (RFC 6928).
 pub const UNREAD: u32 = 16 * 1024;
 /// A server that has room and says nothing for so long has nothing to say, milliseconds.
-pub const QUIET_MS: u32 = 250;
+pub const QUIET_MS: u32 = 8;
 /// Room for some pongs, as the header of a TCP segment has it: scaled by nobody knows what.
 pub const ROOM: u32 = 64;
 
@@ -141,6 +141,9 @@ pub struct Flow {
     pub mixed: u8,
     /// Not 0: of what the server has not acknowledged, pieces came again that begin and end anywhere.
     pub pieces: u8,
+    /// Not 0: the segment that is committed next took the place of others, of which the server may hold
+    /// any; behind it nobody knows where frames begin.
+    pub doubted: u8,
     /// Not 0: segments behind a gap were let through, and are kept ([`crate::held`]).
     pub held: u8,
     /// How many [traces](crate::trail) there are of headers that the server has not acknowledged.
@@ -377,7 +380,8 @@ impl Flow {
         self.split_headers += walk.splits_header(before_walk) as u64;
         self.split_frames += walk.splits_frame() as u64;
         self.keep(before_walk, walk, passed);
-        if self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST)) {
+        let wrong = self.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(LONGEST));
+        if wrong | (self.doubted != 0) {
             self.lose_step();
         }
     }
@@ -410,6 +414,7 @@ impl Flow {
     #[inline(always)]
     pub fn lose_step(&mut self) {
         self.state = state::UNSYNCED;
+        self.doubted = 0;
         self.unsynced_total += 1;
         self.candidate = Candidate::default();
         self.kept = 0;

@@ -98,7 +98,7 @@ const _: () = {
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Policy>() == 160);
     assert!(size_of::<Rule>() == 28);
-    assert!(size_of::<Flow>() == 920);
+    assert!(size_of::<Flow>() == 928);
     assert!(size_of::<Source>() == 368);
     assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);

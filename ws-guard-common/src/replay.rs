@@ -296,7 +296,7 @@ impl Replay {
             Rewalk::Same(passed) => passed,
             Rewalk::Known => self.flow.old_pings(),
             Rewalk::New => {
-                self.flow.rewind(checkpoint.unwrap_or(0));
+                self.flow.rewind(checkpoint.unwrap_or(0), true);
                 return self.walk(start, seq, payload, budget);
             }
             Rewalk::Refuse => return self.unless_observing(Reason::Changed),

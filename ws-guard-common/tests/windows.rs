@@ -95,3 +95,32 @@ fn a_log_in_other_groups_keeps_the_pings_that_came_before() {
         }
     });
 }
+
+/// Times are true ones, in microseconds; the log has those of a clock that advances in steps.
+#[test]
+fn a_clock_that_advances_in_steps_lets_no_more_into_any_window() {
+    cases(10_000, |rng| {
+        let (limit, window, step) = (rng.u32(1..=64), rng.u32(1..20_000), rng.u64(1..=10));
+        let rate = Rate::new(limit, window, step as u32).expect("in range");
+        let (mut log, mut kept) = (RateWindow::new(), Vec::new());
+        let phase = rng.u64(..step * 1000);
+        let mut now = rng.u64(1 << 20..1 << 40);
+        for _ in 0..rng.usize(1..200) {
+            // A whole window further on but for some microseconds, or anywhere.
+            now += match rng.u8(..3) {
+                0 => (u64::from(window) * 1000).saturating_sub(rng.u64(..12_000)),
+                1 => rng.u64(..=u64::from(window) * 1000 / u64::from(limit)),
+                _ => 0,
+            };
+            let stamp = ((now - phase) / (step * 1000) * step * 1000 + phase) / 1000;
+            kept.extend((log.charge(stamp as u32, rate, 1) == 1).then_some(now));
+        }
+        for pings in kept.windows(limit as usize + 1) {
+            let apart = pings[limit as usize] - pings[0];
+            assert!(
+                apart > u64::from(window) * 1000,
+                "{limit} and one more in {apart} us: {rate:?}"
+            );
+        }
+    });
+}

@@ -324,12 +324,9 @@ fn stream<P: Packet>(
         }
         Action::Gap if held::keep(scene, flow, payload) => return Verdict::Pass,
         Action::Gap => return scene.drop(Counter::DroppedGap),
-        Action::Search => Outcome::Lost,
+        Action::Search => joining::search(scene, flow, payload),
         Action::Walk | Action::Pass => Outcome::Rewound,
     };
-    if matches!(outcome, Outcome::Lost) {
-        outcome = joining::search(scene, flow, payload);
-    }
     // Not called from where the outcome came about: two of these on top of each other are too much
     // stack, and two calls of one are twice the work for the verifier.
     if matches!(outcome, Outcome::Rewound) {

@@ -83,7 +83,7 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
         }
         Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
         Rewalk::New if rewind(scene, flow, &state.start, checkpoint, &from) => {
-            return if flow.state == flow::state::OPEN { Outcome::Rewound } else { Outcome::Lost };
+            return Outcome::Rewound;
         }
         Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),
         Rewalk::Same(passed) if scene.enforces() => passed,
@@ -109,18 +109,14 @@ fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment)
     finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
 }
 
-/// Other bytes take the place of those from a checkpoint on; or nobody knows which of them the server
-/// has, and the flow is out of step.
+/// Other bytes take the place of those from a checkpoint on.
 #[inline(always)]
 fn rewind(scene: &Scene, flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
     let settled = flow.is_settled(scene.now);
-    report::add(Counter::FlowsUnsynced, !settled as u64);
     locked(flow, |flow| {
         let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
-        if unchanged && settled {
-            flow.rewind(checkpoint);
-        } else if unchanged {
-            flow.lose_step();
+        if unchanged {
+            flow.rewind(checkpoint, settled);
         }
         unchanged
     })

@@ -99,8 +99,6 @@ pub enum Outcome {
     Rewalked,
     /// The flow stands before these bytes: they are to be walked as new ones.
     Rewound,
-    /// The flow is out of step: whether frames begin in these bytes is to be seen.
-    Lost,
 }
 
 impl From<Verdict> for Outcome {

@@ -1,6 +1,7 @@
 //! Forgets connections that closed a while ago, and gives back the memory that listings took. Open
 //! connections are never touched, however idle: that would be a free pass. One that only the client says is
-//! closed may be open.
+//! closed may be open: it goes where the table is nearly full, and it has been silent for as long as those
+//! that make room in a full one.
 
 use std::{
     collections::HashMap,
@@ -13,10 +14,17 @@ use ws_guard_common::{
 };
 
 use super::{memory, state::State};
+use crate::domain::clock::monotonic_ns;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a closed connection stays, for `flows` to show.
 const KEEP: Duration = Duration::from_secs(60);
+
+/// A table with more than so many eighths in use is nearly full: before anybody is told.
+const CROWDED: usize = 7;
+
+/// A flow and its generation.
+type Closing = (FlowKey, u32);
 
 /// Since when closed flows are known to be: by key and generation, or a new connection between
 /// the same end points would inherit the old one's time.
@@ -25,7 +33,7 @@ struct Closed(HashMap<(FlowKey, u32), Instant>);
 
 impl Closed {
     /// The flows that have been closed for long enough.
-    fn due(&mut self, flows: &[(FlowKey, Flow)], now: Instant) -> Vec<(FlowKey, u32)> {
+    fn due(&mut self, flows: &[(FlowKey, Flow)], now: Instant) -> Vec<Closing> {
         let ended = |flow: &Flow| flow.state == state::CLOSED && flow.flags & SERVER_DONE != 0;
         let closed = flows.iter().filter(|(_, flow)| ended(flow));
         let known = std::mem::take(&mut self.0);
@@ -43,6 +51,19 @@ impl Closed {
     }
 }
 
+/// Those that only their clients closed, and that were silent for long, where so many flows are nearly all
+/// that there is room for.
+fn silent(flows: &[(FlowKey, Flow)], capacity: usize, now_ns: u64) -> Vec<Closing> {
+    if flows.len() * 8 <= capacity * CROWDED {
+        return Vec::new();
+    }
+    let goes = |flow: &Flow| {
+        flow.state == state::CLOSED && flow.is_over(now_ns.saturating_sub(flow.last_ns))
+    };
+    let going = flows.iter().filter(|(_, flow)| goes(flow));
+    going.map(|(key, flow)| (*key, flow.generation)).collect()
+}
+
 /// Runs until it is dropped.
 pub async fn run(state: State) {
     let mut closed = Closed::default();
@@ -50,7 +71,8 @@ pub async fn run(state: State) {
         tokio::time::sleep(INTERVAL).await;
         let maps = &state.reader.maps;
         let forgotten = maps.flows().and_then(|flows| {
-            let due = closed.due(&flows, Instant::now());
+            let mut due = closed.due(&flows, Instant::now());
+            due.extend(silent(&flows, maps.table_sizes().flows as usize, monotonic_ns()));
             due.iter().try_for_each(|(key, generation)| maps.remove_flow(key, *generation))
         });
         if let Err(error) = forgotten {
@@ -62,6 +84,8 @@ pub async fn run(state: State) {
 
 #[cfg(test)]
 mod tests {
+    use ws_guard_common::flow::IDLE_NS;
+
     use super::*;
 
     #[test]
@@ -82,5 +106,9 @@ mod tests {
         let unsure = [(key(1), Flow { flags: 0, ..flow(state::CLOSED, 10) })];
         assert!(closed.due(&unsure, start).is_empty());
         assert!(closed.due(&unsure, start + 1000 * KEEP).is_empty());
+        assert_eq!(silent(&unsure, 1, IDLE_NS), []);
+        assert_eq!(silent(&unsure, 1, IDLE_NS + 1), [(key(1), 10)]);
+        assert_eq!(silent(&unsure, 8, IDLE_NS + 1), []);
+        assert_eq!(silent(&[(key(1), flow(state::OPEN, 10))], 1, IDLE_NS + 1), []);
     }
 }

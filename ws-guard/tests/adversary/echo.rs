@@ -44,8 +44,7 @@ fn message(segments: usize) -> Vec<u8> {
 /// the other.
 fn echoed(tcp: &mut RawTcp, message: &[u8]) -> Result<()> {
     (tcp.window, tcp.acknowledges) = (SEGMENT, false);
-    tcp.push(&[message, &TEXT[..]].concat())?;
-    ensure!(tcp.drain()?, "the server does not take it");
+    persist_all(tcp, &[message, &TEXT[..]].concat())?;
     tcp.settle(Duration::from_millis(100))?;
     (tcp.window, tcp.acknowledges) = (0xFFFF, true);
     tcp.acknowledge()?;

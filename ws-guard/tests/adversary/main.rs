@@ -41,6 +41,7 @@ mod stage;
 mod tunnel;
 mod unsynced;
 mod urgent;
+mod window;
 
 use anyhow::Result;
 use ws_guard_testkit::netns::PairOptions;

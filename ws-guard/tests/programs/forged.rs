@@ -63,14 +63,23 @@ fn not_taken() -> Vec<Case> {
     ]
 }
 
+impl Case {
+    /// The latest packet says that its sender has no room.
+    fn shut(self) -> Case {
+        self.with(|packet| packet.window = 0)
+    }
+}
+
 /// Nobody knows where frames begin, and the client keeps back the pongs that would tell of its pings.
 fn out_of_step() -> Vec<Case> {
     let payload = || vec![0; 1000];
-    let segments = |case: Case, count: u32| (0..count).fold(case, |case, _| case.client(payload()));
+    let segments =
+        |case: Case, count: u32| (0..count).fold(case, |case, _| case.client(payload()).shut());
     let unsynced = |name| segments(case(name).open().server(1000, []), 17);
     vec![
         unsynced("what passes out of step is limited")
             .client(payload())
+            .shut()
             .dropped()
             .leaves(state::UNSYNCED)
             .counts(&[(DroppedUnsynced, 1)]),
@@ -86,17 +95,18 @@ fn out_of_step() -> Vec<Case> {
             .dropped()
             .counts(&[(DroppedUnsynced, 1), (Witnessed, 1)]),
         unsynced("and when the server could have said something, and did not")
-            .wait(Duration::from_millis(300))
+            .wait(Duration::from_millis(40))
             .client(payload())
             .counts(&[(DroppedUnsynced, 0)]),
         unsynced("not where there is no room for it")
             .wait(Duration::from_millis(300))
             .client(payload())
-            .with(|packet| packet.window = 0)
+            .shut()
             .dropped()
             .counts(&[(DroppedUnsynced, 1)]),
         unsynced("frames are seen all the same where nothing passes any more")
             .client_at(17_000, payload())
+            .shut()
             .dropped()
             .client_at(17_000, pings(40))
             .defused(&[180, 186, 192, 198, 204, 210, 216, 222, 228, 234])
