@@ -82,12 +82,13 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
     let taken = identify::read(word, count, reading.scene.policy);
     state.at += taken.bytes();
     state.read = taken.came_to();
-    if taken.at_once() {
-        skip_line(packet, state);
-    } else if state.patience < taken.costs() {
+    if state.patience < taken.costs() {
         state.read = identify::TOO_COSTLY;
     } else {
         state.patience -= taken.costs();
+    }
+    if taken.at_once() {
+        skip_line(packet, state);
     }
     if state.read != identify::END {
         return (state.read != identify::MORE) as c_long;

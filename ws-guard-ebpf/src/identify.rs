@@ -59,7 +59,8 @@ impl Taken {
     /// How much of the time that a segment may take to read, in bytes; see [`Pending::patience`].
     #[inline(always)]
     pub const fn costs(self) -> u32 {
-        self.bytes() + if self.0 & HOP != 0 { 4 } else { 0 }
+        let bytes = if self.at_once() { 2 } else { self.bytes() };
+        bytes + if self.0 & HOP != 0 { 4 } else { 0 }
     }
 
     /// [`MORE`], [`END`] or [`NO_REQUEST`].

@@ -77,11 +77,12 @@ impl Pending {
         skips
     }
 
-    /// How many bytes of a segment's `length` are read one by one at most. Reading one takes longer than
-    /// most packets take altogether, and a request in a made up name costs its sender nothing.
+    /// How many bytes of a segment's `length` are read one by one at most; up to 64 that are skipped at once
+    /// count as two. Reading one takes longer than most packets take altogether, and a request in a made up
+    /// name costs its sender nothing.
     #[inline(always)]
     pub const fn patience(&self, length: u32) -> u32 {
-        if self.real != 0 { 512 + length / 64 } else { 240 }
+        if self.real != 0 { 512 + length / 32 } else { 240 }
     }
 
     /// There is a request, or the beginning of an answer. A connection without either keeps its place
