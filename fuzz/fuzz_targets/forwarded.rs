@@ -41,6 +41,9 @@ fn read(bytes: &[u8], names: &HeaderNames, preface: bool, skips: bool) -> (Pendi
     pending.begin();
     let mut at = 0;
     while at < bytes.len() {
+        if skips {
+            at += pending.client.preface.skip((bytes.len() - at) as u32) as usize;
+        }
         let word = bytes.get(at..at + 8).filter(|_| skips);
         let word = word.map(|word| u64::from_be_bytes(word.try_into().expect("eight bytes")));
         if word.is_some_and(|word| pending.skip(word, names)) {

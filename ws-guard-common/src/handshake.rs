@@ -4,8 +4,12 @@
 
 /// The first bytes of a response that may open a flow.
 pub const SWITCHING: &[u8; 12] = b"HTTP/1.1 101";
+/// The first bytes of responses that another one follows (RFC 9110, 15.2), and of [`SWITCHING`].
+pub const INTERIM: &[u8; 10] = b"HTTP/1.1 1";
 /// The first bytes of a request that may ask for an upgrade (RFC 6455, 4.1, 2).
 pub const GET: &[u8; 4] = b"GET ";
+/// The first bytes of other requests (RFC 9110, 9.3 and RFC 5789).
+pub const METHODS: [&[u8; 4]; 6] = [b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC"];
 /// The first bytes of version 1 of the PROXY protocol ([`crate::forwarded::preface`]).
 pub const PROXY: &[u8; 4] = b"PROX";
 /// Longest head that is followed, in bytes; a longer one opens no flow.

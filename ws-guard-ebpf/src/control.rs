@@ -42,7 +42,7 @@ pub fn run(ctx: &TcContext) -> u32 {
     if !report && !ban && request.operation != Operation::Throttle as u32 {
         return answer::BAD_REQUEST;
     }
-    let Some(source) = sources::entry(&request.source, now) else {
+    let Some(source) = sources::entry(&request.source, now, report) else {
         return answer::TABLE_FULL;
     };
     if report {

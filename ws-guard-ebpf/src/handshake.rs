@@ -6,8 +6,8 @@ use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow,
     handshake::{
-        END, GET, HeadScanner, MAX_HEAD, PERMESSAGE_DEFLATE, PROXY, SWITCHING, UPGRADE_WEBSOCKET,
-        has_line_end,
+        END, GET, HeadScanner, INTERIM, MAX_HEAD, METHODS, PERMESSAGE_DEFLATE, PROXY, SWITCHING,
+        UPGRADE_WEBSOCKET, has_line_end,
     },
     maps::{Counter, LOST, MAY_BAN, Pending},
 };
@@ -71,6 +71,7 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
     // SAFETY: `read_request` passed it, and nobody else uses it during the loop.
     let reading = unsafe { &mut *reading };
     let (packet, state) = (&reading.walker.packet, &mut *reading.walker.state);
+    state.at += identify::skip_fields(packet.bytes().saturating_sub(state.at));
     let (word, count) = match packet.u64_at(state.at) {
         Some(word) => (word, 8),
         None => match packet.u8_at(state.at) {
@@ -81,12 +82,13 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
     let taken = identify::read(word, count, reading.scene.policy);
     state.at += taken.bytes();
     state.read = taken.came_to();
-    if taken.at_once() {
-        skip_line(packet, state);
-    } else if state.patience < taken.costs() {
+    if state.patience < taken.costs() {
         state.read = identify::TOO_COSTLY;
     } else {
         state.patience -= taken.costs();
+    }
+    if taken.at_once() {
+        skip_line(packet, state);
     }
     if state.read != identify::END {
         return (state.read != identify::MORE) as c_long;
@@ -191,7 +193,7 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
         return Request::Stranger;
     };
     if under_way {
-        match piece(scene, pending) {
+        match piece(scene, pending, &packet) {
             Request::Head => {}
             // Whose it is, or what follows of it, is of no interest.
             other => return other,
@@ -213,7 +215,7 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
 
 /// Whether the segment is the next piece of the request under way: then [`Request::Head`].
 #[inline(always)]
-fn piece(scene: &Scene, pending: &Pending) -> Request {
+fn piece<P: Packet>(scene: &Scene, pending: &mut Pending, packet: &P) -> Request {
     if pending.flags & LOST != 0 {
         return Request::Stranger;
     }
@@ -227,7 +229,31 @@ fn piece(scene: &Scene, pending: &Pending) -> Request {
         let distance = segment.seq.wrapping_sub(pending.next).wrapping_add(MAX_HEAD);
         return if distance < 2 * MAX_HEAD { Request::Early } else { Request::Stranger };
     }
-    if pending.head.found & END != 0 { Request::Early } else { Request::Head }
+    let whole = pending.head.found & END != 0;
+    if begins_another(packet, whole) {
+        // No frame begins so (RFC 6455, 5.1 and 5.2). What was taken for a request was in the body of
+        // another one, or this is.
+        pending.flags |= LOST;
+        requests::keep();
+        return Request::Stranger;
+    }
+    if whole { Request::Early } else { Request::Head }
+}
+
+/// The payload begins with the method of a request; with GET only where the one before is `whole`.
+#[inline(always)]
+fn begins_another<P: Packet>(packet: &P, whole: bool) -> bool {
+    let (Some(high), Some(low)) = (packet.u16_at(0), packet.u16_at(2)) else {
+        return false;
+    };
+    let word = (high as u32) << 16 | low as u32;
+    let mut begins = whole && word == u32::from_be_bytes(*GET);
+    let mut i = 0;
+    while i < METHODS.len() {
+        begins |= word == u32::from_be_bytes(*METHODS[i]);
+        i += 1;
+    }
+    begins
 }
 
 /// A request begins in the segment, or what may come in front of a connection's first one. `false`
@@ -282,7 +308,7 @@ fn end(scene: &Scene, read: u32, came_to: u32) -> Request {
 /// The request's client is banned.
 #[inline(always)]
 fn is_banned(scene: &Scene) -> bool {
-    identify::conclude();
+    identify::conclude(false);
     sources::any_banned(scene.now) && sources::drop_banned(scene)
 }
 
@@ -323,8 +349,8 @@ fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
     }
     let mut length = if goes_on { pending.answer_length } else { 0 };
     if !is_switching(&packet, length) {
-        if under_way {
-            // Any other answer: no upgrade.
+        if under_way && !begins(&packet, INTERIM) {
+            // Any other answer: no upgrade. An interim one is none (RFC 9110, 15.2).
             requests::answered();
         }
         return false;
@@ -384,7 +410,7 @@ fn open(scene: &Scene) -> Verdict {
         // What was read of its headers is not all of them.
         pending.client.spoil();
     }
-    identify::conclude();
+    identify::conclude(true);
     if followed {
         flow.open(segment.ack, server_next, flags, now);
         identify::suspect(scene);

@@ -59,7 +59,8 @@ impl Taken {
     /// How much of the time that a segment may take to read, in bytes; see [`Pending::patience`].
     #[inline(always)]
     pub const fn costs(self) -> u32 {
-        self.bytes() + if self.0 & HOP != 0 { 4 } else { 0 }
+        let bytes = if self.at_once() { 2 } else { self.bytes() };
+        bytes + if self.0 & HOP != 0 { 4 } else { 0 }
     }
 
     /// [`MORE`], [`END`] or [`NO_REQUEST`].
@@ -104,12 +105,11 @@ extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies
     taken | ONE_BY_ONE
 }
 
-/// Take eight bytes of what comes in front of a ClientHello at once; `false` as for [`Preface::skip`].
-///
-/// [`Preface::skip`]: ws_guard_common::forwarded::preface::Preface::skip
+/// How many of the next `most` bytes are fields of the PROXY protocol, which nobody has to see: they are
+/// taken.
 #[inline(always)]
-pub fn skip_preface() -> bool {
-    requests::scratch().is_some_and(|pending| pending.client.preface.skip())
+pub fn skip_fields(most: u32) -> u32 {
+    requests::scratch().map_or(0, |pending| pending.client.preface.skip(most))
 }
 
 /// Take a byte of what comes in front of a ClientHello: [`MORE`], or [`NO_REQUEST`] where it is not of
@@ -235,16 +235,17 @@ extern "C" fn ws_guard_identify_peer() -> u32 {
 }
 
 /// Conclude who the connection's request comes from: [`packet::account`] has it then. Of a request that
-/// was not read to its end only what came in front of it counts.
+/// was not read to its end only what came in front of it counts. `answered`: the server believes that
+/// there is such a connection.
 #[inline(always)]
-pub fn conclude() {
-    ws_guard_identify_client();
+pub fn conclude(answered: bool) {
+    ws_guard_identify_client(answered.into());
 }
 
 /// [`conclude`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_identify_client() -> u32 {
+extern "C" fn ws_guard_identify_client(answered: u32) -> u32 {
     let (Some(segment), Some(account)) = (packet::segment(), packet::account()) else {
         return 0;
     };
@@ -255,6 +256,14 @@ extern "C" fn ws_guard_identify_client() -> u32 {
     };
     let key = &segment.key;
     let trust = |address: &Address| trusts(address, policy.proxies);
+    if pending.client.preface.said == preface::said::CLIENT {
+        if answered != 0 && trusts(&key.client, policy.proxies) {
+            requests::prefaces(segment);
+        }
+    } else if pending.client.claimed().is_some() && requests::has_prefaces(segment) {
+        // It was forgotten, and what the headers say may be the client's own words.
+        pending.client.spoil();
+    }
     account.client = pending.client.client(&key.client, key.client_port, &trust);
     account.source = account.client.source(policy);
     0

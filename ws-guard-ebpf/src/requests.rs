@@ -14,7 +14,11 @@
 //! BTF are global ones: the verifier checks each on its own, and not anew at each call.
 
 use aya_ebpf::bindings::BPF_ANY;
-use ws_guard_common::{forwarded::preface, maps::Pending, seq::after};
+use ws_guard_common::{
+    forwarded::preface,
+    maps::{FlowKey, Pending},
+    seq::after,
+};
 
 use crate::{
     maps::{BEGINNINGS, NEW_PENDING, PENDING, PROVEN},
@@ -79,6 +83,23 @@ pub fn forget() {
         let _ = PENDING.remove(&segment.key);
         let _ = PROVEN.remove(&segment.key);
     }
+}
+
+/// The peer speaks the PROXY protocol to this server, and will on each of its connections: keep that, under
+/// a port that no connection has.
+#[inline(always)]
+pub fn prefaces(segment: &Segment) {
+    let key = FlowKey { client_port: 0, ..segment.key };
+    if let (None, Some(new)) = (PROVEN.get_ptr(&key), scratch()) {
+        let _ = PROVEN.insert(&key, new, BPF_ANY.into());
+    }
+}
+
+/// Whether [`prefaces`] was said of the connection's ends.
+#[inline(always)]
+pub fn has_prefaces(segment: &Segment) -> bool {
+    let key = FlowKey { client_port: 0, ..segment.key };
+    PROVEN.get_ptr(&key).is_some()
 }
 
 /// A packet of the server on a connection without a flow: take it as a proof, if it is one.

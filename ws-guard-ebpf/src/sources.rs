@@ -9,8 +9,8 @@ use aya_ebpf::{
 use ws_guard_common::{
     flow::Flow,
     maps::{
-        BAN_FORCED, COARSE_LEVELS, Client, Counter, EventKind, Limits, Network, Policy, Rule,
-        SOURCES_FAIL_CLOSED, SourceKey, action, identity, own,
+        Account, BAN_FORCED, COARSE_LEVELS, Client, Counter, EventKind, Limits, Network, Policy,
+        Rule, SOURCES_FAIL_CLOSED, SourceKey, action, identity, own,
     },
     source::{ALLOWED, BANNED, Pings, Source, millis},
     tracker::Walk,
@@ -93,10 +93,10 @@ pub fn drop_banned(scene: &Scene) -> bool {
     banned
 }
 
-/// The longest rule that covers the client.
+/// The longest rule that covers the client. A proxy's rule says nothing of those that hide behind it.
 #[inline(always)]
 fn rule(client: &Client, policy: &Policy) -> Option<&'static Rule> {
-    if policy.rules == 0 {
+    if policy.rules == 0 || client.identity == identity::CONNECTION {
         return None;
     }
     RULES.get(&Key::new(Network::ALL_BITS, Network::of(&client.address)))
@@ -111,6 +111,19 @@ pub fn action_for(scene: &Scene) -> u8 {
         source.refresh(client, policy);
         return source.action();
     }
+    ruled(client, policy)
+}
+
+/// [`ruled`] for the flow of the segment at hand. Its name is in the object's BTF, as below.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_ruled() -> u32 {
+    at_hand().map_or(0, |(flow, policy)| ruled(&flow.account.client, policy).into())
+}
+
+/// What the rules say is to be done about the client's connections over the limit.
+#[inline(always)]
+fn ruled(client: &Client, policy: &Policy) -> u8 {
     match rule(client, policy) {
         Some(rule) if rule.flags & Rule::ALLOW != 0 => action::OBSERVE,
         Some(rule) if rule.flags & own::ACTION != 0 => rule.limits.action,
@@ -365,7 +378,7 @@ pub fn settle_dropped(scene: &Scene, flow: &mut Flow) {
 /// The entry of the flow's source, with what holds for it now; null where no table has room.
 #[inline(always)]
 fn up_to_date(policy: &Policy, flow: &Flow, now: u64) -> *mut Source {
-    let source = find_or_insert(&flow.account.source, now);
+    let source = find_or_insert(&flow.account, now);
     if !source.is_null() {
         Entry(source).refresh(&flow.account.client, policy);
     }
@@ -507,13 +520,14 @@ fn judge_reported(source: *mut Source, now: u64, count: u32) -> (u32, u32) {
 /// Pings of a source that no table has room for: its connection's share passes.
 #[inline(always)]
 fn charge_share(policy: &Policy, flow: &mut Flow, now: u64, pings: Pings) -> u32 {
+    let action = ws_guard_ruled() as u8;
     let kept = if pings.share < pings.most { pings.share } else { pings.most };
-    let observed = if policy.action == action::OBSERVE { OBSERVED } else { 0 };
+    let observed = if action == action::OBSERVE { OBSERVED } else { 0 };
     if kept == pings.count {
         return kept | observed;
     }
     let until = now + policy.rate.window_ms as u64 * MS;
-    let drops = policy.action >= action::DROP;
+    let drops = action >= action::DROP;
     flow.exceeds(now, until, drops, policy.generation);
     if drops {
         count_dropped(flow);
@@ -523,16 +537,17 @@ fn charge_share(policy: &Policy, flow: &mut Flow, now: u64, pings: Pings) -> u32
 }
 
 /// The source's entry; made if there is none. With a full table, that of a coarser prefix; null where
-/// there is none either.
+/// there is none either, and for a client with a rule, which says nothing of others in such a prefix.
 #[inline(never)]
-fn find_or_insert(key: &SourceKey, now: u64) -> *mut Source {
+fn find_or_insert(charged: &Account, now: u64) -> *mut Source {
+    let key = &charged.source;
     if let Some(source) = find(key) {
         return source.0;
     }
     let Some(account) = packet::account() else {
         return core::ptr::null_mut();
     };
-    account.source = *key;
+    *account = *charged;
     let level = ws_guard_make_source(now);
     if level == 0 {
         return find(key).map_or(core::ptr::null_mut(), |source| source.0);
@@ -566,7 +581,7 @@ extern "C" fn ws_guard_make_source(now: u64) -> u32 {
     }
     report::count(Counter::SourcesRefused);
     report::source_event(EventKind::TableFull, key, None, now, 0, 1);
-    let closed = policy.flags & SOURCES_FAIL_CLOSED != 0;
+    let closed = policy.flags & SOURCES_FAIL_CLOSED != 0 || rule(&account.client, policy).is_some();
     let mut level = 1;
     while level <= COARSE_LEVELS && !closed {
         match key.coarser(level) {
@@ -588,11 +603,13 @@ fn has_coarse(key: &SourceKey) -> bool {
     COARSE.get_ptr_mut(key).is_some() || tables::insert_empty(&COARSE, &NEW_SOURCE, key)
 }
 
-/// An entry for an operator's decision. `None` where there is no room.
+/// An entry for what is said of a source from outside. `None` where there is no room; a report is charged
+/// to a coarser prefix then, and a decision is not about one.
 #[inline(always)]
-pub fn entry(key: &SourceKey, now: u64) -> Option<Entry> {
-    let source = find_or_insert(key, now);
-    if source.is_null() { None } else { Some(Entry(source)) }
+pub fn entry(key: &SourceKey, now: u64, report: bool) -> Option<Entry> {
+    let account = Account { client: Client::of_peer(&key.address), source: *key };
+    let source = find_or_insert(&account, now);
+    if report && !source.is_null() { Some(Entry(source)) } else { find(key) }
 }
 
 /// Add an empty entry. `false` when there is no room, or when there is one already.

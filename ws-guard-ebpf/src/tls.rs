@@ -131,14 +131,12 @@ fn preface<P: Packet>(scene: &Scene, packet: P) -> bool {
     true
 }
 
-/// One byte of it, or eight; 1 ends the loop.
+/// One byte of it, or its fields; 1 ends the loop.
 unsafe extern "C" fn preface_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
     // SAFETY: `preface` passed it, and nobody else uses it during the loop.
     let walker = unsafe { &mut *walker };
-    if walker.state.at + 8 <= walker.packet.bytes() && identify::skip_preface() {
-        walker.state.at += 8;
-        return 0;
-    }
+    let left = walker.packet.bytes().saturating_sub(walker.state.at);
+    walker.state.at += identify::skip_fields(left);
     let Some(byte) = walker.packet.u8_at(walker.state.at) else {
         return 1;
     };
@@ -170,7 +168,7 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
             flags = if ahead == 0 { 0 } else { flags };
         }
     }
-    identify::conclude();
+    identify::conclude(true);
     if let Some(account) = packet::account() {
         flow.account = *account;
     }

@@ -253,13 +253,14 @@ impl ClientReader {
             return base;
         }
         match self.preface.said {
-            preface::said::CLIENT => {
+            preface::said::CLIENT if self.preface.is_over() => {
                 base = Client::of(&self.preface.client, identity::PROXY_PROTOCOL);
                 if !trust.trusts(&self.preface.client) {
                     return base;
                 }
             }
-            preface::said::UNUSABLE => return own,
+            // The beginning of an address is none.
+            preface::said::CLIENT | preface::said::UNUSABLE => return own,
             _ => {}
         }
         match self.claimed() {

@@ -184,16 +184,18 @@ impl Preface {
         }
     }
 
-    /// Take eight bytes at once, where they are behind the addresses of version 2 and more follow. `false`
-    /// where they have to be taken one by one.
+    /// Take bytes unseen that are behind the addresses of version 2, `most` at most: how many were taken.
+    /// The last one has to be seen.
     #[inline(always)]
-    pub const fn skip(&mut self) -> bool {
+    pub const fn skip(&mut self, most: u32) -> u32 {
         let at = self.taken.wrapping_sub(FIXED_V2);
-        let skips = self.stage == stage::V2_REST && at >= self.family as u32 && self.rest > at + 8;
-        if skips {
-            self.taken += 8;
+        if self.stage != stage::V2_REST || at < self.family as u32 || at >= self.rest {
+            return 0;
         }
-        skips
+        let left = self.rest - at - 1;
+        let skipped = if left < most { left } else { most };
+        self.taken += skipped;
+        skipped
     }
 
     /// Addresses, ports and fields of version 2, of which only the source address counts.

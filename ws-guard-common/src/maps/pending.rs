@@ -64,7 +64,7 @@ impl Pending {
     #[inline(always)]
     pub const fn skip(&mut self, word: u64, names: &crate::forwarded::names::HeaderNames) -> bool {
         if !self.client.preface.is_over() {
-            return self.client.preface.skip();
+            return false;
         }
         let folded = word | handshake::FOLD;
         let skips = !handshake::has_line_end(word)
@@ -77,11 +77,12 @@ impl Pending {
         skips
     }
 
-    /// How many bytes of a segment's `length` are read one by one at most. Reading one takes longer than
-    /// most packets take altogether, and a request in a made up name costs its sender nothing.
+    /// How many bytes of a segment's `length` are read one by one at most; up to 64 that are skipped at once
+    /// count as two. Reading one takes longer than most packets take altogether, and a request in a made up
+    /// name costs its sender nothing.
     #[inline(always)]
     pub const fn patience(&self, length: u32) -> u32 {
-        if self.real != 0 { 512 + length / 64 } else { 240 }
+        if self.real != 0 { 512 + length / 32 } else { 240 }
     }
 
     /// The `len` bytes at `seq` are some of the unfinished 101's head that came already.

@@ -81,6 +81,12 @@ impl Rules {
         self.0.get_lpm(&address.into()).map(|(_, rule)| rule)
     }
 
+    /// The rule that decides for a source. A proxy's says nothing of a connection of it whose client nobody
+    /// knows.
+    fn of(&self, key: &SourceKey) -> Option<&Rule> {
+        if key.port() == 0 { self.longest(key.address.into()) } else { None }
+    }
+
     /// The allowlist covers the address.
     pub fn allow(&self, address: IpAddr) -> bool {
         self.longest(address).is_some_and(|rule| rule.flags & Rule::ALLOW != 0)
@@ -98,7 +104,7 @@ pub struct SourceViews {
 impl SourceViews {
     /// Whether the guard acts on the source now.
     pub fn state(&self, key: &SourceKey, source: &Source) -> SourceState {
-        if self.rules.allow(key.address.into()) {
+        if self.rules.of(key).is_some_and(|rule| rule.flags & Rule::ALLOW != 0) {
             SourceState::Allowed
         } else if source.throttled_until > self.clock.now_ns {
             SourceState::Throttled
@@ -120,7 +126,7 @@ impl SourceViews {
     pub fn limits(&self, key: &SourceKey) -> Limits {
         let policy = self.policies.scopes.get(key.scope() as usize).copied().unwrap_or_default();
         let limits = Limits::of(&policy);
-        self.rules.longest(key.address.into()).map_or(limits, |rule| limits.with(rule))
+        self.rules.of(key).map_or(limits, |rule| limits.with(rule))
     }
 
     /// `open` is what the open connections of all sources add.
@@ -243,6 +249,15 @@ mod tests {
         let state = |text| view(&views, text, &source(&views, 31, 0)).state;
         assert_eq!(state("10.1.1.1"), SourceState::Allowed);
         assert_eq!(state("10.77.0.1"), SourceState::Throttled);
+    }
+
+    #[test]
+    fn an_exempt_proxy_does_not_exempt_who_hides_behind_it() {
+        let views = views(&[("10.0.0.0", 8, Rule::ALLOW)]);
+        let address = "10.1.1.1".parse::<IpAddr>().unwrap().into();
+        let key = SourceKey { address, scope: SourceKey::of_connection(0, 4711) };
+        let state = views.state(&key, &source(&views, 31, 0));
+        assert_eq!(state, SourceState::Throttled);
     }
 
     #[test]

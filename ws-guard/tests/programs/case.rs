@@ -91,8 +91,8 @@ pub enum Step {
 pub struct Case {
     pub name: &'static str,
     pub policy: Policy,
-    /// For the address of the first two connections.
-    pub rule: Option<Rule>,
+    /// A rule, for this address or that of the first two connections.
+    pub rule: Option<(Option<&'static str>, Rule)>,
     pub steps: Vec<Step>,
     /// What the counters grow by.
     pub counts: Vec<(Counter, u64)>,
@@ -293,7 +293,14 @@ impl Case {
     /// The first source has a rule.
     pub fn rule(mut self, rule: Rule) -> Case {
         self.policy.rules = 1;
-        self.rule = Some(rule);
+        self.rule = Some((None, rule));
+        self
+    }
+
+    /// An address has a rule.
+    pub fn rule_of(mut self, address: &'static str, rule: Rule) -> Case {
+        self.policy.rules = 1;
+        self.rule = Some((Some(address), rule));
         self
     }
 

@@ -7,17 +7,17 @@ use ws_guard_testkit::packets::{REQUEST, SWITCHING, flag};
 
 use crate::case::{Case, Family, case, pings};
 
-const CLIENT: &str = "198.51.100.7";
-const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+pub const CLIENT: &str = "198.51.100.7";
+pub const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
 /// The usual request with these lines in it.
-fn request(fields: &str) -> Vec<u8> {
+pub fn request(fields: &str) -> Vec<u8> {
     let (lines, end) = REQUEST.split_at(REQUEST.len() - 2);
     [lines, fields.as_bytes(), end].concat()
 }
 
 /// A header of version 2 of the PROXY protocol, for IPv4.
-fn v2(source: [u8; 4], length: u8) -> Vec<u8> {
+pub fn v2(source: [u8; 4], length: u8) -> Vec<u8> {
     let mut header = [&preface::V2[..], &[0x21, 0x11, 0, length]].concat();
     header.extend(source);
     header.extend([10, 0, 0, 9, 0x12, 0x67, 0, 80]);
@@ -26,17 +26,17 @@ fn v2(source: [u8; 4], length: u8) -> Vec<u8> {
 
 impl Case {
     /// The request, which ends where frames begin.
-    fn asks(self, head: &[u8]) -> Case {
+    pub fn asks(self, head: &[u8]) -> Case {
         self.client_at(-(head.len() as i64), head)
     }
 
     /// Request and answer.
-    fn opens(self, head: &[u8]) -> Case {
+    pub fn opens(self, head: &[u8]) -> Case {
         self.asks(head).answer(SWITCHING)
     }
 
     /// The same, the request in segments of `bytes` bytes.
-    fn opens_in_pieces(mut self, head: &[u8], bytes: usize) -> Case {
+    pub fn opens_in_pieces(mut self, head: &[u8], bytes: usize) -> Case {
         let mut at = -(head.len() as i64);
         for piece in head.chunks(bytes) {
             self = self.client_at(at, piece);
@@ -46,7 +46,7 @@ impl Case {
     }
 
     /// The server accepts the connection, whose first `bytes` bytes come before the frames.
-    fn accepted(self, bytes: usize) -> Case {
+    pub fn accepted(self, bytes: usize) -> Case {
         self.server(-(bytes as i64), []).with(|packet| {
             packet.flags |= flag::SYN;
             // It takes up a number, and the segments of cases acknowledge what is behind the answer.
@@ -55,7 +55,7 @@ impl Case {
     }
 
     /// A connection that begins with `preface`, in one segment with the request.
-    fn prefaced(self, preface: &[u8]) -> Case {
+    pub fn prefaced(self, preface: &[u8]) -> Case {
         let head = [preface, REQUEST].concat();
         self.accepted(head.len()).opens(&head)
     }

@@ -7,6 +7,7 @@ mod fragments;
 mod handshakes;
 mod headers;
 mod held;
+mod impostors;
 mod mptcp;
 mod play;
 mod requests;
@@ -56,6 +57,7 @@ fn table() -> Vec<Case> {
     cases.extend(held::cases());
     cases.extend(throttling::cases());
     cases.extend(clients::cases());
+    cases.extend(impostors::cases());
     cases.extend(forged::cases());
     cases.extend(tls::cases());
     cases.extend(mptcp::cases());

@@ -42,8 +42,9 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
     programs.set_ports(&[PROTECTED])?;
     programs.set_policy(case.policy)?;
     let first = connection(family, 0);
-    if let Some(rule) = case.rule {
-        programs.set_rule(first.client.ip(), rule)?;
+    if let Some((address, rule)) = case.rule {
+        let address = address.map_or(Ok(first.client.ip()), str::parse)?;
+        programs.set_rule(address, rule)?;
     }
     if case.policy.proxies > 0 {
         programs.trust(first.client.ip())?;

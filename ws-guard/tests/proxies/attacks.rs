@@ -3,7 +3,11 @@
 //! A flooder sends each kind of header, line and preface, which name an honest client or an address
 //! that is exempt. It has to be charged all the same, and no other source: told by its pongs, by those
 //! of the honest client, and by what `throttled` lists.
-use std::{net::IpAddr, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, TcpStream},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use ws_guard_testkit::{
@@ -27,6 +31,8 @@ const FLOOD: usize = 100;
 const BEFORE: u64 = 8;
 const AFTER: u64 = 2;
 const WAIT: Duration = Duration::from_secs(10);
+/// Pings of a connection of no known client that are answered: the default of `--connection-share`.
+const SHARE: usize = 5;
 /// An exempt network.
 const EXEMPT: &str = "203.0.113.7";
 
@@ -45,7 +51,7 @@ enum Taken {
 type Attempt = (&'static str, Taken);
 
 /// Through a proxy that appends to `X-Forwarded-For`.
-const APPENDED: [Attempt; 9] = [
+const APPENDED: [Attempt; 12] = [
     ("X-Forwarded-For: VICTIM\r\n", Taken::Itself),
     ("X-Forwarded-For: EXEMPT\r\nX-Forwarded-For: VICTIM\r\n", Taken::Itself),
     ("X-Forwarded-For: VICTIM, 10.77.0.1\r\n", Taken::Itself),
@@ -55,6 +61,9 @@ const APPENDED: [Attempt; 9] = [
     ("X-A: b,\r\n X-Forwarded-For: VICTIM\r\n", Taken::Refused),
     ("Forwarded: for=VICTIM\r\n", Taken::Connection),
     ("Forwarded: for=VICTIM;for=\"\r\nForwarded: \", for=EXEMPT\r\n", Taken::Connection),
+    ("Expect: 100-continue\r\n", Taken::Refused),
+    ("X-Forwarded-For: LONG\r\n", Taken::Connection),
+    ("MANY", Taken::Connection),
 ];
 
 /// Straight to the server, from an address that is no trusted proxy.
@@ -105,7 +114,9 @@ impl Scene {
         let words = guard_words("defuse", 600, &format!("--allow {EXEMPT}/32"));
         let stage = match way {
             Way::Proxy(front) => {
-                let trusted = "--trusted-proxy 10.77.0.0/16 --trusted-proxy fd77::/32";
+                // The proxy is exempt, its clients are not.
+                let trusted = "--trusted-proxy 10.77.0.0/16 --trusted-proxy fd77::/32 \
+                    --allow 10.77.0.0/16 --allow fd77::/32";
                 Stage::new(front, python, family, role, &format!("{words} {trusted}"))?
             }
             Way::Straight => {
@@ -142,6 +153,8 @@ impl Scene {
     fn attempt(&mut self, n: u16, (lines, taken): Attempt) -> Result<()> {
         let victim = self.way.victim(self.family).to_string();
         let lines = lines.replace("VICTIM", &victim).replace("EXEMPT", EXEMPT);
+        // More than is read.
+        let lines = lines.replace("LONG", &"x".repeat(600)).replace("MANY", &"A: b\r\n".repeat(90));
         let address = self.way.flooder(self.family, n);
         let mut flooder = match self.connect(address, &lines) {
             Err(_) if taken == Taken::Refused => return Ok(()),
@@ -151,7 +164,8 @@ impl Scene {
         flooder.send_one(Frame::text("behind them"))?;
         ensure!(flooder.wait(WAIT, |received| received.messages == 1), "no echo");
         let pongs = flooder.received().pongs;
-        ensure!(pongs == LIMIT as u64, "{pongs} pongs");
+        let most = if taken == Taken::Connection { SHARE } else { LIMIT };
+        ensure!(pongs == most as u64, "{pongs} pongs");
         let throttled = self.stage.throttled()?;
         let [source] = &throttled[..] else { bail!("throttled are {throttled:?}") };
         let own = source_name(address);
@@ -198,4 +212,49 @@ fn straight_to_the_server() -> Result<()> {
     needs_root!();
     play(Way::Straight, Family::V4, &STRAIGHT)?;
     play(Way::Straight, Family::V6, &STRAIGHT)
+}
+
+/// A request that asks for an upgrade in the name of 6.6.6.6.
+const FORGED: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    X-Forwarded-For: 6.6.6.6\r\n\r\n";
+
+/// Read until the text has come.
+fn read_until(stream: &mut TcpStream, text: &str) -> Result<()> {
+    let (mut bytes, mut seen) = ([0; 4096], Vec::new());
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        let read = stream.read(&mut bytes)?;
+        ensure!(read > 0, "closed behind {}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&bytes[..read]);
+    }
+    Ok(())
+}
+
+/// Somebody sends a request in the body of another one, once the server has answered that; the proxy then
+/// uses its connection to the server for the next client.
+#[test]
+fn a_request_in_a_body() -> Result<()> {
+    needs_root!();
+    let server = Serving::Library(Library::Ws);
+    let words = guard_words("defuse", 10, "");
+    let stage = Stage::new(Front::Haproxy, server, Family::V4, Role::Uplink, &words)?;
+    for _ in 0..4 {
+        let mut stream = stage.edge.clients.run(|| TcpStream::connect(stage.front()))??;
+        stream.set_read_timeout(Some(WAIT))?;
+        // HAProxy keeps a connection for others once it was used twice.
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        read_until(&mut stream, "\r\n\r\nUpgrade Required")?;
+        let length = FORGED.len();
+        write!(stream, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n")?;
+        read_until(&mut stream, "\r\n\r\nUpgrade Required")?;
+        stream.write_all(FORGED.as_bytes())?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        drop(stream);
+        let mut honest =
+            Client::connect(&stage.edge.clients, stage.front(), ConnectOptions::default())?;
+        honest.send(&vec![Frame::ping(""); SHARE], &Cut::Whole)?;
+        let answered = honest.wait(WAIT, |received| received.pongs == SHARE as u64);
+        ensure!(answered, "{:?}", honest.received());
+        honest.close()?;
+    }
+    stage.finish()
 }

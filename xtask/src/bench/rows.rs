@@ -289,6 +289,8 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     };
     // As much as is read one by one, in lines that are too short to be skipped, or in hops.
     let slow = |count: usize| get(&"A:\n".repeat(count / 3), 1448);
+    // As many as there is room for, each of which is skipped by one word.
+    let words = get(&"A:345678\n".repeat(150), 1448);
     let costly = |hops| get(&format!("X-Forwarded-For: {}\r\n", "::,".repeat(hops)), 1448);
     let spoofed = |name, payload| {
         let mut spoofed = proxied(name, payload);
@@ -311,6 +313,8 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
         proxied("request, 1,448 bytes, the shortest hops", costly(60)),
         spoofed("request without a handshake, the shortest lines", slow(210)),
         spoofed("request without a handshake, the shortest hops", costly(25)),
+        first("request, 1,448 bytes, lines of nine bytes", words.clone()),
+        spoofed("request without a handshake, lines of nine bytes", words),
     ]
 }
 
