@@ -192,7 +192,7 @@ impl Replay {
     fn is_quick(&self, seq: u32, payload: &mut [u8]) -> bool {
         let start = self.flow.client;
         let mut walk = Walk::new(start, &start, seq, payload.len() as u32);
-        let segment = Payload { bytes: payload, rewrite: false, seen: None, traces: None };
+        let segment = Payload { bytes: payload, rewrite: false, seen: None };
         self.flow.held == 0 && walk.only(&segment) != 0
     }
 
@@ -275,7 +275,7 @@ impl Replay {
         let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
         dry.begins_at(&known);
-        let mut segment = Payload { bytes: payload, rewrite: false, seen: None, traces: None };
+        let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
         if dry.run(&mut segment) != Step::Done {
             return Verdict::Drop(Reason::Unreadable);
         }
@@ -333,13 +333,12 @@ impl Replay {
         // What is kept is compared with what came, not with what pings were turned into.
         let came = if self.flow.held != 0 { payload.to_vec() } else { Vec::new() };
         self.traces.clear();
-        let traces = Some(&mut self.traces);
-        let mut segment = Payload { bytes: payload, rewrite, seen, traces };
+        let mut segment = Payload { bytes: payload, rewrite, seen };
         loop {
-            match walk.run(&mut segment) {
+            match walk.step(&mut segment) {
                 Step::Ask => walk.budget = budget.room(),
                 Step::Done => break,
-                Step::More => {}
+                Step::More => leave_traces(walk, &mut self.traces),
                 Step::Unreadable => return Err(Reason::Unreadable),
             }
         }
@@ -375,12 +374,18 @@ impl Replay {
     /// Step is lost: see whether frames begin in this segment, and walk it from there.
     fn search(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let mut search = self.flow.search(seq, payload.len() as u32);
-        search.run(&Payload { bytes: payload, rewrite: false, seen: None, traces: None });
+        search.run(&Payload { bytes: payload, rewrite: false, seen: None });
         if self.flow.searched(&search) {
             return self.walk(self.flow.client, seq, payload, budget);
         }
         Verdict::Pass
     }
+}
+
+/// Traces of the new headers that the walk's latest step went past.
+fn leave_traces(walk: &mut Walk, traces: &mut Vec<Trace>) {
+    let count = core::mem::take(&mut walk.seen.count);
+    traces.extend((0..count).map(|number| walk.seen.next(number)));
 }
 
 /// A segment's payload in memory.
@@ -389,8 +394,6 @@ struct Payload<'a> {
     rewrite: bool,
     /// Where to note headers.
     seen: Option<(&'a mut Vec<SeenHeader>, &'a mut Vec<SeenRecord>)>,
-    /// Where to leave traces.
-    traces: Option<&'a mut Vec<Trace>>,
 }
 
 impl Payload<'_> {
@@ -415,12 +418,6 @@ impl Segment for Payload<'_> {
     fn defuse(&mut self, at: u32) {
         if let (true, Some(byte)) = (self.rewrite, self.bytes.get_mut(at as usize)) {
             *byte ^= PING_TO_PONG;
-        }
-    }
-
-    fn trace(&mut self, tracker: &Tracker, first: u8, second: u8) {
-        if let Some(traces) = &mut self.traces {
-            traces.push(Trace::new(tracker, first, second));
         }
     }
 

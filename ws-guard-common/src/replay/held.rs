@@ -1,6 +1,6 @@
 //! What comes behind a gap, as the kernel programs let it pass: [`crate::held`].
 
-use super::{Budget, Payload, Reason, Replay, Verdict};
+use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
     flow::CHECKPOINTS,
     tracker::{Step, Walk},
@@ -92,7 +92,13 @@ impl Replay {
         walk.budget = Walk::UNLIMITED;
         let bytes = &mut self.held.bytes[at as usize..][..walk.len() as usize];
         let seen = note.then_some((&mut self.headers, &mut self.records));
-        let traces = note.then_some(&mut self.traces);
-        walk.run(&mut Payload { bytes, rewrite: false, seen, traces })
+        let mut segment = Payload { bytes, rewrite: false, seen };
+        loop {
+            match walk.step(&mut segment) {
+                Step::More if note => leave_traces(walk, &mut self.traces),
+                Step::More => {}
+                end => return end,
+            }
+        }
     }
 }

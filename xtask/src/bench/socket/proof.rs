@@ -31,6 +31,9 @@ const IMPAIRED: Impairment = Impairment {
     lateness: Duration::from_millis(5),
     delay: Duration::from_millis(1),
     seed: 0,
+    cut: 0,
+    merged: 0,
+    mtu: 0,
 };
 
 /// Prove it for a server, on a clean path and on one that is not, so many times.
