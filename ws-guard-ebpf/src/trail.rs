@@ -17,7 +17,7 @@ use ws_guard_common::{
 
 use crate::{
     maps::{FLOWS, TRAILS as MAP, locked},
-    packet,
+    packet, report,
     walk::{self, State},
 };
 
@@ -86,6 +86,10 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
         return 0;
     };
     (state.trail, state.traces, state.looks) = (0, 0, 0);
+    if let Some(counters) = report::counters() {
+        // For a walk that comes to nothing.
+        state.violations = counters.violations_in;
+    }
     let owner = held::owner(&segment.key, flow.generation);
     let own = flow.trail as u32;
     let index = if own != 0 { own - 1 } else { trail::slot(owner) };
