@@ -11,6 +11,7 @@ use crate::{
     frame::{Header, PING_TO_PONG, Violation, Violations},
     held::Held,
     record::Record,
+    seq::after,
     tracker::{Segment, Step, Tracker, Walk},
     trail::{Trace, Trail},
 };
@@ -181,8 +182,9 @@ impl Replay {
 
     /// The server acknowledged the client's bytes up to `ack`.
     pub fn acknowledge(&mut self, ack: u32) -> flow::Acknowledged {
+        let news = after(ack, self.flow.acked);
         let outcome = self.flow.acknowledge(ack);
-        if self.flow.kept == 0 {
+        if news && self.flow.kept == 0 {
             self.flow.trail = 0;
         }
         outcome
@@ -232,24 +234,28 @@ impl Replay {
             Err(reason) => return Verdict::Drop(reason),
         };
         self.flow.commit(&start, &walk, passed);
-        self.keep_traces();
+        self.keep_traces(payload.len() as u32);
         self.follow(&walk);
         Verdict::Pass
     }
 
     /// The walk that left them is committed.
-    fn keep_traces(&mut self) {
-        if self.flow.is_crowded() {
+    fn keep_traces(&mut self, len: u32) {
+        if self.flow.needs_trace(len) {
             self.begin_trail();
         }
         if self.flow.trail == 0 {
             self.traces.clear();
         }
         let count = self.traces.len() as u32;
+        let first = self.traces.first().map(|trace| trace.seq);
         for (number, trace) in self.traces.drain(..).enumerate() {
             self.trail.put(self.flow.next_trace.wrapping_add(number as u32), trace);
         }
-        self.flow.take_traces(count);
+        match (count, first) {
+            (1, Some(seq)) => self.flow.take_one(seq),
+            _ => self.flow.take_traces(count),
+        }
     }
 
     /// Whether there is room for the traces of the walk at hand, without those of what is acknowledged.
@@ -314,7 +320,7 @@ impl Replay {
             }
             _ => self.flow.repeated(&known, &walk, passed),
         }
-        self.keep_traces();
+        self.keep_traces(payload.len() as u32);
         self.let_through(seq, payload);
         self.follow(&walk);
         Verdict::Pass

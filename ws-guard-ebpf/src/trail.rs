@@ -258,7 +258,7 @@ pub fn trace_one(now: u64, start: &Tracker, word: u16, next: u32) {
     if ws_guard_trail_enter(now) != 0 {
         let trace = Trace::new(start, (word >> 8) as u8, word as u8);
         ws_guard_trace(trace.seq, trace.mark, trace.word());
-        ws_guard_trace_one(next);
+        ws_guard_trace_one(start.next, next);
     }
 }
 
@@ -275,10 +275,10 @@ extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
     0
 }
 
-/// The one trace counts, if the flow's next header is at `next`.
+/// The one trace, of a header at `seq`, counts if the flow's next one is at `next`.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_trace_one(next: u32) -> u32 {
+extern "C" fn ws_guard_trace_one(seq: u32, next: u32) -> u32 {
     let Some(flow) = flow() else {
         return 0;
     };
@@ -287,7 +287,7 @@ extern "C" fn ws_guard_trace_one(next: u32) -> u32 {
         #[inline(always)]
         |flow| {
             if flow.trail != 0 && flow.client.next == next {
-                flow.take_traces(1);
+                flow.take_one(seq);
             } else {
                 flow.trace_anew();
             }

@@ -83,7 +83,7 @@ impl Replay {
             debug_assert!(done && self.flow.kept as usize <= CHECKPOINTS);
             self.count_kinds(headers, records);
             self.flow.commit_cut(&walk, ragged);
-            self.keep_traces();
+            self.keep_traces(0);
         }
     }
 
