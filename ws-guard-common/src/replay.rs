@@ -11,6 +11,7 @@ use crate::{
     frame::{Header, PING_TO_PONG, Violation, Violations},
     held::Held,
     record::Record,
+    seq::after,
     tracker::{Segment, Step, Tracker, Walk},
     trail::{Trace, Trail},
 };
@@ -181,8 +182,9 @@ impl Replay {
 
     /// The server acknowledged the client's bytes up to `ack`.
     pub fn acknowledge(&mut self, ack: u32) -> flow::Acknowledged {
+        let news = after(ack, self.flow.acked);
         let outcome = self.flow.acknowledge(ack);
-        if self.flow.kept == 0 {
+        if news && self.flow.kept == 0 {
             self.flow.trail = 0;
         }
         outcome
@@ -192,7 +194,7 @@ impl Replay {
     fn is_quick(&self, seq: u32, payload: &mut [u8]) -> bool {
         let start = self.flow.client;
         let mut walk = Walk::new(start, &start, seq, payload.len() as u32);
-        let segment = Payload { bytes: payload, rewrite: false, seen: None, traces: None };
+        let segment = Payload { bytes: payload, rewrite: false, seen: None };
         self.flow.held == 0 && walk.only(&segment) != 0
     }
 
@@ -232,24 +234,28 @@ impl Replay {
             Err(reason) => return Verdict::Drop(reason),
         };
         self.flow.commit(&start, &walk, passed);
-        self.keep_traces();
+        self.keep_traces(payload.len() as u32);
         self.follow(&walk);
         Verdict::Pass
     }
 
     /// The walk that left them is committed.
-    fn keep_traces(&mut self) {
-        if self.flow.is_crowded() {
+    fn keep_traces(&mut self, len: u32) {
+        if self.flow.needs_trace(len) {
             self.begin_trail();
         }
         if self.flow.trail == 0 {
             self.traces.clear();
         }
         let count = self.traces.len() as u32;
+        let first = self.traces.first().map(|trace| trace.seq);
         for (number, trace) in self.traces.drain(..).enumerate() {
             self.trail.put(self.flow.next_trace.wrapping_add(number as u32), trace);
         }
-        self.flow.take_traces(count);
+        match (count, first) {
+            (1, Some(seq)) => self.flow.take_one(seq),
+            _ => self.flow.take_traces(count),
+        }
     }
 
     /// Whether there is room for the traces of the walk at hand, without those of what is acknowledged.
@@ -275,7 +281,7 @@ impl Replay {
         let mut dry = Walk::new(start, &known, seq, payload.len() as u32);
         dry.budget = Walk::UNLIMITED;
         dry.begins_at(&known);
-        let mut segment = Payload { bytes: payload, rewrite: false, seen: None, traces: None };
+        let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
         if dry.run(&mut segment) != Step::Done {
             return Verdict::Drop(Reason::Unreadable);
         }
@@ -314,7 +320,7 @@ impl Replay {
             }
             _ => self.flow.repeated(&known, &walk, passed),
         }
-        self.keep_traces();
+        self.keep_traces(payload.len() as u32);
         self.let_through(seq, payload);
         self.follow(&walk);
         Verdict::Pass
@@ -333,13 +339,12 @@ impl Replay {
         // What is kept is compared with what came, not with what pings were turned into.
         let came = if self.flow.held != 0 { payload.to_vec() } else { Vec::new() };
         self.traces.clear();
-        let traces = Some(&mut self.traces);
-        let mut segment = Payload { bytes: payload, rewrite, seen, traces };
+        let mut segment = Payload { bytes: payload, rewrite, seen };
         loop {
-            match walk.run(&mut segment) {
+            match walk.step(&mut segment) {
                 Step::Ask => walk.budget = budget.room(),
                 Step::Done => break,
-                Step::More => {}
+                Step::More => leave_traces(walk, &mut self.traces),
                 Step::Unreadable => return Err(Reason::Unreadable),
             }
         }
@@ -375,12 +380,18 @@ impl Replay {
     /// Step is lost: see whether frames begin in this segment, and walk it from there.
     fn search(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let mut search = self.flow.search(seq, payload.len() as u32);
-        search.run(&Payload { bytes: payload, rewrite: false, seen: None, traces: None });
+        search.run(&Payload { bytes: payload, rewrite: false, seen: None });
         if self.flow.searched(&search) {
             return self.walk(self.flow.client, seq, payload, budget);
         }
         Verdict::Pass
     }
+}
+
+/// Traces of the new headers that the walk's latest step went past.
+fn leave_traces(walk: &mut Walk, traces: &mut Vec<Trace>) {
+    let count = core::mem::take(&mut walk.seen.count);
+    traces.extend((0..count).map(|number| walk.seen.next(number)));
 }
 
 /// A segment's payload in memory.
@@ -389,8 +400,6 @@ struct Payload<'a> {
     rewrite: bool,
     /// Where to note headers.
     seen: Option<(&'a mut Vec<SeenHeader>, &'a mut Vec<SeenRecord>)>,
-    /// Where to leave traces.
-    traces: Option<&'a mut Vec<Trace>>,
 }
 
 impl Payload<'_> {
@@ -415,12 +424,6 @@ impl Segment for Payload<'_> {
     fn defuse(&mut self, at: u32) {
         if let (true, Some(byte)) = (self.rewrite, self.bytes.get_mut(at as usize)) {
             *byte ^= PING_TO_PONG;
-        }
-    }
-
-    fn trace(&mut self, tracker: &Tracker, first: u8, second: u8) {
-        if let Some(traces) = &mut self.traces {
-            traces.push(Trace::new(tracker, first, second));
         }
     }
 

@@ -10,6 +10,7 @@
 use crate::{
     frame::{self, Expect, Header, Violation, Violations, opcode},
     record::{self, Record},
+    trail::Trace,
 };
 
 /// Frames longer than this are crossed in strides of so many bytes, because sequence numbers only
@@ -148,10 +149,6 @@ pub trait Segment {
     fn u8_at(&self, at: u32) -> Option<u8>;
     /// The PING whose first byte is at `at` is over the budget: take its harm away.
     fn defuse(&mut self, at: u32);
-    /// The header before which the stream stood at `tracker`, and whose first two bytes these are, is
-    /// complete: leave a [trace](crate::trail). Nothing to do where nobody comes back.
-    #[inline(always)]
-    fn trace(&mut self, _tracker: &Tracker, _first: u8, _second: u8) {}
     /// A header is complete. Nothing to do where nobody wants to know.
     #[inline(always)]
     fn header(&mut self, _seq: u32, _header: Header, _violations: Violations) {}
@@ -172,6 +169,34 @@ pub enum Step {
     Ask,
     /// The segment could not be read where it should have been readable.
     Unreadable,
+}
+
+/// New headers that a step went past: where the stream stood before the first of them, and the first two
+/// bytes of each. They leave [traces](crate::trail).
+///
+/// In the walk and not told to the [`Segment`]: what a step calls has no stack left in the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub seq: u32,
+    pub mark: u32,
+    pub flags: u32,
+    pub count: u32,
+    pub words: [u16; SPRINT as usize],
+}
+
+impl Seen {
+    /// The first one's trace. More than one are of the common kind, masked and short: go on behind it.
+    #[inline(always)]
+    pub fn next(&mut self, number: u32) -> Trace {
+        let word = match self.words.get(number as usize) {
+            Some(word) => *word,
+            None => 0,
+        };
+        let trace = Trace::of(self.seq, self.mark, self.flags << 16 | word as u32);
+        self.mark = mark_after(self.mark, self.seq, trace.first, trace.second, 0);
+        self.seq = self.seq.wrapping_add(6 + (trace.second & frame::LEN7) as u32);
+        trace
+    }
 }
 
 /// A walk through one segment.
@@ -209,6 +234,8 @@ pub struct Walk {
     pub violations: u32,
     /// The kinds among them.
     pub kinds: Violations,
+    /// New headers that the latest step went past.
+    pub seen: Seen,
 }
 
 impl Walk {
@@ -239,7 +266,17 @@ impl Walk {
             pongs: 0,
             violations: 0,
             kinds: Violations(0),
+            seen: Seen { seq: 0, mark: 0, flags: 0, count: 0, words: [0; SPRINT as usize] },
         }
+    }
+
+    /// So many new headers begin where the stream stands.
+    #[inline(always)]
+    fn sees(&mut self, count: u32) {
+        self.seen.seq = self.tracker.next;
+        self.seen.mark = self.tracker.mark;
+        self.seen.flags = self.tracker.flags as u32;
+        self.seen.count = count;
     }
 
     /// The walk begins inside the header that is cut where `known` stands: what came before it was the
@@ -332,33 +369,47 @@ impl Walk {
             self.tracker.next = self.tracker.next.wrapping_add(STRIDE);
             return Step::More;
         }
-        if self.tracker.carried != 0 {
-            return self.carry_on(segment);
+        if self.tracker.carried == 0 {
+            if self.sprint(segment) {
+                return Step::More;
+            }
+            if self.tracker.in_records() {
+                return self.step_record(segment);
+            }
         }
-        if self.sprint(segment) {
-            return Step::More;
-        }
-        if self.tracker.in_records() {
-            return self.step_record(segment);
-        }
-        let Some(word) = segment.u16_at(at) else {
-            return self.cut(segment);
+        // One place where a header is complete, whichever way it came: two would be twice the work for
+        // the kernel's verifier, and one behind another call more stack than there is.
+        let header = if self.tracker.carried != 0 {
+            match self.carry(segment) {
+                Step::Done => {}
+                step => return step,
+            }
+            if self.tracker.in_records() {
+                self.complete_carried_record(segment);
+                return Step::More;
+            }
+            self.carried_header()
+        } else {
+            let Some(word) = segment.u16_at(at) else {
+                return self.cut(segment);
+            };
+            let (first, second) = ((word >> 8) as u8, word as u8);
+            let payload_len = match second & frame::LEN7 {
+                126 => segment.u16_at(at + 2).map(u64::from),
+                127 => segment.u64_at(at + 2),
+                len => Some(u64::from(len)),
+            };
+            let Some(payload_len) = payload_len else {
+                return self.cut(segment);
+            };
+            if !self.begin(segment, at, first) {
+                return Step::Ask;
+            }
+            let header = Header { first, second, payload_len };
+            let fresh = !crate::seq::before(self.tracker.next, self.fresh_begin);
+            self.cuts_key = fresh & (self.len - at < header.len() as u32);
+            header
         };
-        let (first, second) = ((word >> 8) as u8, word as u8);
-        let payload_len = match second & frame::LEN7 {
-            126 => segment.u16_at(at + 2).map(u64::from),
-            127 => segment.u64_at(at + 2),
-            len => Some(u64::from(len)),
-        };
-        let Some(payload_len) = payload_len else {
-            return self.cut(segment);
-        };
-        if !self.begin(segment, at, first) {
-            return Step::Ask;
-        }
-        let header = Header { first, second, payload_len };
-        let fresh = !crate::seq::before(self.tracker.next, self.fresh_begin);
-        self.cuts_key = fresh & (self.len - at < header.len() as u32);
         self.complete(segment, header);
         Step::More
     }
@@ -406,8 +457,9 @@ impl Walk {
             frames += 1;
             let header = Header { first, second, payload_len: payload_len.into() };
             segment.header(next, header, Violations(0));
-            let here = Tracker { mark, ..Tracker::new(next, self.tracker.flags) };
-            segment.trace(&here, first, second);
+            if let Some(seen) = self.seen.words.get_mut(i as usize) {
+                *seen = word;
+            }
             mark = mark_after(mark, next, first, second, 0);
             next = next.wrapping_add(6 + payload_len);
             i += 1;
@@ -415,6 +467,7 @@ impl Walk {
         if next == self.tracker.next {
             return false;
         }
+        self.sees(i);
         (self.frames, self.pings, self.pongs) = (frames, pings, pongs);
         (self.tracker.next, self.tracker.mark) = (next, mark);
         self.cuts_key = false;
@@ -535,7 +588,8 @@ impl Walk {
             self.violations += !violations.is_empty() as u32;
             self.kinds.0 |= violations.0;
             segment.header(self.tracker.next, header, violations);
-            segment.trace(&self.tracker, header.first, header.second);
+            self.seen.words[0] = (header.first as u16) << 8 | header.second as u16;
+            self.sees(1);
         }
         let in_message = header.in_message_after(self.tracker.flags & IN_MESSAGE != 0);
         let known = if opcode::is_control(header.opcode()) { 0 } else { MESSAGE_UNKNOWN };
@@ -599,7 +653,8 @@ impl Walk {
             self.violations += !violations.is_empty() as u32;
             self.kinds.0 |= violations.0;
             segment.record(self.tracker.next, record, violations);
-            segment.trace(&self.tracker, record.kind, record.major);
+            self.seen.words[0] = (record.kind as u16) << 8 | record.major as u16;
+            self.sees(1);
         }
         self.tracker.mark =
             mark_after(self.tracker.mark, self.tracker.next, record.kind, record.major, 0);
@@ -627,23 +682,11 @@ impl Walk {
         Step::More
     }
 
-    /// One more byte of a header that a segment border cuts.
+    /// Take the next byte of a header that a segment border cuts; [`Step::Done`] when that makes it whole.
+    /// Not one function with what follows: reading calls others, and all their stack together is short.
     ///
     /// A step takes one byte and no more: few headers are cut, and a loop inside the loop over
     /// headers is what the kernel's verifier can least bear.
-    #[inline(always)]
-    fn carry_on<S: Segment>(&mut self, segment: &mut S) -> Step {
-        match self.carry(segment) {
-            Step::Done => {
-                self.complete_carried(segment);
-                Step::More
-            }
-            step => step,
-        }
-    }
-
-    /// Take the next byte of the header; [`Step::Done`] when that makes it whole. Not one function
-    /// with what follows: reading calls others, and all their stack together is short.
     #[cold]
     #[inline(never)]
     fn carry<S: Segment>(&mut self, segment: &S) -> Step {
@@ -662,32 +705,44 @@ impl Walk {
         if whole { Step::Done } else { Step::More }
     }
 
-    /// The header is whole.
+    /// The header that was carried, which is whole.
+    #[inline(always)]
+    fn carried_header(&mut self) -> Header {
+        let (first, second) = (self.tracker.carry[0], self.tracker.carry[1]);
+        Header { first, second, payload_len: self.carried_len() }
+    }
+
+    /// The length in it, and no more of it is carried: two trackers in the same place are equal, however
+    /// their headers were cut.
     #[cold]
     #[inline(never)]
-    fn complete_carried<S: Segment>(&mut self, segment: &mut S) {
-        let carry = &self.tracker.carry;
-        let (first, second) = (carry[0], carry[1]);
-        if self.tracker.in_records() {
-            let length = u16::from_be_bytes([carry[3], carry[4]]);
-            self.complete_record(segment, Record { kind: first, major: second, length });
-        } else {
-            let bytes = match second & frame::LEN7 {
-                126 => 2,
-                127 => 8,
-                _ => 0,
-            };
-            // One byte after the other: all at once take more stack than the kernel programs have.
-            let mut payload_len = if bytes == 0 { u64::from(second & frame::LEN7) } else { 0 };
-            let mut i = 0;
-            while i < bytes {
-                payload_len = payload_len << 8
-                    | self.tracker.carry.get(2 + i).map_or(0, |byte| u64::from(*byte));
-                i += 1;
-            }
-            self.complete(segment, Header { first, second, payload_len });
+    fn carried_len(&mut self) -> u64 {
+        let second = self.tracker.carry[1];
+        let bytes = match second & frame::LEN7 {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        // One byte after the other: all at once take more stack than the kernel programs have.
+        let mut payload_len = if bytes == 0 { u64::from(second & frame::LEN7) } else { 0 };
+        let mut i = 0;
+        while i < bytes {
+            payload_len =
+                payload_len << 8 | self.tracker.carry.get(2 + i).map_or(0, |byte| u64::from(*byte));
+            i += 1;
         }
-        // Two trackers in the same place are equal, however their headers were cut.
+        self.tracker.carry = [0; frame::MAX_HEADER];
+        payload_len
+    }
+
+    /// The record header that was carried is whole.
+    #[cold]
+    #[inline(never)]
+    fn complete_carried_record<S: Segment>(&mut self, segment: &mut S) {
+        let carry = &self.tracker.carry;
+        let (kind, major) = (carry[0], carry[1]);
+        let length = u16::from_be_bytes([carry[3], carry[4]]);
+        self.complete_record(segment, Record { kind, major, length });
         self.tracker.carry = [0; frame::MAX_HEADER];
     }
 }

@@ -23,6 +23,8 @@ use crate::{
 /// messages of ten bytes has so many; a sender of smaller ones is slowed down.
 pub const TRACES: u32 = 1 << TRACES_BITS;
 const TRACES_BITS: u32 = 12;
+/// A segment that is no longer than this is not cut on its way: with one header, it needs no trace.
+pub const SHORT: u32 = 256;
 /// Flows that can have a trail at once, a power of two.
 pub const TRAILS: u32 = 256;
 /// A trail of whose flow the server acknowledges nothing for so long makes room for another's,
@@ -281,6 +283,19 @@ impl Flow {
         self.traces = if fits { self.traces + count as u16 } else { 0 };
         self.next_trace = self.next_trace.wrapping_add(count);
         self.traced_from = if fits { self.traced_from } else { self.client.next };
+    }
+
+    /// A segment of `len` bytes with one header, which was committed, leaves a trace.
+    #[inline(always)]
+    pub const fn needs_trace(&self, len: u32) -> bool {
+        self.trail != 0 || self.is_crowded() || len > SHORT
+    }
+
+    /// The one trace of such a segment, of a header at `seq`.
+    #[inline(always)]
+    pub fn take_one(&mut self, seq: u32) {
+        self.take_traces(1);
+        self.traced_from = if self.traces == 1 { seq } else { self.traced_from };
     }
 
     /// The server has acknowledged `count` headers, of whose latest it may not have all; that one

@@ -80,9 +80,6 @@ pub fn enter(scene: &Scene, flow: &Flow) -> bool {
         return false;
     }
     state.held = index + 1;
-    if let Some(counters) = report::counters() {
-        state.violations = counters.violations_in;
-    }
     true
 }
 
@@ -162,8 +159,8 @@ pub fn judge<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segme
 /// on this CPU meanwhile.
 #[cold]
 #[inline(never)]
-fn uncount() {
-    if let (Some((state, _)), Some(counters)) = (entered(), report::counters()) {
+pub fn uncount() {
+    if let (Some(state), Some(counters)) = (walk::resume(), report::counters()) {
         counters.violations_in = state.violations;
     }
 }

@@ -343,6 +343,7 @@ fn stream<P: Packet>(
     }
     let committed = if rewalked { recommit(scene, flow) } else { commit(scene, flow) };
     if !committed {
+        held::uncount();
         return scene.drop(Counter::DroppedUnreadable);
     }
     count_walk(scene);

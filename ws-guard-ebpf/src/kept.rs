@@ -12,7 +12,7 @@ use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     frame::{Header, Violations},
     held::{BYTES, CUTS, Held, PIECE},
-    tracker::{self, Step, Tracker, Walk},
+    tracker::{self, Step, Walk},
 };
 
 use crate::{
@@ -170,6 +170,9 @@ extern "C" fn ws_guard_held_step(what: u32) -> u32 {
     let at = state.held_walk.base().wrapping_sub(slot.region.begin);
     let mut bytes = Kept { slot, at, len: state.held_walk.len(), counts: what };
     state.held_step = state.held_walk.step(&mut bytes) as u32;
+    if state.held_walk.seen.count != 0 {
+        trail::trace_seen(true);
+    }
     state.held_step
 }
 
@@ -211,11 +214,6 @@ impl tracker::Segment for Kept {
     /// What is at the server stays as it is.
     #[inline(always)]
     fn defuse(&mut self, _at: u32) {}
-
-    #[inline(always)]
-    fn trace(&mut self, tracker: &Tracker, first: u8, second: u8) {
-        trail::trace(tracker, first, second);
-    }
 
     #[inline(always)]
     fn header(&mut self, _seq: u32, _header: Header, violations: Violations) {

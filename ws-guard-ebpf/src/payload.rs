@@ -10,13 +10,13 @@ use core::hint::black_box;
 use ws_guard_common::{
     frame::{Header, Violations},
     record::Record,
-    tracker::{self, Tracker},
+    tracker,
 };
 
 use crate::{
     packet::{self, Packet, Segment},
     report::{self, Side},
-    trail, walk,
+    walk,
 };
 
 /// Bytes that are copied at a time.
@@ -193,12 +193,6 @@ impl<H: Hook> tracker::Segment for Payload<H> {
     #[inline(always)]
     fn u64_at(&self, at: u32) -> Option<u64> {
         self.read::<8>(at).map(u64::from_be_bytes)
-    }
-
-    #[inline(always)]
-    fn trace(&mut self, tracker: &Tracker, first: u8, second: u8) {
-        // Who follows the server's frames has entered no trail.
-        trail::trace(tracker, first, second);
     }
 
     #[inline(always)]

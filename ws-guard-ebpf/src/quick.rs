@@ -74,7 +74,7 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
     if !committed {
         return came_to::NOTHING;
     }
-    if flow.trail != 0 || flow.is_crowded() {
+    if flow.needs_trace(scene.segment.len) {
         trail::trace_one(scene.now, &start, word, walk.tracker.next);
     }
     count(&walk);

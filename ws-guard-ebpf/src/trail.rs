@@ -17,7 +17,7 @@ use ws_guard_common::{
 
 use crate::{
     maps::{FLOWS, TRAILS as MAP, locked},
-    packet,
+    packet, report,
     walk::{self, State},
 };
 
@@ -86,6 +86,10 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
         return 0;
     };
     (state.trail, state.traces, state.looks) = (0, 0, 0);
+    if let Some(counters) = report::counters() {
+        // For a walk that comes to nothing.
+        state.violations = counters.violations_in;
+    }
     let owner = held::owner(&segment.key, flow.generation);
     let own = flow.trail as u32;
     let index = if own != 0 { own - 1 } else { trail::slot(owner) };
@@ -202,12 +206,41 @@ extern "C" fn ws_guard_trail_give_back() -> u32 {
     0
 }
 
-/// Leave a trace of a header at which the stream stood at `tracker`. It counts once the walk is
-/// committed; a mere [look](looks) leaves none.
+/// Leave traces of the new headers that the latest step of the walk went past, or of the walk through
+/// what is kept. They count once it is committed; a mere [look](looks) leaves none.
 #[inline(always)]
-pub fn trace(tracker: &Tracker, first: u8, second: u8) {
-    let trace = Trace::new(tracker, first, second);
-    ws_guard_trace(trace.seq, trace.mark, trace.word());
+pub fn trace_seen(kept: bool) {
+    ws_guard_trace_seen(kept.into());
+}
+
+/// Headers that a step goes past at most.
+const MOST: u32 = 4;
+
+/// [`trace_seen`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
+    let Some(state) = walk::resume() else {
+        return 0;
+    };
+    let mut seen = if kept != 0 { state.held_walk.seen } else { state.walk.seen };
+    state.held_walk.seen.count = 0;
+    state.walk.seen.count = 0;
+    let Some((state, trail)) = entered() else {
+        return 0;
+    };
+    let mut i = 0;
+    while i < MOST {
+        if i < seen.count && state.looks == 0 {
+            let trace = seen.next(i);
+            if state.traces < state.room {
+                trail.put(state.next_trace.wrapping_add(state.traces), trace);
+            }
+            state.traces = state.traces.wrapping_add(1);
+        }
+        i += 1;
+    }
+    0
 }
 
 /// Whether what follows is only a look.
@@ -218,14 +251,22 @@ pub fn looks(looks: bool) {
     }
 }
 
-/// [`trace`].
+/// A segment with one header was committed: leave a trace of that. Should another CPU have been faster,
+/// all that was traced counts no more.
+#[inline(always)]
+pub fn trace_one(now: u64, start: &Tracker, word: u16, next: u32) {
+    if ws_guard_trail_enter(now) != 0 {
+        let trace = Trace::new(start, (word >> 8) as u8, word as u8);
+        ws_guard_trace(trace.seq, trace.mark, trace.word());
+        ws_guard_trace_one(start.next, next);
+    }
+}
+
+/// Leave this trace.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
     if let Some((state, trail)) = entered() {
-        if state.looks != 0 {
-            return 0;
-        }
         if state.traces < state.room {
             trail.put(state.next_trace.wrapping_add(state.traces), Trace::of(seq, mark, word));
         }
@@ -234,20 +275,10 @@ extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
     0
 }
 
-/// A segment with one header was committed: leave a trace of that. Should another CPU have been faster,
-/// all that was traced counts no more.
-#[inline(always)]
-pub fn trace_one(now: u64, start: &Tracker, word: u16, next: u32) {
-    if ws_guard_trail_enter(now) != 0 {
-        trace(start, (word >> 8) as u8, word as u8);
-        ws_guard_trace_one(next);
-    }
-}
-
-/// The one trace counts, if the flow's next header is at `next`.
+/// The one trace, of a header at `seq`, counts if the flow's next one is at `next`.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_trace_one(next: u32) -> u32 {
+extern "C" fn ws_guard_trace_one(seq: u32, next: u32) -> u32 {
     let Some(flow) = flow() else {
         return 0;
     };
@@ -256,7 +287,7 @@ extern "C" fn ws_guard_trace_one(next: u32) -> u32 {
         #[inline(always)]
         |flow| {
             if flow.trail != 0 && flow.client.next == next {
-                flow.take_traces(1);
+                flow.take_one(seq);
             } else {
                 flow.trace_anew();
             }

@@ -13,7 +13,7 @@ use ws_guard_common::{
     tracker::{Step, Tracker, Walk},
 };
 
-use crate::packet::Packet;
+use crate::{packet::Packet, trail};
 
 /// Steps a walk may take. A step covers at least two bytes, the shortest header; only of the two
 /// headers that a segment can cut, ten bytes each, one a step. And a packet has less than 64 KiB: no
@@ -258,7 +258,11 @@ const ASK: u32 = Step::Ask as u32;
 /// not in as many as there are ways through it.
 #[inline(never)]
 fn one_step<P: Packet>(walker: &mut Walker<P>) -> u32 {
-    walker.state.walk.step(&mut walker.packet) as u32
+    let step = walker.state.walk.step(&mut walker.packet) as u32;
+    if walker.state.walk.seen.count != 0 {
+        trail::trace_seen(false);
+    }
+    step
 }
 
 /// One step; 1 ends the loop.
@@ -267,5 +271,8 @@ unsafe extern "C" fn turn<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_l
     let walker = unsafe { &mut *walker };
     let step = walker.state.walk.step(&mut walker.packet);
     walker.state.step = step as u32;
+    if walker.state.walk.seen.count != 0 {
+        trail::trace_seen(false);
+    }
     !matches!(step, Step::More) as c_long
 }

@@ -1,6 +1,6 @@
 //! What comes behind a gap, as the kernel programs let it pass: [`crate::held`].
 
-use super::{Budget, Payload, Reason, Replay, Verdict};
+use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
     flow::CHECKPOINTS,
     held::Look,
@@ -97,7 +97,7 @@ impl Replay {
             debug_assert!(done && self.flow.kept as usize <= CHECKPOINTS);
             self.count_kinds(headers, records);
             self.flow.commit_cut(&walk, ragged);
-            self.keep_traces();
+            self.keep_traces(0);
         }
     }
 
@@ -106,7 +106,13 @@ impl Replay {
         walk.budget = Walk::UNLIMITED;
         let bytes = &mut self.held.bytes[at as usize..][..walk.len() as usize];
         let seen = note.then_some((&mut self.headers, &mut self.records));
-        let traces = note.then_some(&mut self.traces);
-        walk.run(&mut Payload { bytes, rewrite: false, seen, traces })
+        let mut segment = Payload { bytes, rewrite: false, seen };
+        loop {
+            match walk.step(&mut segment) {
+                Step::More if note => leave_traces(walk, &mut self.traces),
+                Step::More => {}
+                end => return end,
+            }
+        }
     }
 }

@@ -251,7 +251,9 @@ pub fn play(rng: &mut Rng, kernel: &mut Kernel, tally: &mut Tally) -> Result<u64
         told(party, result)?;
     }
     if parties.iter().all(|party| party.connection.abandoned.is_none()) {
-        add_up(kernel, &limits, &before, &parties, &sources)?;
+        let added = add_up(kernel, &limits, &before, &parties, &sources);
+        let histories = parties.iter().map(|party| party.connection.history.join("\n"));
+        added.with_context(|| histories.collect::<Vec<_>>().join("\n\n"))?;
     }
     Ok(parties.len() as u64)
 }

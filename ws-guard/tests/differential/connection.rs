@@ -246,9 +246,8 @@ impl Connection {
         let payload = self.answers[from..to].to_vec();
         let packet = Packet::new(self.ends.server, self.ends.client, seq, ack, payload);
         kernel.server(&packet.build()?)?;
-        let flow = &mut self.host.flow;
-        flow.server_high = self.answers_seq.wrapping_add(self.answered as u32);
-        flow.acknowledge(ack);
+        self.host.flow.server_high = self.answers_seq.wrapping_add(self.answered as u32);
+        self.host.acknowledge(ack);
         self.was_closed |= self.host.flow.state == state::CLOSED;
         Ok(())
     }

@@ -161,14 +161,3 @@ fn segments_cut_and_merged_behind_the_guard() -> Result<()> {
     }
     Ok(())
 }
-
-/// The client's bare acknowledgements overtake its data, which waits in a queue: what that acknowledges is
-/// old by all that was echoed meanwhile.
-#[test]
-fn acknowledgements_that_overtake_data() -> Result<()> {
-    needs_root!();
-    let stage = Stage::behind(Path::new(1)?)?;
-    let queue = Duration::from_millis(300);
-    let impairment = Impairment { late: 1000, lateness: queue, ..lost(0) };
-    stage.upload(impairment, Upload { writes: 20, messages: 20, length: 20_000 })
-}

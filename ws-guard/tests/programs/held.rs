@@ -123,6 +123,12 @@ fn refused() -> Vec<Case> {
             .client_at(0, text("x"))
             .dropped()
             .counts(&[(Gaps, 1), (DroppedGap, 2), (Frames, 0), (Pings, 0), (Throttled, 1)]),
+        case("so far behind that no window reaches there: nobody's place is taken")
+            .open()
+            .client_at(GAP + (1 << 20), text("y"))
+            .dropped()
+            .client(text("x"))
+            .counts(&[(Gaps, 1), (DroppedGap, 1), (Frames, 1)]),
         case("over the connection's own limit")
             .policy(|policy| policy.connection_rate = rate(5, 10_000))
             .open()

@@ -17,7 +17,6 @@ const FLOOD: u16 = 1_000;
 pub fn cases() -> Vec<Case> {
     let mut cases = lengths();
     cases.extend(exempt());
-    cases.extend(uncertain());
     cases.extend(bodies());
     cases.extend(between());
     cases.extend(forgotten());
@@ -94,30 +93,6 @@ fn exempt() -> Vec<Case> {
             .client(pings(40))
             .counts(&[(Defused, 0)]),
     ]
-}
-
-/// Requests that make it uncertain who asks: each connection has its share.
-fn uncertain() -> Vec<Case> {
-    let costly = format!("{}X-Forwarded-For: {CLIENT}\r\n", "A:\n".repeat(220));
-    let long = format!("X-Forwarded-For: {}, {CLIENT}\r\n", "x".repeat(600));
-    let fields = [
-        (
-            "a Forwarded that names another",
-            "Forwarded: for=9.9.9.9\r\nX-Forwarded-For: 198.51.100.7\r\n",
-        ),
-        ("an address that is none", "X-Forwarded-For: unknown\r\n"),
-        ("hundreds of lines", &costly),
-        ("a long X-Forwarded-For", &long),
-    ];
-    let twice = |(what, fields): (&str, &str)| {
-        let head = request(fields);
-        let name = format!("no limit for each of two connections, by {what}");
-        let case = case(Box::leak(name.into_boxed_str())).proxied();
-        let case = case.accepted(head.len()).opens(&head).on(1).accepted(head.len()).opens(&head);
-        let over: Vec<usize> = (2..30).map(|n| n * 6).collect();
-        case.client(pings(30)).defused(&over).on(0).client(pings(30)).defused(&over)
-    };
-    fields.into_iter().map(twice).collect()
 }
 
 /// Requests in the body of another one, which the server answers before it has all of it: so the
