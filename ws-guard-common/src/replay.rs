@@ -13,7 +13,7 @@ use crate::{
     record::Record,
     seq::after,
     tracker::{Segment, Step, Tracker, Walk},
-    trail::{Trace, Trail},
+    trail::{TRACES, Trace, Trail},
 };
 
 /// How many of a client's pings may pass: a source's budget, or a capture's lack of one.
@@ -261,9 +261,11 @@ impl Replay {
     /// Whether there is room for the traces of the walk at hand, without those of what is acknowledged.
     fn has_room(&mut self) -> bool {
         let (first, count) = (self.flow.first_trace(), self.flow.traces as u32);
-        let acked = self.trail.before(first, count, self.flow.acked);
-        let latest = self.trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
-        self.flow.drop_traces(acked, latest);
+        if count > TRACES / 2 {
+            let acked = self.trail.before(first, count, self.flow.acked);
+            let latest = self.trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
+            self.flow.drop_traces(acked, latest);
+        }
         self.traces.len() as u32 <= self.flow.trail_room()
     }
 
