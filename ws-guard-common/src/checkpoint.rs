@@ -290,12 +290,17 @@ impl Flow {
         i < self.kept && self.checkpoints[at as usize].start == *start
     }
 
+    /// The server has said something long after the latest segment.
+    #[inline(always)]
+    pub const fn has_repeated(&self) -> bool {
+        self.repeated_ns.saturating_sub(self.last_ns) >= SETTLED_NS
+    }
+
     /// The server has shown that it holds nothing in order that it has not acknowledged: it has said
     /// something long after the latest segment, and no more has come since.
     #[inline(always)]
     pub const fn is_settled(&self, now_ns: u64) -> bool {
-        self.repeated_ns.saturating_sub(self.last_ns) >= SETTLED_NS
-            && now_ns.saturating_sub(self.repeated_ns) >= FLUSHED_NS
+        self.has_repeated() && now_ns.saturating_sub(self.repeated_ns) >= FLUSHED_NS
     }
 
     /// Forget what came from checkpoint `first` on: other bytes take its place, which the server is known

@@ -138,7 +138,7 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
     // Of a closed flow as well: it may not be, and then what the server took decides.
     if after(segment.ack, flow.acked) {
         acknowledge(scene, flow);
-    } else if segment.ack == flow.acked {
+    } else if segment.ack == flow.acked && !flow.has_repeated() {
         // A single word, as above.
         flow.repeated_ns = scene.now;
     }
