@@ -3,11 +3,7 @@
 //! A flooder sends each kind of header, line and preface, which name an honest client or an address
 //! that is exempt. It has to be charged all the same, and no other source: told by its pongs, by those
 //! of the honest client, and by what `throttled` lists.
-use std::{
-    io::{Read, Write},
-    net::{IpAddr, TcpStream},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use ws_guard_testkit::{
@@ -212,49 +208,4 @@ fn straight_to_the_server() -> Result<()> {
     needs_root!();
     play(Way::Straight, Family::V4, &STRAIGHT)?;
     play(Way::Straight, Family::V6, &STRAIGHT)
-}
-
-/// A request that asks for an upgrade in the name of 6.6.6.6.
-const FORGED: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    X-Forwarded-For: 6.6.6.6\r\n\r\n";
-
-/// Read until the text has come.
-fn read_until(stream: &mut TcpStream, text: &str) -> Result<()> {
-    let (mut bytes, mut seen) = ([0; 4096], Vec::new());
-    while !String::from_utf8_lossy(&seen).contains(text) {
-        let read = stream.read(&mut bytes)?;
-        ensure!(read > 0, "closed behind {}", String::from_utf8_lossy(&seen));
-        seen.extend_from_slice(&bytes[..read]);
-    }
-    Ok(())
-}
-
-/// Somebody sends a request in the body of another one, once the server has answered that; the proxy then
-/// uses its connection to the server for the next client.
-#[test]
-fn a_request_in_a_body() -> Result<()> {
-    needs_root!();
-    let server = Serving::Library(Library::Ws);
-    let words = guard_words("defuse", 10, "");
-    let stage = Stage::new(Front::Haproxy, server, Family::V4, Role::Uplink, &words)?;
-    for _ in 0..4 {
-        let mut stream = stage.edge.clients.run(|| TcpStream::connect(stage.front()))??;
-        stream.set_read_timeout(Some(WAIT))?;
-        // HAProxy keeps a connection for others once it was used twice.
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
-        read_until(&mut stream, "\r\n\r\nUpgrade Required")?;
-        let length = FORGED.len();
-        write!(stream, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n")?;
-        read_until(&mut stream, "\r\n\r\nUpgrade Required")?;
-        stream.write_all(FORGED.as_bytes())?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
-        drop(stream);
-        let mut honest =
-            Client::connect(&stage.edge.clients, stage.front(), ConnectOptions::default())?;
-        honest.send(&vec![Frame::ping(""); SHARE], &Cut::Whole)?;
-        let answered = honest.wait(WAIT, |received| received.pongs == SHARE as u64);
-        ensure!(answered, "{:?}", honest.received());
-        honest.close()?;
-    }
-    stage.finish()
 }
