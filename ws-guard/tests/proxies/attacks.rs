@@ -27,8 +27,6 @@ const FLOOD: usize = 100;
 const BEFORE: u64 = 8;
 const AFTER: u64 = 2;
 const WAIT: Duration = Duration::from_secs(10);
-/// Pings of a connection of no known client that are answered: the default of `--connection-share`.
-const SHARE: usize = 5;
 /// An exempt network.
 const EXEMPT: &str = "203.0.113.7";
 
@@ -160,8 +158,7 @@ impl Scene {
         flooder.send_one(Frame::text("behind them"))?;
         ensure!(flooder.wait(WAIT, |received| received.messages == 1), "no echo");
         let pongs = flooder.received().pongs;
-        let most = if taken == Taken::Connection { SHARE } else { LIMIT };
-        ensure!(pongs == most as u64, "{pongs} pongs");
+        ensure!(pongs == LIMIT as u64, "{pongs} pongs");
         let throttled = self.stage.throttled()?;
         let [source] = &throttled[..] else { bail!("throttled are {throttled:?}") };
         let own = source_name(address);
