@@ -57,9 +57,9 @@ fn exempt() -> Vec<Case> {
             .proxied()
             .rule(allow())
             .opens(&of("unknown"))
-            .client(pings(3))
-            .defused(&[12])
-            .counts(&[(Pings, 3), (Defused, 1)]),
+            .client(pings(31))
+            .defused(&[180])
+            .counts(&[(Pings, 31), (Defused, 1)]),
         // Two sources fill the table: the last two are charged to their /24.
         case("no source is exempt because another one of its coarser prefix is")
             .proxied()
