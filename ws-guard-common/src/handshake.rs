@@ -36,7 +36,7 @@ pub const FOLD: u64 = 0x2020_2020_2020_2020;
 #[inline(always)]
 pub const fn has_line_end(word: u64) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    let zero_where_it_ends = word ^ ONES * b'\n' as u64;
+    let zero_where_it_ends = word ^ (ONES * b'\n' as u64);
     zero_where_it_ends.wrapping_sub(ONES) & !zero_where_it_ends & ONES << 7 != 0
 }
 

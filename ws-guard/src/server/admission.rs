@@ -212,6 +212,11 @@ impl Ticket {
         &self.source.0
     }
 
+    /// Nobody knows whose connection it is.
+    pub fn is_alone(&self) -> bool {
+        self.source.1.is_some()
+    }
+
     /// Charge the source for a ping; whether it keeps to `rate`.
     pub fn charge_ping(&self, rate: Rate) -> bool {
         if rate.limit == 0 {

@@ -95,6 +95,11 @@ impl Pings {
         self.policy().rates(source)
     }
 
+    /// What holds for everybody that no network covers.
+    pub fn rates_of_all(&self) -> PingRates {
+        self.policy().rates
+    }
+
     fn policy(&self) -> RwLockReadGuard<'_, PingPolicy> {
         // It is replaced as a whole.
         self.0.read().unwrap_or_else(PoisonError::into_inner)
