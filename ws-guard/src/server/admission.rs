@@ -212,7 +212,7 @@ impl Ticket {
         &self.source.0
     }
 
-    /// Nobody knows whose connection it is.
+    /// The connection's client is not known: it is a source of its own.
     pub fn is_alone(&self) -> bool {
         self.source.1.is_some()
     }

@@ -93,12 +93,12 @@ impl<I: Stream> Connection<I> {
     /// to the connection's share of it.
     fn charge_ping(&mut self) -> bool {
         let pings = &self.shard.service.config.pings;
-        // As the guard: a proxy's limits are not those of a client that nobody knows, which has a share
-        // and, unless there are none, no limit for itself.
-        let alone = self.ticket.is_alone();
-        let rates = if alone { pings.rates_of_all() } else { pings.rates(self.ticket.source()) };
-        let limited = rates.source.limit > 0 && rates.share > 0;
-        let by_source = self.ticket.charge_ping(rates.source) && !(alone && limited);
+        // As the guard: a proxy's limits are not those of a client that is not known.
+        let rates = match self.ticket.is_alone() {
+            true => pings.rates_of_all(),
+            false => pings.rates(self.ticket.source()),
+        };
+        let by_source = self.ticket.charge_ping(rates.source);
         if rates.connection.limit == 0 && (rates.share == 0 || rates.source.limit == 0) {
             return by_source;
         }
