@@ -336,6 +336,8 @@ impl Flow {
         }
         if self.kept == 0 {
             self.trace_anew();
+            // Another flow may have it; unless it has taken it, it is this one's again with the next trace.
+            self.trail = 0;
             (self.mixed, self.pieces) = (0, 0);
         }
     }

@@ -347,7 +347,11 @@ impl Replay {
                 Step::Ask => walk.budget = budget.room(),
                 Step::Done => break,
                 Step::More => leave_traces(walk, &mut self.traces),
-                Step::Unreadable => return Err(Reason::Unreadable),
+                // What was found until then is counted: the programs count as they walk.
+                Step::Unreadable => {
+                    self.count_kinds(headers, records);
+                    return Err(Reason::Unreadable);
+                }
             }
         }
         let judged = match self.has_room() {

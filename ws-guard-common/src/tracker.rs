@@ -167,7 +167,8 @@ pub enum Step {
     Done,
     /// A ping is next, and [`Walk::budget`] is still [`Walk::ASK`]: set it and call again.
     Ask,
-    /// The segment could not be read where it should have been readable.
+    /// The segment could not be read where it should have been readable, or has more headers than honest
+    /// frames can have.
     Unreadable,
 }
 
@@ -199,6 +200,18 @@ impl Seen {
     }
 }
 
+/// Steps that a segment of `len` bytes of honest frames takes at most. Those of a client have a key,
+/// without which a server ends the connection (RFC 6455, 5.1), so that a header has six bytes at the
+/// least; a server's has two, a record's five.
+#[inline(always)]
+const fn most_steps(flags: u8, len: u32) -> u32 {
+    let shortest = match flags & (FROM_CLIENT | RECORDS) {
+        FROM_CLIENT => frame::SHORTEST_MASKED,
+        _ => 2,
+    };
+    len / shortest + MORE_STEPS
+}
+
 /// A walk through one segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
@@ -208,6 +221,8 @@ pub struct Walk {
     base: u32,
     /// Length of its payload in bytes.
     len: u32,
+    /// Steps that may yet be taken.
+    steps: u32,
     /// Headers that begin before this sequence number were counted when they came first...
     fresh_begin: u32,
     /// ...and those that begin before this one were also complete.
@@ -253,6 +268,7 @@ impl Walk {
             tracker,
             base,
             len,
+            steps: most_steps(tracker.flags, len),
             fresh_begin: known.next.wrapping_add((known.carried != 0) as u32),
             fresh_complete: known.next,
             fresh_mark: known.mark,
@@ -300,16 +316,11 @@ impl Walk {
         self.len
     }
 
-    /// Steps that a segment of honest frames takes at most. Those of a client have a key, without which a
-    /// server ends the connection (RFC 6455, 5.1), so that a header has six bytes at the least; a server's
-    /// has two, a record's five.
+    /// The segment is known to have few headers: any number of steps may be taken through it.
     #[inline(always)]
-    pub const fn most_steps(&self) -> u32 {
-        let shortest = match self.tracker.flags & (FROM_CLIENT | RECORDS) {
-            FROM_CLIENT => frame::SHORTEST_MASKED,
-            _ => 2,
-        };
-        self.len / shortest + MORE_STEPS
+    pub const fn unbounded(mut self) -> Walk {
+        self.steps = u32::MAX;
+        self
     }
 
     /// Sequence number behind the segment's last byte.
@@ -364,6 +375,10 @@ impl Walk {
         if at >= self.len {
             return Step::Done;
         }
+        if self.steps == 0 {
+            return Step::Unreadable;
+        }
+        self.steps -= 1;
         if self.tracker.beyond != 0 {
             self.tracker.beyond -= 1;
             self.tracker.next = self.tracker.next.wrapping_add(STRIDE);

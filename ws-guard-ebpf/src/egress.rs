@@ -193,9 +193,6 @@ fn begins(key: &FlowKey, segment: &packet::Segment) {
 #[inline(never)]
 fn acknowledge(scene: &Scene, flow: &mut Flow) {
     let outcome = locked(flow, |flow| flow.acknowledge(scene.segment.ack));
-    if flow.trail != 0 && flow.kept == 0 {
-        trail::give_back();
-    }
     match outcome {
         Acknowledged::Fine => {}
         Acknowledged::Closed => closed(scene, flow),

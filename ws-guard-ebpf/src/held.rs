@@ -311,7 +311,7 @@ fn begin_cut(flow: &Flow) -> bool {
     let (begin, len) = slot.region.cut(state.cut);
     state.cut += 1;
     state.held_start = flow.client;
-    state.held_walk = Walk::new(state.held_start, &state.held_start, begin, len);
+    state.held_walk = Walk::new(state.held_start, &state.held_start, begin, len).unbounded();
     (state.next_trace, state.room, state.traces) = (flow.next_trace, flow.trail_room(), 0);
     true
 }

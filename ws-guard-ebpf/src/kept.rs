@@ -140,8 +140,7 @@ pub fn look() -> bool {
     let turn: unsafe extern "C" fn(u32, *mut c_void) -> c_long = look_turn;
     // SAFETY: the callback needs nothing of this function's.
     unsafe {
-        let steps = walk::resume().map_or(0, |state| state.held_walk.most_steps());
-        bpf_loop(steps, turn as *mut c_void, core::ptr::null_mut(), 0);
+        bpf_loop(MAX_STEPS, turn as *mut c_void, core::ptr::null_mut(), 0);
     }
     trail::looks(false);
     matches!(walk::resume(), Some(state) if state.held_step == DONE)

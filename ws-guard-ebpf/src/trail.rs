@@ -93,20 +93,26 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
     let owner = held::owner(&segment.key, flow.generation);
     let own = flow.trail as u32;
     let index = if own != 0 { own - 1 } else { trail::slot(owner) };
+    if own == 0 && is_anothers(index, owner, now) {
+        // Not entered: its own flow's segments would be dropped meanwhile.
+        return 1;
+    }
     let Some(trail) = alone(index) else {
         return (own == 0) as u32;
     };
-    let idle = now.saturating_sub(trail.last_ns) > trail::IDLE_NS;
-    let others = trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail);
-    if others || own == 0 || trail.owner != owner {
-        // One that is new, or none any more: nothing is traced yet.
+    let others = is_anothers(index, owner, now);
+    let is_new = others || trail.owner != owner;
+    if is_new || own == 0 {
         let number = if others { 0 } else { (index + 1) as u16 };
         locked(
             flow,
             #[inline(always)]
             |flow| {
                 flow.trail = number;
-                flow.trace_anew();
+                // One that is new, or none any more: nothing is traced yet.
+                if is_new {
+                    flow.trace_anew();
+                }
             },
         );
     }
@@ -124,6 +130,19 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
     }
     (state.next_trace, state.room) = (flow.next_trace, flow.trail_room());
     1
+}
+
+/// The trail of that number is another flow's, which needs it.
+#[inline(always)]
+fn is_anothers(index: u32, owner: u64, now: u64) -> bool {
+    let Some(trail) = MAP.get_ptr(index) else {
+        return true;
+    };
+    // SAFETY: words of a value that stays mapped while the program runs; whoever relies on them enters
+    // it and looks again.
+    let trail = unsafe { &*trail };
+    let idle = now.saturating_sub(trail.last_ns) > trail::IDLE_NS;
+    trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail)
 }
 
 /// Of the flow whose trail it is the server has acknowledged everything, or it is gone.
@@ -169,40 +188,6 @@ extern "C" fn ws_guard_trail_leave() -> u32 {
         state.trail = 0;
         release(trail);
     }
-    0
-}
-
-/// The server has acknowledged everything: another flow may have the trail.
-#[inline(always)]
-pub fn give_back() {
-    ws_guard_trail_give_back();
-}
-
-/// [`give_back`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_trail_give_back() -> u32 {
-    let (Some(segment), Some(flow)) = (packet::segment(), flow()) else {
-        return 0;
-    };
-    let Some(trail) = alone((flow.trail as u32).wrapping_sub(1)) else {
-        return 0;
-    };
-    let mut over = false;
-    locked(
-        flow,
-        #[inline(always)]
-        |flow| {
-            if flow.kept == 0 {
-                flow.trail = 0;
-                over = true;
-            }
-        },
-    );
-    if over && trail.owner == held::owner(&segment.key, flow.generation) {
-        trail.owner = 0;
-    }
-    release(trail);
     0
 }
 

@@ -219,8 +219,7 @@ impl<P: Packet> Walker<P> {
         let turn: unsafe extern "C" fn(u32, *mut Self) -> c_long = turn::<P>;
         // SAFETY: the callback gets `self` back, which outlives the loop.
         unsafe {
-            let steps = self.state.walk.most_steps();
-            bpf_loop(steps, turn as *mut c_void, core::ptr::from_mut(self).cast(), 0);
+            bpf_loop(MAX_STEPS, turn as *mut c_void, core::ptr::from_mut(self).cast(), 0);
         }
         match self.state.step {
             DONE => Step::Done,

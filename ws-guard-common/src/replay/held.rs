@@ -90,7 +90,7 @@ impl Replay {
         for cut in 0..self.held.region.cuts {
             let (begin, len) = self.held.region.cut(cut);
             let start = self.flow.client;
-            let mut walk = Walk::new(start, &start, begin, len);
+            let mut walk = Walk::new(start, &start, begin, len).unbounded();
             let (headers, records) = (self.headers.len(), self.records.len());
             let at = begin.wrapping_sub(self.held.region.begin);
             let done = self.run_kept(&mut walk, at, true) == Step::Done;

@@ -80,7 +80,7 @@ fn frames() -> Vec<Case> {
             .open()
             .client([0x81, 0].repeat(600))
             .dropped()
-            .violates(&[Violation::Unmasked; 217])
+            .violates(&[Violation::Unmasked; 216])
             .counts(&[(DroppedUnreadable, 1), (Tracked, 1)]),
         case("frames without a key")
             .open()
