@@ -231,7 +231,7 @@ impl Replay {
         let mut walk = Walk::new(start, &known, seq, payload.len() as u32);
         let passed = match self.run(&mut walk, payload, budget) {
             Ok(passed) => passed,
-            Err(reason) => return Verdict::Drop(reason),
+            Err(reason) => return self.unless_observing(reason),
         };
         self.flow.commit(&start, &walk, passed);
         self.keep_traces(payload.len() as u32);
@@ -285,7 +285,7 @@ impl Replay {
         dry.begins_at(&known);
         let mut segment = Payload { bytes: payload, rewrite: false, seen: None };
         if dry.run(&mut segment) != Step::Done {
-            return Verdict::Drop(Reason::Unreadable);
+            return self.unless_observing(Reason::Unreadable);
         }
         if !dry.agrees(&segment, &known) {
             return self.unless_observing(Reason::Changed);
@@ -314,7 +314,7 @@ impl Replay {
         walk.begins_at(&known);
         let passed = match self.run(&mut walk, payload, budget) {
             Ok(passed) => passed,
-            Err(reason) => return Verdict::Drop(reason),
+            Err(reason) => return self.unless_observing(reason),
         };
         match (judged, checkpoint) {
             (Rewalk::Same(_), Some(number)) => {
