@@ -272,7 +272,7 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     single(
         "max-flows",
         "N",
-        "Size of the flow table, 16 to 4194304: 1008 bytes a connection; fixed while the pins live",
+        "Size of the flow table, 16 to 4194304: 1032 bytes a connection; fixed while the pins live",
         |s, text| store(&mut s.max_flows, whole(text, 16, 1 << 22)),
         |s| vec![s.max_flows.to_string()],
     ),
