@@ -44,6 +44,9 @@ fn read(bytes: &[u8], names: &HeaderNames, preface: bool, skips: bool) -> (Pendi
         if skips {
             at += pending.client.preface.skip((bytes.len() - at) as u32) as usize;
         }
+        if at == bytes.len() {
+            break;
+        }
         let word = bytes.get(at..at + 8).filter(|_| skips);
         let word = word.map(|word| u64::from_be_bytes(word.try_into().expect("eight bytes")));
         if word.is_some_and(|word| pending.skip(word, names)) {

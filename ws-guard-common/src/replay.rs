@@ -294,7 +294,7 @@ impl Replay {
         let is_known = self.flow.is_proven() && reaches;
         let judged = match checkpoint {
             Some(number) => {
-                let facts = is_known as u8 * flow::KNOWN | self.settled as u8 * flow::SETTLED;
+                let facts = (is_known as u8 * flow::KNOWN) | (self.settled as u8 * flow::SETTLED);
                 self.flow.rewalk_budget(number, &dry, facts)
             }
             None if is_known => Rewalk::Known,

@@ -21,7 +21,7 @@ use crate::{
     requests, role,
     scene::{Scene, Verdict},
     skb::{SkbPayload, parse_skb},
-    sources, tls, trail,
+    sources, tls,
     walk::{self, Walker},
 };
 

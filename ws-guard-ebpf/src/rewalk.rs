@@ -72,7 +72,7 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
         TRAIL if known => Rewalk::Known,
         TRAIL => Rewalk::Refuse,
         checkpoint => {
-            let facts = known as u8 * flow::KNOWN | settled as u8 * flow::SETTLED;
+            let facts = (known as u8 * flow::KNOWN) | (settled as u8 * flow::SETTLED);
             flow.rewalk_budget(checkpoint, &state.walk, facts)
         }
     };
