@@ -56,8 +56,8 @@ const APPENDED: [Attempt; 12] = [
     ("Forwarded: for=VICTIM\r\n", Taken::Connection),
     ("Forwarded: for=VICTIM;for=\"\r\nForwarded: \", for=EXEMPT\r\n", Taken::Connection),
     ("Expect: 100-continue\r\n", Taken::Refused),
-    ("X-Forwarded-For: LONG\r\n", Taken::Connection),
-    ("MANY", Taken::Connection),
+    ("X-Forwarded-For: LONG\r\n", Taken::Itself),
+    ("MANY", Taken::Itself),
 ];
 
 /// Straight to the server, from an address that is no trusted proxy.
@@ -147,7 +147,7 @@ impl Scene {
     fn attempt(&mut self, n: u16, (lines, taken): Attempt) -> Result<()> {
         let victim = self.way.victim(self.family).to_string();
         let lines = lines.replace("VICTIM", &victim).replace("EXEMPT", EXEMPT);
-        // More than is read.
+        // What takes long to read.
         let lines = lines.replace("LONG", &"x".repeat(600)).replace("MANY", &"A: b\r\n".repeat(90));
         let address = self.way.flooder(self.family, n);
         let mut flooder = match self.connect(address, &lines) {
