@@ -258,15 +258,14 @@ impl Replay {
         }
     }
 
-    /// Whether there is room for the traces of the walk at hand, without those of what is acknowledged.
-    fn has_room(&mut self) -> bool {
+    /// Make room for the traces of the walk at hand: forget those of what is acknowledged.
+    fn prune(&mut self) {
         let (first, count) = (self.flow.first_trace(), self.flow.traces as u32);
         if count > TRACES / 2 {
             let acked = self.trail.before(first, count, self.flow.acked);
             let latest = self.trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
             self.flow.drop_traces(acked, latest);
         }
-        self.traces.len() as u32 <= self.flow.trail_room()
     }
 
     /// Bytes that came before, at least in part: the same verdict as then, if they are the same. The
@@ -354,10 +353,8 @@ impl Replay {
                 }
             }
         }
-        let judged = match self.has_room() {
-            true => self.judge(walk, &came, budget),
-            false => Err(Reason::NoCheckpoint),
-        };
+        self.prune();
+        let judged = self.judge(walk, &came, budget);
         let whole = match judged {
             Ok(whole) => whole,
             Err(reason) => {

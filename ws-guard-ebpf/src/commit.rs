@@ -63,9 +63,7 @@ fn take_over(
     locked(flow, |flow| {
         // What another CPU keeps behind a gap meanwhile, nobody has judged.
         let judged = (flow.held == 0) | (state.held != 0);
-        let fits = (state.trail == 0) | (state.traces <= state.room);
-        let stands =
-            judged & fits & (flow.client == state.start) & (flow.state == flow::state::OPEN);
+        let stands = judged & (flow.client == state.start) & (flow.state == flow::state::OPEN);
         if stands && valid(flow, state) {
             if pings > 0 {
                 flow.ping_ns = state.asked_ns;
