@@ -258,14 +258,16 @@ impl Replay {
         }
     }
 
-    /// Make room for the traces of the walk at hand: forget those of what is acknowledged.
-    fn prune(&mut self) {
+    /// Whether there is room for the traces of the walk at hand, without those of what is acknowledged.
+    fn has_room(&mut self) -> bool {
         let (first, count) = (self.flow.first_trace(), self.flow.traces as u32);
         if count > TRACES / 2 {
             let acked = self.trail.before(first, count, self.flow.acked);
             let latest = self.trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
             self.flow.drop_traces(acked, latest);
         }
+        let count = self.traces.len() as u32;
+        count <= self.flow.trail_room() || count > TRACES
     }
 
     /// Bytes that came before, at least in part: the same verdict as then, if they are the same. The
@@ -353,8 +355,10 @@ impl Replay {
                 }
             }
         }
-        self.prune();
-        let judged = self.judge(walk, &came, budget);
+        let judged = match self.has_room() {
+            true => self.judge(walk, &came, budget),
+            false => Err(Reason::NoCheckpoint),
+        };
         let whole = match judged {
             Ok(whole) => whole,
             Err(reason) => {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Headers that one flow can have unacknowledged, a power of two. One segment of the largest size with
-/// messages of ten bytes has so many; where there are more, the trail begins anew.
+/// messages of ten bytes has so many; a sender of smaller ones is slowed down.
 pub const TRACES: u32 = 1 << TRACES_BITS;
 const TRACES_BITS: u32 = 12;
 /// A segment that is no longer than this is not cut on its way: with one header, it needs no trace.

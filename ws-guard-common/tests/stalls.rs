@@ -16,7 +16,7 @@ const MOST: u64 = 100_000;
 
 /// One of so many transfers may stall: what comes again of a segment that is short and has one header is
 /// not traced, and may be cut where nothing is known.
-const KNOWN: u64 = 400;
+const KNOWN: u64 = 200;
 
 #[test]
 fn every_transfer_comes_to_its_end() {

@@ -5,6 +5,7 @@ use ws_guard_common::{
     flow::{self, Flow},
     maps::Counter,
     tracker::{Tracker, Walk},
+    trail::TRACES,
 };
 
 use crate::{
@@ -63,7 +64,11 @@ fn take_over(
     locked(flow, |flow| {
         // What another CPU keeps behind a gap meanwhile, nobody has judged.
         let judged = (flow.held == 0) | (state.held != 0);
-        let stands = judged & (flow.client == state.start) & (flow.state == flow::state::OPEN);
+        // More than a whole trail never fit: they pass, and the trail begins anew.
+        let fits = (state.traces <= state.room) | (state.traces > TRACES);
+        let fits = (state.trail == 0) | fits;
+        let stands =
+            judged & fits & (flow.client == state.start) & (flow.state == flow::state::OPEN);
         if stands && valid(flow, state) {
             if pings > 0 {
                 flow.ping_ns = state.asked_ns;
