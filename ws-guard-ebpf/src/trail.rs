@@ -101,18 +101,15 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
         return (own == 0) as u32;
     };
     let others = is_anothers(index, owner, now);
-    let is_new = others || trail.owner != owner;
-    if is_new || own == 0 {
+    if others || own == 0 || trail.owner != owner {
+        // One that is new, or none any more: nothing is traced yet.
         let number = if others { 0 } else { (index + 1) as u16 };
         locked(
             flow,
             #[inline(always)]
             |flow| {
                 flow.trail = number;
-                // One that is new, or none any more: nothing is traced yet.
-                if is_new {
-                    flow.trace_anew();
-                }
+                flow.trace_anew();
             },
         );
     }
