@@ -157,6 +157,24 @@ pub trait Segment {
     fn record(&mut self, _seq: u32, _record: Record, _violations: Violations) {}
 }
 
+/// Bytes in memory, to look at: nothing is defused.
+#[cfg(any(test, feature = "user"))]
+impl Segment for &[u8] {
+    fn u8_at(&self, at: u32) -> Option<u8> {
+        self.get(at as usize).copied()
+    }
+
+    fn u16_at(&self, at: u32) -> Option<u16> {
+        self.get(at as usize..)?.first_chunk().map(|two| u16::from_be_bytes(*two))
+    }
+
+    fn u64_at(&self, at: u32) -> Option<u64> {
+        self.get(at as usize..)?.first_chunk().map(|eight| u64::from_be_bytes(*eight))
+    }
+
+    fn defuse(&mut self, _at: u32) {}
+}
+
 /// What a [`Walk::step`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -798,7 +816,7 @@ mod tests {
                     100,
                     14,
                 );
-                assert_eq!(walk.run(&mut Bytes(bytes)), Step::Done);
+                assert_eq!(walk.run(&mut &bytes[..]), Step::Done);
                 walk.tracker
             };
             let (one, other) = (after(length), after(length | longer));
@@ -827,20 +845,5 @@ mod tests {
             }
             assert!(same <= 2, "{a:?} and {b:?} are the same for {same} of 20,000 secrets");
         }
-    }
-
-    struct Bytes(Vec<u8>);
-
-    impl Segment for Bytes {
-        fn u8_at(&self, at: u32) -> Option<u8> {
-            self.0.get(at as usize).copied()
-        }
-        fn u16_at(&self, at: u32) -> Option<u16> {
-            self.0.get(at as usize..)?.first_chunk().map(|two| u16::from_be_bytes(*two))
-        }
-        fn u64_at(&self, at: u32) -> Option<u64> {
-            self.0.get(at as usize..)?.first_chunk().map(|eight| u64::from_be_bytes(*eight))
-        }
-        fn defuse(&mut self, _at: u32) {}
     }
 }

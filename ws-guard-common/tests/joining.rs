@@ -5,7 +5,6 @@ use ws_guard_common::{
     flow::state,
     replay::{Mode, Replay, Verdict},
     search::{PROOF, Search},
-    tracker::Segment,
 };
 use ws_guard_oracle::{
     cases::{cases, one_in, wanted},
@@ -252,21 +251,8 @@ fn pongs_tell_of_pings_that_nobody_saw() {
 
 /// What a server's segment looks like, as the search tells.
 fn is_whole(bytes: &[u8]) -> bool {
-    struct Bytes<'a>(&'a [u8]);
-    impl Segment for Bytes<'_> {
-        fn u8_at(&self, at: u32) -> Option<u8> {
-            self.0.get(at as usize).copied()
-        }
-        fn u16_at(&self, at: u32) -> Option<u16> {
-            self.0.get(at as usize..)?.first_chunk().map(|two| u16::from_be_bytes(*two))
-        }
-        fn u64_at(&self, at: u32) -> Option<u64> {
-            self.0.get(at as usize..)?.first_chunk().map(|eight| u64::from_be_bytes(*eight))
-        }
-        fn defuse(&mut self, _at: u32) {}
-    }
     let mut search = Search::of_server(7, bytes.len() as u32);
-    search.run(&Bytes(bytes));
+    search.run(&bytes);
     search.is_whole()
 }
 

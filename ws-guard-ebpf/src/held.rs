@@ -146,7 +146,10 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
 #[inline(always)]
 pub fn judge<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
     let may = match compare(scene, flow, payload) {
-        REACHED => (recalls() || look()) && pay(scene, flow),
+        REACHED => {
+            let known = recall();
+            (known == WHOLE || known == UNKNOWN && look()) && pay(scene, flow)
+        }
         verdict => verdict == ELSEWHERE,
     };
     if !may {
@@ -196,25 +199,32 @@ fn compare<P: Packet>(scene: &Scene, flow: &Flow, payload: &impl Fn(&Segment) ->
     REACHED
 }
 
-/// The walk through what is kept was made before, and came to its end. Where that is not known it has a
-/// step to go.
+/// [`recall`]: the walk does not come to the end of what is kept, or is not made any more.
+const FAILS: u32 = 0;
+/// [`recall`]: it does.
+const WHOLE: u32 = 1;
+/// [`recall`]: it has to be made.
+const UNKNOWN: u32 = 2;
+
+/// What the walk through what is kept comes to, as far as that is known.
 #[inline(never)]
-fn recalls() -> bool {
+fn recall() -> u32 {
     let Some((state, slot)) = entered() else {
-        return false;
+        return FAILS;
     };
-    let known = slot.region.recall(&state.held_start);
-    state.unseen_look = known.is_none() as u32;
-    state.held_walk.pings = known.unwrap_or(0);
-    known.is_some_and(|pings| pings != Look::FAILED)
+    match slot.region.recall(&state.held_start) {
+        Some(Look::FAILED) => FAILS,
+        Some(pings) => {
+            state.held_walk.pings = pings;
+            WHOLE
+        }
+        None => UNKNOWN,
+    }
 }
 
-/// Walk through what is kept, if that may be. `false` where it does not come to its end.
+/// Walk through what is kept. `false` where that does not come to its end.
 #[inline(always)]
 fn look() -> bool {
-    if walk::resume().is_none_or(|state| state.unseen_look == 0) {
-        return false;
-    }
     let done = kept::look();
     remember(done);
     done

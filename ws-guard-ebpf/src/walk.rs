@@ -85,8 +85,6 @@ pub struct State {
     pub held_start: Tracker,
     /// What its last step came to, a [`Step`].
     pub held_step: u32,
-    /// Not 0: what it comes to is not known, and may be found out.
-    pub unseen_look: u32,
     /// Where copying or comparing stands: in the segment, in the copy, and how much is left.
     pub held_from: u32,
     pub held_to: u32,
