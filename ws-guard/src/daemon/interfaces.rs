@@ -190,27 +190,26 @@ impl Supervisor {
             .collect();
         for attachment in attached {
             match self.guard.lost(&attachment) {
-                Ok(lost) if self.is_known(&attachment.name, &lost) => {}
-                Ok(_) if self.is_first_doubt(&attachment.name) => {
-                    self.inspection = Instant::now() + INTERVAL;
+                Ok(lost) if self.is_certain(&attachment.name, &lost) => {
+                    self.lose(&attachment, &lost, unloaded);
                 }
-                Ok(lost) => self.lose(&attachment, &lost, unloaded),
+                Ok(_) => {}
                 // It may be gone by now, of which the watcher tells.
                 Err(error) => tracing::debug!("whether it is attached is not known: {error}"),
             }
         }
     }
 
-    fn is_known(&mut self, name: &str, lost: &[Lost]) -> bool {
-        let Some(wanted) = self.wanted.get_mut(name) else { return true };
-        wanted.doubted &= !lost.is_empty();
-        lost.iter().all(|lost| wanted.lost.contains(lost))
-    }
-
-    fn is_first_doubt(&mut self, name: &str) -> bool {
-        self.wanted
-            .get_mut(name)
-            .is_some_and(|wanted| !std::mem::replace(&mut wanted.doubted, true))
+    /// Something is lost that was not told of, and the last look found the same; otherwise the next look
+    /// comes soon.
+    fn is_certain(&mut self, name: &str, lost: &[Lost]) -> bool {
+        let Some(wanted) = self.wanted.get_mut(name) else { return false };
+        let is_new = lost.iter().any(|lost| !wanted.lost.contains(lost));
+        let was_doubted = std::mem::replace(&mut wanted.doubted, is_new);
+        if is_new && !was_doubted {
+            self.inspection = Instant::now() + INTERVAL;
+        }
+        is_new && was_doubted
     }
 
     /// Say which pins are gone, once; whether all of them are, as after `unload --force`.
