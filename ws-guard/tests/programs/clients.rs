@@ -16,6 +16,11 @@ pub fn request(fields: &str) -> Vec<u8> {
     [lines, fields.as_bytes(), end].concat()
 }
 
+/// The usual request of a client, as a proxy hands it on.
+pub fn of(client: &str) -> Vec<u8> {
+    request(&format!("X-Forwarded-For: {client}\r\n"))
+}
+
 /// A header of version 2 of the PROXY protocol, for IPv4.
 pub fn v2(source: [u8; 4], length: u8) -> Vec<u8> {
     let mut header = [&preface::V2[..], &[0x21, 0x11, 0, length]].concat();
@@ -205,7 +210,6 @@ fn prefaces() -> Vec<Case> {
 }
 
 fn charged() -> Vec<Case> {
-    let of = |client: &str| request(&format!("X-Forwarded-For: {client}\r\n"));
     vec![
         case("each client behind a proxy has a limit of its own")
             .proxied()

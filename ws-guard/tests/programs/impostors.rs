@@ -8,7 +8,7 @@ use ws_guard_testkit::packets::{REQUEST, SWITCHING};
 
 use crate::{
     case::{Case, Family, case, pings},
-    clients::{CLIENT, NOT_FOUND, request, v2},
+    clients::{CLIENT, NOT_FOUND, of, request, v2},
 };
 
 /// Many times as many as the table of requests has room for.
@@ -46,8 +46,10 @@ fn allow() -> Rule {
     Rule { flags: Rule::ALLOW, ..Rule::default() }
 }
 
-fn of(client: &str) -> Vec<u8> {
-    request(&format!("X-Forwarded-For: {client}\r\n"))
+/// 10.77.0.66 is exempt, and two other sources fill the table: who comes now is charged to its /24.
+fn full(name: &'static str) -> Case {
+    let case = case(name).proxied().only(Family::V4).rule_of("10.77.0.66", allow());
+    case.report(1).on(2).open().client(pings(1))
 }
 
 /// Who is exempt, and whom that does not exempt.
@@ -60,15 +62,7 @@ fn exempt() -> Vec<Case> {
             .client(pings(31))
             .defused(&[180])
             .counts(&[(Pings, 31), (Defused, 1)]),
-        // Two sources fill the table: the last two are charged to their /24.
-        case("no source is exempt because another one of its coarser prefix is")
-            .proxied()
-            .only(Family::V4)
-            .rule_of("10.77.0.66", allow())
-            .report(1)
-            .on(2)
-            .open()
-            .client(pings(1))
+        full("no source is exempt because another one of its coarser prefix is")
             .on(1)
             .opens(&of("10.77.0.66"))
             .client(pings(40))
@@ -77,14 +71,7 @@ fn exempt() -> Vec<Case> {
             .client(pings(33))
             .defused(&[180, 186, 192])
             .counts(&[(Defused, 3)]),
-        case("who is exempt is so in a coarser prefix that another one is charged to")
-            .proxied()
-            .only(Family::V4)
-            .rule_of("10.77.0.66", allow())
-            .report(1)
-            .on(2)
-            .open()
-            .client(pings(1))
+        full("who is exempt is so in a coarser prefix that another one is charged to")
             .on(3)
             .open()
             .client(pings(30))
