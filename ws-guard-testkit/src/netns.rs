@@ -146,6 +146,17 @@ impl Namespace {
         finish(command)
     }
 
+    /// Let one CPU take all that arrives at an interface (receive packet steering), as one queue of a NIC
+    /// does for a connection. Otherwise each CPU that sends into a veth pair also receives, and segments
+    /// of one connection overtake each other.
+    pub fn one_cpu(&self, interface: &str) -> Result<()> {
+        // This one mounts the namespace's own /sys.
+        let mut command = Command::new("ip");
+        let write = format!("echo 1 > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
+        command.args(["netns", "exec", &self.name, "sh", "-c", &write]);
+        finish(command)
+    }
+
     /// The MAC address of an interface.
     pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
         // sysfs shows the namespace of whoever mounted it, so ask `ip`.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
     client::{Client, Cut},
     frame::Frame,
-    netns::{Family, Pair, PairOptions},
+    netns::{Family, INTERFACE, Pair, PairOptions},
     servers::Library,
 };
 
@@ -41,6 +41,8 @@ pub fn deep_pings(stage: &Stage, mut client: Client, each: u64) -> Result<()> {
         sent.push(message.into_bytes());
         let wanted = sent.len() as u64;
         ensure!(client.wait(WAIT, |r| r.ended || r.messages == wanted), "round {round}: no echo");
+        // Two rounds under way have more headers than a trail has room for.
+        ensure!(client.drain(WAIT), "round {round}: the server does not acknowledge");
     }
     round_trip(&mut client, "the end")?;
     sent.push(b"the end".to_vec());
@@ -58,9 +60,10 @@ pub fn deep_pings(stage: &Stage, mut client: Client, each: u64) -> Result<()> {
 fn mode_sees_all(mode: &str) -> Result<()> {
     for (offloads, each) in [(false, PINGS), (true, PINGS_OFFLOADED)] {
         let options = PairOptions { mtu: MTU, offloads, ..PairOptions::default() };
-        let words = format!("--attach {mode} --window-seconds 60");
+        let words = format!("--attach {mode} --window-seconds 60 --pace off");
         let pair = Pair::new(options)?;
         patient(&pair)?;
+        pair.server.one_cpu(INTERFACE)?;
         let stage = Stage::on(pair, &[Library::Gorilla], &words)?;
         let status: serde_json::Value = stage.guard.ask("status")?;
         ensure!(status["interfaces"][0]["ingress"] == mode, "{status}");
