@@ -29,6 +29,7 @@ pub use crate::checkpoint::{
 };
 use crate::{
     maps::{Account, Beginning, SpinLock},
+    pace::Hold,
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
@@ -66,6 +67,15 @@ pub mod owner {
     pub const UPLINK: u8 = 1;
     /// Those on the host's side of pods' interfaces.
     pub const POD: u8 = 2;
+}
+
+/// Whether a connection is paced: [`Flow::paced`].
+pub mod paced {
+    pub const NO: u16 = 0;
+    /// While it is over the limit.
+    pub const YES: u16 = 1;
+    /// No longer; the next segment of the server ends it.
+    pub const ENDING: u16 = 2;
 }
 
 /// A FIN of the client was seen, at sequence number [`Flow::fin`].
@@ -205,7 +215,8 @@ pub struct Flow {
     pub dropped: u64,
     /// Who its limits are about.
     pub account: Account,
-    /// The [`crate::maps::Policy::generation`] that [`Flow::drops`] was found under.
+    /// The [`crate::maps::Policy::generation`] that [`Flow::drops`] and [`Flow::paced`] were found
+    /// under.
     pub over_generation: u32,
     /// Where the connection began; zeros where nobody saw that.
     pub began: Beginning,
@@ -218,7 +229,12 @@ pub struct Flow {
     /// ...when [`Flow::witnessed`] was so many.
     pub unread_witnessed: u32,
     /// Not 0: while the connection is over the limit its segments are dropped.
-    pub drops: u32,
+    pub drops: u16,
+    /// One of [`paced`]: read for each segment of the server.
+    pub paced: u16,
+    /// The window that is held while the connection is paced.
+    pub hold: Hold,
+    pub _pad: u32,
 }
 
 /// What is to be done with a segment of the client.
@@ -567,12 +583,31 @@ impl Flow {
 
     /// The connection went over the limit: it is so until `until`. `true` when it was not before.
     #[inline(always)]
-    pub fn exceeds(&mut self, now: u64, until: u64, drops: bool, generation: u32) -> bool {
+    pub fn exceeds(&mut self, now: u64, until: u64) -> bool {
         let new = self.over_until <= now;
         self.over_until = if until > self.over_until { until } else { self.over_until };
-        self.drops = drops as u32;
-        self.over_generation = generation;
         new
+    }
+
+    /// What is done about that, by the policy of `generation`. `true` when the connection is paced from
+    /// now on.
+    #[inline(always)]
+    pub fn treat(&mut self, drops: bool, paces: bool, generation: u32, now_ms: u32) -> bool {
+        self.drops = drops as u16;
+        self.over_generation = generation;
+        let begins = paces && self.paced == paced::NO;
+        if begins {
+            self.hold.begin(now_ms);
+        }
+        let otherwise = if self.paced == paced::NO { paced::NO } else { paced::ENDING };
+        self.paced = if paces { paced::YES } else { otherwise };
+        begins
+    }
+
+    /// Its window is to be held now.
+    #[inline(always)]
+    pub const fn is_paced(&self, now: u64) -> bool {
+        self.paced == paced::YES && self.is_over_limit(now)
     }
 
     /// Over the limit now.

@@ -28,6 +28,7 @@ pub mod frame;
 pub mod handshake;
 pub mod held;
 pub mod maps;
+pub mod pace;
 pub mod record;
 #[cfg(feature = "user")]
 pub mod replay;

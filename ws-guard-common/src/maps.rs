@@ -23,7 +23,7 @@ pub use self::{
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 6;
+pub const SCHEMA_VERSION: u32 = 7;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -96,10 +96,10 @@ const _: () = {
     assert!(size_of::<Client>() == 20);
     assert!(size_of::<Account>() == 40);
     assert!(size_of::<Network>() == 20);
-    assert!(size_of::<Policy>() == 160);
-    assert!(size_of::<Rule>() == 28);
-    assert!(size_of::<Flow>() == 928);
-    assert!(size_of::<Source>() == 368);
+    assert!(size_of::<Policy>() == 164);
+    assert!(size_of::<Rule>() == 32);
+    assert!(size_of::<Flow>() == 960);
+    assert!(size_of::<Source>() == 376);
     assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);
     assert!(size_of::<Pending>() == 264);

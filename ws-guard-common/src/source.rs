@@ -2,6 +2,7 @@
 
 use crate::{
     maps::{Limits, SpinLock, action},
+    pace::Budget,
     verifier::forget,
     window::RateWindow,
 };
@@ -52,7 +53,8 @@ pub struct Source {
     pub limits: Limits,
     /// Milliseconds, modulo 2³².
     pub over_since_ms: u32,
-    pub _pad: u32,
+    /// What its paced connections may send together.
+    pub budget: Budget,
     /// All its pings.
     pub window: RateWindow,
 }
@@ -111,6 +113,12 @@ impl Source {
             && self.limits.action != action::OBSERVE
             && self.limits.escalate_to > self.limits.action;
         if escalates { self.limits.escalate_to } else { self.limits.action }
+    }
+
+    /// Its connections over the limit are paced.
+    #[inline(always)]
+    pub const fn paces(&self) -> bool {
+        self.action() == action::DEFUSE && self.limits.pace > 0
     }
 
     /// Log pings of one connection that came at `now`, and decide how many keep to the limit; then

@@ -1,4 +1,4 @@
-//! The TCP checksum of a segment in which PINGs became PONGs.
+//! The TCP checksum of a segment that was changed.
 
 use ws_guard_common::maps::Address;
 
@@ -6,19 +6,31 @@ use crate::packet::Segment;
 
 const IPPROTO_TCP: u32 = 6;
 
-/// What the checksum field is to hold when it held `old` and so many bytes at even and at odd offsets
-/// were raised by one; `None` to leave it alone.
+/// What the checksum field is to hold when it held `old` and the sum of the segment's 16-bit words grew
+/// by `added`; `None` to leave it alone.
 ///
 /// What a tunnel wraps around the segment stays right, its own checksum included: what the changed
 /// bytes add to the sum over all, this takes away.
 #[inline(always)]
-pub fn mended(old: u16, segment: &Segment, even: u32, odd: u32) -> Option<u16> {
+pub fn mended(old: u16, segment: &Segment, added: u32) -> Option<u16> {
     // A field with only the pseudo header's sum is one that somebody after us completes.
     if old == pseudo_sum(segment) {
         return None;
     }
-    // Each rewrite adds one to its byte: 0x9 becomes 0xA. RFC 1624, equation 3.
-    Some(!fold(u32::from(!old) + (even << 8) + odd))
+    // RFC 1624, equation 3.
+    Some(!fold(u32::from(!old) + added))
+}
+
+/// What `even` and `odd` bytes at such offsets add that were raised by one: 0x9 became 0xA.
+#[inline(always)]
+pub const fn raised(even: u32, odd: u32) -> u32 {
+    (even << 8) + odd
+}
+
+/// What a word adds that was `old` and is `new`, in ones' complement.
+#[inline(always)]
+pub const fn changed(old: u16, new: u16) -> u32 {
+    !old as u32 + new as u32
 }
 
 /// The pseudo header's sum over a segment, folded, not complemented: what the checksum field holds

@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ws_guard_common::{
-    maps::{Operation, Request, TLS, action, answer},
+    maps::{Operation, Request, action, answer},
     source::{BANNED, millis},
     window::Rate,
 };
@@ -47,10 +47,9 @@ pub fn run(ctx: &TcContext) -> u32 {
     };
     if report {
         let over = sources::reported(source, &request.source, policy, now, request.pings);
-        // What is inside TLS cannot be defused.
-        let least = action::DEFUSE + (policy.flags & TLS == 0) as u8;
-        if over && source.action() >= least {
-            tables::drop_only_flow(&request.source, policy, now);
+        let (paces, drops) = (source.paces(), source.action() >= action::DROP);
+        if over && (paces || drops) {
+            tables::treat_only_flow(&request.source, policy, drops, now);
         }
         return answer::DONE;
     }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ws_guard_common::{
-    flow::{Acknowledged, Flow, SERVER_DONE, state},
+    flow::{Acknowledged, Flow, SERVER_DONE, paced, state},
     maps::{Beginning, Counter, EventKind, FlowKey},
     search::LONGEST,
     seq::{after, later},
@@ -16,11 +16,12 @@ use ws_guard_common::{
 use crate::{
     debug, handshake, identify, joining,
     maps::{self, BEGINNINGS, FLOWS, STRANGERS, locked},
+    pace,
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
     requests, role,
     scene::{Scene, Verdict},
-    skb::{SkbPayload, parse_skb},
+    skb::{self, SkbPayload, parse_skb},
     sources, tls,
     walk::{self, Walker},
 };
@@ -52,7 +53,7 @@ fn follow(ctx: &TcContext) -> Verdict {
     };
     let key = &segment.key;
     if segment.flags & (SYN | ACK) == SYN | ACK {
-        begins(key, segment);
+        begins(ctx, key, segment);
         return Verdict::Pass;
     }
     // SAFETY: no arguments, no effects.
@@ -142,6 +143,9 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
         // A single word, as above.
         flow.repeated_ns = scene.now;
     }
+    if flow.paced != paced::NO {
+        skb::hold(ctx, scene.now);
+    }
     if segment.len == 0 {
         return false;
     }
@@ -176,15 +180,16 @@ fn done(flow: &mut Flow) {
 /// says again how this one began, as it does while the client keeps silent (RFC 7413).
 #[cold]
 #[inline(never)]
-fn begins(key: &FlowKey, segment: &packet::Segment) {
+fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
     let (seq, ack) = (segment.seq, segment.ack);
+    let scale = skb::window_scale(ctx);
     // SAFETY: single words of a value that stays mapped while the program runs.
     let again = FLOWS.get_ptr(key).is_some_and(|flow| unsafe { (*flow).begins_again(seq, ack) });
     if !again {
         let _ = FLOWS.remove(key);
         requests::forget();
         let _ = STRANGERS.remove(key);
-        let new = Beginning { client_next: ack, server_next: seq };
+        let new = Beginning { client_next: ack, server_next: seq, scale };
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }

@@ -1,24 +1,24 @@
-//! Frames that are no pings: those over the limit of their class throttle their source.
+//! Frames that are no pings, and TLS records: each connection has a limit for each class of them.
 
 use aya_ebpf::helpers::{bpf_spin_lock, bpf_spin_unlock};
 use ws_guard_common::{
     flood::{CLASSES, Flood, FloodKey},
     flow::Flow,
-    maps::{Counter, Policy, SourceKey},
+    maps::{Counter, FlowKey, Policy, SourceKey},
     source::millis,
     verifier::forget,
     window::Rate,
 };
 
 use crate::{
-    maps::{self, FLOODS, FLOWS, NEW_FLOOD},
+    maps::{self, FLOODS, NEW_FLOOD},
     packet, report,
     scene::Scene,
     sources, tables,
     walk::{self, State},
 };
 
-/// Charge the source of the segment at hand with the frames of the walk that was just taken over.
+/// Charge the connection of the segment at hand with the frames of the walk that was just taken over.
 /// `true` when the segment is to be dropped.
 #[inline(always)]
 pub fn charge(scene: &Scene, flow: &mut Flow) -> bool {
@@ -37,14 +37,18 @@ extern "C" fn ws_guard_floods(now: u64) -> u32 {
     let (Some(state), Some(segment)) = (walk::resume(), packet::segment()) else {
         return 0;
     };
-    let (Some(policy), Some(flow)) =
-        (maps::policy_of(segment.key.server_port), FLOWS.get_ptr(&segment.key))
-    else {
+    let Some(policy) = maps::policy_of(segment.key.server_port) else {
         return 0;
     };
-    // SAFETY: a map value, which stays mapped while a program runs.
-    let source = unsafe { (*flow).account.source };
-    charge_all(state, source, policy, now)
+    charge_all(state, connection(&segment.key, policy), policy, now)
+}
+
+/// The connection as a source of its own: its neighbours behind the same address are charged for
+/// themselves.
+#[inline(always)]
+fn connection(key: &FlowKey, policy: &Policy) -> SourceKey {
+    let scope = SourceKey::of_connection(policy.scope, key.client_port);
+    SourceKey { address: key.client, scope }
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{self, Action, Flow, Plan},
-    maps::{Counter, EventKind, LIMITS_CLASSES, MAY_BAN, action},
+    maps::{Counter, EventKind, LIMITS_CLASSES, MAY_BAN},
     seq::{after, later},
     tracker::Walk,
     verifier::forget,
@@ -23,7 +23,7 @@ use crate::{
     handshake::{self, Request},
     held, identify, joining,
     maps::{self, FLOWS, locked},
-    mptcp,
+    options, pace,
     packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
     quick::{self, came_to},
     report::{self, Side},
@@ -101,7 +101,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if let Some(flow) = flow {
         // SAFETY: as above; single words are read whole.
         let flow = unsafe { &mut *flow };
-        if flow.is_over_limit(now) && drops(&scene, flow) {
+        if flow.is_over_limit(now) && pace::refuses(now) {
             return Verdict::Drop;
         }
     }
@@ -163,7 +163,7 @@ enum Stray {
 fn without_flow<P: Packet>(scene: &Scene, payload: &impl Fn(&Segment) -> P) -> Stray {
     let segment = scene.segment;
     if segment.flags & (SYN | ACK) == SYN {
-        mptcp::refuse(scene, payload);
+        options::refuse_mptcp(scene, payload);
     }
     if segment.len == 0 {
         return Stray::Pass;
@@ -191,28 +191,6 @@ fn without_flow<P: Packet>(scene: &Scene, payload: &impl Fn(&Segment) -> P) -> S
 #[inline(never)]
 fn is_banned(scene: &Scene) -> bool {
     sources::any_banned(scene.now) && sources::drop_banned(scene)
-}
-
-/// The connection is over the limit: whether its segment is to be dropped.
-#[inline(never)]
-fn drops(scene: &Scene, flow: &mut Flow) -> bool {
-    if flow.over_generation != scene.policy.generation {
-        judge_again(scene, flow);
-    }
-    let drops = flow.drops != 0;
-    if drops {
-        sources::count_dropped(flow);
-    }
-    drops
-}
-
-/// A policy or a rule has changed since the connection went over the limit.
-#[cold]
-#[inline(never)]
-fn judge_again(scene: &Scene, flow: &mut Flow) {
-    let action = sources::action_for(scene);
-    flow.drops = (action >= action::DROP) as u32;
-    flow.over_generation = scene.policy.generation;
 }
 
 /// Data on a closed flow: whether there is anything new in it.

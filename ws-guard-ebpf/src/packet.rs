@@ -25,6 +25,8 @@ pub const URG: u32 = 0x20;
 
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER: u32 = 20;
+/// Offset of the receive window in the TCP header.
+pub const TCP_WINDOW: u32 = 14;
 /// Offset of the checksum in the TCP header.
 pub const TCP_CHECK: u32 = 16;
 

@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 
 use crate::{
-    checksum, headers,
-    packet::{self, Parsed, Segment, TCP_CHECK},
+    checksum, headers, options, pace,
+    packet::{self, Parsed, Segment, TCP_CHECK, TCP_WINDOW},
     payload::{self, Hook, Payload},
     report::Side,
 };
@@ -99,11 +99,11 @@ extern "C" fn ws_guard_defuse_skb(ctx: *mut __sk_buff, at: u32) -> u32 {
     payload::defuse(&Skb(ctx), at)
 }
 
-/// Inside a tunnel the kernel's own mark of a checksum still to be completed (CHECKSUM_PARTIAL) may
-/// be about the outer one.
+/// Put the checksum right of a segment inside a tunnel whose words grew by `added`: there the kernel's own
+/// mark of a checksum still to be completed (CHECKSUM_PARTIAL) may be about the outer one.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_seal_inner_skb(ctx: *mut __sk_buff, even: u32, odd: u32) -> u32 {
+extern "C" fn ws_guard_seal_inner_skb(ctx: *mut __sk_buff, added: u32) -> u32 {
     let Some(segment) = packet::segment() else {
         return 0;
     };
@@ -114,12 +114,53 @@ extern "C" fn ws_guard_seal_inner_skb(ctx: *mut __sk_buff, even: u32, odd: u32) 
     if !unsafe { Skb(ctx).load(offset, pointer, 2) } {
         return 0;
     }
-    let Some(new) = checksum::mended(u16::from_be_bytes(field), segment, even, odd) else {
+    let Some(new) = checksum::mended(u16::from_be_bytes(field), segment, added) else {
         return 0;
     };
     field = new.to_be_bytes();
     // SAFETY: as above.
     unsafe { bpf_skb_store_bytes(ctx, offset, field.as_ptr().cast(), 2, 0) as u32 }
+}
+
+/// A segment of the server on a paced connection: lower its window to the held edge ([`pace`]).
+#[inline(always)]
+pub fn hold(ctx: &TcContext, now: u64) {
+    ws_guard_hold_skb(ctx.as_ptr().cast(), now);
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_hold_skb(ctx: *mut __sk_buff, now: u64) -> u32 {
+    let Some(window) = pace::window(now) else {
+        return 0;
+    };
+    let Some(segment) = packet::segment() else {
+        return 0;
+    };
+    let (old, field) = (segment.window as u16, window.to_be_bytes());
+    let (at, check) = (segment.tcp + TCP_WINDOW, segment.tcp + TCP_CHECK);
+    // SAFETY: the helpers check the packet's bounds.
+    unsafe {
+        if bpf_skb_store_bytes(ctx, at, field.as_ptr().cast(), 2, 0) != 0 {
+            return 0;
+        }
+        if segment.tunnelled != 0 {
+            return ws_guard_seal_inner_skb(ctx, checksum::changed(old, window));
+        }
+        bpf_l4_csum_replace(ctx, check, old.to_be().into(), window.to_be().into(), 2) as u32
+    }
+}
+
+/// The window scale that the server's SYN-ACK at hand agrees to, as [`options::window_scale`] gives it.
+#[inline(always)]
+pub fn window_scale(ctx: &TcContext) -> u32 {
+    ws_guard_scale_skb(ctx.as_ptr().cast())
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_scale_skb(ctx: *mut __sk_buff) -> u32 {
+    options::window_scale(|segment| Payload::at(Skb(ctx), segment, Side::Server))
 }
 
 impl Hook for Skb {
@@ -175,12 +216,12 @@ impl Hook for Skb {
     #[inline(always)]
     fn seal(&self, segment: &Segment, even: u32, odd: u32) {
         if segment.tunnelled != 0 {
-            ws_guard_seal_inner_skb(self.0, even, odd);
+            ws_guard_seal_inner_skb(self.0, checksum::raised(even, odd));
             return;
         }
         // Each rewrite adds one to its byte. The helper leaves a field alone that holds only the
         // pseudo header's sum (CHECKSUM_PARTIAL); with a size of 0 it adds a difference.
-        let difference = ((even << 8) + odd).to_be();
+        let difference = checksum::raised(even, odd).to_be();
         // SAFETY: the helper checks the packet's bounds.
         unsafe {
             bpf_l4_csum_replace(self.0, segment.tcp + TCP_CHECK, 0, difference.into(), 0);

@@ -114,11 +114,54 @@ pub fn action_for(scene: &Scene) -> u8 {
     ruled(client, policy)
 }
 
-/// [`ruled`] for the flow of the segment at hand. Its name is in the object's BTF, as below.
+/// The connection of the segment at hand is over the limit: decide what is done about that, after a policy
+/// or a rule has changed.
+#[inline(always)]
+pub fn judge_again(now: u64) {
+    ws_guard_judge_again(now);
+}
+
+/// [`judge_again`]. Its name is in the object's BTF: the verifier checks it on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_ruled() -> u32 {
-    at_hand().map_or(0, |(flow, policy)| ruled(&flow.account.client, policy).into())
+extern "C" fn ws_guard_judge_again(now: u64) -> u32 {
+    let Some((flow, policy)) = at_hand() else {
+        return 0;
+    };
+    let client = &flow.account.client;
+    let (action, paces) = match find(&flow.account.source) {
+        Some(source) => {
+            source.refresh(client, policy);
+            (source.action(), source.paces())
+        }
+        None => (ruled(client, policy), ruled_pace(client, policy)),
+    };
+    flow.treat(action >= action::DROP, paces, policy.generation, millis(now));
+    0
+}
+
+/// The connection of the segment at hand is over the limit, and no table has room for its source: decide
+/// what is done about that. The [`action`]. Its name is in the object's BTF, as above.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_ruled(now: u64) -> u32 {
+    let Some((flow, policy)) = at_hand() else {
+        return 0;
+    };
+    let client = &flow.account.client;
+    let (action, paces) = (ruled(client, policy), ruled_pace(client, policy));
+    flow.treat(action >= action::DROP, paces, policy.generation, millis(now));
+    action.into()
+}
+
+/// The rules say that the client's connections over the limit are paced.
+#[inline(always)]
+fn ruled_pace(client: &Client, policy: &Policy) -> bool {
+    let pace = match rule(client, policy) {
+        Some(rule) if rule.flags & own::PACE != 0 => rule.limits.pace,
+        _ => policy.pace,
+    };
+    pace > 0 && ruled(client, policy) == action::DEFUSE
 }
 
 /// What the rules say is to be done about the client's connections over the limit.
@@ -149,6 +192,13 @@ impl Entry {
     pub fn action(self) -> u8 {
         // SAFETY: as in `is_throttled`.
         unsafe { (*self.0).action() }
+    }
+
+    /// Its connections over the limit are paced.
+    #[inline(always)]
+    pub fn paces(self) -> bool {
+        // SAFETY: as in `is_throttled`.
+        unsafe { (*self.0).paces() }
     }
 
     /// Packets of it were dropped.
@@ -284,7 +334,7 @@ extern "C" fn ws_guard_budget(now: u64) -> u32 {
 
 /// The flow of the segment at hand, and its policy.
 #[inline(always)]
-fn at_hand() -> Option<(&'static mut Flow, &'static Policy)> {
+pub fn at_hand() -> Option<(&'static mut Flow, &'static Policy)> {
     let key = &packet::segment()?.key;
     let policy = maps::policy_of(key.server_port)?;
     // SAFETY: map values stay mapped while a program runs; what is changed is changed under the lock, or
@@ -404,20 +454,20 @@ extern "C" fn ws_guard_exceeded(now: u64, count: u32, over: u32) -> u32 {
     if source.0.is_null() {
         return 0;
     }
-    let (new, until, limits, action) = source.locked(
+    let (new, until, limits, action, paces) = source.locked(
         #[inline(always)]
         |source| {
             let new = source.flooded(now, over);
             let limits = (source.limits.rate.window_ms, source.limits.min_throttle_ms);
-            (new, source.throttled_until, limits, source.action())
+            (new, source.throttled_until, limits, source.action(), source.paces())
         },
     );
     raise(until);
     report::add(Counter::Throttled, new.into());
     let (window_ms, least_ms) = limits;
     let first = if least_ms > window_ms && !flow.is_over_limit(now) { least_ms } else { window_ms };
-    let drops = action >= action::DROP;
-    if flow.exceeds(now, now + first as u64 * MS, drops, policy.generation) {
+    flow.treat(action >= action::DROP, paces, policy.generation, millis(now));
+    if flow.exceeds(now, now + first as u64 * MS) {
         let (source, value) = (&account.source, count as u64);
         report::source_event(EventKind::Throttled, source, packet::key(), now, value, 0);
     }
@@ -520,16 +570,14 @@ fn judge_reported(source: *mut Source, now: u64, count: u32) -> (u32, u32) {
 /// Pings of a source that no table has room for: its connection's share passes.
 #[inline(always)]
 fn charge_share(policy: &Policy, flow: &mut Flow, now: u64, pings: Pings) -> u32 {
-    let action = ws_guard_ruled() as u8;
     let kept = if pings.share < pings.most { pings.share } else { pings.most };
-    let observed = if action == action::OBSERVE { OBSERVED } else { 0 };
     if kept == pings.count {
-        return kept | observed;
+        return kept;
     }
-    let until = now + policy.rate.window_ms as u64 * MS;
-    let drops = action >= action::DROP;
-    flow.exceeds(now, until, drops, policy.generation);
-    if drops {
+    let action = ws_guard_ruled(now) as u8;
+    let observed = if action == action::OBSERVE { OBSERVED } else { 0 };
+    flow.exceeds(now, now + policy.rate.window_ms as u64 * MS);
+    if action >= action::DROP {
         count_dropped(flow);
         return kept | DROP;
     }
@@ -655,4 +703,40 @@ unsafe fn raise_word(lock: *mut u32, word: *mut u64, until: u64) {
         }
         bpf_spin_unlock(lock.cast());
     }
+}
+
+/// Let a paced connection's edge advance by up to `wanted` bytes, and by `least` in any case: how many.
+#[inline(always)]
+pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32) -> u32 {
+    let source = charged(&flow.account.source);
+    if source.is_null() {
+        return least;
+    }
+    Entry(source).locked(
+        #[inline(always)]
+        |source| {
+            let rate = source.limits.pace;
+            let granted = source.budget.take(now_ms, rate, wanted);
+            let more = least.saturating_sub(granted);
+            source.budget.owe(rate, more);
+            granted + more
+        },
+    )
+}
+
+/// Whether a segment of `len` bytes of a connection passes that is paced without its window.
+#[inline(always)]
+pub fn police(flow: &Flow, now_ms: u32, len: u32) -> bool {
+    let source = charged(&flow.account.source);
+    !source.is_null()
+        && Entry(source).locked(
+            #[inline(always)]
+            |source| {
+                let rate = source.limits.pace;
+                let granted = source.budget.take(now_ms, rate, len);
+                let more = if granted > 0 { len - granted } else { 0 };
+                source.budget.owe(rate, more);
+                granted > 0
+            },
+        )
 }

@@ -101,16 +101,18 @@ struct Connections {
     now: u64,
     /// The connection that is not looked at.
     except: u32,
-    /// Its connections over the limit are to be dropped until then...
-    drop_until: u64,
-    /// ...under this [`ws_guard_common::maps::Policy::generation`].
+    /// Its connection is over the limit until then...
+    over_until: u64,
+    /// ...under this [`ws_guard_common::maps::Policy::generation`]...
     generation: u32,
+    /// ...and is dropped for that, or paced.
+    drops: u32,
 }
 
 impl Connections {
     #[inline(always)]
     fn of(key: &SourceKey, now: u64) -> Connections {
-        Connections { key: *key, now, except: 0, drop_until: 0, generation: 0 }
+        Connections { key: *key, now, except: 0, over_until: 0, generation: 0, drops: 0 }
     }
 
     /// The flow is one of them.
@@ -192,15 +194,16 @@ unsafe extern "C" fn visit_released(
     0
 }
 
-/// Pings of a source that a terminator reports are over the limit. Its connection is dropped for a
-/// window, if it has only one: of several nobody knows which.
+/// Pings of a source that a terminator reports are over the limit. Its connection is dropped or paced for
+/// a window, if it has only one: of several it cannot be told which.
 #[inline(never)]
-pub fn drop_only_flow(key: &SourceKey, policy: &Policy, now: u64) {
+pub fn treat_only_flow(key: &SourceKey, policy: &Policy, drops: bool, now: u64) {
     let mut connections = Connections::of(key, now);
     if count_with(&mut connections, visit_counted) == 1 {
-        connections.drop_until = now + policy.rate.window_ms as u64 * 1_000_000;
+        connections.over_until = now + policy.rate.window_ms as u64 * 1_000_000;
         connections.generation = policy.generation;
-        visit_all(&FLOWS, &mut connections, visit_dropped);
+        connections.drops = drops as u32;
+        visit_all(&FLOWS, &mut connections, visit_over);
     }
 }
 
@@ -218,7 +221,7 @@ unsafe extern "C" fn visit_counted(
     0
 }
 
-unsafe extern "C" fn visit_dropped(
+unsafe extern "C" fn visit_over(
     _map: *mut c_void,
     _key: *const FlowKey,
     flow: *mut Flow,
@@ -227,7 +230,9 @@ unsafe extern "C" fn visit_dropped(
     // SAFETY: the helper passes a live element and our own context; single words are written.
     let (flow, connections) = unsafe { (&mut *flow, &*connections) };
     if connections.has(flow) {
-        flow.exceeds(connections.now, connections.drop_until, true, connections.generation);
+        let drops = connections.drops != 0;
+        flow.exceeds(connections.now, connections.over_until);
+        flow.treat(drops, !drops, connections.generation, millis(connections.now));
     }
     0
 }

@@ -32,6 +32,8 @@ pub struct State {
     /// For a head: what was read of it, and the offset of its next byte.
     pub head: HeadScanner,
     pub at: u32,
+    /// The window scale among TCP options, as [`ws_guard_common::pace::scale`] keeps it.
+    pub scale: u32,
     /// What the latest byte of a request came to.
     pub read: u32,
     /// How many more bytes of it are read one by one.

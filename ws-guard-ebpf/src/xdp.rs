@@ -128,7 +128,7 @@ impl Hook for Xdp {
             let pointer = pointer.cast_mut();
             // SAFETY: `at` checked the bounds.
             let old = u16::from_be(unsafe { pointer.read_unaligned() });
-            if let Some(new) = checksum::mended(old, segment, even, odd) {
+            if let Some(new) = checksum::mended(old, segment, checksum::raised(even, odd)) {
                 // SAFETY: as above.
                 unsafe { pointer.write_unaligned(new.to_be()) };
             }

@@ -110,11 +110,23 @@ pub enum Counter {
     SmallRecords,
     /// SYNs of clients that asked for Multipath TCP and were kept from it.
     MptcpRefused,
+    /// Connections over the limit whose window was held from then on.
+    Paced,
+    /// Those that were released.
+    Unpaced,
+    /// Segments of servers whose window field was lowered.
+    WindowsHeld,
+    /// Zero-window probes of one new byte beyond a held edge that passed.
+    Probes,
+    /// Segments dropped because they end beyond the held edge.
+    DroppedBeyond,
+    /// Segments dropped because their connection is paced and its window cannot be held.
+    DroppedPoliced,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = Counter::MptcpRefused as usize + 1;
+    pub const COUNT: usize = Counter::DroppedPoliced as usize + 1;
 }
 
 /// Buckets of the heartbeat histogram: bucket `n` counts times below 2^n × 64 µs, the last all

@@ -28,10 +28,14 @@ pub enum EventKind {
     ProxySuspected,
     /// A source is banned.
     Banned,
+    /// The window of a connection over the limit is held from now on.
+    Paced,
+    /// It no longer is. `value`: bytes granted meanwhile.
+    Unpaced,
 }
 
 impl EventKind {
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 11;
     pub const ALL: [EventKind; Self::COUNT] = [
         EventKind::Throttled,
         EventKind::Released,
@@ -42,6 +46,8 @@ impl EventKind {
         EventKind::TableFull,
         EventKind::ProxySuspected,
         EventKind::Banned,
+        EventKind::Paced,
+        EventKind::Unpaced,
     ];
 
     /// The name in logs and JSON.
@@ -56,6 +62,8 @@ impl EventKind {
             EventKind::TableFull => "table_full",
             EventKind::ProxySuspected => "proxy_suspected",
             EventKind::Banned => "banned",
+            EventKind::Paced => "paced",
+            EventKind::Unpaced => "unpaced",
         }
     }
 }

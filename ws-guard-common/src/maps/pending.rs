@@ -108,6 +108,8 @@ pub struct Beginning {
     pub client_next: u32,
     /// Sequence number of the server's first byte.
     pub server_next: u32,
+    /// What shifts the server's windows, as [`crate::pace::scale`] keeps it.
+    pub scale: u32,
 }
 
 /// How many [`Beginning`]s are kept at most.

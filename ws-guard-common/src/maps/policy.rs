@@ -1,5 +1,7 @@
 //! What the operator wants: limits, actions, rules by prefix, protected ports, tunnels.
 
+use core::hint::black_box;
+
 use super::Address;
 use crate::window::Rate;
 
@@ -7,7 +9,8 @@ use crate::window::Rate;
 pub mod action {
     /// Count and report.
     pub const OBSERVE: u8 = 0;
-    /// Turn it into an unsolicited pong, which the server ignores (RFC 6455, 5.5.3).
+    /// Turn it into an unsolicited pong, which the server ignores (RFC 6455, 5.5.3), and pace the
+    /// connection ([`crate::pace`]).
     pub const DEFUSE: u8 = 1;
     /// Drop the segments of the connection.
     pub const DROP: u8 = 2;
@@ -64,6 +67,9 @@ pub struct Policy {
     pub connection_rate: Rate,
     /// Pings that every connection may send in any window, whatever its source has used: at most 64.
     pub share: u32,
+    /// Bytes a second that all connections of a source over the limit may send together under
+    /// [`action::DEFUSE`]; 0: their windows are not held.
+    pub pace: u32,
     /// Raised whenever a policy or a rule changes, and never 0: what a source knows of them may be
     /// out of date. The same in all scopes.
     pub generation: u32,
@@ -135,6 +141,8 @@ pub mod own {
     pub const RECORD_BYTES: u32 = 1 << 10;
     /// [`super::Policy::escalate_to`].
     pub const ESCALATE_TO: u32 = 1 << 11;
+    /// [`super::Policy::pace`].
+    pub const PACE: u32 = 1 << 12;
 }
 
 /// What holds for a source: its scope's policy, and what the longest rule that covers it has
@@ -148,6 +156,8 @@ pub struct Limits {
     pub min_throttle_ms: u32,
     /// As [`Policy::escalate_after`].
     pub escalate_after: u32,
+    /// As [`Policy::pace`].
+    pub pace: u32,
     /// One of [`action`].
     pub action: u8,
     /// As [`Policy::escalate_to`].
@@ -163,6 +173,7 @@ impl Limits {
             rate: policy.rate,
             min_throttle_ms: policy.min_throttle_ms,
             escalate_after: policy.escalate_after,
+            pace: policy.pace,
             action: policy.action,
             escalate_to: policy.escalate_to,
             _pad: [0; 2],
@@ -180,6 +191,7 @@ impl Limits {
         let window_ms = pick(other, own::WINDOW, own.rate.window_ms, self.rate.window_ms);
         let least = pick(other, own::MIN_THROTTLE, own.min_throttle_ms, self.min_throttle_ms);
         let after = pick(other, own::ESCALATE, own.escalate_after, self.escalate_after);
+        let pace = pick(other, own::PACE, own.pace, self.pace);
         let action = pick(other, own::ACTION, own.action as u32, self.action as u32);
         let (to, other_to) = (own.escalate_to as u32, self.escalate_to as u32);
         let escalate_to = pick(other, own::ESCALATE_TO, to, other_to);
@@ -187,6 +199,7 @@ impl Limits {
             rate: Rate { limit, window_ms, shift },
             min_throttle_ms: least,
             escalate_after: after,
+            pace,
             action: action as u8,
             escalate_to: escalate_to as u8,
             _pad: [0; 2],
@@ -197,7 +210,8 @@ impl Limits {
 /// `yes` where `flags` have the one bit, else `no`.
 #[inline(always)]
 fn pick(flags: u32, bit: u32, yes: u32, no: u32) -> u32 {
-    let mask = (flags >> bit.trailing_zeros() & 1).wrapping_neg();
+    // Or LLVM makes branches of it after all.
+    let mask = black_box((flags >> bit.trailing_zeros() & 1).wrapping_neg());
     no ^ (no ^ yes) & mask
 }
 

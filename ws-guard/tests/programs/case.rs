@@ -56,6 +56,8 @@ pub enum Fate {
     Defused(Vec<usize>),
     /// It passes with other TCP options, and its checksum is as it would be had it been built so.
     Options(Vec<u8>),
+    /// The same with another receive window.
+    Window(u16),
     Dropped,
 }
 

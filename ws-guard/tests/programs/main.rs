@@ -9,6 +9,7 @@ mod headers;
 mod held;
 mod impostors;
 mod mptcp;
+mod paced;
 mod play;
 mod requests;
 mod streams;
@@ -61,6 +62,7 @@ fn table() -> Vec<Case> {
     cases.extend(forged::cases());
     cases.extend(tls::cases());
     cases.extend(mptcp::cases());
+    cases.extend(paced::cases());
     cases
 }
 

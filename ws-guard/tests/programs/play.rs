@@ -136,11 +136,13 @@ fn send(
         Fate::Passes => compare(&run, &bytes),
         Fate::Options(options) => {
             let changed = Packet { tcp_options: options.clone(), ..packet };
-            let mut wanted = changed.build()?;
-            if let Some((tunnel, v6)) = tunnel {
-                wanted = tunnel.around(&wanted, tunnel::ends(v6))?;
-            }
-            compare(&run, &wanted)
+            compare(&run, &rebuilt(&bytes, &changed)?)
+        }
+        Fate::Window(window) => {
+            let changed = Packet { window: *window, ..packet };
+            let header = packet_window(&run, &changed)?;
+            ensure!(header == *window, "the window is {header}, not {window}");
+            compare(&run, &rebuilt(&bytes, &changed)?)
         }
         Fate::Defused(at) => {
             compare(&run, &defused(&bytes, &packet, at)?)?;
@@ -184,7 +186,19 @@ fn defused(bytes: &[u8], packet: &Packet, at: &[usize]) -> Result<Vec<u8>> {
         ensure!(*byte & 15 == 9, "the row is wrong: no PING at {at}");
         *byte = *byte & 0xF0 | 10;
     }
+    rebuilt(bytes, &packet)
+}
+
+/// `bytes` with the segment of another packet of the same size at their end.
+fn rebuilt(bytes: &[u8], packet: &Packet) -> Result<Vec<u8>> {
     let (built, len) = (packet.build()?, packet.tcp_len());
     let unchanged = &bytes[..bytes.len() - len];
     Ok([unchanged, &built[built.len() - len..]].concat())
+}
+
+/// The receive window of what came out.
+fn packet_window(run: &Run, packet: &Packet) -> Result<u16> {
+    let tcp = run.packet.len().checked_sub(packet.tcp_len()).context("a shorter packet")?;
+    let field = run.packet.get(tcp + 14..tcp + 16).context("a shorter packet")?;
+    Ok(u16::from_be_bytes([field[0], field[1]]))
 }

@@ -210,7 +210,16 @@ fn limits() -> Vec<Case> {
             .client(data(149).repeat(20))
             .client(data(22).repeat(20))
             .counts(&[(Records, 40), (SmallRecords, 0), (Throttled, 0)]),
-        open(tls("reported pings: dropped where they would be defused", action::DEFUSE))
+        open(tls("reported pings: paced where they would be defused", action::DEFUSE))
+            .policy(|policy| policy.pace = 16 << 10)
+            .report(30)
+            .client(data(30))
+            .server(35, data(30))
+            .report(1)
+            .server(35, data(30))
+            .client(data(30))
+            .counts(&[(Throttled, 1), (Paced, 1), (DroppedThrottled, 0), (Defused, 0)]),
+        open(tls("reported pings: dropped, if the operator says so", action::DROP))
             .report(30)
             .client(data(30))
             .report(1)

@@ -15,6 +15,7 @@ use ws_guard_testkit::{
 use crate::{
     PROGRAMS, SIZES,
     case::{Case, Family, case, pings},
+    paced,
     play::Hook,
     play_all,
 };
@@ -56,6 +57,8 @@ fn looked_into() -> Vec<Case> {
         followed("VXLAN over IPv6", VXLAN, true),
         followed("Geneve over IPv4", GENEVE, false),
         followed("Geneve over IPv6", GENEVE, true),
+        paced::inside("VXLAN over IPv4: a window held", VXLAN, false),
+        paced::inside("VXLAN over IPv6: a window held", VXLAN, true),
         followed("in IPv4", Tunnel::IpInIp, false),
         followed("in IPv6", Tunnel::IpInIp, true),
         first(case("VXLAN's packet cut").inside(VXLAN, false).open()).bytes(cut(0..160)),

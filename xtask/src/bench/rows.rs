@@ -78,6 +78,8 @@ pub struct Row {
     pub acknowledges: u32,
     /// The connection is over the limit, and this is done about it.
     pub throttled: Option<u8>,
+    /// That connection is paced.
+    pub paced: bool,
     /// The client is a trusted proxy.
     pub proxied: bool,
     /// How the connection came about.
@@ -145,6 +147,7 @@ impl Row {
             unprotected: false,
             acknowledges: 0,
             throttled: None,
+            paced: false,
             proxied: false,
             opening: Opening::Flow,
             skips: 0,
@@ -348,11 +351,15 @@ fn server() -> Vec<Row> {
     let frame = [(Counter::EgressTracked, 1), (Counter::FramesOut, 1)];
     let mut ack = row("pure ACK").payload(Vec::new());
     (ack.acknowledges, ack.before) = (100, endless());
+    let mut paced = row("pure ACK, paced").payload(Vec::new());
+    (paced.acknowledges, paced.before) = (100, endless());
+    (paced.throttled, paced.paced) = (Some(action::DEFUSE), true);
     let mut unprotected = row("unprotected port");
     (unprotected.unprotected, unprotected.reference) = (true, PARSE);
     vec![
         unprotected.work(&[(Counter::EgressSeen, 1), (Counter::EgressTracked, 0)]).times(1.15),
         ack.work(&[(Counter::EgressTracked, 1), (Counter::FramesOut, 0)]),
+        paced.work(&[(Counter::EgressTracked, 1), (Counter::WindowsHeld, 1)]),
         row("data, 1 frame").payload(unmasked(opcode::TEXT, 100)).work(&frame),
         row("1 pong").payload(unmasked(opcode::PONG, 0)).work(&[
             (Counter::EgressTracked, 1),

@@ -36,6 +36,8 @@ const LIMIT: u32 = Rate::MAX_LIMIT;
 const MOST: u32 = 900_000;
 const PROTECTED: u16 = 80;
 const UNPROTECTED: u16 = 443;
+/// Bytes a second that a paced connection is granted.
+const PACE: u32 = 16 << 10;
 
 /// UDP port of the tunnel that is looked into.
 const VXLAN: u16 = 4789;
@@ -109,6 +111,7 @@ fn policy(row: &Row, action: u8) -> Result<Policy> {
         flags: if row.classes { LIMITS_CLASSES } else { 0 },
         class_limits: [rate(if row.classes { LIMIT } else { 0 })?; CLASSES],
         tiny_bytes: 8,
+        pace: if row.paced { PACE } else { 0 },
         ..Policy::default()
     })
 }
@@ -133,6 +136,7 @@ fn fixed(packet: &Packet) -> Result<(Vec<u8>, Patch)> {
         ack: packet.ack,
         check: u16::from_be_bytes([bytes[50], bytes[51]]),
         first: bytes[54],
+        window: packet.window,
         ..Patch::default()
     };
     Ok((bytes, patch))
@@ -168,10 +172,7 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     programs.forget()?;
     programs.set_policy(policy(row, action::DEFUSE)?)?;
     open(programs, row.opening, &connection)?;
-    if !row.before.is_empty() {
-        once(programs, "bench_xdp", &connection.from_client(0, &*row.before))?;
-    }
-    let mut sent = row.before.len() as u32;
+    let mut sent = 0;
     if let Some(action) = row.throttled {
         programs.throttle(connection.client.ip())?;
         programs.set_policy(policy(row, action)?)?;
@@ -179,6 +180,10 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
         let flood = pings(OVER);
         once(programs, "bench_xdp", &connection.from_client(sent, &*flood))?;
         sent += flood.len() as u32;
+    }
+    if !row.before.is_empty() {
+        once(programs, "bench_xdp", &connection.from_client(sent, &*row.before))?;
+        sent += row.before.len() as u32;
     }
     if row.proxied {
         programs.trust(connection.client.ip())?;
@@ -213,6 +218,7 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
 fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> Result<()> {
     match opening {
         Opening::Flow => {
+            accept(programs, connection)?;
             once(programs, "bench_xdp", &connection.request())?;
             once(programs, "bench_out", &connection.answer(SWITCHING))
         }
@@ -221,13 +227,16 @@ fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> R
             let frame = Frame { mask: None, ..Frame::new(opcode::TEXT, *b"from before") };
             once(programs, "bench_out", &connection.from_server(0, 0, encode(&[frame])))
         }
-        Opening::Handshake => {
-            let mut accepted = connection.from_server(u32::MAX, 0, []);
-            accepted.flags |= flag::SYN;
-            once(programs, "bench_out", &accepted)
-        }
+        Opening::Handshake => accept(programs, connection),
         Opening::Nothing => Ok(()),
     }
+}
+
+/// The server's SYN-ACK, without window scaling.
+fn accept(programs: &mut Programs, connection: &Connection) -> Result<()> {
+    let mut accepted = connection.from_server(u32::MAX, 0, []);
+    accepted.flags |= flag::SYN;
+    once(programs, "bench_out", &accepted)
 }
 
 /// Fail unless each repeat did what the row says, and the stream went on.

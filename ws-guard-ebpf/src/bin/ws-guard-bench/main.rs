@@ -28,6 +28,7 @@ use ws_guard_ebpf::{
 const TCP: usize = 14 + 20;
 const SEQ: usize = TCP + 4;
 const ACK: usize = TCP + 8;
+const WINDOW: usize = TCP + 14;
 const CHECK: usize = TCP + 16;
 const PAYLOAD: usize = TCP + 20;
 
@@ -55,6 +56,7 @@ fn prepare(data: usize, end: usize) -> bool {
         packet.add(SEQ).cast::<u32>().write_unaligned(patch.seq.to_be());
         packet.add(ACK).cast::<u32>().write_unaligned(patch.ack.to_be());
         packet.add(CHECK).cast::<u16>().write_unaligned(patch.check.to_be());
+        packet.add(WINDOW).cast::<u16>().write_unaligned(patch.window.to_be());
         packet.add(PAYLOAD).write(patch.first);
         patch.seq = patch.seq.wrapping_add(patch.seq_step);
         patch.ack = patch.ack.wrapping_add(patch.ack_step);

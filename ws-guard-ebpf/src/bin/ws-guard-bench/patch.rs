@@ -12,12 +12,14 @@ pub struct Patch {
     /// Acknowledgement number of the next run, and what it advances by.
     pub ack: u32,
     pub ack_step: u32,
-    /// The checksum field.
+    /// The checksum field and the window.
     pub check: u16,
+    pub window: u16,
     /// The first byte behind the TCP header.
     pub first: u8,
     /// Bytes of a tunnel around the packet: its Ethernet header begins there.
     pub around: u8,
+    pub _pad: u16,
     /// Runs after which the server acknowledges all that came, and how many of them are left; 0: never.
     pub batch: u32,
     pub left: u32,

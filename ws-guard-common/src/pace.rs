@@ -1,0 +1,365 @@
+//! Pacing: holding the receive window that a server advertises to a connection over its limit.
+//!
+//! Each segment of the server says how far the client may send: to the right edge, `ack + (window <<
+//! scale)` (RFC 9293, 3.8.6; RFC 7323, 2.3). While a connection is paced the guard lets that edge
+//! advance only as fast as a token bucket permits, and rewrites the window field accordingly. The
+//! client's own TCP waits: nothing is lost, and no byte of the stream is changed.
+//!
+//! ```text
+//!                 ack           edge (held)                 ack + window (server's)
+//! ─────────────────┬────────────────┬───────────────────────────────┬──────▶ sequence numbers
+//!   acknowledged   │  may be sent   │      held back: granted by the token bucket
+//! ```
+//!
+//! The edge never moves left, so what an honest client has sent is never beyond it. The *advertised*
+//! edge may lie up to one unit of the scale left of it: the field has no room for the rest. RFC 7323,
+//! 2.4, prepares senders for that.
+
+use crate::seq::{after, later};
+
+/// The largest shift of a window (RFC 7323, 2.3).
+pub const MOST_SCALE: u8 = 14;
+
+/// Time after which a paced connection gets its minimum, milliseconds.
+///
+/// The server does not know that its window is held, and sends no update of it. What opens the window is
+/// the answer to a zero-window probe, and probes become rarer while the answers open nothing.
+pub const STALL_MS: u32 = 1000;
+/// That minimum in bytes, unless the scale's unit is larger.
+pub const LEAST: u32 = 128;
+/// A probe of one new byte passes at most this often, milliseconds.
+pub const PROBE_MS: u32 = 100;
+
+/// A window scale as it is kept: the shift and 1.
+pub mod scale {
+    /// The SYN-ACK was not seen.
+    pub const UNKNOWN: u32 = 0;
+    /// The SYN-ACK has no such option: no scale.
+    pub const NONE: u32 = 1;
+
+    /// From the option's shift.
+    #[inline(always)]
+    pub const fn of(shift: u8) -> u32 {
+        (if shift > super::MOST_SCALE { super::MOST_SCALE } else { shift }) as u32 + 1
+    }
+}
+
+/// What a segment of the server says about its window.
+#[derive(Clone, Copy, Debug)]
+pub struct Advertised {
+    pub ack: u32,
+    /// The field of the header, not scaled.
+    pub window: u32,
+    /// Its shift, at most [`MOST_SCALE`].
+    pub shift: u32,
+}
+
+impl Advertised {
+    /// The right edge.
+    #[inline(always)]
+    const fn edge(&self) -> u32 {
+        self.ack.wrapping_add(self.window << self.shift)
+    }
+
+    /// The least that a connection gets in [`STALL_MS`]: one that the field can express.
+    #[inline(always)]
+    const fn least(&self) -> u32 {
+        let unit = 1 << self.shift;
+        if unit > LEAST { unit } else { LEAST }
+    }
+}
+
+/// What is known of a segment of the client beyond the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Reach {
+    /// It ends at the edge or before it.
+    Within = 0,
+    /// One new byte at the edge: a zero-window probe (RFC 9293, 3.8.6.1).
+    Probe = 1,
+    /// It passes the edge, as only a sender does that ignores the window.
+    Beyond = 2,
+}
+
+/// The held window of a connection. Times are milliseconds modulo 2³².
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Hold {
+    /// Right edge: the client may send bytes before it.
+    pub edge: u32,
+    /// Not 0: the edge is in force.
+    pub held: u32,
+    /// When pacing began.
+    pub since_ms: u32,
+    /// When the connection last got its minimum.
+    pub moved_ms: u32,
+    /// When a probe last passed.
+    pub probed_ms: u32,
+    /// Bytes granted since pacing began.
+    pub granted: u32,
+}
+
+impl Hold {
+    /// Pacing begins: the next segment of the server sets the edge.
+    #[inline(always)]
+    pub const fn begin(&mut self, now_ms: u32) {
+        *self = Hold {
+            edge: 0,
+            held: 0,
+            since_ms: now_ms,
+            moved_ms: now_ms,
+            probed_ms: now_ms.wrapping_sub(PROBE_MS),
+            granted: 0,
+        };
+    }
+
+    /// How many bytes the server would open beyond the edge.
+    ///
+    /// The first segment of a hold passes as it is, and sets the edge: until it the client could have
+    /// seen nothing beyond.
+    #[inline(always)]
+    pub const fn wants(&mut self, server: &Advertised) -> u32 {
+        if self.held == 0 {
+            self.edge = server.edge();
+            self.held = 1;
+        }
+        // The server took a probe, or what came before the hold.
+        self.edge = later(self.edge, server.ack);
+        let ahead = server.edge().wrapping_sub(self.edge);
+        if after(server.edge(), self.edge) { ahead } else { 0 }
+    }
+
+    /// How many of the `wanted` bytes the connection gets even from an empty bucket.
+    #[inline(always)]
+    pub const fn minimum(&self, server: &Advertised, wanted: u32, now_ms: u32) -> u32 {
+        if now_ms.wrapping_sub(self.moved_ms) < STALL_MS {
+            return 0;
+        }
+        if server.least() < wanted { server.least() } else { wanted }
+    }
+
+    /// Advance the edge by `granted` bytes, but not past the server's own; the window field to send.
+    #[inline(always)]
+    pub const fn open(&mut self, server: &Advertised, granted: u32, now_ms: u32) -> u32 {
+        let right = server.edge();
+        let wanted = self.edge.wrapping_add(granted);
+        // Another CPU may have advanced it meanwhile.
+        if granted > 0 && !after(wanted, right) {
+            self.edge = wanted;
+            self.granted = self.granted.saturating_add(granted);
+            if granted >= server.least() {
+                self.moved_ms = now_ms;
+            }
+        }
+        // A segment that is older than the edge (the server sent it earlier) has its own window.
+        if after(server.ack, self.edge) {
+            return 0;
+        }
+        let field = self.edge.wrapping_sub(server.ack) >> server.shift;
+        if field < server.window { field } else { server.window }
+    }
+
+    /// Where a segment of the client ends, and whether a probe may pass now: then it is noted.
+    #[inline(always)]
+    pub const fn reach(&mut self, seq: u32, len: u32, now_ms: u32) -> Reach {
+        if !after(seq.wrapping_add(len), self.edge) {
+            return Reach::Within;
+        }
+        let due = now_ms.wrapping_sub(self.probed_ms) >= PROBE_MS;
+        if len == 1 && seq == self.edge && due {
+            self.probed_ms = now_ms;
+            return Reach::Probe;
+        }
+        Reach::Beyond
+    }
+}
+
+/// A token bucket in bytes. All zero is a full one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Budget {
+    /// Bytes that were taken and are not yet filled up again.
+    pub taken: u32,
+    /// When it was last filled, milliseconds modulo 2³².
+    pub filled_ms: u32,
+}
+
+impl Budget {
+    /// Take up to `wanted` bytes out of a bucket that is filled at `rate` bytes a second and holds one
+    /// second's worth.
+    #[inline(always)]
+    pub const fn take(&mut self, now_ms: u32, rate: u32, wanted: u32) -> u32 {
+        self.fill(now_ms, rate);
+        let left = rate.saturating_sub(self.taken);
+        let granted = if wanted < left { wanted } else { left };
+        self.taken += granted;
+        granted
+    }
+
+    /// Take `bytes` that were not granted: those of a minimum. At most a second's worth is owed.
+    #[inline(always)]
+    pub const fn owe(&mut self, rate: u32, bytes: u32) {
+        let taken = self.taken.saturating_add(bytes);
+        let most = rate.saturating_mul(2);
+        self.taken = if taken < most { taken } else { most };
+    }
+
+    #[inline(always)]
+    const fn fill(&mut self, now_ms: u32, rate: u32) {
+        let elapsed = now_ms.wrapping_sub(self.filled_ms);
+        let elapsed = if elapsed < 2 * 1000 { elapsed } else { 2 * 1000 };
+        let filled = (elapsed as u64 * rate as u64 / 1000) as u32;
+        if filled > 0 {
+            self.taken = self.taken.saturating_sub(filled);
+            self.filled_ms = now_ms;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn server(ack: u32, window: u32, shift: u32) -> Advertised {
+        Advertised { ack, window, shift }
+    }
+
+    #[test]
+    fn the_edge_wraps_around() {
+        let mut hold = Hold::default();
+        hold.begin(0);
+        assert_eq!(hold.wants(&server(0xFFFF_FF00, 512, 0)), 0);
+        assert_eq!(hold.open(&server(0xFFFF_FF00, 512, 0), 0, 0), 512);
+        assert_eq!(hold.edge, 0x100);
+        // The client sends it all, the server takes it and has as much room as before.
+        let all = server(0x100, 512, 0);
+        assert_eq!(hold.wants(&all), 512);
+        assert_eq!(hold.open(&all, 200, 0), 200);
+        assert_eq!((hold.edge, hold.granted), (0x100 + 200, 200));
+    }
+
+    #[test]
+    fn probes_pass_at_a_bounded_rate() {
+        let mut hold = Hold::default();
+        hold.begin(5);
+        hold.wants(&server(1000, 10, 0));
+        assert_eq!(hold.reach(1000, 10, 5), Reach::Within);
+        assert_eq!(hold.reach(1010, 1, 5), Reach::Probe);
+        assert_eq!(hold.reach(1010, 1, 5 + PROBE_MS - 1), Reach::Beyond);
+        assert_eq!(hold.reach(1010, 2, 5 + PROBE_MS), Reach::Beyond);
+        assert_eq!(hold.reach(1010, 1, 5 + PROBE_MS), Reach::Probe);
+        // The server took it: the next one is one byte further.
+        hold.wants(&server(1011, 10, 0));
+        assert_eq!(hold.reach(1011, 1, 5 + 2 * PROBE_MS), Reach::Probe);
+    }
+
+    #[test]
+    fn a_bucket_gives_one_second_at_once_and_the_rate_after() {
+        let mut budget = Budget::default();
+        assert_eq!(budget.take(10_000, 16_384, 60_000), 16_384);
+        assert_eq!(budget.take(10_000, 16_384, 60_000), 0);
+        assert_eq!(budget.take(10_500, 16_384, 60_000), 8192);
+        budget.owe(16_384, u32::MAX);
+        assert_eq!(budget.take(11_500, 16_384, 60_000), 0);
+        assert_eq!(budget.take(12_500, 16_384, 60_000), 16_384);
+    }
+
+    /// What happens at the server.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        /// So many milliseconds pass.
+        Wait(u32),
+        /// The client sends what it may, at most so much.
+        Send(u32),
+        /// The server's application reads, and its receive buffer is so large from now on.
+        Read(u32, u32),
+        /// The server sends a segment.
+        Answer,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u32..1500).prop_map(Step::Wait),
+            (1u32..200_000).prop_map(Step::Send),
+            (0u32..300_000, 1u32..400_000).prop_map(|(read, buffer)| Step::Read(read, buffer)),
+            Just(Step::Answer),
+            Just(Step::Answer),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_honest_client_is_never_beyond_the_edge_and_gets_no_more_than_its_rate(
+            shift in 0u32..=14, start: u32, rate in 1024u32..100_000,
+            steps in proptest::collection::vec(step(), 1..200),
+        ) {
+            let (mut hold, mut budget, mut now) = (Hold::default(), Budget::default(), 77u32);
+            hold.begin(now);
+            // The server's receive buffer, what waits in it, and the edge that it has offered.
+            let (mut buffer, mut unread) = (65_536u32, 0u32);
+            let (mut taken, mut offered) = (start, start);
+            // The client: next byte, and its view of the window.
+            let (mut next, mut view) = (start, start);
+            let mut first = None;
+            for step in steps {
+                match step {
+                    Step::Wait(ms) => now += ms,
+                    Step::Send(most) => {
+                        let may = view.wrapping_sub(next);
+                        let sent = if after(view, next) { may.min(most) } else { 0 };
+                        if sent > 0 && hold.held != 0 {
+                            prop_assert_eq!(hold.reach(next, sent, now), Reach::Within);
+                        }
+                        next = next.wrapping_add(sent);
+                        taken = next;
+                        unread += sent;
+                    }
+                    Step::Read(bytes, size) => {
+                        unread -= bytes.min(unread);
+                        buffer = size;
+                    }
+                    Step::Answer => {
+                        let room = buffer.saturating_sub(unread).min(0xFFFF << shift);
+                        let mut window = room >> shift;
+                        // Servers do not shrink what they offered (RFC 9293, 3.8.6).
+                        let due = offered.wrapping_sub(taken);
+                        if after(offered, taken) && window << shift < due {
+                            window = due.div_ceil(1 << shift);
+                        }
+                        if window > 0xFFFF {
+                            continue;
+                        }
+                        let said = server(taken, window, shift);
+                        offered = later(offered, said.edge());
+                        let before = hold;
+                        let wanted = hold.wants(&said);
+                        let mut granted = budget.take(now, rate, wanted);
+                        let least = hold.minimum(&said, wanted, now);
+                        if granted < least {
+                            budget.owe(rate, least - granted);
+                            granted = least;
+                        }
+                        let field = hold.open(&said, granted, now);
+                        first.get_or_insert(hold.edge.wrapping_sub(start));
+                        prop_assert!(field <= window);
+                        prop_assert!(before.held == 0 || !after(before.edge, hold.edge));
+                        let advertised = taken.wrapping_add(field << shift);
+                        prop_assert!(!after(advertised, hold.edge));
+                        prop_assert!(hold.edge.wrapping_sub(advertised) < 1 << shift);
+                        prop_assert!(!after(hold.edge, offered));
+                        view = advertised;
+                    }
+                }
+            }
+            // What came after the first edge: a burst, the rate, and the minimum each second.
+            let ms = u64::from(now - 77);
+            let least = u64::from(LEAST.max(1 << shift));
+            let most = u64::from(rate) * (1 + 1) + u64::from(rate) * ms / 1000
+                + least * (ms / u64::from(STALL_MS) + 1);
+            let got = u64::from(next.wrapping_sub(start).saturating_sub(first.unwrap_or(u32::MAX)));
+            prop_assert!(got <= most, "{got} of {most}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Pacing connections over their limit, see [`ws_guard_common::pace`].
+//!
+//! At egress the window that the server advertises is held; at ingress what passes its edge all the
+//! same is dropped. Connections under no limit cost one look at [`Flow::paced`].
+
+use ws_guard_common::{
+    flow::{Flow, paced},
+    maps::{Counter, EventKind},
+    pace::{Advertised, PROBE_MS, Reach, scale},
+    source::millis,
+};
+
+use crate::{
+    maps::locked,
+    packet::{self, RST, Segment},
+    report, sources,
+};
+
+/// Time after which a server that was not heard is taken for one whose segments go another way,
+/// milliseconds.
+const UNHEARD_MS: u32 = 1000;
+/// The longest segment that passes because the server waits for it: about what a packet holds that was not
+/// merged.
+const LONGEST_DUE: u32 = 2048;
+
+/// The window field that the segment at hand, of the server on a paced connection, is to have: where the
+/// held edge is. `None` where that is its own.
+#[inline(always)]
+pub fn window(now: u64) -> Option<u16> {
+    let (Some((flow, policy)), Some(segment)) = (sources::at_hand(), packet::segment()) else {
+        return None;
+    };
+    if flow.over_generation != policy.generation {
+        sources::judge_again(now);
+    }
+    if !flow.is_paced(now) {
+        end(flow, now);
+        return None;
+    }
+    if flow.hold.held == 0 {
+        report::count(Counter::Paced);
+        let source = &flow.account.source;
+        report::source_event(EventKind::Paced, source, Some(&segment.key), now, 0, 0);
+    }
+    let scale = flow.began.scale;
+    if scale == scale::UNKNOWN || segment.flags & RST != 0 {
+        flow.hold.held = 1;
+        return None;
+    }
+    let shift = (scale - 1) & 15;
+    let server = Advertised { ack: segment.ack, window: segment.window & 0xFFFF, shift };
+    let now_ms = millis(now);
+    let (wanted, least) = locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            let wanted = flow.hold.wants(&server);
+            (wanted, flow.hold.minimum(&server, wanted, now_ms))
+        },
+    );
+    let granted = if wanted == 0 { 0 } else { sources::grant(flow, now_ms, wanted, least) };
+    let window = locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.hold.open(&server, granted, now_ms),
+    );
+    if window == segment.window {
+        return None;
+    }
+    report::count(Counter::WindowsHeld);
+    Some(window as u16)
+}
+
+/// The connection is paced no more: this segment has the server's own window.
+#[inline(always)]
+fn end(flow: &mut Flow, now: u64) {
+    let hold = flow.hold;
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            flow.paced = paced::NO;
+            flow.hold.held = 0;
+        },
+    );
+    if hold.held != 0 {
+        report::count(Counter::Unpaced);
+        let (source, granted) = (&flow.account.source, hold.granted.into());
+        report::source_event(EventKind::Unpaced, source, packet::key(), now, granted, 0);
+    }
+}
+
+/// A segment of the client on a connection over its limit: whether it is to be dropped.
+#[inline(always)]
+pub fn refuses(now: u64) -> bool {
+    ws_guard_refuses(now) != 0
+}
+
+/// [`refuses`]. Its name is in the object's BTF: the verifier checks it on its own.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_refuses(now: u64) -> u32 {
+    let (Some((flow, policy)), Some(segment)) = (sources::at_hand(), packet::segment()) else {
+        return 0;
+    };
+    if flow.over_generation != policy.generation {
+        sources::judge_again(now);
+    }
+    if flow.drops != 0 {
+        sources::count_dropped(flow);
+        return 1;
+    }
+    if flow.paced != paced::YES || segment.len == 0 {
+        return 0;
+    }
+    let (now_ms, known) = (millis(now), flow.began.scale != scale::UNKNOWN);
+    if known && flow.hold.held != 0 {
+        let (seq, len) = (segment.seq, segment.len);
+        let reach = locked(
+            flow,
+            #[inline(always)]
+            |flow| flow.hold.reach(seq, len, now_ms) as u32,
+        );
+        if reach == Reach::Within as u32 {
+            return 0;
+        }
+        let probes = reach == Reach::Probe as u32;
+        report::count(if probes { Counter::Probes } else { Counter::DroppedBeyond });
+        return !probes as u32;
+    }
+    let unheard = now_ms.wrapping_sub(flow.hold.since_ms) >= UNHEARD_MS;
+    let passes = known && !unheard
+        || sources::police(flow, now_ms, segment.len)
+        || is_due(flow, segment, now_ms);
+    if !passes {
+        report::count(Counter::DroppedPoliced);
+    }
+    !passes as u32
+}
+
+/// A segment that the server waits for passes in any case, at most every [`PROBE_MS`]: retransmission
+/// time-outs (RFC 6298) would grow if their segments were dropped.
+#[inline(always)]
+fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
+    let next = segment.seq == flow.acked && segment.len <= LONGEST_DUE;
+    let due = next && now_ms.wrapping_sub(flow.hold.probed_ms) >= PROBE_MS;
+    if due {
+        flow.hold.probed_ms = now_ms;
+    }
+    due
+}

@@ -1,0 +1,163 @@
+//! The receive window of a connection over its limit is held at egress, and its edge kept at ingress.
+//!
+//! Offsets are those behind the request. Each row sends 32 pings, two of them over the limit; a bucket
+//! holds 1,024 bytes, and is filled by so many a second: a row takes milliseconds, and a unit of the
+//! window 128.
+use ws_guard_common::maps::{
+    Counter::{self, *},
+    Rule, action, own,
+};
+use ws_guard_testkit::{
+    packets::{SWITCHING, flag},
+    tunnel::Tunnel,
+};
+
+use crate::case::{Case, Fate, case, pings};
+
+const RATE: u32 = 1024;
+/// Bytes of the pings, two each over the limit.
+const PINGS: i64 = 32 * 6;
+/// What Linux puts into a SYN-ACK: MSS, SACK permitted, NOP and a window scale of 7.
+const SCALED: [u8; 12] = [2, 4, 5, 0xB4, 4, 2, 1, 1, 1, 3, 3, 7];
+/// What the first segment after the pings offers, and so the edge: its window is 10 units.
+const EDGE: i64 = PINGS + (10 << 7);
+
+/// A connection over its limit whose server agreed to window scaling with these options.
+fn over(name: &'static str, options: Option<&'static [u8]>) -> Case {
+    let mut new = case(name).policy(|policy| policy.pace = RATE);
+    if let Some(options) = options {
+        let answers = -(SWITCHING.len() as i64);
+        new = new.server(0, []).with(move |packet| {
+            packet.flags = flag::SYN | flag::ACK;
+            packet.seq = packet.seq.wrapping_add(answers as u32).wrapping_sub(1);
+            packet.ack = packet.ack.wrapping_sub(ws_guard_testkit::packets::REQUEST.len() as u32);
+            packet.tcp_options = options.to_vec();
+        });
+    }
+    new.open().client(pings(32)).defused(&[180, 186])
+}
+
+/// A segment of the server that offers a window.
+fn offers(case: Case, acked: i64, window: u16) -> Case {
+    case.server(acked, []).with(move |packet| packet.window = window)
+}
+
+/// [`over`], with the edge at [`EDGE`].
+fn held(name: &'static str) -> Case {
+    offers(over(name, Some(&SCALED)), PINGS, 10)
+}
+
+fn paced(windows: u64) -> [(Counter, u64); 3] {
+    [(Paced, 1), (WindowsHeld, windows), (Defused, 2)]
+}
+
+pub fn cases() -> Vec<Case> {
+    // A frame that ends long behind the edge, up to the edge.
+    let up_to_edge = [&[0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0][..], &[0; 1272]].concat();
+    let mut cases = vec![
+        offers(held("a window is held: one second's worth is granted at once"), PINGS, 200)
+            .fate(Fate::Window(18))
+            .counts(&paced(1)),
+        offers(held("nothing is granted to a server that offers no more"), PINGS, 10)
+            .counts(&paced(0)),
+        offers(held("a server's own smaller window is left alone"), PINGS + 640, 5)
+            .counts(&paced(0)),
+        offers(
+            offers(held("of a unit that is cut only the whole is offered"), PINGS, 200)
+                .fate(Fate::Window(18)),
+            PINGS + 64,
+            200,
+        )
+        .fate(Fate::Window(17))
+        .counts(&paced(2)),
+        offers(held("what the server took beyond the edge has come"), EDGE + 640, 5)
+            .counts(&paced(0)),
+        held("data up to the edge passes, beyond it not")
+            .client(up_to_edge.clone())
+            .client_at(EDGE, [0; 9])
+            .dropped()
+            .client_at(EDGE - 1, [0; 2])
+            .dropped()
+            .client_at(EDGE + 5, [0; 1])
+            .dropped()
+            .counts(&[(DroppedBeyond, 3), (Probes, 0)]),
+        held("a probe of one new byte passes, the next one at once not")
+            .client(up_to_edge)
+            .client_at(EDGE, [0; 1])
+            .client_at(EDGE, [0; 1])
+            .dropped()
+            .counts(&[(DroppedBeyond, 1), (Probes, 1)]),
+        offers(held("a reset has no window"), PINGS, 5000)
+            .with(|packet| (packet.flags, packet.window) = (flag::RST | flag::ACK, 0))
+            .counts(&paced(0)),
+        offers(held("a release gives the window back").release(), PINGS, 200).counts(&[
+            (Paced, 1),
+            (Unpaced, 1),
+            (WindowsHeld, 0),
+        ]),
+    ];
+    cases.extend(scales());
+    cases.extend(policies());
+    cases
+}
+
+/// Where the scale comes from.
+fn scales() -> Vec<Case> {
+    let none = |name| over(name, Some(&[2, 4, 5, 0xB4]));
+    let unknown = |name| over(name, None);
+    vec![
+        offers(offers(none("a server without window scaling"), PINGS, 2000), PINGS, 40_000)
+            .fate(Fate::Window(3024))
+            .counts(&paced(1)),
+        offers(unknown("a scale that was not seen: the window is left alone"), PINGS, 200)
+            .counts(&paced(0)),
+        offers(unknown("and the client policed by bytes"), PINGS, 200)
+            .client([0x82, 0x80 | 126, 4, 0, 0, 0, 0, 0])
+            .client([0; 1024])
+            .client([0; 500])
+            .dropped()
+            .counts(&[(Paced, 1), (DroppedPoliced, 1), (DroppedBeyond, 0)]),
+        offers(unknown("but for what the server waits for"), PINGS, 200)
+            .client([0x82, 0x80 | 126, 8, 0, 0, 0, 0, 0])
+            .client([0; 1024])
+            .server(PINGS + 1032, [])
+            .client([0; 500])
+            .client([0; 500])
+            .dropped()
+            .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
+    ]
+}
+
+/// The window of a segment in a tunnel, and both its checksums.
+pub fn inside(name: &'static str, tunnel: Tunnel, v6: bool) -> Case {
+    offers(held(name).inside(tunnel, v6), PINGS, 200).fate(Fate::Window(18)).counts(&paced(1))
+}
+
+/// Who is paced.
+fn policies() -> Vec<Case> {
+    let with = |name, action, pace| {
+        over(name, Some(&SCALED))
+            .policy(move |policy| (policy.action, policy.pace) = (action, pace))
+    };
+    let rule = |flags, action, pace| {
+        let mut rule = Rule { flags, ..Rule::default() };
+        (rule.limits.action, rule.limits.pace) = (action, pace);
+        rule
+    };
+    let unheld = |case: Case| offers(offers(case, PINGS, 100), PINGS, 200);
+    vec![
+        unheld(with("without a pace", action::DEFUSE, 0)).counts(&[(Paced, 0), (Defused, 2)]),
+        unheld(held("a network without a pace").rule(rule(own::PACE, 0, 0)))
+            .counts(&[(Paced, 0), (Defused, 2)]),
+        offers(
+            with("a network with a pace of its own", action::DEFUSE, 0).rule(rule(
+                own::PACE,
+                0,
+                RATE,
+            )),
+            PINGS,
+            100,
+        )
+        .counts(&[(Paced, 1)]),
+    ]
+}
