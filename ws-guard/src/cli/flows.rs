@@ -37,12 +37,21 @@ fn table(views: &[FlowView]) -> Table {
             Column::number("AGE").wide(),
             Column::number("DROPPED").wide(),
             Column::text("OVER").wide(),
+            Column::text("PACED").wide(),
             Column::text("PEER").wide(),
             Column::text("SOURCE").wide(),
             Column::text("IDENTITY").wide(),
         ],
         rows: views.iter().map(row).collect(),
         count: format!("{}, {unsynced} unsynced", plural(views.len(), "flow", "flows")),
+    }
+}
+
+/// Whether its window is held, and how fast it may go on.
+fn pace(view: &FlowView) -> String {
+    match view.paced_bytes_per_second {
+        Some(rate) => format!("{rate} B/s"),
+        None => if view.paced { "yes" } else { "-" }.into(),
     }
 }
 
@@ -73,6 +82,7 @@ fn row(view: &FlowView) -> Vec<String> {
         ago(view.opened),
         view.dropped.to_string(),
         if view.over_limit { "yes" } else { "-" }.into(),
+        pace(view),
         peer(&view.client),
         view.source.clone().unwrap_or("-".into()),
         view.identity.as_deref().unwrap_or("-").into(),

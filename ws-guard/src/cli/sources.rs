@@ -58,6 +58,7 @@ fn table(views: &[SourceView]) -> Table {
             Column::number("CONNECTIONS"),
             Column::number("LAST-PING"),
             Column::number("FREE-IN"),
+            Column::number("PACED").wide(),
             Column::text("THROTTLED-SINCE").wide(),
             Column::text("THROTTLED-UNTIL").wide(),
             Column::text("BY").wide(),
@@ -92,6 +93,7 @@ fn row(view: &SourceView) -> Vec<String> {
         } else {
             ahead(view.throttled_until)
         },
+        view.paced.to_string(),
         absolute(view.throttled_since),
         absolute(view.throttled_until),
         by.into(),
@@ -123,6 +125,7 @@ mod tests {
             escalated: false,
             banned: false,
             connections: 3,
+            paced: 0,
             port: None,
         };
         let calm = SourceView {

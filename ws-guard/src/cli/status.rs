@@ -10,7 +10,10 @@ use super::{
     output::{Listing, plural, show, span},
 };
 use crate::{
-    domain::status::{ConfigStatus, Status},
+    domain::{
+        policy::Action,
+        status::{ConfigStatus, Status},
+    },
     guard::{Attachment, Mode, Role},
 };
 
@@ -52,8 +55,8 @@ fn text(status: &Status, wide: bool) -> String {
     lines.push((
         "flows",
         format!(
-            "{} open, {} unsynced, {} closed, {} handshakes",
-            states.open, states.unsynced, states.closed, states.handshake
+            "{} open, {} unsynced, {} closed, {} handshakes, {} paced",
+            states.open, states.unsynced, states.closed, states.handshake, states.paced
         ),
     ));
     let suspects = status.proxies_suspected.iter();
@@ -130,9 +133,15 @@ fn policy(status: &Status) -> Vec<(&'static str, String)> {
     if policy.connection_share > 0 {
         limit += &format!(", but for {} of each connection", policy.connection_share);
     }
+    let action = match policy.action {
+        Action::Defuse if policy.pace.to_kernel() > 0 => {
+            format!("defuse and pace ({})", policy.pace)
+        }
+        action => action.name().into(),
+    };
     vec![
         ("ports", ports.join(", ")),
-        ("policy", format!("{} above {limit}", policy.action.name())),
+        ("policy", format!("{action} above {limit}")),
         ("proxies", format!("{} trusted", policy.trusted_proxies.texts().join(", "))),
     ]
 }
@@ -180,7 +189,7 @@ mod tests {
             sources: 10,
             throttled: 1,
             flows: 2,
-            flow_states: FlowStates { handshake: 0, open: 2, unsynced: 0, closed: 0 },
+            flow_states: FlowStates { open: 2, ..FlowStates::default() },
             proxies_suspected: Vec::new(),
             tables: Tables {
                 flows: occupancy(2),
@@ -207,12 +216,12 @@ daemon     down; read from the pins, protection is in force
 pins       /sys/fs/bpf/g
 interface  eth0: uplink, ingress xdp-native, egress waiting
 ports      80, 443
-policy     defuse above 30 pings in any 10 s a source, but for 5 of each connection
+policy     defuse and pace (16KiB/s) above 30 pings in any 10 s a source, but for 5 of each connection
 proxies    private trusted
 packets    9 seen, 5 tracked, 1 pings defused, 2 dropped
 dropped    gap: 2
 sources    10, 1 throttled
-flows      2 open, 0 unsynced, 0 closed, 0 handshakes
+flows      2 open, 0 unsynced, 0 closed, 0 handshakes, 0 paced
 table      sources: 10 of 10 (full)
 "
         );

@@ -19,7 +19,7 @@ pub struct EventView {
     /// Counts up from 1 while the daemon lives; 0 before it is recorded.
     pub seq: u64,
     pub time: Timestamp,
-    /// `throttled`, `released`, `banned`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
+    /// `throttled`, `released`, `banned`, `paced`, `unpaced`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
     /// `table_full`, `proxy_suspected`, or one of the daemon's own: `missed`, `interface`, `policy`,
     /// `config`, `config_error`.
     pub kind: Cow<'static, str>,
@@ -39,7 +39,7 @@ pub struct EventView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<Cow<'static, str>>,
     /// `throttled`: pings in the segment that did it; `violation`: frames; `flow_closed`: its
-    /// client frames; `unsynced`: bytes never seen; `missed`: events.
+    /// client frames; `unsynced`: bytes never seen; `unpaced`: bytes granted; `missed`: events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,6 +86,8 @@ impl EventView {
             EventKind::Throttled
             | EventKind::Released
             | EventKind::Banned
+            | EventKind::Paced
+            | EventKind::Unpaced
             | EventKind::ProxySuspected
             | EventKind::FlowOpened
             | EventKind::FlowClosed
@@ -100,7 +102,11 @@ impl EventView {
         }
         let counts = !matches!(
             kind,
-            EventKind::Released | EventKind::Banned | EventKind::FlowOpened | EventKind::TableFull
+            EventKind::Released
+                | EventKind::Banned
+                | EventKind::Paced
+                | EventKind::FlowOpened
+                | EventKind::TableFull
         );
         view.count = counts.then_some(event.value);
         Some(view)
@@ -125,6 +131,7 @@ impl std::fmt::Display for EventView {
                 "throttled" => "pings in the segment",
                 "violation" | "flow_closed" => "frames",
                 "unsynced" => "bytes never seen",
+                "unpaced" => "bytes granted",
                 "proxy_suspected" => "clients named",
                 _ => "events",
             };

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 use ws_guard_common::{
     flow::{DEFLATE, Flow, REQUEST_UNSEEN, state},
     maps::{FlowKey, identity},
+    source::millis,
 };
 
 use super::{
     address::Prefixes,
-    clock::{Clock, Timestamp},
+    clock::{Clock, Timestamp, monotonic_ns},
 };
 
 /// A connection in JSON.
@@ -34,6 +35,12 @@ pub struct FlowView {
     pub defused: u64,
     /// It is over the limit now.
     pub over_limit: bool,
+    /// Its receive window is held now...
+    #[serde(default)]
+    pub paced: bool,
+    /// ...and may advance so many bytes a second, on average since that began; null when it is not.
+    #[serde(default)]
+    pub paced_bytes_per_second: Option<u64>,
     /// Segments dropped because of that, but for those added to its source's already.
     pub dropped: u64,
     pub coalesced_segments: u64,
@@ -72,6 +79,8 @@ impl FlowView {
             pongs_out: flow.pongs_out,
             defused: flow.defused,
             over_limit: flow.is_over_limit(clock.now_ns),
+            paced: flow.is_paced(clock.now_ns),
+            paced_bytes_per_second: granted_per_second(flow, clock.now_ns),
             dropped: flow.dropped,
             coalesced_segments: flow.coalesced_segments,
             split_headers: flow.split_headers,
@@ -100,6 +109,13 @@ impl FlowView {
     }
 }
 
+/// What a paced connection was granted, bytes a second.
+fn granted_per_second(flow: &Flow, now_ns: u64) -> Option<u64> {
+    let paced_ms = millis(now_ns).wrapping_sub(flow.hold.since_ms).max(1);
+    let granted = u64::from(flow.hold.granted) * 1000 / u64::from(paced_ms);
+    flow.is_paced(now_ns).then_some(granted)
+}
+
 /// How many flows are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStates {
@@ -107,17 +123,23 @@ pub struct FlowStates {
     pub open: u32,
     pub unsynced: u32,
     pub closed: u32,
+    /// Those of all of them whose receive window is held now.
+    #[serde(default)]
+    pub paced: u32,
 }
 
 impl FlowStates {
     pub fn count(flows: &[(FlowKey, Flow)], pending: usize) -> FlowStates {
+        let now_ns = monotonic_ns();
         let in_state =
             |wanted| flows.iter().filter(|(_, flow)| flow.state == wanted).count() as u32;
+        let is_paced = |flow: &Flow| flow.state != state::CLOSED && flow.is_paced(now_ns);
         FlowStates {
             handshake: pending as u32,
             open: in_state(state::OPEN),
             unsynced: in_state(state::UNSYNCED),
             closed: in_state(state::CLOSED),
+            paced: flows.iter().filter(|(_, flow)| is_paced(flow)).count() as u32,
         }
     }
 
@@ -177,7 +199,7 @@ mod tests {
         let flows =
             [with(state::OPEN), with(state::OPEN), with(state::UNSYNCED), with(state::CLOSED)];
         let counted = FlowStates::count(&flows, 5);
-        assert_eq!(counted, FlowStates { handshake: 5, open: 2, unsynced: 1, closed: 1 });
+        assert_eq!(counted, FlowStates { handshake: 5, open: 2, unsynced: 1, closed: 1, paced: 0 });
         assert_eq!(counted.live(), 3);
     }
 
@@ -192,6 +214,7 @@ mod tests {
             "source",
             "identity",
             "state",
+            "paced",
             "frames_in",
             "pings_in",
             "pongs_out",

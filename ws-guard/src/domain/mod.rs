@@ -7,6 +7,7 @@ pub mod event;
 pub mod flow;
 pub mod open;
 pub mod overrides;
+pub mod pace;
 pub mod policy;
 pub mod proxies;
 pub mod records;

@@ -17,6 +17,8 @@ pub struct Open {
     pub connections: u32,
     /// Those of them that are over the limit now.
     pub over_limit: u32,
+    /// Those of them whose window is held now.
+    pub paced: u32,
     /// Packets dropped of them that the source has not in its total yet.
     pub dropped: u64,
 }
@@ -43,6 +45,7 @@ impl OpenFlows {
             let is_open = flow.state != state::CLOSED;
             entry.connections += u32::from(is_open);
             entry.over_limit += u32::from(is_open && flow.is_over_limit(now_ns));
+            entry.paced += u32::from(is_open && flow.is_paced(now_ns));
             entry.dropped = entry.dropped.saturating_add(flow.dropped);
         }
         OpenFlows(open)
@@ -90,9 +93,12 @@ mod tests {
         let coarse = key("198.51.100.9").coarser(1).unwrap();
         let sources = [(key("192.0.2.7"), Source::default()), (coarse, Source::default())];
         let open = OpenFlows::count(&flows, &sources);
-        assert_eq!(open.of(&key("192.0.2.7")), Open { connections: 2, over_limit: 0, dropped: 9 });
+        assert_eq!(
+            open.of(&key("192.0.2.7")),
+            Open { connections: 2, dropped: 9, ..Open::default() }
+        );
         assert_eq!(open.of(&key("10.0.0.1")), Open::default());
         assert_eq!(open.of(&alone.source(&policy)).connections, 1);
-        assert_eq!(open.of(&coarse), Open { connections: 1, over_limit: 0, dropped: 1 });
+        assert_eq!(open.of(&coarse), Open { connections: 1, dropped: 1, ..Open::default() });
     }
 }

@@ -29,7 +29,7 @@ pub struct Own {
 /// The setting that `443/tls` stands for.
 const TLS: &str = "tls";
 
-pub const OWN: [Own; 11] = [
+pub const OWN: [Own; 12] = [
     Own { name: "action", bit: own::ACTION, networks: true },
     Own { name: "max-ping-rate", bit: own::LIMIT, networks: true },
     Own { name: "window-seconds", bit: own::WINDOW, networks: true },
@@ -37,6 +37,7 @@ pub const OWN: [Own; 11] = [
     Own { name: "escalate-after", bit: own::ESCALATE, networks: true },
     Own { name: "max-ping-rate-per-connection", bit: own::CONNECTION_LIMIT, networks: false },
     Own { name: "escalate-to", bit: own::ESCALATE_TO, networks: true },
+    Own { name: "pace", bit: own::PACE, networks: true },
     Own { name: "connection-share", bit: own::SHARE, networks: false },
     Own { name: TLS, bit: own::TLS, networks: false },
     Own { name: "max-record-rate", bit: own::RECORD_LIMIT, networks: false },

@@ -20,6 +20,7 @@ pub use self::{
 use super::{
     address::Prefixes,
     overrides::{NetworkPolicy, OWN, Overrides, PortPolicy},
+    pace::Pace,
     proxies::TrustedProxies,
     records::RecordBytes,
     setting::Setting,
@@ -38,13 +39,15 @@ pub struct PolicySettings {
     /// Pings over the limit in a window after which a source gets `escalate_to`; 0: never.
     pub escalate_after: u32,
     pub escalate_to: EscalateTo,
+    /// Bytes a second of all connections of a source over the limit, under `defuse`.
+    pub pace: Pace,
     /// A ban is laid also on trusted proxies, and on sources with other connections.
     pub ban_forced: bool,
     /// Pings a connection may send in any window; 0: no such limit.
     pub max_ping_rate_per_connection: u32,
     /// Pings that every connection may send in any window, whatever its source has used.
     pub connection_share: u32,
-    /// Frames of other classes that a source may send in any window; 0: no such limit.
+    /// Frames of other classes that a connection may send in any window; 0: no such limit.
     pub max_pong_rate: u32,
     pub max_empty_fragment_rate: u32,
     pub max_tiny_frame_rate: u32,
@@ -53,7 +56,7 @@ pub struct PolicySettings {
     pub max_close_rate: u32,
     /// The ports speak TLS: records are followed, not frames.
     pub tls: bool,
-    /// Small TLS records that a source may send in any window; 0: no such limit.
+    /// Small TLS records that a connection may send in any window; 0: no such limit.
     pub max_record_rate: u32,
     /// Which records are small.
     pub record_bytes: RecordBytes,
@@ -83,6 +86,7 @@ impl Default for PolicySettings {
             min_throttle_seconds: 0,
             escalate_after: 0,
             escalate_to: EscalateTo::default(),
+            pace: Pace::default(),
             ban_forced: false,
             max_ping_rate_per_connection: 0,
             connection_share: 5,
@@ -158,6 +162,7 @@ impl PolicySettings {
             min_throttle_ms: self.min_throttle_seconds.saturating_mul(1000),
             escalate_after: self.escalate_after,
             escalate_to: self.escalate_to.to_kernel(),
+            pace: self.pace.to_kernel(),
             own,
             ..Policy::default()
         })
@@ -215,6 +220,7 @@ impl PolicySettings {
             min_throttle_seconds: policy.min_throttle_ms / 1000,
             escalate_after: policy.escalate_after,
             escalate_to: EscalateTo::from_kernel(policy.escalate_to),
+            pace: Pace::from_kernel(policy.pace),
             ban_forced: policy.flags & maps::BAN_FORCED != 0,
             max_ping_rate_per_connection: policy.connection_rate.limit,
             connection_share: policy.share,
@@ -292,6 +298,7 @@ fn network_policy((address, length, rule): &NetworkRule) -> Option<NetworkPolicy
         min_throttle_ms: limits.min_throttle_ms,
         escalate_after: limits.escalate_after,
         escalate_to: limits.escalate_to,
+        pace: limits.pace,
         ..Policy::default()
     };
     let bits = OWN.iter().filter(|own| own.networks).map(|own| own.bit);
@@ -317,6 +324,7 @@ mod tests {
             min_throttle_seconds: 90,
             escalate_after: 300,
             escalate_to: EscalateTo::Ban,
+            pace: Pace::from_kernel(1500),
             ban_forced: true,
             max_ping_rate_per_connection: 5,
             connection_share: 3,
@@ -338,7 +346,9 @@ mod tests {
                 port: 9001,
                 own: parse_port("9001 max-ping-rate=7 connection-share=0 action=ban").unwrap().1,
             }],
-            cidrs: vec![parse_network("10.0.0.0/8 action=observe escalate-to=ban").unwrap()],
+            cidrs: vec![
+                parse_network("10.0.0.0/8 action=observe escalate-to=ban pace=off").unwrap(),
+            ],
             trusted_proxies: TrustedProxies::of(&["10.0.0.1/32".parse().unwrap()]),
             client_from: ClientFrom::from_kernel(&{
                 let mut names = HeaderNames::default();

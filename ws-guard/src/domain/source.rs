@@ -51,6 +51,9 @@ pub struct SourceView {
     pub dropped_total: u64,
     /// Its open connections.
     pub connections: u32,
+    /// Those of them whose receive window is held now.
+    #[serde(default)]
+    pub paced: u32,
     pub last_ping: Option<Timestamp>,
     pub throttled_since: Option<Timestamp>,
     /// Null also while it is throttled without an end.
@@ -144,6 +147,7 @@ impl SourceViews {
             defused_total: source.defused_total,
             dropped_total: source.dropped_total.saturating_add(open.dropped),
             connections: open.connections,
+            paced: open.paced,
             last_ping: at(source.last_ping),
             throttled_since: at(source.throttled_since).filter(|_| throttled),
             throttled_until: at(end).filter(|_| throttled && end != UNTIL_RELEASED),

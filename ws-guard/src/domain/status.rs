@@ -7,8 +7,10 @@ use super::{clock::Timestamp, flow::FlowStates, policy::PolicySettings, suspects
 use crate::guard::{Attachment, Role};
 
 /// Why packets are dropped: label of the metric, field of the status.
-pub const DROP_REASONS: [(Counter, &str); 12] = [
+pub const DROP_REASONS: [(Counter, &str); 14] = [
     (Counter::DroppedThrottled, "throttled"),
+    (Counter::DroppedBeyond, "beyond_edge"),
+    (Counter::DroppedPoliced, "policed"),
     (Counter::DroppedGap, "gap"),
     (Counter::DroppedNoCheckpoint, "no_checkpoint"),
     (Counter::DroppedChanged, "changed"),

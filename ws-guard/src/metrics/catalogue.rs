@@ -31,7 +31,7 @@ const fn by(
 
 /// Every family that is a plain reading of counters. Violations, event losses and the heartbeat
 /// histogram are built in [`super::collector`].
-pub static COUNTERS: [Family; 24] = [
+pub static COUNTERS: [Family; 28] = [
     by(
         "direction",
         "packets_seen_total",
@@ -160,6 +160,26 @@ pub static COUNTERS: [Family; 24] = [
         "releases_total",
         "Throttlings whose end the kernel noticed, at the source's next ping.",
         &[(Counter::Released, "")],
+    ),
+    plain(
+        "paced_total",
+        "Connections over the limit whose receive window was held from then on.",
+        &[(Counter::Paced, "")],
+    ),
+    plain(
+        "paced_released_total",
+        "Paced connections that got the server's own window back.",
+        &[(Counter::Unpaced, "")],
+    ),
+    plain(
+        "windows_held_total",
+        "Segments of servers whose receive window was lowered to what the pace permits.",
+        &[(Counter::WindowsHeld, "")],
+    ),
+    plain(
+        "window_probes_total",
+        "Zero-window probes of one new byte that passed a held window.",
+        &[(Counter::Probes, "")],
     ),
     plain(
         "events_lost_total",

@@ -190,6 +190,11 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
                 (&[("state", "closed")], f64::from(states.closed)),
             ],
         ),
+        gauges(
+            "connections_paced",
+            "Connections over the limit whose receive window is held now.",
+            &[(&[], f64::from(states.paced))],
+        ),
         gauges("sources", "Sources that sent a ping.", &[(&[], f64::from(status.sources))]),
         gauges(
             "sources_throttled",
@@ -223,6 +228,11 @@ fn policy(status: &Status) -> Vec<MetricFamily> {
             "policy_connection_share",
             "Pings that every connection may send in any window, whatever its source has used.",
             f64::from(policy.connection_share),
+        ),
+        one(
+            "policy_pace_bytes_per_second",
+            "Bytes a second that the paced connections of a source may send together; 0 is off.",
+            f64::from(policy.pace.to_kernel()),
         ),
         gauges(
             "policy_info",

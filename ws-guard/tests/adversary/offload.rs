@@ -36,9 +36,16 @@ const ROWS: &[Row] = &[Row::new("in_one_write", ALL, in_one_write)];
 /// every `ip` can set.)
 const BIG_ROWS: &[Row] = &[Row::new("in_one_write", ALL, in_one_write).only(&[Family::V6])];
 
+/// A stage where floods come through at full speed.
+fn unpaced(attach: &str, options: PairOptions) -> Result<Stage> {
+    let stage = Stage::new(attach, options)?;
+    stage.guard.run("policy set --pace off")?;
+    Ok(stage)
+}
+
 fn play_with(attach: &str, mtu: u32) -> Result<()> {
     let options = PairOptions { clients: 2 * HONEST, mtu, offloads: true };
-    play(Stage::new(attach, options)?, ROWS)
+    play(unpaced(attach, options)?, ROWS)
 }
 
 #[test]
@@ -64,7 +71,7 @@ fn jumbo_frames() -> Result<()> {
 fn packets_beyond_64_kilobytes_at_tc() -> Result<()> {
     needs_root!();
     let options = PairOptions { clients: 2 * HONEST, mtu: 1500, offloads: true };
-    let stage = Stage::new("tcx", options)?;
+    let stage = unpaced("tcx", options)?;
     for namespace in [&stage.pair.client, &stage.pair.server] {
         let sizes = format!("gso_max_size {BIG} gro_max_size {BIG}");
         namespace.ip(&format!("link set {INTERFACE} {sizes}"))?;

@@ -23,7 +23,7 @@ const SECONDS: &str = "WS_GUARD_SOAK_SECONDS";
 const SHORT: Duration = Duration::from_secs(30);
 /// The window is shorter than what it takes until an attacker's address is used again. There is room
 /// for all that visit: those who only reset their connection are kept for ten minutes.
-const WORDS: &str = "--window-seconds 60 --max-flows 16384";
+const WORDS: &str = "--window-seconds 60 --max-flows 16384 --pace 64MiB/s";
 /// A daemon is killed at the beginning, and so often...
 const RESTARTS: u32 = 5;
 /// ...where each can live so long: afterwards one is watched.

@@ -32,6 +32,7 @@ mod lossy;
 mod mptcp;
 mod neighbours;
 mod observe;
+mod pace;
 mod process;
 mod retransmission;
 mod served;

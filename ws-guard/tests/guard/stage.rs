@@ -47,6 +47,7 @@ pub struct Source {
     pub pings_total: u64,
     pub defused_total: u64,
     pub dropped_total: u64,
+    pub paced: u32,
 }
 
 /// Servers and their guard.

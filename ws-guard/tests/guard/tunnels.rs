@@ -79,7 +79,7 @@ fn stage(kind: Kind, words: &str) -> Result<Stage> {
 }
 
 fn followed(mode: &str, kind: Kind) -> Result<()> {
-    let words = format!("--attach {mode} --window-seconds 60 --tunnel vxlan:4789");
+    let words = format!("--attach {mode} --window-seconds 60 --pace off --tunnel vxlan:4789");
     let stage = stage(kind, &words)?;
     let each = if kind.inner_offloads { PINGS_OFFLOADED } else { PINGS };
     deep_pings(&stage, inside(&stage)?, each).with_context(|| stage.drops())?;
@@ -119,7 +119,7 @@ followed! {
 #[test]
 fn tunnels_are_left_alone_unless_asked_for() -> Result<()> {
     needs_root!();
-    let stage = stage(KINDS[0], "--attach xdp-native --window-seconds 60")?;
+    let stage = stage(KINDS[0], "--attach xdp-native --window-seconds 60 --pace off")?;
     let mut client = inside(&stage)?;
     client.send(&pings(0, LIMIT + 10), &Cut::Every(14))?;
     round_trip(&mut client, "all of them")?;

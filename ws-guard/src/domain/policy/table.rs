@@ -36,7 +36,7 @@ const fn seeded(
 }
 
 /// Every setting of a policy: flags of `run` and `policy set`, keys of the file, fields of the API.
-pub static POLICY: [Setting<PolicySettings>; 26] = [
+pub static POLICY: [Setting<PolicySettings>; 27] = [
     Setting {
         name: "port",
         value: "PORT[/tls]",
@@ -62,7 +62,7 @@ pub static POLICY: [Setting<PolicySettings>; 26] = [
     single(
         "action",
         "observe|defuse|drop|ban",
-        "What pings over the limit lead to: observe reports them, defuse turns each into a pong that the server ignores, drop drops the segments of connections over the limit, ban drops everything of the source, new connections too",
+        "What pings over the limit lead to: observe reports them, defuse turns each into a pong that the server ignores and paces the connection, drop drops the segments of connections over the limit, ban drops everything of the source, new connections too",
         |p, text| store(&mut p.action, word(text, &Action::WORDS)),
         |p| one(p.action.name()),
     ),
@@ -108,6 +108,13 @@ pub static POLICY: [Setting<PolicySettings>; 26] = [
         |p| one(p.escalate_to.name()),
     ),
     single(
+        "pace",
+        "RATE|off",
+        "Under defuse, hold the receive window of connections over the limit, so that those of one source send at most so much together: 16KiB/s, 1MiB/s; off is not to hold it",
+        |p, text| store(&mut p.pace, text.parse()),
+        |p| one(p.pace),
+    ),
+    single(
         "ban-forced",
         "",
         "Let ban hit trusted proxies, and sources with other connections that keep to the limit, too",
@@ -133,21 +140,21 @@ pub static POLICY: [Setting<PolicySettings>; 26] = [
     single(
         "max-pong-rate",
         "N",
-        "PONG frames a source may send in any window; 0 is no such limit",
+        "PONG frames a connection may send in any window; 0 is no such limit",
         |p, text| store(&mut p.max_pong_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
         |p| one(p.max_pong_rate),
     ),
     single(
         "max-empty-fragment-rate",
         "N",
-        "Fragments without payload that a source may send in any window; 0 is no such limit",
+        "Fragments without payload that a connection may send in any window; 0 is no such limit",
         |p, text| store(&mut p.max_empty_fragment_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
         |p| one(p.max_empty_fragment_rate),
     ),
     single(
         "max-tiny-frame-rate",
         "N",
-        "Data frames of at most tiny-frame-bytes that a source may send in any window; 0 is no such limit",
+        "Data frames of at most tiny-frame-bytes that a connection may send in any window; 0 is no such limit",
         |p, text| store(&mut p.max_tiny_frame_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
         |p| one(p.max_tiny_frame_rate),
     ),
@@ -161,7 +168,7 @@ pub static POLICY: [Setting<PolicySettings>; 26] = [
     single(
         "max-close-rate",
         "N",
-        "CLOSE frames a source may send in any window; 0 is no such limit",
+        "CLOSE frames a connection may send in any window; 0 is no such limit",
         |p, text| store(&mut p.max_close_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
         |p| one(p.max_close_rate),
     ),
@@ -175,7 +182,7 @@ pub static POLICY: [Setting<PolicySettings>; 26] = [
     single(
         "max-record-rate",
         "N",
-        "On TLS ports: records small enough for a ping that a source may send in any window; reported, or acted on by drop; 0 is no such limit",
+        "On TLS ports: records small enough for a ping that a connection may send in any window; 0 is no such limit",
         |p, text| store(&mut p.max_record_rate, whole(text, 0, Rate::MAX_LIMIT as u64)),
         |p| one(p.max_record_rate),
     ),

@@ -1,0 +1,187 @@
+//! Under `defuse` the receive window of a connection over the limit is held: its client sends no faster
+//! than the pace, and loses nothing.
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use ws_guard_testkit::{
+    client::{Client, ConnectOptions, Cut},
+    flood::{Bounds, Flooded, PAYLOAD, flood},
+    frame::Frame,
+    netns::{Family, INTERFACE, Pair, PairOptions},
+    servers::{Library, Server},
+};
+
+use crate::{
+    process::Guard,
+    stage::{PORT, Stage, WAIT, eventually},
+    statistics::lost,
+    talk::{ensure_echoed, pings, round_trip, text},
+};
+
+const RATE: u64 = 16 << 10;
+/// What a connection may have under way when its window is first held: the server's window until then.
+const AT_FIRST: u64 = 512 << 10;
+const FLOOD: Bounds =
+    Bounds { pings: u64::MAX, time: Duration::from_secs(4), pause: Duration::ZERO };
+/// Bytes of a masked ping.
+const PING: u64 = PAYLOAD as u64 + 6;
+/// More than a paced connection sends while one waits for its echo.
+const LARGE: usize = 1 << 20;
+
+/// What `flows` says of the client's pacing.
+fn is_paced(stage: &Stage, client: &Client) -> Result<bool> {
+    let flows: Vec<serde_json::Value> = stage.guard.ask("flows")?;
+    let name = client.local().to_string();
+    let flow = flows.iter().find(|flow| flow["client"] == name.as_str()).context("no such flow")?;
+    flow["paced"].as_bool().context("no field paced")
+}
+
+/// Flood over `flooder`; meanwhile a neighbour of the same address is served.
+fn flood_beside(stage: &Stage, flooder: &mut Client, neighbour: &mut Client) -> Result<Flooded> {
+    let flooded = thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(flooder, FLOOD, || true));
+        let mut beside = Ok(());
+        while beside.is_ok() && !flooding.is_finished() {
+            beside = round_trip(neighbour, "beside the flood");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let flooded = flooding.join().map_err(|_| anyhow::anyhow!("the flood panicked"))??;
+        beside.map(|()| flooded)
+    })?;
+    ensure!(!is_paced(stage, neighbour)?, "the neighbour is paced");
+    Ok(flooded)
+}
+
+/// A message that is echoed in far less than its time at the pace; it is the client's `nth`.
+fn full_speed(client: &mut Client, nth: u64) -> Result<Vec<u8>> {
+    let (large, start) = (text(LARGE, nth), Instant::now());
+    client.send(&[Frame::text(&large)], &Cut::Whole)?;
+    ensure!(client.wait(WAIT, |r| r.ended || r.messages == nth), "no echo");
+    println!("{LARGE} bytes echoed {:?} after the release", start.elapsed());
+    Ok(large.into_bytes())
+}
+
+fn paced(mode: &str, library: Library, options: PairOptions, family: Family) -> Result<()> {
+    let pair = Pair::new(options)?;
+    pair.server.one_cpu(INTERFACE)?;
+    let stage = Stage::on(pair, &[library], &format!("--attach {mode}"))?;
+    let mut flooder = stage.client(family, 0)?;
+    let mut neighbour = stage.client(family, 0)?;
+    let before = lost(&stage.pair.client)?;
+    round_trip(&mut flooder, "before")?;
+    let flooded = flood_beside(&stage, &mut flooder, &mut neighbour)?;
+    ensure!(flooded.broken.is_none(), "{flooded:?}");
+    ensure!(is_paced(&stage, &flooder)?, "not paced: {:?}", stage.flow(&flooder)?);
+    let flow = stage.flow(&flooder)?;
+    let (sent, most) = (flow.pings_in * PING, AT_FIRST + RATE * (flooded.time.as_secs() + 2));
+    ensure!(sent < most, "{sent} bytes of {most} in {:?}: {flow:?}", flooded.time);
+    ensure!(flow.pings_in > 30 && flow.gaps + flow.unsynced_total == 0, "{flow:?}");
+    ensure!(lost(&stage.pair.client)? == before, "something was lost: {}", stage.drops());
+
+    // The window is the server's again: all that waits, and a message that would take a minute else.
+    stage.guard.run("policy set --pace off")?;
+    let large = full_speed(&mut flooder, 2)?;
+    ensure_echoed(&flooder, &[b"before".to_vec(), large])?;
+    ensure!(lost(&stage.pair.client)? == before, "something was lost: {}", stage.drops());
+    drop((flooder, neighbour));
+    stage.finish().map(drop)
+}
+
+fn mode_paces(mode: &str) -> Result<()> {
+    for (library, offloads, family) in
+        [(Library::TokioTungstenite, true, Family::V4), (Library::Gorilla, false, Family::V6)]
+    {
+        let options = PairOptions { offloads, ..PairOptions::default() };
+        paced(mode, library, options, family)
+            .with_context(|| format!("{mode}, {library:?}, offloads {offloads}, {family:?}"))?;
+    }
+    Ok(())
+}
+
+macro_rules! paces {
+    ($($name:ident: $mode:literal;)*) => {$(
+        #[test]
+        fn $name() -> Result<()> {
+            needs_root!();
+            mode_paces($mode)
+        }
+    )*};
+}
+
+paces! {
+    native_xdp_paces: "xdp-native";
+    generic_xdp_paces: "xdp-generic";
+    tcx_paces: "tcx";
+    clsact_paces: "clsact";
+}
+
+/// A connection that is older than the guard has a window of unknown scale: it is policed, and lives.
+#[test]
+fn a_flooder_from_before_the_guard_is_policed() -> Result<()> {
+    needs_root!();
+    let pair = Pair::new(PairOptions::default())?;
+    let server = Server::start(&pair.server, Library::TokioTungstenite, PORT, None)?;
+    let source = Some(Family::V4.client(0));
+    let at = server.at(Family::V4.server());
+    let connect = ConnectOptions { source, ..Default::default() };
+    let mut flooder = Client::connect(&pair.client, at, connect)?;
+    round_trip(&mut flooder, "before the guard")?;
+    let guard = Guard::start(&pair.server, &format!("--port {PORT}"))?;
+    let flooded = flood(&mut flooder, FLOOD, || true)?;
+    ensure!(flooded.broken.is_none(), "{flooded:?}");
+    let status: serde_json::Value = guard.ask("status")?;
+    println!("{flooded:?}, {}", status["drops"]);
+    ensure!(status["drops"]["policed"].as_u64() > Some(0), "{}", status["drops"]);
+    let flows: Vec<serde_json::Value> = guard.ask("flows")?;
+    let sent = flows[0]["pings_in"].as_u64().context("pings_in")? * PING;
+    let most = AT_FIRST + RATE * (flooded.time.as_secs() + 2);
+    ensure!(sent < most, "{sent} of {most} bytes: {flows:?}");
+    guard.run("policy set --pace off")?;
+    round_trip(&mut flooder, "after the release")?;
+    drop(flooder);
+    guard.finish()
+}
+
+/// However long the window was held, the client is back at full speed with a probe of its own.
+#[test]
+fn a_release_ends_the_pacing_at_once() -> Result<()> {
+    needs_root!();
+    let stage =
+        Stage::new(Library::TokioTungstenite, PairOptions::default(), "--window-seconds 60")?;
+    let mut client = stage.client(Family::V4, 0)?;
+    for (n, held) in (1..).zip([1, 8]) {
+        client.send(&pings(0, 200), &Cut::Whole)?;
+        // More than the window has room for.
+        let waits = flood(&mut client, Bounds { pings: 2000, ..FLOOD }, || true)?;
+        thread::sleep(Duration::from_secs(held));
+        ensure!(is_paced(&stage, &client)?, "not paced, {waits:?}");
+        stage.guard.run("policy set --max-ping-rate 100000")?;
+        stage.guard.run(&format!("release {}", Family::V4.client(0)))?;
+        full_speed(&mut client, n)?;
+        ensure!(!is_paced(&stage, &client)?, "paced after the release");
+        stage.guard.run("policy set --max-ping-rate 30")?;
+    }
+    drop(client);
+    stage.finish().map(drop)
+}
+
+/// What is decided about the connection later holds from the next segment of the server on.
+#[test]
+fn other_policies_end_the_pacing() -> Result<()> {
+    needs_root!();
+    let stage = Stage::new(Library::TokioTungstenite, PairOptions::default(), "")?;
+    let mut client = stage.client(Family::V4, 0)?;
+    for change in ["--action observe", "--pace off"] {
+        flood(&mut client, Bounds { time: Duration::from_millis(500), ..FLOOD }, || true)?;
+        ensure!(is_paced(&stage, &client)?, "not paced before {change}");
+        stage.guard.run(&format!("policy set {change}"))?;
+        eventually("the pacing ends", || Ok(!is_paced(&stage, &client)?))?;
+        round_trip(&mut client, change)?;
+        stage.guard.run("policy set --action defuse --pace 16KiB/s")?;
+    }
+    drop(client);
+    stage.finish().map(drop)
+}
