@@ -68,7 +68,11 @@ impl FromStr for Pace {
         if text == OFF {
             return Ok(Pace(0));
         }
-        let unit = |(name, unit): &(&str, u32)| Some((text.strip_suffix(name)?, *unit));
+        let unit = |(name, unit): &(&str, u32)| {
+            let number = text.strip_suffix(name)?;
+            // Not of another unit that ends in the same way, such as KB/s.
+            (!number.ends_with(char::is_alphabetic)).then_some((number, *unit))
+        };
         let (number, unit) = UNITS.iter().find_map(unit).ok_or_else(|| {
             format!(
                 "{} is no rate: write it as 16KiB/s, in B/s, KiB/s or MiB/s, or off",
