@@ -26,6 +26,7 @@ mod crowd;
 mod defuse;
 mod drop;
 mod fragments;
+mod held_window;
 mod jumbo;
 mod limit;
 mod lossy;
