@@ -73,7 +73,7 @@ fn never_back(before: &Figures, after: &Figures) -> Result<()> {
 
 /// Kill and start the daemon; counters are compared before, while it is down, and after. One that is
 /// killed while it starts comes between.
-fn die_and_rise(stage: &mut Stage, round: u64) -> Result<()> {
+pub fn die_and_rise(stage: &mut Stage, round: u64) -> Result<()> {
     let asker = stage.asker();
     let (before, shown) = (counted(&asker)?, stage.metrics()?);
     stage.kill()?;
@@ -90,7 +90,7 @@ fn die_and_rise(stage: &mut Stage, round: u64) -> Result<()> {
 }
 
 /// The next daemon has other programs than all before it.
-fn upgrade(stage: &mut Stage, round: u64) -> Result<()> {
+pub fn upgrade(stage: &mut Stage, round: u64) -> Result<()> {
     let (asker, object) = (stage.asker(), stage.socket().with_extension("bpf.o"));
     let changed = variant(&std::fs::read(programs::object())?, round as usize)?;
     std::fs::write(&object, changed)?;
@@ -125,7 +125,7 @@ fn nothing_leaked(stage: &Stage, first: &Holdings) -> Result<()> {
 }
 
 /// A message, and a ping as long as there are some left.
-fn talk(honest: &mut Client) -> Result<()> {
+pub fn talk(honest: &mut Client) -> Result<()> {
     honest.send(&[Frame::text("still here")], &Cut::Whole)?;
     if honest.sent().pings < HONEST_PINGS {
         honest.send(&[Frame::ping("?")], &Cut::Whole)?;
@@ -134,7 +134,7 @@ fn talk(honest: &mut Client) -> Result<()> {
 }
 
 /// All that the honest client sent was counted and answered.
-fn exact(stage: &Stage, honest: &Client) -> Result<()> {
+pub fn exact(stage: &Stage, honest: &Client) -> Result<()> {
     let sent = honest.sent();
     eventually("answers", || {
         let received = honest.received();

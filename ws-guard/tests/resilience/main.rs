@@ -17,6 +17,7 @@ mod events;
 mod interface;
 mod kept;
 mod killed;
+mod paced;
 mod policy;
 mod reports;
 mod spoofed;
