@@ -4,10 +4,11 @@ TLS and WebSocket are kept off the socket (memory BIOs, a protocol without I/O),
 written to it can be taken apart into records first, by code that has nothing of the guard's.
 
 One argument, a JSON object: source, server, port, tls ("1.2", "1.3"), compression (true, false), and
-one of
+one of these, or one behind the other:
   pings: so many, as fast as they go, `length` bytes of payload each, `coalesce` of them in a record;
   chat: seconds to go on for, with `pause` [least, most] seconds between messages of `words` [least,
-  most] words.
+  most] words, `after` so many seconds that are not measured. `echo_ms` is how long their echoes took:
+  half of them, 99 of 100, and all.
 `pieces` is how many bytes a TCP segment has at most. Prints one line of JSON.
 """
 
@@ -28,6 +29,8 @@ from websockets.uri import parse_uri
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 APPLICATION_DATA = 23
 WINDOW = 10
+# How long an echo may take that is still to come, in seconds.
+PATIENCE = 20
 WORDS = """the be to of and a in that have I it for not on with he as you do at this but his by from
 they we say her she or an will my one all would there their what so up out if about who get which go me
 when make can like time no just him know take people into year your good some could them see other than
@@ -52,6 +55,7 @@ class Client:
         self.unread = b""
         self.pongs = 0
         self.messages = 0
+        self.said, self.took = collections.deque(), []  # when what has no echo yet was said; seconds
         self.handshake()
         extensions = [ClientPerMessageDeflateFactory()] if compression else None
         uri = parse_uri(f"wss://{server}:{port}/")
@@ -109,6 +113,8 @@ class Client:
             opcode = getattr(event, "opcode", None)
             self.pongs += opcode is Opcode.PONG
             self.messages += opcode in (Opcode.TEXT, Opcode.CONT)
+            if opcode in (Opcode.TEXT, Opcode.CONT) and event.fin and self.said:
+                self.took.append(time.monotonic() - self.said.popleft())
         return True
 
     def ping(self, count, length, coalesce):
@@ -126,15 +132,24 @@ class Client:
             if not self.receive(2):
                 raise TimeoutError("no answer to all of them")
 
-    def chat(self, seconds, pause, words):
-        end = time.monotonic() + seconds
+    def chat(self, seconds, pause, words, after=0):
+        begin = time.monotonic() + after
+        end = begin + seconds
         while (now := time.monotonic()) < end:
             text = " ".join(random.choices(WORDS, k=random.randint(*words)))
+            if now >= begin:
+                self.said.append(now)
             self.ws.send_text(text.encode())
             self.flush()
             until = min(now + random.uniform(*pause), end)
             while (left := until - time.monotonic()) > 0:
                 self.receive(left)
+        while self.said and self.receive(PATIENCE):
+            pass
+
+    def echo_ms(self):
+        took = sorted(self.took)
+        return [1000 * took[min(len(took) * share // 100, len(took) - 1)] for share in (50, 99, 100) if took]
 
     def peak(self, least, most):
         """Most records of such a length in any window."""
@@ -150,14 +165,14 @@ class Client:
 
 def main(wanted):
     pings, chat = wanted.pop("pings", None), wanted.pop("chat", None)
-    how = {name: wanted.pop(name) for name in ("length", "coalesce", "pause", "words") if name in wanted}
+    how = {name: wanted.pop(name) for name in ("length", "coalesce", "pause", "words", "after") if name in wanted}
     client = Client(**wanted)
     before, silent = len(client.records), False
     try:
         if pings:
             client.ping(pings, how.get("length", 0), how.get("coalesce", 1))
         if chat:
-            client.chat(chat, how["pause"], how["words"])
+            client.chat(chat, how["pause"], how["words"], how.get("after", 0))
     except (TimeoutError, ConnectionError):
         silent = True
     lengths = collections.Counter(length for kind, length, _ in client.records if kind == APPLICATION_DATA)
@@ -174,6 +189,9 @@ def main(wanted):
                 "peak": client.peak(22, 208),
                 "pongs": client.pongs,
                 "messages": client.messages,
+                "echo_ms": client.echo_ms(),
+                "took": len(client.took),
+                "unanswered": len(client.said),
                 "silent": silent,
             }
         ),
