@@ -3,8 +3,8 @@
 
 The guard cannot see frames inside TLS; this server can. Twice a second it hands the pings of each
 client address to the guard's control socket, which charges them to the same sources that it counts
-itself. With `--action drop` (or for this port alone: `--port '9443/tls action=drop'`) a source that
-goes past the limit is cut off in the kernel.
+itself. On a port that is marked (`--port 9443/tls`) the kernel then slows the connection of a source
+down that goes past the limit, or cuts it off with `--port '9443/tls action=drop'`.
 
 Needs Python 3.9 and `websockets` 14 or later. The user has to be able to open the control socket.
 
