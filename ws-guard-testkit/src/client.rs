@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 use crate::{
     frame::{Decoder, Frame, encode, opcode},
     netns::Namespace,
+    wire::Wire,
 };
 
 /// For connecting, for the handshake, and for each write.
@@ -118,7 +119,7 @@ type Shared = Arc<(Mutex<Received>, Condvar)>;
 
 /// A connected client, past its handshake.
 pub struct Client {
-    stream: TcpStream,
+    stream: Wire,
     sent: Sent,
     received: Shared,
     local: SocketAddr,
@@ -143,10 +144,29 @@ impl Client {
         lines: &str,
         cut: &Cut,
     ) -> Result<Client> {
-        let stream = namespace
-            .run(|| connect(server, options))?
-            .with_context(|| format!("connecting to {server} from {}", namespace.name()))?;
-        let local = stream.local_addr()?;
+        let stream = open(namespace, server, options)?;
+        Client::over(Wire::plain(stream), server, options, lines, cut)
+    }
+
+    /// As [`Client::connect`], inside TLS; whatever certificate the server shows.
+    pub fn connect_tls(
+        namespace: &Namespace,
+        server: SocketAddr,
+        options: ConnectOptions,
+    ) -> Result<Client> {
+        let stream = open(namespace, server, options)?;
+        let wire = Wire::tls(stream).with_context(|| format!("TLS handshake with {server}"))?;
+        Client::over(wire, server, options, "", &Cut::Whole)
+    }
+
+    fn over(
+        stream: Wire,
+        server: SocketAddr,
+        options: ConnectOptions,
+        lines: &str,
+        cut: &Cut,
+    ) -> Result<Client> {
+        let local = stream.tcp().local_addr()?;
         let received = Shared::default();
         let mut client = Client { stream, sent: Sent::default(), received, local };
         let rest = client.upgrade(server, lines, cut)?;
@@ -176,6 +196,16 @@ impl Client {
 
     pub fn sent(&self) -> Sent {
         self.sent
+    }
+
+    /// Its connection, for those who write to it by themselves.
+    pub fn wire(&mut self) -> &mut Wire {
+        &mut self.stream
+    }
+
+    /// Its socket.
+    pub fn tcp(&self) -> &TcpStream {
+        self.stream.tcp()
     }
 
     /// Send frames, cut as told.
@@ -209,9 +239,9 @@ impl Client {
     /// Write as much of `bytes` as the socket takes at once; `Ok(0)` when it takes none within the
     /// given time. Not counted.
     pub fn write_some(&mut self, bytes: &[u8], timeout: Duration) -> Result<usize> {
-        self.stream.set_write_timeout(Some(timeout))?;
+        self.stream.tcp().set_write_timeout(Some(timeout))?;
         let result = self.stream.write(bytes);
-        self.stream.set_write_timeout(Some(TIMEOUT))?;
+        self.stream.tcp().set_write_timeout(Some(TIMEOUT))?;
         match result {
             Ok(n) => Ok(n),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(0),
@@ -223,23 +253,27 @@ impl Client {
     pub fn drain(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         loop {
-            let mut bytes = 0;
-            // SAFETY: the descriptor is open as long as `self.stream`; the request writes one int.
-            let asked = unsafe { unacknowledged_bytes(self.stream.as_raw_fd(), &mut bytes) };
-            if asked.is_ok() && bytes == 0 {
-                return true;
+            match self.unacknowledged() {
+                Ok(0) => return true,
+                Ok(_) if Instant::now() <= deadline => thread::sleep(Duration::from_millis(1)),
+                _ => return false,
             }
-            if asked.is_err() || Instant::now() > deadline {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Bytes that were written and that the server has not acknowledged.
+    pub fn unacknowledged(&self) -> Result<u64> {
+        let mut bytes = 0;
+        // SAFETY: the descriptor is open as long as `self.stream`; the request writes one int.
+        unsafe { unacknowledged_bytes(self.stream.tcp().as_raw_fd(), &mut bytes) }
+            .context("SIOCOUTQ")?;
+        Ok(u64::try_from(bytes).unwrap_or(0))
     }
 
     fn unsent(&self) -> Result<i32> {
         let mut bytes = 0;
         // SAFETY: the descriptor is open as long as `self.stream`, and the request writes one int.
-        unsafe { unsent_bytes(self.stream.as_raw_fd(), &mut bytes) }.context("SIOCOUTQNSD")?;
+        unsafe { unsent_bytes(self.stream.tcp().as_raw_fd(), &mut bytes) }.context("SIOCOUTQNSD")?;
         Ok(bytes)
     }
 
@@ -283,7 +317,7 @@ impl Client {
 
     /// End the connection with a RST, as a client that is killed with unread data does.
     pub fn reset(self) -> Result<()> {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
+        socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO))?;
         Ok(())
     }
 
@@ -306,8 +340,18 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         // Ends the reading thread, which holds a clone of the socket.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.stream.tcp().shutdown(Shutdown::Both);
     }
+}
+
+fn open(
+    namespace: &Namespace,
+    server: SocketAddr,
+    options: ConnectOptions,
+) -> Result<TcpStream> {
+    namespace
+        .run(|| connect(server, options))?
+        .with_context(|| format!("connecting to {server} from {}", namespace.name()))
 }
 
 fn connect(server: SocketAddr, options: ConnectOptions) -> Result<TcpStream> {
@@ -325,8 +369,8 @@ fn connect(server: SocketAddr, options: ConnectOptions) -> Result<TcpStream> {
 }
 
 /// Read the answer to an upgrade request; returns the bytes behind it.
-fn read_answer(stream: &mut TcpStream, key: &str) -> Result<Vec<u8>> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
+fn read_answer(stream: &mut Wire, key: &str) -> Result<Vec<u8>> {
+    stream.tcp().set_read_timeout(Some(TIMEOUT))?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     let end = loop {
@@ -338,7 +382,7 @@ fn read_answer(stream: &mut TcpStream, key: &str) -> Result<Vec<u8>> {
         }
         ensure!(answer.len() < MAX_ANSWER, "the server's answer has no end");
     };
-    stream.set_read_timeout(None)?;
+    stream.tcp().set_read_timeout(None)?;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let accept = derive_accept_key(key.as_bytes());
     let accepted = head.lines().any(|line| {
@@ -354,7 +398,7 @@ fn read_answer(stream: &mut TcpStream, key: &str) -> Result<Vec<u8>> {
 }
 
 /// Read and count on a thread until the stream ends.
-fn receive(mut stream: TcpStream, first: Vec<u8>, received: Shared) {
+fn receive(mut stream: Wire, first: Vec<u8>, received: Shared) {
     thread::spawn(move || {
         let mut decoder = Decoder::default();
         decoder.push(&first);

@@ -31,6 +31,16 @@ pub struct Served {
 
 /// Send messages for `time` while `go_on` says so, then wait for the last answers.
 pub fn run(client: &mut Client, time: Duration, go_on: impl Fn() -> bool) -> Result<Served> {
+    run_every(client, MESSAGE_EVERY, time, go_on)
+}
+
+/// As [`run`], with a message each `every`: more of them for a 99th percentile that means something.
+pub fn run_every(
+    client: &mut Client,
+    every: Duration,
+    time: Duration,
+    go_on: impl Fn() -> bool,
+) -> Result<Served> {
     let start = Instant::now();
     let (mut sent, mut pings) = (Vec::new(), 0);
     while start.elapsed() < time && go_on() {
@@ -45,7 +55,7 @@ pub fn run(client: &mut Client, time: Duration, go_on: impl Fn() -> bool) -> Res
                 break;
             }
         }
-        std::thread::sleep(MESSAGE_EVERY.saturating_sub(now.elapsed()));
+        std::thread::sleep(every.saturating_sub(now.elapsed()));
     }
     let (messages, pings) = (sent.len() as u64, u64::from(pings));
     client.wait(PATIENCE, |r| r.ended || (r.messages >= messages && r.pongs >= pings));

@@ -11,10 +11,13 @@
 //! - [`others`]: servers and clients that speak something else; [`sink`]: a server that takes anything;
 //! - [`frame`] and [`client`]: a raw client that decides where each TCP segment ends, and counts what
 //!   it sent and received without a line of `ws-guard-common`;
+//! - [`wire`]: the bytes of a connection, plain or inside TLS; [`flooders`]: floods of each kind of frame
+//!   over one or many connections, with messages between that have to come back;
 //! - [`flood`], [`honest`]: the two clients of the demonstration; [`pool`]: hundreds of clients at once;
 //!   [`visitors`]: a proxy's connections for thousands of clients, one behind the other;
 //! - [`raw`]: spoofed segments;
-//! - [`raw_tcp`]: a client with a TCP of its own, which can lie in every field of a segment; [`ip`] and
+//! - [`raw_tcp`]: a client with a TCP of its own, which can lie in every field of a segment; [`beyond`]: one
+//!   that floods and heeds no window; [`probing`]: one that heeds it, and probes with new bytes; [`ip`] and
 //!   [`tunnel`]: what networks do to packets, and put around them;
 //! - [`capture`]: segments as they pass an interface;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
@@ -23,11 +26,13 @@
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
 pub mod autobahn;
+pub mod beyond;
 pub mod capture;
 pub mod certificate;
 pub mod client;
 pub mod edge;
 pub mod flood;
+pub mod flooders;
 pub mod frame;
 pub mod honest;
 pub mod ip;
@@ -38,6 +43,7 @@ pub mod others;
 pub mod packets;
 pub mod path;
 pub mod pool;
+pub mod probing;
 pub mod process;
 pub mod programs;
 pub mod proxies;
@@ -51,6 +57,7 @@ pub mod tunnel;
 pub mod usage;
 pub mod variant;
 pub mod visitors;
+pub mod wire;
 
 use aya::util::KernelVersion;
 

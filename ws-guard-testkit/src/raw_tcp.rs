@@ -5,7 +5,7 @@
 //! answers the server in its name. It keeps count of what the server acknowledges, puts the server's
 //! bytes in order, acknowledges them, and counts the frames in them. Nothing is sent again by itself.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -81,6 +81,9 @@ pub struct RawTcp {
     pub window: u16,
     /// The server has acknowledged all up to here.
     acked: u32,
+    /// Where the window ends that it has told; bytes that it acknowledged beyond one that it had told.
+    edge: u32,
+    beyond: u64,
     /// Sequence number of the server's next byte.
     expected: u32,
     /// Segments of the server behind a gap, by sequence number.
@@ -101,8 +104,9 @@ pub struct RawTcp {
     pub reset: bool,
     /// Pongs in the server's stream.
     pub pongs: u64,
-    /// Text and binary messages in it.
+    /// Text and binary messages in it, and what was in them where it is kept.
     pub messages: u64,
+    pub kept: Option<VecDeque<Vec<u8>>>,
 }
 
 impl RawTcp {
@@ -120,6 +124,8 @@ impl RawTcp {
             next: fastrand::u32(..),
             window: 0xFFFF,
             acked: 0,
+            edge: 0,
+            beyond: 0,
             expected: 0,
             early: BTreeMap::new(),
             bytes: Vec::new(),
@@ -133,6 +139,7 @@ impl RawTcp {
             reset: false,
             pongs: 0,
             messages: 0,
+            kept: None,
         })
     }
 
@@ -171,6 +178,7 @@ impl RawTcp {
         self.timestamps = self.note_timestamp(&answer);
         self.expected = answer.seq.wrapping_add(1);
         self.acked = answer.ack;
+        self.edge = answer.ack.wrapping_add(answer.window.into());
         Ok(())
     }
 
@@ -283,6 +291,23 @@ impl RawTcp {
         self.next.wrapping_sub(self.acked) as i32
     }
 
+    /// The server has acknowledged all before this sequence number.
+    pub fn acked(&self) -> u32 {
+        self.acked
+    }
+
+    /// Bytes that may still be sent: from the next one to the farthest edge of a window that the server
+    /// has told, which offers no scale. Negative past it.
+    pub fn room(&self) -> i32 {
+        self.edge.wrapping_sub(self.next) as i32
+    }
+
+    /// Bytes that the server acknowledged although no window that it had told before went so far. One
+    /// byte each are those of probes that it took.
+    pub fn taken_beyond(&self) -> u64 {
+        self.beyond
+    }
+
     /// Sequence number of the server's next byte: what it is to be told is acknowledged.
     pub fn expected(&self) -> u32 {
         self.expected
@@ -321,8 +346,8 @@ impl RawTcp {
             return Ok(true);
         }
         self.note_timestamp(&segment);
-        if segment.flags & flag::ACK != 0 && segment.ack.wrapping_sub(self.acked) as i32 > 0 {
-            self.acked = segment.ack;
+        if segment.flags & flag::ACK != 0 {
+            self.note_acknowledgement(&segment);
         }
         let length = segment.payload.len();
         let end = segment.seq.wrapping_add(length as u32);
@@ -339,6 +364,18 @@ impl RawTcp {
             self.acknowledge()?;
         }
         Ok(true)
+    }
+
+    fn note_acknowledgement(&mut self, segment: &Captured) {
+        let past = |a: u32, b: u32| u64::try_from(a.wrapping_sub(b) as i32).unwrap_or(0);
+        if past(segment.ack, self.acked) > 0 {
+            self.beyond += past(segment.ack, self.edge);
+            self.acked = segment.ack;
+        }
+        let edge = segment.ack.wrapping_add(segment.window.into());
+        if past(edge, self.edge) > 0 {
+            self.edge = edge;
+        }
     }
 
     fn put_in_order(&mut self) {
@@ -364,7 +401,12 @@ impl RawTcp {
         while let Some(frame) = self.decoder.next_frame() {
             match frame.opcode {
                 opcode::PONG => self.pongs += 1,
-                opcode::TEXT | opcode::BINARY => self.messages += 1,
+                opcode::TEXT | opcode::BINARY => {
+                    self.messages += 1;
+                    if let Some(kept) = &mut self.kept {
+                        kept.push_back(frame.payload);
+                    }
+                }
                 _ => {}
             }
         }

@@ -2,6 +2,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::{
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 use procfs::{FromRead, net::Snmp, process::Process};
 
 use crate::netns::Namespace;
@@ -20,11 +24,12 @@ impl Usage {
         let reading = || format!("reading /proc/{pid}: has it ended?");
         let process = Process::new(pid as i32).with_context(reading)?;
         let status = process.status().with_context(reading)?;
-        let stat = process.stat().with_context(reading)?;
-        let ticks = stat.utime + stat.stime;
+        // Its clock counts nanoseconds, and threads that have ended; /proc tells ticks of 10 ms.
+        let clock = clock_getcpuclockid(Pid::from_raw(pid as i32)).with_context(reading)?;
+        let cpu = clock_gettime(clock).with_context(reading)?.into();
         Ok(Usage {
             anonymous: status.rssanon.unwrap_or(0) * 1024,
-            cpu: Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64),
+            cpu,
         })
     }
 }

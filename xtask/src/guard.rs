@@ -35,7 +35,7 @@ impl Profile {
         step::run("building ws-guard", cargo)
     }
 
-    fn program(self) -> PathBuf {
+    pub fn program(self) -> PathBuf {
         let folder = if self == Profile::Release { "release" } else { "debug" };
         tools::target().join(folder).join("ws-guard")
     }
@@ -111,18 +111,21 @@ impl Guard {
 
     /// What a subcommand says with `-o json`.
     pub fn ask(&self, subcommand: &str) -> Result<Value> {
-        let output = Command::new(&self.program)
-            .args(&self.place)
-            .args([subcommand, "-o", "json"])
-            .output()
-            .context("running ws-guard")?;
+        serde_json::from_slice(&self.tell(&[subcommand, "-o", "json"])?)
+            .with_context(|| format!("`ws-guard {subcommand} -o json` is not JSON"))
+    }
+
+    /// Run the command line with these words; what it says.
+    pub fn tell(&self, words: &[&str]) -> Result<Vec<u8>> {
+        let mut command = Command::new(&self.program);
+        let output = command.args(&self.place).args(words).output().context("running ws-guard")?;
         ensure!(
             output.status.success(),
-            "`ws-guard {subcommand}` failed: {}",
+            "`ws-guard {}` failed: {}",
+            words.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("`ws-guard {subcommand} -o json` is not JSON"))
+        Ok(output.stdout)
     }
 
     fn remove(&mut self) -> Result<()> {

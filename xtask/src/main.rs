@@ -2,6 +2,7 @@
 mod autobahn;
 mod bench;
 mod build_ebpf;
+mod cpus;
 mod demo;
 mod guard;
 mod image;
@@ -10,6 +11,7 @@ mod sources;
 mod step;
 mod test;
 mod vm;
+mod watch;
 
 use std::process::ExitCode;
 

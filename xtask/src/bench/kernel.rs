@@ -2,10 +2,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use ws_guard_testkit::skip_reason;
 
 use super::{
@@ -13,7 +9,7 @@ use super::{
     run::Loaded,
     table::{self, Sample},
 };
-use crate::{build_ebpf, setup};
+use crate::{build_ebpf, cpus, setup};
 
 /// What is built for this and never committed.
 pub const OBJECT: &str = "ws-guard-bench.bpf.o";
@@ -43,7 +39,9 @@ pub fn main(args: Args) -> Result<()> {
     }
     let object = object(args.object, OBJECT)?;
     let mut programs = Loaded::new(&object)?;
-    stay_on_one_cpu()?;
+    // Clocks, caches and per-CPU maps are then the same for all.
+    let [_, last] = cpus::ends()?;
+    cpus::stay_on(last)?;
     let rows = rows::rows();
     let wanted: Vec<&Row> = rows.iter().filter(|row| row.name.contains(&args.row)).collect();
     if wanted.is_empty() {
@@ -94,14 +92,4 @@ fn sample(programs: &mut Loaded, rows: &[Row], row: &Row, repeats: u32) -> Resul
         },
         ns: time(row.name)?,
     })
-}
-
-/// Stay on the last CPU that we may use: clocks, caches and per-CPU maps are then the same for all.
-fn stay_on_one_cpu() -> Result<()> {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).context("asking for the CPUs to run on")?;
-    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let mut one = CpuSet::new();
-    one.set(last.context("no CPU to run on")?)?;
-    sched_setaffinity(this, &one).context("choosing a CPU")
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what ws-guard costs.
 mod defences;
+mod flood;
 pub mod kernel;
 mod latency;
 mod loss;
@@ -25,6 +26,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// Measure what honest clients and the server feel of a flood, by what is done about it
+    Flood(flood::Args),
     /// Time a packet in the kernel programs, beside programs that do less
     Kernel(kernel::Args),
     /// Time echoes between two namespaces, without the guard and with it at each hook
@@ -39,6 +42,7 @@ enum What {
 
 pub fn main(args: Args) -> Result<()> {
     match args.what {
+        What::Flood(args) => flood::main(args),
         What::Kernel(args) => kernel::main(args),
         What::Latency(args) => latency::main(args),
         What::Loss(args) => loss::main(args),

@@ -8,14 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use serde::Serialize;
 use ws_guard_testkit::{process::Process, tools};
 
-use crate::step;
+use crate::{cpus, step};
 
 /// How long a program may take to say that it is there.
 const START: Duration = Duration::from_secs(10);
@@ -94,7 +90,7 @@ pub fn programs(build: bool) -> Result<Programs> {
         guard: tools::target().join("release/ws-guard"),
         peer: folder.join("release/peer"),
         load: folder.join("release/load"),
-        cpus: cpus()?,
+        cpus: cpus::ends()?,
         certificate: Certificate::new()?,
     })
 }
@@ -125,29 +121,9 @@ impl Certificate {
     }
 }
 
-/// The first and the last of the CPUs that we may use.
-fn cpus() -> Result<[usize; 2]> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).context("asking for the CPUs to run on")?;
-    let mut usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let first = usable.next().context("no CPU to run on")?;
-    Ok([first, usable.next_back().unwrap_or(first)])
-}
-
 /// The peers listen, ws-guard serves.
 fn is_there(line: &str) -> Option<()> {
     (line == "listening" || line.contains("serving WebSocket connections")).then_some(())
-}
-
-/// Start a program on one CPU: children run where the thread that makes them does.
-fn spawn_on(cpu: usize, name: &str, command: Command) -> Result<Process> {
-    let this = Pid::from_raw(0);
-    let before = sched_getaffinity(this)?;
-    let mut one = CpuSet::new();
-    one.set(cpu)?;
-    sched_setaffinity(this, &one).context("choosing a CPU")?;
-    let spawned = Process::spawn(name, command);
-    sched_setaffinity(this, &before).context("going back to all CPUs")?;
-    spawned
 }
 
 /// A server that listens.
@@ -178,7 +154,7 @@ impl Programs {
             command.arg(flags[1]).arg(&self.certificate.key);
         }
         command.args(more);
-        let process = spawn_on(self.cpus[0], who.name(), command)?;
+        let process = cpus::start_on(self.cpus[0], || Process::spawn(who.name(), command))?;
         process.wait_for(START, is_there)?;
         Ok(Serving { process, port })
     }
@@ -195,7 +171,7 @@ impl Programs {
     pub fn load(&self, args: &[&str]) -> Result<Process> {
         let mut command = Command::new(&self.load);
         command.args(args);
-        spawn_on(self.cpus[1], "the load generator", command)
+        cpus::start_on(self.cpus[1], || Process::spawn("the load generator", command))
     }
 }
 

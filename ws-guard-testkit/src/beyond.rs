@@ -1,0 +1,146 @@
+//! A flooder whose TCP heeds no window: it sends on behind its end, and again until it is acknowledged.
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use crate::{
+    flooders::{Flooded, Kind, OWN_EVERY, own_text},
+    netns::Pair,
+    raw_tcp::{Opening, RawTcp, SEGMENT},
+};
+
+/// Bytes that it sends before it waits for an acknowledgement: four times the largest window there is
+/// without a scale.
+const AHEAD: usize = 256 * 1024;
+/// When it sends all of them again that are not acknowledged.
+const AGAIN: Duration = Duration::from_millis(20);
+/// When it looks for acknowledgements, where it has nothing to send.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// One flooding connection.
+pub struct BeyondWindow {
+    tcp: RawTcp,
+    kind: Kind,
+    frame: Vec<u8>,
+    /// What the server has not acknowledged, and how much of it was sent since the last time it was
+    /// begun again.
+    stream: Vec<u8>,
+    sent: usize,
+    begun: Instant,
+    through: u64,
+    last_own: Instant,
+    own: u64,
+    echoed: u64,
+}
+
+impl BeyondWindow {
+    /// Connect and upgrade, from an address that no kernel has.
+    pub fn connect(
+        pair: &Pair,
+        client: SocketAddr,
+        server: SocketAddr,
+        kind: Kind,
+    ) -> Result<BeyondWindow> {
+        let mut tcp = RawTcp::connect(pair, client, server, &Opening::default())?;
+        tcp.upgrade()?;
+        tcp.drain()?;
+        tcp.kept = Some(Default::default());
+        Ok(BeyondWindow {
+            tcp,
+            kind,
+            frame: kind.frame(),
+            stream: kind.beginning(),
+            sent: 0,
+            begun: Instant::now(),
+            through: 0,
+            last_own: Instant::now(),
+            own: 0,
+            echoed: 0,
+        })
+    }
+
+    /// Flood for `time`, while `go_on` says so, without taking what the server sends.
+    pub fn run(&mut self, time: Duration, go_on: impl Fn() -> bool) -> Result<Flooded> {
+        let end = Instant::now() + time;
+        self.tcp.window = 0;
+        while Instant::now() < end && go_on() && !self.tcp.ended {
+            self.fill();
+            self.turn()?;
+        }
+        Ok(self.flooded())
+    }
+
+    /// Say a last word, take what the server sends, and wait until all that it said has come back.
+    pub fn finish(&mut self, patience: Duration) -> Result<Flooded> {
+        let end = Instant::now() + patience;
+        self.tcp.window = 0xFFFF;
+        self.tcp.acknowledge()?;
+        self.say();
+        while Instant::now() < end && self.echoed < self.own && !self.tcp.ended {
+            self.turn()?;
+        }
+        Ok(self.flooded())
+    }
+
+    fn flooded(&self) -> Flooded {
+        Flooded {
+            bytes: self.through,
+            frames: self.through / self.frame.len() as u64,
+            own: self.own,
+            echoed: self.echoed,
+            broken: u64::from(self.tcp.ended),
+            beyond: self.tcp.taken_beyond(),
+        }
+    }
+
+    fn say(&mut self) {
+        self.stream.extend(self.kind.own(&own_text(self.tcp.client, self.own)));
+        self.own += 1;
+        self.last_own = Instant::now();
+    }
+
+    /// Have enough to send: whole frames.
+    fn fill(&mut self) {
+        if self.last_own.elapsed() >= OWN_EVERY {
+            self.say();
+        }
+        while self.stream.len() < AHEAD {
+            self.stream.extend(&self.frame);
+        }
+    }
+
+    /// Take what has come, and send a segment or begin again.
+    fn turn(&mut self) -> Result<()> {
+        let acked = self.tcp.acked();
+        self.tcp.settle(Duration::ZERO)?;
+        let new = self.tcp.acked().wrapping_sub(acked) as usize;
+        self.stream.drain(..new.min(self.stream.len()));
+        self.sent = self.sent.saturating_sub(new);
+        self.through += new as u64;
+        self.note_echoes();
+        let part = &self.stream[self.sent..self.stream.len().min(self.sent + SEGMENT)];
+        if !part.is_empty() {
+            self.tcp.next = self.tcp.acked().wrapping_add(self.sent as u32);
+            self.tcp.send(&self.tcp.segment(0, part))?;
+            self.sent += part.len();
+            self.tcp.advance(part.len());
+        } else if self.begun.elapsed() >= AGAIN {
+            (self.sent, self.begun) = (0, Instant::now());
+        } else {
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn note_echoes(&mut self) {
+        for message in self.tcp.kept.iter_mut().flatten() {
+            let own = own_text(self.tcp.client, self.echoed);
+            self.echoed += u64::from(message[..] == *own.as_bytes());
+        }
+        self.tcp.kept.iter_mut().for_each(|kept| kept.clear());
+    }
+}

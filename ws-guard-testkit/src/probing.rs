@@ -1,0 +1,67 @@
+//! A TCP that heeds the window, and probes one that is closed with its next byte.
+//!
+//! RFC 9293, 3.8.6.1, wants a sender to probe a window of zero with at least one byte of new data. Linux
+//! probes with an old one instead; here it is a new one, just past the edge, as other stacks do it. Who
+//! drops all that is past the edge stalls such a sender for good.
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::raw_tcp::{RawTcp, SEGMENT};
+
+/// Segments in flight at most.
+const BURST: usize = 16;
+/// How long an acknowledgement may take before bytes are sent again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Between a closed window and the first probe; twice as long before each further one.
+const FIRST_PROBE: Duration = Duration::from_millis(200);
+const LAST_PROBE: Duration = Duration::from_secs(2);
+
+/// What became of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Bytes that the server acknowledged.
+    pub bytes: usize,
+    /// Probes of one new byte that were sent, and of these, those whose byte the server took at once.
+    pub probes: u64,
+    pub taken: u64,
+    /// How often bytes inside the window had to be sent again.
+    pub again: u64,
+}
+
+/// Send all of `bytes` and wait until the server has acknowledged them, or the time is up.
+pub fn deliver(tcp: &mut RawTcp, bytes: &[u8], patience: Duration) -> Result<Delivered> {
+    let (start, end) = (tcp.next, Instant::now() + patience);
+    let mut done = Delivered::default();
+    let mut pause = FIRST_PROBE;
+    while done.bytes < bytes.len() && Instant::now() < end && !tcp.ended {
+        let acked = start.wrapping_add(done.bytes as u32);
+        tcp.next = acked;
+        if tcp.room() > 0 {
+            pause = FIRST_PROBE;
+            send(tcp, &bytes[done.bytes..])?;
+            let all = tcp.wait(AGAIN, |tcp| tcp.ended || tcp.unacknowledged() <= 0)?;
+            done.again += u64::from(!all);
+        } else if !tcp.wait(pause, |tcp| tcp.ended || tcp.room() > 0)? {
+            pause = (pause * 2).min(LAST_PROBE);
+            tcp.send(&tcp.segment(0, &bytes[done.bytes..=done.bytes]))?;
+            done.probes += 1;
+            let heard = |tcp: &RawTcp| tcp.ended || tcp.room() > 0 || tcp.acked() != acked;
+            tcp.wait(pause, heard)?;
+            done.taken += u64::from(tcp.acked() != acked);
+        }
+        done.bytes = tcp.acked().wrapping_sub(start) as usize;
+        tcp.next = tcp.acked();
+    }
+    Ok(done)
+}
+
+/// As many of `bytes` as the window and a burst have room for.
+fn send(tcp: &mut RawTcp, bytes: &[u8]) -> Result<()> {
+    let room = usize::try_from(tcp.room()).unwrap_or(0).min(SEGMENT * BURST);
+    for part in bytes[..bytes.len().min(room)].chunks(SEGMENT) {
+        tcp.send(&tcp.segment(0, part))?;
+        tcp.advance(part.len());
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! What is measured: servers, floods, and what is done about them.
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use serde::{Serialize, Serializer};
+use ws_guard_testkit::{flooders::Kind, servers::Library};
+
+/// `--pace off`: the connection is not slowed down.
+const UNPACED: &str = "--pace off";
+/// What a source may send in 10 s of the class that floods, as of pings.
+const RATE: u32 = 30;
+
+/// Who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Foreign(Library),
+    /// The companion server.
+    Companion,
+    /// The same, with TLS.
+    CompanionTls,
+    /// Python `websockets` with TLS.
+    PythonTls,
+}
+
+/// With what a client floods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flood {
+    Frames(Kind),
+    /// Pings of a TCP that sends on where the server's window has ended.
+    BeyondWindow,
+}
+
+/// What is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// There is no flood, and no guard.
+    NoFlood,
+    Unguarded,
+    Observe,
+    DefuseUnpaced,
+    Defuse,
+    Drop,
+}
+
+impl Target {
+    pub const ALL: [Target; 7] = [
+        Target::Foreign(Library::TokioTungstenite),
+        Target::Foreign(Library::Python),
+        Target::Foreign(Library::Ws),
+        Target::Foreign(Library::Gorilla),
+        Target::Companion,
+        Target::CompanionTls,
+        Target::PythonTls,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Foreign(library) => library.name(),
+            Target::Companion => "companion",
+            Target::CompanionTls => "companion-tls",
+            Target::PythonTls => "python-tls",
+        }
+    }
+
+    pub fn is_tls(self) -> bool {
+        matches!(self, Target::CompanionTls | Target::PythonTls)
+    }
+
+    /// Only pings are sent inside TLS: the guard sees records there, whatever they hold.
+    pub fn takes(self, flood: Flood) -> bool {
+        !self.is_tls() || flood == Flood::Frames(Kind::Pings)
+    }
+}
+
+impl Flood {
+    pub const ALL: [Flood; 5] = [
+        Flood::Frames(Kind::Pings),
+        Flood::Frames(Kind::Pongs),
+        Flood::Frames(Kind::Fragments),
+        Flood::Frames(Kind::Messages),
+        Flood::BeyondWindow,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Flood::Frames(Kind::Pings) => "pings",
+            Flood::Frames(Kind::Pongs) => "pongs",
+            Flood::Frames(Kind::Fragments) => "fragments",
+            Flood::Frames(Kind::Messages) => "messages",
+            Flood::BeyondWindow => "pings-beyond-window",
+        }
+    }
+
+    /// The limit that it is over; there is one of pings, and one of records, by default.
+    fn limit(self) -> String {
+        let class = match self {
+            Flood::Frames(Kind::Pings) | Flood::BeyondWindow => return String::new(),
+            Flood::Frames(Kind::Pongs) => "pong",
+            Flood::Frames(Kind::Fragments) => "empty-fragment",
+            Flood::Frames(Kind::Messages) => "tiny-frame",
+        };
+        format!("--max-{class}-rate {RATE}")
+    }
+}
+
+impl Mode {
+    pub const ALL: [Mode; 6] = [
+        Mode::NoFlood,
+        Mode::Unguarded,
+        Mode::Observe,
+        Mode::DefuseUnpaced,
+        Mode::Defuse,
+        Mode::Drop,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::NoFlood => "no-flood",
+            Mode::Unguarded => "unguarded",
+            Mode::Observe => "observe",
+            Mode::DefuseUnpaced => "defuse-unpaced",
+            Mode::Defuse => "defuse",
+            Mode::Drop => "drop",
+        }
+    }
+
+    /// How the guard is told, where there is one.
+    pub fn words(self, flood: Flood) -> Option<String> {
+        let action = match self {
+            Mode::NoFlood | Mode::Unguarded => return None,
+            Mode::Observe => "observe",
+            Mode::DefuseUnpaced | Mode::Defuse => "defuse",
+            Mode::Drop => "drop",
+        };
+        let pace = if self == Mode::DefuseUnpaced { UNPACED } else { "" };
+        Some(format!("--action {action} {pace} {}", flood.limit()))
+    }
+}
+
+fn named<T: Copy>(what: &str, name: &str, all: &[T], of: fn(T) -> &'static str) -> Result<T> {
+    all.iter().copied().find(|one| of(*one) == name).with_context(|| {
+        let names: Vec<_> = all.iter().map(|one| of(*one)).collect();
+        format!("no {what} is called {name:?}: choose of {}", names.join(", "))
+    })
+}
+
+macro_rules! by_name {
+    ($kind:ty, $what:literal) => {
+        impl FromStr for $kind {
+            type Err = anyhow::Error;
+
+            fn from_str(name: &str) -> Result<$kind> {
+                named($what, name, &<$kind>::ALL, <$kind>::name)
+            }
+        }
+
+        impl Serialize for $kind {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.name())
+            }
+        }
+    };
+}
+
+by_name!(Target, "server");
+by_name!(Flood, "flood");
+by_name!(Mode, "mode");

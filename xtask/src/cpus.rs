@@ -1,0 +1,35 @@
+//! Which CPU what runs on, where the machine has more than one.
+use anyhow::{Context, Result};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+
+/// The first and the last of the CPUs that we may use: one for a server, one for its load.
+pub fn ends() -> Result<[usize; 2]> {
+    let allowed = sched_getaffinity(this()).context("asking for the CPUs to run on")?;
+    let mut usable = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let first = usable.next().context("no CPU to run on")?;
+    Ok([first, usable.next_back().unwrap_or(first)])
+}
+
+/// Let this thread, and what it starts from now on, run on this CPU alone.
+pub fn stay_on(cpu: usize) -> Result<()> {
+    let mut one = CpuSet::new();
+    one.set(cpu)?;
+    sched_setaffinity(this(), &one).with_context(|| format!("moving to CPU {cpu}"))
+}
+
+/// Start something on one CPU: children run where the thread that makes them does.
+pub fn start_on<T>(cpu: usize, start: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = sched_getaffinity(this())?;
+    stay_on(cpu)?;
+    let started = start();
+    sched_setaffinity(this(), &before).context("going back to the CPUs before")?;
+    started
+}
+
+/// The calling thread, for the scheduler's system calls.
+fn this() -> Pid {
+    Pid::from_raw(0)
+}
