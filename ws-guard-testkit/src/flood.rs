@@ -13,6 +13,8 @@ use crate::{
 
 /// The longest payload that a control frame may have (RFC 6455, 5.5).
 pub const PAYLOAD: usize = 125;
+/// One ping of a flood, with its header and its masking key (RFC 6455, 5.2).
+pub const FRAME: usize = 2 + 4 + PAYLOAD;
 /// Pings in one write.
 const BATCH: usize = 500;
 /// How long one write may wait for room, so that the end of the time is noticed.

@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: a flood against a server that somebody else wrote, without and with the guard.
+//! `cargo xtask demo`: a server that somebody else wrote, without a flood, with one, and with one and the
+//! guard. It fails where the guard does not bring back what there was without a flood.
 //!
 //! ```text
 //!   client namespace                          server namespace
@@ -16,19 +17,43 @@ use anyhow::{Result, bail, ensure};
 use ws_guard_testkit::{netns, servers::Library, skip_reason, tools};
 
 use crate::{guard::Profile, setup, step};
-use round::{Figures, Plan};
+use round::{Figures, Kind, Plan};
 
 /// Growth at which the flood against an unguarded server is stopped, in bytes.
 const MAX_GROWTH: u64 = 1_500_000_000;
 /// Growth of a guarded server that is still nothing, in bytes: buffers of its libraries.
 const HARMLESS: u64 = 32 << 20;
 
+/// How far a figure may be from that without a flood, and count as brought back: so many times, and so
+/// much more. The goals are stricter, and `bench flood` is where they are measured, over many rounds.
+/// Here one round has to do, on a machine that may be busy and where flooder, clients and server share
+/// the CPUs. The factor is for figures that are large already; what is added is for small ones.
+struct Margin {
+    times: f64,
+    more: f64,
+}
+
+/// Milliseconds. A median moves with the load of the whole machine, not with single delays: some
+/// hundreds of microseconds more is what a busy one makes of 0.3 ms.
+const P50: Margin = Margin { times: 2.0, more: 2.0 };
+/// Milliseconds. A hundredth of the messages may each have waited for whole turns of other programs.
+const P99: Margin = Margin { times: 3.0, more: 25.0 };
+/// CPU seconds a second. CPU time does not depend on who else is running, but for colder caches. A
+/// server that reads a flood takes half of a CPU, or a whole one.
+const CPU: Margin = Margin { times: 2.0, more: 0.05 };
+
+impl Margin {
+    fn holds(&self, calm: f64, guarded: f64) -> bool {
+        guarded <= calm * self.times + self.more
+    }
+}
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Whose server is attacked: tokio-tungstenite, python, ws or gorilla
     #[arg(long, default_value = "tokio-tungstenite", value_name = "LIBRARY")]
     server: Library,
-    /// Seconds that each of the two rounds lasts
+    /// Seconds that each of the three rounds lasts
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(3..=20))]
     seconds: u64,
     /// Leave guard, server and clients running, a slow flood included, until Enter or Ctrl-C
@@ -52,22 +77,24 @@ pub fn main(args: Args) -> Result<()> {
         library: args.server,
         time: Duration::from_secs(args.seconds),
         max_growth: MAX_GROWTH,
-        guarded: false,
+        kind: Kind::Calm,
     };
-    let without = round::run(plan)?;
-    interrupt::check()?;
-    let with = round::run(Plan { guarded: true, ..plan })?;
-    interrupt::check()?;
-    println!("\n{}\n", table::render(&without, &with, args.server));
-    let wrong = wrong(&without, &with);
+    let round = |kind| {
+        let figures = round::run(Plan { kind, ..plan })?;
+        interrupt::check()?;
+        anyhow::Ok(figures)
+    };
+    let rounds = [round(Kind::Calm)?, round(Kind::Flood)?, round(Kind::Guarded)?];
+    println!("\n{}\n", table::render(&rounds, args.server));
+    let wrong = wrong(&rounds);
     ensure!(wrong.is_empty(), "the protection did not work:\n- {}", wrong.join("\n- "));
-    println!("Protected: {}", table::verdict(&without, &with));
+    println!("Protected: {}", table::verdict(&rounds));
     Ok(())
 }
 
 /// What is not as it has to be under the guard; empty when all is.
-fn wrong(without: &Figures, with: &Figures) -> Vec<String> {
-    let mut wrong = Vec::new();
+fn wrong([calm, without, with]: &[Figures; 3]) -> Vec<String> {
+    let mut wrong = not_brought_back(calm, with);
     let mut expect = |holds: bool, text: String| {
         if !holds {
             wrong.push(text);
@@ -76,9 +103,11 @@ fn wrong(without: &Figures, with: &Figures) -> Vec<String> {
     let limit = guard::MAX_PING_RATE;
     let Some(guard) = with.guard else { return vec!["the guard gave no figures".to_owned()] };
     expect(guard.throttled, "the flooder was not throttled".to_owned());
+    // What is still under way may have been seen or not.
+    let (taken, sent) = (with.taken, with.flooded.pings);
     expect(
-        guard.pings == with.flooded.pings,
-        format!("the flooder sent {} pings, the guard saw {}", with.flooded.pings, guard.pings),
+        (taken..=sent).contains(&guard.pings),
+        format!("the server took {taken} of {sent} pings, the guard saw {}", guard.pings),
     );
     expect(
         guard.defused == guard.pings.saturating_sub(limit),
@@ -99,4 +128,38 @@ fn wrong(without: &Figures, with: &Figures) -> Vec<String> {
         format!("the server grew by {} bytes all the same", with.growth),
     );
     wrong
+}
+
+/// What the honest client and the server still feel of the flood.
+fn not_brought_back(calm: &Figures, with: &Figures) -> Vec<String> {
+    let (p50, p99) = (table::p50_ms, table::p99_ms);
+    let figures: [(&str, &Margin, fn(&Figures) -> f64); 3] = [
+        ("the honest client's p50 is (ms)", &P50, p50),
+        ("the honest client's p99 is (ms)", &P99, p99),
+        ("the server takes CPU seconds a second:", &CPU, |figures| figures.cpu),
+    ];
+    let far = figures.iter().filter(|(_, margin, of)| !margin.holds(of(calm), of(with)));
+    far.map(|(what, margin, of)| {
+        format!(
+            "{what} {:.2} with ws-guard, {:.2} without a flood: more than {} times and {} more",
+            of(with),
+            of(calm),
+            margin.times,
+            margin.more
+        )
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_busy_machine_does_is_within_the_margins_and_a_flood_is_not() {
+        // Calm and guarded rounds of a machine with other work, and a server that reads the flood.
+        assert!(P50.holds(0.3, 0.9) && P99.holds(1.0, 20.0) && CPU.holds(0.02, 0.05));
+        assert!(P50.holds(5.0, 9.0) && P99.holds(40.0, 110.0));
+        assert!(!P50.holds(0.46, 14.0) && !P99.holds(0.68, 32.5) && !CPU.holds(0.02, 0.6));
+    }
 }

@@ -1,7 +1,6 @@
 //! One round: a server, an honest client, a flooder, and what becomes of them.
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -13,26 +12,47 @@ use ws_guard_testkit::{
     honest::{self, Served},
     netns::{Family, Pair, PairOptions},
     servers::{Library, Server, Totals},
-    usage::Usage,
 };
 
 use super::{
     guard::{self, SourceFigures},
     interrupt,
 };
-use crate::guard::Guard;
+use crate::{guard::Guard, watch::Watch};
 
 const PORT: u16 = 9001;
 /// How long the honest client is alone at first.
 const CALM: Duration = Duration::from_secs(1);
-/// How long the guarded server may take to read what is under way when the flood ends.
-const DRAIN: Duration = Duration::from_secs(3);
+/// Between two messages of the honest client: enough of them for a 99th percentile.
+const MESSAGE_EVERY: Duration = Duration::from_millis(10);
+/// How long the guarded server may take to read what is under way when the flood ends. Of a connection
+/// that is held back it reads a part.
+const DRAIN: Duration = Duration::from_secs(1);
 /// Pings that a flooder sends at most; it gets nowhere near in the time it has.
 const MAX_PINGS: u64 = 50_000_000;
 /// Room between the growth at which the flood is stopped and the hard limit of the process.
 const HEADROOM: u64 = 1_500_000_000;
 /// How long `--interactive` lasts at most.
 const INTERACTIVE: Duration = Duration::from_secs(3600);
+
+/// What happens in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The honest client is alone.
+    Calm,
+    Flood,
+    Guarded,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Calm => "without a flood",
+            Kind::Flood => "of flood without ws-guard",
+            Kind::Guarded => "of flood with ws-guard",
+        }
+    }
+}
 
 /// What a round is to be like.
 #[derive(Clone, Copy)]
@@ -41,19 +61,21 @@ pub struct Plan {
     pub time: Duration,
     /// Bytes of the server's growth at which the flood is stopped.
     pub max_growth: u64,
-    pub guarded: bool,
+    pub kind: Kind,
 }
 
 /// What came of a round.
 pub struct Figures {
     /// Most anonymous memory the server had, less what it had before the flood, in bytes.
     pub growth: u64,
-    /// CPU time of the server since then.
-    pub cpu: Duration,
+    /// CPU time that the server took for each second since then.
+    pub cpu: f64,
     /// The growth was stopped here.
     pub stopped_at: Option<Duration>,
     pub served: Served,
     pub flooded: Flooded,
+    /// Pings of the flooder that the server's TCP took whole.
+    pub taken: u64,
     /// What the server counted; `None` when it did not live to tell.
     pub totals: Option<Totals>,
     pub guard: Option<SourceFigures>,
@@ -65,11 +87,10 @@ const FLOODER: u8 = 0;
 const HONEST: u8 = 1;
 
 pub fn run(plan: Plan) -> Result<Figures> {
-    let seconds = plan.time.as_secs();
-    let what = if plan.guarded { "with ws-guard" } else { "without ws-guard" };
-    eprintln!("  {seconds} s of flood {what} ...");
+    eprintln!("  {} s {} ...", plan.time.as_secs(), plan.kind.name());
     let pair = Pair::new(PairOptions::default())?;
-    let guard = plan.guarded.then(|| guard::start(&pair.server, PORT)).transpose()?;
+    let guarded = plan.kind == Kind::Guarded;
+    let guard = guarded.then(|| guard::start(&pair.server, PORT)).transpose()?;
     if let Some(guard) = &guard {
         eprintln!("  attached: {}", guard.modes()?);
     }
@@ -94,33 +115,32 @@ fn attack(plan: Plan, pair: &Pair, server: &Server, guard: Option<&Guard>) -> Re
     let at = server.at(Family::V4.server());
     let mut honest = connect(pair, at, HONEST, true)?;
     let mut flooder = connect(pair, at, FLOODER, false)?;
-    let before = Usage::of(server.pid())?;
-    let watch = Watch::new(plan, before, server.pid());
-    let bounds = Bounds { pings: MAX_PINGS, time: plan.time, pause: Duration::ZERO };
+    let watch = Watch::new(server.pid(), plan.max_growth, CALM)?;
+    let go_on = || !watch.died() && !interrupt::stopped();
     let began = SystemTime::now() + CALM;
     let (served, flooded) = thread::scope(|scope| {
         scope.spawn(|| watch.run());
-        let served = scope.spawn(|| honest::run(&mut honest, plan.time + CALM, || !watch.died()));
+        let honest = &mut honest;
+        let served =
+            scope.spawn(|| honest::run_every(honest, MESSAGE_EVERY, plan.time + CALM, go_on));
         thread::sleep(CALM);
-        let flooded = flood::flood(&mut flooder, bounds, || watch.go_on());
-        if guard.is_some() {
-            flooder.drain(DRAIN);
-        }
+        let flooded = flood_or_wait(plan, &mut flooder, &watch);
         let served = served.join();
-        watch.done.store(true, Ordering::Relaxed);
+        watch.done();
         (served, flooded)
     });
     let served = served.map_err(|_| anyhow!("the honest client panicked"))??;
-    let after = Usage::of(server.pid()).unwrap_or_default();
+    let Flood { flooded, taken, cpu } = flooded?;
     let flooder = Family::V4.client(FLOODER);
     let guard = guard.map(|guard| guard::source(guard, flooder)).transpose()?.flatten();
     let since = guard.and_then(|guard| guard.since);
     Ok(Figures {
         growth: watch.growth(),
-        cpu: after.cpu.saturating_sub(before.cpu),
+        cpu,
         stopped_at: watch.stopped_at(),
         served,
-        flooded: flooded?,
+        flooded,
+        taken,
         totals: None,
         guard,
         // The guard's clock has a resolution of milliseconds, so it may seem to be early.
@@ -128,65 +148,36 @@ fn attack(plan: Plan, pair: &Pair, server: &Server, guard: Option<&Guard>) -> Re
     })
 }
 
-/// Looks at the server's memory while a round lasts.
-struct Watch {
-    pid: u32,
-    before: u64,
-    max_growth: u64,
-    began: Instant,
-    peak: AtomicU64,
-    /// Milliseconds after the beginning of the flood; 0 for not yet.
-    stopped: AtomicU64,
-    died: AtomicBool,
-    done: AtomicBool,
+/// What came of the flooder's time.
+struct Flood {
+    flooded: Flooded,
+    taken: u64,
+    cpu: f64,
 }
 
-impl Watch {
-    fn new(plan: Plan, before: Usage, pid: u32) -> Watch {
-        Watch {
-            pid,
-            before: before.anonymous,
-            max_growth: plan.max_growth,
-            began: Instant::now() + CALM,
-            peak: AtomicU64::new(before.anonymous),
-            stopped: AtomicU64::new(0),
-            died: AtomicBool::new(false),
-            done: AtomicBool::new(false),
-        }
-    }
-
-    fn run(&self) {
-        while !self.done.load(Ordering::Relaxed) {
-            match Usage::of(self.pid) {
-                Ok(usage) => {
-                    self.peak.fetch_max(usage.anonymous, Ordering::Relaxed);
-                }
-                Err(_) => self.died.store(true, Ordering::Relaxed),
+/// The flooder's time, in which it does nothing where all is calm.
+fn flood_or_wait(plan: Plan, flooder: &mut Client, watch: &Watch) -> Result<Flood> {
+    let go_on = || watch.go_on() && !interrupt::stopped();
+    let (before, start) = (watch.cpu(), Instant::now());
+    let flooded = match plan.kind {
+        Kind::Calm => {
+            while start.elapsed() < plan.time && go_on() {
+                thread::sleep(Duration::from_millis(50));
             }
-            if self.growth() > self.max_growth && self.stopped.load(Ordering::Relaxed) == 0 {
-                let after = self.began.elapsed().as_millis().max(1) as u64;
-                self.stopped.store(after, Ordering::Relaxed);
-            }
-            thread::sleep(Duration::from_millis(5));
+            Flooded { time: start.elapsed(), ..Flooded::default() }
         }
+        Kind::Flood | Kind::Guarded => {
+            let bounds = Bounds { pings: MAX_PINGS, time: plan.time, pause: Duration::ZERO };
+            flood::flood(flooder, bounds, go_on)?
+        }
+    };
+    let cpu = watch.cpu().saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
+    if plan.kind == Kind::Guarded {
+        flooder.drain(DRAIN);
     }
-
-    fn growth(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed).saturating_sub(self.before)
-    }
-
-    fn died(&self) -> bool {
-        self.died.load(Ordering::Relaxed) || interrupt::stopped()
-    }
-
-    fn go_on(&self) -> bool {
-        !self.died() && self.stopped.load(Ordering::Relaxed) == 0
-    }
-
-    fn stopped_at(&self) -> Option<Duration> {
-        let after = self.stopped.load(Ordering::Relaxed);
-        (after > 0).then(|| Duration::from_millis(after))
-    }
+    // A connection that was reset has nothing under way any more.
+    let under_way = flooder.unacknowledged().unwrap_or(0).div_ceil(flood::FRAME as u64);
+    Ok(Flood { flooded, taken: flooded.pings.saturating_sub(under_way), cpu })
 }
 
 /// Leave everything running until Enter or Ctrl-C.

@@ -1,4 +1,4 @@
-//! The two rounds beside each other.
+//! The three rounds beside each other.
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -9,29 +9,31 @@ use super::round::Figures;
 /// A figure of the table, by its name.
 type Row = (&'static str, fn(&Figures) -> String);
 
-const ROWS: [Row; 13] = [
-    ("server: memory growth", growth),
-    ("server: CPU time", |f| seconds(f.cpu)),
-    ("honest client: messages", |f| f.served.messages.to_string()),
-    ("honest client: lost", |f| f.served.lost.to_string()),
+const ROWS: [Row; 14] = [
     ("honest client: p50", |f| millis(f.served.p50)),
     ("honest client: p99", |f| millis(f.served.p99)),
+    ("honest client: lost / messages", |f| format!("{} / {}", f.served.lost, f.served.messages)),
     ("honest client: pongs / pings", |f| format!("{} / {}", f.served.pongs, f.served.pings)),
-    ("flooder: pings sent", |f| f.flooded.pings.to_string()),
+    ("server: CPU", |f| percent(f.cpu)),
+    ("server: memory growth", growth),
     // Each ping that its library reads, it answers.
-    ("server: pongs sent or queued", |f| count(f.totals.map(|totals| totals.pings))),
+    ("server: pings answered", |f| count(f.totals.map(|totals| totals.pings))),
+    ("flooder: pings sent", |f| f.flooded.pings.to_string()),
+    ("flooder: pings got through", |f| f.taken.to_string()),
     ("guard: pings seen", |f| count(f.guard.map(|guard| guard.pings))),
     ("guard: pings defused", |f| count(f.guard.map(|guard| guard.defused))),
     ("guard: time to throttle", |f| f.time_to_throttle.map_or_else(none, millis)),
-    ("flood lasted", |f| seconds(f.flooded.time)),
+    ("round lasted", |f| seconds(f.flooded.time)),
+    ("stopped", |f| f.stopped_at.map_or_else(none, |at| format!("after {}", seconds(at)))),
 ];
 
-pub fn render(without: &Figures, with: &Figures, library: Library) -> String {
+pub fn render(rounds: &[Figures; 3], library: Library) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header([library.name(), "WITHOUT WS-GUARD", "WITH WS-GUARD"]);
+    table.set_header([library.name(), "NO FLOOD", "FLOOD", "FLOOD, WS-GUARD"]);
     for (name, figure) in ROWS {
-        table.add_row([name, &figure(without), &figure(with)]);
+        let figures = rounds.iter().map(figure);
+        table.add_row(std::iter::once(name.to_owned()).chain(figures));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -40,19 +42,35 @@ pub fn render(without: &Figures, with: &Figures, library: Library) -> String {
 }
 
 /// One line that says what the difference was.
-pub fn verdict(without: &Figures, with: &Figures) -> String {
+pub fn verdict([calm, without, with]: &[Figures; 3]) -> String {
     format!(
-        "the server grew by {} instead of {}, and the honest client's p99 was {} instead of {}.",
+        "the honest client's p99 was {} and the server's CPU {}, beside {} and {} without a flood, {} and \
+         {} without ws-guard; the server grew by {} instead of {}.",
+        millis(with.served.p99),
+        percent(with.cpu),
+        millis(calm.served.p99),
+        percent(calm.cpu),
+        millis(without.served.p99),
+        percent(without.cpu),
         megabytes(with.growth),
         growth(without),
-        millis(with.served.p99),
-        millis(without.served.p99)
     )
 }
 
+pub fn p50_ms(figures: &Figures) -> f64 {
+    figures.served.p50.as_secs_f64() * 1e3
+}
+
+pub fn p99_ms(figures: &Figures) -> f64 {
+    figures.served.p99.as_secs_f64() * 1e3
+}
+
 fn growth(figures: &Figures) -> String {
-    let stopped = figures.stopped_at.map(|after| format!(", stopped after {}", seconds(after)));
-    megabytes(figures.growth) + &stopped.unwrap_or_default()
+    megabytes(figures.growth)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -64,7 +82,7 @@ fn seconds(time: Duration) -> String {
 }
 
 fn millis(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
 }
 
 fn count(number: Option<u64>) -> String {
