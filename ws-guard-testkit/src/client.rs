@@ -273,7 +273,8 @@ impl Client {
     fn unsent(&self) -> Result<i32> {
         let mut bytes = 0;
         // SAFETY: the descriptor is open as long as `self.stream`, and the request writes one int.
-        unsafe { unsent_bytes(self.stream.tcp().as_raw_fd(), &mut bytes) }.context("SIOCOUTQNSD")?;
+        unsafe { unsent_bytes(self.stream.tcp().as_raw_fd(), &mut bytes) }
+            .context("SIOCOUTQNSD")?;
         Ok(bytes)
     }
 
@@ -344,11 +345,7 @@ impl Drop for Client {
     }
 }
 
-fn open(
-    namespace: &Namespace,
-    server: SocketAddr,
-    options: ConnectOptions,
-) -> Result<TcpStream> {
+fn open(namespace: &Namespace, server: SocketAddr, options: ConnectOptions) -> Result<TcpStream> {
     namespace
         .run(|| connect(server, options))?
         .with_context(|| format!("connecting to {server} from {}", namespace.name()))

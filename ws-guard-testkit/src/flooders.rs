@@ -159,7 +159,8 @@ impl Flooders {
         let end = Instant::now() + patience;
         let before = self.flooded();
         self.connections.iter_mut().for_each(|connection| connection.say(self.kind));
-        let waits = |connection: &Connection| !connection.broken && connection.echoed < connection.own;
+        let waits =
+            |connection: &Connection| !connection.broken && connection.echoed < connection.own;
         while Instant::now() < end && self.connections.iter().any(waits) {
             self.turn(true)?;
         }

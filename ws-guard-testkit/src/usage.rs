@@ -27,10 +27,7 @@ impl Usage {
         // Its clock counts nanoseconds, and threads that have ended; /proc tells ticks of 10 ms.
         let clock = clock_getcpuclockid(Pid::from_raw(pid as i32)).with_context(reading)?;
         let cpu = clock_gettime(clock).with_context(reading)?.into();
-        Ok(Usage {
-            anonymous: status.rssanon.unwrap_or(0) * 1024,
-            cpu,
-        })
+        Ok(Usage { anonymous: status.rssanon.unwrap_or(0) * 1024, cpu })
     }
 }
 

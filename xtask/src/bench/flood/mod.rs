@@ -11,13 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
-use ws_guard_testkit::{netns, skip_reason, tools};
+use ws_guard_testkit::{netns, servers::Library, skip_reason, tools};
 
-use crate::{
-    cpus,
-    guard::Profile,
-    setup, step,
-};
+use crate::{cpus, guard::Profile, setup, step};
 use case::{Flood, Mode, Target};
 use run::{Plan, Sample};
 
@@ -45,6 +41,9 @@ pub struct Args {
     /// Rounds; each runs every case once in every mode, and the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Take what an earlier run has built
+    #[arg(long)]
+    no_build: bool,
     /// How the results are printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -104,9 +103,9 @@ pub fn main(args: Args) -> Result<()> {
     if cases.is_empty() {
         bail!("none of these servers takes one of these floods over so many connections");
     }
-    cases.iter().try_for_each(|case| case.server.library().map_or(Ok(()), setup::demo))?;
-    step::run("building the server in Rust", tools::build_tungstenite_echo())?;
-    Profile::Release.build()?;
+    if !args.no_build {
+        build(&cases)?;
+    }
     netns::remove_stale()?;
     let results = measure(&cases, &args)?;
     super::write("flood", &results)?;
@@ -115,6 +114,20 @@ pub fn main(args: Args) -> Result<()> {
         Output::Json => println!("{}", serde_json::to_string_pretty(&results)?),
     }
     Ok(())
+}
+
+/// What the cases need. The companion server is measured as users run it; of the guard only the kernel
+/// programs matter, and they are the same however it is compiled.
+fn build(cases: &[Case]) -> Result<()> {
+    let libraries: Vec<Library> = cases.iter().filter_map(|case| case.server.library()).collect();
+    libraries.iter().try_for_each(|library| setup::demo(*library))?;
+    if libraries.contains(&Library::TokioTungstenite) {
+        step::run("building the server in Rust", tools::build_tungstenite_echo())?;
+    }
+    if cases.iter().any(|case| case.server.library().is_none()) {
+        Profile::Release.build()?;
+    }
+    Profile::Dev.build()
 }
 
 fn measure(cases: &[Case], args: &Args) -> Result<Vec<Figures>> {

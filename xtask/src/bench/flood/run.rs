@@ -141,7 +141,7 @@ pub fn run(plan: Plan) -> Result<Sample> {
     let tls = if plan.case.server.is_tls() { "/tls" } else { "" };
     let guard = plan.mode.words(plan.case.flood).map(|words| {
         let words = format!("--interface {INTERFACE} --port {PORT}{tls} {words}");
-        Guard::start(Profile::Release, &pair.server, &words)
+        Guard::start(Profile::Dev, &pair.server, &words)
     });
     let guard = guard.transpose()?;
     let server = plan.case.server.start(&pair.server, PORT, MAX_GROWTH + HEADROOM, plan.cpu)?;
@@ -164,15 +164,16 @@ fn attack(plan: Plan, pair: &Pair, server: &Serving, guard: Option<&Guard>) -> R
         let flooding = scope.spawn(|| {
             let start = Instant::now();
             let flooded = flooder.run(plan.time, || watch.go_on());
-            flooded.map(|flooded| (flooded, watch.cpu().as_secs_f64() / start.elapsed().as_secs_f64()))
+            flooded
+                .map(|flooded| (flooded, watch.cpu().as_secs_f64() / start.elapsed().as_secs_f64()))
         });
-        let served =
-            honest::run_every(&mut honest, MESSAGE_EVERY, plan.time, || watch.go_on());
+        let served = honest::run_every(&mut honest, MESSAGE_EVERY, plan.time, || watch.go_on());
         let flooded = flooding.join();
         watch.done();
         (served, flooded)
     });
-    let (served, (flooded, cpu)) = (served?, flooded.map_err(|_| anyhow!("the flooder panicked"))??);
+    let (served, (flooded, cpu)) =
+        (served?, flooded.map_err(|_| anyhow!("the flooder panicked"))??);
     if let Some(guard) = guard {
         // What it still has to send would take minutes at the pace that it is held to.
         guard.tell(&["allow", &flooder.source().to_string()])?;

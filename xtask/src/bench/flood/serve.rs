@@ -33,7 +33,13 @@ impl Target {
     }
 
     /// Start it on `cpu` at `port`; `limit` bounds the bytes of its data segment where it would grow.
-    pub fn start(self, namespace: &Namespace, port: u16, limit: u64, cpu: usize) -> Result<Serving> {
+    pub fn start(
+        self,
+        namespace: &Namespace,
+        port: u16,
+        limit: u64,
+        cpu: usize,
+    ) -> Result<Serving> {
         if let Target::Foreign(library) = self {
             let start = || Server::start(namespace, library, port, Some(limit));
             return cpus::start_on(cpu, start).map(Serving::Foreign);

@@ -18,8 +18,21 @@ const CPU: f64 = 1.2;
 const GROWTH: f64 = (1 << 20) as f64;
 
 const HEADER: [&str; 15] = [
-    "SERVER", "FLOOD", "CONNS", "MODE", "P50 MS", "P99 MS", "LOST", "CPU", "GROWTH MB", "THROUGH KB",
-    "FRAMES", "OWN BACK", "BROKEN", "AGAIN C", "AGAIN S",
+    "SERVER",
+    "FLOOD",
+    "CONNS",
+    "MODE",
+    "P50 MS",
+    "P99 MS",
+    "LOST",
+    "CPU",
+    "GROWTH MB",
+    "THROUGH KB",
+    "FRAMES",
+    "OWN BACK",
+    "BROKEN",
+    "AGAIN C",
+    "AGAIN S",
 ];
 
 impl Figures {
