@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::{
     flooders::{Flooded, Kind, OWN_EVERY, own_text},
     netns::Pair,
+    probing::deliver,
     raw_tcp::{Opening, RawTcp, SEGMENT},
 };
 
@@ -18,6 +19,8 @@ use crate::{
 const AHEAD: usize = 256 * 1024;
 /// When it sends all of them again that are not acknowledged.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How long the server may be silent, at the end, before it is reminded of the window.
+const LISTEN: Duration = Duration::from_millis(100);
 /// When it looks for acknowledgements, where it has nothing to send.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -74,14 +77,21 @@ impl BeyondWindow {
         Ok(self.flooded())
     }
 
-    /// Say a last word, take what the server sends, and wait until all that it said has come back.
+    /// Say a last word, heed the window, take what the server sends, and wait until all that was said has
+    /// come back.
     pub fn finish(&mut self, patience: Duration) -> Result<Flooded> {
         let end = Instant::now() + patience;
-        self.tcp.window = 0xFFFF;
-        self.tcp.acknowledge()?;
         self.say();
+        self.tcp.window = 0xFFFF;
+        self.tcp.next = self.tcp.acked();
+        let stream = std::mem::take(&mut self.stream);
+        deliver(&mut self.tcp, &stream, patience)?;
+        self.note_echoes();
         while Instant::now() < end && self.echoed < self.own && !self.tcp.ended {
-            self.turn()?;
+            // Said again, lest the server goes on to think that there is no room.
+            self.tcp.acknowledge()?;
+            self.tcp.settle(LISTEN)?;
+            self.note_echoes();
         }
         Ok(self.flooded())
     }

@@ -99,7 +99,8 @@ pub struct Flooded {
     pub echoed: u64,
     /// Connections that the server ended.
     pub broken: u64,
-    /// Bytes that the server took past the end of a window that it had told: none, from any TCP.
+    /// Bytes that the server took past the end of a window that it had told. Linux takes a segment whole
+    /// that begins inside; a guard that holds the window takes none.
     pub beyond: u64,
 }
 

@@ -275,9 +275,11 @@ impl RawTcp {
         self.next = self.next.wrapping_add(bytes as u32);
     }
 
-    /// An acknowledgement without data.
+    /// An acknowledgement without data. Past the window's edge the server would not look at it: from
+    /// there it comes with the first sequence number inside (RFC 9293, 3.10.7.4).
     pub fn acknowledge(&self) -> Result<()> {
-        self.send(&self.segment(0, []))
+        let back = if self.room() < 0 { self.unacknowledged() } else { 0 };
+        self.send(&self.segment(-i64::from(back), []))
     }
 
     /// Wait until the server has acknowledged all that was sent: `false` when it does not in 2 s.
