@@ -8,10 +8,11 @@
 //! ```
 mod guard;
 mod interrupt;
+mod picture;
 mod round;
 mod table;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use ws_guard_testkit::{netns, servers::Library, skip_reason, tools};
@@ -61,6 +62,9 @@ pub struct Args {
     /// Leave guard, server and clients running, a slow flood included, until Enter or Ctrl-C
     #[arg(long)]
     interactive: bool,
+    /// Draw the three rounds as an SVG picture
+    #[arg(long, value_name = "FILE", conflicts_with = "interactive")]
+    picture: Option<PathBuf>,
 }
 
 pub fn main(args: Args) -> Result<()> {
@@ -88,6 +92,9 @@ pub fn main(args: Args) -> Result<()> {
     };
     let rounds = [round(Kind::Calm)?, round(Kind::Flood)?, round(Kind::Guarded)?];
     println!("\n{}\n", table::render(&rounds, args.server));
+    if let Some(path) = &args.picture {
+        picture::write(path, &rounds, args.server)?;
+    }
     let wrong = wrong(&rounds);
     ensure!(wrong.is_empty(), "the protection did not work:\n- {}", wrong.join("\n- "));
     println!("Protected: {}", table::verdict(&rounds));
