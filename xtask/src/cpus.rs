@@ -1,9 +1,13 @@
 //! Which CPU what runs on, where the machine has more than one.
 use anyhow::{Context, Result};
 use nix::{
+    libc,
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
+
+/// Before ordinary work, and not before the kernel's own.
+const NICE: i32 = -15;
 
 /// The first and the last of the CPUs that we may use: one for a server, one for its load.
 pub fn ends() -> Result<[usize; 2]> {
@@ -27,6 +31,13 @@ pub fn start_on<T>(cpu: usize, start: impl FnOnce() -> Result<T>) -> Result<T> {
     let started = start();
     sched_setaffinity(this(), &before).context("going back to the CPUs before")?;
     started
+}
+
+/// Let this thread, and what it starts from now on, go before others' work on the machine: what is
+/// measured shall be the flood. `false` where that is not permitted.
+pub fn go_first() -> bool {
+    // SAFETY: it takes numbers and changes nothing but the scheduler's.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) == 0 }
 }
 
 /// The calling thread, for the scheduler's system calls.

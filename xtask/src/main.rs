@@ -6,6 +6,7 @@ mod cpus;
 mod demo;
 mod guard;
 mod image;
+mod interrupt;
 mod setup;
 mod sources;
 mod step;

@@ -7,7 +7,6 @@
 //!   flooder  10.77.0.1  ─┴─ veth0 ─ veth0 ┴── ws-guard run --interface veth0
 //! ```
 mod guard;
-mod interrupt;
 mod picture;
 mod round;
 mod table;
@@ -17,7 +16,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Result, bail, ensure};
 use ws_guard_testkit::{netns, servers::Library, skip_reason, tools};
 
-use crate::{guard::Profile, setup, step};
+use crate::{guard::Profile, interrupt, setup, step};
 use round::{Figures, Kind, Plan};
 
 /// Growth at which the flood against an unguarded server is stopped, in bytes.

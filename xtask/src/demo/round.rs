@@ -14,11 +14,8 @@ use ws_guard_testkit::{
     servers::{Library, Server, Totals},
 };
 
-use super::{
-    guard::{self, SourceFigures},
-    interrupt,
-};
-use crate::{guard::Guard, watch::Watch};
+use super::guard::{self, SourceFigures};
+use crate::{guard::Guard, interrupt, watch::Watch};
 
 const PORT: u16 = 9001;
 /// How long the honest client is alone at first.

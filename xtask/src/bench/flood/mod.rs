@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use ws_guard_testkit::{netns, servers::Library, skip_reason, tools};
 
-use crate::{cpus, guard::Profile, setup, step};
+use crate::{cpus, guard::Profile, interrupt, setup, step};
 use case::{Flood, Mode, Target};
 use run::{Plan, Sample};
 
@@ -106,6 +106,7 @@ pub fn main(args: Args) -> Result<()> {
     if !args.no_build {
         build(&cases)?;
     }
+    interrupt::watch()?;
     netns::remove_stale()?;
     let results = measure(&cases, &args)?;
     super::write("flood", &results)?;
@@ -142,6 +143,11 @@ fn measure(cases: &[Case], args: &Args) -> Result<Vec<Figures>> {
     let runs = results.len() * args.rounds as usize;
     let least = Duration::from_secs(runs as u64 * (args.seconds + AROUND));
     eprintln!("  {runs} runs, at least {}", humantime::format_duration(least));
+    if !cpus::go_first() {
+        eprintln!(
+            "  no higher priority than others' work could be had: on a busy machine it is measured too"
+        );
+    }
     if server == load {
         eprintln!("  there is one CPU only: the load takes its share of the server's");
     }
@@ -156,6 +162,7 @@ fn measure(cases: &[Case], args: &Args) -> Result<Vec<Figures>> {
                 cpu: server,
             };
             let sample = run::run(plan)?;
+            interrupt::check()?;
             let passed = start.elapsed().as_secs();
             eprintln!("  {number}/{runs}, {passed} s: {}", table::line(plan, &sample));
             figures.rounds.push(sample);

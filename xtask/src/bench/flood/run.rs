@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     guard::{Guard, Profile},
+    interrupt,
     watch::Watch,
 };
 
@@ -159,15 +160,16 @@ fn attack(plan: Plan, pair: &Pair, server: &Serving, guard: Option<&Guard>) -> R
     let again = || anyhow::Ok((retransmissions(&pair.client)?, retransmissions(&pair.server)?));
     let before = again()?;
     let watch = Watch::new(server.pid(), MAX_GROWTH, Duration::ZERO)?;
+    let go_on = || watch.go_on() && !interrupt::stopped();
     let (served, flooded) = thread::scope(|scope| {
         scope.spawn(|| watch.run());
         let flooding = scope.spawn(|| {
             let start = Instant::now();
-            let flooded = flooder.run(plan.time, || watch.go_on());
+            let flooded = flooder.run(plan.time, go_on);
             flooded
                 .map(|flooded| (flooded, watch.cpu().as_secs_f64() / start.elapsed().as_secs_f64()))
         });
-        let served = honest::run_every(&mut honest, MESSAGE_EVERY, plan.time, || watch.go_on());
+        let served = honest::run_every(&mut honest, MESSAGE_EVERY, plan.time, go_on);
         let flooded = flooding.join();
         watch.done();
         (served, flooded)
@@ -179,6 +181,7 @@ fn attack(plan: Plan, pair: &Pair, server: &Serving, guard: Option<&Guard>) -> R
         guard.tell(&["allow", &flooder.source().to_string()])?;
     }
     let judged = matches!(plan.mode, Mode::Defuse | Mode::DefuseUnpaced);
+    interrupt::check()?;
     let ended = flooder.finish(if judged { PATIENCE } else { LESS_PATIENCE })?;
     let after = again()?;
     let flooded = Flooded { bytes: flooded.bytes, frames: flooded.frames, ..ended };

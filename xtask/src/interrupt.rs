@@ -1,4 +1,4 @@
-//! Ctrl-C: the demonstration stops where it is and cleans up.
+//! Ctrl-C: what runs stops where it is and cleans up.
 use std::{
     io::{BufRead, stdin},
     sync::atomic::{AtomicBool, Ordering},
