@@ -14,11 +14,11 @@ use crate::{
     raw_tcp::{Opening, RawTcp, SEGMENT},
 };
 
-/// Bytes that it sends before it waits for an acknowledgement: four times the largest window there is
+/// Bytes that it sends before it waits for an acknowledgement: twice the largest window there is
 /// without a scale.
-const AHEAD: usize = 256 * 1024;
+const AHEAD: usize = 128 * 1024;
 /// When it sends all of them again that are not acknowledged.
-const AGAIN: Duration = Duration::from_millis(20);
+const AGAIN: Duration = Duration::from_millis(50);
 /// How long the server may be silent, at the end, before it is reminded of the window.
 const LISTEN: Duration = Duration::from_millis(100);
 /// When it looks for acknowledgements, where it has nothing to send.

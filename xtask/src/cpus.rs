@@ -6,8 +6,9 @@ use nix::{
     unistd::Pid,
 };
 
-/// Before ordinary work, and not before the kernel's own.
-const NICE: i32 = -15;
+/// What goes before ordinary work, and not before the kernel's own; and what goes right behind it.
+pub const FIRST: i32 = -15;
+pub const SECOND: i32 = -10;
 
 /// The first and the last of the CPUs that we may use: one for a server, one for its load.
 pub fn ends() -> Result<[usize; 2]> {
@@ -33,11 +34,11 @@ pub fn start_on<T>(cpu: usize, start: impl FnOnce() -> Result<T>) -> Result<T> {
     started
 }
 
-/// Let this thread, and what it starts from now on, go before others' work on the machine: what is
-/// measured shall be the flood. `false` where that is not permitted.
-pub fn go_first() -> bool {
+/// Give this thread, and what it starts from now on, such a priority (nice), so that it is not others'
+/// work that is measured. `false` where that is not permitted.
+pub fn set_priority(nice: i32) -> bool {
     // SAFETY: it takes numbers and changes nothing but the scheduler's.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) == 0 }
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) == 0 }
 }
 
 /// The calling thread, for the scheduler's system calls.

@@ -143,7 +143,7 @@ fn measure(cases: &[Case], args: &Args) -> Result<Vec<Figures>> {
     let runs = results.len() * args.rounds as usize;
     let least = Duration::from_secs(runs as u64 * (args.seconds + AROUND));
     eprintln!("  {runs} runs, at least {}", humantime::format_duration(least));
-    if !cpus::go_first() {
+    if !cpus::set_priority(cpus::FIRST) {
         eprintln!(
             "  no higher priority than others' work could be had: on a busy machine it is measured too"
         );

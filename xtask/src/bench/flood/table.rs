@@ -17,7 +17,7 @@ const CPU: f64 = 1.2;
 /// Bytes.
 const GROWTH: f64 = (1 << 20) as f64;
 
-const HEADER: [&str; 15] = [
+const HEADER: [&str; 16] = [
     "SERVER",
     "FLOOD",
     "CONNS",
@@ -33,6 +33,7 @@ const HEADER: [&str; 15] = [
     "BROKEN",
     "AGAIN C",
     "AGAIN S",
+    "IN FLOOD",
 ];
 
 impl Figures {
@@ -87,7 +88,7 @@ pub fn render(results: &[Figures]) -> String {
     format!("{text}\n\n{}\n\n{} cases, {short} fall short", verdicts.join("\n"), verdicts.len())
 }
 
-fn row(figures: &Figures) -> [String; 15] {
+fn row(figures: &Figures) -> [String; 16] {
     let of = |field: fn(&Sample) -> f64| figures.median(field);
     [
         figures.case.server.name().into(),
@@ -105,6 +106,7 @@ fn row(figures: &Figures) -> [String; 15] {
         figures.sum(|s| s.flooded.broken).to_string(),
         figures.sum(|s| s.again_client).to_string(),
         figures.sum(|s| s.again_server).to_string(),
+        figures.sum(|s| s.again_in_flood).to_string(),
     ]
 }
 
