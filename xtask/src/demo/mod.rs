@@ -44,6 +44,9 @@ const CPU: Margin = Margin { times: 2.0, more: 0.02 };
 /// hundredth of what a server reads. Unlike times this does not hang on how busy the machine is.
 const THROUGH: f64 = 1_000.0;
 
+/// A figure that others feel: what it is called, how far it may be off, and how it is read.
+type Felt = (&'static str, &'static Margin, fn(&Figures) -> f64);
+
 impl Margin {
     fn holds(&self, calm: f64, guarded: f64) -> bool {
         guarded <= calm * self.times + self.more
@@ -146,7 +149,7 @@ fn wrong([calm, without, with]: &[Figures; 3]) -> Vec<String> {
 /// What the honest client and the server still feel of the flood.
 fn not_brought_back(calm: &Figures, with: &Figures) -> Vec<String> {
     let (p50, p99) = (table::p50_ms, table::p99_ms);
-    let figures: [(&str, &Margin, fn(&Figures) -> f64); 3] = [
+    let figures: [Felt; 3] = [
         ("the honest client's p50 is (ms)", &P50, p50),
         ("the honest client's p99 is (ms)", &P99, p99),
         ("the server takes CPU seconds a second:", &CPU, |figures| figures.cpu),
