@@ -38,6 +38,9 @@ type Counted = (IpNet, Option<u16>);
 #[derive(Debug, Default)]
 struct Source {
     connections: usize,
+    /// Connections of this peer that it does not vouch for: each is charged for its pings alone, and
+    /// all of them together have the places of one more source.
+    unvouched: usize,
     handshakes: usize,
     /// Its pings, once it sent one. They outlast its connections, or reconnecting would be a way
     /// around the limit.
@@ -45,6 +48,23 @@ struct Source {
     last_ping_ms: u32,
     /// Length of the window that they were last charged under.
     window_ms: u32,
+}
+
+impl Source {
+    /// Something of it is open.
+    fn is_open(&self) -> bool {
+        self.connections + self.unvouched + self.handshakes > 0
+    }
+}
+
+/// Where the connections of a source are counted. One that has a source for itself would never be
+/// over a limit, so those are counted together, apart from those of the peer that they came from.
+fn place((network, port): Counted) -> (Counted, fn(&mut Source) -> &mut usize) {
+    let count: fn(&mut Source) -> &mut usize = match port {
+        Some(_) => |source| &mut source.unvouched,
+        None => |source| &mut source.connections,
+    };
+    ((network, None), count)
 }
 
 #[derive(Debug)]
@@ -62,7 +82,7 @@ impl Sources {
         let source = entry.get_mut();
         let count = count(source);
         *count = count.saturating_sub(1);
-        if source.connections == 0 && source.handshakes == 0 && source.pings.is_none() {
+        if !source.is_open() && source.pings.is_none() {
             entry.remove();
         }
     }
@@ -130,9 +150,10 @@ impl Admission {
         let ticket = Ticket { admission: self.clone(), source, user: user.map(Box::from) };
         let mut sources = self.sources();
         self.sweep(&mut sources);
-        let entry = sources.by_source.entry(source).or_default();
-        entry.connections += 1;
-        let source_full = entry.connections > config.max_connections_per_source;
+        let (counted, count) = place(source);
+        let count = count(sources.by_source.entry(counted).or_default());
+        *count += 1;
+        let source_full = *count > config.max_connections_per_source;
         let of_user = user.map_or(0, |user| {
             let count = sources.by_user.entry(Box::from(user)).or_default();
             *count += 1;
@@ -179,7 +200,7 @@ impl Admission {
         sources.by_source.retain(|_, source| {
             let pinged = source.pings.is_some()
                 && now_ms.wrapping_sub(source.last_ping_ms) < source.window_ms;
-            source.connections > 0 || source.handshakes > 0 || pinged
+            source.is_open() || pinged
         });
     }
 }
@@ -240,7 +261,8 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
         let mut sources = self.admission.sources();
-        sources.leave(self.source, |source| &mut source.connections);
+        let (counted, count) = place(self.source);
+        sources.leave(counted, count);
         let user = self.user.take().map(|user| sources.by_user.entry(user));
         let Some(Entry::Occupied(mut entry)) = user else { return };
         *entry.get_mut() = entry.get().saturating_sub(1);
@@ -292,6 +314,22 @@ mod tests {
         drop(first);
         assert!(admission.admit(one, None, &config).is_ok());
         assert_eq!(admission.open(), 2);
+    }
+
+    #[test]
+    fn a_bad_header_is_no_way_around_the_limit_of_connections() {
+        let (admission, mut config) = (Arc::new(Admission::default()), config());
+        config.max_connections = 10;
+        let proxy = caller("10.0.0.1");
+        let alone = |port| Caller { port: Some(port), ..proxy };
+        let first = admission.admit(alone(1), None, &config).unwrap();
+        let _second = admission.admit(alone(2), None, &config).unwrap();
+        assert_eq!(admission.admit(alone(3), None, &config).unwrap_err(), Full::Source);
+        // Nor do they take the places of others.
+        let _others = [proxy, caller("10.0.0.2")]
+            .map(|who| [(); 2].map(|()| admission.admit(who, None, &config).unwrap()));
+        drop(first);
+        assert!(admission.admit(alone(4), None, &config).is_ok());
     }
 
     #[test]
