@@ -1,22 +1,60 @@
 //! Whether an untrusted peer speaks for many clients.
 
 use super::Check;
-use crate::{control::reader::Reader, domain::suspects::SuspectedProxy, guard::Maps};
+use crate::{
+    control::reader::Reader,
+    domain::{
+        source::{SourceState, SourceView},
+        suspects::SuspectedProxy,
+    },
+    guard::{GuardError, Maps},
+};
 
+/// A source with fewer open connections may well be one client.
+const CROWD: u32 = 20;
+
+/// What happens now counts, not what has since the start: an old flood says nothing of a proxy.
 pub fn check(maps: &Maps) -> Check {
-    match (Reader { maps: maps.clone() }).suspected_proxies() {
-        Ok(suspects) => judge(&suspects),
-        Err(error) => Check::fail("proxies", error.to_string(), "see the message"),
-    }
+    let reader = Reader { maps: maps.clone() };
+    let look = || -> Result<Check, GuardError> {
+        let throttled = reader.sources(Some(SourceState::Throttled))?;
+        let crowds = throttled.iter().map(crowd).collect::<Vec<_>>();
+        Ok(judge(&reader.suspected_proxies()?, &crowds))
+    };
+    look().unwrap_or_else(|error| Check::fail("proxies", error.to_string(), "see the message"))
 }
 
-fn judge(suspects: &[SuspectedProxy]) -> Check {
-    let Some(first) = suspects.first() else {
-        return Check::ok("proxies", "no untrusted peer speaks for many clients");
-    };
+/// A throttled source, and how many connections it has open.
+fn crowd(source: &SourceView) -> (String, u32) {
+    (source.source.to_string(), source.connections as u32)
+}
+
+fn judge(suspects: &[SuspectedProxy], throttled: &[(String, u32)]) -> Check {
+    let Some(first) = suspects.first() else { return judge_throttled(throttled) };
     let found: Vec<String> =
         suspects.iter().map(|suspect| format!("{}: {suspect}", suspect.peer)).collect();
     Check::warn("proxies", found.join("; "), first.remedy())
+}
+
+/// A throttled source with many connections may be a proxy whose clients ping more often than their
+/// share allows: one that is trusted and names nobody is no suspect, and neither is one whose
+/// connections are over the limit.
+fn judge_throttled(throttled: &[(String, u32)]) -> Check {
+    let crowds = throttled.iter().filter(|(_, connections)| *connections >= CROWD);
+    let found: Vec<String> = crowds
+        .map(|(source, connections)| {
+            format!("{source} is throttled, with {connections} connections open")
+        })
+        .collect();
+    if found.is_empty() {
+        return Check::ok("proxies", "no peer speaks for many clients unnamed");
+    }
+    Check::warn(
+        "proxies",
+        found.join("; "),
+        "if it is a proxy, let it send X-Forwarded-For or the PROXY protocol, and have it in \
+         trusted-proxy; if its clients ping often, raise connection-share",
+    )
 }
 
 #[cfg(test)]
@@ -34,10 +72,19 @@ mod tests {
             setting: "trusted-proxy = [\"203.0.113.7\"]".into(),
             flag: "--trusted-proxy 203.0.113.7".into(),
         };
-        let check = judge(&[suspect]);
+        let check = judge(&[suspect], &[]);
         assert_eq!(check.verdict, Verdict::Warn);
         assert!(check.finding.contains("203.0.113.7: 40 of its connections"), "{}", check.finding);
         assert!(check.remedy.unwrap().contains("trusted-proxy = [\"203.0.113.7\"]"));
-        assert_eq!(judge(&[]).verdict, Verdict::Ok);
+        assert_eq!(judge(&[], &[]).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_crowd_that_is_throttled_now_is_a_warning() {
+        let of = |connections| judge(&[], &[("10.0.0.5".into(), connections)]);
+        assert_eq!(of(CROWD - 1).verdict, Verdict::Ok);
+        let check = of(50);
+        assert_eq!(check.verdict, Verdict::Warn);
+        assert!(check.finding.contains("10.0.0.5 is throttled, with 50"), "{}", check.finding);
     }
 }
