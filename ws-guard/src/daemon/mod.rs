@@ -7,6 +7,7 @@ mod housekeeping;
 mod interfaces;
 pub mod memory;
 mod notify;
+mod readiness;
 mod releases;
 mod reload;
 pub mod state;
@@ -100,6 +101,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     let signals = Signals::new()?;
     memory::give_back();
     announce(&state, &options.control_socket);
+    tasks.spawn(ended("log of readiness", readiness::run(state.clone())));
     let ended = until_signal(signals, &mut tasks).await;
     if let Some(companion) = companion {
         // Meanwhile the tasks go on: who asks is told that it ends.
@@ -167,8 +169,9 @@ fn announce(state: &State, socket: &Path) {
         action = policy.action.name(),
         limit = format!("{} pings in any {} s", policy.max_ping_rate, policy.window_seconds),
         control_socket = %socket.display(),
-        "ready"
+        "started"
     );
+    // To systemd it is the end of the start; whether all is attached, it does not ask.
     notify::notify("READY=1");
 }
 

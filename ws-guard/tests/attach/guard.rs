@@ -50,7 +50,7 @@ impl Guard {
         let port = format!("--port {PORT} --connection-share 0");
         let command = self.command(&format!("run {} {port} {size}", self.words));
         let daemon = Process::spawn("ws-guard run", command)?;
-        daemon.wait_for(START, |line| line.contains(" ready ").then_some(()))?;
+        daemon.wait_for(START, |line| line.contains(" started ").then_some(()))?;
         self.daemon = Some(daemon);
         Ok(())
     }
