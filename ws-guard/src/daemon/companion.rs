@@ -81,6 +81,11 @@ impl Companion {
         }
     }
 
+    /// Go on for a while, so that clients can be sent elsewhere.
+    pub async fn leave(&self) {
+        self.server.service().leave().await;
+    }
+
     /// Close all connections, and wait until they are gone.
     pub async fn stop(self) {
         // Threads are joined, which blocks.

@@ -98,12 +98,16 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         tasks.spawn(ended("companion server", companion.follow(state.clone())));
     }
     // Before anybody is told that we are here: whoever then ends us ends us in order.
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     memory::give_back();
     announce(&state, &options.control_socket);
     tasks.spawn(ended("log of readiness", readiness::run(state.clone())));
-    let ended = until_signal(signals, &mut tasks).await;
+    let ended = until_signal(&mut signals, &mut tasks).await;
     if let Some(companion) = companion {
+        tokio::select! {
+            () = companion.leave() => {}
+            () = signals.next() => {}
+        }
         // Meanwhile the tasks go on: who asks is told that it ends.
         companion.stop().await;
     }
@@ -201,16 +205,22 @@ impl Signals {
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
         Ok(Signals { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
     }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Run the tasks until a signal, or until one of them fails.
 async fn until_signal(
-    mut signals: Signals,
+    signals: &mut Signals,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let failed = tokio::select! {
-        _ = signals.terminate.recv() => None,
-        _ = signals.interrupt.recv() => None,
+        () = signals.next() => None,
         Some(ended) = tasks.join_next() => Some(ended),
     };
     notify::notify("STOPPING=1");

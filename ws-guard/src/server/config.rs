@@ -69,6 +69,9 @@ pub struct Config {
     pub frame_timeout: Duration,
     /// From a close frame to the peer's answer and the end of its TCP stream.
     pub close_timeout: Duration,
+    /// How long the server goes on accepting once it is told to end. Meanwhile it is not ready, so that
+    /// whoever sends clients to it can stop.
+    pub shutdown_delay: Duration,
     /// For all connections together at the end.
     pub drain_timeout: Duration,
     pub heartbeat: Times,
@@ -107,6 +110,7 @@ impl Config {
             write_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
+            shutdown_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(10),
             heartbeat: Times::default(),
             stalls: Thresholds::default(),

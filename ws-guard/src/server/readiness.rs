@@ -10,6 +10,8 @@ use super::{service::Service, stall::Level};
 pub enum NotReady {
     #[error("the server is ending and closes its connections")]
     Ending,
+    #[error("the server is about to end")]
+    Leaving,
     #[error("{held} bytes wait in buffers, over the memory budget of {budget}")]
     Memory { held: usize, budget: usize },
     #[error("{0} connections are open, as many as may be")]
@@ -28,6 +30,8 @@ impl Service {
         let (late, threads) = (self.late.load(Ordering::Relaxed), config.shards.max(1));
         if self.is_stopping() {
             Err(NotReady::Ending)
+        } else if self.is_leaving() {
+            Err(NotReady::Leaving)
         } else if self.over_budget() {
             Err(NotReady::Memory { held, budget: config.memory_budget })
         } else if open >= config.max_connections {

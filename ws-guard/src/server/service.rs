@@ -51,6 +51,7 @@ pub struct Service {
     pub topics: Option<Arc<Topics>>,
     asks: Vec<mpsc::Sender<Ask>>,
     next_id: AtomicU64,
+    leaving: AtomicBool,
     stopping: AtomicBool,
     held: Held,
     /// Threads that are late and refuse newcomers.
@@ -127,6 +128,22 @@ impl Service {
         views
     }
 
+    /// Be not ready, and go on as before for [`Config::shutdown_delay`]: a listener that closes at
+    /// once refuses those whom a load balancer still sends.
+    pub async fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        let delay = self.config.shutdown_delay;
+        if !delay.is_zero() {
+            tracing::info!("not ready, and ending in {delay:?}");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// The server is about to end, and still lets connections in.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
     /// No more connections are let in, and those that are there are closed.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
@@ -199,6 +216,7 @@ impl Server {
             topics,
             asks,
             next_id: AtomicU64::new(1),
+            leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             held,
             late: AtomicUsize::new(0),

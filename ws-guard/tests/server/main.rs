@@ -12,6 +12,7 @@ mod handshake;
 mod heartbeat;
 mod hostile;
 mod leaks;
+mod leaving;
 mod long_work;
 mod memory;
 mod output;

@@ -53,6 +53,11 @@ pub struct ServerFlags {
     #[arg(long, value_name = "TIME", env = "WS_GUARD_PONG_TIMEOUT", default_value = "8s",
         value_parser = time)]
     pong_timeout: Duration,
+    /// How long new connections are still let in after the signal to end, while /readyz says 503; a
+    /// second signal ends the wait
+    #[arg(long, value_name = "TIME", env = "WS_GUARD_SHUTDOWN_DELAY", default_value = "0s",
+        value_parser = delay)]
+    shutdown_delay: Duration,
     /// Time for all connections to close in at the end
     #[arg(long, value_name = "TIME", env = "WS_GUARD_DRAIN_TIMEOUT", default_value = "10s",
         value_parser = time)]
@@ -125,12 +130,20 @@ fn output_bytes() -> RangeInclusive<i64> {
 
 /// A duration that no sum of instants can overflow.
 fn time(text: &str) -> Result<Duration, String> {
-    const LONGEST: Duration = Duration::from_secs(86_400);
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time.is_zero() || time > LONGEST {
-        return Err("must be above 0, and at most a day".into());
+    match delay(text)? {
+        Duration::ZERO => Err("must be above 0".into()),
+        time => Ok(time),
     }
-    Ok(time)
+}
+
+/// The same, or none at all.
+fn delay(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(86_400);
+    let delay = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if delay > LONGEST {
+        return Err("must be at most a day".into());
+    }
+    Ok(delay)
 }
 
 impl ServerFlags {
@@ -158,6 +171,7 @@ impl ServerFlags {
         config.output = Arc::new(OutputLimit::new(self.max_output, section.max_output));
         config.memory_budget = self.memory_budget;
         config.limits.message = self.max_message_size;
+        config.shutdown_delay = self.shutdown_delay;
         config.drain_timeout = self.drain_timeout;
         config.heartbeat = Times {
             ping_interval: self.ping_interval,

@@ -60,7 +60,8 @@ one with an error leaves the old settings in force.
 `ws-guard connections` lists its connections, over --control-socket, which is
 /run/ws-guard/serve.sock unless it is named. Without the right to make that one it does without.
 On the metrics port: /metrics, /healthz, /readyz, /health.
-SIGTERM and SIGINT close all connections with 1001, and end it when they are gone.
+SIGTERM and SIGINT close all connections with 1001, after --shutdown-delay, and end it when they are
+gone.
 Exit codes: 0 ended by a signal, 1 failed, 2 usage, 64 bad configuration.";
 
 #[derive(Args)]
@@ -259,6 +260,12 @@ impl Work {
         });
         tokio::select! {
             ended = &mut beside => return ended,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::select! {
+            ended = &mut beside => return ended,
+            () = service.leave() => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
