@@ -3,7 +3,7 @@ use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use ws_guard::config::Inputs;
+use ws_guard::{config::Inputs, server::Config};
 use ws_guard_testkit::tools;
 
 use crate::files::{self, find, objects, rendered};
@@ -82,6 +82,35 @@ fn no_container_has_more_than_it_needs() -> Result<()> {
     let volumes = server["volumes"].as_array().into_iter().flatten();
     let hosts = volumes.filter(|volume| volume["emptyDir"].is_null()).count();
     ensure!(hosts == 0, "the server has volumes of the node: {server}");
+    Ok(())
+}
+
+/// The removal works also where the base was deleted first, and its namespace with it.
+#[test]
+fn each_folder_brings_its_namespace_along() -> Result<()> {
+    for folder in ["base", "unload"] {
+        let objects = objects(folder)?;
+        find(&objects, "Namespace", "ws-guard")?;
+        let elsewhere = objects.iter().filter(|object| {
+            object["kind"] != "Namespace" && object["metadata"]["namespace"] != "ws-guard"
+        });
+        ensure!(elsewhere.count() == 0, "{folder} has objects of another namespace");
+    }
+    Ok(())
+}
+
+/// The server has the time to end that it was told to take.
+#[test]
+fn the_server_has_time_to_end() -> Result<()> {
+    let base = objects("base")?;
+    let pod = &find(&base, "Deployment", "ws-guard-server")?["spec"]["template"]["spec"];
+    let args = pod["containers"][0]["args"].as_array().context("no arguments")?;
+    let mut args = args.iter().filter_map(Value::as_str);
+    let delay = args.find_map(|arg| arg.strip_prefix("--shutdown-delay="));
+    let delay = delay.and_then(|text| text.strip_suffix('s')).context("no delay in seconds")?;
+    let drain = Config::new(([127, 0, 0, 1], 0).into()).drain_timeout.as_secs();
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().context("no period of grace")?;
+    ensure!(grace > delay.parse::<u64>()? + drain, "{grace} s for {delay} s and {drain} s");
     Ok(())
 }
 
