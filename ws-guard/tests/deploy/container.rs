@@ -12,6 +12,8 @@ use ws_guard_testkit::{netns::Namespace, process::Process, tools};
 
 use crate::{files::run, node::Node};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The image, or why there is none.
 pub fn archive() -> Result<PathBuf, String> {
     let default = tools::target().join("image/ws-guard-dev.tar");
@@ -45,6 +47,10 @@ impl Image {
         let parse =
             |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
         let index = parse(layout.join("index.json"))?;
+        let names = &index["manifests"][0]["annotations"];
+        let full = format!("docker.io/library/ws-guard:{VERSION}");
+        ensure!(names["io.containerd.image.name"] == full, "the kubelet asks for {full}: {names}");
+        ensure!(names["org.opencontainers.image.ref.name"] == VERSION, "{names}");
         let manifest = parse(blob(&index["manifests"][0]["digest"])?)?;
         for layer in manifest["layers"].as_array().context("no layers")? {
             untar(&blob(&layer["digest"])?, &root)?;

@@ -7,11 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use ws_guard_testkit::tools;
 
 use crate::{setup, step};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What `ws-guard` in a manifest stands for.
+pub const NAME: &str = "docker.io/library/ws-guard";
 /// Who runs it: nobody in particular, as in the manifests.
 const USER: &str = "65532:65532";
 /// Permitted, not effective: with the effective bit the kernel refuses to start the file where it may
@@ -94,11 +97,11 @@ impl Store {
         if let Some(folder) = output.parent() {
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
-        if output.exists() {
-            // Buildah would add to an archive that is there.
-            fs::remove_file(output).with_context(|| output.display().to_string())?;
+        let layout = tools::target().join("image/layout");
+        if layout.exists() {
+            fs::remove_dir_all(&layout).with_context(|| layout.display().to_string())?;
         }
-        let name = format!("oci-archive:{}:ws-guard:{VERSION}", output.display());
+        let name = format!("oci:{}:{VERSION}", layout.display());
         // The same binary is the same image, whenever it is made.
         let commit = self.command(&[
             "commit",
@@ -108,6 +111,27 @@ impl Store {
             container,
             &name,
         ]);
-        step::run("writing the image", commit)
+        step::run("writing the image", commit)?;
+        name_image(&layout.join("index.json"))?;
+        step::run("packing the image", pack(&layout, output))
     }
+}
+
+/// Give the image in an index its full name. What imports the archive takes the name from there; one
+/// that is not qualified is not the name that the kubelet asks for.
+fn name_image(index: &Path) -> Result<()> {
+    let text = fs::read(index).with_context(|| index.display().to_string())?;
+    let mut json: Value = serde_json::from_slice(&text)?;
+    let annotations = &mut json["manifests"][0]["annotations"];
+    annotations["io.containerd.image.name"] = format!("{NAME}:{VERSION}").into();
+    annotations["org.opencontainers.image.ref.name"] = VERSION.into();
+    fs::write(index, serde_json::to_vec(&json)?).with_context(|| index.display().to_string())
+}
+
+/// A layout as an archive, the same bytes whenever it is made.
+fn pack(layout: &Path, output: &Path) -> Command {
+    let mut tar = Command::new("tar");
+    tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-cf"]);
+    tar.arg(output).arg("-C").arg(layout).arg(".");
+    tar
 }

@@ -24,7 +24,7 @@ pub fn main(args: Args) -> Result<()> {
     let output = args.output.unwrap_or_else(|| archive(args.profile));
     make(args.profile, &output)?;
     let shown = output.display();
-    println!("{shown}: ws-guard:{}", build::VERSION);
+    println!("{shown}: {}:{}", build::NAME, build::VERSION);
     println!("into a node's containerd: ctr --namespace k8s.io images import {shown}");
     println!("to a registry: skopeo copy oci-archive:{shown} docker://REGISTRY/ws-guard");
     Ok(())
