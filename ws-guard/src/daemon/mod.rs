@@ -104,11 +104,11 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("log of readiness", readiness::run(state.clone())));
     let ended = until_signal(&mut signals, &mut tasks).await;
     if let Some(companion) = companion {
+        // Meanwhile the tasks go on, and `/readyz` says that it ends.
         tokio::select! {
             () = companion.leave() => {}
             () = signals.next() => {}
         }
-        // Meanwhile the tasks go on: who asks is told that it ends.
         companion.stop().await;
     }
     if let Some(telemetry) = telemetry {
