@@ -93,7 +93,7 @@ pub struct Hold {
     pub since_ms: u32,
     /// When the connection last got its minimum.
     pub moved_ms: u32,
-    /// When a probe last passed.
+    /// When a probe last passed, or where the edge is not known what the server waits for.
     pub probed_ms: u32,
     /// Bytes granted since pacing began.
     pub granted: u32,
@@ -108,7 +108,7 @@ impl Hold {
             held: 0,
             since_ms: now_ms,
             moved_ms: now_ms,
-            probed_ms: now_ms.wrapping_sub(PROBE_MS),
+            probed_ms: now_ms.wrapping_sub(STALL_MS),
             granted: 0,
         };
     }
@@ -196,19 +196,31 @@ impl Budget {
         granted
     }
 
-    /// Take `bytes` that were not granted: those of a minimum. At most a second's worth is owed.
+    /// Take `bytes` that were not granted: those of a minimum. They add to what is owed up to a second's
+    /// worth: the minimum of many connections may be more than the rate.
     #[inline(always)]
     pub const fn owe(&mut self, rate: u32, bytes: u32) {
         let taken = self.taken.saturating_add(bytes);
         let most = rate.saturating_mul(2);
+        let most = if self.taken > most { self.taken } else { most };
         self.taken = if taken < most { taken } else { most };
+    }
+
+    /// Whether a segment of `len` bytes passes whole, as it does while anything is left. All of it is taken:
+    /// what the kernel merged on the way may be many seconds' worth.
+    #[inline(always)]
+    pub const fn admits(&mut self, now_ms: u32, rate: u32, len: u32) -> bool {
+        self.fill(now_ms, rate);
+        let admits = self.taken < rate;
+        self.taken = if admits { self.taken.saturating_add(len) } else { self.taken };
+        admits
     }
 
     #[inline(always)]
     const fn fill(&mut self, now_ms: u32, rate: u32) {
         let elapsed = now_ms.wrapping_sub(self.filled_ms);
-        let elapsed = if elapsed < 2 * 1000 { elapsed } else { 2 * 1000 };
-        let filled = (elapsed as u64 * rate as u64 / 1000) as u32;
+        let filled = elapsed as u64 * rate as u64 / 1000;
+        let filled = if filled < u32::MAX as u64 { filled as u32 } else { u32::MAX };
         if filled > 0 {
             self.taken = self.taken.saturating_sub(filled);
             self.filled_ms = now_ms;
@@ -264,6 +276,16 @@ mod tests {
         budget.owe(16_384, u32::MAX);
         assert_eq!(budget.take(11_500, 16_384, 60_000), 0);
         assert_eq!(budget.take(12_500, 16_384, 60_000), 16_384);
+    }
+
+    #[test]
+    fn a_long_segment_is_paid_for_in_full() {
+        let (mut budget, rate, mut passed) = (Budget::default(), 1024, 0u32);
+        for ms in 0..100_000 {
+            passed += if budget.admits(10_000 + ms, rate, 65_000) { 65_000 } else { 0 };
+            budget.owe(rate, u32::from(ms % 1000 == 0));
+        }
+        assert_eq!(passed, 2 * 65_000);
     }
 
     /// What happens at the server.

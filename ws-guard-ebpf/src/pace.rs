@@ -6,19 +6,19 @@
 use ws_guard_common::{
     flow::{Flow, paced},
     maps::{Counter, EventKind},
-    pace::{Advertised, PROBE_MS, Reach, scale},
+    pace::{Advertised, Reach, STALL_MS, scale},
     source::millis,
 };
 
 use crate::{
     maps::locked,
     packet::{self, RST, Segment},
-    report, sources,
+    report, role, sources,
 };
 
 /// Time after which a server that was not heard is taken for one whose segments go another way,
 /// milliseconds.
-const UNHEARD_MS: u32 = 1000;
+const UNHEARD_MS: i32 = 1000;
 /// The longest segment that passes because the server waits for it: about what a packet holds that was not
 /// merged.
 const LONGEST_DUE: u32 = 2048;
@@ -37,13 +37,17 @@ pub fn window(now: u64) -> Option<u16> {
         end(flow, now);
         return None;
     }
+    if segment.flags & RST != 0 {
+        // It offers no window.
+        return None;
+    }
     if flow.hold.held == 0 {
         report::count(Counter::Paced);
         let source = &flow.account.source;
         report::source_event(EventKind::Paced, source, Some(&segment.key), now, 0, 0);
     }
     let scale = flow.began.scale;
-    if scale == scale::UNKNOWN || segment.flags & RST != 0 {
+    if scale == scale::UNKNOWN {
         flow.hold.held = 1;
         return None;
     }
@@ -103,6 +107,10 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     let (Some((flow, policy)), Some(segment)) = (sources::at_hand(), packet::segment()) else {
         return 0;
     };
+    if !role::follows(flow.owner) {
+        // The programs that follow it have let the segment pass already.
+        return 0;
+    }
     if flow.over_generation != policy.generation {
         sources::judge_again(now);
     }
@@ -128,22 +136,24 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
         report::count(if probes { Counter::Probes } else { Counter::DroppedBeyond });
         return !probes as u32;
     }
-    let unheard = now_ms.wrapping_sub(flow.hold.since_ms) >= UNHEARD_MS;
+    // Of a clock that may be a tick behind the one that a report of a terminator goes by.
+    let unheard = now_ms.wrapping_sub(flow.hold.since_ms) as i32 >= UNHEARD_MS;
+    let len = segment.len;
     let passes = known && !unheard
-        || sources::police(flow, now_ms, segment.len)
-        || is_due(flow, segment, now_ms);
+        || sources::police(flow, now_ms, len, false)
+        || is_due(flow, segment, now_ms) && sources::police(flow, now_ms, len, true);
     if !passes {
         report::count(Counter::DroppedPoliced);
     }
     !passes as u32
 }
 
-/// A segment that the server waits for passes in any case, at most every [`PROBE_MS`]: retransmission
-/// time-outs (RFC 6298) would grow if their segments were dropped.
+/// A segment that the server waits for passes in any case, at most every [`STALL_MS`], as a held window
+/// opens: with an empty bucket, of which its connection may be one of many, nothing else would.
 #[inline(always)]
 fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
     let next = segment.seq == flow.acked && segment.len <= LONGEST_DUE;
-    let due = next && now_ms.wrapping_sub(flow.hold.probed_ms) >= PROBE_MS;
+    let due = next && now_ms.wrapping_sub(flow.hold.probed_ms) >= STALL_MS;
     if due {
         flow.hold.probed_ms = now_ms;
     }

@@ -356,7 +356,7 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
         return charge_share(policy, flow, now, pings);
     }
     add_dropped(source, flow);
-    let over_limit = flow.is_over_limit(now) as u32;
+    let (over_limit, paced) = (flow.is_over_limit(now) as u32, flow.paced);
     let (kept, spared, what) = source.locked(
         #[inline(always)]
         |source| {
@@ -365,8 +365,12 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
             let action = source.action();
             let observed = if action == action::OBSERVE { OBSERVED } else { 0 };
             let drops = if action >= action::DROP { DROP } else { 0 };
-            let plain =
-                charged.goes_on & (source.limits.escalate_after == 0) & (action < action::BAN);
+            // Egress may have ended the pacing a moment ago, at the end of the window.
+            let treated = source.paces() as u16 == paced;
+            let plain = charged.goes_on
+                & treated
+                & (source.limits.escalate_after == 0)
+                & (action < action::BAN);
             let plain = if plain { PLAIN } else { 0 };
             (charged.kept, charged.spared, observed | drops | plain | charged.released as u32)
         },
@@ -724,19 +728,21 @@ pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32) -> u32 {
     )
 }
 
-/// Whether a segment of `len` bytes of a connection passes that is paced without its window.
-#[inline(always)]
-pub fn police(flow: &Flow, now_ms: u32, len: u32) -> bool {
+/// Whether a segment of `len` bytes of a connection passes that is paced without its window; in any case
+/// one that is `due`.
+#[inline(never)]
+pub fn police(flow: &Flow, now_ms: u32, len: u32, due: bool) -> bool {
     let source = charged(&flow.account.source);
-    !source.is_null()
-        && Entry(source).locked(
-            #[inline(always)]
-            |source| {
-                let rate = source.limits.pace;
-                let granted = source.budget.take(now_ms, rate, len);
-                let more = if granted > 0 { len - granted } else { 0 };
-                source.budget.owe(rate, more);
-                granted > 0
-            },
-        )
+    if source.is_null() {
+        return due;
+    }
+    Entry(source).locked(
+        #[inline(always)]
+        |source| {
+            let rate = source.limits.pace;
+            let admits = source.budget.admits(now_ms, rate, len);
+            source.budget.owe(rate, if due && !admits { len } else { 0 });
+            admits || due
+        },
+    )
 }

@@ -287,6 +287,13 @@ impl Programs {
         Ok(value.map(|Raw(flow)| flow))
     }
 
+    /// Change a flow that there is, as another CPU or other programs would.
+    pub fn change_flow(&mut self, key: FlowKey, change: impl FnOnce(&mut Flow)) -> Result<()> {
+        let mut flow = self.flow(key)?.context("no such flow")?;
+        change(&mut flow);
+        self.put(name::FLOWS, Raw(key), Raw(flow))
+    }
+
     pub fn source(&mut self, address: IpAddr) -> Result<Option<Source>> {
         let key = Raw(SourceKey { address: address.into(), scope: 0 });
         Ok(self.look_up::<_, Raw<Source>>(name::SOURCES, key)?.map(|Raw(source)| source))

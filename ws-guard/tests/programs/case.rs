@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use ws_guard_common::{
+    flow::Flow,
     frame::Violation,
     maps::{Address, Counter, Policy, Rule, action},
     window::Rate,
@@ -46,6 +47,9 @@ pub type Edit = Box<dyn Fn(&mut Packet)>;
 /// Changes its bytes afterwards.
 pub type EditBytes = Box<dyn Fn(&mut Vec<u8>)>;
 
+/// Changes a flow.
+pub type EditFlow = Box<dyn Fn(&mut Flow)>;
+
 /// What a packet looks like behind the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -85,6 +89,8 @@ pub enum Step {
     /// A terminator reports so many pings of it.
     Report(u32),
     Wait(Duration),
+    /// The first connection's flow is different, as another CPU or other programs would make it.
+    Flow(EditFlow),
     /// So many requests of other connections of the first one's address, which nobody answers.
     Requests(u16),
 }
@@ -250,6 +256,11 @@ impl Case {
 
     pub fn wait(mut self, time: Duration) -> Case {
         self.steps.push(Step::Wait(time));
+        self
+    }
+
+    pub fn flow(mut self, edit: impl Fn(&mut Flow) + 'static) -> Case {
+        self.steps.push(Step::Flow(Box::new(edit)));
         self
     }
 

@@ -3,9 +3,14 @@
 //! Offsets are those behind the request. Each row sends 32 pings, two of them over the limit; a bucket
 //! holds 1,024 bytes, and is filled by so many a second: a row takes milliseconds, and a unit of the
 //! window 128.
-use ws_guard_common::maps::{
-    Counter::{self, *},
-    Rule, action, own,
+use std::time::Duration;
+
+use ws_guard_common::{
+    flow::{owner, paced as pacing},
+    maps::{
+        Counter::{self, *},
+        Rule, action, own,
+    },
 };
 use ws_guard_testkit::{
     packets::{SWITCHING, flag},
@@ -97,6 +102,7 @@ pub fn cases() -> Vec<Case> {
         ]),
     ];
     cases.extend(scales());
+    cases.extend(races());
     cases.extend(policies());
     cases
 }
@@ -125,6 +131,52 @@ fn scales() -> Vec<Case> {
             .client([0; 500])
             .dropped()
             .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
+        // So that many connections of one source do not get more than a held window would give them.
+        offers(unknown("and for that not ten times a second"), PINGS, 200)
+            .client([0x82, 0x80 | 126, 8, 0, 0, 0, 0, 0])
+            .client([0; 1040])
+            .server(PINGS + 1048, [])
+            .client([0; 500])
+            .flow(|flow| flow.hold.probed_ms = flow.hold.probed_ms.wrapping_sub(200))
+            .server(PINGS + 1548, [])
+            .client([0; 500])
+            .dropped()
+            .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
+        offers(unknown("what was merged on the way is paid for in full"), PINGS, 200)
+            .policy(|policy| policy.pace = 256)
+            .client([0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0])
+            .client([0; 3000])
+            .wait(Duration::from_millis(1300))
+            .client([0; 500])
+            .dropped()
+            .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
+    ]
+}
+
+/// What comes between.
+fn races() -> Vec<Case> {
+    let reset = offers(over("a reset is not what sets the edge", Some(&SCALED)), PINGS, 0)
+        .with(|packet| packet.flags = flag::RST)
+        .with(|packet| packet.seq = packet.seq.wrapping_sub(1));
+    let up_to_edge = [&[0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0][..], &[0; 1272]].concat();
+    let ended = held("pacing that ended when a window did, while pings came, begins anew")
+        .flow(|flow| (flow.paced, flow.hold.held) = (pacing::NO, 0))
+        .client(pings(2))
+        .defused(&[0, 6]);
+    vec![
+        offers(offers(reset, PINGS, 10), PINGS, 200).fate(Fate::Window(18)).counts(&paced(1)),
+        offers(offers(ended, PINGS + 12, 10), PINGS + 12, 200).fate(Fate::Window(18)).counts(&[
+            (Paced, 2),
+            (WindowsHeld, 1),
+            (Defused, 4),
+        ]),
+        // As on a pod's interface behind a guarded uplink.
+        held("a probe that other programs let pass passes here")
+            .client(up_to_edge)
+            .client_at(EDGE, [0; 1])
+            .flow(|flow| flow.owner = owner::POD)
+            .client_at(EDGE, [0; 1])
+            .counts(&[(DroppedBeyond, 0), (Probes, 1)]),
     ]
 }
 

@@ -58,6 +58,9 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
             Step::Release => programs.release(source(family)),
             Step::Report(pings) => programs.report(source(family), *pings),
             Step::Requests(count) => requests(programs, *count, hook, family),
+            Step::Flow(edit) => {
+                programs.change_flow(FlowKey::new(first.client, first.server), edit)
+            }
             Step::Wait(time) => {
                 thread::sleep(*time);
                 Ok(())
