@@ -234,7 +234,6 @@ pub struct Flow {
     pub paced: u16,
     /// The window that is held while the connection is paced.
     pub hold: Hold,
-    pub _pad: u32,
 }
 
 /// What is to be done with a segment of the client.

@@ -11,7 +11,10 @@
 //!   acknowledged   │  may be sent   │      held back: granted by the token bucket
 //! ```
 //!
-//! The edge never moves left, so what an honest client has sent is never beyond it. The *advertised*
+//! The edge never moves left, so what an honest client has sent is never beyond it, unless it had more than
+//! [`AT_FIRST`] under way when pacing began. A window may be a hundred times as large, and a client that
+//! keeps silent for a while could fill it again and again; and it may not be as large as it looks: with SYN
+//! cookies the client decides in the end whether there is a scale (RFC 4987, 3.6). The *advertised*
 //! edge may lie up to one unit of the scale left of it: the field has no room for the rest. RFC 7323,
 //! 2.4, prepares senders for that.
 
@@ -25,6 +28,8 @@ pub const MOST_SCALE: u8 = 14;
 /// The server does not know that its window is held, and sends no update of it. What opens the window is
 /// the answer to a zero-window probe, and probes become rarer while the answers open nothing.
 pub const STALL_MS: u32 = 1000;
+/// How far behind what the server has acknowledged the first edge may be, bytes.
+pub const AT_FIRST: u32 = 256 << 10;
 /// That minimum in bytes, unless the scale's unit is larger.
 pub const LEAST: u32 = 128;
 /// A probe of one new byte passes at most this often, milliseconds.
@@ -97,6 +102,8 @@ pub struct Hold {
     pub probed_ms: u32,
     /// Bytes granted since pacing began.
     pub granted: u32,
+    /// The server's own edge when pacing began.
+    pub offered: u32,
 }
 
 impl Hold {
@@ -110,17 +117,19 @@ impl Hold {
             moved_ms: now_ms,
             probed_ms: now_ms.wrapping_sub(STALL_MS),
             granted: 0,
+            offered: 0,
         };
     }
 
     /// How many bytes the server would open beyond the edge.
     ///
-    /// The first segment of a hold passes as it is, and sets the edge: until it the client could have
-    /// seen nothing beyond.
+    /// The first segment of a hold sets the edge: until it the client could have seen nothing beyond.
     #[inline(always)]
     pub const fn wants(&mut self, server: &Advertised) -> u32 {
         if self.held == 0 {
-            self.edge = server.edge();
+            let most = server.ack.wrapping_add(AT_FIRST);
+            self.offered = server.edge();
+            self.edge = if after(self.offered, most) { most } else { self.offered };
             self.held = 1;
         }
         // The server took a probe, or what came before the hold.
@@ -157,6 +166,12 @@ impl Hold {
         }
         let field = self.edge.wrapping_sub(server.ack) >> server.shift;
         if field < server.window { field } else { server.window }
+    }
+
+    /// The client may have sent more than the edge permits before it knew of it.
+    #[inline(always)]
+    pub const fn is_cut(&self) -> bool {
+        self.held != 0 && after(self.offered, self.edge)
     }
 
     /// Where a segment of the client ends, and whether a probe may pass now: then it is noted.
@@ -253,6 +268,21 @@ mod tests {
     }
 
     #[test]
+    fn a_large_window_is_cut_when_pacing_begins() {
+        let mut hold = Hold::default();
+        hold.begin(0);
+        let large = server(u32::MAX - 9, 60_000, 7);
+        assert_eq!(hold.wants(&large), (60_000 << 7) - AT_FIRST);
+        assert_eq!(hold.open(&large, 0, 0), AT_FIRST >> 7);
+        assert!(hold.is_cut());
+        hold.wants(&server((60_000 << 7) - 10, 60_000, 7));
+        assert!(!hold.is_cut());
+        hold.begin(0);
+        hold.wants(&server(0, AT_FIRST >> 7, 7));
+        assert!(!hold.is_cut());
+    }
+
+    #[test]
     fn probes_pass_at_a_bounded_rate() {
         let mut hold = Hold::default();
         hold.begin(5);
@@ -305,7 +335,7 @@ mod tests {
         prop_oneof![
             (0u32..1500).prop_map(Step::Wait),
             (1u32..200_000).prop_map(Step::Send),
-            (0u32..300_000, 1u32..400_000).prop_map(|(read, buffer)| Step::Read(read, buffer)),
+            (0u32..300_000, 1u32..AT_FIRST).prop_map(|(read, buffer)| Step::Read(read, buffer)),
             Just(Step::Answer),
             Just(Step::Answer),
         ]

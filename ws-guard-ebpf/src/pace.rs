@@ -132,9 +132,14 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
         if reach == Reach::Within as u32 {
             return 0;
         }
-        let probes = reach == Reach::Probe as u32;
+        let cut = flow.hold.is_cut();
+        let probes = reach == Reach::Probe as u32 || cut && is_due(flow, segment, now_ms);
         report::count(if probes { Counter::Probes } else { Counter::DroppedBeyond });
         return !probes as u32;
+    }
+    if !flow.is_credible(segment.ack) {
+        // It is dropped for that, and is not what the connection's source sends.
+        return 0;
     }
     // Of a clock that may be a tick behind the one that a report of a terminator goes by.
     let unheard = now_ms.wrapping_sub(flow.hold.since_ms) as i32 >= UNHEARD_MS;
@@ -149,7 +154,8 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
 }
 
 /// A segment that the server waits for passes in any case, at most every [`STALL_MS`], as a held window
-/// opens: with an empty bucket, of which its connection may be one of many, nothing else would.
+/// opens: with an empty bucket, of which its connection may be one of many, nothing else would. So does one
+/// of a window that was cut.
 #[inline(always)]
 fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
     let next = segment.seq == flow.acked && segment.len <= LONGEST_DUE;

@@ -32,6 +32,7 @@ mod option {
     pub const END: u8 = 0;
     pub const NOP: u8 = 1;
     pub const MSS: u8 = 2;
+    pub const WINDOW_SCALE: u8 = 3;
     pub const TIMESTAMPS: u8 = 8;
 }
 
@@ -42,13 +43,15 @@ pub struct Opening {
     pub timestamps: bool,
     /// Bytes of the largest segment that the server may send.
     pub mss: u16,
-    /// Receive window in all segments, in bytes: no scale is offered.
+    /// Receive window in all segments, in bytes.
     pub window: u16,
+    /// A window scale is offered, of 0: the server may have one.
+    pub scale: bool,
 }
 
 impl Default for Opening {
     fn default() -> Opening {
-        Opening { timestamps: true, mss: 1460, window: 0xFFFF }
+        Opening { timestamps: true, mss: 1460, window: 0xFFFF, scale: false }
     }
 }
 
@@ -166,6 +169,9 @@ impl RawTcp {
             self.timestamps = true;
             syn.tcp_options.extend(self.timestamp(self.now()));
         }
+        if opening.scale {
+            syn.tcp_options.extend([option::NOP, option::WINDOW_SCALE, 3, 0]);
+        }
         self.send(&syn.flags(flag::SYN))?;
         self.acked = self.next;
         self.next = self.next.wrapping_add(1 + data.len() as u32);
@@ -201,6 +207,11 @@ impl RawTcp {
         Ok(())
     }
 
+    /// No more timestamps, as if none had been agreed to.
+    pub fn without_timestamps(&mut self) {
+        self.timestamps = false;
+    }
+
     /// Our Ethernet address.
     pub fn mac(&self) -> [u8; 6] {
         self.sender.from()
@@ -209,6 +220,11 @@ impl RawTcp {
     /// The server's RST was none that ended the connection.
     pub fn survives_reset(&mut self) {
         (self.ended, self.reset) = (false, false);
+    }
+
+    /// The server has acknowledged all up to here.
+    pub fn acked(&self) -> u32 {
+        self.acked
     }
 
     /// How many bytes of the server came, before the upgrade.

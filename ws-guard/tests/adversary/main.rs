@@ -31,6 +31,7 @@ mod handshake;
 mod offload;
 mod order;
 mod overlap;
+mod pace;
 mod packet;
 #[path = "../guard/process.rs"]
 mod process;
