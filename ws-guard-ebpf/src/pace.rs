@@ -111,7 +111,9 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
         // The programs that follow it have let the segment pass already.
         return 0;
     }
-    if flow.over_generation != policy.generation {
+    // Egress may have ended the pacing just before the connection went over its limit again.
+    let untreated = flow.paced == paced::NO && flow.drops == 0;
+    if untreated || flow.over_generation != policy.generation {
         sources::judge_again(now);
     }
     if flow.drops != 0 {

@@ -356,7 +356,7 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
         return charge_share(policy, flow, now, pings);
     }
     add_dropped(source, flow);
-    let (over_limit, paced) = (flow.is_over_limit(now) as u32, flow.paced);
+    let over_limit = flow.is_over_limit(now) as u32;
     let (kept, spared, what) = source.locked(
         #[inline(always)]
         |source| {
@@ -365,12 +365,8 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
             let action = source.action();
             let observed = if action == action::OBSERVE { OBSERVED } else { 0 };
             let drops = if action >= action::DROP { DROP } else { 0 };
-            // Egress may have ended the pacing a moment ago, at the end of the window.
-            let treated = source.paces() as u16 == paced;
-            let plain = charged.goes_on
-                & treated
-                & (source.limits.escalate_after == 0)
-                & (action < action::BAN);
+            let plain =
+                charged.goes_on & (source.limits.escalate_after == 0) & (action < action::BAN);
             let plain = if plain { PLAIN } else { 0 };
             (charged.kept, charged.spared, observed | drops | plain | charged.released as u32)
         },
