@@ -538,16 +538,15 @@ pub fn reported(source: Entry, key: &SourceKey, policy: &Policy, now: u64, count
         report::source_event(EventKind::Released, key, None, now, 0, 0);
     }
     if over != 0 {
-        let until = source.locked(
+        let (new, until) = source.locked(
             #[inline(always)]
-            |source| {
-                source.flooded(now, over);
-                source.throttled_until
-            },
+            |source| (source.flooded(now, over), source.throttled_until),
         );
         raise(until);
-        report::count(Counter::Throttled);
-        report::source_event(EventKind::Throttled, key, None, now, count as u64, 0);
+        if new {
+            report::count(Counter::Throttled);
+            report::source_event(EventKind::Throttled, key, None, now, count as u64, 0);
+        }
     }
     over != 0
 }

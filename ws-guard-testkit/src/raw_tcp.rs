@@ -222,11 +222,6 @@ impl RawTcp {
         (self.ended, self.reset) = (false, false);
     }
 
-    /// The server has acknowledged all up to here.
-    pub fn acked(&self) -> u32 {
-        self.acked
-    }
-
     /// How many bytes of the server came, before the upgrade.
     pub fn answer_bytes(&self) -> usize {
         self.bytes.len()
