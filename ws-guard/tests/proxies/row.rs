@@ -63,7 +63,9 @@ impl Row {
         if self.defaults {
             return String::new();
         }
-        guard_words(self.action, self.size.window_seconds, PROXIES)
+        // Without a daemon the pace cannot be switched off after the flood.
+        let pace = if self.killed { "--pace 64MiB/s" } else { "" };
+        guard_words(self.action, self.size.window_seconds, &format!("{PROXIES} {pace}"))
     }
 
     fn plan(&self, stage: &Stage) -> Plan {
@@ -105,8 +107,11 @@ impl Row {
     }
 
     /// What `flows` says, by source, once the proxies have handed on all of a blind flood. Where it is
-    /// dropped they never do.
+    /// dropped they never do; at the pace they would for minutes.
     fn flows(&self, stage: &Stage, outcome: &Outcome) -> Result<BTreeMap<String, Flow>> {
+        if self.action == "defuse" && !self.killed {
+            stage.guard.run("policy set --pace off")?;
+        }
         let blind = outcome.flooders.first().context("the blind flooder")?;
         let name = source_name(blind.local.ip());
         let deadline = Instant::now() + HANDED_ON;
