@@ -16,7 +16,6 @@ use ws_guard_common::{
 use crate::{
     debug, handshake, identify, joining,
     maps::{self, BEGINNINGS, FLOWS, STRANGERS, locked},
-    pace,
     packet::{self, ACK, FIN, Parsed, RST, SYN},
     report::{self, Side},
     requests, role,

@@ -26,7 +26,7 @@ pub fn check(maps: &Maps) -> Check {
 
 /// A throttled source, and how many connections it has open.
 fn crowd(source: &SourceView) -> (String, u32) {
-    (source.source.to_string(), source.connections as u32)
+    (source.source.to_string(), source.connections)
 }
 
 fn judge(suspects: &[SuspectedProxy], throttled: &[(String, u32)]) -> Check {
