@@ -15,7 +15,7 @@ use nix::{
 };
 
 /// How long a process may take to end after SIGTERM, before SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
 struct Output {

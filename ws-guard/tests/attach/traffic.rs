@@ -38,7 +38,8 @@ impl Stage {
         let servers =
             node.pods.iter().map(|pod| Server::start(&pod.namespace, library, PORT, None));
         let servers = servers.collect::<Result<Vec<Server>>>()?;
-        let guard = Guard::start(node.namespace(), words)?;
+        // Floods are to come through whole.
+        let guard = Guard::start(node.namespace(), &format!("{words} --pace off"))?;
         Ok(Stage { guard, servers, node })
     }
 
