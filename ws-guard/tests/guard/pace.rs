@@ -140,6 +140,8 @@ fn a_flooder_from_before_the_guard_is_policed() -> Result<()> {
     let most = AT_FIRST + RATE * (flooded.time.as_secs() + 2);
     ensure!(sent < most, "{sent} of {most} bytes: {flows:?}");
     guard.run("policy set --pace off")?;
+    // Its time-outs have grown, unlike those of a client whose window is held.
+    ensure!(flooder.drain(6 * WAIT), "the connection does not go on: {}", guard.log());
     round_trip(&mut flooder, "after the release")?;
     drop(flooder);
     guard.finish()
