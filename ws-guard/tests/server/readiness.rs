@@ -75,10 +75,15 @@ fn not_while_it_closes_its_connections() {
 fn not_while_it_is_late() {
     let asked = Asked::start(&["--stall-refuse", "300ms", "--stall-shed", "1h"]);
     asked.is_ready();
-    asked.served.process.signal(Signal::SIGSTOP).unwrap();
-    sleep(Duration::from_millis(900));
-    asked.served.process.signal(Signal::SIGCONT).unwrap();
-    asked.is_not_ready("1 of 1 threads are late");
+    // It catches up at once, and we may be the later one on a busy machine.
+    let told = (0..5).any(|_| {
+        asked.served.process.signal(Signal::SIGSTOP).unwrap();
+        sleep(Duration::from_millis(900));
+        asked.served.process.signal(Signal::SIGCONT).unwrap();
+        let (status, body) = asked.get("/readyz");
+        status == 503 && body.contains("1 of 1 threads are late")
+    });
+    assert!(told, "it was never late");
     asked.is_ready();
 }
 
