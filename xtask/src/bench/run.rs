@@ -36,8 +36,8 @@ const LIMIT: u32 = Rate::MAX_LIMIT;
 const MOST: u32 = 900_000;
 const PROTECTED: u16 = 80;
 const UNPROTECTED: u16 = 443;
-/// Bytes a second that a paced connection is granted.
-const PACE: u32 = 16 << 10;
+/// Bytes a second that a paced connection is granted: its burst is used up in the warm-up.
+const PACE: u32 = 1 << 10;
 
 /// UDP port of the tunnel that is looked into.
 const VXLAN: u16 = 4789;
