@@ -1,7 +1,7 @@
 //! Frames that are no pings and cost a server all the same: by class, each with a limit of its own.
 //!
-//! A limit is one of so many frames of the class from one source, in any of the windows that pings
-//! are counted in. Off by default; what they cost, only those pay who set one.
+//! A limit is one of frames of the class on one connection, in any of the windows that pings are
+//! counted in. Off by default, but for small TLS records; a limit that is not set costs nothing.
 
 use crate::{
     frame::{Header, opcode},

@@ -46,7 +46,7 @@ pub const MAY_BAN: u8 = 1 << 3;
 pub const LIMITS_CLASSES: u8 = 1 << 4;
 
 /// [`Policy::flags`]: the scope's ports speak TLS. Records are followed, not frames; bytes are never
-/// changed, and nothing is dropped but under [`action::DROP`].
+/// changed, and nothing is dropped but under [`action::DROP`] or beyond a paced connection's edge.
 pub const TLS: u8 = 1 << 5;
 
 /// [`Policy::flags`]: a ban is laid also on trusted proxies, and on sources with other connections.
@@ -100,7 +100,7 @@ pub struct Policy {
     /// Which settings the scope has of its own, the others being those of scope 0; [`own`]. For
     /// people: the kernel does not look at it.
     pub own: u32,
-    /// Frames that a source may send in any window, by [`crate::flood::Class`]; the same window. Limit
+    /// Frames that a connection may send in any window, by [`crate::flood::Class`]; the same window. Limit
     /// 0: no such limit.
     pub class_limits: [Rate; crate::flood::CLASSES],
     /// Longest payload of a data frame that is tiny.

@@ -87,7 +87,7 @@ pub struct Tables {
     pub rules: Occupancy,
     /// Connections without a flow on which a server sent data; the oldest give way.
     pub strangers: Occupancy,
-    /// Windows of other floods, one a source and class.
+    /// Windows of other floods, one a connection and class.
     pub floods: Occupancy,
     /// Coarser prefixes that sources without room are charged to.
     pub coarse: Occupancy,
