@@ -22,6 +22,7 @@ const KNOWN: u64 = 200;
 fn every_transfer_comes_to_its_end() {
     let (mut stalls, mut count) = (0, 0);
     batches(wanted(ORDINARY).min(MOST), |rng| {
+        let seed = rng.get_seed();
         let frames = rng.usize(1..60);
         let sent = if one_in(rng, 3) { stream(rng, true, frames) } else { messages(rng) };
         let route = Route::any(rng);
@@ -34,14 +35,12 @@ fn every_transfer_comes_to_its_end() {
         count += 1;
         if !transfer.run(rng) {
             stalls += 1;
-            if stalls <= 3 {
-                let (una, dropped) = (transfer.sender.una, &transfer.dropped);
-                eprintln!(
-                    "stalled at {una} of {}: {route:?}, dropped {dropped:?}, forged {}",
-                    sent.len(),
-                    transfer.forged
-                );
-            }
+            let (una, dropped) = (transfer.sender.una, &transfer.dropped);
+            eprintln!(
+                "WS_GUARD_SEED={seed}: stalled at {una} of {}: {route:?}, dropped {dropped:?}, forged {}",
+                sent.len(),
+                transfer.forged
+            );
             return 1;
         }
         let arrived = transfer.receiver.stream.clone();
