@@ -17,9 +17,11 @@
 use crate::{
     checkpoint::{CHECKPOINTS, MERGED},
     flow::{Flow, REWOUND, state},
+    frame::SHORTEST_MASKED,
     maps::FlowKey,
     seq::{after, before},
     tracker::{Tracker, Walk},
+    trail::TOGETHER,
 };
 
 /// Bytes that one flow can have behind its gap, a power of two.
@@ -29,6 +31,8 @@ pub const BYTES: u32 = 65_536;
 pub const REACH: u32 = 4 * BYTES;
 /// Segments that these can have come in.
 pub const CUTS: usize = 64;
+/// Bytes of a segment, as it comes again, on any path but a loopback interface's.
+const LONGEST_FILLER: u32 = 9000;
 /// Bytes that are copied at a time. A copy has so many to spare: the verifier knows where a piece
 /// begins and how long it is only each by itself.
 pub const PIECE: u32 = 512;
@@ -132,6 +136,13 @@ pub const fn slot(owner: u64) -> u32 {
 #[inline(always)]
 const fn least(a: u32, b: u32) -> u32 {
     if a < b { a } else { b }
+}
+
+/// Traces that `len` bytes of frames of the common kind leave at most, in [`CUTS`] segments, and the segment
+/// that fills the gap before them.
+#[inline(always)]
+const fn most_traces(len: u32) -> u32 {
+    (len + LONGEST_FILLER) / (SHORTEST_MASKED * TOGETHER) + CUTS as u32
 }
 
 impl Default for Region {
@@ -242,13 +253,14 @@ impl Flow {
         self.state == state::OPEN && !self.is_uncertain() && self.flags & REWOUND == 0
     }
 
-    /// A segment at `seq` is in the copy: it passes, unless things have changed meanwhile.
+    /// A segment at `seq` is in the copy, which has `len` bytes with it: it passes, unless things have
+    /// changed meanwhile, or the trail may have no room for all frames in them.
     #[inline(always)]
-    pub fn hold(&mut self, seq: u32) -> bool {
+    pub fn hold(&mut self, seq: u32, len: u32) -> bool {
         let first = self.held == 0;
         let gap = seq.wrapping_sub(self.client.resume());
         let behind = gap.wrapping_sub(1) < REACH && !(first & before(seq, self.high));
-        let holds = behind & self.may_hold();
+        let holds = behind & self.may_hold() & (most_traces(len) <= self.trail_room());
         self.held |= holds as u8;
         holds
     }

@@ -266,8 +266,7 @@ impl Replay {
             let latest = self.trail.trace(first.wrapping_add(acked).wrapping_sub(1)).seq;
             self.flow.drop_traces(acked, latest);
         }
-        let count = self.traces.len() as u32;
-        count <= self.flow.trail_room() || count > TRACES
+        self.traces.len() as u32 <= self.flow.trail_room()
     }
 
     /// Bytes that came before, at least in part: the same verdict as then, if they are the same. The
@@ -395,10 +394,12 @@ impl Replay {
     }
 }
 
-/// Traces of the new headers that the walk's latest step went past.
+/// The trace of the new headers that the walk's latest step went past.
 fn leave_traces(walk: &mut Walk, traces: &mut Vec<Trace>) {
-    let count = core::mem::take(&mut walk.seen.count);
-    traces.extend((0..count).map(|number| walk.seen.next(number)));
+    if walk.seen.count > 0 {
+        traces.push(walk.seen.trace());
+        walk.seen.count = 0;
+    }
 }
 
 /// A segment's payload in memory.

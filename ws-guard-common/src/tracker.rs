@@ -16,7 +16,7 @@ use crate::{
 /// Frames longer than this are crossed in strides of so many bytes, because sequence numbers only
 /// compare within 2³¹ bytes while a frame may have 2⁶³.
 const STRIDE: u32 = 1 << STRIDE_BITS;
-const STRIDE_BITS: u32 = 30;
+pub(crate) const STRIDE_BITS: u32 = 30;
 
 /// The frames come from the client, and so are masked.
 pub const FROM_CLIENT: u8 = 1 << 0;
@@ -34,12 +34,15 @@ pub(crate) const RECORDS_BIT: u8 = 4;
 /// server's says so; for the client's see [`crate::flow::Flow::is_uncertain`].
 pub const GUESSED: u8 = 1 << 5;
 
+/// In a [`Trace`] only: the top bit of the header's length, which has no meaning, is set.
+pub(crate) const TOP_SET: u8 = 1 << 7;
+
 /// What [`Walk::sprint`] and [`Walk::only`] look at: the flags of a client's frames, no message open.
 const COMMON: u8 = IN_MESSAGE | MESSAGE_UNKNOWN | FROM_CLIENT | RECORDS;
 
-/// Headers that a step goes past at once where it can. Eight are 8 % faster where a segment has many,
-/// but take Linux 6.1 to the limit of what it verifies.
-const SPRINT: u32 = 4;
+/// Headers that a step goes past at once where it can: as many as one [trace](Trace) has room for. Eight
+/// are 8 % faster where a segment has many, but take Linux 6.1 to the limit of what it verifies.
+const SPRINT: u32 = crate::trail::TOGETHER;
 /// Steps that a walk may take beyond one a header: what is carried, what goes on from an earlier
 /// segment in strides, the end.
 const MORE_STEPS: u32 = 16;
@@ -48,8 +51,10 @@ const MORE_STEPS: u32 = 16;
 const FEW: u32 = 4;
 /// First two bytes of a header: FIN and the RSV bits, and the mask bit...
 const BITS: u16 = 0xF080;
-/// ...of a client's unfragmented frame.
+/// ...of a client's unfragmented frame...
 const PLAIN: u16 = 0x8080;
+/// ...which may have this one where it is agreed, if it is one of [`DATA`].
+const COMPRESSED: u16 = 0x4000;
 /// One bit an opcode: text and binary, then also close, ping and pong.
 const DATA: u16 = 1 << opcode::TEXT | 1 << opcode::BINARY;
 const WHOLE: u16 = DATA | 1 << opcode::CLOSE | 1 << opcode::PING | 1 << opcode::PONG;
@@ -191,7 +196,7 @@ pub enum Step {
 }
 
 /// New headers that a step went past: where the stream stood before the first of them, and the first two
-/// bytes of each. They leave [traces](crate::trail).
+/// bytes of each. They leave a [trace](crate::trail).
 ///
 /// In the walk and not told to the [`Segment`]: what a step calls has no stack left in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
@@ -204,17 +209,15 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The first one's trace. More than one are of the common kind, masked and short: go on behind it.
+    /// The trace of all of them. More than one are of the common kind, masked and short.
     #[inline(always)]
-    pub fn next(&mut self, number: u32) -> Trace {
-        let word = match self.words.get(number as usize) {
-            Some(word) => *word,
-            None => 0,
+    pub const fn trace(&self) -> Trace {
+        let [first, second, third] = self.words;
+        let word = match self.count {
+            1 => Trace::one(first, self.flags),
+            count => Trace::several(count, [first, second, third]),
         };
-        let trace = Trace::of(self.seq, self.mark, self.flags << 16 | word as u32);
-        self.mark = mark_after(self.mark, self.seq, trace.first, trace.second, 0);
-        self.seq = self.seq.wrapping_add(6 + (trace.second & frame::LEN7) as u32);
-        trace
+        Trace { seq: self.seq, mark: self.mark, word }
     }
 }
 
@@ -461,6 +464,7 @@ impl Walk {
             return false;
         }
         let (mut frames, mut pings, mut pongs) = (self.frames, self.pings, self.pongs);
+        let agreed = (self.tracker.flags & RSV1_AGREED) as u16 * (COMPRESSED / RSV1_AGREED as u16);
         let mut i = 0;
         while i < SPRINT {
             let at = next.wrapping_sub(self.base);
@@ -470,7 +474,8 @@ impl Walk {
             let (first, second) = ((word >> 8) as u8, word as u8);
             let opcode = first & frame::OPCODE;
             let payload_len = (second & frame::LEN7) as u32;
-            if word & BITS != PLAIN
+            let says_nothing = agreed * (DATA >> opcode & 1);
+            if word & BITS & !says_nothing != PLAIN
                 || WHOLE >> opcode & 1 == 0
                 || payload_len > 125
                 || self.len - at < 6
@@ -623,6 +628,7 @@ impl Walk {
             segment.header(self.tracker.next, header, violations);
             self.seen.words[0] = (header.first as u16) << 8 | header.second as u16;
             self.sees(1);
+            self.seen.flags |= (header.payload_len >> 63) as u32 * TOP_SET as u32;
         }
         let in_message = header.in_message_after(self.tracker.flags & IN_MESSAGE != 0);
         let known = if opcode::is_control(header.opcode()) { 0 } else { MESSAGE_UNKNOWN };
@@ -787,7 +793,7 @@ impl Walk {
 /// hangs on the secret, or somebody could choose the next two headers so that they make up for it. So the
 /// secret is multiplied with itself, and nothing of it is lost.
 #[inline(always)]
-const fn mark_after(before: u32, at: u32, first: u8, second: u8, high: u32) -> u32 {
+pub(crate) const fn mark_after(before: u32, at: u32, first: u8, second: u8, high: u32) -> u32 {
     let word = (first as u32) << 8 | second as u32;
     twist(twist(before ^ at).wrapping_add(word)) ^ high
 }

@@ -16,13 +16,17 @@ use crate::{
     maps::FlowKey,
     record,
     seq::before,
-    tracker::{RECORDS_BIT, Tracker, Walk},
+    tracker::{
+        FROM_CLIENT, RECORDS_BIT, RSV1_AGREED, STRIDE_BITS, TOP_SET, Tracker, Walk, mark_after,
+    },
 };
 
-/// Headers that one flow can have unacknowledged, a power of two. One segment of the largest size with
-/// messages of ten bytes has so many; a sender of smaller ones is slowed down.
+/// Traces that one flow can have, a power of two. A segment of the largest size fits in, whatever messages
+/// of the common kind it is made of.
 pub const TRACES: u32 = 1 << TRACES_BITS;
 const TRACES_BITS: u32 = 12;
+/// Headers of the common kind that one trace has room for.
+pub const TOGETHER: u32 = 3;
 /// A segment that is no longer than this is not cut on its way: with one header, it needs no trace.
 pub const SHORT: u32 = 256;
 /// Flows that can have a trail at once, a power of two.
@@ -31,68 +35,148 @@ pub const TRAILS: u32 = 256;
 /// nanoseconds.
 pub const IDLE_NS: u64 = 60_000_000_000;
 
-/// Where a header begins, and where the stream stood there.
+/// Where a header begins, and where the stream stood there; or up to [`TOGETHER`] of the common kind, of
+/// which each begins where the one before it ends.
+///
+/// ```text
+///  31 30 29       23      16 15       8 7        0
+/// ┌─────┬──────────┬────────┬──────────┬──────────┐
+/// │  0  │          │ flags  │  second  │  first   │  one header
+/// ├─────┼──────────┴──┬─────┴───────┬──┴──────────┤
+/// │count│    first    │   second    │    third    │  a number of FIRST and a length each
+/// └─────┴─────────────┴─────────────┴─────────────┘
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Trace {
-    /// Sequence number of the header's first byte.
+    /// Sequence number of the first header's first byte.
     pub seq: u32,
     /// [`Tracker::mark`] there.
     pub mark: u32,
-    /// The header's first two bytes; of a TLS record, its type and first version byte.
-    pub first: u8,
-    pub second: u8,
-    /// [`Tracker::flags`] there.
-    pub flags: u8,
-    pub _pad: u8,
+    /// What was there.
+    pub word: u32,
 }
+
+/// First bytes of the common kind, by their number: where the third bit is set, a control frame.
+const FIRST: u64 = u64::from_le_bytes([0xC1, 0x81, 0x82, 0xC2, 0x88, 0x89, 0x8A, 0]);
+/// Bits of a header that is traced together with others.
+const SHORT_BITS: u32 = 10;
+/// Where their number is.
+const COUNT_AT: u32 = 3 * SHORT_BITS;
+/// All three of them.
+const HEADERS: u32 = (1 << COUNT_AT) - 1;
 
 impl Trace {
     /// Of a header in whose first two bytes is `word`, before which the stream stood at `tracker`.
     #[inline(always)]
-    pub const fn new(tracker: &Tracker, first: u8, second: u8) -> Trace {
+    pub const fn new(tracker: &Tracker, word: u16) -> Trace {
         let Tracker { mark, next, flags, .. } = *tracker;
-        Trace { seq: next, mark, first, second, flags, _pad: 0 }
+        Trace { seq: next, mark, word: Self::one(word, flags as u32) }
     }
 
-    /// What is not a place or a mark, in a word.
+    /// The word of one header with these first two bytes, before which the stream had these
+    /// [flags](Tracker::flags).
     #[inline(always)]
-    pub const fn word(&self) -> u32 {
-        (self.flags as u32) << 16 | (self.first as u32) << 8 | self.second as u32
+    pub const fn one(word: u16, flags: u32) -> u32 {
+        flags << 16 | word.swap_bytes() as u32
     }
 
-    /// The other way.
+    /// The word of `count` headers of the common kind with these first two bytes each.
     #[inline(always)]
-    pub const fn of(seq: u32, mark: u32, word: u32) -> Trace {
-        let (flags, first, second) = ((word >> 16) as u8, (word >> 8) as u8, word as u8);
-        Trace { seq, mark, first, second, flags, _pad: 0 }
+    pub const fn several(count: u32, words: [u16; TOGETHER as usize]) -> u32 {
+        let [first, second, third] = words;
+        let headers = short(first) << (2 * SHORT_BITS) | short(second) << SHORT_BITS | short(third);
+        count << COUNT_AT | headers
     }
 
-    /// Bytes of the header, a masking key not counted.
+    /// Whether other headers follow in the same trace, 1 or 0.
+    #[inline(always)]
+    const fn goes_on(&self) -> u32 {
+        self.word >> (COUNT_AT + 1)
+    }
+
+    /// Its first header alone, of a stream with such `flags`.
+    #[inline(always)]
+    const fn head(&self, flags: u8) -> Trace {
+        let flags = (flags & RSV1_AGREED | FROM_CLIENT) as u32;
+        let (first, second) = self.common();
+        let short = Self::one((first as u16) << 8 | second as u16, flags);
+        let word = if self.word >> COUNT_AT == 0 { self.word } else { short };
+        Trace { seq: self.seq, mark: self.mark, word }
+    }
+
+    /// The first two bytes of its first header, of the common kind.
+    #[inline(always)]
+    const fn common(&self) -> (u8, u8) {
+        let bits = self.word >> (2 * SHORT_BITS);
+        let first = FIRST >> (8 * (bits >> 7 & 7));
+        (first as u8, 0x80 | bits as u8 & frame::LEN7)
+    }
+
+    /// What follows behind its first header, where something [does](Trace::goes_on).
+    #[inline(always)]
+    const fn rest(&self) -> Trace {
+        let (first, second) = self.common();
+        let count = (self.word >> COUNT_AT).wrapping_sub(1);
+        Trace {
+            seq: self.seq.wrapping_add(frame::SHORTEST_MASKED + (second & frame::LEN7) as u32),
+            mark: mark_after(self.mark, self.seq, first, second, 0),
+            word: count << COUNT_AT | self.word << SHORT_BITS & HEADERS,
+        }
+    }
+
+    /// [`Tracker::flags`] before its one header, and [`TOP_SET`].
+    #[inline(always)]
+    const fn flags(&self) -> u8 {
+        (self.word >> 16) as u8
+    }
+
+    /// Bytes of its one header, a masking key not counted.
     #[inline(always)]
     const fn header(&self) -> u32 {
-        if self.flags >> RECORDS_BIT & 1 != 0 {
+        if self.flags() >> RECORDS_BIT & 1 != 0 {
             record::HEADER as u32
         } else {
-            frame::header_len(self.second) as u32
+            frame::header_len((self.word >> 8) as u8) as u32
         }
     }
 
-    /// Byte `i` of the header, of `header` bytes, where the next one begins at `next`: the length says
-    /// which that is.
+    /// Byte `i` of its one header, of `header` bytes, where the next one begins `distance` bytes further
+    /// on: the length says which that is.
     #[inline(always)]
-    const fn byte(&self, i: u32, header: u32, next: u32) -> u8 {
-        let is_frame = (self.flags >> RECORDS_BIT & 1 ^ 1) as u32;
-        let key = is_frame & self.second as u32 >> 7;
-        let length = next.wrapping_sub(self.seq).wrapping_sub(header + 4 * key);
-        // From the last byte on, in network byte order; a frame of 2^32 bytes is never all here.
+    const fn byte(&self, i: u32, header: u32, distance: u64) -> u8 {
+        let is_frame = (self.flags() >> RECORDS_BIT & 1 ^ 1) as u32;
+        let key = is_frame & self.word >> 15;
+        let length = distance.wrapping_sub((header + 4 * key) as u64);
+        // From the last byte on, in network byte order.
         let behind = header.wrapping_sub(i).wrapping_sub(1) & 7;
         match i {
-            0 => self.first,
-            1 => self.second,
-            _ => ((length as u64) >> (8 * behind)) as u8,
+            0 => self.word as u8,
+            1 => (self.word >> 8) as u8,
+            2 => (length >> (8 * behind)) as u8 | self.flags() & TOP_SET,
+            _ => (length >> (8 * behind)) as u8,
         }
     }
+}
+
+/// A header with these first two bytes, of the common kind.
+#[inline(always)]
+const fn short(word: u16) -> u32 {
+    let (control, rsv1) = (word >> 11 & 1, word >> 14 & 1);
+    let number = control << 2 | (word >> 8 & 3 ^ rsv1);
+    (number << 7 | word & frame::LEN7 as u16) as u32
+}
+
+/// What is known of the headers around a place.
+struct Place {
+    /// The latest header that begins before it, if `earlier` is not 0...
+    last: Trace,
+    earlier: u32,
+    /// ...and the first one that does not, or where the stream stands if that one is not `traced`.
+    next: Trace,
+    traced: bool,
+    /// Number of the trace that follows the one with `next`.
+    behind: u32,
 }
 
 /// The trail of one flow.
@@ -113,7 +197,11 @@ pub struct Trail {
     pub traces: [Trace; TRACES as usize],
 }
 
-const _: () = assert!(size_of::<Trail>() == 64 + 12 * TRACES as usize);
+const _: () = {
+    assert!(size_of::<Trail>() == 64 + 12 * TRACES as usize);
+    // Of the largest segment, with the shortest frames.
+    assert!(0xFFFF / frame::SHORTEST_MASKED / TOGETHER < TRACES);
+};
 
 impl Default for Trail {
     /// Nobody's.
@@ -163,27 +251,44 @@ impl Trail {
         found
     }
 
+    /// The headers around `seq`.
+    #[inline(always)]
+    fn place(&self, flow: &Flow, seq: u32) -> Place {
+        let (first, count) = (flow.first_trace(), flow.traces as u32);
+        let earlier = self.before(first, count, seq);
+        let mut last = *self.trace(first.wrapping_add(earlier).wrapping_sub(1));
+        let mut i = 1;
+        while i < TOGETHER {
+            let rest = last.rest();
+            last = if last.goes_on() != 0 && before(rest.seq, seq) { rest } else { last };
+            i += 1;
+        }
+        let within = earlier > 0 && last.goes_on() != 0;
+        let next = match (within, earlier < count) {
+            (true, _) => last.rest().head(flow.client.flags),
+            (_, true) => self.trace(first.wrapping_add(earlier)).head(flow.client.flags),
+            _ => Trace::new(&flow.client, 0),
+        };
+        let last = last.head(flow.client.flags);
+        let behind = earlier + !within as u32;
+        Place { last, earlier, next, traced: within || earlier < count, behind }
+    }
+
     /// Where the flow's stream stood at `seq`, a byte that the server has yet to acknowledge.
     #[inline(always)]
     pub fn stood_at(&self, flow: &Flow, seq: u32) -> Option<Tracker> {
-        let (first, count) = (flow.first_trace(), flow.traces as u32);
         if flow.traces == 0 || before(seq, flow.traced_from) {
             return None;
         }
-        let earlier = self.before(first, count, seq);
-        let next = match earlier < count {
-            true => *self.trace(first.wrapping_add(earlier)),
-            false => Trace::new(&flow.client, 0, 0),
-        };
-        if earlier > 0 {
-            let cut = self.trace(first.wrapping_add(earlier).wrapping_sub(1));
-            let have = seq.wrapping_sub(cut.seq);
-            if have < cut.header() {
-                return Some(cut_at(cut, have, next.seq));
-            }
+        let Place { last, earlier, next, traced, .. } = self.place(flow, seq);
+        let have = seq.wrapping_sub(last.seq);
+        if earlier > 0 && have < last.header() {
+            let beyond = if traced { 0 } else { flow.client.beyond };
+            return Some(cut_at(&last, have, distance(last.seq, next.seq, beyond)));
         }
-        if earlier < count {
-            return Some(Tracker { mark: next.mark, ..Tracker::new(next.seq, next.flags) });
+        if traced {
+            let flags = next.flags() & !TOP_SET;
+            return Some(Tracker { mark: next.mark, ..Tracker::new(next.seq, flags) });
         }
         Some(shortened(&flow.client, seq))
     }
@@ -191,29 +296,28 @@ impl Trail {
     /// A walk that came to `tracker` stands where the flow's stream stood, by the same way.
     #[inline(always)]
     pub fn knows(&self, flow: &Flow, tracker: &Tracker) -> bool {
-        let (first, count) = (flow.first_trace(), flow.traces as u32);
-        let earlier = self.before(first, count, tracker.next);
-        if earlier >= count || tracker.beyond != 0 {
+        let Place { next: trace, traced, behind, .. } = self.place(flow, tracker.next);
+        if !traced || tracker.beyond != 0 {
             return false;
         }
-        let trace = self.trace(first.wrapping_add(earlier));
-        let next = match earlier + 1 < count {
-            true => self.trace(first.wrapping_add(earlier).wrapping_add(1)).seq,
-            false => flow.client.next,
+        let (next, beyond) = match behind < flow.traces as u32 {
+            true => (self.trace(flow.first_trace().wrapping_add(behind)).seq, 0),
+            false => (flow.client.next, flow.client.beyond),
         };
+        let distance = distance(trace.seq, next, beyond);
         // Without a branch, as above.
         let header = trace.header();
-        let flags = (trace.flags ^ tracker.flags) as u32;
+        let flags = ((trace.flags() ^ tracker.flags) & !TOP_SET) as u32;
         let mut apart = (trace.seq ^ tracker.next) | (trace.mark ^ tracker.mark) | flags;
         let mut i = 0u32;
         while i < MAX_HEADER as u32 {
             let carried = i.wrapping_sub(tracker.carried as u32) >> 31;
-            let says_nothing = (i == MINOR) as u32 & (trace.flags >> RECORDS_BIT) as u32;
+            let says_nothing = (i == MINOR) as u32 & (trace.flags() >> RECORDS_BIT) as u32;
             let byte = match tracker.carry.get(i as usize) {
                 Some(byte) => *byte,
                 None => 0,
             };
-            let differs = (byte ^ trace.byte(i, header, next)) as u32;
+            let differs = (byte ^ trace.byte(i, header, distance)) as u32;
             apart |= differs * (carried & (says_nothing ^ 1));
             i += 1;
         }
@@ -221,10 +325,17 @@ impl Trail {
     }
 }
 
-/// Where the stream stood behind the first `have` bytes of a header that the next one follows at `next`.
+/// From a header to the next one, of which there are so many strides [beyond](Tracker::beyond).
 #[inline(always)]
-fn cut_at(trace: &Trace, have: u32, next: u32) -> Tracker {
-    let mut tracker = Tracker::new(trace.seq, trace.flags);
+const fn distance(from: u32, to: u32, beyond: u32) -> u64 {
+    to.wrapping_sub(from) as u64 + ((beyond as u64) << STRIDE_BITS)
+}
+
+/// Where the stream stood behind the first `have` bytes of a header that the next one follows at that
+/// distance.
+#[inline(always)]
+fn cut_at(trace: &Trace, have: u32, distance: u64) -> Tracker {
+    let mut tracker = Tracker::new(trace.seq, trace.flags() & !TOP_SET);
     tracker.mark = trace.mark;
     tracker.carried = have as u8;
     let header = trace.header();
@@ -232,7 +343,7 @@ fn cut_at(trace: &Trace, have: u32, next: u32) -> Tracker {
     while i < MAX_HEADER as u32 {
         let kept = ((i.wrapping_sub(have) >> 31) as u8).wrapping_neg();
         if let Some(byte) = tracker.carry.get_mut(i as usize) {
-            *byte = trace.byte(i, header, next) & kept;
+            *byte = trace.byte(i, header, distance) & kept;
         }
         i += 1;
     }
@@ -263,7 +374,7 @@ impl Flow {
         self.next_trace.wrapping_sub(self.traces as u32)
     }
 
-    /// How many more headers the trail has room for.
+    /// How many more traces the trail has room for.
     #[inline(always)]
     pub const fn trail_room(&self) -> u32 {
         TRACES - self.traces as u32

@@ -49,6 +49,7 @@ fn segment(random: &mut fastrand::Rng) -> Vec<u8> {
             1 => 0x80 | random.u8(0..16),
             2 | 3 => 0x89,
             4 => 0x8A,
+            5 => 0xC1 + random.u8(0..2),
             _ => 0x81 + random.u8(0..2),
         };
         let mask = if random.u8(0..20) == 0 { 0 } else { 0x80 };

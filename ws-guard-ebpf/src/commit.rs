@@ -5,7 +5,6 @@ use ws_guard_common::{
     flow::{self, Flow},
     maps::Counter,
     tracker::{Tracker, Walk},
-    trail::TRACES,
 };
 
 use crate::{
@@ -64,9 +63,8 @@ fn take_over(
     locked(flow, |flow| {
         // What another CPU keeps behind a gap meanwhile, nobody has judged.
         let judged = (flow.held == 0) | (state.held != 0);
-        // More than a whole trail never fit: they pass, and the trail begins anew.
-        let fits = (state.traces <= state.room) | (state.traces > TRACES);
-        let fits = (state.trail == 0) | fits;
+        // More than there is room for come again in pieces, or once the server has acknowledged others.
+        let fits = (state.trail == 0) | (state.traces <= state.room);
         let stands =
             judged & fits & (flow.client == state.start) & (flow.state == flow::state::OPEN);
         if stands && valid(flow, state) {

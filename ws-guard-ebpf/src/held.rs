@@ -129,7 +129,7 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
         return false;
     }
     let holds = locked(flow, |flow| {
-        let holds = flow.hold(segment.seq);
+        let holds = flow.hold(segment.seq, at.wrapping_add(segment.len));
         flow.last_ns = if holds { scene.now } else { flow.last_ns };
         holds
     });

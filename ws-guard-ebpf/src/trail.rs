@@ -188,15 +188,12 @@ extern "C" fn ws_guard_trail_leave() -> u32 {
     0
 }
 
-/// Leave traces of the new headers that the latest step of the walk went past, or of the walk through
-/// what is kept. They count once it is committed; a mere [look](looks) leaves none.
+/// Leave a trace of the new headers that the latest step of the walk went past, or of the walk through
+/// what is kept. It counts once the walk is committed; a mere [look](looks) leaves none.
 #[inline(always)]
 pub fn trace_seen(kept: bool) {
     ws_guard_trace_seen(kept.into());
 }
-
-/// Headers that a step goes past at most.
-const MOST: u32 = 4;
 
 /// [`trace_seen`].
 #[inline(never)]
@@ -205,24 +202,13 @@ extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
     let Some(state) = walk::resume() else {
         return 0;
     };
-    let mut seen = if kept != 0 { state.held_walk.seen } else { state.walk.seen };
-    state.held_walk.seen.count = 0;
-    state.walk.seen.count = 0;
-    let Some((state, trail)) = entered() else {
+    let seen = if kept != 0 { &mut state.held_walk.seen } else { &mut state.walk.seen };
+    let trace = seen.trace();
+    seen.count = 0;
+    if state.looks != 0 {
         return 0;
-    };
-    let mut i = 0;
-    while i < MOST {
-        if i < seen.count && state.looks == 0 {
-            let trace = seen.next(i);
-            if state.traces < state.room {
-                trail.put(state.next_trace.wrapping_add(state.traces), trace);
-            }
-            state.traces = state.traces.wrapping_add(1);
-        }
-        i += 1;
     }
-    0
+    ws_guard_trace(trace.seq, trace.mark, trace.word)
 }
 
 /// Whether what follows is only a look.
@@ -238,8 +224,8 @@ pub fn looks(looks: bool) {
 #[inline(always)]
 pub fn trace_one(now: u64, start: &Tracker, word: u16, next: u32) {
     if ws_guard_trail_enter(now) != 0 {
-        let trace = Trace::new(start, (word >> 8) as u8, word as u8);
-        ws_guard_trace(trace.seq, trace.mark, trace.word());
+        let trace = Trace::new(start, word);
+        ws_guard_trace(trace.seq, trace.mark, trace.word);
         ws_guard_trace_one(start.next, next);
     }
 }
@@ -250,7 +236,7 @@ pub fn trace_one(now: u64, start: &Tracker, word: u16, next: u32) {
 extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
     if let Some((state, trail)) = entered() {
         if state.traces < state.room {
-            trail.put(state.next_trace.wrapping_add(state.traces), Trace::of(seq, mark, word));
+            trail.put(state.next_trace.wrapping_add(state.traces), Trace { seq, mark, word });
         }
         state.traces = state.traces.wrapping_add(1);
     }

@@ -45,6 +45,8 @@ pub struct Sender {
     rto: Time,
     /// When time is up; none while nothing is under way.
     due: Option<Time>,
+    /// Time is up, and the window is shut: it asks whether it has been opened.
+    probes: bool,
 }
 
 impl Sender {
@@ -64,6 +66,7 @@ impl Sender {
             sacked: Vec::new(),
             rto: RTO.start,
             due: None,
+            probes: false,
         }
     }
 
@@ -138,6 +141,7 @@ impl Sender {
         self.repeats = 0;
         self.rto = (2 * self.rto).min(RTO.end);
         self.due = Some(now + self.rto);
+        self.probes = self.window == 0 && self.next == self.una;
         if self.rto >= RTO.end {
             // The receiver may have thrown away what it had told of (RFC 2018, 8).
             self.sacked.clear();
@@ -152,9 +156,7 @@ impl Sender {
         }
         let room = self.cwnd.max(self.mss).min(self.window);
         let most = (self.una + room).min(self.length);
-        let probes = self.window == 0
-            && self.next == self.una
-            && self.due.is_some_and(|due| due <= now + self.rto / 2);
+        let probes = core::mem::take(&mut self.probes) && self.window == 0;
         if self.next >= most && !probes {
             if self.window == 0 && self.next == self.una && self.due.is_none() && !self.is_done() {
                 self.due = Some(now + self.rto);

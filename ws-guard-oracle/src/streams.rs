@@ -101,16 +101,23 @@ pub fn stream(rng: &mut Rng, from_client: bool, frames: usize) -> Vec<u8> {
 }
 
 /// Messages of a client that sends many: all of one length, or of lengths up to it; pings among them.
+/// Some clients compress them, and some send long ones in fragments.
 pub fn messages(rng: &mut Rng) -> Vec<u8> {
     let length = [2, 20, 100, 100, 400, 400, 1400, 5_000, 70_000][rng.usize(..9)];
-    let (total, varied) = (rng.usize(1_000..60_000), one_in(rng, 2));
+    let most = if one_in(rng, 4) { 250_000 } else { 60_000 };
+    let (total, varied) = (rng.usize(1_000..most), one_in(rng, 2));
+    let whole = if one_in(rng, 4) { 0xC2 } else { 0x82 };
+    let fragments = length >= 100 && one_in(rng, 8);
+    let mut open = false;
     let mut bytes = Vec::new();
     while bytes.len() < total {
         let length = if varied { rng.usize(..=length) } else { length };
         if one_in(rng, 50) {
             bytes.extend([0x89, 0x80, 1, 2, 3, 4]);
         }
-        bytes.push(0x82);
+        let last = !fragments || one_in(rng, 3);
+        bytes.push(if open { 0 } else { whole & 0x7F } | u8::from(last) << 7);
+        open = !last;
         match length {
             0..126 => bytes.push(0x80 | length as u8),
             126..0x1_0000 => {

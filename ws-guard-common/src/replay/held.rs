@@ -25,7 +25,7 @@ impl Replay {
             return Verdict::Drop(Reason::Changed);
         }
         copy.copy_from_slice(payload);
-        if !self.flow.hold(seq) {
+        if !self.flow.hold(seq, at + len) {
             return Verdict::Drop(Reason::Gap);
         }
         held.region.extend(seq, at, len);
