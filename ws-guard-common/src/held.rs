@@ -138,11 +138,11 @@ const fn least(a: u32, b: u32) -> u32 {
     if a < b { a } else { b }
 }
 
-/// Traces that `len` bytes of frames of the common kind leave at most, in [`CUTS`] segments, and the segment
-/// that fills the gap before them.
+/// Traces that `len` bytes of frames of the common kind leave at most, in [`CUTS`] segments, each of which
+/// may cut a header and leave the next trace unfilled.
 #[inline(always)]
 const fn most_traces(len: u32) -> u32 {
-    (len + LONGEST_FILLER) / (SHORTEST_MASKED * TOGETHER) + CUTS as u32
+    len / (SHORTEST_MASKED * TOGETHER) + 2 * CUTS as u32
 }
 
 impl Default for Region {
@@ -260,16 +260,21 @@ impl Flow {
         let first = self.held == 0;
         let gap = seq.wrapping_sub(self.client.resume());
         let behind = gap.wrapping_sub(1) < REACH && !(first & before(seq, self.high));
-        let holds = behind & self.may_hold() & (most_traces(len) <= self.trail_room());
+        let fits = most_traces(len + LONGEST_FILLER) <= self.trail_room();
+        let holds = behind & fits & self.may_hold();
         self.held |= holds as u8;
         holds
     }
 
-    /// The filler skips a part of the gap, which is payload then, and too many segments wait for their
-    /// acknowledgement: what comes to fill it would lie inside a merged checkpoint.
+    /// The filler of `region`, which leaves so many traces, may pass. Not where it skips a part of the
+    /// gap, which is payload then, and too many segments wait for their acknowledgement: what comes to
+    /// fill it would lie inside a merged checkpoint. And not where the trail may have no room, before
+    /// the server has acknowledged what came earlier.
     #[inline(always)]
-    pub fn may_skip(&self, walk: &Walk, region: &Region) -> bool {
-        !before(walk.end(), region.begin) || self.kept as usize + 2 <= CHECKPOINTS
+    pub fn may_fill(&self, walk: &Walk, region: &Region, traces: u32) -> bool {
+        let skips = before(walk.end(), region.begin) & (self.kept as usize + 2 > CHECKPOINTS);
+        let fits = traces + most_traces(region.len) <= self.trail_room();
+        !skips & fits
     }
 
     /// The filler of `region` was committed. Where it overlaps the region it must not come again in

@@ -190,7 +190,7 @@ fn compare<P: Packet>(scene: &Scene, flow: &Flow, payload: &impl Fn(&Segment) ->
     if overlap > 0 && !kept::is_same(&payload(scene.segment), at, 0, overlap) {
         return REFUSED;
     }
-    if !flow.may_skip(&state.walk, region) {
+    if !flow.may_fill(&state.walk, region, state.traces) {
         return REFUSED;
     }
     (state.reached, state.whole) = (1, (overlap > 0) as u32);

@@ -51,7 +51,7 @@ impl Replay {
                 return Err(Reason::Changed);
             }
         }
-        if !self.flow.may_skip(walk, region) {
+        if !self.flow.may_fill(walk, region, self.traces.len() as u32) {
             return Err(Reason::NoCheckpoint);
         }
         let kept = self.look(walk);
