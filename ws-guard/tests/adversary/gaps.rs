@@ -2,7 +2,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use ws_guard_testkit::packets::Checksum;
+use ws_guard_testkit::{
+    frame::{Frame, encode},
+    packets::Checksum,
+};
 
 use crate::{
     attacker::{Attacker, TEXT, persist_all, pings, try_all},
@@ -11,6 +14,11 @@ use crate::{
 
 const PINGS: usize = 100;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
+/// Segments of somebody who does not see the connection, and how far they are apart.
+const GUESSES: u32 = 32_768;
+const STEP: u32 = u32::MAX / GUESSES + 1;
+/// Pings that an honest client sends.
+const FEW: usize = 10;
 /// Where the gap's filler, [`TEXT`], ends.
 const BEHIND: i64 = TEXT.len() as i64;
 
@@ -51,7 +59,26 @@ fn filler_exchanged(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// Somebody who knows the addresses and ports, and nothing else, spreads segments over all places that there
+/// are. What the guard keeps of them the server does not, and nothing could fill the gap before it.
+fn somebody_else_guesses(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.connect()?;
+    for guess in 0..GUESSES {
+        let mut packet = tcp.segment(0, pings(1));
+        packet.seq = tcp.next.wrapping_add(fastrand::u32(..STEP) + guess * STEP);
+        packet.ack = fastrand::u32(..);
+        tcp.send(&packet)?;
+    }
+    tcp.settle(Duration::from_millis(50))?;
+    // Further than any of them that could be kept.
+    let text = Frame::text(&"x".repeat(1400));
+    persist_all(&mut tcp, &encode(&vec![text; 3 * STEP as usize / 1400]))?;
+    persist_all(&mut tcp, &pings(FEW))?;
+    one(tcp)
+}
+
 pub const ROWS: &[Row] = &[
+    Row::new("somebody_else_guesses", Reached::Exactly(FEW as u64), somebody_else_guesses),
     Row::new("pings_behind_a_gap", Reached::AtMost(0), pings_behind_a_gap),
     Row::new("harmless_behind_a_gap_then_pings", SOME, harmless_behind_a_gap_then_pings),
     Row::new("filler_exchanged", SOME, filler_exchanged),

@@ -11,6 +11,10 @@ use super::rows::{Hook, Opening, Row, pings};
 const PLAIN_REQUEST: &[u8] = b"GET /index.html HTTP/1.1\r\nHost: server\r\nAccept: */*\r\n\r\n";
 /// More than any segment holds.
 const SKIPPED: u32 = 3_000;
+/// Nearly as many bytes as are kept behind a gap.
+const KEPT: usize = 60 * 1024;
+/// Times a look-up that their filler may cost once it was refused: no walk through them.
+const FILLER: f64 = 8.0;
 /// More than the server has sent, and more than a window.
 const FUTURE: u32 = 50_000_000;
 
@@ -34,12 +38,22 @@ pub fn rows(hook: Hook, program: &'static str) -> Vec<Row> {
     let mut kept = row("behind a gap, compared and copied");
     (kept.skips, kept.again) = (SKIPPED, true);
     let mut rows = vec![kept.work(&[(Tracked, 1), (Gaps, 1), (DroppedGap, 0), (Frames, 0)])];
+    rows.push(filler(&row));
     rows.extend(crowded(&row));
     rows.extend(dropped(&row));
     rows.extend(sent_again(&row));
     rows.extend(unopened(&row));
     rows.extend(settings(&row));
     rows
+}
+
+/// What fills a gap before as much as is kept, of the frames that take the most steps: refused, it comes
+/// again and again.
+fn filler(row: &dyn Fn(&'static str) -> Row) -> Row {
+    let mut filler = row("the filler before 60 KiB of two-byte frames, again and again");
+    filler.payload = encode(&[Frame::new(opcode::TEXT, [b'x'; 50])]);
+    filler.behind = [0x81, 0].repeat(KEPT / 2);
+    refused(filler, DroppedGap).times(FILLER)
 }
 
 /// As many frames as a segment holds, of the kinds that are not gone past in a hurry.

@@ -72,6 +72,8 @@ pub struct Row {
     pub payload: Vec<u8>,
     /// Payload of a client's segment that comes before, once.
     pub before: Vec<u8>,
+    /// What the client has sent behind the packet before: it is kept, and judged with it.
+    pub behind: Vec<u8>,
     /// The packet goes to a port that is not protected.
     pub unprotected: bool,
     /// Only the acknowledgement number advances, by so much.
@@ -144,6 +146,7 @@ impl Row {
             limit: Limit::Shown,
             payload: encode(&[Frame::new(opcode::TEXT, [b'x'; 100])]),
             before: Vec::new(),
+            behind: Vec::new(),
             unprotected: false,
             acknowledges: 0,
             throttled: None,
@@ -172,7 +175,7 @@ impl Row {
         self.name == name && (self.hook == hook || (baseline && tc))
     }
 
-    fn times(mut self, times: f64) -> Row {
+    pub fn times(mut self, times: f64) -> Row {
         self.limit = Limit::Times(times);
         self
     }

@@ -28,6 +28,8 @@ unsafe impl Pod for Patch {}
 
 /// Runs between two acknowledgements: so many that each segment under way has a checkpoint.
 const BATCH: u32 = CHECKPOINTS as u32 - 1;
+/// Bytes of a segment that is kept behind a gap.
+const PIECE: usize = 1024;
 /// The map that holds the [`Patch`].
 const PATCH: &str = "PATCH";
 /// Frames of a kind that a source may send: the most that can be set.
@@ -172,7 +174,18 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     programs.forget()?;
     programs.set_policy(policy(row, action::DEFUSE)?)?;
     open(programs, row.opening, &connection)?;
+<<<<<<< HEAD
     let mut sent = 0;
+=======
+    if !row.before.is_empty() {
+        once(programs, "bench_xdp", &connection.from_client(0, &*row.before))?;
+    }
+    let mut sent = row.before.len() as u32;
+    for (number, piece) in row.behind.chunks(PIECE).enumerate() {
+        let at = sent + (row.payload.len() + number * PIECE) as u32;
+        once(programs, "bench_xdp", &connection.from_client(at, piece))?;
+    }
+>>>>>>> 3255301 (tests: what segments of somebody else come to, and a filler refused)
     if let Some(action) = row.throttled {
         programs.throttle(connection.client.ip())?;
         programs.set_policy(policy(row, action)?)?;
