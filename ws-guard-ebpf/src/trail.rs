@@ -205,10 +205,21 @@ extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
     let seen = if kept != 0 { &mut state.held_walk.seen } else { &mut state.walk.seen };
     let trace = seen.trace();
     seen.count = 0;
-    if state.looks != 0 {
-        return 0;
+    if state.looks == 0 {
+        keep(trace);
     }
-    ws_guard_trace(trace.seq, trace.mark, trace.word)
+    0
+}
+
+/// Keep this trace, if a trail is entered. In line: those who call have no frame left for one more.
+#[inline(always)]
+fn keep(trace: Trace) {
+    if let Some((state, trail)) = entered() {
+        if state.traces < state.room {
+            trail.put(state.next_trace.wrapping_add(state.traces), trace);
+        }
+        state.traces = state.traces.wrapping_add(1);
+    }
 }
 
 /// Whether what follows is only a look.
@@ -234,12 +245,7 @@ pub fn trace_one(now: u64, start: &Tracker, word: u16, next: u32) {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
-    if let Some((state, trail)) = entered() {
-        if state.traces < state.room {
-            trail.put(state.next_trace.wrapping_add(state.traces), Trace { seq, mark, word });
-        }
-        state.traces = state.traces.wrapping_add(1);
-    }
+    keep(Trace { seq, mark, word });
     0
 }
 
