@@ -174,18 +174,7 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     programs.forget()?;
     programs.set_policy(policy(row, action::DEFUSE)?)?;
     open(programs, row.opening, &connection)?;
-<<<<<<< HEAD
     let mut sent = 0;
-=======
-    if !row.before.is_empty() {
-        once(programs, "bench_xdp", &connection.from_client(0, &*row.before))?;
-    }
-    let mut sent = row.before.len() as u32;
-    for (number, piece) in row.behind.chunks(PIECE).enumerate() {
-        let at = sent + (row.payload.len() + number * PIECE) as u32;
-        once(programs, "bench_xdp", &connection.from_client(at, piece))?;
-    }
->>>>>>> 3255301 (tests: what segments of somebody else come to, and a filler refused)
     if let Some(action) = row.throttled {
         programs.throttle(connection.client.ip())?;
         programs.set_policy(policy(row, action)?)?;
@@ -197,6 +186,10 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     if !row.before.is_empty() {
         once(programs, "bench_xdp", &connection.from_client(sent, &*row.before))?;
         sent += row.before.len() as u32;
+    }
+    for (number, piece) in row.behind.chunks(PIECE).enumerate() {
+        let at = sent + (row.payload.len() + number * PIECE) as u32;
+        once(programs, "bench_xdp", &connection.from_client(at, piece))?;
     }
     if row.proxied {
         programs.trust(connection.client.ip())?;
