@@ -463,7 +463,7 @@ impl Walk {
         {
             return false;
         }
-        let (mut frames, mut pings, mut pongs) = (self.frames, self.pings, self.pongs);
+        let mut pings = self.pings;
         let agreed = (self.tracker.flags & RSV1_AGREED) as u16 * (COMPRESSED / RSV1_AGREED as u16);
         let mut i = 0;
         while i < SPRINT {
@@ -491,8 +491,7 @@ impl Walk {
                     segment.defuse(at);
                 }
             }
-            pongs += (opcode == opcode::PONG) as u32;
-            frames += 1;
+            self.pongs += (opcode == opcode::PONG) as u32;
             let header = Header { first, second, payload_len: payload_len.into() };
             segment.header(next, header, Violations(0));
             if let Some(seen) = self.seen.words.get_mut(i as usize) {
@@ -506,7 +505,8 @@ impl Walk {
             return false;
         }
         self.sees(i);
-        (self.frames, self.pings, self.pongs) = (frames, pings, pongs);
+        self.frames += i;
+        self.pings = pings;
         (self.tracker.next, self.tracker.mark) = (next, mark);
         self.cuts_key = false;
         true
