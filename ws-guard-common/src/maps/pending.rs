@@ -82,7 +82,7 @@ impl Pending {
     /// name costs its sender nothing.
     #[inline(always)]
     pub const fn patience(&self, length: u32) -> u32 {
-        if self.real != 0 { 2048 + length / 32 } else { 240 }
+        if self.real != 0 { 512 + length / 32 } else { 200 }
     }
 
     /// The `len` bytes at `seq` are some of the unfinished 101's head that came already.

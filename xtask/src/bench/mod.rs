@@ -11,6 +11,7 @@ mod run;
 mod server;
 mod socket;
 mod table;
+mod worst;
 
 use std::fs;
 
@@ -38,6 +39,8 @@ enum What {
     Server(server::Args),
     /// Measure a second line at the server's sockets, which the product does not have
     Socket(socket::Args),
+    /// Search for the packets that cost the kernel programs most
+    Worst(worst::Args),
 }
 
 pub fn main(args: Args) -> Result<()> {
@@ -48,6 +51,7 @@ pub fn main(args: Args) -> Result<()> {
         What::Loss(args) => loss::main(args),
         What::Server(args) => server::main(args),
         What::Socket(args) => socket::main(args),
+        What::Worst(args) => worst::main(args),
     }
 }
 

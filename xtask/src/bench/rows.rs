@@ -59,7 +59,8 @@ pub enum Opening {
 /// What each repeat must count.
 pub type Work = Vec<(Counter, u64)>;
 
-/// A kind of packet, and what becomes of it.
+/// A kind of packet, and what the programs do with it.
+#[derive(Clone)]
 pub struct Row {
     pub name: &'static str,
     pub hook: Hook,
