@@ -1,13 +1,13 @@
 //! Frames that are no pings and cost a server all the same: by class, each with a limit of its own.
 //!
-//! A limit is one of frames of the class on one connection, in any of the windows that pings are
-//! counted in. Off by default, but for small TLS records; a limit that is not set costs nothing.
+//! A limit is one of frames of the class on one connection, in windows as long as those that pings are
+//! counted in ([`ClassWindow`]). Off by default, but for small TLS records; a limit that is not set costs
+//! nothing.
 
 use crate::{
     frame::{Header, opcode},
-    maps::{SourceKey, SpinLock},
     record::Record,
-    window::RateWindow,
+    window::Rate,
 };
 
 /// A class of frames.
@@ -67,23 +67,48 @@ impl Counts {
     }
 }
 
-/// Key of the table of floods: a source and a class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Frames of one connection by class, in windows that follow each other.
+///
+/// The first frame after a window has ended begins the next one. So a connection that keeps to a limit
+/// in any window is never over it; one that does not gets at most the limit in each of these windows, and
+/// twice as many where two of them meet. (Pings have a [`crate::window::RateWindow`], which is exact, and
+/// eleven times as large.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct FloodKey {
-    pub source: SourceKey,
-    /// A [`Class`].
-    pub class: u32,
+pub struct ClassWindow {
+    /// When the window began, milliseconds modulo 2³².
+    pub since_ms: u32,
+    /// The frames in it.
+    pub counts: Counts,
 }
 
-/// Its value: the frames of the class that came lately.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Flood {
-    /// Guards all that follows.
-    pub lock: SpinLock,
-    pub _pad: u32,
-    pub window: RateWindow,
+impl ClassWindow {
+    /// Log the frames of a segment; how many of them are over the limit of their class. Frames over it are
+    /// logged too.
+    #[inline(always)]
+    pub const fn charge(
+        &mut self,
+        now_ms: u32,
+        rates: &[Rate; CLASSES],
+        window_ms: u32,
+        frames: &Counts,
+    ) -> u32 {
+        if now_ms.wrapping_sub(self.since_ms) >= window_ms {
+            *self = ClassWindow { since_ms: now_ms, counts: Counts([0; CLASSES]) };
+        }
+        let mut over = 0;
+        let mut class = 0;
+        while class < CLASSES {
+            let (limit, before) = (rates[class].limit, self.counts.0[class]);
+            let after = before.saturating_add(frames.0[class]);
+            self.counts.0[class] = after;
+            // Of those that came now, the ones beyond the limit.
+            let first = if before > limit { before } else { limit };
+            over += if limit > 0 { after.saturating_sub(first) } else { 0 };
+            class += 1;
+        }
+        over
+    }
 }
 
 #[cfg(test)]
@@ -117,5 +142,46 @@ mod tests {
             assert_eq!(counts(first, len, 8), wanted, "{first:#x}, {len} bytes");
         }
         assert_eq!(counts(0x82, 1, 0), [0; CLASSES]);
+    }
+
+    /// A limit of 10 pongs in 1,000 ms, and none for the other classes.
+    fn pongs(window: &mut ClassWindow, now_ms: u32, count: u32) -> u32 {
+        let mut rates = [Rate::default(); CLASSES];
+        rates[Class::Pong as usize].limit = 10;
+        window.charge(now_ms, &rates, 1000, &Counts([count, count, 0, 0, 0]))
+    }
+
+    #[test]
+    fn frames_over_the_limit_of_a_window_are_told() {
+        let mut window = ClassWindow::default();
+        for (now_ms, count, over) in [
+            (5000, 10, 0),
+            (5000, 1, 1),
+            (5999, 7, 7),
+            // The next window begins with the first frame behind this one.
+            (6000, 12, 2),
+            (6500, 3, 3),
+            (7001, 10, 0),
+            (7002, 1 << 31, 1 << 31),
+        ] {
+            assert_eq!(pongs(&mut window, now_ms, count), over, "{count} at {now_ms}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_connection_that_keeps_to_the_limit_is_never_over_it(
+            start: u32, gaps in proptest::collection::vec(0u32..400, 1..100),
+        ) {
+            let (mut window, mut now) = (ClassWindow { since_ms: start, ..ClassWindow::default() }, start);
+            let mut sent: Vec<u32> = Vec::new();
+            for gap in gaps {
+                now = now.wrapping_add(gap);
+                let recent = sent.iter().filter(|&&at| now.wrapping_sub(at) < 1000).count();
+                let room = 10 - recent.min(10) as u32;
+                sent.extend((0..room).map(|_| now));
+                proptest::prop_assert_eq!(pongs(&mut window, now, room), 0);
+            }
+        }
     }
 }

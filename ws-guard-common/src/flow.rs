@@ -28,6 +28,7 @@ pub use crate::checkpoint::{
     UNPROVEN,
 };
 use crate::{
+    flood::ClassWindow,
     maps::{Account, Beginning, SpinLock},
     pace::Hold,
     search::{Candidate, LONGEST, Search},
@@ -234,6 +235,8 @@ pub struct Flow {
     pub paced: u16,
     /// The window that is held while the connection is paced.
     pub hold: Hold,
+    /// Frames that are no pings, where their classes have limits.
+    pub classes: ClassWindow,
 }
 
 /// What is to be done with a segment of the client.
@@ -596,7 +599,7 @@ impl Flow {
         self.over_generation = generation;
         let begins = paces && self.paced == paced::NO;
         if begins {
-            self.hold.begin(now_ms);
+            self.hold.begin(now_ms, self.high, self.frames_in as u32);
         }
         let otherwise = if self.paced == paced::NO { paced::NO } else { paced::ENDING };
         self.paced = if paces { paced::YES } else { otherwise };

@@ -23,7 +23,7 @@ pub use self::{
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 7;
+pub const SCHEMA_VERSION: u32 = 8;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -44,9 +44,6 @@ pub mod name {
     pub const HELD: &str = "HELD";
     /// Hash: [`super::SourceKey`] → [`super::Source`], who has sent a ping.
     pub const SOURCES: &str = "SOURCES";
-    /// Hash: [`crate::flood::FloodKey`] → [`crate::flood::Flood`], who sends too much else. Takes memory only for
-    /// what is in it.
-    pub const FLOODS: &str = "FLOODS";
     /// Hash: [`super::SourceKey`] of a coarser prefix → [`super::Source`], sources that [`SOURCES`] has
     /// no room for.
     pub const COARSE: &str = "COARSE";
@@ -98,8 +95,8 @@ const _: () = {
     assert!(size_of::<Network>() == 20);
     assert!(size_of::<Policy>() == 164);
     assert!(size_of::<Rule>() == 32);
-    assert!(size_of::<Flow>() == 960);
-    assert!(size_of::<Source>() == 376);
+    assert!(size_of::<Flow>() == 1000);
+    assert!(size_of::<Source>() == 384);
     assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);
     assert!(size_of::<Pending>() == 264);

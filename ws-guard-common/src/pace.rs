@@ -30,6 +30,14 @@ pub const MOST_SCALE: u8 = 14;
 pub const STALL_MS: u32 = 1000;
 /// How far behind what the server has acknowledged the first edge may be, bytes.
 pub const AT_FIRST: u32 = 256 << 10;
+/// What the first edges of a source's connections may be together, bytes; [`FIRSTS_RATE`] fills it up.
+pub const FIRSTS: u32 = 4 << 20;
+/// Times the pace.
+const FIRSTS_RATE: u32 = 4;
+/// What a frame counts as at least, bytes: one of a few bytes costs a server no less.
+pub const FRAME: u32 = 256;
+/// The price of a byte in frames that are no smaller.
+const PRICE: u32 = 16;
 /// That minimum in bytes, unless the scale's unit is larger.
 pub const LEAST: u32 = 128;
 /// A probe of one new byte passes at most this often, milliseconds.
@@ -104,12 +112,19 @@ pub struct Hold {
     pub granted: u32,
     /// The server's own edge when pacing began.
     pub offered: u32,
+    /// How far the client's bytes were let through when the price was found...
+    pub priced_high: u32,
+    /// ...and how many frames began in them and before, modulo 2³².
+    pub priced_frames: u32,
+    /// What a byte of this connection costs, where [`FRAME`]s and larger ones cost 16.
+    pub price: u32,
 }
 
 impl Hold {
-    /// Pacing begins: the next segment of the server sets the edge.
+    /// Pacing begins: the next segment of the server sets the edge. The client's bytes up to `high` were
+    /// let through, in which `frames` began, modulo 2³².
     #[inline(always)]
-    pub const fn begin(&mut self, now_ms: u32) {
+    pub const fn begin(&mut self, now_ms: u32, high: u32, frames: u32) {
         *self = Hold {
             edge: 0,
             held: 0,
@@ -118,18 +133,50 @@ impl Hold {
             probed_ms: now_ms.wrapping_sub(STALL_MS),
             granted: 0,
             offered: 0,
+            priced_high: high,
+            priced_frames: frames,
+            price: PRICE,
         };
+    }
+
+    /// Find the price, now that the client's bytes up to `high` were let through, in which `frames` began:
+    /// that of the latest [`FRAME`] bytes or more. So a change of the frames' sizes is paid for once too
+    /// little, and on the way back once too much.
+    #[inline(always)]
+    pub const fn appraise(&mut self, high: u32, frames: u32) {
+        let bytes = high.wrapping_sub(self.priced_high) as u64;
+        if bytes < FRAME as u64 || bytes > i32::MAX as u64 {
+            return;
+        }
+        let came = frames.wrapping_sub(self.priced_frames) as u64;
+        let price = came * (PRICE * FRAME) as u64 / bytes;
+        let price = if price < PRICE as u64 { PRICE as u64 } else { price };
+        let most = (PRICE * FRAME) as u64;
+        self.price = if price < most { price as u32 } else { most as u32 };
+        (self.priced_high, self.priced_frames) = (high, frames);
+    }
+
+    /// How far the first edge should be ahead of what the server has acknowledged: so much the client may
+    /// have under way. 0 where there is an edge.
+    #[inline(always)]
+    pub const fn first(&self, server: &Advertised) -> u32 {
+        let ahead = server.edge().wrapping_sub(server.ack);
+        match self.held {
+            0 if ahead < AT_FIRST => ahead,
+            0 => AT_FIRST,
+            _ => 0,
+        }
     }
 
     /// How many bytes the server would open beyond the edge.
     ///
-    /// The first segment of a hold sets the edge: until it the client could have seen nothing beyond.
+    /// The first segment of a hold sets the edge, `first` bytes ahead: until it the client could have seen
+    /// nothing beyond.
     #[inline(always)]
-    pub const fn wants(&mut self, server: &Advertised) -> u32 {
+    pub const fn wants(&mut self, server: &Advertised, first: u32) -> u32 {
         if self.held == 0 {
-            let most = server.ack.wrapping_add(AT_FIRST);
             self.offered = server.edge();
-            self.edge = if after(self.offered, most) { most } else { self.offered };
+            self.edge = server.ack.wrapping_add(first);
             self.held = 1;
         }
         // The server took a probe, or what came before the hold.
@@ -200,12 +247,25 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Take up to `wanted` bytes out of a bucket that is filled at `rate` bytes a second and holds one
-    /// second's worth.
+    /// Take up to `wanted` bytes at that [price](Hold::price) out of a bucket that is filled at `rate` bytes
+    /// a second and holds one second's worth.
     #[inline(always)]
-    pub const fn take(&mut self, now_ms: u32, rate: u32, wanted: u32) -> u32 {
+    pub const fn take(&mut self, now_ms: u32, rate: u32, wanted: u32, price: u32) -> u32 {
         self.fill(now_ms, rate);
+        let price = if price < PRICE { PRICE } else { price } as u64;
         let left = rate.saturating_sub(self.taken);
+        let most = (left as u64 * PRICE as u64 / price) as u32;
+        let granted = if wanted < most { wanted } else { most };
+        self.taken += (granted as u64 * price / PRICE as u64) as u32;
+        granted
+    }
+
+    /// Take up to `wanted` bytes for the first edge of a connection out of the bucket of a source's first
+    /// edges, where its pace is `rate`.
+    #[inline(always)]
+    pub const fn take_first(&mut self, now_ms: u32, rate: u32, wanted: u32) -> u32 {
+        self.fill(now_ms, rate.saturating_mul(FIRSTS_RATE));
+        let left = FIRSTS.saturating_sub(self.taken);
         let granted = if wanted < left { wanted } else { left };
         self.taken += granted;
         granted
@@ -249,6 +309,12 @@ mod tests {
 
     use super::*;
 
+    /// [`Hold::wants`], where the source's first edges are not used up.
+    fn wants(hold: &mut Hold, server: &Advertised) -> u32 {
+        let first = hold.first(server);
+        hold.wants(server, first)
+    }
+
     fn server(ack: u32, window: u32, shift: u32) -> Advertised {
         Advertised { ack, window, shift }
     }
@@ -256,13 +322,13 @@ mod tests {
     #[test]
     fn the_edge_wraps_around() {
         let mut hold = Hold::default();
-        hold.begin(0);
-        assert_eq!(hold.wants(&server(0xFFFF_FF00, 512, 0)), 0);
+        hold.begin(0, 0, 0);
+        assert_eq!(wants(&mut hold, &server(0xFFFF_FF00, 512, 0)), 0);
         assert_eq!(hold.open(&server(0xFFFF_FF00, 512, 0), 0, 0), 512);
         assert_eq!(hold.edge, 0x100);
         // The client sends it all, the server takes it and has as much room as before.
         let all = server(0x100, 512, 0);
-        assert_eq!(hold.wants(&all), 512);
+        assert_eq!(wants(&mut hold, &all), 512);
         assert_eq!(hold.open(&all, 200, 0), 200);
         assert_eq!((hold.edge, hold.granted), (0x100 + 200, 200));
     }
@@ -270,42 +336,42 @@ mod tests {
     #[test]
     fn a_large_window_is_cut_when_pacing_begins() {
         let mut hold = Hold::default();
-        hold.begin(0);
+        hold.begin(0, 0, 0);
         let large = server(u32::MAX - 9, 60_000, 7);
-        assert_eq!(hold.wants(&large), (60_000 << 7) - AT_FIRST);
+        assert_eq!(wants(&mut hold, &large), (60_000 << 7) - AT_FIRST);
         assert_eq!(hold.open(&large, 0, 0), AT_FIRST >> 7);
         assert!(hold.is_cut());
-        hold.wants(&server((60_000 << 7) - 10, 60_000, 7));
+        wants(&mut hold, &server((60_000 << 7) - 10, 60_000, 7));
         assert!(!hold.is_cut());
-        hold.begin(0);
-        hold.wants(&server(0, AT_FIRST >> 7, 7));
+        hold.begin(0, 0, 0);
+        wants(&mut hold, &server(0, AT_FIRST >> 7, 7));
         assert!(!hold.is_cut());
     }
 
     #[test]
     fn probes_pass_at_a_bounded_rate() {
         let mut hold = Hold::default();
-        hold.begin(5);
-        hold.wants(&server(1000, 10, 0));
+        hold.begin(5, 0, 0);
+        wants(&mut hold, &server(1000, 10, 0));
         assert_eq!(hold.reach(1000, 10, 5), Reach::Within);
         assert_eq!(hold.reach(1010, 1, 5), Reach::Probe);
         assert_eq!(hold.reach(1010, 1, 5 + PROBE_MS - 1), Reach::Beyond);
         assert_eq!(hold.reach(1010, 2, 5 + PROBE_MS), Reach::Beyond);
         assert_eq!(hold.reach(1010, 1, 5 + PROBE_MS), Reach::Probe);
         // The server took it: the next one is one byte further.
-        hold.wants(&server(1011, 10, 0));
+        wants(&mut hold, &server(1011, 10, 0));
         assert_eq!(hold.reach(1011, 1, 5 + 2 * PROBE_MS), Reach::Probe);
     }
 
     #[test]
     fn a_bucket_gives_one_second_at_once_and_the_rate_after() {
         let mut budget = Budget::default();
-        assert_eq!(budget.take(10_000, 16_384, 60_000), 16_384);
-        assert_eq!(budget.take(10_000, 16_384, 60_000), 0);
-        assert_eq!(budget.take(10_500, 16_384, 60_000), 8192);
+        assert_eq!(budget.take(10_000, 16_384, 60_000, PRICE), 16_384);
+        assert_eq!(budget.take(10_000, 16_384, 60_000, PRICE), 0);
+        assert_eq!(budget.take(10_500, 16_384, 60_000, PRICE), 8192);
         budget.owe(16_384, u32::MAX);
-        assert_eq!(budget.take(11_500, 16_384, 60_000), 0);
-        assert_eq!(budget.take(12_500, 16_384, 60_000), 16_384);
+        assert_eq!(budget.take(11_500, 16_384, 60_000, PRICE), 0);
+        assert_eq!(budget.take(12_500, 16_384, 60_000, PRICE), 16_384);
     }
 
     #[test]
@@ -316,6 +382,45 @@ mod tests {
             budget.owe(rate, u32::from(ms % 1000 == 0));
         }
         assert_eq!(passed, 2 * 65_000);
+    }
+
+    /// Bytes and frames that a client gets through in a minute, of frames of this size.
+    fn in_a_minute(rate: u32, size: u32) -> (u32, u32) {
+        let (mut hold, mut budget, mut passed) = (Hold::default(), Budget::default(), 0u32);
+        hold.begin(10_000, 0, 0);
+        for ms in 10_000..70_000 {
+            hold.appraise(passed, passed / size);
+            passed += budget.take(ms, rate, 60_000, hold.price);
+        }
+        (passed, passed / size)
+    }
+
+    #[test]
+    fn small_frames_count_as_larger_ones() {
+        let rate = 16 << 10;
+        for size in [6, 7, 131, 255] {
+            let (_, frames) = in_a_minute(rate, size);
+            // The first second's worth has no price yet.
+            let most = rate / size + 62 * rate / FRAME;
+            let least = 50 * rate / FRAME;
+            assert!((least..most).contains(&frames), "{frames} frames of {size} bytes");
+        }
+        for size in [256, 1000, 100_000] {
+            let (bytes, _) = in_a_minute(rate, size);
+            assert!((59 * rate..=61 * rate).contains(&bytes), "{bytes} bytes in frames of {size}");
+        }
+    }
+
+    #[test]
+    fn first_edges_are_used_up() {
+        let (mut firsts, rate) = (Budget::default(), 16 << 10);
+        let granted: u32 = (0..100).map(|_| firsts.take_first(10_000, rate, AT_FIRST)).sum();
+        assert_eq!(granted, FIRSTS);
+        assert_eq!(firsts.take_first(11_000, rate, AT_FIRST), FIRSTS_RATE * rate);
+        let mut hold = Hold::default();
+        hold.begin(0, 0, 0);
+        assert_eq!(hold.wants(&server(1000, 512, 7), 100), (512 << 7) - 100);
+        assert!(hold.is_cut());
     }
 
     /// What happens at the server.
@@ -348,7 +453,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 1..200),
         ) {
             let (mut hold, mut budget, mut now) = (Hold::default(), Budget::default(), 77u32);
-            hold.begin(now);
+            hold.begin(now, start, 0);
             // The server's receive buffer, what waits in it, and the edge that it has offered.
             let (mut buffer, mut unread) = (65_536u32, 0u32);
             let (mut taken, mut offered) = (start, start);
@@ -386,8 +491,8 @@ mod tests {
                         let said = server(taken, window, shift);
                         offered = later(offered, said.edge());
                         let before = hold;
-                        let wanted = hold.wants(&said);
-                        let mut granted = budget.take(now, rate, wanted);
+                        let wanted = wants(&mut hold, &said);
+                        let mut granted = budget.take(now, rate, wanted, PRICE);
                         let least = hold.minimum(&said, wanted, now);
                         if granted < least {
                             budget.owe(rate, least - granted);

@@ -55,6 +55,8 @@ pub struct Source {
     pub over_since_ms: u32,
     /// What its paced connections may send together.
     pub budget: Budget,
+    /// What their windows may begin with together.
+    pub firsts: Budget,
     /// All its pings.
     pub window: RateWindow,
 }

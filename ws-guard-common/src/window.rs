@@ -268,12 +268,6 @@ impl RateWindow {
         }
     }
 
-    /// Everything logged has left a window of `window_ms` at `now_ms`.
-    #[inline(always)]
-    pub const fn is_over(&self, now_ms: u32, window_ms: u32) -> bool {
-        self.total == 0 || now_ms.wrapping_sub(self.last_ms) >= window_ms
-    }
-
     /// A group of the log is 2^shift pings.
     pub const fn shift(&self) -> u32 {
         self.shift

@@ -10,7 +10,6 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ws_guard_common::{
-    flood::{Flood, FloodKey},
     flow::Flow,
     forwarded::names::HeaderNames,
     held::{Held, SLOTS as HELD_SLOTS},
@@ -44,9 +43,6 @@ pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> 
 
 #[btf_map]
 pub static SOURCES: HashMap<SourceKey, Source, 32768> = HashMap::new();
-
-#[btf_map]
-pub static FLOODS: HashMap<FloodKey, Flood, 32768, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 #[btf_map]
 pub static COARSE: HashMap<SourceKey, Source, { MAX_COARSE as usize }> = HashMap::new();
@@ -96,9 +92,6 @@ pub static NEW_SOURCE: PerCpuArray<[u64; size_of::<Source>() / 8], 1> = PerCpuAr
 /// Where a log of pings is put together that is written in other groups.
 #[btf_map]
 pub static STAMPS: PerCpuArray<[u32; SLOTS], 1> = PerCpuArray::new();
-
-#[btf_map]
-pub static NEW_FLOOD: PerCpuArray<[u64; size_of::<Flood>() / 8], 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static NEW_PENDING: PerCpuArray<Pending, 1> = PerCpuArray::new();

@@ -54,11 +54,16 @@ pub fn window(now: u64) -> Option<u16> {
     let shift = (scale - 1) & 15;
     let server = Advertised { ack: segment.ack, window: segment.window & 0xFFFF, shift };
     let now_ms = millis(now);
+    let first = match flow.hold.held {
+        0 => sources::grant_first(flow, now_ms, flow.hold.first(&server)),
+        _ => 0,
+    };
     let (wanted, least) = locked(
         flow,
         #[inline(always)]
         |flow| {
-            let wanted = flow.hold.wants(&server);
+            flow.hold.appraise(flow.high, flow.frames_in as u32);
+            let wanted = flow.hold.wants(&server, first);
             (wanted, flow.hold.minimum(&server, wanted, now_ms))
         },
     );

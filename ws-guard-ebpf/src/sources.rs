@@ -707,7 +707,7 @@ unsafe fn raise_word(lock: *mut u32, word: *mut u64, until: u64) {
 /// Let a paced connection's edge advance by up to `wanted` bytes, and by `least` in any case: how many.
 #[inline(always)]
 pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32) -> u32 {
-    let source = charged(&flow.account.source);
+    let (source, price) = (charged(&flow.account.source), flow.hold.price);
     if source.is_null() {
         return least;
     }
@@ -715,11 +715,25 @@ pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32) -> u32 {
         #[inline(always)]
         |source| {
             let rate = source.limits.pace;
-            let granted = source.budget.take(now_ms, rate, wanted);
+            let granted = source.budget.take(now_ms, rate, wanted, price);
             let more = least.saturating_sub(granted);
             source.budget.owe(rate, more);
             granted + more
         },
+    )
+}
+
+/// How far ahead the first edge of a paced connection is, which should be `wanted` bytes; all of them where
+/// no table has room for its source.
+#[inline(never)]
+pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32) -> u32 {
+    let source = charged(&flow.account.source);
+    if source.is_null() {
+        return wanted;
+    }
+    Entry(source).locked(
+        #[inline(always)]
+        |source| source.firsts.take_first(now_ms, source.limits.pace, wanted),
     )
 }
 

@@ -15,14 +15,13 @@ use aya_ebpf::{
     helpers::{bpf_for_each_map_elem, bpf_get_prandom_u32, bpf_map_delete_elem},
 };
 use ws_guard_common::{
-    flood::{Flood, FloodKey},
     flow::{Flow, state},
     maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, Policy, SourceKey},
     source::{Source, millis},
 };
 
 use crate::{
-    maps::{BEGINNINGS, COARSE, FLOODS, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
+    maps::{BEGINNINGS, COARSE, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
     report, requests,
     scene::{Scene, Verdict},
     walk,
@@ -351,34 +350,6 @@ unsafe extern "C" fn visit_source(
     unsafe {
         let idle = (*sweep).now.saturating_sub((*source).last_ping) > (*sweep).window;
         if idle && (*source).throttled_until <= (*sweep).now {
-            bpf_map_delete_elem(map, key.cast_mut().cast());
-            report::count(Counter::SourcesReclaimed);
-        }
-    }
-    0
-}
-
-/// What the sweep of the table of floods works on.
-struct FloodSweep {
-    now_ms: u32,
-    window_ms: u32,
-}
-
-/// Look for room in the table of floods. `false` when it is too early to look again.
-#[inline(always)]
-pub fn reclaim_floods(now: u64, window_ms: u32) -> bool {
-    sweep(&FLOODS, now, FloodSweep { now_ms: millis(now), window_ms }, visit_flood)
-}
-
-unsafe extern "C" fn visit_flood(
-    map: *mut c_void,
-    key: *const FloodKey,
-    flood: *mut Flood,
-    sweep: *mut FloodSweep,
-) -> c_long {
-    // SAFETY: the helper passes a live element and our own context.
-    unsafe {
-        if (*flood).window.is_over((*sweep).now_ms, (*sweep).window_ms) {
             bpf_map_delete_elem(map, key.cast_mut().cast());
             report::count(Counter::SourcesReclaimed);
         }

@@ -14,7 +14,6 @@ use aya::{
     programs::{Program, ProgramError, TestRun, TestRunOptions, Xdp, XdpMode},
 };
 use ws_guard_common::{
-    flood::{Flood, FloodKey},
     flow::Flow,
     forwarded::names::HeaderNames,
     held::{self, Held},
@@ -53,8 +52,6 @@ pod!(
     Address,
     Beginning,
     Counters,
-    Flood,
-    FloodKey,
     Flow,
     FlowKey,
     HeaderNames,
@@ -272,7 +269,6 @@ impl Programs {
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::COARSE)?;
         self.empty::<Raw<Address>, Raw<Suspect>>(name::SUSPECTS)?;
-        self.empty::<Raw<FloodKey>, Raw<Flood>>(name::FLOODS)?;
         let gaps = self.counters()?.events[Counter::Gaps as usize];
         // Eight megabytes: not for each row.
         for slot in 0..if gaps > self.gaps { held::SLOTS } else { 0 } {

@@ -198,7 +198,6 @@ mod tests {
                 proven: occupancy(0),
                 rules: occupancy(0),
                 strangers: occupancy(0),
-                floods: occupancy(0),
                 coarse: occupancy(0),
             },
             events: EventLoss { lost: 0, suppressed: 0 },

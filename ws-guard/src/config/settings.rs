@@ -272,14 +272,14 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     single(
         "max-flows",
         "N",
-        "Size of the flow table, 16 to 4194304: 1064 bytes a connection; fixed while the pins live",
+        "Size of the flow table, 16 to 4194304: 1104 bytes a connection; fixed while the pins live",
         |s, text| store(&mut s.max_flows, whole(text, 16, 1 << 22)),
         |s| vec![s.max_flows.to_string()],
     ),
     single(
         "max-sources",
         "N",
-        "Size of the source table, 16 to 4194304: 464 bytes a source; fixed while the pins live",
+        "Size of the source table, 16 to 4194304: 472 bytes a source; fixed while the pins live",
         |s, text| store(&mut s.max_sources, whole(text, 16, 1 << 22)),
         |s| vec![s.max_sources.to_string()],
     ),

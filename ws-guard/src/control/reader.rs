@@ -169,7 +169,7 @@ impl Reader {
     ) -> Result<Tables, GuardError> {
         let sizes = self.maps.table_sizes();
         let occupancy = |entries, capacity| Occupancy { entries, capacity };
-        let (strangers, floods) = (self.maps.stranger_count()?, self.maps.flood_count()?);
+        let strangers = self.maps.stranger_count()?;
         let coarse = self.maps.coarse_count()?;
         Ok(Tables {
             flows: occupancy(flows, sizes.flows),
@@ -178,8 +178,6 @@ impl Reader {
             proven: occupancy(handshakes.proven, PROVEN),
             rules: occupancy(self.maps.rules()?.len() as u32, sizes.rules),
             strangers: occupancy(strangers, STRANGERS),
-            // As many as sources, whatever the classes.
-            floods: occupancy(floods, sizes.sources),
             coarse: occupancy(coarse, COARSE),
         })
     }

@@ -87,8 +87,6 @@ pub struct Tables {
     pub rules: Occupancy,
     /// Connections without a flow on which a server sent data; the oldest give way.
     pub strangers: Occupancy,
-    /// Windows of other floods, one a connection and class.
-    pub floods: Occupancy,
     /// Coarser prefixes that sources without room are charged to.
     pub coarse: Occupancy,
 }
@@ -100,7 +98,7 @@ pub struct Occupancy {
 }
 
 impl Tables {
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 7;
 
     pub fn named(&self) -> [(&'static str, Occupancy); Self::COUNT] {
         [
@@ -110,7 +108,6 @@ impl Tables {
             ("proven", self.proven),
             ("rules", self.rules),
             ("strangers", self.strangers),
-            ("floods", self.floods),
             ("coarse", self.coarse),
         ]
     }

@@ -4,7 +4,6 @@
 //! memory. So type, sizes and flags are compared with what this build was compiled for.
 use aya::maps::{MapInfo, MapType};
 use ws_guard_common::{
-    flood::{Flood, FloodKey},
     flow::Flow,
     forwarded::names::HeaderNames,
     held::{self, Held},
@@ -83,7 +82,7 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
 }
 
 /// Every map that outlives the daemon. Maps that are not here are private to one load.
-pub const LAYOUTS: [Layout; 20] = [
+pub const LAYOUTS: [Layout; 19] = [
     map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Fixed(PROVEN), 0),
@@ -98,7 +97,6 @@ pub const LAYOUTS: [Layout; 20] = [
     map::<u32, Shared>(name::SHARED, MapType::Array, Entries::Fixed(1), 0),
     map::<u32, Counters>(name::COUNTERS, MapType::PerCpuArray, Entries::Fixed(1), 0),
     map::<(), ()>(name::EVENTS, MapType::RingBuf, Entries::Chosen, 0),
-    map::<FloodKey, Flood>(name::FLOODS, MapType::Hash, Entries::Chosen, NO_PREALLOC),
     map::<SourceKey, Source>(name::COARSE, MapType::Hash, Entries::Fixed(COARSE), 0),
     map::<PrefixKey, u32>(name::PROXIES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, HeaderNames>(name::HEADERS, MapType::Array, Entries::Fixed(2), 0),

@@ -29,14 +29,12 @@ const POD_PROGRAMS: [&str; 2] = [program::TC_INGRESS, program::TC_EGRESS];
 const ROLE: &str = "ROLE";
 
 impl TableSizes {
-    fn by_name(&self) -> [(&'static str, u32); 5] {
+    fn by_name(&self) -> [(&'static str, u32); 4] {
         [
             (name::FLOWS, self.flows),
             (name::SOURCES, self.sources),
             (name::PENDING, self.pending),
             (name::RULES, self.rules),
-            // Whoever floods with anything is a source.
-            (name::FLOODS, self.sources),
         ]
     }
 }

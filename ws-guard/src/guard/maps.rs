@@ -8,7 +8,6 @@ use std::{
 
 use aya::maps::MapData;
 use ws_guard_common::{
-    flood::{Flood, FloodKey},
     flow::Flow,
     maps::{
         Address, Counters, FlowKey, MAY_BAN, Pending, Policy, Request, Rule, SourceKey, Stranger,
@@ -59,7 +58,6 @@ struct Inner {
     sources: Table<SourceKey, Source>,
     coarse: Table<SourceKey, Source>,
     suspects: Table<Address, Suspect>,
-    floods: Table<FloodKey, Flood>,
     rules: Table<PrefixKey, Rule>,
     policy: PolicyMaps,
     counters: CounterMap,
@@ -93,7 +91,6 @@ impl Maps {
             sources: open(dir, name::SOURCES, sys::F_LOCK)?,
             coarse: open(dir, name::COARSE, sys::F_LOCK)?,
             suspects: open(dir, name::SUSPECTS, 0)?,
-            floods: open(dir, name::FLOODS, sys::F_LOCK)?,
             rules: open(dir, name::RULES, 0)?,
             policy: PolicyMaps::open(dir)?,
             counters: CounterMap::open(dir)?,
@@ -169,11 +166,6 @@ impl Maps {
     /// Entries in use; costs what [`Maps::flow_count`] costs.
     pub fn stranger_count(&self) -> Result<u32, GuardError> {
         self.0.strangers.count()
-    }
-
-    /// Windows of floods that are no pings; costs what [`Maps::flow_count`] costs.
-    pub fn flood_count(&self) -> Result<u32, GuardError> {
-        self.0.floods.count()
     }
 
     /// The sizes that the pinned tables have.

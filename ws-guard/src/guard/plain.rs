@@ -1,6 +1,5 @@
 //! Which types may be read from and written to maps as bytes.
 use ws_guard_common::{
-    flood::{Flood, FloodKey},
     flow::Flow,
     forwarded::names::HeaderNames,
     maps::{
@@ -37,8 +36,6 @@ plain!(
     Address,
     Counters,
     Event,
-    Flood,
-    FloodKey,
     Flow,
     FlowKey,
     HeaderNames,

@@ -163,10 +163,6 @@ fn a_flood_of_pongs_is_dropped_where_it_shall() -> Result<()> {
     ensure!(answered(&mut calm, 1)? == 1, "the calm one is held up as well");
     let over = stage.metrics()?["wsguard_frames_over_limit_total"];
     ensure!(over == 10, "{over} frames over the limit");
-    // A window for each of the two sources, and their flows.
-    let tables = &stage.ask("status")?["tables"];
-    let used = ["floods", "sources", "flows", "strangers"].map(|table| &tables[table]["entries"]);
-    ensure!(used == [2, 2, 2, 0], "the tables hold {tables}");
     // Raised on the way: in force from the next packet on, and no connection is lost.
     stage.cli(&["policy", "set", "--max-pong-rate", "0"])?;
     stage.cli(&["release", &flooder.local().ip().to_string()])?;
