@@ -22,7 +22,7 @@
 //! - [`capture`]: segments as they pass an interface;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
 //! - [`variant`]: kernel programs that differ and do the same, as after an upgrade;
-//! - [`usage`]: memory, CPU time and TCP statistics as the kernel tells them;
+//! - [`usage`]: memory and CPU time as the kernel tells them; [`statistics`]: what a namespace's TCP counts;
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
 pub mod autobahn;
@@ -52,6 +52,7 @@ pub mod raw_tcp;
 pub mod recut;
 pub mod servers;
 pub mod sink;
+pub mod statistics;
 pub mod tools;
 pub mod tunnel;
 pub mod usage;

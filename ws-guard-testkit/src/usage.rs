@@ -1,4 +1,4 @@
-//! What a process or a namespace has used, as the kernel tells it under /proc.
+//! What a process has used, as the kernel tells it under /proc.
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -6,9 +6,7 @@ use nix::{
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
-use procfs::{FromRead, net::Snmp, process::Process};
-
-use crate::netns::Namespace;
+use procfs::process::Process;
 
 /// Memory and CPU time of a process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,13 +27,4 @@ impl Usage {
         let cpu = clock_gettime(clock).with_context(reading)?.into();
         Ok(Usage { anonymous: status.rssanon.unwrap_or(0) * 1024, cpu })
     }
-}
-
-/// TCP segments that the namespace has sent again since it was made (RFC 4022, tcpRetransSegs).
-pub fn retransmissions(namespace: &Namespace) -> Result<u64> {
-    // "self" would be the main thread, which is in another namespace.
-    let snmp = namespace
-        .run(|| Snmp::from_file("/proc/thread-self/net/snmp"))?
-        .context("reading /proc/thread-self/net/snmp")?;
-    Ok(snmp.tcp_retrans_segs)
 }

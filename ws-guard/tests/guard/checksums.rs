@@ -6,11 +6,11 @@ use ws_guard_testkit::{
     netns::{Family, PairOptions},
     raw::{Flags, Segment, Sender},
     servers::Library,
+    statistics::tcp,
 };
 
 use crate::{
     stage::{Stage, WAIT, eventually},
-    statistics::tcp,
     talk::{pings, round_trip},
 };
 

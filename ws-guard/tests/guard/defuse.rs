@@ -5,11 +5,11 @@ use ws_guard_testkit::{
     frame::Frame,
     netns::{Family, INTERFACE, Pair, PairOptions},
     servers::{Library, Server},
+    statistics::{lost, tcp},
 };
 
 use crate::{
     stage::{PORT, Stage, WAIT},
-    statistics::{lost, tcp},
     talk::{answered, ensure_echoed, pings, text},
 };
 

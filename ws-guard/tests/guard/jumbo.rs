@@ -6,12 +6,12 @@ use ws_guard_testkit::{
     frame::Frame,
     netns::{Family, INTERFACE, Pair, PairOptions},
     servers::Library,
+    statistics::{lost, tcp},
 };
 
 use crate::{
     defuse::patient,
     stage::{Stage, WAIT},
-    statistics::{lost, tcp},
     talk::{answered, ensure_echoed, pings, round_trip, text},
 };
 

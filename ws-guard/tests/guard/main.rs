@@ -38,7 +38,6 @@ mod process;
 mod retransmission;
 mod served;
 mod stage;
-mod statistics;
 mod talk;
 mod tls;
 mod tunnels;

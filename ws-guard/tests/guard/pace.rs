@@ -12,12 +12,12 @@ use ws_guard_testkit::{
     frame::Frame,
     netns::{Family, INTERFACE, Pair, PairOptions},
     servers::{Library, Server},
+    statistics::lost,
 };
 
 use crate::{
     process::Guard,
     stage::{PORT, Stage, WAIT, eventually},
-    statistics::lost,
     talk::{ensure_echoed, pings, round_trip, text},
 };
 

@@ -13,11 +13,11 @@ use ws_guard_testkit::{
     netns::{Family, INTERFACE, PairOptions},
     raw::{Flags, Segment, Sender},
     servers::Library,
+    statistics::tcp,
 };
 
 use crate::{
     stage::{PORT, Stage, WAIT},
-    statistics::tcp,
     talk::{answered, pings, round_trip},
 };
 

@@ -6,13 +6,13 @@ use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
     netns::{Family, INTERFACE, Pair, PairOptions},
     servers::Library,
+    statistics::{tcp, udp},
 };
 
 use crate::{
     defuse::patient,
     jumbo::{LIMIT, deep_pings},
     stage::{PORT, Stage, WAIT},
-    statistics::{tcp, udp},
     talk::{answered, pings, round_trip},
 };
 

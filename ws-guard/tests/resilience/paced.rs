@@ -12,7 +12,7 @@ use ws_guard_testkit::{
     client::{Client, Cut},
     flood::{Bounds, PAYLOAD, flood},
     frame::Frame,
-    usage::retransmissions,
+    statistics::lost,
 };
 
 use crate::{
@@ -98,7 +98,7 @@ fn paced_through(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Resu
     let mut stage = Stage::new(2, &["--window-seconds", &window, "--pace", &pace])?;
     let (mut flooder, mut honest) = (stage.connect(0)?, stage.connect(1)?);
     let (local, stop) = (flooder.local(), AtomicBool::new(false));
-    let before = retransmissions(&stage.pair.client)?;
+    let before = lost(&stage.pair.client)?;
     let bounds = Bounds { pings: u64::MAX, time: FOR_LONG, pause: Duration::ZERO };
     thread::scope(|scope| -> Result<()> {
         let flooding = scope.spawn(|| flood(&mut flooder, bounds, || !stop.load(Relaxed)));
@@ -124,9 +124,9 @@ fn paced_through(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Resu
         ensure!(flooded.broken.is_none(), "{flooded:?}");
         Ok(())
     })?;
-    let lost = retransmissions(&stage.pair.client)? - before;
+    let again = lost(&stage.pair.client)? - before;
     ensure!(stage.ask("status")?["drops"]["beyond_edge"] == 0, "an honest TCP was beyond the edge");
-    println!("{lost} segments sent again");
+    println!("{again} segments lost");
     exact(&stage, &honest).context("the honest client")?;
     ensure!(events(&stage, "paced", honest.local())?.is_empty(), "the honest client was paced");
     is_free(&stage, &mut flooder)?;

@@ -16,8 +16,9 @@ use ws_guard_testkit::{
     path::{Impairment, NEAR, Path},
     servers::{Library, Server},
     sink::Sink,
-    skip_reason, tools,
-    usage::retransmissions,
+    skip_reason,
+    statistics::retransmissions,
+    tools,
 };
 
 use super::median;

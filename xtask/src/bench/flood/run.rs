@@ -14,7 +14,7 @@ use ws_guard_testkit::{
     honest::{self, Served},
     netns::{Family, INTERFACE, Pair, PairOptions},
     raw_tcp,
-    usage::retransmissions,
+    statistics::lost,
 };
 
 use super::{
@@ -70,7 +70,7 @@ pub struct Sample {
     /// It had grown by too much after so many seconds.
     pub stopped_after: Option<f64>,
     pub flooded: Flooded,
-    /// Segments that each side's TCP sent again.
+    /// Segments that each side's TCP sent again, and the other had not.
     pub again_client: u64,
     pub again_server: u64,
     /// Of these, those of both sides before the flooder was taken off the hook.
@@ -160,7 +160,7 @@ fn attack(plan: Plan, pair: &Pair, server: &Serving, guard: Option<&Guard>) -> R
     let mut honest = connect(plan, pair, at, HONEST)?;
     honest::run_every(&mut honest, MESSAGE_EVERY, MESSAGE_EVERY * WARM_UP as u32, || true)?;
     let mut flooder = Flooder::connect(plan, pair, at)?;
-    let again = || anyhow::Ok((retransmissions(&pair.client)?, retransmissions(&pair.server)?));
+    let again = || anyhow::Ok((lost(&pair.client)?, lost(&pair.server)?));
     let before = again()?;
     let watch = Watch::new(server.pid(), MAX_GROWTH, Duration::ZERO)?;
     let go_on = || watch.go_on() && !interrupt::stopped();

@@ -1,14 +1,20 @@
 //! What a namespace's TCP counts.
 use anyhow::{Context, Result};
-use ws_guard_testkit::{netns::Namespace, usage::retransmissions};
+
+use crate::netns::Namespace;
 
 /// A counter of the row `Tcp:` in /proc/net/snmp, such as `InCsumErrors` (both IP versions).
 pub fn tcp(namespace: &Namespace, name: &str) -> Result<u64> {
     statistic(namespace, "snmp", "Tcp: ", name)
 }
 
-/// Segments that were lost on the way and sent again. A queue of the machine that is late makes TCP
-/// send again what was not: then the peer has it twice, and says so (RFC 2883).
+/// TCP segments that the namespace has sent again since it was made (RFC 4022, tcpRetransSegs).
+pub fn retransmissions(namespace: &Namespace) -> Result<u64> {
+    tcp(namespace, "RetransSegs")
+}
+
+/// Segments that were lost on the way and sent again. A machine that is late makes TCP send again what was
+/// not, for one as a tail loss probe (RFC 8985, 7): then the peer has it twice, and says so (RFC 2883).
 pub fn lost(namespace: &Namespace) -> Result<u64> {
     let had_twice = statistic(namespace, "netstat", "TcpExt: ", "TCPDSACKRecvSegs")?;
     Ok(retransmissions(namespace)?.saturating_sub(had_twice))
