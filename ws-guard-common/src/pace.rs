@@ -30,10 +30,8 @@ pub const MOST_SCALE: u8 = 14;
 pub const STALL_MS: u32 = 1000;
 /// How far behind what the server has acknowledged the first edge may be, bytes.
 pub const AT_FIRST: u32 = 256 << 10;
-/// What the first edges of a source's connections may be together, bytes; [`FIRSTS_RATE`] fills it up.
+/// What the first edges of a source's connections may be ahead together, bytes. The pace fills it up.
 pub const FIRSTS: u32 = 4 << 20;
-/// Times the pace.
-const FIRSTS_RATE: u32 = 4;
 /// What a frame counts as at least, bytes: one of a few bytes costs a server no less.
 pub const FRAME: u32 = 256;
 /// The price of a byte in frames that are no smaller.
@@ -264,7 +262,7 @@ impl Budget {
     /// edges, where its pace is `rate`.
     #[inline(always)]
     pub const fn take_first(&mut self, now_ms: u32, rate: u32, wanted: u32) -> u32 {
-        self.fill(now_ms, rate.saturating_mul(FIRSTS_RATE));
+        self.fill(now_ms, rate);
         let left = FIRSTS.saturating_sub(self.taken);
         let granted = if wanted < left { wanted } else { left };
         self.taken += granted;
@@ -416,7 +414,7 @@ mod tests {
         let (mut firsts, rate) = (Budget::default(), 16 << 10);
         let granted: u32 = (0..100).map(|_| firsts.take_first(10_000, rate, AT_FIRST)).sum();
         assert_eq!(granted, FIRSTS);
-        assert_eq!(firsts.take_first(11_000, rate, AT_FIRST), FIRSTS_RATE * rate);
+        assert_eq!(firsts.take_first(11_000, rate, AT_FIRST), rate);
         let mut hold = Hold::default();
         hold.begin(0, 0, 0);
         assert_eq!(hold.wants(&server(1000, 512, 7), 100), (512 << 7) - 100);

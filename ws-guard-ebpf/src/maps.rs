@@ -4,7 +4,6 @@
 use core::hint::black_box;
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     helpers::{bpf_spin_lock, bpf_spin_unlock},
     macros::btf_map,

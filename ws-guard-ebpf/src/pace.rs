@@ -151,7 +151,8 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     // Of a clock that may be a tick behind the one that a report of a terminator goes by.
     let unheard = now_ms.wrapping_sub(flow.hold.since_ms) as i32 >= UNHEARD_MS;
     let len = segment.len;
-    let passes = known && !unheard
+    let begins = known && !unheard && sources::grant_first(flow, now_ms, len) == len;
+    let passes = begins
         || sources::police(flow, now_ms, len, false)
         || is_due(flow, segment, now_ms) && sources::police(flow, now_ms, len, true);
     if !passes {

@@ -723,7 +723,7 @@ pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32) -> u32 {
     )
 }
 
-/// How far ahead the first edge of a paced connection is, which should be `wanted` bytes; all of them where
+/// How many of `wanted` bytes a paced connection may send before its first edge, or up to it; all of them where
 /// no table has room for its source.
 #[inline(never)]
 pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32) -> u32 {

@@ -6,11 +6,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ws_guard_common::pace::AT_FIRST;
+use ws_guard_common::pace::{AT_FIRST, FIRSTS};
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
     flood::{Bounds, PAYLOAD, flood},
-    frame::Frame,
+    frame::{Frame, encode},
     netns::{Family, Pair, PairOptions},
     path::{Impairment, Path},
     raw_tcp::{self, Opening, RawTcp, SEGMENT},
@@ -195,5 +195,39 @@ fn connections_from_before_share_a_pace() -> Result<()> {
     for tcp in &mut all {
         tcp.finish()?;
     }
+    stage.finish()
+}
+
+/// Each connection begins with the window that the server offers it; so one follows the other, and each
+/// fills its first window.
+#[test]
+fn one_connection_after_the_other() -> Result<()> {
+    needs_root!();
+    const CONNECTIONS: u64 = 150;
+    /// What a server of these offers at first.
+    const WINDOW: u64 = 64 << 10;
+    let stage = open()?.guard_with("xdp-native", "--window-seconds 60")?;
+    let at = stage.server(Library::TokioTungstenite)?.at(Family::V4.server());
+    let source = Family::V4.client(1);
+    let options = ConnectOptions { source: Some(source), ..Default::default() };
+    let pings = encode(&vec![Frame::ping(vec![0; PAYLOAD]); 2 * WINDOW as usize / PAYLOAD]);
+    let start = Instant::now();
+    for _ in 0..CONNECTIONS {
+        let mut client = Client::connect(&stage.pair.client, at, options)?;
+        client.write_some(&pings, Duration::from_millis(10))?;
+        // What the server takes at once, it has taken.
+        client.drain(Duration::from_millis(30));
+        client.reset()?;
+    }
+    let sources: serde_json::Value = stage.guard.ask("sources")?;
+    let all = sources.as_array().context("no list")?;
+    let row = all.iter().find(|row| row["source"] == source.to_string()).context("no source")?;
+    let taken = row["pings_total"].as_u64().context("no count")? * (PAYLOAD as u64 + 6);
+    let seconds = start.elapsed().as_secs() + 2;
+    // Together they have the pace, and as much again to begin with; each has what took it over the limit.
+    let most = u64::from(FIRSTS) + seconds * 2 * PACE + CONNECTIONS * 2 * SEGMENT as u64;
+    println!("{taken} bytes in {:?}, {most} may", start.elapsed());
+    ensure!(CONNECTIONS * WINDOW > most, "a busy machine: {CONNECTIONS} windows are no more");
+    ensure!(taken < most, "{taken} bytes, {most} may in {:?}", start.elapsed());
     stage.finish()
 }

@@ -14,7 +14,7 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    row::{FULL, LIMIT, SMALL, Size, guard_words},
+    row::{FULL, LIMIT, Part, SMALL, Size, guard_words},
     stage::{Flow, Role, Serving, Source, Stage},
 };
 
@@ -121,4 +121,24 @@ fn behind_a_silent_proxy_under_drop() -> Result<()> {
 fn where_no_proxy_is_trusted() -> Result<()> {
     needs_root!();
     crowd(Crowd::UntrustedProxy, Family::V4, Role::Pod, "defuse", SMALL)
+}
+
+/// Five hundred, at every place, for both IP versions and actions.
+#[test]
+#[ignore = "takes ten minutes: `cargo xtask test --nightly`"]
+fn every_combination() -> Result<()> {
+    needs_root!();
+    let mut combinations = Vec::new();
+    for whom in [Crowd::SilentProxy, Crowd::UntrustedProxy] {
+        for family in Family::BOTH {
+            for role in Role::BOTH {
+                combinations.extend(["defuse", "drop"].map(|action| (whom, family, role, action)));
+            }
+        }
+    }
+    for (whom, family, role, action) in Part::wanted()?.of(combinations) {
+        crowd(whom, family, role, action, FULL)
+            .with_context(|| format!("{whom:?} {family:?} {role:?} {action}"))?;
+    }
+    Ok(())
 }

@@ -6,6 +6,8 @@
 //! [`attacks`] has headers that lie. [`crowd`] has no header to tell clients apart, [`sources`] more clients than the table has room
 //! for, and [`comparison`] asks nginx and HAProxy who the client is.
 //!
+//! Every combination is run by the nightly tests; `WS_GUARD_PART=0/3` runs the first of three parts.
+//!
 //! `cargo xtask setup` installs the proxies. `WS_GUARD_OBJECT=FILE` runs all of it against another
 //! build of the kernel programs.
 /// Skip, loudly, without root.

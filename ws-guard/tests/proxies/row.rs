@@ -31,8 +31,6 @@ pub const FULL: Size =
 /// For every other row; as many pings a window as above.
 pub const SMALL: Size =
     Size { honest: 60, every: Duration::from_millis(1500), pings: 6, window_seconds: 4 };
-/// Small, for the guard's own window.
-pub const SLOW: Size = Size { window_seconds: 10, ..SMALL };
 
 /// Pauses of the flooders that read what they get.
 const STEADY: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(12)];
@@ -214,4 +212,31 @@ pub fn source_name(address: IpAddr) -> String {
 /// Words for the guard, `more` of them.
 pub fn guard_words(action: &str, window_seconds: u64, more: &str) -> String {
     format!("--action {action} --window-seconds {window_seconds} {more}")
+}
+
+/// Which of many combinations to run: each `of`th, from number `first` on.
+pub struct Part {
+    first: usize,
+    of: usize,
+}
+
+impl Part {
+    /// What `WS_GUARD_PART=FIRST/OF` says, so that several can run at once; all without it.
+    pub fn wanted() -> Result<Part> {
+        let Ok(words) = std::env::var("WS_GUARD_PART") else {
+            return Ok(Part { first: 0, of: 1 });
+        };
+        let (first, of) = words.split_once('/').context("WS_GUARD_PART is FIRST/OF, as in 0/3")?;
+        let part = Part { first: first.parse()?, of: of.parse()? };
+        ensure!(
+            part.first < part.of,
+            "{words}: the first part is 0, the last one below {}",
+            part.of
+        );
+        Ok(part)
+    }
+
+    pub fn of<T>(&self, all: Vec<T>) -> Vec<T> {
+        all.into_iter().skip(self.first).step_by(self.of).collect()
+    }
 }
