@@ -123,6 +123,8 @@ pub struct Client {
     sent: Sent,
     received: Shared,
     local: SocketAddr,
+    /// The end of a frame that a flood left unsent: it goes before all else.
+    unsent: Vec<u8>,
 }
 
 impl Client {
@@ -168,7 +170,8 @@ impl Client {
     ) -> Result<Client> {
         let local = stream.tcp().local_addr()?;
         let received = Shared::default();
-        let mut client = Client { stream, sent: Sent::default(), received, local };
+        let mut client =
+            Client { stream, sent: Sent::default(), received, local, unsent: Vec::new() };
         let rest = client.upgrade(server, lines, cut)?;
         if options.reads {
             receive(client.stream.try_clone()?, rest, client.received.clone());
@@ -225,7 +228,8 @@ impl Client {
     /// Write bytes as they are, uncounted, and wait until all have left the socket: so the next
     /// write starts a segment of its own.
     pub fn write_segment(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.write_all(bytes).with_context(|| format!("{} sending", self.local))?;
+        let bytes = [&std::mem::take(&mut self.unsent), bytes].concat();
+        self.stream.write_all(&bytes).with_context(|| format!("{} sending", self.local))?;
         let deadline = Instant::now() + TIMEOUT;
         while self.unsent()? > 0 {
             if Instant::now() > deadline {
@@ -234,6 +238,11 @@ impl Client {
             thread::sleep(Duration::from_micros(20));
         }
         Ok(())
+    }
+
+    /// Send the end of a frame, of which the socket took the beginning, before all else.
+    pub fn send_first(&mut self, rest: &[u8]) {
+        self.unsent = rest.to_vec();
     }
 
     /// Write as much of `bytes` as the socket takes at once; `Ok(0)` when it takes none within the

@@ -77,5 +77,8 @@ pub fn flood(client: &mut Client, bounds: Bounds, go_on: impl Fn() -> bool) -> R
         cut += n;
     }
     done.pings += u64::from(cut == ping.len());
+    if (1..ping.len()).contains(&cut) {
+        client.send_first(&ping[cut..]);
+    }
     Ok(done)
 }
