@@ -1,6 +1,11 @@
 //! `cargo xtask test autobahn`: all cases of Autobahn|Testsuite against the companion server.
 use std::{
-    collections::BTreeMap, fs, net::SocketAddr, path::Path, process::Command, time::Duration,
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,8 +23,9 @@ use crate::{
     setup, step,
 };
 
-/// How many cases there are in all groups.
+/// How many cases there are in all groups, and in those that take seconds.
 const CASES: usize = 517;
+const QUICK_CASES: usize = 301;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Of the server behind the guard.
@@ -33,41 +39,77 @@ pub struct Args {
     /// nothing is dropped or changed
     #[arg(long)]
     guarded: bool,
+
+    /// With the guard's default policy, limit on pings included, in front of a server of its own without one
+    #[arg(long, requires = "guarded")]
+    defaults: bool,
+
+    /// Only the groups that take seconds: all but compression
+    #[arg(long)]
+    quick: bool,
+}
+
+impl Args {
+    fn cases(&self) -> (Vec<&'static str>, usize) {
+        if self.quick {
+            return (QUICK.to_vec(), QUICK_CASES);
+        }
+        (QUICK.into_iter().chain(COMPRESSION).collect(), CASES)
+    }
+
+    /// Name of the report's folder.
+    fn name(&self) -> &'static str {
+        match (self.guarded, self.defaults) {
+            (_, true) => "autobahn-defaults",
+            (true, false) => "autobahn-guarded",
+            (false, false) => "autobahn",
+        }
+    }
 }
 
 pub fn main(args: &Args) -> Result<()> {
     setup::autobahn()?;
     Profile::Release.build()?;
-    let folder = tools::target().join(if args.guarded { "autobahn-guarded" } else { "autobahn" });
+    let folder = tools::target().join(args.name());
     // A report of an earlier run must not pass for this one's.
     if folder.exists() {
         fs::remove_dir_all(&folder).context("removing the report of an earlier run")?;
     }
     fs::create_dir_all(&folder)?;
-    if args.guarded { guarded(&folder) } else { plain(&folder) }
+    if args.guarded { guarded(args, &folder) } else { plain(args, &folder) }
 }
 
-fn plain(folder: &Path) -> Result<()> {
-    let server = serve()?;
-    run(server.wait_for(PATIENCE, address)?, folder, None)
+fn plain(args: &Args, folder: &Path) -> Result<()> {
+    let server = serve(Command::new(program()), "127.0.0.1:0")?;
+    run(args, server.wait_for(PATIENCE, address)?, folder, None)
 }
 
 /// The same, with the guard's programs on the server's interface.
-fn guarded(folder: &Path) -> Result<()> {
+fn guarded(args: &Args, folder: &Path) -> Result<()> {
     if let Some(reason) = skip_reason() {
         bail!("{reason}");
     }
     let pair = Pair::new(PairOptions::default())?;
     let server = SocketAddr::new(Family::V4.server(), PORT);
-    let words = format!(
-        "--interface {INTERFACE} --attach xdp-native --port {PORT} --listen {server} \
-         --access-log /dev/null --max-ping-rate {LIMIT} --stall-refuse 1h --stall-shed 1h"
-    );
+    let interface = format!("--interface {INTERFACE} --attach xdp-native --port {PORT}");
+    // A server inside the daemon has the policy's limit on pings as well.
+    let (own, words) = if args.defaults {
+        let own = serve(pair.server.command(program()), &server.to_string())?;
+        own.wait_for(PATIENCE, address)?;
+        (Some(own), interface)
+    } else {
+        let inside = format!(
+            "--listen {server} --access-log /dev/null --max-ping-rate {LIMIT} --stall-refuse 1h \
+             --stall-shed 1h"
+        );
+        (None, format!("{interface} {inside}"))
+    };
     let guard = Guard::start(Profile::Release, &pair.server, &words)?;
     println!("attached: {}", guard.modes()?);
-    let passed = run(server, folder, Some(&pair.client));
+    let passed = run(args, server, folder, Some(&pair.client));
     let unharmed = unharmed(&guard.ask("status")?);
     guard.unload()?;
+    drop(own);
     passed.and(unharmed)
 }
 
@@ -86,20 +128,24 @@ fn unharmed(status: &Value) -> Result<()> {
     Ok(())
 }
 
-fn run(server: SocketAddr, folder: &Path, client: Option<&Namespace>) -> Result<()> {
-    let cases: Vec<&str> = QUICK.into_iter().chain(COMPRESSION).collect();
+fn run(args: &Args, server: SocketAddr, folder: &Path, client: Option<&Namespace>) -> Result<()> {
+    let (cases, count) = args.cases();
     let command = autobahn::command(server, &cases, folder, client)?;
     step::run("running Autobahn|Testsuite", command)?;
     let verdicts = autobahn::verdicts(folder)?;
     show(&verdicts);
     println!("report: {}", folder.join("reports/index.html").display());
-    judge(&verdicts)
+    judge(&verdicts, count)
+}
+
+/// As users run it.
+fn program() -> PathBuf {
+    Profile::Release.program()
 }
 
 /// The companion server, with no limit on pings: some cases send them in bursts.
-fn serve() -> Result<Process> {
-    let mut command = Command::new(tools::target().join("release/ws-guard"));
-    command.args(["serve", "--listen", "127.0.0.1:0", "--max-ping-rate", "0"]);
+fn serve(mut command: Command, listen: &str) -> Result<Process> {
+    command.args(["serve", "--listen", listen, "--max-ping-rate", "0"]);
     // The cases of compression keep a machine busy.
     command.args(["--access-log", "/dev/null", "--stall-refuse", "1h", "--stall-shed", "1h"]);
     Process::spawn("ws-guard serve", command)
@@ -127,14 +173,14 @@ fn show(verdicts: &Verdicts) {
     println!("{table}");
 }
 
-fn judge(verdicts: &Verdicts) -> Result<()> {
+fn judge(verdicts: &Verdicts, cases: usize) -> Result<()> {
     let failed: Vec<String> = verdicts
         .iter()
         .filter(|(case, verdict)| !verdict.passed(case))
         .map(|(case, verdict)| format!("{case}: {} / {}", verdict.behavior, verdict.behavior_close))
         .collect();
     ensure!(failed.is_empty(), "{} cases did not pass:\n{}", failed.len(), failed.join("\n"));
-    ensure!(verdicts.len() == CASES, "{} cases ran instead of {CASES}", verdicts.len());
+    ensure!(verdicts.len() == cases, "{} cases ran instead of {cases}", verdicts.len());
     println!("{} cases, all passed", verdicts.len());
     Ok(())
 }

@@ -56,9 +56,13 @@ fn paced(windows: u64) -> [(Counter, u64); 3] {
     [(Paced, 1), (WindowsHeld, windows), (Defused, 2)]
 }
 
+/// A frame that ends long behind the edge, up to the edge.
+fn up_to_edge() -> Vec<u8> {
+    [&[0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0][..], &[0; 1272]].concat()
+}
+
 pub fn cases() -> Vec<Case> {
-    // A frame that ends long behind the edge, up to the edge.
-    let up_to_edge = [&[0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0][..], &[0; 1272]].concat();
+    let up_to_edge = up_to_edge();
     let mut cases = vec![
         offers(held("a window is held: one second's worth is granted at once"), PINGS, 200)
             .fate(Fate::Window(18))
@@ -102,6 +106,9 @@ pub fn cases() -> Vec<Case> {
         ]),
     ];
     cases.extend(scales());
+    cases.extend(beyond());
+    cases.extend(liars());
+    cases.extend(shrunk());
     cases.extend(races());
     cases.extend(policies());
     cases
@@ -153,12 +160,155 @@ fn scales() -> Vec<Case> {
     ]
 }
 
+/// Nothing beyond the edge passes, however it is cut, and what lies before the edge still does.
+fn beyond() -> Vec<Case> {
+    const SIZES: [usize; 8] = [2, 3, 9, 127, 128, 129, 1400, 3000];
+    let mut whole = held("whole segments of any size beyond the edge");
+    for size in SIZES {
+        for behind in [0, 1, 5000] {
+            whole = whole.client_at(EDGE + behind, vec![0; size]).dropped();
+        }
+    }
+    let mut partly = held("segments of any size partly beyond the edge");
+    for size in SIZES {
+        for before in [1, size as i64 - 1] {
+            partly = partly.client_at(EDGE - before, vec![0; size]).dropped();
+        }
+    }
+    let (rows, sizes) = ([whole, partly], SIZES.len() as u64);
+    let mut rows: Vec<Case> = rows
+        .into_iter()
+        .zip([3 * sizes, 2 * sizes])
+        // The edge is where it was: up to it all passes, and a server that offers no more opens nothing.
+        .map(|(row, dropped)| {
+            offers(row.client(up_to_edge()), PINGS, 10).counts(&[
+                (Paced, 1),
+                (WindowsHeld, 0),
+                (DroppedBeyond, dropped),
+                (Probes, 0),
+            ])
+        })
+        .collect();
+    // With what selective acknowledgements make of it (RFC 2018): a hole before the edge stays, what is
+    // sent behind it is beyond.
+    rows.push(
+        held("a sender that leaves a gap before the edge, and sends beyond it")
+            .client(&up_to_edge()[..600])
+            .client_at(EDGE, [0; 500])
+            .dropped()
+            .client_at(EDGE - 200, [0; 201])
+            .dropped()
+            .client_at(PINGS + 600, &up_to_edge()[600..])
+            .client_at(EDGE, [0; 500])
+            .dropped()
+            .counts(&[(DroppedBeyond, 3), (Probes, 0), (Gaps, 0)]),
+    );
+    rows
+}
+
+/// What a client may send to move the edge, or to pass it.
+fn liars() -> Vec<Case> {
+    // As the server would send it, but it comes in from outside.
+    let forged = |packet: &mut ws_guard_testkit::packets::Packet| {
+        std::mem::swap(&mut packet.from, &mut packet.to);
+        std::mem::swap(&mut packet.seq, &mut packet.ack);
+        packet.ack = packet.ack.wrapping_add(EDGE as u32 + 4096);
+        packet.window = 0xFFFF;
+    };
+    let wide = |case: Case| case.with(|packet| packet.window = 0xFFFF);
+    let kept =
+        |case: Case| {
+            offers(case.client_at(EDGE, [0; 9]).dropped(), PINGS, 200)
+                .fate(Fate::Window(18))
+                .counts(&[(Paced, 1), (WindowsHeld, 1), (DroppedBeyond, 1), (Probes, 0)])
+        };
+    let mut other = up_to_edge();
+    other[8..].fill(1);
+    vec![
+        kept(
+            held("a window that the client forges in the server's name")
+                .client_at(0, [])
+                .with(forged),
+        ),
+        kept(
+            held("and one with a byte in it")
+                .client_at(0, [0; 1])
+                .with(forged)
+                .client_at(0, [])
+                .with(forged),
+        ),
+        kept(wide(held("the client's own window is not the server's").client_at(PINGS, []))),
+        held("what was sent up to the edge comes again")
+            .client(up_to_edge())
+            .client_at(PINGS, up_to_edge())
+            .client_at(PINGS + 8, vec![0; 700])
+            .client_at(EDGE - 1, [0; 1])
+            .client_at(PINGS, [up_to_edge(), vec![0]].concat())
+            .dropped()
+            .counts(&[(DroppedBeyond, 1), (Probes, 0)]),
+        held("and with other bytes in it")
+            .client(up_to_edge())
+            .client_at(PINGS, other)
+            .client_at(PINGS, [&up_to_edge()[..], &[1; 600]].concat())
+            .dropped()
+            // Pings in place of the header: the server may read either.
+            .client_at(PINGS, pings(200))
+            .defused(&(0..200).map(|n| n * 6).collect::<Vec<_>>())
+            .client_at(EDGE, [0; 9])
+            .dropped()
+            .counts(&[(DroppedBeyond, 2), (Probes, 0)]),
+    ]
+}
+
+/// A server that takes back what it offered (RFC 9293, 3.8.6: it should not).
+fn shrunk() -> Vec<Case> {
+    let filled = |case: Case| {
+        case.client(up_to_edge()).client_at(EDGE, [0; 9]).dropped().counts(&[
+            (Paced, 1),
+            (DroppedBeyond, 1),
+            (Probes, 0),
+        ])
+    };
+    vec![
+        // The edge that is kept stays, and the server's TCP has its own.
+        filled(offers(
+            offers(held("a server shrinks its window while it is held"), PINGS, 2),
+            PINGS,
+            10,
+        ))
+        .counts(&[(WindowsHeld, 0)]),
+        filled(offers(held("to nothing"), PINGS, 0)).counts(&[(WindowsHeld, 0)]),
+        offers(offers(held("and opens it again"), PINGS, 0), PINGS, 200)
+            .fate(Fate::Window(18))
+            .counts(&paced(1)),
+        filled(offers(
+            offers(
+                over("a server shrinks its window before the first edge", Some(&SCALED)),
+                0,
+                5000,
+            )
+            .with(|packet| packet.flags = flag::RST),
+            PINGS,
+            10,
+        ))
+        .counts(&[(WindowsHeld, 0)]),
+        offers(
+            offers(over("the first edge is of nothing", Some(&SCALED)), PINGS, 0)
+                .client(&up_to_edge()[..9])
+                .dropped(),
+            PINGS,
+            200,
+        )
+        .fate(Fate::Window(8))
+        .counts(&[(Paced, 1), (WindowsHeld, 1), (DroppedBeyond, 1)]),
+    ]
+}
+
 /// What comes between.
 fn races() -> Vec<Case> {
     let reset = offers(over("a reset is not what sets the edge", Some(&SCALED)), PINGS, 0)
         .with(|packet| packet.flags = flag::RST)
         .with(|packet| packet.seq = packet.seq.wrapping_sub(1));
-    let up_to_edge = [&[0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0][..], &[0; 1272]].concat();
     let ended = held("pacing that ended when a window did, while pings came, begins anew")
         .flow(|flow| (flow.paced, flow.hold.held) = (pacing::NO, 0))
         .client(pings(2))
@@ -172,7 +322,7 @@ fn races() -> Vec<Case> {
         ]),
         // As on a pod's interface behind a guarded uplink.
         held("a probe that other programs let pass passes here")
-            .client(up_to_edge)
+            .client(up_to_edge())
             .client_at(EDGE, [0; 1])
             .flow(|flow| flow.owner = owner::POD)
             .client_at(EDGE, [0; 1])
