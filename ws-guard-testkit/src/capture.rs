@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::{
+    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
         AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket,
@@ -58,6 +59,19 @@ impl Capture {
             .context("opening a packet socket")?;
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
         Ok(Capture { socket, buffer: vec![0; 1 << 16] })
+    }
+
+    /// Only what comes in: what the namespace itself sends in somebody's name is not taken for his.
+    pub fn incoming(namespace: &Namespace) -> Result<Capture> {
+        let capture = Capture::new(namespace)?;
+        let (fd, on) = (capture.socket.as_raw_fd(), 1i32);
+        // SAFETY: the descriptor is open, and the option's value is an int of the length that is told.
+        let result = unsafe {
+            let (value, length) = ((&raw const on).cast(), size_of::<i32>() as u32);
+            libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, value, length)
+        };
+        nix::Error::result(result).context("leaving out what goes out")?;
+        Ok(capture)
     }
 
     /// The TCP segments that came since the last call.

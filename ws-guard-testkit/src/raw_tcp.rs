@@ -33,6 +33,7 @@ mod option {
     pub const NOP: u8 = 1;
     pub const MSS: u8 = 2;
     pub const WINDOW_SCALE: u8 = 3;
+    pub const SACK_PERMITTED: u8 = 4;
     pub const TIMESTAMPS: u8 = 8;
 }
 
@@ -47,11 +48,13 @@ pub struct Opening {
     pub window: u16,
     /// A window scale is offered, of 0: the server may have one.
     pub scale: bool,
+    /// Selective acknowledgements are (RFC 2018).
+    pub sack: bool,
 }
 
 impl Default for Opening {
     fn default() -> Opening {
-        Opening { timestamps: true, mss: 1460, window: 0xFFFF, scale: false }
+        Opening { timestamps: true, mss: 1460, window: 0xFFFF, scale: false, sack: false }
     }
 }
 
@@ -121,7 +124,7 @@ impl RawTcp {
         pair.server.ip(&format!("neigh replace {neighbour} nud permanent dev {INTERFACE}"))?;
         Ok(RawTcp {
             sender,
-            capture: Capture::new(&pair.client)?,
+            capture: Capture::incoming(&pair.client)?,
             client,
             server,
             next: fastrand::u32(..),
@@ -171,6 +174,9 @@ impl RawTcp {
         }
         if opening.scale {
             syn.tcp_options.extend([option::NOP, option::WINDOW_SCALE, 3, 0]);
+        }
+        if opening.sack {
+            syn.tcp_options.extend([option::NOP, option::NOP, option::SACK_PERMITTED, 2]);
         }
         self.send(&syn.flags(flag::SYN))?;
         self.acked = self.next;

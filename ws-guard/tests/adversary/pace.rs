@@ -1,6 +1,8 @@
 //! More than the pace: windows that are larger than the guard takes them for, or that it does not see.
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
+    ops::RangeInclusive,
     thread,
     time::{Duration, Instant},
 };
@@ -8,25 +10,30 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use ws_guard_common::pace::{AT_FIRST, FIRSTS};
 use ws_guard_testkit::{
+    capture::{Capture, Captured},
     client::{Client, ConnectOptions, Cut},
     flood::{Bounds, PAYLOAD, flood},
-    frame::{Frame, encode},
+    frame::{Frame, encode, opcode},
     netns::{Family, Pair, PairOptions},
+    packets::Packet,
     path::{Impairment, Path},
+    probing::deliver,
     raw_tcp::{self, Opening, RawTcp, SEGMENT},
     servers::{Library, Server},
 };
 
 use crate::{
-    attacker::{pings, try_all},
+    attacker::{persist_all, pings, try_all},
     process::Guard,
     row::PORT,
-    stage::{Flow, LIMIT, Open, PORT as FIRST},
+    stage::{Flow, LIMIT, Open, PORT as FIRST, Stage},
 };
 
 /// Bytes a second, by default.
 const PACE: u64 = 16 << 10;
 const WAIT: Duration = Duration::from_secs(20);
+/// So long nothing comes from the server when it has dealt with everything.
+const QUIET: Duration = Duration::from_millis(120);
 
 fn open() -> Result<Open> {
     Open::new(PairOptions { clients: 8, offloads: false, ..PairOptions::default() })
@@ -229,5 +236,215 @@ fn one_connection_after_the_other() -> Result<()> {
     println!("{taken} bytes in {:?}, {most} may", start.elapsed());
     ensure!(CONNECTIONS * WINDOW > most, "a busy machine: {CONNECTIONS} windows are no more");
     ensure!(taken < most, "{taken} bytes, {most} may in {:?}", start.elapsed());
+
+/// A connection over its limit that has sent what its held window had room for, in the middle of a long
+/// message.
+struct AtEdge {
+    tcp: RawTcp,
+    /// What comes to the server, behind the guard.
+    to_server: Capture,
+    /// What comes to us.
+    to_client: Capture,
+    /// The messages that the server has to echo, and their frames.
+    said: Vec<Vec<u8>>,
+    stream: Vec<u8>,
+    /// Sequence number of the first of them.
+    base: u32,
+}
+
+/// Payload of the long message: more than any window without a scale and the pace have room for.
+const LONG: usize = 160_000;
+
+impl AtEdge {
+    fn new(stage: &Stage, n: u8) -> Result<AtEdge> {
+        let client = SocketAddr::new(raw_tcp::address(Family::V4, n), PORT);
+        let server = stage.server(Library::Gorilla)?.at(Family::V4.server());
+        let opening = Opening { sack: true, ..Opening::default() };
+        let mut tcp = RawTcp::connect(&stage.pair, client, server, &opening)?;
+        tcp.upgrade()?;
+        tcp.kept = Some(VecDeque::new());
+        persist_all(&mut tcp, &pings(LIMIT as usize + 10))?;
+        tcp.settle(QUIET)?;
+        let long: Vec<u8> = (0..LONG).map(|n| (n * 31 / 7) as u8).collect();
+        let said = vec![long, b"afterwards".to_vec()];
+        let frames: Vec<Frame> = said.iter().map(|m| Frame::new(opcode::BINARY, &m[..])).collect();
+        let (stream, base) = (encode(&frames), tcp.next);
+        let to_server = Capture::incoming(&stage.pair.server)?;
+        let to_client = Capture::incoming(&stage.pair.client)?;
+        let mut at = AtEdge { tcp, to_server, to_client, said, stream, base };
+        at.fill()?;
+        Ok(at)
+    }
+
+    /// Send what there is room for; little of what that opens stays open.
+    fn fill(&mut self) -> Result<()> {
+        for _ in 0..10 {
+            let room = usize::try_from(self.tcp.room()).unwrap_or(0);
+            let sent = self.tcp.next.wrapping_sub(self.base) as usize;
+            let part = self.stream.get(sent..sent + room).context("the edge is not held")?;
+            let part = part.to_vec();
+            self.tcp.push(&part)?;
+            if !self.tcp.drain()? {
+                self.tcp.next = self.tcp.next.wrapping_sub(part.len() as u32);
+                ensure!(try_all(&mut self.tcp, &part)?, "what is before the edge does not pass");
+            }
+            if room < SEGMENT / 4 {
+                break;
+            }
+        }
+        self.tcp.settle(QUIET)
+    }
+
+    /// Bytes of what `attempt` sends that reach the server: none beyond the edge that it has told in the
+    /// end, which may not move left meanwhile.
+    fn arrives(&mut self, attempt: Attempt) -> Result<usize> {
+        let _ = (self.to_server.take(), self.to_client.take());
+        attempt(self)?;
+        self.tcp.settle(QUIET)?;
+        let ours = |s: &Captured, from, to| s.source == from && s.destination == to;
+        let (client, server, edge) = (self.tcp.client, self.tcp.server, self.edge());
+        let (mut farthest, mut arrived, mut told) = (i32::MIN, 0, None);
+        for segment in self.to_server.take().iter().filter(|s| ours(s, client, server)) {
+            let end = segment.seq.wrapping_add(segment.payload.len() as u32);
+            arrived += segment.payload.len();
+            farthest = farthest.max(end.wrapping_sub(edge) as i32);
+        }
+        for segment in self.to_client.take().iter().filter(|s| ours(s, server, client)) {
+            let edge = segment.ack.wrapping_add(segment.window.into());
+            let back = told.map_or(0, |told: u32| told.wrapping_sub(edge) as i32);
+            ensure!(back <= 0, "the edge moved left by {back} bytes");
+            told = Some(edge);
+        }
+        self.tcp.next = self.tcp.acked();
+        ensure!(farthest <= 0, "{farthest} bytes beyond the edge reached the server");
+        Ok(arrived)
+    }
+
+    /// Where the held window ends.
+    fn edge(&self) -> u32 {
+        self.tcp.next.wrapping_add(self.tcp.room() as u32)
+    }
+
+    /// A segment at so many bytes from the next one, of what the client has to say there.
+    fn from_next(&self, offset: i64, len: usize) -> Packet {
+        let at = i64::from(self.tcp.next.wrapping_sub(self.base)) + offset;
+        let said = (at..at + len as i64)
+            .map(|at| usize::try_from(at).ok().and_then(|at| self.stream.get(at)))
+            .map(|byte| byte.copied().unwrap_or(0xEE));
+        self.tcp.segment(offset, said.collect::<Vec<u8>>())
+    }
+
+    /// The same at so many bytes from the edge.
+    fn from_edge(&self, offset: i64, len: usize) -> Packet {
+        self.from_next(i64::from(self.tcp.room()) + offset, len)
+    }
+
+    /// The rest, as the pace lets it through: all was echoed as it was said.
+    fn finish(mut self) -> Result<()> {
+        let acked = self.tcp.next.wrapping_sub(self.base) as usize;
+        deliver(&mut self.tcp, &self.stream[acked..], WAIT)?;
+        let all = self.said.len() as u64;
+        self.tcp.wait(WAIT, |tcp| tcp.ended || tcp.messages == all)?;
+        let kept = self.tcp.kept.take().unwrap_or_default();
+        ensure!(kept == self.said, "what was echoed is not what was said: {} messages", kept.len());
+        self.tcp.finish()
+    }
+}
+
+/// What a sender tries at a held edge.
+type Attempt = fn(&mut AtEdge) -> Result<()>;
+
+/// Segments of many sizes, beyond the edge and partly beyond it.
+fn segments_beyond(at: &mut AtEdge) -> Result<()> {
+    for len in [2, 3, 9, 128, 1000, SEGMENT] {
+        for from_edge in [0, 1, -1, 1 - len as i64, 20_000] {
+            at.tcp.send(&at.from_edge(from_edge, len))?;
+        }
+    }
+    Ok(())
+}
+
+/// An update of the window in the server's name, from the client's side; then what it would permit.
+fn forged_update(at: &mut AtEdge) -> Result<()> {
+    for acked in [0, 20_000] {
+        let (tcp, next) = (&at.tcp, at.tcp.next.wrapping_add(acked));
+        let update = Packet::new(tcp.server, tcp.client, tcp.expected(), next, Vec::new());
+        tcp.send(&Packet { window: 0xFFFF, ..update })?;
+        segments_beyond(at)?;
+    }
+    Ok(())
+}
+
+/// Bytes that come again.
+const AGAIN: [usize; 3] = [1, 500, SEGMENT];
+
+/// What the server has comes again, with the same bytes and with others, also in one segment with what
+/// lies beyond the edge.
+fn again(at: &mut AtEdge) -> Result<()> {
+    for len in AGAIN {
+        let room = usize::try_from(at.tcp.room()).unwrap_or(0);
+        let across = at.from_next(-(len as i64), len + room + 1);
+        let before = at.from_next(-(len as i64), len);
+        for mut packet in [across, before].into_iter().filter(|p| p.payload.len() <= SEGMENT) {
+            at.tcp.send(&packet)?;
+            packet.payload[..len].fill(0x89);
+            at.tcp.send(&packet)?;
+        }
+        // What the server answers opens the window a little.
+        at.tcp.settle(QUIET)?;
+        segments_beyond(at)?;
+    }
+    Ok(())
+}
+
+/// Old bytes that are sent at most, until the window has opened.
+const PROBES: usize = 100;
+
+/// A gap before the edge, what lies behind the gap, and beyond the edge.
+fn gap(at: &mut AtEdge) -> Result<()> {
+    // An old byte, as a persist timer sends it: the answer tells of the window.
+    let room = |tcp: &RawTcp| tcp.room() >= 600;
+    for _ in 0..PROBES {
+        at.tcp.send(&at.from_next(-1, 1))?;
+        if at.tcp.wait(Duration::from_millis(200), room)? {
+            break;
+        }
+    }
+    ensure!(room(&at.tcp), "the edge does not move");
+    at.tcp.send(&at.from_edge(-300, 300))?;
+    at.tcp.send(&at.from_edge(-300, 301))?;
+    segments_beyond(at)
+}
+
+/// A sender that heeds no window gets nothing beyond the edge to the server, whatever it tries there, and
+/// what it says in order arrives as it was said, as its neighbours' streams do.
+#[test]
+fn nothing_passes_a_held_edge() -> Result<()> {
+    needs_root!();
+    let again_twice = 2 * AGAIN.iter().sum::<usize>();
+    // How much of each reaches the server. What is behind a gap in a long frame's payload passes.
+    let attempts: [(&str, Attempt, RangeInclusive<usize>); 4] = [
+        ("segments beyond the edge", segments_beyond, 0..=0),
+        ("an update of the window in the server's name", forged_update, 0..=0),
+        ("what was sent comes again", again, again_twice..=again_twice),
+        ("a gap before the edge", gap, 301..=300 + PROBES),
+    ];
+    let stage = open()?.guard("xdp-native")?;
+    for (n, (name, attempt, wanted)) in (1..).zip(attempts) {
+        let play = || {
+            let mut at = AtEdge::new(&stage, n)?;
+            for _ in 0..3 {
+                let arrived = at.arrives(attempt)?;
+                ensure!(wanted.contains(&arrived), "{arrived} bytes arrive, not {wanted:?}");
+                at.fill()?;
+            }
+            ensure!(at.tcp.taken_beyond() == 0, "the server took what was beyond the edge");
+            at.finish()
+        };
+        stage.beside_honest(Library::Gorilla, Family::V4, n, || play().context(name))?;
+    }
+    let status: serde_json::Value = stage.guard.ask("status")?;
+    println!("{}", status["drops"]);
+    ensure!(status["drops"]["beyond_edge"].as_u64() > Some(0), "nothing was dropped: {status}");
     stage.finish()
 }
