@@ -66,6 +66,9 @@ pub struct Tally {
     /// the server held.
     pub defused_again: u64,
     pub unsynced: u64,
+    /// Streams of connections whose window was held, and their segments beyond it.
+    pub paced: u64,
+    pub beyond: u64,
     /// Streams that were not compared to their end: the host was too slow, or...
     pub stalled: u64,
     /// ...XDP could not tell what a checksum was meant to be.
@@ -139,6 +142,12 @@ fn limits(rng: &mut Rng) -> Limits {
         connection: if one_in(rng, 4) { rng.u32(1..12) } else { 0 },
         share: if action == action::DEFUSE && one_in(rng, 2) { rng.u32(..=8) } else { 0 },
         action,
+        pace: match rng.u8(..4) {
+            _ if action != action::DEFUSE => 0,
+            0 => 1024,
+            1 => 1 << 20,
+            _ => 0,
+        },
     }
 }
 
@@ -149,6 +158,7 @@ fn policy(limits: &Limits) -> Policy {
         connection_rate: rate(limits.connection),
         share: limits.share,
         action: limits.action,
+        pace: limits.pace,
         mask_v4: Address::mask(128),
         mask_v6: Address::mask(64),
         generation: 1,
@@ -323,6 +333,8 @@ fn conclude(kernel: &mut Kernel, limits: &Limits, party: &Party, tally: &mut Tal
     party.connection.agree(kernel)?;
     let flow = &party.connection.host.flow;
     tally.frames += flow.frames_in;
+    tally.paced += u64::from(party.connection.edge.is_some());
+    tally.beyond += party.connection.beyond;
     tally.unsynced += u64::from(flow.unsynced_total > 0);
     let enforces = limits.action != action::OBSERVE;
     match &party.client {
@@ -372,6 +384,8 @@ fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<bo
             || path.resend == Resend::Any
             || limits.action != action::DEFUSE
             || party.connection.was_closed
+            // It heeds no window.
+            || party.connection.edge.is_some()
             // Pings over a limit came behind a gap, which is not filled in this window.
             || flow.held != 0;
         ensure!(may_be, "stuck: {path:?}, dropped {:?}", link.dropped);

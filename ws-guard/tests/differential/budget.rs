@@ -12,6 +12,8 @@ pub struct Limits {
     pub share: u32,
     /// One of [`action`].
     pub action: u8,
+    /// Bytes a second of a source whose connections went over the limit; 0 for no such limit.
+    pub pace: u32,
 }
 
 /// What a source has left.

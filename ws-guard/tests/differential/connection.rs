@@ -10,6 +10,7 @@ use ws_guard_common::{
     held,
     maps::{FlowKey, action},
     replay::{Mode, Reason, Replay, Verdict},
+    seq::{after, later},
 };
 use ws_guard_oracle::cases::one_in;
 use ws_guard_testkit::packets::{self, Checksum, Packet, REQUEST, checksum_is_right, flag};
@@ -59,6 +60,13 @@ pub struct Connection {
     pub answered: usize,
     /// Where the server's bytes behind its answer begin.
     answers_seq: u32,
+    /// It is paced while it is over its limit, since when, and where its window then ends: as far as the
+    /// server has told at most.
+    paces: bool,
+    over_since: Option<Instant>,
+    pub edge: Option<u32>,
+    /// Segments beyond it.
+    pub beyond: u64,
     /// It was closed at some time: then what the server sent was not followed.
     pub was_closed: bool,
     /// Why nothing more can be said of it, if so.
@@ -89,6 +97,13 @@ impl Connection {
         limits: &Limits,
         answers: Vec<u8>,
     ) -> Result<Connection> {
+        if limits.pace > 0 {
+            // It says that there is no scale.
+            let (seq, ack) = (ends.server_seq.wrapping_sub(1), ends.client_seq);
+            let answer = Packet::new(ends.server, ends.client, seq, ack, Vec::new());
+            let tcp_options = vec![2, 4, 5, 0xB4];
+            kernel.server(&Packet { tcp_options, ..answer.flags(flag::SYN | flag::ACK) })?;
+        }
         let deflate = one_in(rng, 4);
         let head = switching(deflate);
         for (from, to) in pieces(rng, 1, REQUEST.len()) {
@@ -101,7 +116,7 @@ impl Connection {
         for (from, to) in pieces(rng, SWITCHING.len(), head.len()) {
             let seq = ends.server_seq.wrapping_add(from as u32);
             let (part, ack) = (head[from..to].to_vec(), ends.frames_seq());
-            kernel.server(&Packet::new(ends.server, ends.client, seq, ack, part).build()?)?;
+            kernel.server(&Packet::new(ends.server, ends.client, seq, ack, part))?;
         }
         let answers_seq = ends.server_seq.wrapping_add(head.len() as u32);
         let flow = kernel.flow(key(&ends))?.context("no flow after the answer")?;
@@ -118,6 +133,10 @@ impl Connection {
             answers,
             answered: 0,
             answers_seq,
+            paces: limits.pace > 0,
+            over_since: None,
+            edge: None,
+            beyond: 0,
             was_closed: false,
             abandoned: None,
             history: vec![format!("{hook:?}, {limits:?}, deflate {deflate}")],
@@ -156,14 +175,23 @@ impl Connection {
         let at = self.offset(seq);
         self.history.push(format!("client {at}..{} {checksum:?}", at + payload.len() as i32));
         let packet = Packet { checksum, ..self.packet(seq, payload) };
+        let built = packet.build()?;
+        let out = kernel.client(self.hook, &built)?;
+        if self.is_beyond(seq, payload.len()) {
+            // One new byte may be a probe, and pass.
+            let probe = payload.len() == 1 && self.edge == Some(seq);
+            ensure!(out.is_none() || probe, "beyond the edge, and not dropped");
+            if out.is_none() {
+                self.beyond += 1;
+                return Ok(Verdict::Drop(Reason::Changed));
+            }
+        }
         let dropped = limits.action == action::DROP && self.budget.is_over();
         let verdict = if dropped {
             Verdict::Drop(Reason::Changed)
         } else {
             self.on_host((limits, source), seq, payload)
         };
-        let built = packet.build()?;
-        let out = kernel.client(self.hook, &built)?;
         if let Some(last) = self.history.last_mut() {
             *last += &format!(": {verdict:?}");
         }
@@ -174,6 +202,31 @@ impl Connection {
         ensure!(verdict == Verdict::Pass, "passed by the programs, {verdict:?} by the tracker");
         self.compare(&Packet { payload: payload.to_vec(), ..packet }, &built, &out)?;
         Ok(verdict)
+    }
+
+    /// The client's bytes end beyond the edge of the window that is held.
+    fn is_beyond(&mut self, seq: u32, len: usize) -> bool {
+        if self.paces && self.budget.is_over() && self.edge.is_none() {
+            // A server that is not heard for a second lets it be policed.
+            let since = *self.over_since.get_or_insert_with(Instant::now);
+            self.abandoned = (since.elapsed() > PROMPT).then_some(Abandoned::Stalled);
+        }
+        let end = seq.wrapping_add(len as u32);
+        len > 0 && self.edge.is_some_and(|edge| after(end, edge))
+    }
+
+    /// What the server's segment says of its window, before the guard and behind it.
+    fn advertised(&mut self, packet: &Packet, window: u16) -> Result<()> {
+        if !self.paces || !self.budget.is_over() {
+            ensure!(window == packet.window, "a window is held of a connection under no limit");
+            return Ok(());
+        }
+        ensure!(window <= packet.window, "the window {} became {window}", packet.window);
+        let told = packet.ack.wrapping_add(window.into());
+        let before = self.edge.unwrap_or(told);
+        ensure!(window == packet.window || !after(before, told), "the edge moves left");
+        self.edge = Some(later(later(before, packet.ack), told));
+        Ok(())
     }
 
     /// What came out is what the tracker made of it.
@@ -244,8 +297,13 @@ impl Connection {
         self.answered = self.answered.max(to);
         let seq = self.answers_seq.wrapping_add(from as u32);
         let payload = self.answers[from..to].to_vec();
-        let packet = Packet::new(self.ends.server, self.ends.client, seq, ack, payload);
-        kernel.server(&packet.build()?)?;
+        let mut packet = Packet::new(self.ends.server, self.ends.client, seq, ack, payload);
+        if self.paces {
+            packet.window = rng.u16(..4000);
+        }
+        let window = kernel.server(&packet)?;
+        self.history.push(format!("window {} became {window}", packet.window));
+        self.advertised(&packet, window)?;
         self.host.flow.server_high = self.answers_seq.wrapping_add(self.answered as u32);
         self.host.acknowledge(ack);
         self.was_closed |= self.host.flow.state == state::CLOSED;

@@ -4,12 +4,18 @@ use ws_guard_common::{
     flow::{Flow, SETTLED_NS},
     maps::{FlowKey, name, program},
 };
-use ws_guard_testkit::programs::{Programs, Raw, Run, object};
+use ws_guard_testkit::{
+    packets::Packet,
+    programs::{Programs, Raw, Run, object},
+};
 
 /// The port that is protected.
 pub const PORT: u16 = 80;
 const PROGRAMS: [&str; 3] = [program::XDP_INGRESS, program::TC_INGRESS, program::TC_EGRESS];
 const XDP_PASS: u32 = 2;
+/// Where the TCP header's window is, in an Ethernet frame without IP options.
+const WINDOW_V4: usize = 14 + 20 + 14;
+const WINDOW_V6: usize = 14 + 40 + 14;
 /// TC_ACT_UNSPEC: the next program decides.
 const TC_UNSPEC: u32 = u32::MAX;
 /// A batch's flows and sources, and no more: the tables are allocated whole.
@@ -59,12 +65,17 @@ impl Kernel {
         Ok((verdict == pass).then_some(packet))
     }
 
-    /// A packet of the server: no policy here drops any but 101s of throttled sources.
-    pub fn server(&self, packet: &[u8]) -> Result<()> {
-        let run = self.programs.run(program::TC_EGRESS, packet)?;
+    /// A packet of the server: no policy here drops any but 101s of throttled sources. Its window as it
+    /// comes out, which is all that may be changed.
+    pub fn server(&self, packet: &Packet) -> Result<u16> {
+        let run = self.programs.run(program::TC_EGRESS, &packet.build()?)?;
         ensure!(run.verdict == TC_UNSPEC, "a packet of the server is dropped");
-        ensure!(run.packet == packet, "a packet of the server is changed");
-        Ok(())
+        let at = if packet.from.is_ipv4() { WINDOW_V4 } else { WINDOW_V6 };
+        let field = run.packet.get(at..at + 2).context("a packet without a window")?;
+        let window = u16::from_be_bytes(field.try_into()?);
+        let wanted = Packet { window, ..packet.clone() }.build()?;
+        ensure!(run.packet == wanted, "a packet of the server is changed");
+        Ok(window)
     }
 
     pub fn flow(&mut self, key: FlowKey) -> Result<Option<Flow>> {

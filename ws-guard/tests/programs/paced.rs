@@ -272,7 +272,7 @@ fn shrunk() -> Vec<Case> {
     vec![
         // The edge that is kept stays, and the server's TCP has its own.
         filled(offers(
-            offers(held("a server shrinks its window while it is held"), PINGS, 2),
+            offers(held("a server shrinks its window while it is held"), PINGS, 1),
             PINGS,
             10,
         ))
