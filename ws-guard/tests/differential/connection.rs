@@ -166,7 +166,7 @@ impl Connection {
     /// A segment of the client, through the programs and the tracker. Both have to agree.
     pub fn client(
         &mut self,
-        kernel: &Kernel,
+        kernel: &mut Kernel,
         (limits, source): (&Limits, &mut budget::Source),
         seq: u32,
         payload: &mut [u8],
@@ -176,15 +176,12 @@ impl Connection {
         self.history.push(format!("client {at}..{} {checksum:?}", at + payload.len() as i32));
         let packet = Packet { checksum, ..self.packet(seq, payload) };
         let built = packet.build()?;
+        let probes = kernel.probes()?;
         let out = kernel.client(self.hook, &built)?;
-        if self.is_beyond(seq, payload.len()) {
-            // One new byte may be a probe, and pass.
-            let probe = payload.len() == 1 && self.edge == Some(seq);
-            ensure!(out.is_none() || probe, "beyond the edge, and not dropped");
-            if out.is_none() {
-                self.beyond += 1;
-                return Ok(Verdict::Drop(Reason::Changed));
-            }
+        if self.is_beyond(seq, payload.len()) && kernel.probes()? == probes {
+            ensure!(out.is_none(), "beyond the edge, and not dropped");
+            self.beyond += 1;
+            return Ok(Verdict::Drop(Reason::Changed));
         }
         let dropped = limits.action == action::DROP && self.budget.is_over();
         let verdict = if dropped {

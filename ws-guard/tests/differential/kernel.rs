@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
     flow::{Flow, SETTLED_NS},
-    maps::{FlowKey, name, program},
+    maps::{Counter, FlowKey, name, program},
 };
 use ws_guard_testkit::{
     packets::Packet,
@@ -76,6 +76,11 @@ impl Kernel {
         let wanted = Packet { window, ..packet.clone() }.build()?;
         ensure!(run.packet == wanted, "a packet of the server is changed");
         Ok(window)
+    }
+
+    /// How many segments passed a held edge as probes, of one new byte: which ones is a matter of time.
+    pub fn probes(&mut self) -> Result<u64> {
+        Ok(self.programs.counters()?.get(Counter::Probes))
     }
 
     pub fn flow(&mut self, key: FlowKey) -> Result<Option<Flow>> {
