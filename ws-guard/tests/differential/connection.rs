@@ -206,7 +206,9 @@ impl Connection {
         if self.paces && self.budget.is_over() && self.edge.is_none() {
             // A server that is not heard for a second lets it be policed.
             let since = *self.over_since.get_or_insert_with(Instant::now);
-            self.abandoned = (since.elapsed() > PROMPT).then_some(Abandoned::Stalled);
+            if since.elapsed() > PROMPT {
+                self.abandoned = Some(Abandoned::Stalled);
+            }
         }
         let end = seq.wrapping_add(len as u32);
         len > 0 && self.edge.is_some_and(|edge| after(end, edge))
