@@ -68,11 +68,13 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// The file at `path`, if its directory can be written; else none, with a warning.
+    /// The file at `path`, if its directory can be written and nothing else than a file would be
+    /// replaced there; else none, with a warning.
     pub fn new(path: &Path) -> Option<StateFile> {
         let file = StateFile { path: path.to_owned() };
         let writable = fs::create_dir_all(file.dir())
-            .and_then(|()| tempfile::NamedTempFile::new_in(file.dir()).map(drop));
+            .and_then(|()| tempfile::NamedTempFile::new_in(file.dir()).map(drop))
+            .and_then(|()| replaceable(path));
         match writable {
             Ok(()) => Some(file),
             Err(error) => {
@@ -132,6 +134,16 @@ impl StateFile {
         file.persist(&self.path)?;
         // The name has to reach the disk as well.
         File::open(self.dir())?.sync_all()
+    }
+}
+
+/// Whether a file may take the place of what is at `path`: `/dev/null` is one for all programs.
+fn replaceable(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            Err(io::Error::other("it is a pipe, a device or a directory"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -260,6 +272,22 @@ mod tests {
                 until: Some(Timestamp(UNIX_EPOCH + Duration::from_secs(1_700_000_000))),
                 ban: true,
             }],
+        }
+    }
+
+    #[test]
+    fn only_files_are_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("directory")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", path("device")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        for name in ["directory", "device", "socket"] {
+            assert!(StateFile::new(&path(name)).is_none(), "{name}");
+        }
+        fs::write(path("file"), "").unwrap();
+        for name in ["file", "none yet"] {
+            assert!(StateFile::new(&path(name)).is_some(), "{name}");
         }
     }
 
