@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, error::ErrorKind};
+use clap::{Args, builder::BoolishValueParser, error::ErrorKind};
 
 use crate::{
     domain::proxies::TrustedProxies,
@@ -39,10 +39,10 @@ pub struct AccessFlags {
         conflicts_with_all = ["user_from", "region_from", "token_key"])]
     token_secret: Option<PathBuf>,
     /// Refuse clients that do not say who they are
-    #[arg(long)]
+    #[arg(long, env = "WS_GUARD_REQUIRE_USER", value_parser = BoolishValueParser::new())]
     require_user: bool,
     /// Trusted proxies begin each connection with the PROXY protocol, version 1 or 2
-    #[arg(long)]
+    #[arg(long, env = "WS_GUARD_PROXY_PROTOCOL", value_parser = BoolishValueParser::new())]
     proxy_protocol: bool,
 }
 

@@ -79,7 +79,8 @@ pub struct ServerFlags {
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     shards: Option<u16>,
     /// Do not agree to permessage-deflate
-    #[arg(long)]
+    #[arg(long, env = "WS_GUARD_NO_COMPRESSION",
+        value_parser = clap::builder::BoolishValueParser::new())]
     no_compression: bool,
     /// Connections of one user at a time; above that a handshake is answered with 429
     #[arg(

@@ -101,6 +101,7 @@ pub struct Serve {
         value_name = "CIDR|private|none",
         env = "WS_GUARD_TRUSTED_PROXY",
         value_delimiter = ',',
+        value_parser = proxy,
         default_value = "none"
     )]
     trusted_proxy: Vec<String>,
@@ -117,6 +118,13 @@ pub struct Serve {
     otlp_endpoint: Option<Endpoint>,
     #[command(flatten)]
     server: ServerFlags,
+}
+
+/// One of the trusted proxies, so that what is wrong with it is told with the name of who gave it.
+fn proxy(text: &str) -> Result<String, String> {
+    let mut trusted = TrustedProxies::of(&[]);
+    trusted.clear();
+    trusted.add(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 impl Serve {
