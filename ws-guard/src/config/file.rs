@@ -3,10 +3,8 @@
 //! several, and the settings.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     ops::Range,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -17,12 +15,10 @@ use toml::{
 
 use super::{
     layers::{Given, Place, Problem},
+    regular,
     server::SECTION,
 };
 use crate::domain::{overrides::Overrides, setting::closest};
-
-/// A file larger than this is none of ours.
-const LARGEST: u64 = 1 << 20;
 
 /// The values of a file, each with its place.
 #[derive(Default)]
@@ -37,27 +33,12 @@ pub fn read(path: &Path) -> Result<String, Problem> {
         place: Place::File { path: path.to_owned(), line: 0, key: String::new() },
         message: what,
     };
-    let mut text = String::new();
-    let read = open(path).and_then(|file| file.take(LARGEST + 1).read_to_string(&mut text));
-    match read {
-        Err(error) => Err(problem(format!(
-            "cannot be read ({error}): check --config and the file's permissions"
-        ))),
-        Ok(length) if length as u64 > LARGEST => {
-            Err(problem("is larger than 1 MiB: name a configuration file".into()))
-        }
-        Ok(_) => Ok(text),
-    }
-}
-
-/// Open a file that can be read again and again. A pipe gives its text once, and whoever waits for
-/// one may wait for ever.
-fn open(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() {
-        return Ok(file);
-    }
-    Err(io::Error::other("it is a pipe, a device or a directory: write the settings to a file"))
+    let text = regular::read(path).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
+    });
+    text.map_err(|error| {
+        problem(format!("cannot be read ({error}): check --config and the file's permissions"))
+    })
 }
 
 /// Take a file's text apart. `known` are the keys that may be in it, beside the companion server's

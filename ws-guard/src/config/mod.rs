@@ -3,6 +3,7 @@
 
 mod file;
 mod layers;
+pub mod regular;
 pub mod reloadable;
 pub mod server;
 mod settings;

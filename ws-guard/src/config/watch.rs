@@ -1,12 +1,12 @@
-//! Notices that the configuration file has changed.
+//! Notices that a file of settings, a key or a certificate has changed.
 
 use std::{path::PathBuf, time::Duration};
 
-use super::file;
+use super::regular;
 
 /// How often the file is looked at. A file this small costs less to read than a watch on a
-/// directory that a ConfigMap swaps by symbolic link is worth: what is compared is the text
-/// itself, so that replacing, renaming, deleting and coming back need no cases of their own.
+/// directory that a ConfigMap swaps by symbolic link is worth: what is compared are the bytes
+/// themselves, so that replacing, renaming, deleting and coming back need no cases of their own.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Wait until a file changes; for ever without one.
@@ -20,8 +20,8 @@ pub async fn changed(watch: &mut Option<Watch>) {
 /// Watches one file by its content.
 pub struct Watch {
     path: PathBuf,
-    /// Its text, or why it cannot be read, when last looked at.
-    last: Result<String, String>,
+    /// Its bytes, or why it cannot be read, when last looked at.
+    last: Result<Vec<u8>, String>,
 }
 
 impl Watch {
@@ -48,7 +48,27 @@ impl Watch {
         }
     }
 
-    fn look(path: &std::path::Path) -> Result<String, String> {
-        file::read(path).map_err(|problem| problem.to_string())
+    fn look(path: &std::path::Path) -> Result<Vec<u8>, String> {
+        regular::read(path).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What is in front of a certificate may be in any encoding.
+    #[tokio::test]
+    async fn files_that_are_not_utf8_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("certificate.pem");
+        fs::write(&path, b"subject=O = M\xfcller\n1").unwrap();
+        let mut watch = Watch::new(path.clone());
+        fs::write(&path, b"subject=O = M\xfcller\n2").unwrap();
+        watch.changed().await;
+        let changed = tokio::time::timeout(INTERVAL * 3, watch.changed()).await;
+        assert!(changed.is_err(), "it did not change again");
     }
 }

@@ -16,7 +16,10 @@ use tokio_rustls::{
     },
 };
 
-use crate::config::watch::{self, Watch};
+use crate::config::{
+    regular,
+    watch::{self, Watch},
+};
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -109,9 +112,17 @@ impl Tls {
 /// A chain of certificates in PEM, of at least one.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let in_file = |error| TlsError::File(path.into(), error);
-    let chain = CertificateDer::pem_file_iter(path).map_err(in_file)?;
+    let bytes = regular::read(path).map_err(|error| in_file(pem::Error::Io(error)))?;
+    let chain = CertificateDer::pem_slice_iter(&bytes);
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(in_file)?;
     if chain.is_empty() { Err(TlsError::Empty(path.into())) } else { Ok(chain) }
+}
+
+/// A private key in PEM.
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bytes = regular::read(path).map_err(pem::Error::Io);
+    let key = bytes.and_then(|bytes| PrivateKeyDer::from_pem_slice(&bytes));
+    key.map_err(|error| TlsError::File(path.into(), error))
 }
 
 /// Who checks the certificates of clients.
@@ -140,8 +151,7 @@ fn read(
     clients: Option<&Clients>,
 ) -> Result<ServerConfig, TlsError> {
     let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key);
-    let private = private.map_err(|error| TlsError::File(key.into(), error))?;
+    let private = private_key(key)?;
     let unusable = |error| TlsError::Unusable(certificate.into(), key.into(), error);
     let provider = Arc::new(ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider.clone())

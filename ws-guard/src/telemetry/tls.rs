@@ -5,14 +5,10 @@ use std::{env, path::PathBuf, sync::Arc};
 
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        self, ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{PrivateKeyDer, pem::PemObject},
-    },
+    rustls::{self, ClientConfig, RootCertStore, crypto::ring},
 };
 
-use crate::server::tls::{TlsError, certificates};
+use crate::server::tls::{TlsError, certificates, private_key};
 
 /// Certificates in PEM to trust, in place of those that the system trusts.
 const TRUSTED: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
@@ -49,8 +45,7 @@ pub fn connector() -> Result<TlsConnector, TrustError> {
         (None, None) => builder.with_no_client_auth(),
         (Some(chain), Some(key)) => {
             let chain = certificates(&chain).map_err(|error| in_file(CHAIN, error))?;
-            let private = PrivateKeyDer::from_pem_file(&key);
-            let private = private.map_err(|error| in_file(KEY, TlsError::File(key, error)))?;
+            let private = private_key(&key).map_err(|error| in_file(KEY, error))?;
             let config = builder.with_client_auth_cert(chain, private);
             config.map_err(|error| TrustError::Unusable(CHAIN, error))?
         }

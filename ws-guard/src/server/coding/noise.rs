@@ -20,11 +20,14 @@ use snow::{
 };
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 
-use crate::server::{
-    negotiation::Choice,
-    pool,
-    protocol::{Kind, Message, ProtocolError},
-    turn::Turn,
+use crate::{
+    config::regular,
+    server::{
+        negotiation::Choice,
+        pool,
+        protocol::{Kind, Message, ProtocolError},
+        turn::Turn,
+    },
 };
 
 /// The handshake's name, which a client has to use as well.
@@ -61,7 +64,9 @@ impl fmt::Debug for NoiseKey {
 /// Why a file is no such key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("it cannot be read as PEM ({0})")]
+    #[error("it cannot be read")]
+    File(#[from] std::io::Error),
+    #[error("it is no private key in PEM")]
     Pem(#[from] tokio_rustls::rustls::pki_types::pem::Error),
     #[error("it is no X25519 key; make one with `openssl genpkey -algorithm x25519`")]
     NotX25519,
@@ -73,7 +78,7 @@ const PKCS8: [u8; 16] = [0x30, 0x2E, 2, 1, 0, 0x30, 5, 6, 3, 0x2B, 0x65, 0x6E, 4
 impl NoiseKey {
     /// Read a private key in PEM, as `openssl genpkey -algorithm x25519` makes it.
     pub fn from_file(path: &Path) -> Result<NoiseKey, KeyError> {
-        let key = PrivateKeyDer::from_pem_file(path)?;
+        let key = PrivateKeyDer::from_pem_slice(&regular::read(path)?)?;
         let private = key.secret_der().strip_prefix(&PKCS8).ok_or(KeyError::NotX25519)?;
         let private = private.try_into().map_err(|_| KeyError::NotX25519)?;
         NoiseKey::from_private(private).ok_or(KeyError::NotX25519)

@@ -8,6 +8,7 @@ use jsonwebtoken::{Validation, decode};
 use serde::Deserialize;
 
 use self::key::{Key, KeyError};
+use crate::config::regular;
 
 /// What tokens are checked with: a key, and algorithms of one family, so that a public key is never
 /// taken for a shared secret.
@@ -37,12 +38,12 @@ impl From<Key> for TokenKey {
 impl TokenKey {
     /// Read a public key in PEM.
     pub fn public(path: &Path) -> Result<TokenKey, KeyError> {
-        Ok(key::public(&key::read(path)?)?.into())
+        Ok(key::public(&regular::read(path)?)?.into())
     }
 
     /// Read a secret that is shared with whoever signs.
     pub fn shared(path: &Path) -> Result<TokenKey, KeyError> {
-        Ok(key::shared(&key::read(path)?)?.into())
+        Ok(key::shared(&regular::read(path)?)?.into())
     }
 
     /// What a token says, if it is valid. One that demands something of its reader is not: there is
