@@ -194,6 +194,7 @@ fn name(text: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, NotAName> {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
     use serde_json::{Value, json};
 
@@ -354,6 +355,27 @@ mod tests {
             let request = request("/", &[("authorization", &format!("Bearer {token}"))]);
             let checked = access.check(&request, false, None);
             assert_eq!(checked.is_ok(), crit.is_none(), "{crit:?}: {checked:?}");
+        }
+    }
+
+    /// Members that are no extension's list and nobody's name, but are there.
+    #[test]
+    fn malformed_demands_are_demands() {
+        let key = TokenKey::from(key::shared(SECRET).unwrap());
+        let end = get_current_timestamp() + 600;
+        let valid = |header: &str, more: &str| {
+            let parts = [header.to_owned(), format!(r#"{{"sub":"u-7","exp":{end}{more}}}"#)];
+            let signed = parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+            let signer = EncodingKey::from_secret(SECRET);
+            let mark = jsonwebtoken::crypto::sign(signed.as_bytes(), &signer, Algorithm::HS256);
+            key.claims(&format!("{signed}.{}", mark.unwrap())).is_some()
+        };
+        assert!(valid(r#"{"alg":"HS256","typ":"JWT"}"#, ""));
+        for crit in ["null", r#""cnf""#, "[]", "{}", "7", r#"["b64"]"#] {
+            assert!(!valid(&format!(r#"{{"alg":"HS256","crit":{crit}}}"#), ""), "{crit}");
+        }
+        for aud in ["null", "7", "{}", r#""chat""#, r#"["chat"]"#] {
+            assert!(!valid(r#"{"alg":"HS256"}"#, &format!(r#","aud":{aud}"#)), "{aud}");
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod key;
 
 use std::path::Path;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Validation, decode};
 use serde::Deserialize;
 
@@ -24,6 +25,21 @@ pub struct TokenKey {
 pub struct Claims {
     pub sub: Option<String>,
     pub region: Option<String>,
+    /// Whom it is meant for: others than us, who have no name to be meant by (RFC 7519, 4.1.3).
+    #[serde(default, deserialize_with = "whatever")]
+    aud: bool,
+}
+
+/// What a token's header demands of its reader, whatever it looks like.
+#[derive(Deserialize)]
+struct Demands {
+    #[serde(default, deserialize_with = "whatever")]
+    crit: bool,
+}
+
+/// True where a member is there, also as null.
+fn whatever<'de, D: serde::Deserializer<'de>>(member: D) -> Result<bool, D::Error> {
+    serde::de::IgnoredAny::deserialize(member).map(|_| true)
 }
 
 impl From<Key> for TokenKey {
@@ -49,8 +65,10 @@ impl TokenKey {
     /// What a token says, if it is valid. One that demands something of its reader is not: there is
     /// no extension that is known here (RFC 7515, 4.1.11).
     pub fn claims(&self, token: &str) -> Option<Claims> {
-        let data = decode::<Claims>(token, &self.key.decoding, &self.validation).ok()?;
-        data.header.crit.is_none().then_some(data.claims)
+        let claims = decode::<Claims>(token, &self.key.decoding, &self.validation).ok()?.claims;
+        let header = URL_SAFE_NO_PAD.decode(token.split('.').next()?).ok()?;
+        let demands: Demands = serde_json::from_slice(&header).ok()?;
+        (!demands.crit && !claims.aud).then_some(claims)
     }
 }
 
