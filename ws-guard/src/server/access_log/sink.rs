@@ -3,13 +3,15 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// The file's name, and what happened to what was written there.
 #[derive(Debug)]
@@ -55,8 +57,15 @@ impl Target {
     }
 }
 
+/// Open a file to append to. A pipe that nobody reads is an error at once: whoever waits for a reader
+/// may wait for ever, and does not hear that the server shall end.
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    let mut options = OpenOptions::new();
+    let file = options.append(true).create(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    // Lines are written by a thread that may wait.
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(file)
 }
 
 /// Writes lines, and counts those that cannot be written.
@@ -128,6 +137,22 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (target, mut sink) = Target::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(target.reopen().is_err() && Target::open(&path).is_err());
+        let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        target.reopen().unwrap();
+        sink.write_all(b"1\n").unwrap();
+        let mut line = [0; 2];
+        io::Read::read_exact(&mut reader.unwrap(), &mut line).unwrap();
+        assert_eq!(&line, b"1\n");
+    }
 
     #[test]
     fn a_renamed_file_is_left_and_a_new_one_begun() {
