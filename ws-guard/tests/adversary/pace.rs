@@ -236,6 +236,8 @@ fn one_connection_after_the_other() -> Result<()> {
     println!("{taken} bytes in {:?}, {most} may", start.elapsed());
     ensure!(CONNECTIONS * WINDOW > most, "a busy machine: {CONNECTIONS} windows are no more");
     ensure!(taken < most, "{taken} bytes, {most} may in {:?}", start.elapsed());
+    stage.finish()
+}
 
 /// A connection over its limit that has sent what its held window had room for, in the middle of a long
 /// message.
