@@ -368,11 +368,15 @@ impl Flow {
         self.flags &= !REWOUND;
     }
 
-    /// Fewer pings of the newest segment passed than [`Flow::commit`] was told.
+    /// Of the newest segment `pings` fewer passed than [`Flow::commit`] was told: the last `over` of them did
+    /// not.
+    ///
+    /// Where others in a merged checkpoint were defused before them, none of them is among those that pass.
     #[inline(always)]
-    pub fn take_back(&mut self, pings: u32) {
+    pub fn take_back(&mut self, pings: u32, over: u32) {
         let checkpoint = self.newest();
-        checkpoint.passed = checkpoint.passed.saturating_sub(pings as u16);
+        let most = (checkpoint.pings as u32).saturating_sub(over) as u16;
+        checkpoint.passed = if checkpoint.passed < most { checkpoint.passed } else { most };
         self.defused += pings as u64;
         self.mixed = 1;
     }

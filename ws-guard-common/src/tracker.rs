@@ -460,6 +460,7 @@ impl Walk {
         if self.tracker.flags & COMMON != FROM_CLIENT
             || crate::seq::before(next, self.fresh_begin)
             || crate::seq::before(next, self.fresh_complete)
+            || self.steps < SPRINT
         {
             return false;
         }
@@ -505,6 +506,8 @@ impl Walk {
             return false;
         }
         self.sees(i);
+        // This step is counted.
+        self.steps -= i - 1;
         self.frames += i;
         self.pings = pings;
         (self.tracker.next, self.tracker.mark) = (next, mark);

@@ -1,8 +1,9 @@
 //! One fixture for each error that the property tests found.
 
 use ws_guard_common::{
-    flow::{Acknowledged, CHECKPOINTS, OLDEST_ACK, state},
+    flow::{Acknowledged, CHECKPOINTS, Flow, OLDEST_ACK, state},
     replay::{Mode, Reason, Replay, Verdict},
+    tracker::{Step, Walk},
     window::{Rate, RateWindow},
 };
 use ws_guard_oracle::guard::Allowance;
@@ -247,4 +248,38 @@ fn a_frame_does_not_end_before_its_own_header() {
     assert_eq!(replay.flow.client.resume(), (1 << 30) + 5);
     pass(&mut replay, 14, &[0x89; 100]);
     assert_eq!((replay.flow.frames_in, replay.flow.pings_in), (1, 0));
+}
+
+#[test]
+fn headers_that_are_skipped_at_once_count_as_steps() {
+    // As many frames as these bytes could hold if all had a key, and more.
+    let payload = [[0x81, 0].repeat(40), [0x89, 0x80, 0, 0, 0, 0].repeat(45)].concat();
+    let verdict = guarded().client(0, &mut payload.clone(), &mut Allowance::new(0));
+    assert_eq!(verdict, Verdict::Drop(Reason::Unreadable));
+}
+
+#[test]
+fn what_is_taken_back_of_a_merged_checkpoint_is_what_it_got() {
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    let mut flow = Flow::default();
+    flow.open(0, 0, 0, 1);
+    let commit = |flow: &mut Flow, pings: usize, passed: u32| {
+        let (start, payload) = (flow.client, ping.repeat(pings));
+        let mut walk = Walk::new(start, &start, start.next, payload.len() as u32);
+        walk.budget = Walk::UNLIMITED;
+        assert_eq!(walk.run(&mut &payload[..]), Step::Done);
+        flow.commit(&start, &walk, passed);
+    };
+    for _ in 0..CHECKPOINTS {
+        commit(&mut flow, 1, 1);
+    }
+    let newest = |flow: &Flow| flow.checkpoints[CHECKPOINTS - 1];
+    // Three of four pass.
+    commit(&mut flow, 4, 4);
+    flow.take_back(1, 1);
+    assert_eq!((newest(&flow).pings, newest(&flow).passed), (5, 4));
+    // Whatever follows is behind one that did not.
+    commit(&mut flow, 6, 6);
+    flow.take_back(2, 2);
+    assert_eq!((newest(&flow).pings, newest(&flow).passed), (11, 4));
 }

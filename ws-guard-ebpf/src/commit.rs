@@ -116,7 +116,7 @@ fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> 
     let charged = answer & sources::KEPT;
     let kept = if charged < passed { charged } else { passed };
     if kept < passed {
-        take_back(flow, passed - kept);
+        take_back(flow, passed - kept, pings - kept);
     }
     if kept == pings {
         return true;
@@ -139,9 +139,9 @@ fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> 
 
 /// Fewer pings pass than the flow was told.
 #[inline(always)]
-pub fn take_back(flow: &mut Flow, pings: u32) {
+pub fn take_back(flow: &mut Flow, pings: u32, over: u32) {
     locked(flow, |flow| {
-        flow.take_back(pings);
+        flow.take_back(pings, over);
     });
 }
 

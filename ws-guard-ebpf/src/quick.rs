@@ -108,7 +108,7 @@ pub fn ping<P: Packet>(
     if answer & (sources::KEPT | sources::OBSERVED) != 0 {
         return Verdict::Pass;
     }
-    take_back(flow, 1);
+    take_back(flow, 1, 1);
     if answer & sources::DROP != 0 {
         return Verdict::Drop;
     }

@@ -82,6 +82,12 @@ fn frames() -> Vec<Case> {
             .dropped()
             .violates(&[Violation::Unmasked; 216])
             .counts(&[(DroppedUnreadable, 1), (Tracked, 1)]),
+        case("more frames than a client's, most of which are skipped at once")
+            .open()
+            .client([[0x81, 0].repeat(40), pings(45)].concat())
+            .dropped()
+            .violates(&[Violation::Unmasked; 40])
+            .counts(&[(DroppedUnreadable, 1), (Tracked, 1)]),
         case("frames without a key")
             .open()
             .client([0x81, 0].repeat(16))
