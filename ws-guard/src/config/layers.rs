@@ -1,10 +1,12 @@
 //! Where values come from, which of them wins, and everything that is wrong with them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::PathBuf,
 };
+
+use ipnet::IpNet;
 
 use super::{
     file::{self, FileLayer},
@@ -290,11 +292,22 @@ fn check_cidrs(
     cidrs: &[Given],
     problems: &mut Vec<Problem>,
 ) {
-    for network in std::mem::take(&mut settings.policy.cidrs) {
-        let cidr = network.cidr;
+    let whole = |cidr: IpNet| {
         let single = cidr.prefix_len() == cidr.max_prefix_len();
         let meant = if single { Meant::Address(cidr.addr()) } else { Meant::Network(cidr) };
-        match prefixes.exemption(meant) {
+        prefixes.exemption(meant)
+    };
+    let mut seen = BTreeSet::new();
+    for given in cidrs {
+        let network = parse_network(&given.text).ok().and_then(|network| whole(network.cidr).ok());
+        if let Some(cidr) = network.filter(|cidr| !seen.insert(*cidr)) {
+            let message = format!("{cidr} has settings already: give them in one place");
+            problems.push(Problem { place: given.place.clone(), message });
+        }
+    }
+    for network in std::mem::take(&mut settings.policy.cidrs) {
+        let cidr = network.cidr;
+        match whole(cidr) {
             Ok(cidr) => settings.policy.add_cidr(NetworkPolicy { cidr, ..network }),
             Err(message) => {
                 let named = |given: &&Given| {

@@ -173,6 +173,9 @@ fn settings_of_their_own_are_checked_with_their_place() {
     assert!(found.contains("/guard.toml:3: cidr: max-ping-rate: \"0\" is out of range"), "{found}");
     let found = text(&file.replace("= 0", "= 1"));
     assert!(found.contains("/guard.toml:6: cidr: fd77::/96 is narrower than a source"), "{found}");
+    // The same network, in another form.
+    let found = text(&file.replace("= 0", "= 1").replace("fd77::/96", "::ffff:10.0.0.0/104"));
+    assert!(found.contains("/guard.toml:6: cidr: 10.0.0.0/8 has settings already"), "{found}");
 }
 
 /// What cannot be read again is refused at once: a pipe without a writer, a device, a folder.

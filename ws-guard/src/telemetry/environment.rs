@@ -2,6 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hyper::header::{HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+
 use super::Endpoint;
 
 /// How long a request to the collector may take, unless a variable says otherwise.
@@ -38,6 +41,22 @@ pub struct Signal {
     pub timeout: Duration,
     /// `a=1,b=2`.
     pub headers: String,
+}
+
+/// One item of [`Signal::headers`]: `name=value`, where the value may be percent-encoded.
+pub fn header(item: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = item.split_once('=')?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+    let value = percent_decode_str(value.trim()).decode_utf8_lossy();
+    Some((name, HeaderValue::from_str(&value).ok()?))
+}
+
+/// The value stays out of it: it is mostly a secret.
+fn wrong_header(variable: &str, item: &str) -> String {
+    let name = item.split_once('=').map_or("what has no =", |(name, _)| name.trim());
+    format!(
+        "{variable}: {name:?} is no header: write name=value, percent-encoded, with commas between them"
+    )
 }
 
 impl Environment {
@@ -95,7 +114,15 @@ impl Environment {
                 Duration::from_millis(parsed.ok_or_else(wrong)?)
             }
         };
-        let headers = self.of(name, "HEADERS").map_or_else(String::new, |(_, text)| text.into());
+        let headers = match self.of(name, "HEADERS") {
+            None => String::new(),
+            Some((variable, text)) => {
+                for item in text.split(',').filter(|item| !item.trim().is_empty()) {
+                    header(item).ok_or_else(|| wrong_header(&variable, item))?;
+                }
+                text.into()
+            }
+        };
         Ok(Some(Signal { address, secure, gzip, timeout, headers }))
     }
 
@@ -161,6 +188,21 @@ mod tests {
         assert_eq!(own.signal("METRICS", None), Ok(None));
         let off = environment(&[("OTEL_METRICS_EXPORTER", "none")]);
         assert_eq!(off.signal("METRICS", Some(&base())), Ok(None));
+    }
+
+    #[test]
+    fn headers_are_pairs_or_refused() {
+        let with = |text| {
+            environment(&[("OTEL_EXPORTER_OTLP_HEADERS", text)]).signal("TRACES", Some(&base()))
+        };
+        for text in ["api-key=abc, x = y=z,", "a=Bearer%20b%2C", "a="] {
+            assert_eq!(with(text).unwrap().unwrap().headers, text.trim());
+        }
+        for text in ["a b=secret", "a=b,secret", "=secret", "a=%0Asecret", "é=secret"] {
+            let error = with(text).unwrap_err();
+            assert!(error.starts_with("OTEL_EXPORTER_OTLP_HEADERS: "), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 
     #[test]

@@ -328,7 +328,7 @@ impl AtEdge {
     }
 
     /// A segment at so many bytes from the next one, of what the client has to say there.
-    fn from_next(&self, offset: i64, len: usize) -> Packet {
+    fn past_next(&self, offset: i64, len: usize) -> Packet {
         let at = i64::from(self.tcp.next.wrapping_sub(self.base)) + offset;
         let said = (at..at + len as i64)
             .map(|at| usize::try_from(at).ok().and_then(|at| self.stream.get(at)))
@@ -337,8 +337,8 @@ impl AtEdge {
     }
 
     /// The same at so many bytes from the edge.
-    fn from_edge(&self, offset: i64, len: usize) -> Packet {
-        self.from_next(i64::from(self.tcp.room()) + offset, len)
+    fn past_edge(&self, offset: i64, len: usize) -> Packet {
+        self.past_next(i64::from(self.tcp.room()) + offset, len)
     }
 
     /// The rest, as the pace lets it through: all was echoed as it was said.
@@ -359,8 +359,8 @@ type Attempt = fn(&mut AtEdge) -> Result<()>;
 /// Segments of many sizes, beyond the edge and partly beyond it.
 fn segments_beyond(at: &mut AtEdge) -> Result<()> {
     for len in [2, 3, 9, 128, 1000, SEGMENT] {
-        for from_edge in [0, 1, -1, 1 - len as i64, 20_000] {
-            at.tcp.send(&at.from_edge(from_edge, len))?;
+        for past_edge in [0, 1, -1, 1 - len as i64, 20_000] {
+            at.tcp.send(&at.past_edge(past_edge, len))?;
         }
     }
     Ok(())
@@ -385,8 +385,8 @@ const AGAIN: [usize; 3] = [1, 500, SEGMENT];
 fn again(at: &mut AtEdge) -> Result<()> {
     for len in AGAIN {
         let room = usize::try_from(at.tcp.room()).unwrap_or(0);
-        let across = at.from_next(-(len as i64), len + room + 1);
-        let before = at.from_next(-(len as i64), len);
+        let across = at.past_next(-(len as i64), len + room + 1);
+        let before = at.past_next(-(len as i64), len);
         for mut packet in [across, before].into_iter().filter(|p| p.payload.len() <= SEGMENT) {
             at.tcp.send(&packet)?;
             packet.payload[..len].fill(0x89);
@@ -407,14 +407,14 @@ fn gap(at: &mut AtEdge) -> Result<()> {
     // An old byte, as a persist timer sends it: the answer tells of the window.
     let room = |tcp: &RawTcp| tcp.room() >= 600;
     for _ in 0..PROBES {
-        at.tcp.send(&at.from_next(-1, 1))?;
+        at.tcp.send(&at.past_next(-1, 1))?;
         if at.tcp.wait(Duration::from_millis(200), room)? {
             break;
         }
     }
     ensure!(room(&at.tcp), "the edge does not move");
-    at.tcp.send(&at.from_edge(-300, 300))?;
-    at.tcp.send(&at.from_edge(-300, 301))?;
+    at.tcp.send(&at.past_edge(-300, 300))?;
+    at.tcp.send(&at.past_edge(-300, 301))?;
     segments_beyond(at)
 }
 
