@@ -5,7 +5,7 @@ use ws_guard_common::maps::{
 };
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
-use super::rows::{DEAREST, Hook, Opening, Row, pings};
+use super::rows::{COSTLIEST, Hook, Opening, Row, pings};
 
 /// A request that asks for no upgrade: read to its end, and forgotten.
 const PLAIN_REQUEST: &[u8] = b"GET /index.html HTTP/1.1\r\nHost: server\r\nAccept: */*\r\n\r\n";
@@ -60,14 +60,14 @@ fn filler(row: &dyn Fn(&'static str) -> Row) -> Row {
 fn crowded(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let full = |name, frame: &[u8], count: u64| {
         let row = row(name).payload(frame.repeat(count as usize));
-        row.work(&[(Tracked, 1), (Frames, count)]).acknowledged().times(DEAREST)
+        row.work(&[(Tracked, 1), (Frames, count)]).acknowledged().times(COSTLIEST)
     };
     let unmasked = row("720 frames without a key").payload([0x81, 0].repeat(720));
     vec![
         full("240 pongs", &[0x8A, 0x80, 1, 2, 3, 4], 240),
         full("240 empty fragments", &[0x00, 0x80, 1, 2, 3, 4], 240),
         full("240 frames of no known kind", &[0x83, 0x80, 1, 2, 3, 4], 240),
-        refused(unmasked, DroppedUnreadable).times(DEAREST),
+        refused(unmasked, DroppedUnreadable).times(COSTLIEST),
     ]
 }
 

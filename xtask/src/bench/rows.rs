@@ -122,9 +122,9 @@ const TC_SHOT: u32 = 2;
 const FURTHER: f64 = 8.0 / 53.0;
 
 /// What any packet may cost: 20 µs where one look-up takes 95 ns.
-pub const DEAREST: f64 = 20_000.0 / 95.0;
+pub const COSTLIEST: f64 = 20_000.0 / 95.0;
 /// What one may cost that needs no completed handshake: half of it.
-const DEAREST_SPOOFED: f64 = DEAREST / 2.0;
+const COSTLIEST_SPOOFED: f64 = COSTLIEST / 2.0;
 
 pub fn pings(count: usize) -> Vec<u8> {
     encode(&vec![Frame::ping([]); count])
@@ -290,7 +290,8 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
 /// read again and again.
 fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let first = |name, payload| {
-        let mut first = row(name).payload(payload).work(&[(Counter::Protected, 1)]).times(DEAREST);
+        let mut first =
+            row(name).payload(payload).work(&[(Counter::Protected, 1)]).times(COSTLIEST);
         (first.opening, first.again, first.forgotten) = (Opening::Handshake, true, true);
         first
     };
@@ -307,7 +308,7 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     let spoofed = |name, payload| {
         let mut spoofed = proxied(name, payload);
         spoofed.opening = Opening::Nothing;
-        spoofed.times(DEAREST_SPOOFED)
+        spoofed.times(COSTLIEST_SPOOFED)
     };
     let forwarded = format!("{BROWSER}X-Forwarded-For: 198.51.100.7\r\n");
     let hops = vec!["198.51.100.17"; 20].join(", ");

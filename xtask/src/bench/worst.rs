@@ -95,13 +95,13 @@ pub fn main(args: Args) -> Result<()> {
         tried += 1;
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
-            eprintln!("  {tried} packets tried, the dearest takes {} ns", dearest(&kinds));
+            eprintln!("  {tried} packets tried, the costliest takes {} ns", costliest(&kinds));
         }
     }
     let found = findings(&kinds);
     println!("{}", render(&found));
     let over = found.iter().filter(|found| found.ns > found.limit_ns).count();
-    println!("{tried} packets tried, {over} of the {} dearest over their limit", found.len());
+    println!("{tried} packets tried, {over} of the {} costliest over their limit", found.len());
     super::write("worst", &found)
 }
 
@@ -179,11 +179,11 @@ fn change(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
     }
 }
 
-fn dearest(kinds: &[Vec<Candidate>]) -> u64 {
+fn costliest(kinds: &[Vec<Candidate>]) -> u64 {
     kinds.iter().flatten().map(|candidate| candidate.ns).max().unwrap_or(0)
 }
 
-/// The dearest of each kind, the dearest first: those that can be spoofed, and the others.
+/// The costliest of each kind, the costliest first: those that can be spoofed, and the others.
 fn findings(kinds: &[Vec<Candidate>]) -> Vec<Found> {
     let mut all: Vec<Found> = kinds.iter().filter_map(|kind| kind.first()).map(found).collect();
     all.sort_by_key(|found| (!found.spoofable, std::cmp::Reverse(found.ns)));
@@ -213,10 +213,10 @@ fn found(candidate: &Candidate) -> Found {
 fn render(found: &[Found]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["WHO", "BEGAN AS", "BYTES", "NS", "LIMIT", ""]);
+    table.set_header(["SENDER", "BEGAN AS", "BYTES", "NS", "LIMIT", ""]);
     for found in found {
         table.add_row([
-            if found.spoofable { "anybody" } else { "a connection" }.to_owned(),
+            if found.spoofable { "anyone" } else { "a connection" }.to_owned(),
             found.row.to_owned(),
             (found.payload.len() / 2).to_string(),
             found.ns.to_string(),
