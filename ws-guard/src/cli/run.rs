@@ -94,7 +94,11 @@ impl Run {
 
 /// The variables of the flags that the companion server shares with `serve`.
 fn server_variables() -> Vec<String> {
-    let command = ServerFlags::augment_args(Command::new("server"));
+    variables(&ServerFlags::augment_args(Command::new("server")))
+}
+
+/// The variables of a command's flags.
+pub fn variables(command: &Command) -> Vec<String> {
     let variables = command.get_arguments().filter_map(Arg::get_env);
     variables.map(|name| name.to_string_lossy().into_owned()).collect()
 }

@@ -143,21 +143,7 @@ impl Inputs {
     /// Variables that look like ours and are not, with what may have been meant. `others` belong to
     /// flags that are no settings.
     pub fn unknown_variables(&self, others: &[String]) -> Vec<String> {
-        const ELSEWHERE: [&str; 4] =
-            ["WS_GUARD_CONTROL_SOCKET", "WS_GUARD_PIN_DIR", "WS_GUARD_CONFIG", OBJECT_VARIABLE];
-        let ours = POLICY.iter().map(Setting::variable).chain(RUN.iter().map(Setting::variable));
-        let known: Vec<String> =
-            ours.chain(ELSEWHERE.map(String::from)).chain(others.iter().cloned()).collect();
-        let names: Vec<&str> = known.iter().map(String::as_str).collect();
-        let strange = self
-            .environment
-            .keys()
-            .filter(|name| name.starts_with("WS_GUARD_") && !known.contains(name));
-        let hint = |name: &String| match closest(name, &names) {
-            Some(meant) => format!("{name} (did you mean {meant}?)"),
-            None => name.clone(),
-        };
-        strange.map(hint).collect()
+        unknown_variables(self.environment.keys(), others)
     }
 
     fn file_layer(
@@ -283,6 +269,26 @@ fn check_together(
         }
     }
     check_cidrs(settings, prefixes, cidrs, problems);
+}
+
+/// Those of `names` that look like variables of ours and are not, with what may have been meant. `others`
+/// belong to flags that are no settings.
+pub fn unknown_variables<'a>(
+    names: impl Iterator<Item = &'a String>,
+    others: &[String],
+) -> Vec<String> {
+    const ELSEWHERE: [&str; 4] =
+        ["WS_GUARD_CONTROL_SOCKET", "WS_GUARD_PIN_DIR", "WS_GUARD_CONFIG", OBJECT_VARIABLE];
+    let ours = POLICY.iter().map(Setting::variable).chain(RUN.iter().map(Setting::variable));
+    let known: Vec<String> =
+        ours.chain(ELSEWHERE.map(String::from)).chain(others.iter().cloned()).collect();
+    let texts: Vec<&str> = known.iter().map(String::as_str).collect();
+    let strange = names.filter(|name| name.starts_with("WS_GUARD_") && !known.contains(name));
+    let hint = |name: &String| match closest(name, &texts) {
+        Some(meant) => format!("{name} (did you mean {meant}?)"),
+        None => name.clone(),
+    };
+    strange.map(hint).collect()
 }
 
 /// Networks with settings of their own hold whole sources; a single address stands for its source.

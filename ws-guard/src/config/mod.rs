@@ -11,5 +11,5 @@ mod settings;
 mod tests;
 pub mod watch;
 
-pub use layers::{Arguments, ConfigError, Inputs, Place, Problem};
+pub use layers::{Arguments, ConfigError, Inputs, Place, Problem, unknown_variables};
 pub use settings::{LogFormat, RUN, RunSettings, Settings, listen_address};

@@ -20,10 +20,14 @@ mod follow;
 mod handler;
 
 pub use self::flags::ServerFlags;
-use super::{Global, run::log_to_stderr};
+use super::{
+    Global,
+    run::{log_to_stderr, variables},
+};
 use crate::{
     config::{
-        LogFormat, listen_address, reloadable::Reloadable, server::ServerSection, watch::Watch,
+        LogFormat, listen_address, reloadable::Reloadable, server::ServerSection,
+        unknown_variables, watch::Watch,
     },
     control::socket::Socket,
     domain::proxies::TrustedProxies,
@@ -130,6 +134,12 @@ fn proxy(text: &str) -> Result<String, String> {
 impl Serve {
     pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         log_to_stderr(LogFormat::Text, "info");
+        let given: Vec<String> =
+            std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        let own = variables(&Serve::augment_args(clap::Command::new("serve")));
+        for variable in unknown_variables(given.iter(), &own) {
+            tracing::warn!("{variable} is no setting of ws-guard, and is ignored");
+        }
         // Older than the first reading, so that no change is missed.
         let watch = self.config.clone().map(Watch::new);
         let section = self.config.as_deref().map(ServerSection::load).transpose()?;
