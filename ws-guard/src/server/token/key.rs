@@ -150,10 +150,13 @@ fn is_json(text: &[u8]) -> bool {
 }
 
 fn is_der(bytes: &[u8]) -> bool {
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    whole(SubjectPublicKeyInfo::from_der(bytes)).is_ok()
-        || whole(X509Certificate::from_der(bytes)).is_ok()
-        || whole(RSAPublicKey::from_der(bytes)).is_ok()
+    let is = |bytes| {
+        whole(SubjectPublicKeyInfo::from_der(bytes)).is_ok()
+            || whole(X509Certificate::from_der(bytes)).is_ok()
+            || whole(RSAPublicKey::from_der(bytes)).is_ok()
+    };
+    // A line break at the end may be an editor's, or the last byte of a signature.
+    is(bytes) || bytes.strip_suffix(b"\n").is_some_and(is)
 }
 
 /// What base64 or hexadecimal digits stand for.
@@ -289,6 +292,8 @@ mod tests {
             let refused = shared(bytes);
             assert!(matches!(refused, Err(KeyError::Public(_))), "{refused:?} {bytes:?}");
         }
+        let ends_in_line_break = br"MIIBHzCB0qADAgECAhQ2J9eQIEOXwcAMfvOb3lH1azKQczAFBgMrZXAwITEfMB0GA1UEAwwWcmNnZW4gc2VsZiBzaWduZWQgY2VydDAgFw03NTAxMDEwMDAwMDBaGA80MDk2MDEwMTAwMDAwMFowITEfMB0GA1UEAwwWcmNnZW4gc2VsZiBzaWduZWQgY2VydDAqMAUGAytlcAMhAN0awjcYAwgqlzWXnPYytklmBYyV8ayQprI9rIolH-choxowGDAWBgNVHREEDzANggtpc3N1ZXIudGVzdDAFBgMrZXADQQD_GZdaHI-oTzDa_inN3t3RJSxhaWqUCLhonBlwRiXt04ZaJYS-CtbljMYpPX2v7C9BZZAUfcJj7md-NKFziC4K";
+        assert!(matches!(shared(ends_in_line_break), Err(KeyError::Public(_))));
         for secret in [[b'a'; 64], [b':'; 64], [0; 64]] {
             assert!(shared(&secret).is_ok(), "{secret:?}");
         }
