@@ -7,12 +7,9 @@ use ws_guard_common::{
 use ws_guard_testkit::packets::{REQUEST, SWITCHING};
 
 use crate::{
-    case::{Case, Family, case, pings},
+    case::{Case, FLOOD, Family, case, pings},
     clients::{CLIENT, NOT_FOUND, of, request, v2},
 };
-
-/// Many times as many as the table of requests has room for.
-const FLOOD: u16 = 1_000;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = lengths();

@@ -2,10 +2,8 @@
 use ws_guard_common::{flow::state, maps::Counter::*};
 use ws_guard_testkit::packets::{REQUEST, SWITCHING, flag};
 
-use crate::case::{Case, case, pings};
+use crate::case::{Case, FLOOD, case, pings};
 
-/// Many times as many as the table of requests has room for.
-const FLOOD: u16 = 1_000;
 const PLAIN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
