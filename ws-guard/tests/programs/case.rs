@@ -157,7 +157,7 @@ pub fn case(name: &'static str) -> Case {
 
 /// Many times as many requests as their table has room for. What was looked up once stays longer, and on a
 /// busy machine, where each CPU has a list of its own, longer still.
-pub const FLOOD: u16 = 4_000;
+pub const FLOOD: u16 = 2_000;
 
 pub fn pings(count: usize) -> Vec<u8> {
     encode(&vec![Frame::ping([]); count])
