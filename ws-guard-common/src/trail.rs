@@ -402,6 +402,12 @@ impl Flow {
         self.trail != 0 || self.is_crowded() || len > SHORT
     }
 
+    /// The same of one that is yet to be committed.
+    #[inline(always)]
+    pub const fn will_need_trace(&self, len: u32) -> bool {
+        self.trail != 0 || self.kept + 1 >= CHECKPOINTS as u8 || len > SHORT
+    }
+
     /// The one trace of such a segment, of a header at `seq`.
     #[inline(always)]
     pub fn take_one(&mut self, seq: u32) {

@@ -63,8 +63,10 @@ fn take_over(
     locked(flow, |flow| {
         // What another CPU keeps behind a gap meanwhile, nobody has judged.
         let judged = (flow.held == 0) | (state.held != 0);
-        // More than there is room for come again in pieces, or once the server has acknowledged others.
-        let fits = (state.trail == 0) | (state.traces <= state.room);
+        // More than there is room for come again in pieces, or once the server has acknowledged others. So
+        // does what is not traced, where another CPU has begun a trail meanwhile.
+        let untraced = (state.trail == 0) & (flow.trail == 0);
+        let fits = untraced | (state.trail != 0) & (state.traces <= state.room);
         let stands =
             judged & fits & (flow.client == state.start) & (flow.state == flow::state::OPEN);
         if stands && valid(flow, state) {

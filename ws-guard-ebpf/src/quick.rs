@@ -58,6 +58,11 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
     let share = Rate { limit: scene.policy.share, ..scene.policy.rate };
     let mut fits = 0;
     let mut committed = false;
+    // Before the commit: no other CPU may read the trail without this header.
+    let traces = flow.will_need_trace(scene.segment.len);
+    if traces && !trail::enter(scene.now) {
+        return came_to::NOTHING;
+    }
     locked(flow, |flow| {
         if (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN) {
             if is_ping {
@@ -69,13 +74,18 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
             flow.commit(&start, &walk, walk.pings);
             flow.last_ns = scene.now;
             committed = true;
+            if !traces && flow.trail != 0 {
+                // Another CPU has begun one meanwhile.
+                flow.trace_anew();
+            }
         }
     });
     if !committed {
+        trail::leave();
         return came_to::NOTHING;
     }
-    if flow.needs_trace(scene.segment.len) {
-        trail::trace_one(scene.now, &start, word, walk.tracker.next);
+    if traces {
+        trail::trace_one(&start, word, walk.tracker.next);
     }
     count(&walk);
     let at = start.next.wrapping_sub(scene.segment.seq);

@@ -15,6 +15,7 @@ use aya_ebpf::{
     helpers::{bpf_for_each_map_elem, bpf_get_prandom_u32, bpf_map_delete_elem},
 };
 use ws_guard_common::{
+    flood::ClassWindow,
     flow::{Flow, state},
     maps::{Counter, EventKind, FLOWS_FAIL_CLOSED, FlowKey, Policy, SourceKey},
     source::{Source, millis},
@@ -189,6 +190,7 @@ unsafe extern "C" fn visit_released(
     if connections.has(flow) {
         flow.over_until = 0;
         flow.window.clear();
+        flow.classes = ClassWindow::default();
     }
     0
 }

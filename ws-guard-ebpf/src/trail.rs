@@ -230,15 +230,13 @@ pub fn looks(looks: bool) {
     }
 }
 
-/// A segment with one header was committed: leave a trace of that. Should another CPU have been faster,
-/// all that was traced counts no more.
+/// A segment with one header was committed, in the trail that is [entered](enter): leave a trace of that,
+/// and leave the trail. Should another CPU have been faster, all that was traced counts no more.
 #[inline(always)]
-pub fn trace_one(now: u64, start: &Tracker, word: u16, next: u32) {
-    if ws_guard_trail_enter(now) != 0 {
-        let trace = Trace::new(start, word);
-        ws_guard_trace(trace.seq, trace.mark, trace.word);
-        ws_guard_trace_one(start.next, next);
-    }
+pub fn trace_one(start: &Tracker, word: u16, next: u32) {
+    let trace = Trace::new(start, word);
+    ws_guard_trace(trace.seq, trace.mark, trace.word);
+    ws_guard_trace_one(start.next, next);
 }
 
 /// Leave this trace.
@@ -253,14 +251,14 @@ extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trace_one(seq: u32, next: u32) -> u32 {
-    let Some(flow) = flow() else {
+    let (Some(flow), traced) = (flow(), entered().is_some()) else {
         return 0;
     };
     locked(
         flow,
         #[inline(always)]
         |flow| {
-            if flow.trail != 0 && flow.client.next == next {
+            if traced && flow.trail != 0 && flow.client.next == next {
                 flow.take_one(seq);
             } else {
                 flow.trace_anew();
