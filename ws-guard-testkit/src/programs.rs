@@ -23,6 +23,7 @@ use ws_guard_common::{
         program,
     },
     source::Source,
+    trail::Trail,
 };
 
 use crate::tools;
@@ -66,6 +67,7 @@ pod!(
     SourceKey,
     Stranger,
     Suspect,
+    Trail,
     Tunnels
 );
 
@@ -281,6 +283,15 @@ impl Programs {
     pub fn flow(&mut self, key: FlowKey) -> Result<Option<Flow>> {
         let value = self.look_up::<_, Raw<Flow>>(name::FLOWS, Raw(key))?;
         Ok(value.map(|Raw(flow)| flow))
+    }
+
+    /// Another CPU is at the trail of a flow, or is no more.
+    pub fn set_trail_busy(&mut self, key: FlowKey, busy: bool) -> Result<()> {
+        let flow = self.flow(key)?.context("no such flow")?;
+        let index = u32::from(flow.trail).checked_sub(1).context("the flow has no trail")?;
+        let Raw(mut trail): Raw<Trail> = self.get(name::TRAILS, index)?;
+        trail.busy = busy.into();
+        self.set(name::TRAILS, index, Raw(trail))
     }
 
     /// Change a flow that there is, as another CPU or other programs would.

@@ -91,6 +91,8 @@ pub enum Step {
     Wait(Duration),
     /// The first connection's flow is different, as another CPU or other programs would make it.
     Flow(EditFlow),
+    /// Another CPU is at its trail, or is no more.
+    TrailBusy(bool),
     /// So many requests of other connections of the first one's address, which nobody answers.
     Requests(u16),
 }
@@ -265,6 +267,11 @@ impl Case {
 
     pub fn flow(mut self, edit: impl Fn(&mut Flow) + 'static) -> Case {
         self.steps.push(Step::Flow(Box::new(edit)));
+        self
+    }
+
+    pub fn trail_busy(mut self, busy: bool) -> Case {
+        self.steps.push(Step::TrailBusy(busy));
         self
     }
 

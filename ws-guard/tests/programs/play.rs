@@ -61,6 +61,9 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
             Step::Flow(edit) => {
                 programs.change_flow(FlowKey::new(first.client, first.server), edit)
             }
+            Step::TrailBusy(busy) => {
+                programs.set_trail_busy(FlowKey::new(first.client, first.server), *busy)
+            }
             Step::Wait(time) => {
                 thread::sleep(*time);
                 Ok(())

@@ -82,6 +82,15 @@ fn frames() -> Vec<Case> {
             .dropped()
             .violates(&[Violation::Unmasked; 216])
             .counts(&[(DroppedUnreadable, 1), (Tracked, 1)]),
+        case("a header that cannot be traced, for another CPU is at the trail, comes again")
+            .open()
+            .client(encode(&[Frame::text(&"x".repeat(300))]))
+            .trail_busy(true)
+            .client(pings(1))
+            .dropped()
+            .trail_busy(false)
+            .client_at(308, pings(1))
+            .counts(&[(DroppedNoCheckpoint, 1), (Frames, 2), (Pings, 1)]),
         case("more frames than a client's, most of which are skipped at once")
             .open()
             .client([[0x81, 0].repeat(40), pings(45)].concat())
