@@ -67,6 +67,9 @@ impl Counts {
     }
 }
 
+/// What the clocks of two CPUs may differ by, with room to spare: a coarse one has 4 ms at 250 Hz.
+const TICK_MS: u32 = 100;
+
 /// Frames of one connection by class, in windows that follow each other.
 ///
 /// The first frame after a window has ended begins the next one. So a connection that keeps to a limit
@@ -93,7 +96,9 @@ impl ClassWindow {
         window_ms: u32,
         frames: &Counts,
     ) -> u32 {
-        if now_ms.wrapping_sub(self.since_ms) >= window_ms {
+        // Another CPU's clock may have been a tick ahead.
+        let elapsed = now_ms.wrapping_add(TICK_MS).wrapping_sub(self.since_ms);
+        if elapsed >= window_ms.saturating_add(TICK_MS) {
             *self = ClassWindow { since_ms: now_ms, counts: Counts([0; CLASSES]) };
         }
         let mut over = 0;
@@ -163,6 +168,10 @@ mod tests {
             (6500, 3, 3),
             (7001, 10, 0),
             (7002, 1 << 31, 1 << 31),
+            // A window later, on a CPU whose clock is a tick ahead.
+            (8009, 10, 0),
+            (8005, 1, 1),
+            (8005 + (1 << 31), 11, 1),
         ] {
             assert_eq!(pongs(&mut window, now_ms, count), over, "{count} at {now_ms}");
         }

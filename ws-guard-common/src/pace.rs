@@ -34,6 +34,9 @@ pub const AT_FIRST: u32 = 256 << 10;
 pub const FIRSTS: u32 = 4 << 20;
 /// What a frame counts as at least, bytes: one of a few bytes costs a server no less.
 pub const FRAME: u32 = 256;
+/// Bytes of large frames after which the price is theirs, if small ones came before. Without it, a bucket
+/// full of small frames at the price of large ones costs no more than the next large frame.
+const CHEAPER: u32 = 8 * FRAME;
 /// The price of a byte in frames that are no smaller.
 const PRICE: u32 = 16;
 /// That minimum in bytes, unless the scale's unit is larger.
@@ -104,9 +107,10 @@ pub struct Hold {
     pub since_ms: u32,
     /// When the connection last got its minimum.
     pub moved_ms: u32,
-    /// When a probe last passed, or where the edge is not known what the server waits for.
+    /// When a probe last passed, or where the edge is not known what the server waits for; later than now
+    /// where that was a long segment.
     pub probed_ms: u32,
-    /// Bytes granted since pacing began.
+    /// Bytes granted since pacing began, before the first edge too.
     pub granted: u32,
     /// The server's own edge when pacing began.
     pub offered: u32,
@@ -138,8 +142,9 @@ impl Hold {
     }
 
     /// Find the price, now that the client's bytes up to `high` were let through, in which `frames` began:
-    /// that of the latest [`FRAME`] bytes or more. So a change of the frames' sizes is paid for once too
-    /// little, and on the way back once too much.
+    /// that of the latest [`FRAME`] bytes or more. It rises at once and falls within [`CHEAPER`] bytes. So the
+    /// bytes of one bucket may be paid for too little where the frames become smaller, and the next ones are
+    /// paid for too much.
     #[inline(always)]
     pub const fn appraise(&mut self, high: u32, frames: u32) {
         let bytes = high.wrapping_sub(self.priced_high) as u64;
@@ -150,7 +155,10 @@ impl Hold {
         let price = came * (PRICE * FRAME) as u64 / bytes;
         let price = if price < PRICE as u64 { PRICE as u64 } else { price };
         let most = (PRICE * FRAME) as u64;
-        self.price = if price < most { price as u32 } else { most as u32 };
+        let price = if price < most { price as u32 } else { most as u32 };
+        let weight = if bytes < CHEAPER as u64 { bytes as u32 } else { CHEAPER };
+        let fall = self.price.saturating_sub(price) * weight / CHEAPER;
+        self.price = if price > self.price { price } else { self.price - fall };
         (self.priced_high, self.priced_frames) = (high, frames);
     }
 
@@ -164,6 +172,16 @@ impl Hold {
             0 => AT_FIRST,
             _ => 0,
         }
+    }
+
+    /// How much of that was granted before there was an edge, and is still under way: the client's bytes up to
+    /// `high` were let through.
+    #[inline(always)]
+    pub const fn paid(&self, server: &Advertised, high: u32) -> u32 {
+        let under_way = if after(high, server.ack) { high.wrapping_sub(server.ack) } else { 0 };
+        let first = self.first(server);
+        let paid = if self.granted < under_way { self.granted } else { under_way };
+        if paid < first { paid } else { first }
     }
 
     /// How many bytes the server would open beyond the edge.
@@ -396,17 +414,51 @@ mod tests {
     #[test]
     fn small_frames_count_as_larger_ones() {
         let rate = 16 << 10;
-        for size in [6, 7, 131, 255] {
+        for size in (6..FRAME).step_by(3) {
             let (_, frames) = in_a_minute(rate, size);
             // The first second's worth has no price yet.
             let most = rate / size + 62 * rate / FRAME;
-            let least = 50 * rate / FRAME;
+            // In some stretches one frame more begins than in others, and the price falls slowly.
+            let least = 39 * rate / FRAME;
             assert!((least..most).contains(&frames), "{frames} frames of {size} bytes");
         }
         for size in [256, 1000, 100_000] {
             let (bytes, _) = in_a_minute(rate, size);
             assert!((59 * rate..=61 * rate).contains(&bytes), "{bytes} bytes in frames of {size}");
         }
+    }
+
+    /// The best that a client can do: it waits for a full bucket at the price of large frames, takes it all for
+    /// small ones, and sends large ones until the price has fallen.
+    #[test]
+    fn frames_of_two_sizes_cost_about_as_much() {
+        let (rate, seconds) = (16 << 10, 300);
+        let (mut hold, mut budget) = (Hold::default(), Budget::default());
+        let (mut small, mut large) = (0u32, 0u32);
+        hold.begin(10_000, 0, 0);
+        for ms in 10_000..10_000 + seconds * 1000 {
+            hold.appraise(small + large, small / 6 + large / 1000);
+            budget.fill(ms, rate);
+            if hold.price > PRICE {
+                large += budget.take(ms, rate, FRAME, hold.price);
+            } else if budget.taken == 0 {
+                small += budget.take(ms, rate, 60_000, hold.price);
+            }
+        }
+        let frames = small / 6 + large / 1000;
+        assert!(frames < 9 * seconds * rate / FRAME, "{frames} frames");
+    }
+
+    #[test]
+    fn what_is_under_way_is_paid_for_once() {
+        let mut hold = Hold::default();
+        hold.begin(0, 5000, 0);
+        hold.granted = 700;
+        let offers = server(4000, 8192, 0);
+        assert_eq!(hold.paid(&offers, 5000), 700);
+        assert_eq!(hold.paid(&offers, 4300), 300);
+        assert_eq!(hold.paid(&offers, 3000), 0);
+        assert_eq!(hold.paid(&server(4000, 200, 0), 5000), 200);
     }
 
     #[test]

@@ -19,9 +19,9 @@ use crate::{
 /// Time after which a server that was not heard is taken for one whose segments go another way,
 /// milliseconds.
 const UNHEARD_MS: i32 = 1000;
-/// The longest segment that passes because the server waits for it: about what a packet holds that was not
-/// merged.
-const LONGEST_DUE: u32 = 2048;
+/// What passes in [`STALL_MS`] because the server waits for it, bytes: about what a packet holds that was not
+/// merged. A longer segment passes as well, and the next one only after as much more time.
+const DUE: u32 = 2048;
 
 /// The window field that the segment at hand, of the server on a paced connection, is to have: where the
 /// held edge is. `None` where that is its own.
@@ -55,7 +55,10 @@ pub fn window(now: u64) -> Option<u16> {
     let server = Advertised { ack: segment.ack, window: segment.window & 0xFFFF, shift };
     let now_ms = millis(now);
     let first = match flow.hold.held {
-        0 => sources::grant_first(flow, now_ms, flow.hold.first(&server)),
+        0 => {
+            let paid = flow.hold.paid(&server, flow.high);
+            paid + sources::grant_first(flow, now_ms, flow.hold.first(&server) - paid)
+        }
         _ => 0,
     };
     let (wanted, least) = locked(
@@ -116,6 +119,10 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
         // The programs that follow it have let the segment pass already.
         return 0;
     }
+    if segment.flags & RST != 0 {
+        // It carries no frame, and without it the server keeps a connection that its client has left.
+        return 0;
+    }
     // Egress may have ended the pacing just before the connection went over its limit again.
     let untreated = flow.paced == paced::NO && flow.drops == 0;
     if untreated || flow.over_generation != policy.generation {
@@ -152,6 +159,9 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     let unheard = now_ms.wrapping_sub(flow.hold.since_ms) as i32 >= UNHEARD_MS;
     let len = segment.len;
     let begins = known && !unheard && sources::grant_first(flow, now_ms, len) == len;
+    if begins {
+        flow.hold.granted = flow.hold.granted.saturating_add(len);
+    }
     let passes = begins
         || sources::police(flow, now_ms, len, false)
         || is_due(flow, segment, now_ms) && sources::police(flow, now_ms, len, true);
@@ -166,10 +176,10 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
 /// of a window that was cut.
 #[inline(always)]
 fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
-    let next = segment.seq == flow.acked && segment.len <= LONGEST_DUE;
-    let due = next && now_ms.wrapping_sub(flow.hold.probed_ms) >= STALL_MS;
+    let waited = now_ms.wrapping_sub(flow.hold.probed_ms) as i32 >= STALL_MS as i32;
+    let due = segment.seq == flow.acked && waited;
     if due {
-        flow.hold.probed_ms = now_ms;
+        flow.hold.probed_ms = now_ms.wrapping_add(segment.len / DUE * STALL_MS);
     }
     due
 }

@@ -6,7 +6,9 @@ Prints one JSON line.
 
 import asyncio
 import json
+import socket
 import ssl
+import struct
 import sys
 
 from websockets.asyncio.client import connect
@@ -57,6 +59,10 @@ async def main(source, host, port, most, flood):
     )
     answered = await flood(client, most)
     print(json.dumps({"event": "flooded", "answered": answered}), flush=True)
+    # Reset at once: what is dropped would be sent again at ever longer intervals, and the server would
+    # learn of the end only after the last of it.
+    linger = struct.pack("ii", 1, 0)
+    client.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     client.transport.abort()
 
 

@@ -149,6 +149,18 @@ fn scales() -> Vec<Case> {
             .client([0; 500])
             .dropped()
             .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
+        offers(unknown("and a longer segment, after which the next one waits longer"), PINGS, 200)
+            .client([0x82, 0x80 | 126, 0x70, 0, 0, 0, 0, 0])
+            .client([0; 1040])
+            .server(PINGS + 1048, [])
+            .client([0; 3000])
+            .flow(|flow| flow.hold.probed_ms = flow.hold.probed_ms.wrapping_sub(1000))
+            .server(PINGS + 4048, [])
+            .client([0; 500])
+            .dropped()
+            .flow(|flow| flow.hold.probed_ms = flow.hold.probed_ms.wrapping_sub(1000))
+            .client_at(PINGS + 4048, [0; 500])
+            .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
         offers(unknown("what was merged on the way is paid for in full"), PINGS, 200)
             .policy(|policy| policy.pace = 256)
             .client([0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0])

@@ -113,6 +113,9 @@ fn actions() -> Vec<Case> {
         .dropped()
         .client("")
         .dropped()
+        // So that the server need not keep a connection that its client has left.
+        .client("")
+        .with(|packet| packet.flags = flag::RST | flag::ACK)
         .on(1)
         .client([text("a neighbour"), pings(2)].concat())
         .client_at(-400, "")
@@ -300,6 +303,20 @@ fn floods() -> Vec<Case> {
                 .counts(&[(Throttled, 1), (FramesOver, 1), (Defused, 0), (DroppedThrottled, 0)]),
         );
     }
+    cases.push(
+        case("what was dropped for its frames is judged again in the next window")
+            .policy(limited(Class::Pong, 5, action::DROP))
+            .policy(|policy| policy.rate = rate(5, 60))
+            .open()
+            .client(frames(Frame::new(opcode::PONG, []), 6))
+            .dropped()
+            .wait(Duration::from_millis(250))
+            .client_at(0, frames(Frame::new(opcode::PONG, []), 6))
+            .dropped()
+            .wait(Duration::from_millis(250))
+            .client_at(0, frames(Frame::new(opcode::PONG, []), 5))
+            .counts(&[(Throttled, 2), (FramesOver, 2), (DroppedThrottled, 2), (Pongs, 5)]),
+    );
     cases.push(
         case("an allowed source may flood")
             .policy(limited(Class::Pong, 5, action::DROP))
