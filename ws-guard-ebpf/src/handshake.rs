@@ -208,7 +208,8 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
         return Request::Head;
     };
     let mut reading = Reading { walker: Walker { state, packet }, scene };
-    read_request(&mut reading, pending.patience(segment.len));
+    let trusted = identify::trusts(&segment.key.client, scene.policy.proxies);
+    read_request(&mut reading, pending.patience(segment.len, trusted));
     let (read, came_to) = (reading.walker.state.at, reading.walker.state.read);
     end(scene, read, came_to)
 }

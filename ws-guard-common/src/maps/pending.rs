@@ -79,11 +79,11 @@ impl Pending {
 
     /// How many bytes of a segment's `length` are read one by one at most; up to 64 that are skipped at once
     /// count as two. Reading one takes longer than most packets take altogether, and a request in a made up
-    /// name costs its sender nothing. With a handshake there is room for two lists of twenty hops, which
-    /// proxies may write.
+    /// name costs its sender nothing. Of a `trusted` proxy there is room for two lists of twenty hops.
     #[inline(always)]
-    pub const fn patience(&self, length: u32) -> u32 {
-        if self.real != 0 { 2048 + length / 32 } else { 200 }
+    pub const fn patience(&self, length: u32, trusted: bool) -> u32 {
+        let most = if trusted { 2048 } else { 512 };
+        if self.real != 0 { most + length / 32 } else { 200 }
     }
 
     /// The `len` bytes at `seq` are some of the unfinished 101's head that came already.

@@ -92,6 +92,12 @@ fn costly() -> Vec<Case> {
             .opens(&twenty)
             .client_is(CLIENT, identity::FORWARDED),
         unread("twenty hops, whose connection may be made up", &twenty),
+        case("hundreds of lines of a peer that is no trusted proxy")
+            .only(Family::V4)
+            .accepted(lines.len())
+            .opens(&lines)
+            .client_is("10.77.0.1", identity::PEER)
+            .counts(&[(RequestsUnseen, 1)]),
         unread("hundreds of lines", &lines),
         case("hundreds of lines in segments of 60 bytes")
             .proxied()

@@ -295,8 +295,9 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
         (first.opening, first.again, first.forgotten) = (Opening::Handshake, true, true);
         first
     };
+    // What a trusted proxy hands on has cost it more already.
     let proxied = |name, payload| {
-        let mut proxied = first(name, payload);
+        let mut proxied = first(name, payload).times(4.0 * COSTLIEST);
         proxied.proxied = true;
         proxied
     };
@@ -322,7 +323,8 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
         first("request, 1,448 bytes, a browser's", get(BROWSER, 1448)),
         proxied("the same, of a proxy: X-Forwarded-For", get(&forwarded, 1448)),
         proxied("request, 1,448 bytes, of a proxy: 20 hops", get(&hops, 1448)),
-        first("request, 1,448 bytes, the shortest lines", slow(1350)),
+        first("request, 1,448 bytes, the shortest lines", slow(480)),
+        proxied("request, 1,448 bytes, of a proxy: the shortest lines", slow(1350)),
         proxied("request, 1,448 bytes, the shortest hops", costly(280)),
         spoofed("request without a handshake, the shortest lines", slow(210)),
         spoofed("request without a handshake, the shortest hops", costly(25)),
