@@ -24,6 +24,8 @@ const RATE: u32 = 1024;
 const PINGS: i64 = 32 * 6;
 /// What Linux puts into a SYN-ACK: MSS, SACK permitted, NOP and a window scale of 7.
 const SCALED: [u8; 12] = [2, 4, 5, 0xB4, 4, 2, 1, 1, 1, 3, 3, 7];
+/// The header of a frame that does not end in a row.
+const LONG: [u8; 8] = [0x82, 0x80 | 126, 0x70, 0, 0, 0, 0, 0];
 /// What the first segment after the pings offers, and so the edge: its window is 10 units.
 const EDGE: i64 = PINGS + (10 << 7);
 
@@ -125,45 +127,45 @@ fn scales() -> Vec<Case> {
         offers(unknown("a scale that was not seen: the window is left alone"), PINGS, 200)
             .counts(&paced(0)),
         offers(unknown("and the client policed by bytes"), PINGS, 200)
-            .client([0x82, 0x80 | 126, 4, 0, 0, 0, 0, 0])
-            .client([0; 1024])
+            .client(LONG)
+            .client([0; 3000])
             .client([0; 500])
             .dropped()
             .counts(&[(Paced, 1), (DroppedPoliced, 1), (DroppedBeyond, 0)]),
         offers(unknown("but for what the server waits for"), PINGS, 200)
-            .client([0x82, 0x80 | 126, 8, 0, 0, 0, 0, 0])
-            .client([0; 1024])
-            .server(PINGS + 1032, [])
+            .client(LONG)
+            .client([0; 3000])
+            .server(PINGS + 3008, [])
             .client([0; 500])
             .client([0; 500])
             .dropped()
             .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
         // So that many connections of one source do not get more than a held window would give them.
         offers(unknown("and for that not ten times a second"), PINGS, 200)
-            .client([0x82, 0x80 | 126, 8, 0, 0, 0, 0, 0])
-            .client([0; 1040])
-            .server(PINGS + 1048, [])
+            .client(LONG)
+            .client([0; 3000])
+            .server(PINGS + 3008, [])
             .client([0; 500])
             .flow(|flow| flow.hold.probed_ms = flow.hold.probed_ms.wrapping_sub(200))
-            .server(PINGS + 1548, [])
+            .server(PINGS + 3508, [])
             .client([0; 500])
             .dropped()
             .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
         offers(unknown("and a longer segment, after which the next one waits longer"), PINGS, 200)
-            .client([0x82, 0x80 | 126, 0x70, 0, 0, 0, 0, 0])
-            .client([0; 1040])
-            .server(PINGS + 1048, [])
+            .client(LONG)
+            .client([0; 3000])
+            .server(PINGS + 3008, [])
             .client([0; 3000])
             .flow(|flow| flow.hold.probed_ms = flow.hold.probed_ms.wrapping_sub(1000))
-            .server(PINGS + 4048, [])
+            .server(PINGS + 6008, [])
             .client([0; 500])
             .dropped()
             .flow(|flow| flow.hold.probed_ms = flow.hold.probed_ms.wrapping_sub(1000))
-            .client_at(PINGS + 4048, [0; 500])
+            .client_at(PINGS + 6008, [0; 500])
             .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
         offers(unknown("what was merged on the way is paid for in full"), PINGS, 200)
             .policy(|policy| policy.pace = 256)
-            .client([0x82, 0x80 | 126, 40, 0, 0, 0, 0, 0])
+            .client(LONG)
             .client([0; 3000])
             .wait(Duration::from_millis(1300))
             .client([0; 500])
