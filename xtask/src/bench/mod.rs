@@ -9,7 +9,6 @@ mod patch;
 mod rows;
 mod run;
 mod server;
-mod socket;
 mod table;
 mod worst;
 
@@ -37,8 +36,6 @@ enum What {
     Loss(loss::Args),
     /// Let the companion server and servers on other libraries echo, and hold idle connections
     Server(server::Args),
-    /// Measure a second line at the server's sockets, which the product does not have
-    Socket(socket::Args),
     /// Search for the packets that cost the kernel programs most
     Worst(worst::Args),
 }
@@ -50,7 +47,6 @@ pub fn main(args: Args) -> Result<()> {
         What::Latency(args) => latency::main(args),
         What::Loss(args) => loss::main(args),
         What::Server(args) => server::main(args),
-        What::Socket(args) => socket::main(args),
         What::Worst(args) => worst::main(args),
     }
 }
