@@ -62,11 +62,22 @@ impl Node {
 
     /// Send connections to one address on to another, as kube-proxy does (DNAT). IPv4 only.
     pub fn send_on(&self, at: SocketAddr, to: SocketAddr) -> Result<()> {
-        let words = format!(
-            "-t nat -A PREROUTING -p tcp -d {} --dport {} -j DNAT --to-destination {to}",
+        self.translate(&format!(
+            "PREROUTING -p tcp -d {} --dport {} -j DNAT --to-destination {to}",
             at.ip(),
             at.port()
-        );
+        ))
+    }
+
+    /// Give what goes to a pod the node's own address, as kube-proxy does where a Service has
+    /// `externalTrafficPolicy: Cluster`. IPv4 only.
+    pub fn masquerade(&self, pod: usize) -> Result<()> {
+        self.translate(&format!("POSTROUTING -o {} -j MASQUERADE", self.pods[pod].interface))
+    }
+
+    /// Add a rule of address translation.
+    fn translate(&self, rule: &str) -> Result<()> {
+        let words = format!("-t nat -A {rule}");
         let mut iptables = self.namespace().command("iptables");
         let output = iptables.args(words.split(' ')).output().context("running iptables")?;
         let said = String::from_utf8_lossy(&output.stderr);

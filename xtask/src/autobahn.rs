@@ -120,10 +120,13 @@ fn unharmed(status: &Value) -> Result<()> {
     println!("dropped: {}", status["drops"]);
     let count = |name: &str| packets[name].as_u64().with_context(|| format!("no count of {name}"));
     ensure!(count("tracked")? > 0, "the guard followed no connection");
-    let (dropped, defused) = (count("dropped")?, count("defused")?);
+    // On a busy machine packets overtake each other between two CPUs. What comes behind a second gap is
+    // dropped, and comes again.
+    let late = status["drops"]["gap"].as_u64().unwrap_or(0);
+    let (dropped, defused) = (count("dropped")? - late, count("defused")?);
     ensure!(
         dropped + defused == 0,
-        "the guard dropped {dropped} packets, and defused {defused} pings"
+        "the guard dropped {dropped} packets that were in order, and defused {defused} pings"
     );
     Ok(())
 }

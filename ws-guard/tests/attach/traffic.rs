@@ -10,6 +10,7 @@ use ws_guard_testkit::{
     frame::{Frame, encode},
     netns::{Family, Namespace, PairOptions},
     node::Node,
+    pool::{self, Flood, Plan},
     servers::{Library, Server, Totals},
 };
 
@@ -20,6 +21,9 @@ const PINGS: u64 = 20_000;
 /// The default of `--max-ping-rate`.
 const LIMIT: u64 = 30;
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the first pod sees of clients whose addresses the node translates.
+const NODE: &str = "10.78.0.1";
 
 /// A node with a server in each of its two pods.
 struct Stage {
@@ -204,6 +208,44 @@ fn behind_nat_guarded_at_both_each_ping_is_charged_twice() -> Result<()> {
         let totals = stage.finish()?;
         let seen = (totals[0].pings, totals[0].pongs);
         ensure!(seen == (passed, LIMIT - passed), "{words}: {totals:?}");
+    }
+    Ok(())
+}
+
+/// `externalTrafficPolicy: Cluster`: behind the node's translation all clients are one source, and each of
+/// them keeps its heartbeats all the same, whatever one of them does.
+#[test]
+fn behind_a_node_port_of_the_cluster_no_honest_ping_is_lost() -> Result<()> {
+    needs_root!();
+    const CLIENTS: u8 = 20;
+    for words in [PODS, BOTH] {
+        let options = PairOptions { clients: CLIENTS + 1, ..PairOptions::default() };
+        let stage = Stage::new(words, options)?;
+        // The default, which other tests count without.
+        stage.guard.ask("policy set --connection-share 5")?;
+        let at = SocketAddr::new(Family::V4.server(), PORT);
+        stage.node.send_on(at, SocketAddr::new(stage.node.pods[0].address(Family::V4), PORT))?;
+        stage.node.masquerade(0)?;
+        let plan = Plan {
+            server: at,
+            honest: (0..CLIENTS).map(|n| Family::V4.client(n)).collect(),
+            every: Duration::from_millis(500),
+            pings: 4,
+            flooders: vec![(Family::V4.client(CLIENTS), Flood::Steady(Duration::from_millis(5)))],
+        };
+        let (outcome, sources) =
+            pool::run(&stage.node.pair.client, &plan, |_| stage.guard.ask("sources"))?;
+        let (pings, unanswered) = (outcome.honest_pings(), outcome.unanswered());
+        println!("{words}: {unanswered} of {pings} honest pings unanswered");
+        ensure!(pings == u64::from(CLIENTS) * 4 && unanswered == 0, "{unanswered} of {pings}");
+        ensure!(outcome.lost().is_empty(), "lost: {:?}", outcome.lost());
+        let flooder = &outcome.flooders[0];
+        let answered = flooder.answered.len() as u64;
+        ensure!(flooder.pings > LIMIT && answered <= LIMIT, "{answered} of {}", flooder.pings);
+        let node = sources.as_array().and_then(|all| all.iter().find(|row| row["source"] == NODE));
+        let throttled = node.is_some_and(|row| row["state"] == "throttled");
+        ensure!(throttled, "the node's own address: {sources}");
+        stage.finish()?;
     }
     Ok(())
 }
