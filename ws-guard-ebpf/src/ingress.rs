@@ -101,7 +101,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     if let Some(flow) = flow {
         // SAFETY: as above; single words are read whole.
         let flow = unsafe { &mut *flow };
-        if flow.is_over_limit(now) && pace::refuses(now) {
+        if flow.is_over_limit(now) && (pace::drops(&scene, flow) || pace::refuses(now)) {
             return Verdict::Drop;
         }
     }

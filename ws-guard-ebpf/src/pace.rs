@@ -13,7 +13,9 @@ use ws_guard_common::{
 use crate::{
     maps::locked,
     packet::{self, RST, Segment},
-    report, role, sources,
+    report, role,
+    scene::Scene,
+    sources,
 };
 
 /// Time after which a server that was not heard is taken for one whose segments go another way,
@@ -100,6 +102,18 @@ fn end(flow: &mut Flow, now: u64) {
         let (source, granted) = (&flow.account.source, hold.granted.into());
         report::source_event(EventKind::Unpaced, source, packet::key(), now, granted, 0);
     }
+}
+
+/// A segment of the client on a connection over its limit is dropped, by what was decided before. Most
+/// segments of a flood under `drop` need no more; of all others [`refuses`] decides.
+#[inline(always)]
+pub fn drops(scene: &Scene, flow: &mut Flow) -> bool {
+    let decided = flow.drops != 0 && flow.over_generation == scene.policy.generation;
+    let drops = decided && role::follows(flow.owner) && scene.segment.flags & RST == 0;
+    if drops {
+        sources::count_dropped(flow);
+    }
+    drops
 }
 
 /// A segment of the client on a connection over its limit: whether it is to be dropped.
