@@ -74,6 +74,7 @@ pub fn main(args: Args) -> Result<()> {
 
 /// All that can be tested on this machine's kernel.
 fn everything(report: &mut Report, args: &Args) -> Result<()> {
+    eprintln!("On 2 cores all of it takes about an hour, and what it builds first a quarter more.");
     let toolchain = setup::all()?;
     for name in netns::remove_stale()? {
         eprintln!("removed the namespace {name}, which an earlier run left behind");

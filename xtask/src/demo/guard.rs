@@ -24,7 +24,7 @@ pub struct SourceFigures {
 pub fn start(namespace: &Namespace, port: u16) -> Result<Guard> {
     let limit = format!("--max-ping-rate {MAX_PING_RATE} --window-seconds {WINDOW_SECONDS}");
     let words = format!("--interface {INTERFACE} --action defuse --port {port} {limit}");
-    Guard::start(Profile::Release, namespace, &words)
+    Guard::start(Profile::Dev, namespace, &words)
 }
 
 /// What `sources` says about the source at `address`.

@@ -75,7 +75,7 @@ pub fn main(args: Args) -> Result<()> {
     }
     setup::demo(args.server)?;
     step::run("building the server to attack", tools::build_tungstenite_echo())?;
-    Profile::Release.build()?;
+    Profile::Dev.build()?;
     interrupt::watch()?;
     netns::remove_stale()?;
     if args.interactive {

@@ -44,13 +44,13 @@ pub fn render(rounds: &[Figures; 3], library: Library) -> String {
 /// One line that says what the difference was.
 pub fn verdict([calm, without, with]: &[Figures; 3]) -> String {
     format!(
-        "the honest client's p99 was {} and the server's CPU {}, beside {} and {} without a flood, {} and \
-         {} without ws-guard; the server grew by {} instead of {}.",
+        "the honest client's p99 was {} ({} without a flood, {} without ws-guard), the server's CPU {} \
+         ({}, {}), and its memory grew by {} ({} without ws-guard).",
         millis(with.served.p99),
-        percent(with.cpu),
         millis(calm.served.p99),
-        percent(calm.cpu),
         millis(without.served.p99),
+        percent(with.cpu),
+        percent(calm.cpu),
         percent(without.cpu),
         megabytes(with.growth),
         growth(without),
