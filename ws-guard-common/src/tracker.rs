@@ -534,8 +534,7 @@ impl Walk {
         let Some(word) = segment.u16_at(at) else {
             return 0;
         };
-        let (first, second) = ((word >> 8) as u8, word as u8);
-        let opcode = first & frame::OPCODE;
+        let (opcode, second) = ((word >> 8) as u8 & frame::OPCODE, word as u8);
         let mut payload_len = (second & frame::LEN7) as u32;
         let mut header_len = 6;
         if word & BITS != PLAIN || WHOLE >> opcode & 1 == 0 || payload_len == 127 {
@@ -551,16 +550,44 @@ impl Walk {
                 return 0;
             }
         }
-        let left = self.len - at;
-        if left < header_len || header_len + payload_len < left {
-            return 0;
-        }
-        self.tracker.mark = mark_after(self.tracker.mark, self.tracker.next, first, second, 0);
-        self.tracker.next = self.tracker.next.wrapping_add(header_len + payload_len);
-        self.frames = 1;
         self.pings = (opcode == opcode::PING) as u32;
         self.pongs = (opcode == opcode::PONG) as u32;
         self.budget = Self::UNLIMITED;
+        self.only_one(word, header_len, payload_len)
+    }
+
+    /// [`Walk::only`] for a stream of TLS records.
+    #[inline(always)]
+    pub fn only_record<S: Segment>(&mut self, segment: &S) -> u16 {
+        let at = self.at();
+        if self.tracker.carried != 0 || at >= self.len {
+            return 0;
+        }
+        // One after the other: as a pair they would be kept on the stack, read or not.
+        let Some(word) = segment.u16_at(at) else {
+            return 0;
+        };
+        let Some(length) = segment.u16_at(at + 3) else {
+            return 0;
+        };
+        if !Record::new(word, length).violations().is_empty() {
+            return 0;
+        }
+        self.only_one(word, record::HEADER as u32, length.into())
+    }
+
+    /// The end of both: the one header is `header_len` bytes and begins with `word`, which nothing has to
+    /// change. 0 where it is cut, or another one follows.
+    #[inline(always)]
+    fn only_one(&mut self, word: u16, header_len: u32, payload_len: u32) -> u16 {
+        let left = self.len - self.at();
+        if left < header_len || header_len + payload_len < left {
+            return 0;
+        }
+        let (first, second) = ((word >> 8) as u8, word as u8);
+        self.tracker.mark = mark_after(self.tracker.mark, self.tracker.next, first, second, 0);
+        self.tracker.next = self.tracker.next.wrapping_add(header_len + payload_len);
+        self.frames = 1;
         word
     }
 

@@ -3,7 +3,8 @@
 use ws_guard_common::{
     frame::{Header, Violations},
     tracker::{
-        FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RSV1_AGREED, Segment, Step, Tracker, Walk,
+        FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Segment, Step, Tracker,
+        Walk,
     },
 };
 
@@ -111,4 +112,44 @@ fn shortcuts_come_to_the_same() {
         }
     }
     assert!(taken > 200, "only {taken} segments were of the common kind");
+}
+
+/// TLS records, most of them as they should be, cut anywhere.
+fn records(random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..random.usize(1..4) {
+        let kind = if random.u8(0..10) == 0 { random.u8(..) } else { random.u8(20..25) };
+        let major = if random.u8(0..20) == 0 { random.u8(..) } else { 3 };
+        let length = if random.u8(0..10) == 0 { random.u16(..) } else { random.u16(0..300) };
+        bytes.extend([kind, major, 3]);
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(std::iter::repeat_with(|| random.u8(..)).take(length.into()));
+    }
+    bytes.truncate(random.usize(1..=bytes.len()));
+    bytes
+}
+
+#[test]
+fn the_shortcut_of_records_comes_to_the_same() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut taken = 0;
+    for case in 0..5_000 {
+        let bytes = records(&mut random);
+        let base = random.u32(..);
+        let start = Tracker { mark: random.u32(..), ..Tracker::new(base, FROM_CLIENT | RECORDS) };
+        let walk = Walk::new(start, &start, base, bytes.len() as u32);
+        let mut only = walk;
+        let plain = Bytes { bytes: bytes.clone(), slow: false, headers: Vec::new() };
+        let word = only.only_record(&plain);
+        let (slow, _) = run(&bytes, walk, true);
+        let single = bytes.len() >= 5 && slow.frames == 1 && slow.tracker.carried == 0;
+        assert_eq!(word != 0, single && slow.violations == 0, "case {case}: {bytes:02x?}");
+        if word != 0 {
+            taken += 1;
+            assert_eq!(counted(&only), counted(&slow), "case {case}: {bytes:02x?}");
+            assert_eq!(only.splits_frame(), slow.splits_frame(), "case {case}");
+            assert_eq!(word.to_be_bytes(), bytes[..2]);
+        }
+    }
+    assert!(taken > 500, "only {taken} segments were of the common kind");
 }

@@ -250,8 +250,12 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -
             flow.last_ns = scene.now;
             return Verdict::Pass;
         }
-        Action::Walk if (flow.held == 0) & !scene.limits_classes() => {
-            let came_to = forget(quick::pass(scene, flow, payload), segment.seq);
+        Action::Walk if flow.held == 0 => {
+            let came_to = match scene.limits_classes() {
+                true => quick::pass::<_, true>(scene, flow, payload),
+                false => quick::pass::<_, false>(scene, flow, payload),
+            };
+            let came_to = forget(came_to, segment.seq);
             if came_to & came_to::PING != 0 {
                 return quick::ping(scene, flow, payload, came_to);
             }

@@ -1,14 +1,17 @@
-//! The way of most segments: new bytes in which exactly one frame begins.
+//! The way of most segments: new bytes in which exactly one frame, or one TLS record, begins.
 //!
 //! A shortcut through [`crate::ingress`], with the same result: no loop, no state outside of
 //! registers, one turn of the flow's lock. Whatever is out of the ordinary is left to the long way.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
+    flood::{Class, Counts},
     flow::{Flow, state},
+    frame::{self, Header},
     maps::Counter,
+    record::{self, Record},
     source::millis,
-    tracker::Walk,
+    tracker::{Tracker, Walk},
     window::Rate,
 };
 
@@ -39,12 +42,19 @@ pub mod came_to {
     pub const AT: u32 = 4;
 }
 
-/// Take the segment through, if it is of the common kind.
+/// Take the segment through, if it is of the common kind. `LIMITS`: classes of frames have limits, as those
+/// of TLS records have by default; where they have none, records go the long way.
 #[inline(never)]
-pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> u32 {
+pub fn pass<P: Packet, const LIMITS: bool>(
+    scene: &Scene,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> u32 {
     let start = flow.client;
     let mut walk = Walk::new(start, &start, scene.segment.seq, scene.segment.len);
-    let word = walk.only(&payload(scene.segment));
+    let packet = payload(scene.segment);
+    let is_record = LIMITS && start.in_records();
+    let word = if is_record { walk.only_record(&packet) } else { walk.only(&packet) };
     if word == 0 {
         return came_to::NOTHING;
     }
@@ -55,6 +65,7 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
         // SAFETY: no arguments, no effects.
         asked_ns = unsafe { bpf_ktime_get_ns() };
     }
+    let classes = if LIMITS { class_of(scene, &start, &walk, word) } else { Counts::default() };
     let share = Rate { limit: scene.policy.share, ..scene.policy.rate };
     let mut fits = 0;
     let mut committed = false;
@@ -64,7 +75,16 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
         return came_to::NOTHING;
     }
     locked(flow, |flow| {
-        if (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN) {
+        let mut stands = (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN);
+        if LIMITS && stands {
+            let (limits, mut window) = (&scene.policy.class_limits, flow.classes);
+            // The long way charges what is over a limit.
+            stands = window.charge(now_ms, limits, scene.policy.rate.window_ms, &classes) == 0;
+            if stands {
+                flow.classes = window;
+            }
+        }
+        if stands {
             if is_ping {
                 let fits_share = (share.limit > 0 && flow.window.has_room(now_ms, share)) as u32;
                 let kept = flow.charge(now_ms, scene.policy.connection_rate, 1);
@@ -87,19 +107,41 @@ pub fn pass<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
     if traces {
         trail::trace_one(&start, word, walk.tracker.next);
     }
-    count(&walk);
+    count(&walk, &start, &classes);
     let at = start.next.wrapping_sub(scene.segment.seq);
     if is_ping { came_to::TAKEN | came_to::PING | fits | at << came_to::AT } else { came_to::TAKEN }
 }
 
-/// Count what the walk found: one frame.
+/// The class of the one frame or record, counted.
 #[inline(always)]
-fn count(walk: &Walk) {
+fn class_of(scene: &Scene, start: &Tracker, walk: &Walk, word: u16) -> Counts {
+    let mut counts = Counts::default();
+    let policy = scene.policy;
+    let bytes = walk.tracker.next.wrapping_sub(start.next);
+    if start.in_records() {
+        let record = Record::new(word, bytes.wrapping_sub(record::HEADER as u32) as u16);
+        counts.add_record(&record, policy.record_min, policy.record_max);
+    } else {
+        let header_len = if word as u8 & frame::LEN7 == 126 { 8 } else { 6 };
+        let payload_len = bytes.wrapping_sub(header_len).into();
+        let header = Header { first: (word >> 8) as u8, second: word as u8, payload_len };
+        counts.add(&header, policy.tiny_bytes);
+    }
+    counts
+}
+
+/// Count what the walk found: one frame or record.
+#[inline(always)]
+fn count(walk: &Walk, start: &Tracker, classes: &Counts) {
     if let Some(counters) = report::counters() {
-        counters.events[Counter::Frames as usize] += 1;
+        let is_record = start.in_records() as u64;
+        counters.events[Counter::Frames as usize] += is_record ^ 1;
+        counters.events[Counter::Records as usize] += is_record;
         counters.events[Counter::Pings as usize] += walk.pings as u64;
         counters.events[Counter::Pongs as usize] += walk.pongs as u64;
         counters.events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
+        let small = classes.0[Class::SmallRecord as usize] as u64;
+        counters.events[Counter::SmallRecords as usize] += small;
     }
 }
 
