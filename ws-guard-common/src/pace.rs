@@ -41,6 +41,9 @@ const CHEAPER: u32 = 8 * FRAME;
 const PRICE: u32 = 16;
 /// That minimum in bytes, unless the scale's unit is larger.
 pub const LEAST: u32 = 128;
+/// What passes in [`STALL_MS`] because the server waits for it, bytes: about what a packet holds that was not
+/// merged. A longer segment passes as well, and is waited for longer afterwards.
+pub const DUE: u32 = 2048;
 /// A probe of one new byte passes at most this often, milliseconds.
 pub const PROBE_MS: u32 = 100;
 
@@ -107,9 +110,10 @@ pub struct Hold {
     pub since_ms: u32,
     /// When the connection last got its minimum.
     pub moved_ms: u32,
-    /// When a probe last passed, or where the edge is not known what the server waits for; later than now
-    /// where that was a long segment.
+    /// When a probe last passed.
     pub probed_ms: u32,
+    /// From when on a segment passes in any case that the server waits for.
+    pub due_ms: u32,
     /// Bytes granted since pacing began, before the first edge too.
     pub granted: u32,
     /// The server's own edge when pacing began.
@@ -132,7 +136,8 @@ impl Hold {
             held: 0,
             since_ms: now_ms,
             moved_ms: now_ms,
-            probed_ms: now_ms.wrapping_sub(STALL_MS),
+            probed_ms: now_ms.wrapping_sub(PROBE_MS),
+            due_ms: now_ms,
             granted: 0,
             offered: 0,
             priced_high: high,
@@ -235,6 +240,17 @@ impl Hold {
     #[inline(always)]
     pub const fn is_cut(&self) -> bool {
         self.held != 0 && after(self.offered, self.edge)
+    }
+
+    /// A segment of `len` bytes that the server waits for may pass now: then the next one may after
+    /// [`STALL_MS`], and after as much more for each [`DUE`] bytes.
+    #[inline(always)]
+    pub const fn due(&mut self, len: u32, now_ms: u32) -> bool {
+        let due = now_ms.wrapping_sub(self.due_ms) as i32 >= 0;
+        if due {
+            self.due_ms = now_ms.wrapping_add((len / DUE + 1) * STALL_MS);
+        }
+        due
     }
 
     /// Where a segment of the client ends, and whether a probe may pass now: then it is noted.
@@ -447,6 +463,25 @@ mod tests {
         }
         let frames = small / 6 + large / 1000;
         assert!(frames < 9 * seconds * rate / FRAME, "{frames} frames");
+    }
+
+    proptest! {
+        /// Whatever passes between them.
+        #[test]
+        fn what_is_due_is_paid_for_with_time(steps in prop::collection::vec((0u32..3000, 0u32..70_000, any::<bool>()), 1..200)) {
+            let (mut hold, mut now, mut passed) = (Hold::default(), 1000u32, 0u64);
+            hold.begin(now, 0, 0);
+            for (wait, len, probes) in steps {
+                now += wait;
+                if probes {
+                    hold.reach(hold.edge, 1, now);
+                } else if hold.due(len, now) {
+                    let most = u64::from(now - 1000) * u64::from(DUE) / u64::from(STALL_MS);
+                    prop_assert!(passed <= most, "{passed} bytes before the last one, {most} allowed");
+                    passed += u64::from(len);
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use ws_guard_common::{
     flow::{Flow, paced},
     maps::{Counter, EventKind},
-    pace::{Advertised, Reach, STALL_MS, scale},
+    pace::{Advertised, Reach, scale},
     source::millis,
 };
 
@@ -21,10 +21,6 @@ use crate::{
 /// Time after which a server that was not heard is taken for one whose segments go another way,
 /// milliseconds.
 const UNHEARD_MS: i32 = 1000;
-/// What passes in [`STALL_MS`] because the server waits for it, bytes: about what a packet holds that was not
-/// merged. A longer segment passes as well, and the next one only after as much more time.
-const DUE: u32 = 2048;
-
 /// The window field that the segment at hand, of the server on a paced connection, is to have: where the
 /// held edge is. `None` where that is its own.
 #[inline(always)]
@@ -185,15 +181,15 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     !passes as u32
 }
 
-/// A segment that the server waits for passes in any case, at most every [`STALL_MS`], as a held window
-/// opens: with an empty bucket, of which its connection may be one of many, nothing else would. So does one
-/// of a window that was cut.
+/// A segment that the server waits for passes in any case, at a rate of its own: with an empty bucket, of which
+/// its connection may be one of many, nothing else would. So does one of a window that was cut.
 #[inline(always)]
 fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
-    let waited = now_ms.wrapping_sub(flow.hold.probed_ms) as i32 >= STALL_MS as i32;
-    let due = segment.seq == flow.acked && waited;
-    if due {
-        flow.hold.probed_ms = now_ms.wrapping_add(segment.len / DUE * STALL_MS);
-    }
-    due
+    let len = segment.len;
+    segment.seq == flow.acked
+        && locked(
+            flow,
+            #[inline(always)]
+            |flow| flow.hold.due(len, now_ms),
+        )
 }
