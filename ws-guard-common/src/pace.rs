@@ -34,11 +34,9 @@ pub const AT_FIRST: u32 = 256 << 10;
 pub const FIRSTS: u32 = 4 << 20;
 /// What a frame counts as at least, bytes: one of a few bytes costs a server no less.
 pub const FRAME: u32 = 256;
-/// Bytes of large frames after which the price is theirs, if small ones came before. Without it, a bucket
-/// full of small frames at the price of large ones costs no more than the next large frame.
-const CHEAPER: u32 = 8 * FRAME;
-/// The price of a byte in frames that are no smaller.
-const PRICE: u32 = 16;
+/// How much a connection may be in debt for its small frames, in seconds of its source's pace: so long it gets
+/// its minimum alone, and so may one that is over the limit by mistake.
+const MOST_DEBT: u32 = 4;
 /// That minimum in bytes, unless the scale's unit is larger.
 pub const LEAST: u32 = 128;
 /// What passes in [`STALL_MS`] because the server waits for it, bytes: about what a packet holds that was not
@@ -118,12 +116,13 @@ pub struct Hold {
     pub granted: u32,
     /// The server's own edge when pacing began.
     pub offered: u32,
-    /// How far the client's bytes were let through when the price was found...
-    pub priced_high: u32,
+    /// How far the client's bytes were let through when its frames were last counted...
+    pub counted_high: u32,
     /// ...and how many frames began in them and before, modulo 2³².
-    pub priced_frames: u32,
-    /// What a byte of this connection costs, where [`FRAME`]s and larger ones cost 16.
-    pub price: u32,
+    pub counted_frames: u32,
+    /// What its frames count as beyond their bytes, [`FRAME`] each, and has not been paid yet. Below zero where
+    /// bytes are ahead of the frames, by a frame's worth at most.
+    pub debt: i32,
 }
 
 impl Hold {
@@ -140,31 +139,25 @@ impl Hold {
             due_ms: now_ms,
             granted: 0,
             offered: 0,
-            priced_high: high,
-            priced_frames: frames,
-            price: PRICE,
+            counted_high: high,
+            counted_frames: frames,
+            debt: 0,
         };
     }
 
-    /// Find the price, now that the client's bytes up to `high` were let through, in which `frames` began:
-    /// that of the latest [`FRAME`] bytes or more. It rises at once and falls within [`CHEAPER`] bytes. So the
-    /// bytes of one bucket may be paid for too little where the frames become smaller, and the next ones are
-    /// paid for too much.
+    /// Count the frames, now that the client's bytes up to `high` were let through, in which `frames` began:
+    /// small ones add to the debt.
     #[inline(always)]
-    pub const fn appraise(&mut self, high: u32, frames: u32) {
-        let bytes = high.wrapping_sub(self.priced_high) as u64;
-        if bytes < FRAME as u64 || bytes > i32::MAX as u64 {
+    pub const fn count(&mut self, high: u32, frames: u32) {
+        let bytes = high.wrapping_sub(self.counted_high);
+        if bytes > i32::MAX as u32 {
             return;
         }
-        let came = frames.wrapping_sub(self.priced_frames) as u64;
-        let price = came * (PRICE * FRAME) as u64 / bytes;
-        let price = if price < PRICE as u64 { PRICE as u64 } else { price };
-        let most = (PRICE * FRAME) as u64;
-        let price = if price < most { price as u32 } else { most as u32 };
-        let weight = if bytes < CHEAPER as u64 { bytes as u32 } else { CHEAPER };
-        let fall = self.price.saturating_sub(price) * weight / CHEAPER;
-        self.price = if price > self.price { price } else { self.price - fall };
-        (self.priced_high, self.priced_frames) = (high, frames);
+        let whole = frames.wrapping_sub(self.counted_frames) as i64 * FRAME as i64;
+        let debt = self.debt as i64 + whole - bytes as i64;
+        let debt = if debt < i32::MAX as i64 { debt as i32 } else { i32::MAX };
+        self.debt = if debt > -(FRAME as i32) { debt } else { -(FRAME as i32) };
+        (self.counted_high, self.counted_frames) = (high, frames);
     }
 
     /// How far the first edge should be ahead of what the server has acknowledged: so much the client may
@@ -213,6 +206,18 @@ impl Hold {
             return 0;
         }
         if server.least() < wanted { server.least() } else { wanted }
+    }
+
+    /// What has to be paid before the window opens.
+    #[inline(always)]
+    pub const fn owed(&self) -> u32 {
+        if self.debt > 0 { self.debt as u32 } else { 0 }
+    }
+
+    /// So much of the debt is paid, or let off.
+    #[inline(always)]
+    pub const fn pay(&mut self, paid: u32) {
+        self.debt = self.debt.saturating_sub(paid as i32);
     }
 
     /// Advance the edge by `granted` bytes, but not past the server's own; the window field to send.
@@ -279,17 +284,19 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Take up to `wanted` bytes at that [price](Hold::price) out of a bucket that is filled at `rate` bytes
-    /// a second and holds one second's worth.
+    /// Take up to `wanted` bytes out of a bucket that is filled at `rate` bytes a second and holds one second's
+    /// worth. What is there pays `debt` first, of which more than [`MOST_DEBT`] is let off: what is left of it
+    /// comes back in the high half.
     #[inline(always)]
-    pub const fn take(&mut self, now_ms: u32, rate: u32, wanted: u32, price: u32) -> u32 {
+    pub const fn take(&mut self, now_ms: u32, rate: u32, wanted: u32, debt: u32) -> u64 {
         self.fill(now_ms, rate);
-        let price = if price < PRICE { PRICE } else { price } as u64;
+        let most = rate.saturating_mul(MOST_DEBT);
+        let debt = if debt < most { debt } else { most };
         let left = rate.saturating_sub(self.taken);
-        let most = (left as u64 * PRICE as u64 / price) as u32;
-        let granted = if wanted < most { wanted } else { most };
-        self.taken += (granted as u64 * price / PRICE as u64) as u32;
-        granted
+        let paid = if debt < left { debt } else { left };
+        let granted = if wanted < left - paid { wanted } else { left - paid };
+        self.taken += paid + granted;
+        ((debt - paid) as u64) << 32 | granted as u64
     }
 
     /// Take up to `wanted` bytes for the first edge of a connection out of the bucket of a source's first
@@ -398,12 +405,12 @@ mod tests {
     #[test]
     fn a_bucket_gives_one_second_at_once_and_the_rate_after() {
         let mut budget = Budget::default();
-        assert_eq!(budget.take(10_000, 16_384, 60_000, PRICE), 16_384);
-        assert_eq!(budget.take(10_000, 16_384, 60_000, PRICE), 0);
-        assert_eq!(budget.take(10_500, 16_384, 60_000, PRICE), 8192);
+        assert_eq!(budget.take(10_000, 16_384, 60_000, 0), 16_384);
+        assert_eq!(budget.take(10_000, 16_384, 60_000, 0), 0);
+        assert_eq!(budget.take(10_500, 16_384, 60_000, 0), 8192);
         budget.owe(16_384, u32::MAX);
-        assert_eq!(budget.take(11_500, 16_384, 60_000, PRICE), 0);
-        assert_eq!(budget.take(12_500, 16_384, 60_000, PRICE), 16_384);
+        assert_eq!(budget.take(11_500, 16_384, 60_000, 0), 0);
+        assert_eq!(budget.take(12_500, 16_384, 60_000, 0), 16_384);
     }
 
     #[test]
@@ -416,53 +423,88 @@ mod tests {
         assert_eq!(passed, 2 * 65_000);
     }
 
-    /// Bytes and frames that a client gets through in a minute, of frames of this size.
-    fn in_a_minute(rate: u32, size: u32) -> (u32, u32) {
-        let (mut hold, mut budget, mut passed) = (Hold::default(), Budget::default(), 0u32);
-        hold.begin(10_000, 0, 0);
-        for ms in 10_000..70_000 {
-            hold.appraise(passed, passed / size);
-            passed += budget.take(ms, rate, 60_000, hold.price);
+    /// A paced client and its source's bucket. A millisecond passes between two turns.
+    struct Client {
+        hold: Hold,
+        budget: Budget,
+        rate: u32,
+        now: u32,
+        bytes: u32,
+        frames: u32,
+    }
+
+    impl Client {
+        fn new(rate: u32) -> Client {
+            let mut hold = Hold::default();
+            hold.begin(10_000, 0, 0);
+            Client { hold, budget: Budget::default(), rate, now: 10_000, bytes: 0, frames: 0 }
         }
-        (passed, passed / size)
+
+        /// Ask for so many bytes, and send them in frames of this size; how many there were.
+        fn send(&mut self, wanted: u32, size: u32) -> u32 {
+            self.now += 1;
+            self.hold.count(self.bytes, self.frames);
+            let debt = self.hold.owed();
+            let taken = self.budget.take(self.now, self.rate, wanted, debt);
+            self.hold.pay(debt - (taken >> 32) as u32);
+            let granted = taken as u32;
+            let before = self.bytes;
+            self.bytes += granted;
+            self.frames += self.bytes.div_ceil(size) - before.div_ceil(size);
+            granted
+        }
+
+        fn seconds(&self) -> u32 {
+            (self.now - 10_000) / 1000
+        }
     }
 
     #[test]
     fn small_frames_count_as_larger_ones() {
         let rate = 16 << 10;
-        for size in (6..FRAME).step_by(3) {
-            let (_, frames) = in_a_minute(rate, size);
-            // The first second's worth has no price yet.
-            let most = rate / size + 62 * rate / FRAME;
-            // In some stretches one frame more begins than in others, and the price falls slowly.
-            let least = 39 * rate / FRAME;
-            assert!((least..most).contains(&frames), "{frames} frames of {size} bytes");
-        }
-        for size in [256, 1000, 100_000] {
-            let (bytes, _) = in_a_minute(rate, size);
-            assert!((59 * rate..=61 * rate).contains(&bytes), "{bytes} bytes in frames of {size}");
+        for size in (6..FRAME).step_by(5).chain([256, 1000, 4000]) {
+            let mut client = Client::new(rate);
+            for _ in 0..60_000 {
+                client.send(60_000, size);
+            }
+            // The first bucket is taken before its frames are counted, and paid for with a debt.
+            let (most, least) =
+                (rate / size + 61 * rate / FRAME.max(size), 53 * rate / FRAME.max(size));
+            let frames = client.frames;
+            assert!((least..=most).contains(&frames), "{frames} frames of {size} bytes");
         }
     }
 
-    /// The best that a client can do: it waits for a full bucket at the price of large frames, takes it all for
-    /// small ones, and sends large ones until the price has fallen.
     #[test]
-    fn frames_of_two_sizes_cost_about_as_much() {
-        let (rate, seconds) = (16 << 10, 300);
-        let (mut hold, mut budget) = (Hold::default(), Budget::default());
-        let (mut small, mut large) = (0u32, 0u32);
-        hold.begin(10_000, 0, 0);
-        for ms in 10_000..10_000 + seconds * 1000 {
-            hold.appraise(small + large, small / 6 + large / 1000);
-            budget.fill(ms, rate);
-            if hold.price > PRICE {
-                large += budget.take(ms, rate, FRAME, hold.price);
-            } else if budget.taken == 0 {
-                small += budget.take(ms, rate, 60_000, hold.price);
+    fn small_frames_between_large_ones_cost_no_more_than_alone() {
+        let rate = 16 << 10;
+        let mut client = Client::new(rate);
+        for _ in 0..300 {
+            for (bytes, size) in [(600, 6), (10_000, 10_000)] {
+                let mut left = bytes;
+                while left > 0 {
+                    left -= client.send(left, size);
+                }
             }
         }
-        let frames = small / 6 + large / 1000;
-        assert!(frames < 9 * seconds * rate / FRAME, "{frames} frames");
+        let worth = 300 * (100 * FRAME + 10_000) / rate;
+        let seconds = client.seconds();
+        assert!((worth * 9 / 10..=worth * 11 / 10).contains(&seconds), "{seconds} s, not {worth}");
+    }
+
+    /// The best that a client can do: it waits for a full bucket, and takes it all for small frames.
+    #[test]
+    fn bursts_of_small_frames_are_paid_for() {
+        let mut client = Client::new(16 << 10);
+        while client.seconds() < 300 {
+            // It has paid, and waits for a full one.
+            client.send(0, 6);
+            if client.hold.owed() == 0 && client.budget.taken == 0 {
+                client.send(60_000, 6);
+            }
+        }
+        let frames = client.frames / client.seconds();
+        assert!(frames < 9 * client.rate / FRAME, "{frames} frames a second");
     }
 
     proptest! {
@@ -577,7 +619,7 @@ mod tests {
                         offered = later(offered, said.edge());
                         let before = hold;
                         let wanted = wants(&mut hold, &said);
-                        let mut granted = budget.take(now, rate, wanted, PRICE);
+                        let mut granted = budget.take(now, rate, wanted, 0) as u32;
                         let least = hold.minimum(&said, wanted, now);
                         if granted < least {
                             budget.owe(rate, least - granted);

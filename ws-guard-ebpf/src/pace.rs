@@ -59,20 +59,28 @@ pub fn window(now: u64) -> Option<u16> {
         }
         _ => 0,
     };
-    let (wanted, least) = locked(
+    let (mut debt, mut least) = (0, 0);
+    let wanted = locked(
         flow,
         #[inline(always)]
         |flow| {
-            flow.hold.appraise(flow.high, flow.frames_in as u32);
+            flow.hold.count(flow.high, flow.frames_in as u32);
             let wanted = flow.hold.wants(&server, first);
-            (wanted, flow.hold.minimum(&server, wanted, now_ms))
+            debt = flow.hold.owed();
+            least = flow.hold.minimum(&server, wanted, now_ms);
+            wanted
         },
     );
-    let granted = if wanted == 0 { 0 } else { sources::grant(flow, now_ms, wanted, least) };
+    let left = (debt as u64) << 32;
+    let taken = if wanted == 0 { left } else { sources::grant(flow, now_ms, wanted, least, debt) };
+    let (granted, paid) = (taken as u32, debt - (taken >> 32) as u32);
     let window = locked(
         flow,
         #[inline(always)]
-        |flow| flow.hold.open(&server, granted, now_ms),
+        |flow| {
+            flow.hold.pay(paid);
+            flow.hold.open(&server, granted, now_ms)
+        },
     );
     if window == segment.window {
         return None;

@@ -704,21 +704,22 @@ unsafe fn raise_word(lock: *mut u32, word: *mut u64, until: u64) {
     }
 }
 
-/// Let a paced connection's edge advance by up to `wanted` bytes, and by `least` in any case: how many.
+/// Let a paced connection's edge advance by up to `wanted` bytes, and by `least` in any case: how many, and in
+/// the high half what is left of its debt, see [`Budget::take`](ws_guard_common::pace::Budget::take).
 #[inline(always)]
-pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32) -> u32 {
-    let (source, price) = (charged(&flow.account.source), flow.hold.price);
+pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, debt: u32) -> u64 {
+    let source = charged(&flow.account.source);
     if source.is_null() {
-        return least;
+        return (debt as u64) << 32 | least as u64;
     }
     Entry(source).locked(
         #[inline(always)]
         |source| {
             let rate = source.limits.pace;
-            let granted = source.budget.take(now_ms, rate, wanted, price);
-            let more = least.saturating_sub(granted);
+            let taken = source.budget.take(now_ms, rate, wanted, debt);
+            let more = least.saturating_sub(taken as u32);
             source.budget.owe(rate, more);
-            granted + more
+            taken + more as u64
         },
     )
 }

@@ -337,9 +337,9 @@ impl Connection {
         if matches!(forged, Forged::Rst(_) | Forged::Fin(_)) {
             packet.checksum = Checksum::Wrong;
         }
-        // A SYN is none of the connection's: a new one may begin.
+        // A SYN is none of the connection's, a new one may begin; a RST may end it.
         let over = limits.action == action::DROP && self.budget.is_over();
-        let throttled = over && !matches!(forged, Forged::Syn);
+        let throttled = over && !matches!(forged, Forged::Syn | Forged::Rst(_));
         let drops = throttled || drops && limits.action != action::OBSERVE;
         let passes = kernel.client(self.hook, &packet.build()?)?.is_some();
         ensure!(passes != drops, "a forged segment: passes {passes}");
