@@ -34,9 +34,11 @@ pub const AT_FIRST: u32 = 256 << 10;
 pub const FIRSTS: u32 = 4 << 20;
 /// What a frame counts as at least, bytes: one of a few bytes costs a server no less.
 pub const FRAME: u32 = 256;
-/// How much a connection may be in debt for its small frames, in seconds of its source's pace: so long it gets
-/// its minimum alone, and so may one that is over the limit by mistake.
+/// How much a bucket may owe for small frames, in seconds of its rate: so long connections get their minimum
+/// alone, and so may one that is over the limit by mistake.
 const MOST_DEBT: u32 = 4;
+/// The bucket of first edges is filled at this fraction of the pace.
+const FIRSTS_FILL: u32 = 8;
 /// That minimum in bytes, unless the scale's unit is larger.
 pub const LEAST: u32 = 128;
 /// What passes in [`STALL_MS`] because the server waits for it, bytes: about what a packet holds that was not
@@ -120,9 +122,8 @@ pub struct Hold {
     pub counted_high: u32,
     /// ...and how many frames began in them and before, modulo 2³².
     pub counted_frames: u32,
-    /// What its frames count as beyond their bytes, [`FRAME`] each, and has not been paid yet. Below zero where
-    /// bytes are ahead of the frames, by a frame's worth at most.
-    pub debt: i32,
+    /// How far its bytes are ahead of its frames, which count as [`FRAME`] each; that much at most.
+    pub ahead: u32,
 }
 
 impl Hold {
@@ -141,23 +142,25 @@ impl Hold {
             offered: 0,
             counted_high: high,
             counted_frames: frames,
-            debt: 0,
+            ahead: 0,
         };
     }
 
-    /// Count the frames, now that the client's bytes up to `high` were let through, in which `frames` began:
-    /// small ones add to the debt.
+    /// What the frames count as beyond their bytes, now that the client's bytes up to `high` were let through,
+    /// in which `frames` began.
     #[inline(always)]
-    pub const fn count(&mut self, high: u32, frames: u32) {
+    pub const fn count(&mut self, high: u32, frames: u32) -> u32 {
         let bytes = high.wrapping_sub(self.counted_high);
         if bytes > i32::MAX as u32 {
-            return;
+            return 0;
         }
-        let whole = frames.wrapping_sub(self.counted_frames) as i64 * FRAME as i64;
-        let debt = self.debt as i64 + whole - bytes as i64;
-        let debt = if debt < i32::MAX as i64 { debt as i32 } else { i32::MAX };
-        self.debt = if debt > -(FRAME as i32) { debt } else { -(FRAME as i32) };
+        let began = frames.wrapping_sub(self.counted_frames) as u64;
         (self.counted_high, self.counted_frames) = (high, frames);
+        let (whole, paid) = (began * FRAME as u64, bytes as u64 + self.ahead as u64);
+        let ahead = paid.saturating_sub(whole);
+        self.ahead = if ahead < FRAME as u64 { ahead as u32 } else { FRAME };
+        let more = whole.saturating_sub(paid);
+        if more < u32::MAX as u64 { more as u32 } else { u32::MAX }
     }
 
     /// How far the first edge should be ahead of what the server has acknowledged: so much the client may
@@ -206,18 +209,6 @@ impl Hold {
             return 0;
         }
         if server.least() < wanted { server.least() } else { wanted }
-    }
-
-    /// What has to be paid before the window opens.
-    #[inline(always)]
-    pub const fn owed(&self) -> u32 {
-        if self.debt > 0 { self.debt as u32 } else { 0 }
-    }
-
-    /// So much of the debt is paid, or let off.
-    #[inline(always)]
-    pub const fn pay(&mut self, paid: u32) {
-        self.debt = self.debt.saturating_sub(paid as i32);
     }
 
     /// Advance the edge by `granted` bytes, but not past the server's own; the window field to send.
@@ -285,25 +276,27 @@ pub struct Budget {
 
 impl Budget {
     /// Take up to `wanted` bytes out of a bucket that is filled at `rate` bytes a second and holds one second's
-    /// worth. What is there pays `debt` first, of which more than [`MOST_DEBT`] is let off: what is left of it
-    /// comes back in the high half.
+    /// worth.
     #[inline(always)]
-    pub const fn take(&mut self, now_ms: u32, rate: u32, wanted: u32, debt: u32) -> u64 {
+    pub const fn take(&mut self, now_ms: u32, rate: u32, wanted: u32) -> u32 {
         self.fill(now_ms, rate);
-        let most = rate.saturating_mul(MOST_DEBT);
-        let debt = if debt < most { debt } else { most };
         let left = rate.saturating_sub(self.taken);
-        let paid = if debt < left { debt } else { left };
-        let granted = if wanted < left - paid { wanted } else { left - paid };
-        self.taken += paid + granted;
-        ((debt - paid) as u64) << 32 | granted as u64
+        let granted = if wanted < left { wanted } else { left };
+        self.taken += granted;
+        granted
+    }
+
+    /// Take `bytes` that small frames count as beyond their own: up to [`MOST_DEBT`].
+    #[inline(always)]
+    pub const fn owe_frames(&mut self, rate: u32, bytes: u32) {
+        self.owe_up_to(rate.saturating_mul(1 + MOST_DEBT), bytes);
     }
 
     /// Take up to `wanted` bytes for the first edge of a connection out of the bucket of a source's first
     /// edges, where its pace is `rate`.
     #[inline(always)]
     pub const fn take_first(&mut self, now_ms: u32, rate: u32, wanted: u32) -> u32 {
-        self.fill(now_ms, rate);
+        self.fill(now_ms, rate / FIRSTS_FILL);
         let left = FIRSTS.saturating_sub(self.taken);
         let granted = if wanted < left { wanted } else { left };
         self.taken += granted;
@@ -314,8 +307,12 @@ impl Budget {
     /// worth: the minimum of many connections may be more than the rate.
     #[inline(always)]
     pub const fn owe(&mut self, rate: u32, bytes: u32) {
+        self.owe_up_to(rate.saturating_mul(2), bytes);
+    }
+
+    #[inline(always)]
+    const fn owe_up_to(&mut self, most: u32, bytes: u32) {
         let taken = self.taken.saturating_add(bytes);
-        let most = rate.saturating_mul(2);
         let most = if self.taken > most { self.taken } else { most };
         self.taken = if taken < most { taken } else { most };
     }
@@ -405,12 +402,12 @@ mod tests {
     #[test]
     fn a_bucket_gives_one_second_at_once_and_the_rate_after() {
         let mut budget = Budget::default();
-        assert_eq!(budget.take(10_000, 16_384, 60_000, 0), 16_384);
-        assert_eq!(budget.take(10_000, 16_384, 60_000, 0), 0);
-        assert_eq!(budget.take(10_500, 16_384, 60_000, 0), 8192);
+        assert_eq!(budget.take(10_000, 16_384, 60_000), 16_384);
+        assert_eq!(budget.take(10_000, 16_384, 60_000), 0);
+        assert_eq!(budget.take(10_500, 16_384, 60_000), 8192);
         budget.owe(16_384, u32::MAX);
-        assert_eq!(budget.take(11_500, 16_384, 60_000, 0), 0);
-        assert_eq!(budget.take(12_500, 16_384, 60_000, 0), 16_384);
+        assert_eq!(budget.take(11_500, 16_384, 60_000), 0);
+        assert_eq!(budget.take(12_500, 16_384, 60_000), 16_384);
     }
 
     #[test]
@@ -443,11 +440,9 @@ mod tests {
         /// Ask for so many bytes, and send them in frames of this size; how many there were.
         fn send(&mut self, wanted: u32, size: u32) -> u32 {
             self.now += 1;
-            self.hold.count(self.bytes, self.frames);
-            let debt = self.hold.owed();
-            let taken = self.budget.take(self.now, self.rate, wanted, debt);
-            self.hold.pay(debt - (taken >> 32) as u32);
-            let granted = taken as u32;
+            let more = self.hold.count(self.bytes, self.frames);
+            self.budget.owe_frames(self.rate, more);
+            let granted = self.budget.take(self.now, self.rate, wanted);
             let before = self.bytes;
             self.bytes += granted;
             self.frames += self.bytes.div_ceil(size) - before.div_ceil(size);
@@ -499,7 +494,7 @@ mod tests {
         while client.seconds() < 300 {
             // It has paid, and waits for a full one.
             client.send(0, 6);
-            if client.hold.owed() == 0 && client.budget.taken == 0 {
+            if client.budget.taken == 0 {
                 client.send(60_000, 6);
             }
         }
@@ -543,7 +538,7 @@ mod tests {
         let (mut firsts, rate) = (Budget::default(), 16 << 10);
         let granted: u32 = (0..100).map(|_| firsts.take_first(10_000, rate, AT_FIRST)).sum();
         assert_eq!(granted, FIRSTS);
-        assert_eq!(firsts.take_first(11_000, rate, AT_FIRST), rate);
+        assert_eq!(firsts.take_first(11_000, rate, AT_FIRST), rate / FIRSTS_FILL);
         let mut hold = Hold::default();
         hold.begin(0, 0, 0);
         assert_eq!(hold.wants(&server(1000, 512, 7), 100), (512 << 7) - 100);
@@ -619,7 +614,7 @@ mod tests {
                         offered = later(offered, said.edge());
                         let before = hold;
                         let wanted = wants(&mut hold, &said);
-                        let mut granted = budget.take(now, rate, wanted, 0) as u32;
+                        let mut granted = budget.take(now, rate, wanted);
                         let least = hold.minimum(&said, wanted, now);
                         if granted < least {
                             budget.owe(rate, least - granted);

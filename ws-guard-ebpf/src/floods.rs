@@ -4,7 +4,7 @@ use ws_guard_common::{flow::Flow, maps::Counter, source::millis, verifier::forge
 
 use crate::{maps::locked, report, scene::Scene, sources, walk};
 
-/// Charge the connection of the segment at hand with the frames of the walk that the flow is to take over.
+/// Charge the connection of the segment at hand with the frames of the walk that was just taken over.
 /// `true` when the segment is to be dropped.
 #[inline(always)]
 pub fn charge(scene: &Scene, flow: &mut Flow) -> bool {

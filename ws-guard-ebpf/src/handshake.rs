@@ -82,10 +82,10 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
     let taken = identify::read(word, count, reading.scene.policy);
     state.at += taken.bytes();
     state.read = taken.came_to();
-    if state.patience < taken.costs() {
-        state.read = identify::TOO_COSTLY;
-    } else {
+    if state.patience >= taken.costs() {
         state.patience -= taken.costs();
+    } else if !give_up_client() {
+        state.read = identify::TOO_COSTLY;
     }
     if taken.at_once() {
         skip_line(packet, state);
@@ -104,6 +104,12 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
         return 0;
     }
     1
+}
+
+/// The request takes too long to read: go on without its client, see [`Pending::give_up_client`].
+#[inline(always)]
+fn give_up_client() -> bool {
+    requests::scratch().is_some_and(Pending::give_up_client)
 }
 
 /// Nothing in the rest of the line matters: skip the next words of it.

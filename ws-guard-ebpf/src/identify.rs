@@ -7,7 +7,7 @@
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key};
 use ws_guard_common::{
     forwarded::{names::HeaderNames, preface, step},
-    maps::{Account, Address, Client, EventKind, Network, Pending, Policy, Suspect},
+    maps::{Account, Address, Client, EventKind, HEAD_ONLY, Network, Pending, Policy, Suspect},
 };
 
 use crate::{
@@ -24,7 +24,8 @@ pub const END: u32 = 1;
 /// [`read`]: no request begins here.
 pub const NO_REQUEST: u32 = 2;
 
-/// In place of what [`read`] came to: too many bytes of the segment had to be taken one by one.
+/// In place of what [`read`] came to: the segment takes too long to read, and where the request begins is not
+/// certain yet.
 pub const TOO_COSTLY: u32 = 3;
 
 /// The address is that of a trusted proxy, of which there are `proxies`.
@@ -82,6 +83,9 @@ extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies
     let (Some(pending), Some(names)) = (requests::scratch(), HEADERS.get(headers & 1)) else {
         return NO_REQUEST << 8;
     };
+    if pending.flags & HEAD_ONLY != 0 {
+        return head_word(pending, word, count);
+    }
     if count == 8 && pending.skip(word, names) {
         return 8;
     }
@@ -103,6 +107,37 @@ extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies
         word <<= 8;
     }
     taken | ONE_BY_ONE
+}
+
+/// [`read`] of a request whose client is not read any more.
+#[inline(always)]
+fn head_word(pending: &mut Pending, word: u64, count: u32) -> u32 {
+    if count == 8 && pending.skip_head(word) {
+        return 8;
+    }
+    let (mut word, mut taken) = (word, 0);
+    while taken < 8 {
+        let came_to = ws_guard_head_byte((word >> 56) as u32);
+        taken += 1;
+        if taken >= count || came_to != MORE {
+            return taken | ONE_BY_ONE | came_to << 8;
+        }
+        word <<= 8;
+    }
+    taken | ONE_BY_ONE
+}
+
+/// In the course of [`read`]: a byte of the head alone.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_head_byte(byte: u32) -> u32 {
+    let (Some(pending), byte) = (requests::scratch(), byte as u8) else {
+        return NO_REQUEST;
+    };
+    if pending.head.is_empty() && byte != b'G' && byte != b'\r' && byte != b'\n' {
+        return NO_REQUEST;
+    }
+    if pending.head.push(byte) { END } else { MORE }
 }
 
 /// How many of the next `most` bytes are fields of the PROXY protocol, which nobody has to see: they are

@@ -323,18 +323,16 @@ fn stream<P: Packet>(
     if !held::judge(scene, flow, payload) {
         return scene.drop(Counter::DroppedGap);
     }
-    // Before the flow takes it over: what is dropped has to be judged again when it comes again.
-    if scene.limits_classes() && floods::charge(scene, flow) {
-        held::uncount();
-        return Verdict::Drop;
-    }
     let committed = if rewalked { recommit(scene, flow) } else { commit(scene, flow) };
     if !committed {
         held::uncount();
         return scene.drop(Counter::DroppedUnreadable);
     }
     count_walk(scene);
-    let verdict = settle(scene, flow, payload);
+    // Behind it: what is dropped for its frames is not judged again when it comes again. TCP would put more
+    // and more of them into one segment, which alone would be over the limit for good.
+    let over = scene.limits_classes() && floods::charge(scene, flow);
+    let verdict = if over { Verdict::Drop } else { settle(scene, flow, payload) };
     // Behind the settling, which corrects the newest checkpoint: the filler's.
     held::follow(scene, flow);
     verdict

@@ -59,28 +59,23 @@ pub fn window(now: u64) -> Option<u16> {
         }
         _ => 0,
     };
-    let (mut debt, mut least) = (0, 0);
+    let (mut more, mut least) = (0, 0);
     let wanted = locked(
         flow,
         #[inline(always)]
         |flow| {
-            flow.hold.count(flow.high, flow.frames_in as u32);
+            more = flow.hold.count(flow.high, flow.frames_in as u32);
             let wanted = flow.hold.wants(&server, first);
-            debt = flow.hold.owed();
             least = flow.hold.minimum(&server, wanted, now_ms);
             wanted
         },
     );
-    let left = (debt as u64) << 32;
-    let taken = if wanted == 0 { left } else { sources::grant(flow, now_ms, wanted, least, debt) };
-    let (granted, paid) = (taken as u32, debt - (taken >> 32) as u32);
+    let asks = wanted != 0 || more != 0;
+    let granted = if asks { sources::grant(flow, now_ms, wanted, least, more) } else { 0 };
     let window = locked(
         flow,
         #[inline(always)]
-        |flow| {
-            flow.hold.pay(paid);
-            flow.hold.open(&server, granted, now_ms)
-        },
+        |flow| flow.hold.open(&server, granted, now_ms),
     );
     if window == segment.window {
         return None;
@@ -180,9 +175,14 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     if begins {
         flow.hold.granted = flow.hold.granted.saturating_add(len);
     }
+    let more = locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.hold.count(flow.high, flow.frames_in as u32),
+    );
     let passes = begins
-        || sources::police(flow, now_ms, len, false)
-        || is_due(flow, segment, now_ms) && sources::police(flow, now_ms, len, true);
+        || sources::police(flow, now_ms, len, false, more)
+        || is_due(flow, segment, now_ms) && sources::police(flow, now_ms, len, true, 0);
     if !passes {
         report::count(Counter::DroppedPoliced);
     }

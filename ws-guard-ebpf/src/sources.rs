@@ -704,22 +704,23 @@ unsafe fn raise_word(lock: *mut u32, word: *mut u64, until: u64) {
     }
 }
 
-/// Let a paced connection's edge advance by up to `wanted` bytes, and by `least` in any case: how many, and in
-/// the high half what is left of its debt, see [`Budget::take`](ws_guard_common::pace::Budget::take).
+/// Let a paced connection's edge advance by up to `wanted` bytes, and by `least` in any case: how many. Its
+/// frames counted as `more` than their bytes.
 #[inline(always)]
-pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, debt: u32) -> u64 {
+pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u32 {
     let source = charged(&flow.account.source);
     if source.is_null() {
-        return (debt as u64) << 32 | least as u64;
+        return least;
     }
     Entry(source).locked(
         #[inline(always)]
         |source| {
             let rate = source.limits.pace;
-            let taken = source.budget.take(now_ms, rate, wanted, debt);
-            let more = least.saturating_sub(taken as u32);
-            source.budget.owe(rate, more);
-            taken + more as u64
+            source.budget.owe_frames(rate, more);
+            let granted = source.budget.take(now_ms, rate, wanted);
+            let rest = least.saturating_sub(granted);
+            source.budget.owe(rate, rest);
+            granted + rest
         },
     )
 }
@@ -734,14 +735,18 @@ pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32) -> u32 {
     }
     Entry(source).locked(
         #[inline(always)]
-        |source| source.firsts.take_first(now_ms, source.limits.pace, wanted),
+        |source| {
+            let rate = source.limits.pace;
+            let granted = source.firsts.take_first(now_ms, rate, wanted);
+            granted + source.budget.take(now_ms, rate, wanted - granted)
+        },
     )
 }
 
 /// Whether a segment of `len` bytes of a connection passes that is paced without its window; in any case
-/// one that is `due`.
+/// one that is `due`. Its frames counted as `more` than their bytes.
 #[inline(never)]
-pub fn police(flow: &Flow, now_ms: u32, len: u32, due: bool) -> bool {
+pub fn police(flow: &Flow, now_ms: u32, len: u32, due: bool, more: u32) -> bool {
     let source = charged(&flow.account.source);
     if source.is_null() {
         return due;
@@ -750,6 +755,7 @@ pub fn police(flow: &Flow, now_ms: u32, len: u32, due: bool) -> bool {
         #[inline(always)]
         |source| {
             let rate = source.limits.pace;
+            source.budget.owe_frames(rate, more);
             let admits = source.budget.admits(now_ms, rate, len);
             source.budget.owe(rate, if due && !admits { len } else { 0 });
             admits || due

@@ -2,12 +2,16 @@
 
 use crate::handshake;
 
-/// [`Pending::flags`]: the request's head is longer than [`crate::handshake::MAX_HEAD`] or took too long
-/// to read ([`Pending::patience`]), so that it is not known where it ends.
+/// [`Pending::flags`]: the request's head is longer than [`crate::handshake::MAX_HEAD`], so that it is not
+/// known where it ends.
 pub const LOST: u8 = 1 << 0;
 
 /// [`Pending::flags`]: on a TLS port: the header of the PROXY protocol has not come to its end.
 pub const PREFACE: u8 = 1 << 1;
+
+/// [`Pending::flags`]: the request took too long to read ([`Pending::patience`]): only where its head ends is
+/// read from then on, and not who its client is.
+pub const HEAD_ONLY: u8 = 1 << 2;
 
 /// A request whose answer has not been seen: value of [`super::name::PENDING`] and
 /// [`super::name::PROVEN`].
@@ -22,7 +26,7 @@ pub struct Pending {
     pub next: u32,
     /// Bytes of the head so far.
     pub length: u32,
-    /// [`LOST`], [`PREFACE`].
+    /// [`LOST`], [`PREFACE`], [`HEAD_ONLY`].
     pub flags: u8,
     /// Whose programs read the request, one of [`owner`](crate::flow::owner).
     pub owner: u8,
@@ -77,8 +81,27 @@ impl Pending {
         skips
     }
 
-    /// How many bytes of a segment's `length` are read one by one at most; up to 64 that are skipped at once
-    /// count as two. Reading one takes longer than most packets take altogether, and a request in a made up
+    /// [`Pending::skip`] where only the head's end is looked for.
+    #[inline(always)]
+    pub const fn skip_head(&mut self, word: u64) -> bool {
+        let folded = word | handshake::FOLD;
+        let skips = !handshake::has_line_end(word) && self.head.skips(folded);
+        if skips {
+            self.head.skip();
+        }
+        skips
+    }
+
+    /// Who the client is is not read any more. `false` where the beginning of the request is not certain.
+    #[inline(always)]
+    pub fn give_up_client(&mut self) -> bool {
+        self.flags |= HEAD_ONLY;
+        self.client.spoil();
+        self.client.preface.is_over()
+    }
+
+    /// How many bytes of a segment's `length` are read one by one at most to know the client; up to 64 that are
+    /// skipped at once count as two. Reading one takes longer than most packets take altogether, and a request in a made up
     /// name costs its sender nothing. Of a `trusted` proxy there is room for two lists of twenty hops.
     #[inline(always)]
     pub const fn patience(&self, length: u32, trusted: bool) -> u32 {

@@ -82,7 +82,10 @@ fn costly() -> Vec<Case> {
     let lines = request(&lines);
     let unread = |name, head: &[u8]| {
         let unread = case(name).proxied().only(Family::V4).opens(head);
-        unread.client_is("10.77.0.1", identity::CONNECTION).counts(&[(RequestsUnseen, 1)])
+        unread
+            .client_is("10.77.0.1", identity::CONNECTION)
+            .client(pings(1))
+            .counts(&[(RequestsUnseen, 0), (Pings, 1)])
     };
     let long = [v2([198, 51, 100, 7], 212), vec![4; 200]].concat();
     vec![
@@ -97,7 +100,16 @@ fn costly() -> Vec<Case> {
             .accepted(lines.len())
             .opens(&lines)
             .client_is("10.77.0.1", identity::PEER)
-            .counts(&[(RequestsUnseen, 1)]),
+            .counts(&[(RequestsUnseen, 0)]),
+        case("pings behind one that takes long to read, before its answer")
+            .client_at(-(lines.len() as i64), [&lines[..], &pings(3)].concat())
+            .dropped()
+            .client_at(-(lines.len() as i64), &*lines)
+            .client(pings(3))
+            .dropped()
+            .answer(SWITCHING)
+            .client_at(0, pings(3))
+            .counts(&[(RequestsUnseen, 0), (DroppedEarly, 2), (Pings, 3)]),
         unread("hundreds of lines", &lines),
         case("hundreds of lines in segments of 60 bytes")
             .proxied()

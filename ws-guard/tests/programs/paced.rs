@@ -164,7 +164,7 @@ fn scales() -> Vec<Case> {
             .client_at(PINGS + 6008, [0; 500])
             .counts(&[(Paced, 1), (DroppedPoliced, 1)]),
         offers(unknown("what was merged on the way is paid for in full"), PINGS, 200)
-            .policy(|policy| policy.pace = 256)
+            .policy(|policy| policy.pace = 512)
             .client(LONG)
             .client([0; 3000])
             .wait(Duration::from_millis(1300))

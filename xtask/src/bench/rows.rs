@@ -323,7 +323,7 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
         first("request, 1,448 bytes, a browser's", get(BROWSER, 1448)),
         proxied("the same, of a proxy: X-Forwarded-For", get(&forwarded, 1448)),
         proxied("request, 1,448 bytes, of a proxy: 20 hops", get(&hops, 1448)),
-        first("request, 1,448 bytes, the shortest lines", slow(480)),
+        first("request, 1,448 bytes, the shortest lines", slow(1350)),
         proxied("request, 1,448 bytes, of a proxy: the shortest lines", slow(1350)),
         proxied("request, 1,448 bytes, the shortest hops", costly(280)),
         spoofed("request without a handshake, the shortest lines", slow(210)),
