@@ -288,7 +288,9 @@ impl Budget {
 
     /// Take `bytes` that small frames count as beyond their own: up to [`MOST_DEBT`].
     #[inline(always)]
-    pub const fn owe_frames(&mut self, rate: u32, bytes: u32) {
+    pub const fn owe_frames(&mut self, now_ms: u32, rate: u32, bytes: u32) {
+        // The time before does not pay for them.
+        self.fill(now_ms, rate);
         self.owe_up_to(rate.saturating_mul(1 + MOST_DEBT), bytes);
     }
 
@@ -441,7 +443,7 @@ mod tests {
         fn send(&mut self, wanted: u32, size: u32) -> u32 {
             self.now += 1;
             let more = self.hold.count(self.bytes, self.frames);
-            self.budget.owe_frames(self.rate, more);
+            self.budget.owe_frames(self.now, self.rate, more);
             let granted = self.budget.take(self.now, self.rate, wanted);
             let before = self.bytes;
             self.bytes += granted;

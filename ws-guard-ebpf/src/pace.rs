@@ -21,6 +21,7 @@ use crate::{
 /// Time after which a server that was not heard is taken for one whose segments go another way,
 /// milliseconds.
 const UNHEARD_MS: i32 = 1000;
+
 /// The window field that the segment at hand, of the server on a paced connection, is to have: where the
 /// held edge is. `None` where that is its own.
 #[inline(always)]
@@ -174,14 +175,14 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     let begins = known && !unheard && sources::grant_first(flow, now_ms, len) == len;
     if begins {
         flow.hold.granted = flow.hold.granted.saturating_add(len);
+        return 0;
     }
     let more = locked(
         flow,
         #[inline(always)]
         |flow| flow.hold.count(flow.high, flow.frames_in as u32),
     );
-    let passes = begins
-        || sources::police(flow, now_ms, len, false, more)
+    let passes = sources::police(flow, now_ms, len, false, more)
         || is_due(flow, segment, now_ms) && sources::police(flow, now_ms, len, true, 0);
     if !passes {
         report::count(Counter::DroppedPoliced);

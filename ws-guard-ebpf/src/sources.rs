@@ -716,7 +716,7 @@ pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u3
         #[inline(always)]
         |source| {
             let rate = source.limits.pace;
-            source.budget.owe_frames(rate, more);
+            source.budget.owe_frames(now_ms, rate, more);
             let granted = source.budget.take(now_ms, rate, wanted);
             let rest = least.saturating_sub(granted);
             source.budget.owe(rate, rest);
@@ -735,11 +735,7 @@ pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32) -> u32 {
     }
     Entry(source).locked(
         #[inline(always)]
-        |source| {
-            let rate = source.limits.pace;
-            let granted = source.firsts.take_first(now_ms, rate, wanted);
-            granted + source.budget.take(now_ms, rate, wanted - granted)
-        },
+        |source| source.firsts.take_first(now_ms, source.limits.pace, wanted),
     )
 }
 
@@ -755,7 +751,7 @@ pub fn police(flow: &Flow, now_ms: u32, len: u32, due: bool, more: u32) -> bool 
         #[inline(always)]
         |source| {
             let rate = source.limits.pace;
-            source.budget.owe_frames(rate, more);
+            source.budget.owe_frames(now_ms, rate, more);
             let admits = source.budget.admits(now_ms, rate, len);
             source.budget.owe(rate, if due && !admits { len } else { 0 });
             admits || due

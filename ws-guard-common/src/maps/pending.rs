@@ -100,9 +100,10 @@ impl Pending {
         self.client.preface.is_over()
     }
 
-    /// How many bytes of a segment's `length` are read one by one at most to know the client; up to 64 that are
-    /// skipped at once count as two. Reading one takes longer than most packets take altogether, and a request in a made up
-    /// name costs its sender nothing. Of a `trusted` proxy there is room for two lists of twenty hops.
+    /// How many bytes of a segment's `length` are read one by one at most to know the client; up to 64 that
+    /// are skipped at once count as two. Reading one takes longer than most packets take altogether, and a
+    /// request in a made-up name costs its sender nothing. Of a `trusted` proxy there is room for two lists of
+    /// twenty hops.
     #[inline(always)]
     pub const fn patience(&self, length: u32, trusted: bool) -> u32 {
         let most = if trusted { 2048 } else { 512 };

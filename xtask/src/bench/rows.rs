@@ -295,9 +295,8 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
         (first.opening, first.again, first.forgotten) = (Opening::Handshake, true, true);
         first
     };
-    // What a trusted proxy hands on has cost it more already.
     let proxied = |name, payload| {
-        let mut proxied = first(name, payload).times(4.0 * COSTLIEST);
+        let mut proxied = first(name, payload);
         proxied.proxied = true;
         proxied
     };
