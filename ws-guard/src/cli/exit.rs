@@ -5,12 +5,18 @@ use std::{
     process::ExitCode,
 };
 
+use ws_guard_inspect::ReadError;
+
 use crate::{config::ConfigError, control::client::ClientError, guard::GuardError};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// As sysexits(3) has it for wrong use of the program, here for its configuration.
 const CONFIG: u8 = 64;
+/// EX_DATAERR: a capture is damaged, or is none.
+const DAMAGED: u8 = 65;
+/// EX_NOINPUT.
+const NO_INPUT: u8 = 66;
 /// EX_UNAVAILABLE.
 const UNAVAILABLE: u8 = 69;
 /// EX_NOPERM.
@@ -54,6 +60,11 @@ fn code(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<ConfigError>().is_some() {
         return CONFIG;
     }
+    match error.downcast_ref::<ReadError>() {
+        Some(ReadError::Open { .. }) => return NO_INPUT,
+        Some(ReadError::Damaged { .. }) => return DAMAGED,
+        None => {}
+    }
     if let Some(client) = error.downcast_ref::<ClientError>() {
         return match client {
             ClientError::Unreachable(_) => UNAVAILABLE,
@@ -82,6 +93,10 @@ mod tests {
         assert_eq!(of(GuardError::Privileges("CAP_BPF".into()).into()), 77);
         assert_eq!(of(GuardError::Incompatible("/p".into(), "1".into()).into()), 78);
         assert_eq!(of(GuardError::NotLoaded("/p".into()).into()), 69);
+        let error = io::ErrorKind::NotFound.into();
+        assert_eq!(of(ReadError::Open { name: "a.pcap".into(), error }.into()), 66);
+        let damage = ws_guard_inspect::input::Damage { offset: 24, what: "cut".into() };
+        assert_eq!(of(ReadError::Damaged { name: "a.pcap".into(), damage }.into()), 65);
         assert_eq!(of(anyhow::anyhow!("else")), 1);
     }
 }

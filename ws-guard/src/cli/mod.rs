@@ -10,6 +10,7 @@ mod events;
 mod exit;
 mod flows;
 mod hand_over;
+mod inspect;
 mod output;
 mod policy;
 mod run;
@@ -38,6 +39,7 @@ Examples:
   ws-guard throttled --watch                       who is over the limit, now and on
   ws-guard policy set --max-ping-rate 60           from the next packet on
   ws-guard allow 10.0.0.0/8                        count them, never act on them
+  ws-guard inspect app.pcap                        where frames join and split in a capture
   ws-guard doctor                                  what this machine can do, and what is missing
   ws-guard unload                                  take all of it away again
 
@@ -46,6 +48,8 @@ Exit codes:
   1   the operation failed; the message says why
   2   the command line is wrong
   64  the configuration has errors; all of them are listed
+  65  a capture is damaged, or is none; what was read before is reported
+  66  a capture cannot be opened
   69  no daemon answers on the control socket
   77  privileges are missing; the message says which
   78  the pinned maps are of another version";
@@ -107,6 +111,8 @@ enum Command {
     Allow(allow::AllowCommand),
     /// Show what happened: throttlings, releases, violations, connections
     Events(events::EventsCommand),
+    /// Read packet captures: where frames join and split, heartbeats, violations
+    Inspect(inspect::Inspect),
     /// Check kernel, privileges and interfaces, each with a remedy
     Doctor(doctor::Doctor),
     /// Remove programs, maps and pins: the end of protection
@@ -156,6 +162,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(serve) => serve.run(&global),
         Command::HandOver(hand_over) => hand_over.run().map(|()| ExitCode::SUCCESS),
         Command::Completions(completions) => completions.run(),
+        Command::Inspect(inspect) => inspect.run(),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(ask(command, &global))
@@ -179,7 +186,11 @@ async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Events(events) => events.run(global).await?,
         Command::Unload(unload) => unload.run(global).await?,
         Command::Doctor(doctor) => return doctor.run(global).await,
-        Command::Run(_) | Command::Serve(_) | Command::HandOver(_) | Command::Completions(_) => {}
+        Command::Run(_)
+        | Command::Serve(_)
+        | Command::Inspect(_)
+        | Command::HandOver(_)
+        | Command::Completions(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

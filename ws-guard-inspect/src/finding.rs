@@ -1,0 +1,374 @@
+//! What can be found in a connection, and where.
+
+use std::{fmt, net::SocketAddr};
+
+use serde::{Serialize, Serializer};
+use ws_guard_common::frame::{Violation, opcode};
+
+/// A packet: the number of its file (from 1), its own in there, as other tools count, and its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub file: u32,
+    pub packet: u64,
+    /// Nanoseconds since 1970.
+    pub time_ns: u64,
+}
+
+/// Both ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Ends {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+}
+
+/// One of the two ends: who sent something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Client,
+    Server,
+}
+
+impl Side {
+    pub const fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Server => "server",
+        }
+    }
+}
+
+/// A place in the stream of one side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct At {
+    pub file: u32,
+    pub packet: u64,
+    #[serde(serialize_with = "rfc3339", rename = "time")]
+    pub time_ns: u64,
+    /// TCP sequence number.
+    pub seq: u32,
+    /// Offset in the packet's TCP payload, in bytes.
+    pub offset: u32,
+}
+
+impl At {
+    pub const fn new(place: Place, seq: u32, offset: u32) -> At {
+        At { file: place.file, packet: place.packet, time_ns: place.time_ns, seq, offset }
+    }
+}
+
+/// A time as RFC 3339 has it.
+pub fn time(ns: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(ns);
+    humantime::format_rfc3339_nanos(time).to_string()
+}
+
+pub fn rfc3339<S: Serializer>(ns: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time(*ns))
+}
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Frame {
+    /// Which one of its side's, from 1.
+    pub frame: u64,
+    pub opcode: u8,
+    pub fin: bool,
+    /// The first three of the bits behind FIN: RSV1 to RSV3.
+    pub rsv: u8,
+    /// Payload bytes.
+    pub length: u64,
+    /// Bytes of the header, masking key included.
+    pub header: u32,
+    /// Packet in which its last byte came; that in which its first did is the finding's.
+    pub ends_in_packet: u64,
+    /// Segments that it lies in.
+    pub segments: u32,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum What {
+    Frame(Frame),
+    /// Frames begin inside a segment: a reader has to cut there.
+    SplitPoint {
+        frames: u32,
+        len: u32,
+        offsets: Vec<u32>,
+    },
+    /// A segment ends inside a header, after `have` of its bytes.
+    SplitHeader {
+        frame: u64,
+        have: u32,
+    },
+    /// A frame lies in several segments.
+    SplitFrame {
+        frame: u64,
+        segments: u32,
+        length: u64,
+        ends_in_packet: u64,
+    },
+    /// RFC 6455 is violated.
+    Violation {
+        violation: Broken,
+        frame: u64,
+        rfc: &'static str,
+    },
+    /// The PING got its answer, or a later one did.
+    Ping {
+        frame: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        answered_us: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        answered_in_packet: Option<u64>,
+    },
+    /// A PONG whose payload is no PING's.
+    UnaskedPong {
+        frame: u64,
+        length: u64,
+    },
+    Close {
+        frame: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<u16>,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    Retransmission {
+        len: u32,
+    },
+    OutOfOrder {
+        len: u32,
+    },
+    /// Bytes that were sent, and are not in the capture.
+    Gap {
+        len: u32,
+    },
+    /// Bytes that the capture cut off.
+    Snapped {
+        len: u32,
+    },
+    /// The side's receive window closed; how long, where it opened again.
+    ZeroWindow {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        closed_us: Option<u64>,
+    },
+    /// Where its frames begin is not known any more.
+    Unsynced,
+    /// Frames were found, by a chain of headers that proves them.
+    PickedUp,
+}
+
+/// The rule that a frame breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// One that the tracker sees in the header.
+    Header(Violation),
+    /// A close frame with one byte, or with a code that must not be sent.
+    CloseCode,
+    /// A close reason that is not UTF-8.
+    CloseReason,
+    /// A data frame after the side's close frame.
+    AfterClose,
+}
+
+impl Broken {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Broken::Header(violation) => violation.name(),
+            Broken::CloseCode => "invalid_close_code",
+            Broken::CloseReason => "invalid_close_reason",
+            Broken::AfterClose => "data_after_close",
+        }
+    }
+
+    /// The section of RFC 6455 that says so.
+    pub const fn rfc(self) -> &'static str {
+        match self {
+            Broken::Header(violation) => match violation {
+                Violation::ReservedOpcode
+                | Violation::ReservedBits
+                | Violation::NonMinimalLength
+                | Violation::LengthTopBit => "RFC 6455, 5.2",
+                Violation::Unmasked | Violation::Masked => "RFC 6455, 5.1",
+                Violation::ControlTooLong | Violation::ControlFragmented => "RFC 6455, 5.5",
+                Violation::UnexpectedContinuation | Violation::InterleavedData => "RFC 6455, 5.4",
+                Violation::BadRecord => "RFC 8446, 5.1",
+            },
+            Broken::CloseCode => "RFC 6455, 7.4",
+            Broken::CloseReason => "RFC 6455, 5.5.1 and 8.1",
+            Broken::AfterClose => "RFC 6455, 5.5.1",
+        }
+    }
+}
+
+impl Serialize for Broken {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// A finding's kind, to choose by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Frame,
+    SplitPoint,
+    SplitHeader,
+    SplitFrame,
+    Violation,
+    Ping,
+    UnaskedPong,
+    Close,
+    Retransmission,
+    OutOfOrder,
+    Gap,
+    Snapped,
+    ZeroWindow,
+    Unsynced,
+    PickedUp,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 15] = [
+        Kind::Frame,
+        Kind::SplitPoint,
+        Kind::SplitHeader,
+        Kind::SplitFrame,
+        Kind::Violation,
+        Kind::Ping,
+        Kind::UnaskedPong,
+        Kind::Close,
+        Kind::Retransmission,
+        Kind::OutOfOrder,
+        Kind::Gap,
+        Kind::Snapped,
+        Kind::ZeroWindow,
+        Kind::Unsynced,
+        Kind::PickedUp,
+    ];
+
+    /// As in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Frame => "frame",
+            Kind::SplitPoint => "split_point",
+            Kind::SplitHeader => "split_header",
+            Kind::SplitFrame => "split_frame",
+            Kind::Violation => "violation",
+            Kind::Ping => "ping",
+            Kind::UnaskedPong => "unasked_pong",
+            Kind::Close => "close",
+            Kind::Retransmission => "retransmission",
+            Kind::OutOfOrder => "out_of_order",
+            Kind::Gap => "gap",
+            Kind::Snapped => "snapped",
+            Kind::ZeroWindow => "zero_window",
+            Kind::Unsynced => "unsynced",
+            Kind::PickedUp => "picked_up",
+        }
+    }
+}
+
+impl What {
+    pub const fn kind(&self) -> Kind {
+        match self {
+            What::Frame(_) => Kind::Frame,
+            What::SplitPoint { .. } => Kind::SplitPoint,
+            What::SplitHeader { .. } => Kind::SplitHeader,
+            What::SplitFrame { .. } => Kind::SplitFrame,
+            What::Violation { .. } => Kind::Violation,
+            What::Ping { .. } => Kind::Ping,
+            What::UnaskedPong { .. } => Kind::UnaskedPong,
+            What::Close { .. } => Kind::Close,
+            What::Retransmission { .. } => Kind::Retransmission,
+            What::OutOfOrder { .. } => Kind::OutOfOrder,
+            What::Gap { .. } => Kind::Gap,
+            What::Snapped { .. } => Kind::Snapped,
+            What::ZeroWindow { .. } => Kind::ZeroWindow,
+            What::Unsynced => Kind::Unsynced,
+            What::PickedUp => Kind::PickedUp,
+        }
+    }
+}
+
+/// Something that was found in a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Who sent the bytes that it is about.
+    pub direction: Side,
+    #[serde(flatten)]
+    pub at: At,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Frame(frame) => frame.fmt(f),
+            What::SplitPoint { frames, len, offsets } => {
+                let offsets: Vec<String> = offsets.iter().map(u32::to_string).collect();
+                let offsets = offsets.join(", ");
+                write!(f, "{frames} frames begin in {len} bytes: cut at {offsets}")
+            }
+            What::SplitHeader { frame, have } => {
+                write!(f, "header of frame {frame} is cut after {have} bytes")
+            }
+            What::SplitFrame { frame, segments, length, ends_in_packet } => write!(
+                f,
+                "frame {frame} of {length} bytes lies in {segments} segments, to packet {ends_in_packet}"
+            ),
+            What::Violation { violation, frame, rfc } => {
+                write!(f, "{} in frame {frame} ({rfc})", violation.name())
+            }
+            What::Ping { answered_us: Some(us), answered_in_packet: Some(packet), .. } => {
+                write!(f, "answered after {us} µs in packet {packet}")
+            }
+            What::Ping { answered_in_packet: Some(packet), .. } => {
+                write!(f, "answered by a later ping's pong in packet {packet}")
+            }
+            What::Ping { .. } => f.write_str("not answered"),
+            What::UnaskedPong { frame, length } => {
+                write!(f, "frame {frame} of {length} bytes answers no ping")
+            }
+            What::Close { code, reason, .. } => match (code, reason.as_str()) {
+                (None, _) => f.write_str("without a code"),
+                (Some(code), "") => write!(f, "{code}"),
+                (Some(code), reason) => write!(f, "{code}, {reason:?}"),
+            },
+            What::Retransmission { len } => write!(f, "{len} bytes came again"),
+            What::OutOfOrder { len } => write!(f, "{len} bytes came before others"),
+            What::Gap { len } => write!(f, "{len} bytes are not in the capture"),
+            What::Snapped { len } => write!(f, "{len} bytes were cut off by the capture"),
+            What::ZeroWindow { closed_us: Some(us) } => write!(f, "closed for {us} µs"),
+            What::ZeroWindow { closed_us: None } => f.write_str("closed to the end"),
+            What::Unsynced => f.write_str("where its frames begin is not known from here"),
+            What::PickedUp => f.write_str("eight headers in a row prove its frames"),
+        }
+    }
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.opcode {
+            opcode::CONTINUATION => "continuation",
+            opcode::TEXT => "text",
+            opcode::BINARY => "binary",
+            opcode::CLOSE => "close",
+            opcode::PING => "ping",
+            opcode::PONG => "pong",
+            _ => "reserved",
+        };
+        let more = if self.fin { "" } else { ", more follows" };
+        let compressed = if self.rsv & 4 != 0 { ", RSV1" } else { "" };
+        write!(f, "{}: {name}, {} bytes{compressed}{more}", self.frame, self.length)
+    }
+}

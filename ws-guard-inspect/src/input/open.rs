@@ -1,0 +1,130 @@
+//! Decompression by what a file begins with, and the errors that the parser would swallow.
+
+use std::{
+    cell::RefCell,
+    io::{self, BufReader, Cursor, Read},
+    rc::Rc,
+};
+
+use flate2::read::MultiGzDecoder;
+
+/// Longest section header of a pcapng file that is read, in bytes.
+const LONGEST_SECTION_HEADER: usize = 1 << 20;
+const GZIP: [u8; 2] = [0x1F, 0x8B];
+const ZSTD: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+/// Block type of a pcapng section header, the same in either byte order.
+const PCAPNG: [u8; 4] = [0x0A, 0x0D, 0x0D, 0x0A];
+
+/// Where an error of reading is kept: the parser only says that there was one.
+pub type Trouble = Rc<RefCell<Option<io::Error>>>;
+
+/// A capture's bytes, decompressed, and what form they have.
+pub struct Opened {
+    pub bytes: Source,
+    pub is_pcapng: bool,
+    pub trouble: Trouble,
+}
+
+/// What is read: first `head` in one piece, because the parser wants the first header whole.
+pub struct Source {
+    head: Vec<u8>,
+    rest: Box<dyn Read>,
+    trouble: Trouble,
+}
+
+impl Read for Source {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        if !self.head.is_empty() {
+            let count = self.head.len().min(space.len());
+            space[..count].copy_from_slice(&self.head[..count]);
+            self.head.drain(..count);
+            return Ok(count);
+        }
+        loop {
+            match self.rest.read(space) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let kind = error.kind();
+                    *self.trouble.borrow_mut() = Some(error);
+                    return Err(kind.into());
+                }
+                read => return read,
+            }
+        }
+    }
+}
+
+/// Decompress, and read the first header.
+pub fn open(mut source: Box<dyn Read>) -> io::Result<Opened> {
+    let magic = up_to(&mut source, 4)?;
+    let source: Box<dyn Read> = Box::new(Cursor::new(magic.clone()).chain(source));
+    let mut source = if magic.starts_with(&GZIP) {
+        Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, source)))
+    } else if magic == ZSTD {
+        Box::new(Zstd { source: BufReader::with_capacity(1 << 16, source), frame: None })
+    } else {
+        source
+    };
+    let mut head = up_to(&mut source, 12)?;
+    let is_pcapng = head.starts_with(&PCAPNG);
+    let length = if is_pcapng { section_header_len(&head) } else { 24 };
+    let more = length.saturating_sub(head.len());
+    head.extend(up_to(&mut source, more)?);
+    let trouble = Trouble::default();
+    let bytes = Source { head, rest: source, trouble: Rc::clone(&trouble) };
+    Ok(Opened { bytes, is_pcapng, trouble })
+}
+
+/// Length of the section header block, from its first 12 bytes.
+fn section_header_len(head: &[u8]) -> usize {
+    let (Some(length), Some(order)) = (head.get(4..8), head.get(8..12)) else {
+        return 0;
+    };
+    let length = <[u8; 4]>::try_from(length).unwrap_or_default();
+    let big = order == [0x1A, 0x2B, 0x3C, 0x4D];
+    let length = if big { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) };
+    (length as usize).min(LONGEST_SECTION_HEADER)
+}
+
+/// Read `count` bytes, or fewer where the source ends.
+fn up_to(source: &mut impl Read, count: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.by_ref().take(count as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+type Frame = ruzstd::decoding::FrameDecoder;
+
+/// A zstd stream of any number of frames: `zstd` and `cat` make such.
+struct Zstd<R> {
+    source: BufReader<R>,
+    frame: Option<Frame>,
+}
+
+impl<R: Read> Read for Zstd<R> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        use ruzstd::decoding::BlockDecodingStrategy::UptoBytes;
+        loop {
+            let Some(frame) = &mut self.frame else {
+                let first = up_to(&mut self.source, 4)?;
+                if first.is_empty() {
+                    return Ok(0);
+                }
+                let mut frame = Frame::new();
+                let mut source = Cursor::new(first).chain(&mut self.source);
+                frame.reset(&mut source).map_err(io::Error::other)?;
+                self.frame = Some(frame);
+                continue;
+            };
+            if frame.can_collect() > 0 {
+                return frame.read(space);
+            }
+            if frame.is_finished() {
+                self.frame = None;
+                continue;
+            }
+            let wanted = UptoBytes(space.len().max(1));
+            frame.decode_blocks(&mut self.source, wanted).map_err(io::Error::other)?;
+        }
+    }
+}

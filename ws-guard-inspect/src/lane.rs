@@ -1,0 +1,462 @@
+//! One direction's frames: the kernel programs' tracker, driven through a capture.
+
+use ws_guard_common::{
+    frame::{FIN, Header, MAX_CONTROL_PAYLOAD, OPCODE, RSV, RSV1, Violations, opcode},
+    replay::SeenHeader,
+    tracker::{FROM_CLIENT, MESSAGE_UNKNOWN, RSV1_AGREED, Segment, Step, Tracker, Walk},
+};
+
+use crate::{
+    finding::{At, Broken, Frame, Place, Side, What},
+    pickup::{Found, Pickup},
+    reassembly::Chunk,
+};
+
+/// Masking key and payload of a control frame at most, in bytes.
+const BODY: usize = 4 + MAX_CONTROL_PAYLOAD as usize;
+
+/// What a lane tells.
+#[derive(Debug)]
+pub enum Event {
+    Found(Side, At, What),
+    /// A frame's last byte came, at `ended`. `body`: the payload of a control frame, unmasked, if
+    /// all of it was captured.
+    Frame {
+        side: Side,
+        at: At,
+        frame: Frame,
+        body: Option<Vec<u8>>,
+        ended: Place,
+    },
+}
+
+impl Event {
+    pub const fn side(&self) -> Side {
+        match self {
+            Event::Found(side, ..) | Event::Frame { side, .. } => *side,
+        }
+    }
+}
+
+/// What a direction adds up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Frames that began.
+    pub frames: u64,
+    pub pings: u64,
+    pub pongs: u64,
+    /// Whole messages, and those among them that were compressed.
+    pub messages: u64,
+    pub compressed: u64,
+    /// Bytes of payload that the frames have.
+    pub payload: u64,
+    /// Of the longest frame.
+    pub longest: u64,
+    pub coalesced_segments: u64,
+    pub split_headers: u64,
+    pub split_frames: u64,
+    /// Frames that violate something.
+    pub violations: u64,
+}
+
+/// The frame whose end is yet to come.
+#[derive(Debug)]
+struct Open {
+    at: At,
+    frame: Frame,
+    /// Bytes of it behind the latest segment.
+    left: u64,
+    /// Masking key and payload of a control frame so far.
+    body: Vec<u8>,
+    is_masked: bool,
+}
+
+/// A header that is yet to be whole.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    at: At,
+    /// Segments that it lies in so far.
+    segments: u32,
+}
+
+/// One direction.
+#[derive(Debug)]
+pub struct Lane {
+    side: Side,
+    /// Where its frames begin; `None` while that is not known.
+    tracker: Option<Tracker>,
+    flags: u8,
+    pickup: Pickup,
+    open: Option<Open>,
+    /// The header that the latest segment's end has cut.
+    cut: Option<Cut>,
+    /// Headers of the segment at hand.
+    headers: Vec<SeenHeader>,
+    /// Which frame was the latest.
+    number: u64,
+    /// The message at hand is a compressed one.
+    is_compressed: bool,
+    is_closed: bool,
+    pub counts: Counts,
+}
+
+impl Lane {
+    pub fn new(side: Side) -> Lane {
+        Lane {
+            side,
+            tracker: None,
+            flags: if side == Side::Client { FROM_CLIENT } else { 0 },
+            pickup: Pickup::default(),
+            open: None,
+            cut: None,
+            headers: Vec::new(),
+            number: 0,
+            is_compressed: false,
+            is_closed: false,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Frames may be compressed: that was agreed, or is not known.
+    pub fn allow_compression(&mut self) {
+        self.flags |= RSV1_AGREED;
+    }
+
+    /// The first frame begins at `seq`.
+    pub fn begin(&mut self, seq: u32) {
+        self.tracker = Some(Tracker::new(seq, self.flags));
+    }
+
+    /// Frames begin at `seq`, and what came before is not known.
+    fn join(&mut self, seq: u32) {
+        // Whether a message is open is not known either, which is no violation.
+        self.tracker = Some(Tracker::new(seq, self.flags | MESSAGE_UNKNOWN));
+        self.pickup = Pickup::default();
+        (self.open, self.cut) = (None, None);
+    }
+
+    /// Where its frames begin is known.
+    pub const fn is_in_step(&self) -> bool {
+        self.tracker.is_some()
+    }
+
+    /// Take the next bytes.
+    pub fn take(&mut self, chunk: Chunk<'_>, out: &mut Vec<Event>) {
+        if self.tracker.is_some() {
+            return self.walk(&chunk, out);
+        }
+        let found = match self.side {
+            Side::Client => self.pickup.as_client(&chunk),
+            Side::Server => self.pickup.as_server(&chunk),
+        };
+        if let Some(found) = found {
+            self.join_found(found, out);
+        }
+    }
+
+    /// Frames were found.
+    pub fn join_found(&mut self, found: Found, out: &mut Vec<Event>) {
+        self.join(found.seq);
+        let mut chunks = found.chunks.into_iter().peekable();
+        if let Some(first) = chunks.peek() {
+            let offset = found.seq.wrapping_sub(first.base);
+            out.push(Event::Found(
+                self.side,
+                At::new(first.place, found.seq, offset),
+                What::PickedUp,
+            ));
+        }
+        for chunk in chunks {
+            let before = found.seq.wrapping_sub(chunk.seq);
+            self.walk(&chunk.skip(if before <= i32::MAX as u32 { before } else { 0 }), out);
+        }
+    }
+
+    /// Bytes are not in the capture. Where they are payload, nothing is lost but they.
+    pub fn miss(&mut self, place: Place, seq: u32, len: u32, out: &mut Vec<Event>) {
+        self.pickup.interrupt();
+        let Some(tracker) = self.tracker else { return };
+        let mut walk = Walk::new(tracker, &tracker, seq, len).unbounded();
+        walk.budget = Walk::UNLIMITED;
+        let passed = tracker.carried == 0 && walk.run(&mut &[][..]) == Step::Done;
+        if !passed {
+            return self.lose(place, seq, out);
+        }
+        self.tracker = Some(walk.tracker);
+        self.go_on(place, &[], len, out);
+    }
+
+    fn walk(&mut self, chunk: &Chunk<'_>, out: &mut Vec<Event>) {
+        let Some(start) = self.tracker else { return };
+        let known = &*chunk.bytes;
+        let mut walk = Walk::new(start, &start, chunk.seq, known.len() as u32).unbounded();
+        walk.budget = Walk::UNLIMITED;
+        let mut headers = std::mem::take(&mut self.headers);
+        let step = walk.run(&mut Bytes { bytes: known, headers: &mut headers });
+        self.tracker = Some(walk.tracker);
+        self.count(&walk);
+        self.go_on(chunk.place, known, chunk.len, out);
+        out.extend(
+            split_points(chunk, &walk, &headers)
+                .map(|(at, what)| Event::Found(self.side, at, what)),
+        );
+        let cut = self.cut.take().map(|cut| Cut { segments: cut.segments + 1, ..cut });
+        for seen in headers.drain(..) {
+            let cut = cut.filter(|cut| cut.at.seq == seen.seq);
+            self.header(chunk, &seen, cut, out);
+        }
+        self.headers = headers;
+        if chunk.snapped() > 0 {
+            self.counts.split_frames += u64::from(walk.frames > 0 && self.open.is_some());
+            self.snap(chunk, out);
+        } else if step == Step::Done {
+            self.counts.split_frames += u64::from(walk.splits_frame());
+            self.split_header(chunk, &walk, &start, cut, out);
+        } else {
+            self.lose(chunk.place, walk.tracker.next, out);
+        }
+    }
+
+    /// Where the next frame begins is not known.
+    fn lose(&mut self, place: Place, seq: u32, out: &mut Vec<Event>) {
+        out.push(Event::Found(self.side, At::new(place, seq, 0), What::Unsynced));
+        self.tracker = None;
+        (self.open, self.cut) = (None, None);
+    }
+
+    /// The end of the segment was cut off when it was captured. Its frame knows of that part.
+    fn snap(&mut self, chunk: &Chunk<'_>, out: &mut Vec<Event>) {
+        let seq = chunk.seq.wrapping_add(chunk.bytes.len() as u32);
+        let open = self.open.take();
+        self.miss(chunk.place, seq, chunk.snapped(), out);
+        self.open = if self.is_in_step() { open } else { None };
+    }
+
+    fn count(&mut self, walk: &Walk) {
+        let counts = &mut self.counts;
+        counts.frames += u64::from(walk.frames);
+        counts.pings += u64::from(walk.pings);
+        counts.pongs += u64::from(walk.pongs);
+        counts.violations += u64::from(walk.violations);
+        counts.coalesced_segments += u64::from(walk.coalesces());
+    }
+
+    /// The frame from earlier segments goes on through `len` bytes, of which `known` are known.
+    fn go_on(&mut self, place: Place, known: &[u8], len: u32, out: &mut Vec<Event>) {
+        let Some(mut open) = self.open.take() else { return };
+        open.frame.segments += 1;
+        if opcode::is_control(open.frame.opcode) && open.body.len() < BODY {
+            let part = usize::try_from(open.left).unwrap_or(usize::MAX).min(known.len());
+            open.body.extend_from_slice(&known[..part.min(BODY)]);
+        }
+        open.left = open.left.saturating_sub(len.into());
+        match open.left {
+            0 => self.finish(open, place, out),
+            _ => self.open = Some(open),
+        }
+    }
+
+    /// A header that the segment's end cuts.
+    fn split_header(
+        &mut self,
+        chunk: &Chunk<'_>,
+        walk: &Walk,
+        start: &Tracker,
+        cut: Option<Cut>,
+        out: &mut Vec<Event>,
+    ) {
+        let carried = walk.tracker.carried > 0;
+        let same = cut.filter(|cut| carried && cut.at.seq == walk.tracker.next);
+        if !walk.splits_header(start) {
+            self.cut = same;
+            return;
+        }
+        self.counts.split_headers += 1;
+        let at = match (&self.open, carried) {
+            (Some(open), false) => open.at,
+            _ => here(chunk, walk.tracker.next),
+        };
+        let (frame, have) = (self.number + u64::from(carried), chunk.end().wrapping_sub(at.seq));
+        out.push(Event::Found(self.side, at, What::SplitHeader { frame, have }));
+        self.cut = carried.then_some(Cut { at, segments: 1 });
+    }
+
+    /// A header is whole. `cut`: where it began, if that was in an earlier segment.
+    fn header(
+        &mut self,
+        chunk: &Chunk<'_>,
+        seen: &SeenHeader,
+        cut: Option<Cut>,
+        out: &mut Vec<Event>,
+    ) {
+        let Cut { at, segments } = cut.unwrap_or(Cut { at: here(chunk, seen.seq), segments: 1 });
+        self.number += 1;
+        self.judge(at, &seen.header, seen.violations, out);
+        let header = seen.header;
+        let is_masked = header.masked();
+        let frame = Frame {
+            frame: self.number,
+            opcode: header.first & OPCODE,
+            fin: header.first & FIN != 0,
+            rsv: (header.first & RSV) >> 4,
+            length: header.payload_len & !(1 << 63),
+            header: header.len() as u32,
+            ends_in_packet: 0,
+            segments,
+        };
+        self.counts.payload = self.counts.payload.saturating_add(frame.length);
+        self.counts.longest = self.counts.longest.max(frame.length);
+        let begin = i64::from(seen.seq.wrapping_sub(chunk.seq) as i32);
+        let total = i64::try_from(frame.length).unwrap_or(i64::MAX);
+        let end = (begin + header.len() as i64).saturating_add(total);
+        let mut body = Vec::new();
+        if opcode::is_control(frame.opcode) {
+            let from = begin + header.len() as i64 - if is_masked { 4 } else { 0 };
+            body.extend_from_slice(part(&chunk.bytes, from, end.min(from + BODY as i64)));
+        }
+        let left = end.saturating_sub(chunk.len.into()).max(0) as u64;
+        let open = Open { at, frame, left, body, is_masked };
+        match left {
+            0 => self.finish(open, chunk.place, out),
+            _ => self.open = Some(open),
+        }
+    }
+
+    /// What the header violates.
+    fn judge(&mut self, at: At, header: &Header, violations: Violations, out: &mut Vec<Event>) {
+        for kind in violations.iter() {
+            self.violates(at, Broken::Header(kind), out);
+        }
+        let is_data = !opcode::is_control(header.opcode());
+        if is_data && header.first & OPCODE != opcode::CONTINUATION {
+            self.is_compressed = header.first & RSV1 != 0 && self.flags & RSV1_AGREED != 0;
+        }
+        if is_data && header.fin() {
+            self.counts.messages += 1;
+            self.counts.compressed += u64::from(self.is_compressed);
+        }
+        if is_data && self.is_closed {
+            self.counts.violations += u64::from(violations.is_empty());
+            self.violates(at, Broken::AfterClose, out);
+        }
+    }
+
+    fn violates(&self, at: At, violation: Broken, out: &mut Vec<Event>) {
+        let rfc = violation.rfc();
+        out.push(Event::Found(
+            self.side,
+            at,
+            What::Violation { violation, frame: self.number, rfc },
+        ));
+    }
+
+    /// A frame's last byte came.
+    fn finish(&mut self, open: Open, ended: Place, out: &mut Vec<Event>) {
+        let Open { at, mut frame, body, is_masked, .. } = open;
+        frame.ends_in_packet = ended.packet;
+        if frame.segments > 1 {
+            let Frame { frame: number, segments, length, .. } = frame;
+            let (frame, ends_in_packet) = (number, ended.packet);
+            out.push(Event::Found(
+                self.side,
+                at,
+                What::SplitFrame { frame, segments, length, ends_in_packet },
+            ));
+        }
+        let body = unmasked(body, is_masked, frame.length);
+        if frame.opcode == opcode::CLOSE {
+            self.close(at, frame.frame, body.as_deref(), out);
+        }
+        out.push(Event::Frame { side: self.side, at, frame, body, ended });
+    }
+
+    /// The side says that it is done, and why.
+    fn close(&mut self, at: At, frame: u64, body: Option<&[u8]>, out: &mut Vec<Event>) {
+        self.is_closed = true;
+        let (code, text) = match body {
+            Some([high, low, text @ ..]) => (Some(u16::from_be_bytes([*high, *low])), text),
+            _ => (None, &[][..]),
+        };
+        let mut broken = |violation| {
+            self.counts.violations += 1;
+            self.violates(at, violation, out);
+        };
+        let is_odd = body.is_some_and(|body| body.len() == 1);
+        if is_odd || code.is_some_and(|code| !may_be_sent(code)) {
+            broken(Broken::CloseCode);
+        }
+        if std::str::from_utf8(text).is_err() {
+            broken(Broken::CloseReason);
+        }
+        let reason = String::from_utf8_lossy(text).into_owned();
+        out.push(Event::Found(self.side, at, What::Close { frame, code, reason }));
+    }
+}
+
+/// RFC 6455, 7.4: codes that an end point may put into a close frame.
+const fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// The place of `seq` in a segment.
+fn here(chunk: &Chunk<'_>, seq: u32) -> At {
+    At::new(chunk.place, seq, seq.wrapping_sub(chunk.base))
+}
+
+/// Bytes from one offset to another, as far as they are there.
+fn part(bytes: &[u8], from: i64, to: i64) -> &[u8] {
+    let within =
+        |offset: i64| usize::try_from(offset.max(0)).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.get(within(from)..within(to)).unwrap_or_default()
+}
+
+/// A control frame's payload without its mask; `None` where some of it is missing.
+fn unmasked(body: Vec<u8>, is_masked: bool, length: u64) -> Option<Vec<u8>> {
+    let whole = length + if is_masked { 4 } else { 0 };
+    if body.len() as u64 != whole {
+        return None;
+    }
+    let Some((key, payload)) = body.split_first_chunk::<4>().filter(|_| is_masked) else {
+        return Some(body);
+    };
+    Some(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect())
+}
+
+/// Where a reader has to cut the segment.
+fn split_points(chunk: &Chunk<'_>, walk: &Walk, headers: &[SeenHeader]) -> Option<(At, What)> {
+    let carried = (walk.tracker.carried > 0).then_some(walk.tracker.next);
+    let starts = headers.iter().map(|seen| seen.seq).chain(carried);
+    let inside = starts.filter(|seq| seq.wrapping_sub(chunk.seq) < chunk.len);
+    let offsets = inside.map(|seq| seq.wrapping_sub(chunk.base)).filter(|offset| *offset > 0);
+    let offsets: Vec<u32> = offsets.collect();
+    let first = *offsets.first()?;
+    let at = here(chunk, chunk.base.wrapping_add(first));
+    let len = chunk.end().wrapping_sub(chunk.base);
+    Some((at, What::SplitPoint { frames: walk.frames, len, offsets }))
+}
+
+/// A segment's bytes, and the headers in them.
+struct Bytes<'a> {
+    bytes: &'a [u8],
+    headers: &'a mut Vec<SeenHeader>,
+}
+
+impl Segment for Bytes<'_> {
+    fn u8_at(&self, at: u32) -> Option<u8> {
+        self.bytes.u8_at(at)
+    }
+
+    fn u16_at(&self, at: u32) -> Option<u16> {
+        self.bytes.u16_at(at)
+    }
+
+    fn u64_at(&self, at: u32) -> Option<u64> {
+        self.bytes.u64_at(at)
+    }
+
+    fn defuse(&mut self, _at: u32) {}
+
+    fn header(&mut self, seq: u32, header: Header, violations: Violations) {
+        self.headers.push(SeenHeader { seq, header, violations });
+    }
+}

@@ -1,0 +1,73 @@
+//! WebSocket frames in packet captures: where segments join and cut them, and what went wrong.
+//!
+//! The frame tracker is the one of the kernel programs, `ws_guard_common::tracker`. This crate brings
+//! it the bytes, in order and of both directions, and says what it found. Read the modules in this
+//! order:
+//!
+//! 1. [`input`] opens captures, decompresses them, and yields their packets.
+//! 2. [`packet`] finds the TCP segment in a packet.
+//! 3. [`reassembly`] puts one direction's segments in order.
+//! 4. [`opening`] finds the upgrade, [`pickup`] the frames where the upgrade was not captured.
+//! 5. [`lane`] follows one direction's frames.
+//! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings.
+//! 7. [`inspector`] has the table of connections; [`report`] is what it says of each, [`summary`] in
+//!    one sentence. [`selection`] says which of all that is wanted.
+#![forbid(unsafe_code)]
+
+pub mod connection;
+pub mod finding;
+pub mod heartbeat;
+pub mod input;
+pub mod inspector;
+pub mod lane;
+pub mod opening;
+pub mod packet;
+pub mod pickup;
+pub mod reassembly;
+pub mod report;
+pub mod selection;
+pub mod summary;
+
+pub use finding::{Ends, Finding, Kind, Side, What};
+pub use input::{Captures, ReadError};
+pub use inspector::{Inspector, Totals, Visitor};
+pub use report::FlowReport;
+pub use selection::{End, Selection};
+
+/// Packets between two calls of a `tick`.
+const TICK: u64 = 4096;
+
+/// Read captures to their end, or as far as they can be read. `tick` is called now and then.
+pub fn inspect<V: Visitor>(
+    captures: &mut Captures,
+    visitor: V,
+    mut tick: impl FnMut(),
+) -> (V, Totals, Option<ReadError>) {
+    let mut inspector = Inspector::new(visitor);
+    let error = loop {
+        match captures.next_file() {
+            Ok(true) => {}
+            Ok(false) => break None,
+            Err(error) => break Some(error),
+        }
+        if let Err(error) = read_file(captures, &mut inspector, &mut tick) {
+            break Some(error);
+        }
+    };
+    let (visitor, totals) = inspector.end();
+    (visitor, totals, error)
+}
+
+fn read_file<V: Visitor>(
+    captures: &mut Captures,
+    inspector: &mut Inspector<V>,
+    tick: &mut impl FnMut(),
+) -> Result<(), ReadError> {
+    while let Some(packet) = captures.packet()? {
+        inspector.packet(&packet);
+        if inspector.totals.packets.is_multiple_of(TICK) {
+            tick();
+        }
+    }
+    Ok(())
+}

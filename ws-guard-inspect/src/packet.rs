@@ -1,0 +1,189 @@
+//! The TCP segment in a packet: link layers, VLAN tags, IP of both versions, tunnels.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    EtherType, IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice, ether_type, ip_number,
+};
+
+use crate::{finding::Place, input::Packet};
+
+/// LINKTYPE values, <https://www.tcpdump.org/linktypes.html>.
+mod linktype {
+    pub const NULL: i32 = 0;
+    pub const ETHERNET: i32 = 1;
+    /// What some systems write for RAW.
+    pub const DLT_RAW: i32 = 12;
+    pub const DLT_RAW_OPENBSD: i32 = 14;
+    pub const RAW: i32 = 101;
+    pub const LOOP: i32 = 108;
+    pub const LINUX_SLL: i32 = 113;
+    pub const IPV4: i32 = 228;
+    pub const IPV6: i32 = 229;
+    pub const LINUX_SLL2: i32 = 276;
+}
+
+const VXLAN: u16 = 4789;
+const GENEVE: u16 = 6081;
+/// Tunnels inside tunnels that are followed.
+const DEPTH: u32 = 3;
+
+/// Bits of a TCP header's flags.
+pub mod flag {
+    pub const FIN: u8 = 1 << 0;
+    pub const SYN: u8 = 1 << 1;
+    pub const RST: u8 = 1 << 2;
+    pub const ACK: u8 = 1 << 4;
+}
+
+/// A TCP segment, as far as it was captured.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    pub place: Place,
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub seq: u32,
+    pub ack: u32,
+    /// Of [`flag`].
+    pub flags: u8,
+    /// As the header has it, not scaled.
+    pub window: u16,
+    /// What was captured of the payload.
+    pub payload: &'a [u8],
+    /// Bytes of payload that the segment had.
+    pub len: u32,
+}
+
+/// What a packet turned out to be.
+#[derive(Debug)]
+pub enum Parsed<'a> {
+    Tcp(Segment<'a>),
+    /// Something else than TCP.
+    Other,
+    /// A fragment of an IP packet: they are not put together.
+    Fragment,
+    /// Cut or broken before its TCP header ends.
+    Unreadable,
+    /// Of a link type that is not read.
+    UnknownLink,
+}
+
+/// Find the TCP segment in a packet.
+pub fn parse<'a>(packet: &Packet<'a>) -> Parsed<'a> {
+    let data = packet.data;
+    let sliced = match packet.link {
+        linktype::ETHERNET => LaxSlicedPacket::from_ethernet(data).ok(),
+        linktype::LINUX_SLL => cooked(data, 14, 16),
+        linktype::LINUX_SLL2 => cooked(data, 0, 20),
+        linktype::NULL | linktype::LOOP => data.get(4..).and_then(ip),
+        linktype::DLT_RAW
+        | linktype::DLT_RAW_OPENBSD
+        | linktype::RAW
+        | linktype::IPV4
+        | linktype::IPV6 => ip(data),
+        _ => return Parsed::UnknownLink,
+    };
+    sliced.map_or(Parsed::Unreadable, |sliced| of_sliced(packet.place, &sliced, DEPTH))
+}
+
+fn ip(data: &[u8]) -> Option<LaxSlicedPacket<'_>> {
+    LaxSlicedPacket::from_ip(data).ok()
+}
+
+/// Linux cooked capture: the protocol is at `protocol`, the packet behind `header` bytes.
+fn cooked(data: &[u8], protocol: usize, header: usize) -> Option<LaxSlicedPacket<'_>> {
+    let protocol = u16::from_be_bytes(*data.get(protocol..)?.first_chunk()?);
+    Some(LaxSlicedPacket::from_ether_type(EtherType(protocol), data.get(header..)?))
+}
+
+fn of_sliced<'a>(place: Place, sliced: &LaxSlicedPacket<'a>, depth: u32) -> Parsed<'a> {
+    let Some((source, destination, missing)) = addresses(sliced) else {
+        // What is cut says so; ARP, spanning tree and the like are just not TCP.
+        return if sliced.stop_err.is_some() { Parsed::Unreadable } else { Parsed::Other };
+    };
+    let Some(payload) = sliced.ip_payload() else {
+        return Parsed::Other;
+    };
+    if payload.fragmented {
+        return Parsed::Fragment;
+    }
+    match &sliced.transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let bit = |set, bit| if set { bit } else { 0 };
+            Parsed::Tcp(Segment {
+                place,
+                source: SocketAddr::new(source, tcp.source_port()),
+                destination: SocketAddr::new(destination, tcp.destination_port()),
+                seq: tcp.sequence_number(),
+                ack: tcp.acknowledgment_number(),
+                flags: bit(tcp.fin(), flag::FIN)
+                    | bit(tcp.syn(), flag::SYN)
+                    | bit(tcp.rst(), flag::RST)
+                    | bit(tcp.ack(), flag::ACK),
+                window: tcp.window_size(),
+                payload: tcp.payload(),
+                len: u32::try_from(tcp.payload().len()).unwrap_or(0).saturating_add(missing),
+            })
+        }
+        Some(TransportSlice::Udp(udp)) => match (depth, udp.destination_port()) {
+            (1.., VXLAN) => inside(place, udp.payload(), 8, depth),
+            (1.., GENEVE) => geneve(place, udp.payload(), depth),
+            _ => Parsed::Other,
+        },
+        Some(_) => Parsed::Other,
+        None => match payload.ip_number {
+            IpNumber::TCP => Parsed::Unreadable,
+            ip_number::IPV4 | ip_number::IPV6 if depth > 0 => match ip(payload.payload) {
+                Some(inner) => of_sliced(place, &inner, depth - 1),
+                None => Parsed::Unreadable,
+            },
+            _ => Parsed::Other,
+        },
+    }
+}
+
+/// Addresses, and how many bytes behind the captured ones the packet had.
+fn addresses(sliced: &LaxSlicedPacket<'_>) -> Option<(IpAddr, IpAddr, u32)> {
+    match sliced.net.as_ref()? {
+        LaxNetSlice::Ipv4(ip) => {
+            let (header, payload) = (ip.header(), ip.payload());
+            let authentication = ip.extensions().auth.map_or(0, |auth| auth.slice().len());
+            let captured = header.slice().len() + authentication + payload.payload.len();
+            let missing = usize::from(header.total_len()).saturating_sub(captured);
+            let (source, destination) = (header.source_addr(), header.destination_addr());
+            Some((source.into(), destination.into(), missing as u32))
+        }
+        LaxNetSlice::Ipv6(ip) => {
+            let (header, payload) = (ip.header(), ip.payload());
+            let captured = ip.extensions().slice().len() + payload.payload.len();
+            let missing = usize::from(header.payload_length()).saturating_sub(captured);
+            let (source, destination) = (header.source_addr(), header.destination_addr());
+            Some((source.into(), destination.into(), missing as u32))
+        }
+        _ => None,
+    }
+}
+
+/// The Ethernet frame behind `header` bytes of a tunnel's own.
+fn inside<'a>(place: Place, data: &'a [u8], header: usize, depth: u32) -> Parsed<'a> {
+    let inner = data.get(header..).and_then(|data| LaxSlicedPacket::from_ethernet(data).ok());
+    inner.map_or(Parsed::Unreadable, |inner| of_sliced(place, &inner, depth - 1))
+}
+
+/// RFC 8926: options in words of four bytes, and what is inside by its EtherType.
+fn geneve<'a>(place: Place, data: &'a [u8], depth: u32) -> Parsed<'a> {
+    let Some(&[first, _, high, low]) = data.first_chunk() else {
+        return Parsed::Unreadable;
+    };
+    let header = 8 + usize::from(first & 0x3F) * 4;
+    let protocol = u16::from_be_bytes([high, low]);
+    match (protocol, data.get(header..)) {
+        (_, None) => Parsed::Unreadable,
+        (0x6558, Some(_)) => inside(place, data, header, depth),
+        (_, Some(inner)) if [ether_type::IPV4.0, ether_type::IPV6.0].contains(&protocol) => {
+            let inner = LaxSlicedPacket::from_ether_type(EtherType(protocol), inner);
+            of_sliced(place, &inner, depth - 1)
+        }
+        _ => Parsed::Other,
+    }
+}
