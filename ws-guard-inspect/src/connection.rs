@@ -419,6 +419,11 @@ impl Connection {
             // Whether it was agreed is not known, and what is legal is no violation.
             self.lanes.iter_mut().for_each(Lane::allow_compression);
             self.lanes[lane(side)].join_found(found, &mut self.events);
+            // What was seen of the other side's is no less known than before.
+            let other = &mut self.directions[1 - direction];
+            let (as_client, as_server) = (&mut other.as_client, &mut other.as_server);
+            let seen = if side == Side::Client { as_server } else { as_client };
+            self.lanes[lane(side.other())].adopt(std::mem::take(seen));
             return;
         }
         let searched =

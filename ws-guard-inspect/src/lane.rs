@@ -154,6 +154,11 @@ impl Lane {
         }
     }
 
+    /// Go on with a search that was begun while roles were not known.
+    pub fn adopt(&mut self, pickup: Pickup) {
+        self.pickup = pickup;
+    }
+
     /// Frames were found.
     pub fn join_found(&mut self, found: Found, out: &mut Vec<Event>) {
         self.join(found.seq);

@@ -121,6 +121,8 @@ fn host_tests(report: &mut Report, args: &Args) {
     }
     tests(report, "tests, tracker", common, args);
     // The committed object has a step of its own above.
+    let inspector = cargo(&["test", "--package", "ws-guard-inspect", "--no-fail-fast"]);
+    tests(report, "tests, inspector", inspector, args);
     let others =
         cargo(&["test", "--package", "xtask", "--package", "ws-guard-testkit", "--no-fail-fast"]);
     tests(report, "tests, xtask and test kit", others, args);

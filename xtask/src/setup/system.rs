@@ -69,6 +69,15 @@ pub const NETWORK: Packages = Packages {
     ],
 };
 
+/// What captures are made with, and compared with what `ws-guard inspect` says of them.
+pub const CAPTURES: Packages = Packages {
+    name: "captures",
+    needed: &[
+        (Probe::Program("tshark"), "tshark"),
+        (Probe::Program("dumpcap"), "wireshark-common"),
+    ],
+};
+
 /// What other kernels are booted with.
 pub const MACHINES: Packages = Packages {
     name: "virtual machines",
