@@ -1,6 +1,8 @@
 //! Captures that tests write from streams they know.
 #![allow(dead_code)] // Each test target uses a part.
 
+pub mod tshark;
+
 use std::{io::Cursor, net::SocketAddr};
 
 use etherparse::PacketBuilder;

@@ -1,0 +1,85 @@
+//! What Debian's tshark finds in a capture, to compare with.
+
+use std::process::Command;
+
+use ws_guard_inspect::Side;
+
+use super::inspected;
+
+/// One frame as both see it: from the client, packet in which it ends, FIN, opcode, length.
+type Seen = (bool, u64, bool, u8, u64);
+
+/// What tshark says; `None` where there is none.
+fn tshark(file: &[u8], port: u16) -> Option<Vec<Seen>> {
+    let capture = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(capture.path(), file).unwrap();
+    let fields = ["frame.number", "tcp.dstport", "websocket.fin", "websocket.opcode"];
+    let lengths = ["websocket.payload_length", "websocket.payload_length_ext_16"];
+    let mut command = Command::new("tshark");
+    command.args(["-n", "-Y", "websocket", "-T", "fields", "-r"]).arg(capture.path());
+    for field in fields.iter().chain(&lengths).chain(&["websocket.payload_length_ext_64"]) {
+        command.args(["-e", field]);
+    }
+    let output = match command.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        output => output.unwrap(),
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .flat_map(|line| frames_of(line, port))
+            .collect(),
+    )
+}
+
+/// The frames in a line of a packet: each field is a list of what all of them have.
+fn frames_of(line: &str, port: u16) -> Vec<Seen> {
+    let fields: Vec<&str> = line.split('\t').collect();
+    let list = |index: usize| fields[index].split(',').filter(|part| !part.is_empty());
+    let packet = fields[0].parse().unwrap();
+    let from_client = fields[1] == port.to_string();
+    let (mut short, mut long) = (list(5), list(6));
+    let lengths: Vec<u64> = list(4)
+        .map(|length| match length {
+            "126" => short.next().unwrap().parse().unwrap(),
+            "127" => long.next().unwrap().parse().unwrap(),
+            length => length.parse().unwrap(),
+        })
+        .collect();
+    let all = list(2).zip(list(3)).zip(lengths);
+    all.map(|((fin, opcode), length)| {
+        (from_client, packet, ["1", "True"].contains(&fin), opcode.parse().unwrap(), length)
+    })
+    .collect()
+}
+
+/// What the inspector says, in the order in which frames end.
+fn inspector(file: &[u8]) -> Vec<Seen> {
+    let (told, _) = inspected(file);
+    let mut seen: Vec<Seen> = Vec::new();
+    for (side, is_client) in [(Side::Client, true), (Side::Server, false)] {
+        let frames = told.frames(side).into_iter().map(|(_, _, frame)| {
+            (is_client, frame.ends_in_packet, frame.fin, frame.opcode, frame.length)
+        });
+        seen.extend(frames);
+    }
+    seen.sort_by_key(|(_, packet, ..)| *packet);
+    seen
+}
+
+/// Both say the same of a capture of connections to `port`; `false` where there is no tshark.
+pub fn compare(file: &[u8], port: u16) -> bool {
+    let Some(theirs) = tshark(file, port) else {
+        println!("skipped: there is no tshark here (Debian: apt-get install tshark)");
+        return false;
+    };
+    let ours = inspector(file);
+    if let Some(place) = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
+        panic!("frame {place}: {:?}, tshark {:?}", ours[place], theirs[place]);
+    }
+    assert!(!ours.is_empty(), "no frames");
+    assert_eq!(ours.len(), theirs.len(), "frames");
+    true
+}
