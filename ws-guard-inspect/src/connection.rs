@@ -322,9 +322,10 @@ impl Connection {
     /// A client's bytes before the 101: `true` if they are part of the opening.
     fn request(&mut self, direction: usize, chunk: &Chunk<'_>) -> bool {
         if self.asked.is_some() && !chunk.bytes.starts_with(b"GET ") {
+            self.backlog.push(chunk.clone().into_owned());
             let kept: usize = self.backlog.iter().map(|chunk| chunk.bytes.len()).sum();
-            if kept + chunk.bytes.len() <= BACKLOG {
-                self.backlog.push(chunk.clone().into_owned());
+            if kept > BACKLOG {
+                self.miss_answer();
             }
             return true;
         }
@@ -350,13 +351,28 @@ impl Connection {
         }
     }
 
+    /// The 101 is not in the capture, as where one direction only was captured: what the client sent
+    /// has to prove itself.
+    fn miss_answer(&mut self) {
+        let Some(client) = self.client.filter(|_| self.asked.take().is_some()) else { return };
+        self.is_midstream = true;
+        for chunk in std::mem::take(&mut self.backlog) {
+            match self.state {
+                State::Seeking => self.search(client, &chunk, true, false),
+                State::Frames => self.lanes[lane(Side::Client)].take(chunk, &mut self.events),
+                State::Other => {}
+            }
+        }
+    }
+
     /// A server's bytes: `true` if they are part of the opening.
     fn answer(&mut self, direction: usize, chunk: &Chunk<'_>) -> bool {
         match self.directions[direction].answers.take(chunk) {
             Answered::Upgrade { end, deflate } => {
                 let asked = self.asked.take();
                 // Without its request, a 101 is believed only where the request can be missing.
-                if asked.is_some() || self.is_midstream {
+                let is_silent = self.directions[1 - direction].stream.next().is_none();
+                if asked.is_some() || self.is_midstream || is_silent {
                     self.open(direction, chunk, end, asked, deflate);
                     return true;
                 }
@@ -507,6 +523,7 @@ impl Connection {
 
     /// The capture is over, or the connection is.
     pub fn end(&mut self, found: &mut impl FnMut(&Ends, Finding)) {
+        self.miss_answer();
         for direction in 0..2 {
             let mut said = Vec::new();
             self.directions[direction].stream.end();

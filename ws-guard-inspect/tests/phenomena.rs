@@ -304,6 +304,26 @@ fn a_capture_that_begins_between_request_and_answer() {
     assert_eq!((flow.frames_client, flow.frames_server), (30, 30));
 }
 
+/// A mirror port may show one direction only.
+#[test]
+fn one_direction_alone() {
+    let mut talk = open();
+    for _ in 0..20 {
+        talk.send(Client, &text(Client, 10));
+        talk.send(Server, &text(Server, 10));
+    }
+    for (side, port) in [(Client, 4711u16), (Server, 80)] {
+        let is_from = |packet: &&Packet| packet.data[34..36] == port.to_be_bytes();
+        let packets: Vec<_> = talk.packets.iter().filter(is_from).cloned().collect();
+        let (told, _) = inspected(&pcap(1, &packets));
+        let flow = told.flow();
+        assert_eq!(flow.ends.client.port(), 4711, "{side:?}");
+        let frames = if side == Client { flow.frames_client } else { flow.frames_server };
+        // A client's have to be proven, a server's follow its 101.
+        assert!(flow.midstream && frames == if side == Client { 13 } else { 20 }, "{frames}");
+    }
+}
+
 #[test]
 fn what_is_not_websocket_is_counted_and_not_shown() {
     let noise: Vec<u8> = (0..4000u32).map(|n| (n * n >> 3) as u8).collect();
