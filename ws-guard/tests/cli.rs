@@ -76,6 +76,32 @@ fn wrong_usage_exits_2() {
     }
 }
 
+/// A capture with a header and no packet, and `more` behind it.
+fn capture(dir: &Path, more: &[u8]) -> String {
+    let path = dir.join("app.pcap");
+    let head = [0xD4, 0xC3, 0xB2, 0xA1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+    std::fs::write(&path, [&head[..], more].concat()).expect("a file");
+    path.display().to_string()
+}
+
+#[test]
+fn inspect_reports_what_it_could_read_and_exits_by_what_it_could_not() {
+    let dir = TempDir::new().expect("a directory");
+    for (more, code) in [(&b""[..], 0), (b"half a packet's header", 65)] {
+        let file = capture(dir.path(), more);
+        let report = run(&["inspect", &file, "-o", "json"]);
+        assert_eq!(report.code, code, "{}", report.err);
+        let json: serde_json::Value = serde_json::from_str(&report.out).expect("a document");
+        assert_eq!((&json["flows"], &json["files"][0]), (&serde_json::json!([]), &file.into()));
+        assert_eq!(report.err.contains("offset 24"), code == 65, "{}", report.err);
+    }
+    let missing = run(&["inspect", "/nonexistent/app.pcap"]);
+    assert_eq!(missing.code, 66);
+    assert!(missing.err.contains("/nonexistent/app.pcap"), "{}", missing.err);
+    assert_eq!(run(&["inspect"]).code, 2);
+    assert_eq!(run(&["inspect", "-", "--kind", "nonsense"]).code, 2);
+}
+
 #[test]
 fn a_bad_configuration_exits_64_and_lists_everything() {
     let dir = TempDir::new().expect("a directory");
