@@ -1,6 +1,6 @@
 //! One TCP connection: both directions, from its upgrade or wherever the capture begins.
 
-use std::net::SocketAddr;
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use ws_guard_common::{frame::opcode, seq::after};
 
@@ -11,6 +11,7 @@ use crate::{
     opening::{Answered, Answers, Asked, Requests},
     packet::{Segment, flag},
     pickup::Pickup,
+    protocol::Protocol,
     reassembly::{Chunk, Ready, Stream, Taken},
 };
 
@@ -100,6 +101,8 @@ pub struct Connection {
     /// Which direction is the client's, once that is known.
     client: Option<usize>,
     pub lanes: [Lane; 2],
+    /// What its port is known to speak, if that is not WebSocket.
+    protocol: Option<Arc<Protocol>>,
     /// Its first SYN was not captured, or bytes before its frames are missing.
     is_midstream: bool,
     /// Its frames were taken up in the middle.
@@ -126,11 +129,15 @@ const fn lane(side: Side) -> usize {
 
 impl Connection {
     /// The connection that a segment is the first one of.
-    pub fn new(first: &Segment<'_>) -> Connection {
+    /// `known`: what is spoken on ports, where that is not WebSocket.
+    pub fn new(first: &Segment<'_>, known: &HashMap<u16, Arc<Protocol>>) -> Connection {
+        let ports = [first.source.port(), first.destination.port()];
+        let protocol = ports.iter().position(|port| known.contains_key(port));
         Connection {
             state: State::Seeking,
             directions: [Direction::new(first.source), Direction::new(first.destination)],
-            client: None,
+            client: protocol.map(|server| 1 - server),
+            protocol: protocol.and_then(|server| known.get(&ports[server]).cloned()),
             lanes: [Lane::new(Side::Client), Lane::new(Side::Server)],
             is_midstream: first.flags & flag::SYN == 0,
             picked_up: false,
@@ -154,6 +161,11 @@ impl Connection {
     pub fn direction(&self, side: Side) -> &Direction {
         let client = self.client.unwrap_or(0);
         &self.directions[if side == Side::Client { client } else { 1 - client }]
+    }
+
+    /// What it speaks.
+    pub fn protocol(&self) -> &str {
+        self.protocol.as_ref().map_or("websocket", |protocol| &protocol.name)
     }
 
     pub fn ends(&self) -> Ends {
@@ -289,23 +301,43 @@ impl Connection {
             let at = At::new(place, seq, seq.wrapping_sub(chunk.base));
             said.push((at, What::Snapped { len: snapped }));
         }
+        self.chunk_in_order(direction, chunk);
+        if snapped > 0 && self.state == State::Seeking {
+            self.interrupt(direction);
+        }
+    }
+
+    fn chunk_in_order(&mut self, direction: usize, chunk: Chunk<'_>) {
         match self.state {
             State::Other => {}
             State::Frames => {
                 let side = self.side(direction);
                 self.lanes[lane(side)].take(chunk, &mut self.events);
             }
-            State::Seeking => {
-                self.seek(direction, chunk);
-                if snapped > 0 && self.state == State::Seeking {
-                    self.interrupt(direction);
-                }
-            }
+            State::Seeking => self.seek(direction, chunk),
         }
+    }
+
+    /// A connection of a length-delimited protocol begins. In its middle only a magic proves one.
+    fn follow(&mut self, protocol: &Arc<Protocol>, chunk: &Chunk<'_>) {
+        if self.is_midstream && !protocol.is_proven_by(&chunk.bytes) {
+            return;
+        }
+        self.state = State::Frames;
+        self.picked_up = self.is_midstream;
+        let is_begin = !self.is_midstream;
+        self.lanes.iter_mut().for_each(|lane| lane.follow(protocol, is_begin));
     }
 
     /// Is it the upgrade, or are there frames?
     fn seek(&mut self, direction: usize, chunk: Chunk<'_>) {
+        if let Some(protocol) = self.protocol.clone() {
+            self.follow(&protocol, &chunk);
+            if self.state == State::Frames {
+                self.chunk_in_order(direction, chunk);
+            }
+            return;
+        }
         let may_be_client = self.client.is_none_or(|client| client == direction);
         let may_be_server = self.client.is_none_or(|client| client != direction);
         if may_be_server && self.answer(direction, &chunk) {

@@ -98,6 +98,14 @@ pub struct Frame {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
     Frame(Frame),
+    /// A header and body of a length-delimited protocol.
+    Unit {
+        frame: u64,
+        length: u64,
+        header: u32,
+        ends_in_packet: u64,
+        segments: u32,
+    },
     /// Frames begin inside a segment: a reader has to cut there.
     SplitPoint {
         frames: u32,
@@ -178,6 +186,12 @@ pub enum Broken {
     CloseReason,
     /// A data frame after the side's close frame.
     AfterClose,
+    /// Of a length-delimited protocol: not the magic that its headers have.
+    Magic,
+    /// A longer body than may be.
+    TooLong,
+    /// A length that does not even cover what it counts of the header.
+    TooShort,
 }
 
 impl Broken {
@@ -187,10 +201,13 @@ impl Broken {
             Broken::CloseCode => "invalid_close_code",
             Broken::CloseReason => "invalid_close_reason",
             Broken::AfterClose => "data_after_close",
+            Broken::Magic => "wrong_magic",
+            Broken::TooLong => "length_too_long",
+            Broken::TooShort => "length_too_short",
         }
     }
 
-    /// The section of RFC 6455 that says so.
+    /// The section of the RFC that says so, or the layout.
     pub const fn rfc(self) -> &'static str {
         match self {
             Broken::Header(violation) => match violation {
@@ -206,6 +223,7 @@ impl Broken {
             Broken::CloseCode => "RFC 6455, 7.4",
             Broken::CloseReason => "RFC 6455, 5.5.1 and 8.1",
             Broken::AfterClose => "RFC 6455, 5.5.1",
+            Broken::Magic | Broken::TooLong | Broken::TooShort => "the layout",
         }
     }
 }
@@ -220,6 +238,7 @@ impl Serialize for Broken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Frame,
+    Unit,
     SplitPoint,
     SplitHeader,
     SplitFrame,
@@ -237,8 +256,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Frame,
+        Kind::Unit,
         Kind::SplitPoint,
         Kind::SplitHeader,
         Kind::SplitFrame,
@@ -259,6 +279,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Frame => "frame",
+            Kind::Unit => "unit",
             Kind::SplitPoint => "split_point",
             Kind::SplitHeader => "split_header",
             Kind::SplitFrame => "split_frame",
@@ -281,6 +302,7 @@ impl What {
     pub const fn kind(&self) -> Kind {
         match self {
             What::Frame(_) => Kind::Frame,
+            What::Unit { .. } => Kind::Unit,
             What::SplitPoint { .. } => Kind::SplitPoint,
             What::SplitHeader { .. } => Kind::SplitHeader,
             What::SplitFrame { .. } => Kind::SplitFrame,
@@ -314,6 +336,7 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             What::Frame(frame) => frame.fmt(f),
+            What::Unit { frame, length, .. } => write!(f, "{frame}: {length} bytes"),
             What::SplitPoint { frames, len, offsets } => {
                 let offsets: Vec<String> = offsets.iter().map(u32::to_string).collect();
                 let offsets = offsets.join(", ");

@@ -1,6 +1,6 @@
 //! All connections of a capture, in memory that the open ones bound.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 
@@ -9,6 +9,7 @@ use crate::{
     finding::{Ends, Finding},
     input::Packet,
     packet::{Parsed, Segment, flag, parse},
+    protocol::{OnPort, Protocol},
     report::{FlowReport, Lists},
 };
 
@@ -41,7 +42,7 @@ pub struct Totals {
     pub unreadable: u64,
     /// Packets of a link type that is not read.
     pub unknown_link: u64,
-    /// WebSocket connections.
+    /// Connections that were followed.
     pub websocket: u64,
     /// Other TCP connections.
     pub other_connections: u64,
@@ -61,6 +62,7 @@ struct Entry {
 pub struct Inspector<V> {
     visitor: V,
     connections: HashMap<Key, Box<Entry>>,
+    protocols: HashMap<u16, Arc<Protocol>>,
     pub totals: Totals,
     now_ns: u64,
     swept_ns: u64,
@@ -69,7 +71,13 @@ pub struct Inspector<V> {
 impl<V: Visitor> Inspector<V> {
     pub fn new(visitor: V) -> Inspector<V> {
         let (connections, totals) = (HashMap::new(), Totals::default());
-        Inspector { visitor, connections, totals, now_ns: 0, swept_ns: 0 }
+        let protocols = HashMap::new();
+        Inspector { visitor, connections, protocols, totals, now_ns: 0, swept_ns: 0 }
+    }
+
+    /// Take what is spoken on a port for a length-delimited protocol instead of WebSocket.
+    pub fn know(&mut self, known: OnPort) {
+        self.protocols.insert(known.port, Arc::new(known.protocol));
     }
 
     /// Take the next packet.
@@ -95,7 +103,7 @@ impl<V: Visitor> Inspector<V> {
             self.remove(&key);
         }
         let entry = self.connections.entry(key).or_insert_with(|| {
-            let connection = Connection::new(segment);
+            let connection = Connection::new(segment, &self.protocols);
             Box::new(Entry { connection, lists: Lists::default() })
         });
         let (visitor, lists) = (&mut self.visitor, &mut entry.lists);
@@ -121,7 +129,9 @@ impl<V: Visitor> Inspector<V> {
         let done: Vec<Key> = done.map(|(key, _)| *key).collect();
         self.remove_all(done);
         if self.connections.len() > MOST_CONNECTIONS {
-            let mut idle: Vec<(u64, Key)> = self.connections.iter().map(latest).collect();
+            let idle =
+                self.connections.iter().map(|(key, entry)| (entry.connection.latest_ns, *key));
+            let mut idle: Vec<(u64, Key)> = idle.collect();
             idle.sort_unstable();
             idle.truncate(MOST_CONNECTIONS / 2);
             self.totals.evicted += idle.len() as u64;
@@ -158,10 +168,6 @@ impl<V: Visitor> Inspector<V> {
         self.remove_all(keys);
         (self.visitor, self.totals)
     }
-}
-
-fn latest((key, entry): (&Key, &Box<Entry>)) -> (u64, Key) {
-    (entry.connection.latest_ns, *key)
 }
 
 fn key(one: SocketAddr, other: SocketAddr) -> Key {

@@ -1,5 +1,7 @@
 //! One direction's frames: the kernel programs' tracker, driven through a capture.
 
+use std::sync::Arc;
+
 use ws_guard_common::{
     frame::{FIN, Header, MAX_CONTROL_PAYLOAD, OPCODE, RSV, RSV1, Violations, opcode},
     replay::SeenHeader,
@@ -9,7 +11,9 @@ use ws_guard_common::{
 use crate::{
     finding::{At, Broken, Frame, Place, Side, What},
     pickup::{Found, Pickup},
+    protocol::Protocol,
     reassembly::Chunk,
+    units::Units,
 };
 
 /// Masking key and payload of a control frame at most, in bytes.
@@ -97,6 +101,8 @@ pub struct Lane {
     /// The message at hand is a compressed one.
     is_compressed: bool,
     is_closed: bool,
+    /// Not frames are followed, but these.
+    units: Option<Units>,
     pub counts: Counts,
 }
 
@@ -113,6 +119,7 @@ impl Lane {
             number: 0,
             is_compressed: false,
             is_closed: false,
+            units: None,
             counts: Counts::default(),
         }
     }
@@ -120,6 +127,11 @@ impl Lane {
     /// Frames may be compressed: that was agreed, or is not known.
     pub fn allow_compression(&mut self) {
         self.flags |= RSV1_AGREED;
+    }
+
+    /// Follow a length-delimited protocol. `is_begin`: from its first byte on.
+    pub fn follow(&mut self, protocol: &Arc<Protocol>, is_begin: bool) {
+        self.units = Some(Units::new(self.side, Arc::clone(protocol), is_begin));
     }
 
     /// The first frame begins at `seq`.
@@ -136,12 +148,15 @@ impl Lane {
     }
 
     /// Where its frames begin is known.
-    pub const fn is_in_step(&self) -> bool {
-        self.tracker.is_some()
+    pub fn is_in_step(&self) -> bool {
+        self.units.as_ref().map_or(self.tracker.is_some(), |units| units.is_in_step)
     }
 
     /// Take the next bytes.
     pub fn take(&mut self, chunk: Chunk<'_>, out: &mut Vec<Event>) {
+        if let Some(units) = &mut self.units {
+            return units.take(&chunk, &mut self.counts, out);
+        }
         if self.tracker.is_some() {
             return self.walk(&chunk, out);
         }
@@ -179,6 +194,9 @@ impl Lane {
 
     /// Bytes are not in the capture. Where they are payload, nothing is lost but they.
     pub fn miss(&mut self, place: Place, seq: u32, len: u32, out: &mut Vec<Event>) {
+        if let Some(units) = &mut self.units {
+            return units.miss(place, seq, len, out);
+        }
         self.pickup.interrupt();
         let Some(tracker) = self.tracker else { return };
         let mut walk = Walk::new(tracker, &tracker, seq, len).unbounded();
@@ -404,7 +422,7 @@ const fn may_be_sent(code: u16) -> bool {
 }
 
 /// The place of `seq` in a segment.
-fn here(chunk: &Chunk<'_>, seq: u32) -> At {
+pub fn here(chunk: &Chunk<'_>, seq: u32) -> At {
     At::new(chunk.place, seq, seq.wrapping_sub(chunk.base))
 }
 

@@ -8,7 +8,8 @@
 //! 2. [`packet`] finds the TCP segment in a packet.
 //! 3. [`reassembly`] puts one direction's segments in order.
 //! 4. [`opening`] finds the upgrade, [`pickup`] the frames where the upgrade was not captured.
-//! 5. [`lane`] follows one direction's frames.
+//! 5. [`lane`] follows one direction's frames, [`units`] those of another [`protocol`] that says how
+//!    long each is.
 //! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings.
 //! 7. [`inspector`] has the table of connections; [`report`] is what it says of each, [`summary`] in
 //!    one sentence. [`selection`] says which of all that is wanted.
@@ -23,10 +24,12 @@ pub mod lane;
 pub mod opening;
 pub mod packet;
 pub mod pickup;
+pub mod protocol;
 pub mod reassembly;
 pub mod report;
 pub mod selection;
 pub mod summary;
+pub mod units;
 
 pub use finding::{Ends, Finding, Kind, Side, What};
 pub use input::{Captures, ReadError};
@@ -40,10 +43,9 @@ const TICK: u64 = 4096;
 /// Read captures to their end, or as far as they can be read. `tick` is called now and then.
 pub fn inspect<V: Visitor>(
     captures: &mut Captures,
-    visitor: V,
+    mut inspector: Inspector<V>,
     mut tick: impl FnMut(),
 ) -> (V, Totals, Option<ReadError>) {
-    let mut inspector = Inspector::new(visitor);
     let error = loop {
         match captures.next_file() {
             Ok(true) => {}

@@ -68,6 +68,8 @@ pub struct SideReport {
 pub struct FlowReport {
     #[serde(flatten)]
     pub ends: Ends,
+    /// `websocket`, or the layout as it was named.
+    pub protocol: String,
     #[serde(serialize_with = "rfc3339")]
     pub first: u64,
     #[serde(serialize_with = "rfc3339")]
@@ -154,6 +156,7 @@ impl Lists {
             }),
             What::SplitPoint { .. } => self.split_points.push(|| finding.clone()),
             What::Frame(_)
+            | What::Unit { .. }
             | What::Retransmission { .. }
             | What::OutOfOrder { .. }
             | What::Ping { answered_in_packet: Some(_), .. } => {}
@@ -167,6 +170,7 @@ impl Lists {
         let (client, server) = (lane(Side::Client), lane(Side::Server));
         let mut report = FlowReport {
             ends: connection.ends(),
+            protocol: connection.protocol().into(),
             first: connection.first_ns,
             last: connection.latest_ns,
             frames_client: client.frames,

@@ -58,11 +58,11 @@ impl Selection {
         self.ends.iter().all(|end| end.is_one_of(ends))
     }
 
-    /// A finding of a named kind; without one all but frames.
+    /// A finding of a named kind; without one all but frames and units.
     pub fn has(&self, ends: &Ends, finding: &Finding) -> bool {
         let kind = finding.what.kind();
         let is_kind = match self.kinds.is_empty() {
-            true => kind != Kind::Frame,
+            true => !matches!(kind, Kind::Frame | Kind::Unit),
             false => self.kinds.contains(&kind),
         };
         is_kind && self.has_flow(ends)

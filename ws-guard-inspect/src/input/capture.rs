@@ -14,7 +14,7 @@ use super::{
 use crate::finding::Place;
 
 /// Bytes that are read at once.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 256 << 10;
 /// Longest block that is read, in bytes: packets have at most 256 KiB.
 const LONGEST_BLOCK: usize = 16 << 20;
 /// Interfaces of one pcapng section that are remembered.

@@ -251,7 +251,11 @@ impl Told {
 
 /// Inspect a capture in memory, as far as it can be read.
 pub fn inspect(file: &[u8]) -> (Told, Totals, Option<Damage>) {
-    let mut inspector = Inspector::new(Told::default());
+    inspect_with(file, Inspector::new(Told::default()))
+}
+
+/// The same with what the inspector knows.
+pub fn inspect_with(file: &[u8], mut inspector: Inspector<Told>) -> (Told, Totals, Option<Damage>) {
     let mut damage = None;
     match Capture::new(Cursor::new(file.to_vec()), 1) {
         Err(error) => damage = Some(error),

@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 use ws_guard_inspect::{
-    Captures, End, Ends, Finding, FlowReport, Kind, Selection, Totals, Visitor, finding,
-    input::Progress,
+    Captures, End, Ends, Finding, FlowReport, Inspector, Kind, Selection, Totals, Visitor, finding,
+    input::Progress, protocol::OnPort,
 };
 
 use super::output::{Column, Table, plural, print, printable};
@@ -49,7 +49,13 @@ pub struct Inspect {
     /// Only connections with this end: ADDRESS or ADDRESS:PORT; twice for both ends
     #[arg(long, value_name = "END")]
     flow: Vec<End>,
-    /// List findings of these kinds instead of connections: frame, split_point, split_header,
+    /// Take PORT for a length-delimited protocol: length-magic, fixed-header, length-prefix, or fields
+    /// of its own as in `9000=header:8,offset:0,width:4,order:big,counts:body,magic:cafebabe,magic-at:4,
+    /// max:65536` (order: big, little; counts: body, all, rest; header is needed, the others have
+    /// defaults: 0, 4, big, body, none, 0, 64 MiB)
+    #[arg(long, value_name = "PORT=LAYOUT")]
+    protocol: Vec<OnPort>,
+    /// List findings of these kinds instead of connections: frame, unit, split_point, split_header,
     /// split_frame, violation, ping, unasked_pong, close, retransmission, out_of_order, gap, snapped,
     /// zero_window, unsynced, picked_up
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
@@ -70,8 +76,10 @@ impl Inspect {
             left_out: 0,
             flows: Vec::new(),
         };
+        let mut inspector = Inspector::new(listing);
+        self.protocol.into_iter().for_each(|known| inspector.know(known));
         let (listing, totals, error) =
-            ws_guard_inspect::inspect(&mut captures, listing, || bar.tick());
+            ws_guard_inspect::inspect(&mut captures, inspector, || bar.tick());
         bar.clear();
         listing.end(self.output, lists_findings, captures.names(), &totals)?;
         error.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
@@ -194,7 +202,10 @@ fn sentences(flows: &[FlowReport]) -> String {
 fn flows_table(flows: &[FlowReport], totals: &Totals) -> Table {
     let mut count = format!(
         "{}, {}, {}",
-        plural(flows.len(), "WebSocket connection", "WebSocket connections"),
+        match flows.iter().all(|flow| flow.protocol == "websocket") {
+            true => plural(flows.len(), "WebSocket connection", "WebSocket connections"),
+            false => plural(flows.len(), "connection", "connections"),
+        },
         plural(totals.other_connections as usize, "other", "others"),
         plural(totals.packets as usize, "packet", "packets"),
     );
@@ -223,6 +234,7 @@ fn flows_table(flows: &[FlowReport], totals: &Totals) -> Table {
             Column::number("VIOLATIONS"),
             Column::text("CLOSED-BY"),
             Column::text("LOOKS-LIKE"),
+            Column::text("PROTOCOL").wide(),
             Column::number("MESSAGES").wide(),
             Column::number("COMPRESSED").wide(),
             Column::number("BYTES").wide(),
@@ -259,6 +271,7 @@ fn row(flow: &FlowReport) -> Vec<String> {
         flow.violations_total.to_string(),
         flow.closed_by.map_or("-", |side| side.name()).into(),
         flow.looks_like.name().into(),
+        flow.protocol.clone(),
         both(client.messages, server.messages),
         both(client.compressed_messages, server.compressed_messages),
         both(client.bytes, server.bytes),
