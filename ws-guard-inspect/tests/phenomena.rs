@@ -326,7 +326,7 @@ fn one_direction_alone() {
 
 #[test]
 fn what_is_not_websocket_is_counted_and_not_shown() {
-    let noise: Vec<u8> = (0..4000u32).map(|n| (n * n >> 3) as u8).collect();
+    let noise: Vec<u8> = (0..4000u32).map(|n| ((n * n) >> 3) as u8).collect();
     let talks: [&[(ws_guard_inspect::Side, &[u8])]; 4] = [
         &[(Client, b"\x16\x03\x01\x02\x00\x01\x00"), (Server, b"\x16\x03\x03\x00\x7a\x02")],
         &[(Server, b"SSH-2.0-OpenSSH\r\n"), (Client, b"SSH-2.0-x\r\n")],
