@@ -20,6 +20,15 @@ const MOST_SEARCHED: u32 = 2_000;
 /// Bytes of a client that wait for the server's 101 at most.
 const BACKLOG: usize = 64 << 10;
 
+/// What is spoken on ports, by the user's word.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// In place of WebSocket.
+    pub alone: HashMap<u16, Arc<Protocol>>,
+    /// Inside of WebSocket messages.
+    pub nested: HashMap<u16, Arc<Protocol>>,
+}
+
 /// What a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -101,8 +110,10 @@ pub struct Connection {
     /// Which direction is the client's, once that is known.
     client: Option<usize>,
     pub lanes: [Lane; 2],
-    /// What its port is known to speak, if that is not WebSocket.
+    /// What its port is known to speak, if that is not WebSocket...
     protocol: Option<Arc<Protocol>>,
+    /// ...and what is inside of its messages, if it is.
+    nested: Option<Arc<Protocol>>,
     /// Its first SYN was not captured, or bytes before its frames are missing.
     is_midstream: bool,
     /// Its frames were taken up in the middle.
@@ -129,15 +140,15 @@ const fn lane(side: Side) -> usize {
 
 impl Connection {
     /// The connection that a segment is the first one of.
-    /// `known`: what is spoken on ports, where that is not WebSocket.
-    pub fn new(first: &Segment<'_>, known: &HashMap<u16, Arc<Protocol>>) -> Connection {
+    pub fn new(first: &Segment<'_>, known: &Known) -> Connection {
         let ports = [first.source.port(), first.destination.port()];
-        let protocol = ports.iter().position(|port| known.contains_key(port));
+        let protocol = ports.iter().position(|port| known.alone.contains_key(port));
         Connection {
             state: State::Seeking,
             directions: [Direction::new(first.source), Direction::new(first.destination)],
             client: protocol.map(|server| 1 - server),
-            protocol: protocol.and_then(|server| known.get(&ports[server]).cloned()),
+            protocol: protocol.and_then(|server| known.alone.get(&ports[server]).cloned()),
+            nested: ports.iter().find_map(|port| known.nested.get(port)).cloned(),
             lanes: [Lane::new(Side::Client), Lane::new(Side::Server)],
             is_midstream: first.flags & flag::SYN == 0,
             picked_up: false,
@@ -198,7 +209,7 @@ impl Connection {
         if self.state == State::Frames {
             let side = self.side(direction);
             for (at, what) in said {
-                found(&self.ends(), Finding { direction: side, at, what });
+                found(&self.ends(), Finding::new(side, at, what));
             }
             self.tell(found);
         }
@@ -430,6 +441,7 @@ impl Connection {
     ) {
         self.client = Some(1 - server);
         self.state = State::Frames;
+        self.nest(true);
         self.deflate = Some(deflate);
         self.request_unseen = asked.is_none();
         if deflate {
@@ -451,6 +463,12 @@ impl Connection {
         }
     }
 
+    fn nest(&mut self, is_begin: bool) {
+        if let Some(nested) = &self.nested {
+            self.lanes.iter_mut().for_each(|lane| lane.nest(nested, is_begin));
+        }
+    }
+
     /// Look for frames in the middle of a connection.
     fn search(&mut self, direction: usize, chunk: &Chunk<'_>, client: bool, server: bool) {
         let pickups = &mut self.directions[direction];
@@ -463,6 +481,7 @@ impl Connection {
         if let Some(found) = found {
             self.state = State::Frames;
             self.picked_up = true;
+            self.nest(false);
             self.client = Some(if side == Side::Client { direction } else { 1 - direction });
             // Whether it was agreed is not known, and what is legal is no violation.
             self.lanes.iter_mut().for_each(Lane::allow_compression);
@@ -491,11 +510,14 @@ impl Connection {
                     if let What::Close { code, reason, .. } = &what {
                         self.closed(side, *code, reason);
                     }
-                    found(&ends, Finding { direction: side, at, what });
+                    found(&ends, Finding::new(side, at, what));
+                }
+                Event::Nested(_, at, what) => {
+                    found(&ends, Finding { nested: true, ..Finding::new(side, at, what) });
                 }
                 Event::Frame { at, frame, body, ended, .. } => {
                     let (number, code, length) = (frame.frame, frame.opcode, frame.length);
-                    found(&ends, Finding { direction: side, at, what: What::Frame(frame) });
+                    found(&ends, Finding::new(side, at, What::Frame(frame)));
                     self.beat(side, at, (number, code, length), body, ended, found);
                 }
             }
@@ -535,7 +557,7 @@ impl Connection {
             opcode::PING => {
                 let forgotten = self.direction_mut(side).heartbeat.ping(at, frame, ended, body);
                 if let Some((at, what)) = forgotten {
-                    found(&ends, Finding { direction: side, at, what });
+                    found(&ends, Finding::new(side, at, what));
                 }
             }
             opcode::PONG => {
@@ -543,10 +565,10 @@ impl Connection {
                 let said = self.direction_mut(pinged).heartbeat.pong(ended, body.as_deref());
                 if said.is_empty() {
                     let what = What::UnaskedPong { frame, length };
-                    found(&ends, Finding { direction: side, at, what });
+                    found(&ends, Finding::new(side, at, what));
                 }
                 for (at, what) in said {
-                    found(&ends, Finding { direction: pinged, at, what });
+                    found(&ends, Finding::new(pinged, at, what));
                 }
             }
             _ => {}
@@ -571,7 +593,7 @@ impl Connection {
             }
             let side = self.side(direction);
             for (at, what) in said {
-                found(&self.ends(), Finding { direction: side, at, what });
+                found(&self.ends(), Finding::new(side, at, what));
             }
             self.tell(found);
         }
@@ -579,7 +601,7 @@ impl Connection {
             for direction in 0..2 {
                 let (side, ends) = (self.side(direction), self.ends());
                 for (at, what) in self.directions[direction].heartbeat.end() {
-                    found(&ends, Finding { direction: side, at, what });
+                    found(&ends, Finding::new(side, at, what));
                 }
             }
         }

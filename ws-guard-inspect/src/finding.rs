@@ -326,10 +326,20 @@ impl What {
 pub struct Finding {
     /// Who sent the bytes that it is about.
     pub direction: Side,
+    /// Inside of messages: `seq` counts the bytes of their payload, `offset` is one in the message, and
+    /// the packet is the one in which the message ends.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub nested: bool,
     #[serde(flatten)]
     pub at: At,
     #[serde(flatten)]
     pub what: What,
+}
+
+impl Finding {
+    pub const fn new(direction: Side, at: At, what: What) -> Finding {
+        Finding { direction, nested: false, at, what }
+    }
 }
 
 impl fmt::Display for What {

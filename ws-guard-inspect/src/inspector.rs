@@ -5,11 +5,11 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    connection::{Connection, State},
+    connection::{Connection, Known, State},
     finding::{Ends, Finding},
     input::Packet,
     packet::{Parsed, Segment, flag, parse},
-    protocol::{OnPort, Protocol},
+    protocol::OnPort,
     report::{FlowReport, Lists},
 };
 
@@ -62,7 +62,7 @@ struct Entry {
 pub struct Inspector<V> {
     visitor: V,
     connections: HashMap<Key, Box<Entry>>,
-    protocols: HashMap<u16, Arc<Protocol>>,
+    known: Known,
     pub totals: Totals,
     now_ns: u64,
     swept_ns: u64,
@@ -71,13 +71,18 @@ pub struct Inspector<V> {
 impl<V: Visitor> Inspector<V> {
     pub fn new(visitor: V) -> Inspector<V> {
         let (connections, totals) = (HashMap::new(), Totals::default());
-        let protocols = HashMap::new();
-        Inspector { visitor, connections, protocols, totals, now_ns: 0, swept_ns: 0 }
+        let known = Known::default();
+        Inspector { visitor, connections, known, totals, now_ns: 0, swept_ns: 0 }
     }
 
     /// Take what is spoken on a port for a length-delimited protocol instead of WebSocket.
     pub fn know(&mut self, known: OnPort) {
-        self.protocols.insert(known.port, Arc::new(known.protocol));
+        self.known.alone.insert(known.port, Arc::new(known.protocol));
+    }
+
+    /// Look for a length-delimited protocol inside of the WebSocket messages of a port.
+    pub fn know_nested(&mut self, known: OnPort) {
+        self.known.nested.insert(known.port, Arc::new(known.protocol));
     }
 
     /// Take the next packet.
@@ -103,7 +108,7 @@ impl<V: Visitor> Inspector<V> {
             self.remove(&key);
         }
         let entry = self.connections.entry(key).or_insert_with(|| {
-            let connection = Connection::new(segment, &self.protocols);
+            let connection = Connection::new(segment, &self.known);
             Box::new(Entry { connection, lists: Lists::default() })
         });
         let (visitor, lists) = (&mut self.visitor, &mut entry.lists);

@@ -10,6 +10,7 @@ use ws_guard_common::{
 
 use crate::{
     finding::{At, Broken, Frame, Place, Side, What},
+    nested::Nested,
     pickup::{Found, Pickup},
     protocol::Protocol,
     reassembly::Chunk,
@@ -23,6 +24,8 @@ const BODY: usize = 4 + MAX_CONTROL_PAYLOAD as usize;
 #[derive(Debug)]
 pub enum Event {
     Found(Side, At, What),
+    /// The same inside of messages: `seq` and `offset` count bytes of their payload.
+    Nested(Side, At, What),
     /// A frame's last byte came, at `ended`. `body`: the payload of a control frame, unmasked, if
     /// all of it was captured.
     Frame {
@@ -37,7 +40,15 @@ pub enum Event {
 impl Event {
     pub const fn side(&self) -> Side {
         match self {
-            Event::Found(side, ..) | Event::Frame { side, .. } => *side,
+            Event::Found(side, ..) | Event::Nested(side, ..) | Event::Frame { side, .. } => *side,
+        }
+    }
+
+    /// What was found was found inside of messages.
+    pub fn nested(self) -> Event {
+        match self {
+            Event::Found(side, at, what) => Event::Nested(side, at, what),
+            event => event,
         }
     }
 }
@@ -70,9 +81,11 @@ struct Open {
     frame: Frame,
     /// Bytes of it behind the latest segment.
     left: u64,
-    /// Masking key and payload of a control frame so far.
+    /// Masking key and payload of a control frame so far; of others the key, where it is wanted.
     body: Vec<u8>,
     is_masked: bool,
+    /// Bytes of payload that were unmasked.
+    unmasked: usize,
 }
 
 /// A header that is yet to be whole.
@@ -103,6 +116,8 @@ pub struct Lane {
     is_closed: bool,
     /// Not frames are followed, but these.
     units: Option<Units>,
+    /// What is inside of its messages.
+    pub nested: Option<Nested>,
     pub counts: Counts,
 }
 
@@ -120,6 +135,7 @@ impl Lane {
             is_compressed: false,
             is_closed: false,
             units: None,
+            nested: None,
             counts: Counts::default(),
         }
     }
@@ -127,6 +143,11 @@ impl Lane {
     /// Frames may be compressed: that was agreed, or is not known.
     pub fn allow_compression(&mut self) {
         self.flags |= RSV1_AGREED;
+    }
+
+    /// Its messages carry a length-delimited protocol. `is_begin`: from the first one on.
+    pub fn nest(&mut self, protocol: &Arc<Protocol>, is_begin: bool) {
+        self.nested = Some(Nested::new(self.side, protocol, is_begin));
     }
 
     /// Follow a length-delimited protocol. `is_begin`: from its first byte on.
@@ -245,6 +266,9 @@ impl Lane {
         out.push(Event::Found(self.side, At::new(place, seq, 0), What::Unsynced));
         self.tracker = None;
         (self.open, self.cut) = (None, None);
+        if let Some(nested) = &mut self.nested {
+            nested.interrupt(At::new(place, seq, 0), out);
+        }
     }
 
     /// The end of the segment was cut off when it was captured. Its frame knows of that part.
@@ -268,10 +292,9 @@ impl Lane {
     fn go_on(&mut self, place: Place, known: &[u8], len: u32, out: &mut Vec<Event>) {
         let Some(mut open) = self.open.take() else { return };
         open.frame.segments += 1;
-        if opcode::is_control(open.frame.opcode) && open.body.len() < BODY {
-            let part = usize::try_from(open.left).unwrap_or(usize::MAX).min(known.len());
-            open.body.extend_from_slice(&known[..part.min(BODY)]);
-        }
+        let part = usize::try_from(open.left).unwrap_or(usize::MAX).min(known.len());
+        let is_holed = part as u64 != open.left.min(len.into());
+        self.payload(&mut open, &known[..part], is_holed);
         open.left = open.left.saturating_sub(len.into());
         match open.left {
             0 => self.finish(open, place, out),
@@ -332,16 +355,38 @@ impl Lane {
         let begin = i64::from(seen.seq.wrapping_sub(chunk.seq) as i32);
         let total = i64::try_from(frame.length).unwrap_or(i64::MAX);
         let end = (begin + header.len() as i64).saturating_add(total);
-        let mut body = Vec::new();
-        if opcode::is_control(frame.opcode) {
-            let from = begin + header.len() as i64 - if is_masked { 4 } else { 0 };
-            body.extend_from_slice(part(&chunk.bytes, from, end.min(from + BODY as i64)));
-        }
+        let from = begin + header.len() as i64 - if is_masked { 4 } else { 0 };
         let left = end.saturating_sub(chunk.len.into()).max(0) as u64;
-        let open = Open { at, frame, left, body, is_masked };
+        let mut open = Open { at, frame, left, body: Vec::new(), is_masked, unmasked: 0 };
+        if let (Some(nested), true) = (&mut self.nested, is_data(open.frame.opcode)) {
+            nested.frame(open.frame.length, self.is_compressed);
+        }
+        let known = part(&chunk.bytes, from, end);
+        let is_holed = known.len() as i64 != end.min(chunk.len.into()) - from;
+        self.payload(&mut open, known, is_holed);
         match left {
             0 => self.finish(open, chunk.place, out),
             _ => self.open = Some(open),
+        }
+    }
+
+    /// Next bytes of a frame's key and payload. `is_holed`: some behind them are not in the capture.
+    fn payload(&mut self, open: &mut Open, bytes: &[u8], is_holed: bool) {
+        if opcode::is_control(open.frame.opcode) {
+            let room = BODY.saturating_sub(open.body.len()).min(bytes.len());
+            open.body.extend_from_slice(&bytes[..room]);
+            return;
+        }
+        let Some(nested) = &mut self.nested else { return };
+        let missing = if open.is_masked { 4 - open.body.len() } else { 0 };
+        let (key, payload) = bytes.split_at(missing.min(bytes.len()));
+        open.body.extend_from_slice(key);
+        let key = open.body.first_chunk().copied().unwrap_or([0; 4]);
+        let first = open.unmasked;
+        open.unmasked += payload.len();
+        nested.push((first..).zip(payload).map(|(place, byte)| byte ^ key[place % 4]));
+        if is_holed {
+            nested.miss();
         }
     }
 
@@ -386,6 +431,9 @@ impl Lane {
                 What::SplitFrame { frame, segments, length, ends_in_packet },
             ));
         }
+        if let (Some(nested), true) = (&mut self.nested, is_data(frame.opcode) && frame.fin) {
+            nested.end(ended, out);
+        }
         let body = unmasked(body, is_masked, frame.length);
         if frame.opcode == opcode::CLOSE {
             self.close(at, frame.frame, body.as_deref(), out);
@@ -414,6 +462,11 @@ impl Lane {
         let reason = String::from_utf8_lossy(text).into_owned();
         out.push(Event::Found(self.side, at, What::Close { frame, code, reason }));
     }
+}
+
+/// A frame of a message.
+const fn is_data(opcode: u8) -> bool {
+    opcode <= opcode::BINARY
 }
 
 /// RFC 6455, 7.4: codes that an end point may put into a close frame.

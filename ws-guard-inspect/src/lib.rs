@@ -9,7 +9,7 @@
 //! 3. [`reassembly`] puts one direction's segments in order.
 //! 4. [`opening`] finds the upgrade, [`pickup`] the frames where the upgrade was not captured.
 //! 5. [`lane`] follows one direction's frames, [`units`] those of another [`protocol`] that says how
-//!    long each is.
+//!    long each is, also [`nested`] in messages.
 //! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings.
 //! 7. [`inspector`] has the table of connections; [`report`] is what it says of each, [`summary`] in
 //!    one sentence. [`selection`] says which of all that is wanted.
@@ -21,6 +21,7 @@ pub mod heartbeat;
 pub mod input;
 pub mod inspector;
 pub mod lane;
+pub mod nested;
 pub mod opening;
 pub mod packet;
 pub mod pickup;

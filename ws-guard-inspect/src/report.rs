@@ -61,6 +61,21 @@ pub struct SideReport {
     pub rst: bool,
     /// Where its frames begin was known at the end.
     pub in_step: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nested: Option<NestedReport>,
+}
+
+/// What is inside of a side's messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NestedReport {
+    pub units: u64,
+    /// Messages in which several units begin.
+    pub coalesced_messages: u64,
+    /// Units that lie in several messages.
+    pub split_units: u64,
+    pub violations: u64,
+    /// Compressed messages, which were not looked into.
+    pub compressed_messages: u64,
 }
 
 /// A connection.
@@ -145,8 +160,10 @@ pub struct Lists {
 
 impl Lists {
     pub fn add(&mut self, finding: &Finding) {
-        let Finding { direction, at, what } = finding;
+        let Finding { direction, nested, at, what } = finding;
         match what {
+            What::Unit { .. } => {}
+            _ if *nested => self.findings.push(|| finding.clone()),
             What::Violation { violation, frame, rfc } => self.violations.push(|| Violated {
                 direction: *direction,
                 at: *at,
@@ -156,7 +173,6 @@ impl Lists {
             }),
             What::SplitPoint { .. } => self.split_points.push(|| finding.clone()),
             What::Frame(_)
-            | What::Unit { .. }
             | What::Retransmission { .. }
             | What::OutOfOrder { .. }
             | What::Ping { answered_in_packet: Some(_), .. } => {}
@@ -242,5 +258,12 @@ fn side(connection: &Connection, side: Side) -> SideReport {
         fin: wire.has_fin,
         rst: wire.has_rst,
         in_step: lane.is_in_step(),
+        nested: lane.nested.as_ref().map(|nested| NestedReport {
+            units: nested.counts.frames,
+            coalesced_messages: nested.counts.coalesced_segments,
+            split_units: nested.counts.split_frames,
+            violations: nested.counts.violations,
+            compressed_messages: nested.compressed,
+        }),
     }
 }

@@ -80,8 +80,18 @@ impl Units {
         }
     }
 
-    fn lose(&mut self, at: At, out: &mut Vec<Event>) {
-        out.push(Event::Found(self.side, at, What::Unsynced));
+    /// Units that are not seen come next, whole ones unless one is open.
+    pub fn skip(&mut self, at: At, out: &mut Vec<Event>) {
+        if self.open.is_some() {
+            self.lose(at, out);
+        }
+    }
+
+    /// Where the next header begins is not known.
+    pub fn lose(&mut self, at: At, out: &mut Vec<Event>) {
+        if self.is_in_step {
+            out.push(Event::Found(self.side, at, What::Unsynced));
+        }
         self.is_in_step = false;
         self.open = None;
         self.head.clear();

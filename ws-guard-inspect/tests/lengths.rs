@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Talk, Told, inspect_with, pcap};
+use common::{Talk, Told, frame, inspect_with, pcap};
 use fastrand::Rng;
 use ws_guard_inspect::{
     Inspector, Side,
@@ -170,4 +170,67 @@ fn in_the_middle_only_a_magic_proves_it() {
             assert_eq!(told.flow().ends.server.port(), 80);
         }
     }
+}
+
+/// Frames that carry units, and what is said of these.
+fn nested(frames: &[(u8, Vec<u8>)], deflate: bool, chunk: usize) -> Told {
+    let mut talk = Talk::open(false, [1, 2], deflate);
+    let bytes: Vec<u8> =
+        frames.iter().flat_map(|(first, payload)| frame(Client, *first, payload)).collect();
+    for part in bytes.chunks(chunk) {
+        talk.send(Client, part);
+    }
+    let mut inspector = Inspector::new(Told::default());
+    inspector.know_nested("80=length-magic".parse().unwrap());
+    inspect_with(&talk.pcap(), inspector).0
+}
+
+#[test]
+fn units_inside_of_messages_however_segments_cut_them() {
+    let units = [length_magic(b"one"), length_magic(b"two"), length_magic(&[7; 300])];
+    let together = [&units[0][..], &units[1][..]].concat();
+    let (head, tail) = units[2].split_at(100);
+    let (some, rest) = together.split_at(4);
+    let frames = [
+        (0x82, together.clone()),
+        (0x82, head.to_vec()),
+        (0x89, b"ping".to_vec()),
+        // Fragments of a message are no border.
+        (0x02, tail[..50].to_vec()),
+        (0x80, [&tail[50..], some].concat()),
+        (0x82, rest.to_vec()),
+        (0x82, units[0].clone()),
+    ];
+    for chunk in [1, 2, 5, 11, 64, 10_000] {
+        let told = nested(&frames, false, chunk);
+        let flow = told.flow();
+        let report = flow.of_client.nested.unwrap();
+        let found = (report.units, report.coalesced_messages, report.split_units);
+        assert_eq!((found, report.violations), ((6, 1, 2), 0), "{chunk}");
+        let lengths: Vec<u64> = units_inside(&told).collect();
+        assert_eq!(lengths, [3, 3, 300, 3, 3, 3], "{chunk}");
+        let cuts = flow.findings.iter().filter(|finding| finding.nested);
+        let cuts = cuts.filter_map(|finding| match &finding.what {
+            What::SplitPoint { offsets, .. } => Some(offsets.clone()),
+            _ => None,
+        });
+        assert_eq!(cuts.collect::<Vec<_>>(), [vec![11], vec![208], vec![7]], "{chunk}");
+    }
+}
+
+fn units_inside(told: &Told) -> impl Iterator<Item = u64> {
+    told.of(Client).into_iter().filter(|finding| finding.nested).filter_map(|finding| match finding
+        .what
+    {
+        What::Unit { length, .. } => Some(length),
+        _ => None,
+    })
+}
+
+#[test]
+fn compressed_messages_are_not_looked_into() {
+    let unit = length_magic(b"one");
+    let frames = [(0x82, unit.clone()), (0xC2, vec![1; 20]), (0x82, unit.clone())];
+    let report = nested(&frames, true, 10_000).flow().of_client.nested.unwrap();
+    assert_eq!((report.units, report.compressed_messages, report.violations), (2, 1, 0));
 }

@@ -55,6 +55,9 @@ pub struct Inspect {
     /// defaults: 0, 4, big, body, none, 0, 64 MiB)
     #[arg(long, value_name = "PORT=LAYOUT")]
     protocol: Vec<OnPort>,
+    /// Look for such a protocol inside of the WebSocket messages of PORT
+    #[arg(long, value_name = "PORT=LAYOUT")]
+    nested: Vec<OnPort>,
     /// List findings of these kinds instead of connections: frame, unit, split_point, split_header,
     /// split_frame, violation, ping, unasked_pong, close, retransmission, out_of_order, gap, snapped,
     /// zero_window, unsynced, picked_up
@@ -78,6 +81,7 @@ impl Inspect {
         };
         let mut inspector = Inspector::new(listing);
         self.protocol.into_iter().for_each(|known| inspector.know(known));
+        self.nested.into_iter().for_each(|known| inspector.know_nested(known));
         let (listing, totals, error) =
             ws_guard_inspect::inspect(&mut captures, inspector, || bar.tick());
         bar.clear();
@@ -292,7 +296,8 @@ fn findings_table(findings: &[Found], left_out: u64) -> Table {
         count += &format!(", {left_out} more are left out: -o jsonl has all");
     }
     let row = |found: &Found| {
-        let Finding { direction, at, what } = &found.finding;
+        let Finding { direction, nested, at, what } = &found.finding;
+        let inside = if *nested { "inside messages: " } else { "" };
         vec![
             at.packet.to_string(),
             finding::time(at.time_ns),
@@ -302,7 +307,7 @@ fn findings_table(findings: &[Found], left_out: u64) -> Table {
             at.seq.to_string(),
             at.offset.to_string(),
             what.kind().name().into(),
-            what.to_string(),
+            format!("{inside}{what}"),
             at.file.to_string(),
         ]
     };
