@@ -128,6 +128,8 @@ pub struct Connection {
     backlog: Vec<Chunk<'static>>,
     pub first_ns: u64,
     pub latest_ns: u64,
+    /// Its latest packet.
+    latest: Place,
     /// Who sent the first close frame, FIN or RST.
     pub closed_by: Option<Side>,
     events: Vec<Event>,
@@ -158,6 +160,7 @@ impl Connection {
             backlog: Vec::new(),
             first_ns: first.place.time_ns,
             latest_ns: first.place.time_ns,
+            latest: first.place,
             closed_by: None,
             events: Vec::new(),
         }
@@ -200,6 +203,7 @@ impl Connection {
     /// Take one of its segments. What is found goes to `found`, once it is a WebSocket connection.
     pub fn take(&mut self, segment: &Segment<'_>, found: &mut impl FnMut(&Ends, Finding)) {
         self.latest_ns = self.latest_ns.max(segment.place.time_ns);
+        self.latest = segment.place;
         let direction = usize::from(self.directions[0].address != segment.source);
         let mut said = Vec::new();
         self.notice(direction, segment, &mut said);
@@ -612,8 +616,7 @@ impl Connection {
         let side = &self.directions[direction];
         let (len, next) = (side.stream.unseen(), side.stream.next());
         if let (1.., Some(seq)) = (len, next) {
-            let place = Place { time_ns: self.latest_ns, ..Place::default() };
-            self.missing(direction, place, seq, len, said);
+            self.missing(direction, self.latest, seq, len, said);
         }
     }
 }

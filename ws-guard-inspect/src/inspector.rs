@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Connections that are followed at once.
-const MOST_CONNECTIONS: usize = 100_000;
+const MOST_CONNECTIONS: usize = 65_536;
 /// A connection that is over waits so long for what comes late, in nanoseconds of the capture.
 const LINGER_NS: u64 = 10_000_000_000;
 
@@ -177,4 +177,16 @@ impl<V: Visitor> Inspector<V> {
 
 fn key(one: SocketAddr, other: SocketAddr) -> Key {
     if one <= other { (one, other) } else { (other, one) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a flood of SYNs costs at most.
+    #[test]
+    fn the_table_of_connections_is_bounded() {
+        let bytes = (size_of::<Entry>() + size_of::<(Key, Box<Entry>)>()) * MOST_CONNECTIONS;
+        assert!(bytes < 256 << 20, "{bytes} bytes");
+    }
 }

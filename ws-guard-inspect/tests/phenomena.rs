@@ -256,6 +256,20 @@ fn a_hole_in_a_payload_costs_nothing_else_and_one_in_a_header_is_said() {
     assert!(!flow.of_client.in_step);
 }
 
+/// Bytes at the very end that only the acknowledgement tells of.
+#[test]
+fn what_was_acknowledged_and_never_captured_is_missing() {
+    let mut talk = open();
+    talk.send(Client, &text(Client, 3));
+    talk.send(Client, &text(Client, 90));
+    talk.ack(Server);
+    talk.packets.remove(6);
+    let (told, _) = inspected(&talk.pcap());
+    let found: Vec<_> = told.of(Client).iter().map(|f| (f.at.packet, f.what.clone())).collect();
+    assert_eq!(found, [(7, What::Gap { len: 96 }), (7, What::Unsynced)]);
+    assert_eq!(told.flow().of_client.missing_bytes, 96);
+}
+
 #[test]
 fn after_a_lost_header_frames_are_taken_up_when_they_are_proven() {
     let mut talk = open();
