@@ -166,7 +166,10 @@ fn encoded(toolchain: &Toolchain, more: &[&str]) -> String {
     flags.join("\x1f")
 }
 
-/// Strip the debug information, keep BTF, and add the hash of the sources.
+/// Strip the debug information and the line information, keep BTF, and add the hash of the sources.
+///
+/// What the compiler built stays in `target/ebpf/bpfel-unknown-none/release`: a verifier log of that
+/// object names source lines.
 fn finish(toolchain: &Toolchain, built: &Path) -> Result<PathBuf> {
     let name = built.file_name().unwrap_or_default();
     let object = object_path(name.as_ref());
@@ -176,10 +179,47 @@ fn finish(toolchain: &Toolchain, built: &Path) -> Result<PathBuf> {
     let mut strip = Command::new(llvm.join("llvm-strip"));
     strip.args(["--strip-debug", "-o"]).arg(&object).arg(built);
     quietly(strip)?;
-    let mut objcopy = Command::new(llvm.join("llvm-objcopy"));
-    objcopy.arg(format!("--add-section={}={}", sources::SECTION, stamp.display())).arg(&object);
-    quietly(objcopy)?;
+    let objcopy = llvm.join("llvm-objcopy");
+    let functions = function_info(&objcopy, &object)?;
+    let mut finish = Command::new(objcopy);
+    finish
+        .arg(format!("--update-section={BTF_EXT}={}", functions.display()))
+        // Offsets are in place already: no loader applies these.
+        .arg(format!("--remove-section=.rel{BTF_EXT}"))
+        .arg(format!("--add-section={}={}", sources::SECTION, stamp.display()))
+        .arg(&object);
+    quietly(finish)?;
     Ok(object)
+}
+
+/// The section of function and line information (Documentation/bpf/btf.rst, 4.2).
+const BTF_EXT: &str = ".BTF.ext";
+/// Its magic number, first two bytes, little endian.
+const BTF_MAGIC: [u8; 2] = 0xEB9F_u16.to_le_bytes();
+
+/// A file with the object's [`BTF_EXT`] without line information, which is half of the object.
+fn function_info(objcopy: &Path, object: &Path) -> Result<PathBuf> {
+    let file = target().join("function-info");
+    let mut dump = Command::new(objcopy);
+    dump.arg(format!("--dump-section={BTF_EXT}={}", file.display())).arg(object).arg("/dev/null");
+    quietly(dump)?;
+    let info = functions_only(&fs::read(&file)?)
+        .with_context(|| format!("unknown layout of {BTF_EXT} in {}", object.display()))?;
+    fs::write(&file, info)?;
+    Ok(file)
+}
+
+/// `struct btf_ext_header` and the function information that it points to, in front of all else.
+fn functions_only(section: &[u8]) -> Option<Vec<u8>> {
+    let field = |at: usize| Some(u32::from_le_bytes(section.get(at..at + 4)?.try_into().ok()?));
+    let (header, functions) = (field(4)?, field(12)?);
+    let known = section.starts_with(&BTF_MAGIC) && field(8)? == 0 && field(28)? == 0;
+    let mut info = section.get(..(header + functions) as usize)?.to_vec();
+    // Offset and length of the line information, then those of relocations, of which there are none.
+    for (at, value) in [(16, functions), (20, 0), (24, functions)] {
+        info.get_mut(at..at + 4)?.copy_from_slice(&value.to_le_bytes());
+    }
+    known.then_some(info)
 }
 
 fn quietly(mut command: Command) -> Result<()> {
