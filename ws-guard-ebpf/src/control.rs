@@ -10,7 +10,7 @@ use ws_guard_common::{
     window::Rate,
 };
 
-use crate::{maps, sources, tables};
+use crate::{limits::sources, maps, tables};
 
 /// A request stands behind the Ethernet header that the kernel asks of every test packet.
 const REQUEST: usize = 14;

@@ -14,15 +14,20 @@ use ws_guard_common::{
 };
 
 use crate::{
-    debug, handshake, identify, joining,
+    context::{Context, Verdict},
+    debug,
+    limits::sources,
     maps::{self, BEGINNINGS, FLOWS, STRANGERS, locked},
-    packet::{self, ACK, FIN, Parsed, RST, SYN},
+    opening::{handshake, identify, pending_upgrades, role},
+    packet::{
+        self, ACK, FIN, Parsed, RST, SYN,
+        skb::{self, SkbPayload, parse_skb},
+    },
     report::{self, Side},
-    requests, role,
-    scene::{Scene, Verdict},
-    skb::{self, SkbPayload, parse_skb},
-    sources, tls,
-    walk::{self, Walker},
+    stream::{
+        midstream, tls,
+        walk::{self, Walker},
+    },
 };
 
 /// How each HTTP/1.1 response begins.
@@ -66,11 +71,11 @@ fn follow(ctx: &TcContext) -> Verdict {
             None => return Verdict::Pass,
         },
     };
-    let scene = Scene { segment, policy, now, account };
+    let context = Context { segment, policy, now, account };
     if let Some(flow) = flow {
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is
         // compared with what stands there under it before anything is changed.
-        let is_http = tracked(ctx, &scene, unsafe { &mut *flow });
+        let is_http = tracked(ctx, &context, unsafe { &mut *flow });
         if !is_http {
             return Verdict::Pass;
         }
@@ -78,42 +83,42 @@ fn follow(ctx: &TcContext) -> Verdict {
         let _ = FLOWS.remove(key);
     }
     if segment.len == 0 {
-        requests::prove();
+        pending_upgrades::prove();
         return Verdict::Pass;
     }
-    unknown(ctx, &scene)
+    unknown(ctx, &context)
 }
 
 /// Payload without a flow: it may be the answer that opens one, with the server's first frames behind
 /// it.
 #[inline(always)]
-fn unknown(ctx: &TcContext, scene: &Scene) -> Verdict {
-    let asked = requests::is_under_way();
-    let packet = SkbPayload::new(ctx, scene.segment, Side::Server);
-    let verdict = match scene.is_tls() {
-        true => tls::answer(scene, packet),
-        false => handshake::answer(scene, packet),
+fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
+    let asked = pending_upgrades::is_under_way();
+    let packet = SkbPayload::new(ctx, context.segment, Side::Server);
+    let verdict = match context.is_tls() {
+        true => tls::answer(context, packet),
+        false => handshake::answer(context, packet),
     };
     if verdict == Verdict::Drop {
         return verdict;
     }
-    let Some(flow) = FLOWS.get_ptr_mut(scene.key()) else {
-        requests::prove();
-        joining::remember(scene, SkbPayload::new(ctx, scene.segment, Side::Server), asked);
+    let Some(flow) = FLOWS.get_ptr_mut(context.key()) else {
+        pending_upgrades::prove();
+        midstream::remember(context, SkbPayload::new(ctx, context.segment, Side::Server), asked);
         return Verdict::Pass;
     };
     debug::opened(ctx);
     // SAFETY: as in `follow`.
     let flow = unsafe { &mut *flow };
-    frames(ctx, scene, flow);
-    charge_unseen(scene);
+    frames(ctx, context, flow);
+    charge_unseen(context);
     Verdict::Pass
 }
 
 /// A packet of the server on a flow. `true` when the server does not speak WebSocket there.
 #[inline(always)]
-fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
-    let segment = scene.segment;
+fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
+    let segment = context.segment;
     if !role::follows(flow.owner) {
         return false;
     }
@@ -132,35 +137,35 @@ fn tracked(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
             #[inline(always)]
             |flow| flow.state = state::CLOSED,
         );
-        closed(scene, flow);
+        closed(context, flow);
         return false;
     }
     // Of a closed flow as well: it may not be, and then what the server took decides.
     if after(segment.ack, flow.acked) {
-        acknowledge(scene, flow);
+        acknowledge(context, flow);
     } else if segment.ack == flow.acked && !flow.has_repeated() {
         // A single word, as above.
-        flow.repeated_ns = scene.now;
+        flow.repeated_ns = context.now;
     }
     if flow.paced != paced::NO {
-        skb::hold(ctx, scene.now);
+        skb::hold(ctx, context.now);
     }
     if segment.len == 0 {
         return false;
     }
     // Of a closed flow as well: if it is not, nobody else says where the server's frames begin.
-    let follows = frames(ctx, scene, flow);
-    charge_unseen(scene);
+    let follows = frames(ctx, context, flow);
+    charge_unseen(context);
     !follows
 }
 
 /// Charge the pings that only the pongs in the segment tell of. Not where those are counted: the stack is
 /// too small for both.
 #[inline(always)]
-fn charge_unseen(scene: &Scene) {
+fn charge_unseen(context: &Context) {
     let unseen = walk::resume().map_or(0, |state| state.unseen);
     if unseen > 0 {
-        joining::witnessed(scene, unseen);
+        midstream::witnessed(context, unseen);
     }
 }
 
@@ -186,7 +191,7 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
     let again = FLOWS.get_ptr(key).is_some_and(|flow| unsafe { (*flow).begins_again(seq, ack) });
     if !again {
         let _ = FLOWS.remove(key);
-        requests::forget();
+        pending_upgrades::forget();
         let _ = STRANGERS.remove(key);
         let new = Beginning { client_next: ack, server_next: seq, scale };
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
@@ -195,55 +200,55 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
 
 /// The server acknowledges more of the client's bytes.
 #[inline(never)]
-fn acknowledge(scene: &Scene, flow: &mut Flow) {
-    let outcome = locked(flow, |flow| flow.acknowledge(scene.segment.ack));
+fn acknowledge(context: &Context, flow: &mut Flow) {
+    let outcome = locked(flow, |flow| flow.acknowledge(context.segment.ack));
     match outcome {
         Acknowledged::Fine => {}
-        Acknowledged::Closed => closed(scene, flow),
+        Acknowledged::Closed => closed(context, flow),
         Acknowledged::Unsynced => {
             report::count(Counter::FlowsUnsynced);
-            let unseen = scene.segment.ack.wrapping_sub(flow.client.resume());
-            report::flow_event(EventKind::Unsynced, scene.key(), scene.now, unseen as u64);
+            let unseen = context.segment.ack.wrapping_sub(flow.client.resume());
+            report::flow_event(EventKind::Unsynced, context.key(), context.now, unseen as u64);
         }
     }
 }
 
 #[inline(always)]
-fn closed(scene: &Scene, flow: &mut Flow) {
+fn closed(context: &Context, flow: &mut Flow) {
     if flow.dropped != 0 {
-        sources::settle_dropped(scene, flow);
+        sources::settle_dropped(context, flow);
     }
     report::count(Counter::FlowsClosed);
-    report::flow_event(EventKind::FlowClosed, scene.key(), scene.now, flow.frames_in);
+    report::flow_event(EventKind::FlowClosed, context.key(), context.now, flow.frames_in);
 }
 
 /// Follow the server's frames; of its records nobody wants to know. `false` when there is an HTTP response
 /// where one should begin, on a connection that may be no WebSocket.
 #[inline(never)]
-fn frames(ctx: &TcContext, scene: &Scene, flow: &mut Flow) -> bool {
+fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let Some(state) = walk::resume() else {
         return true;
     };
     state.unseen = 0;
-    if flow.in_records() || !has_news(scene, flow) {
+    if flow.in_records() || !has_news(context, flow) {
         return true;
     }
-    let mut walker = Walker { state, packet: SkbPayload::new(ctx, scene.segment, Side::Server) };
+    let mut walker = Walker { state, packet: SkbPayload::new(ctx, context.segment, Side::Server) };
     // Further on in a frame the client may have made the server say it.
-    let begins = flow.may_be_http() && walker.state.walk.tracker.begins_at(scene.segment.seq);
+    let begins = flow.may_be_http() && walker.state.walk.tracker.begins_at(context.segment.seq);
     if begins && walker.packet.u64_at(0) == Some(HTTP) {
         return false;
     }
     if matches!(walker.run(), Step::Done) {
-        answered(scene, flow);
+        answered(context, flow);
     }
     true
 }
 
 /// Put a walk through the server's segment into this CPU's state, if a header may be in it.
 #[inline(never)]
-fn has_news(scene: &Scene, flow: &Flow) -> bool {
-    let segment = scene.segment;
+fn has_news(context: &Context, flow: &Flow) -> bool {
+    let segment = context.segment;
     let mut start = flow.server;
     let end = segment.seq.wrapping_add(segment.len);
     if !after(end, start.resume()) {
@@ -264,7 +269,7 @@ fn has_news(scene: &Scene, flow: &Flow) -> bool {
 
 /// Let the flow take over what a walk through the server's frames found.
 #[inline(never)]
-fn answered(scene: &Scene, flow: &mut Flow) {
+fn answered(context: &Context, flow: &mut Flow) {
     let Some(state) = walk::resume() else {
         return;
     };
@@ -302,5 +307,5 @@ fn answered(scene: &Scene, flow: &mut Flow) {
     }
     report::add(Counter::FramesOut, walk.frames as u64);
     report::add(Counter::PongsOut, walk.pongs as u64);
-    report::violation_event(Side::Server, scene.key(), walk, scene.now);
+    report::violation_event(Side::Server, context.key(), walk, context.now);
 }

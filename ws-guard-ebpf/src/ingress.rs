@@ -18,24 +18,30 @@ use ws_guard_common::{
 };
 
 use crate::{
-    commit::{commit, count_walk, recommit, settle},
-    debug, floods,
-    handshake::{self, Request},
-    held, identify, joining,
+    context::{Context, Outcome, Verdict, finished, run_out},
+    debug,
+    limits::{frame_limits, pace, sources},
     maps::{self, FLOWS, locked},
-    options, pace,
-    packet::{self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG},
-    quick::{self, came_to},
+    opening::{
+        handshake::{self, Request},
+        identify, role,
+    },
+    packet::{
+        self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG, options,
+        skb::{SkbPayload, parse_skb},
+        unreadable,
+        xdp::{XdpPayload, parse_xdp},
+    },
     report::{self, Side},
-    rewalk::again,
-    role,
-    scene::{Outcome, Scene, Verdict, finished, run_out},
-    skb::{SkbPayload, parse_skb},
-    sources, tls,
-    trail::{self, TRAIL},
-    unreadable,
-    walk::{self, Walker},
-    xdp::{XdpPayload, parse_xdp},
+    stream::{
+        commit::{commit, count_walk, recommit, settle},
+        fast_path::{self, came_to},
+        midstream, out_of_order,
+        retransmit::again,
+        tls,
+        trail::{self, TRAIL},
+        walk::{self, Walker},
+    },
 };
 
 /// The XDP program.
@@ -94,24 +100,24 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
             None => return Verdict::Pass,
         },
     };
-    let mut scene = Scene { segment, policy, now, account };
-    if policy.flags & MAY_BAN != 0 && is_banned(&scene) {
+    let mut context = Context { segment, policy, now, account };
+    if policy.flags & MAY_BAN != 0 && is_banned(&context) {
         return Verdict::Drop;
     }
     if let Some(flow) = flow {
         // SAFETY: as above; single words are read whole.
         let flow = unsafe { &mut *flow };
-        if flow.is_over_limit(now) && (pace::drops(&scene, flow) || pace::refuses(now)) {
+        if flow.is_over_limit(now) && (pace::drops(&context, flow) || pace::refuses(now)) {
             return Verdict::Drop;
         }
     }
     if segment.flags & URG != 0 {
         // The byte that the urgent pointer names does not reach the server's application in its
         // place (RFC 6093, 3.1): the frames would be other ones than those on the wire.
-        return scene.drop(Counter::DroppedUrgent);
+        return context.drop(Counter::DroppedUrgent);
     }
     if flow.is_none() {
-        match without_flow(&scene, &payload) {
+        match without_flow(&context, &payload) {
             Stray::Pass => return Verdict::Pass,
             Stray::Drop => return Verdict::Drop,
             Stray::Joined => flow = FLOWS.get_ptr_mut(key),
@@ -121,7 +127,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     };
     // SAFETY: a part of a map value, which stays mapped while a program runs.
-    scene.account = unsafe { &raw const (*flow).account };
+    context.account = unsafe { &raw const (*flow).account };
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
     // compared with what stands there under it before anything is changed.
     let flow = unsafe { &mut *flow };
@@ -129,7 +135,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return Verdict::Pass;
     }
     if segment.flags & (RST | FIN) != 0 {
-        ending(&scene, flow);
+        ending(&context, flow);
     }
     if segment.flags & RST != 0 {
         // Nobody reads data out of it.
@@ -137,15 +143,15 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     }
     // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4).
     if segment.flags & ACK == 0 || !flow.is_credible(segment.ack) {
-        return if segment.len == 0 { Verdict::Pass } else { scene.drop(Counter::DroppedForged) };
+        return if segment.len == 0 { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
     }
     flow.hear(segment.ack);
-    if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&scene, flow) {
+    if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&context, flow) {
         return Verdict::Pass;
     }
     // Looked up once more: the stack has no room for the pointer.
     report::count(Counter::Tracked);
-    data(&scene, flow, &payload)
+    data(&context, flow, &payload)
 }
 
 /// What becomes of a segment without a flow.
@@ -160,44 +166,44 @@ enum Stray {
 
 /// A segment without a flow: of a handshake, or of a stream that may be joined.
 #[inline(always)]
-fn without_flow<P: Packet>(scene: &Scene, payload: &impl Fn(&Segment) -> P) -> Stray {
-    let segment = scene.segment;
+fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) -> Stray {
+    let segment = context.segment;
     if segment.flags & (SYN | ACK) == SYN {
-        options::refuse_mptcp(scene, payload);
+        options::refuse_mptcp(context, payload);
     }
     if segment.len == 0 {
         return Stray::Pass;
     }
-    let begins = match scene.is_tls() {
-        true if tls::hello(scene, payload(segment)) => Request::Head,
+    let begins = match context.is_tls() {
+        true if tls::hello(context, payload(segment)) => Request::Head,
         true => Request::Stranger,
-        false => handshake::request(scene, payload(segment)),
+        false => handshake::request(context, payload(segment)),
     };
     match begins {
         Request::Head => return Stray::Pass,
         Request::Early => {
-            let dropped = scene.drop(Counter::DroppedEarly) == Verdict::Drop;
+            let dropped = context.drop(Counter::DroppedEarly) == Verdict::Drop;
             return if dropped { Stray::Drop } else { Stray::Pass };
         }
         Request::Banned => return Stray::Drop,
         Request::Stranger => {}
     }
-    let joins = segment.flags & SYN == 0 && joining::find(scene, payload(segment));
-    if joins && joining::open(scene) { Stray::Joined } else { Stray::Pass }
+    let joins = segment.flags & SYN == 0 && midstream::find(context, payload(segment));
+    if joins && midstream::open(context) { Stray::Joined } else { Stray::Pass }
 }
 
 /// The source of the packet is banned.
 #[cold]
 #[inline(never)]
-fn is_banned(scene: &Scene) -> bool {
-    sources::any_banned(scene.now) && sources::drop_banned(scene)
+fn is_banned(context: &Context) -> bool {
+    sources::any_banned(context.now) && sources::drop_banned(context)
 }
 
 /// Data on a closed flow: whether there is anything new in it.
 #[cold]
 #[inline(never)]
-fn reopens(scene: &Scene, flow: &mut Flow) -> bool {
-    let end = scene.segment.seq.wrapping_add(scene.segment.len);
+fn reopens(context: &Context, flow: &mut Flow) -> bool {
+    let end = context.segment.seq.wrapping_add(context.segment.len);
     let mut goes_on = false;
     let mut lost = false;
     locked(flow, |flow| {
@@ -214,8 +220,8 @@ fn reopens(scene: &Scene, flow: &mut Flow) -> bool {
 /// A RST or a FIN of the client.
 #[cold]
 #[inline(never)]
-fn ending(scene: &Scene, flow: &mut Flow) {
-    let segment = scene.segment;
+fn ending(context: &Context, flow: &mut Flow) {
+    let segment = context.segment;
     let mut closed = false;
     locked(flow, |flow| {
         if segment.flags & RST != 0 {
@@ -226,38 +232,42 @@ fn ending(scene: &Scene, flow: &mut Flow) {
         }
         if closed {
             // How long ago it ended counts from here.
-            flow.last_ns = scene.now;
+            flow.last_ns = context.now;
         }
     });
     if closed {
         report::count(Counter::FlowsClosed);
-        report::flow_event(EventKind::FlowClosed, scene.key(), scene.now, flow.frames_in);
+        report::flow_event(EventKind::FlowClosed, context.key(), context.now, flow.frames_in);
     }
 }
 
 /// A segment with payload on a tracked flow.
 #[inline(always)]
-fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> Verdict {
-    let segment = scene.segment;
+fn data<P: Packet>(
+    context: &Context,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> Verdict {
+    let segment = context.segment;
     let plan = flow.plan(segment.seq, segment.len);
     match plan.action {
         Action::Pass => {
             if after(segment.seq, flow.high) {
-                note(scene, flow, Noted::Hole);
+                note(context, flow, Noted::Hole);
             }
             // Only this side writes these two, and they only say how far things got.
             flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
-            flow.last_ns = scene.now;
+            flow.last_ns = context.now;
             return Verdict::Pass;
         }
         Action::Walk if flow.held == 0 => {
-            let came_to = match scene.limits_classes() {
-                true => quick::pass::<_, true>(scene, flow, payload),
-                false => quick::pass::<_, false>(scene, flow, payload),
+            let came_to = match context.limits_classes() {
+                true => fast_path::pass::<_, true>(context, flow, payload),
+                false => fast_path::pass::<_, false>(context, flow, payload),
             };
             let came_to = forget(came_to, segment.seq);
             if came_to & came_to::PING != 0 {
-                return quick::ping(scene, flow, payload, came_to);
+                return fast_path::ping(context, flow, payload, came_to);
             }
             if came_to != came_to::NOTHING {
                 return Verdict::Pass;
@@ -265,22 +275,23 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -
         }
         Action::Gap => {
             report::count(Counter::Gaps);
-            note(scene, flow, Noted::Gap);
-            if !held::enter(scene, flow) {
-                return scene.drop(Counter::DroppedGap);
+            note(context, flow, Noted::Gap);
+            if !out_of_order::enter(context, flow) {
+                return context.drop(Counter::DroppedGap);
             }
         }
         _ => {}
     }
-    if flow.held != 0 && !matches!(plan.action, Action::Gap) && !held::enter(scene, flow) {
-        return scene.drop(Counter::DroppedGap);
+    if flow.held != 0 && !matches!(plan.action, Action::Gap) && !out_of_order::enter(context, flow)
+    {
+        return context.drop(Counter::DroppedGap);
     }
-    let verdict = match trail::enter(scene.now) {
-        true => stream(scene, flow, plan, payload),
-        false => scene.drop(Counter::DroppedNoCheckpoint),
+    let verdict = match trail::enter(context.now) {
+        true => stream(context, flow, plan, payload),
+        false => context.drop(Counter::DroppedNoCheckpoint),
     };
     trail::leave();
-    held::leave(flow);
+    out_of_order::leave(flow);
     verdict
 }
 
@@ -290,7 +301,7 @@ fn data<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -
 /// called from it, and only one of these is on it at a time.
 #[inline(always)]
 fn stream<P: Packet>(
-    scene: &Scene,
+    context: &Context,
     flow: &mut Flow,
     plan: Plan,
     payload: &impl Fn(&Segment) -> P,
@@ -298,21 +309,21 @@ fn stream<P: Packet>(
     let mut outcome = match plan.action {
         Action::Rewalk | Action::NoCheckpoint => {
             let on_trail = plan.action as u8 == Action::NoCheckpoint as u8;
-            if on_trail && !trail::finds(scene.segment.seq) {
-                return scene.drop(Counter::DroppedNoCheckpoint);
+            if on_trail && !trail::finds(context.segment.seq) {
+                return context.drop(Counter::DroppedNoCheckpoint);
             }
             walk::from_checkpoint(if on_trail { TRAIL } else { plan.checkpoint });
-            again(scene, flow, payload)
+            again(context, flow, payload)
         }
-        Action::Gap if held::keep(scene, flow, payload) => return Verdict::Pass,
-        Action::Gap => return scene.drop(Counter::DroppedGap),
-        Action::Search => joining::search(scene, flow, payload),
+        Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
+        Action::Gap => return context.drop(Counter::DroppedGap),
+        Action::Search => midstream::search(context, flow, payload),
         Action::Walk | Action::Pass => Outcome::Rewound,
     };
     // Not called from where the outcome came about: two of these on top of each other are too much
     // stack, and two calls of one are twice the work for the verifier.
     if matches!(outcome, Outcome::Rewound) {
-        outcome = first(scene, flow, payload);
+        outcome = first(context, flow, payload);
     }
     let rewalked = match outcome {
         Outcome::Walked => false,
@@ -320,21 +331,21 @@ fn stream<P: Packet>(
         Outcome::Pass => return Verdict::Pass,
         _ => return Verdict::Drop,
     };
-    if !held::judge(scene, flow, payload) {
-        return scene.drop(Counter::DroppedGap);
+    if !out_of_order::judge(context, flow, payload) {
+        return context.drop(Counter::DroppedGap);
     }
-    let committed = if rewalked { recommit(scene, flow) } else { commit(scene, flow) };
+    let committed = if rewalked { recommit(context, flow) } else { commit(context, flow) };
     if !committed {
-        held::uncount();
-        return scene.drop(Counter::DroppedUnreadable);
+        out_of_order::uncount();
+        return context.drop(Counter::DroppedUnreadable);
     }
-    count_walk(scene);
+    count_walk(context);
     // Behind it: what is dropped for its frames is not judged again when it comes again. TCP would put more
     // and more of them into one segment, which alone would be over the limit for good.
-    let over = scene.limits_classes() && floods::charge(scene, flow);
-    let verdict = if over { Verdict::Drop } else { settle(scene, flow, payload) };
+    let over = context.limits_classes() && frame_limits::charge(context, flow);
+    let verdict = if over { Verdict::Drop } else { settle(context, flow, payload) };
     // Behind the settling, which corrects the newest checkpoint: the filler's.
-    held::follow(scene, flow);
+    out_of_order::follow(context, flow);
     verdict
 }
 
@@ -350,8 +361,8 @@ enum Noted {
 /// Note it in the flow.
 #[cold]
 #[inline(never)]
-fn note(scene: &Scene, flow: &mut Flow, what: Noted) {
-    let segment = scene.segment;
+fn note(context: &Context, flow: &mut Flow, what: Noted) {
+    let segment = context.segment;
     locked(flow, |flow| match what {
         Noted::Hole => flow.let_through(segment.seq, segment.len),
         Noted::Gap => {
@@ -363,16 +374,20 @@ fn note(scene: &Scene, flow: &mut Flow, what: Noted) {
 
 /// Bytes that come for the first time.
 #[inline(never)]
-fn first<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> Outcome {
+fn first<P: Packet>(
+    context: &Context,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> Outcome {
     let Some(state) = walk::state() else {
         return Outcome::Pass;
     };
     state.start = flow.client;
     state.traces = 0;
-    state.walk = Walk::new(state.start, &state.start, scene.segment.seq, scene.segment.len);
-    state.small_as(scene.policy);
-    let mut walker = Walker { state, packet: payload(scene.segment) };
-    walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
+    state.walk = Walk::new(state.start, &state.start, context.segment.seq, context.segment.len);
+    state.small_as(context.policy);
+    let mut walker = Walker { state, packet: payload(context.segment) };
+    walker.packet.classify(context.policy.flags & LIMITS_CLASSES);
     let step = walker.run();
-    finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Walked)
+    finished(context, run_out(context, flow, &mut walker, step), Outcome::Walked)
 }

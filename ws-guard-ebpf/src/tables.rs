@@ -22,10 +22,11 @@ use ws_guard_common::{
 };
 
 use crate::{
+    context::{Context, Verdict},
     maps::{BEGINNINGS, COARSE, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
-    report, requests,
-    scene::{Scene, Verdict},
-    walk,
+    opening::pending_upgrades,
+    report,
+    stream::walk,
 };
 
 /// A full table is searched at most this often, in nanoseconds: a search touches every entry.
@@ -270,8 +271,8 @@ pub fn new_flow() -> Option<&'static mut Flow> {
 
 /// Insert the flow that was put together in [`NEW_FLOW`], making room for it if there is none.
 #[inline(always)]
-pub fn insert_flow(scene: &Scene) -> bool {
-    let (key, now) = (scene.key(), scene.now);
+pub fn insert_flow(context: &Context) -> bool {
+    let (key, now) = (context.key(), context.now);
     let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
         return false;
     };
@@ -287,7 +288,7 @@ pub fn insert_flow(scene: &Scene) -> bool {
         || (reclaim_flows(now) && FLOWS.insert(key, flow, BPF_NOEXIST.into()).is_ok());
     if !inserted {
         report::count(Counter::FlowsRefused);
-        report::source_event(EventKind::TableFull, scene.source(), Some(key), now, 0, 0);
+        report::source_event(EventKind::TableFull, context.source(), Some(key), now, 0, 0);
     }
     inserted
 }
@@ -295,15 +296,15 @@ pub fn insert_flow(scene: &Scene) -> bool {
 /// The server has answered: from here on the connection in [`NEW_FLOW`] is followed, if there is
 /// room. [`Verdict::Drop`] refuses it.
 #[inline(always)]
-pub fn admit(scene: &Scene) -> Verdict {
-    requests::forget();
-    let _ = STRANGERS.remove(scene.key());
-    if !insert_flow(scene) {
-        let closed = scene.policy.flags & FLOWS_FAIL_CLOSED != 0 && scene.enforces();
+pub fn admit(context: &Context) -> Verdict {
+    pending_upgrades::forget();
+    let _ = STRANGERS.remove(context.key());
+    if !insert_flow(context) {
+        let closed = context.policy.flags & FLOWS_FAIL_CLOSED != 0 && context.enforces();
         return if closed { Verdict::Drop } else { Verdict::Pass };
     }
     report::count(Counter::FlowsOpened);
-    report::flow_event(EventKind::FlowOpened, scene.key(), scene.now, 0);
+    report::flow_event(EventKind::FlowOpened, context.key(), context.now, 0);
     Verdict::Pass
 }
 

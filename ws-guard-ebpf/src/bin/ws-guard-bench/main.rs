@@ -19,9 +19,9 @@ use ws_guard_common::flow::{Flow, state};
 use ws_guard_ebpf::{
     control, egress, ingress,
     maps::FLOWS,
-    packet::{self, Parsed},
+    opening::pending_upgrades,
+    packet::{self, Parsed, skb, xdp},
     report::Side,
-    requests, skb, xdp,
 };
 
 /// Offset of the TCP header.
@@ -66,7 +66,7 @@ fn prepare(data: usize, end: usize) -> bool {
             acknowledge();
         }
         if patch.forget > 0 {
-            requests::forget();
+            pending_upgrades::forget();
         }
     }
     true

@@ -16,12 +16,12 @@ use ws_guard_common::{
 };
 
 use crate::{
-    commit::take_back,
+    context::{Context, Verdict},
+    limits::sources,
     maps::locked,
     packet::{Packet, Segment},
     report,
-    scene::{Scene, Verdict},
-    sources, trail,
+    stream::{commit::take_back, trail},
 };
 
 /// What the shortcut came to, in one word: bits, and above them the offset of a ping's first byte.
@@ -46,40 +46,40 @@ pub mod came_to {
 /// of TLS records have by default; where they have none, records go the long way.
 #[inline(never)]
 pub fn pass<P: Packet, const LIMITS: bool>(
-    scene: &Scene,
+    context: &Context,
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> u32 {
     let start = flow.client;
-    let mut walk = Walk::new(start, &start, scene.segment.seq, scene.segment.len);
-    let packet = payload(scene.segment);
+    let mut walk = Walk::new(start, &start, context.segment.seq, context.segment.len);
+    let packet = payload(context.segment);
     let is_record = LIMITS && start.in_records();
     let word = if is_record { walk.only_record(&packet) } else { walk.only(&packet) };
     if word == 0 {
         return came_to::NOTHING;
     }
     let is_ping = walk.pings > 0;
-    let now_ms = millis(scene.now);
+    let now_ms = millis(context.now);
     let mut asked_ns = flow.ping_ns;
     if is_ping && asked_ns == 0 {
         // SAFETY: no arguments, no effects.
         asked_ns = unsafe { bpf_ktime_get_ns() };
     }
-    let classes = if LIMITS { class_of(scene, &start, &walk, word) } else { Counts::default() };
-    let share = Rate { limit: scene.policy.share, ..scene.policy.rate };
+    let classes = if LIMITS { class_of(context, &start, &walk, word) } else { Counts::default() };
+    let share = Rate { limit: context.policy.share, ..context.policy.rate };
     let mut fits = 0;
     let mut committed = false;
     // Before the commit: no other CPU may read the trail without this header.
-    let traces = flow.will_need_trace(scene.segment.len);
-    if traces && !trail::enter(scene.now) {
+    let traces = flow.will_need_trace(context.segment.len);
+    if traces && !trail::enter(context.now) {
         return came_to::NOTHING;
     }
     locked(flow, |flow| {
         let mut stands = (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN);
         if LIMITS && stands {
-            let (limits, mut window) = (&scene.policy.class_limits, flow.classes);
+            let (limits, mut window) = (&context.policy.class_limits, flow.classes);
             // The long way charges what is over a limit.
-            stands = window.charge(now_ms, limits, scene.policy.rate.window_ms, &classes) == 0;
+            stands = window.charge(now_ms, limits, context.policy.rate.window_ms, &classes) == 0;
             if stands {
                 flow.classes = window;
             }
@@ -87,12 +87,12 @@ pub fn pass<P: Packet, const LIMITS: bool>(
         if stands {
             if is_ping {
                 let fits_share = (share.limit > 0 && flow.window.has_room(now_ms, share)) as u32;
-                let kept = flow.charge(now_ms, scene.policy.connection_rate, 1);
+                let kept = flow.charge(now_ms, context.policy.connection_rate, 1);
                 fits = fits_share * came_to::FITS_SHARE + kept * came_to::FITS_CONNECTION;
                 flow.ping_ns = asked_ns;
             }
             flow.commit(&start, &walk, walk.pings);
-            flow.last_ns = scene.now;
+            flow.last_ns = context.now;
             committed = true;
             if !traces && flow.trail != 0 {
                 // Another CPU has begun one meanwhile.
@@ -108,15 +108,15 @@ pub fn pass<P: Packet, const LIMITS: bool>(
         trail::trace_one(&start, word, walk.tracker.next);
     }
     count(&walk, &start, &classes);
-    let at = start.next.wrapping_sub(scene.segment.seq);
+    let at = start.next.wrapping_sub(context.segment.seq);
     if is_ping { came_to::TAKEN | came_to::PING | fits | at << came_to::AT } else { came_to::TAKEN }
 }
 
 /// The class of the one frame or record, counted.
 #[inline(always)]
-fn class_of(scene: &Scene, start: &Tracker, walk: &Walk, word: u16) -> Counts {
+fn class_of(context: &Context, start: &Tracker, walk: &Walk, word: u16) -> Counts {
     let mut counts = Counts::default();
-    let policy = scene.policy;
+    let policy = context.policy;
     let bytes = walk.tracker.next.wrapping_sub(start.next);
     if start.in_records() {
         let record = Record::new(word, bytes.wrapping_sub(record::HEADER as u32) as u16);
@@ -149,14 +149,14 @@ fn count(walk: &Walk, start: &Tracker, classes: &Counts) {
 /// away if it is one too many.
 #[inline(never)]
 pub fn ping<P: Packet>(
-    scene: &Scene,
+    context: &Context,
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
     ping: u32,
 ) -> Verdict {
     let share = (ping & came_to::FITS_SHARE != 0) as u32;
     let most = (ping & came_to::FITS_CONNECTION != 0) as u32;
-    let answer = sources::charge_one(scene, flow, share, most);
+    let answer = sources::charge_one(context, flow, share, most);
     if answer & (sources::KEPT | sources::OBSERVED) != 0 {
         return Verdict::Pass;
     }
@@ -166,10 +166,10 @@ pub fn ping<P: Packet>(
     }
     report::count(Counter::Defused);
     let at = ping >> came_to::AT;
-    let mut packet = payload(scene.segment);
+    let mut packet = payload(context.segment);
     packet.defuse(at);
-    let odd = (scene.segment.payload + at - scene.segment.tcp) & 1;
-    packet.seal(scene.segment, 1 - odd, odd);
+    let odd = (context.segment.payload + at - context.segment.tcp) & 1;
+    packet.seal(context.segment, 1 - odd, odd);
     report::count(Counter::Rewritten);
     Verdict::Pass
 }

@@ -18,11 +18,10 @@ use ws_guard_common::{
 };
 
 use crate::{
-    identify,
+    context::Context,
     maps::{self, COARSE, FLOWS, NEW_SOURCE, RULES, SHARED, SOURCES, locked},
-    packet, report,
-    scene::Scene,
-    tables,
+    opening::identify,
+    packet, report, tables,
 };
 
 /// Some source may be throttled: only then is one worth looking up before it pings.
@@ -77,11 +76,11 @@ fn charged(source: &SourceKey) -> *mut Source {
 
 /// The packet is to be dropped because its source is banned, and is counted.
 #[inline(never)]
-pub fn drop_banned(scene: &Scene) -> bool {
-    let Some(source) = find(scene.source()) else {
+pub fn drop_banned(context: &Context) -> bool {
+    let Some(source) = find(context.source()) else {
         return false;
     };
-    if !source.is_throttled(scene.client(), scene.policy, scene.now) {
+    if !source.is_throttled(context.client(), context.policy, context.now) {
         return false;
     }
     // SAFETY: a single word of a map value, which stays readable while a program runs.
@@ -105,9 +104,9 @@ fn rule(client: &Client, policy: &Policy) -> Option<&'static Rule> {
 /// What is done about connections of the client over the limit: one of [`action`]. Not for every
 /// packet: only where something would be done.
 #[inline(never)]
-pub fn action_for(scene: &Scene) -> u8 {
-    let (client, policy) = (scene.client(), scene.policy);
-    if let Some(source) = find(scene.source()) {
+pub fn action_for(context: &Context) -> u8 {
+    let (client, policy) = (context.client(), context.policy);
+    if let Some(source) = find(context.source()) {
         source.refresh(client, policy);
         return source.action();
     }
@@ -299,9 +298,9 @@ extern "C" fn ws_guard_charge(now: u64, count: u32) -> u32 {
 /// Charge the flow's source with one ping, which keeps to the connection's share and own limit or does not
 /// (1 or 0), and is charged to the flow already.
 #[inline(never)]
-pub fn charge_one(scene: &Scene, flow: &mut Flow, share: u32, most: u32) -> u32 {
+pub fn charge_one(context: &Context, flow: &mut Flow, share: u32, most: u32) -> u32 {
     let pings = Pings { count: 1, share: share & 1, most: most & 1, held: 0 };
-    charge_source(scene.policy, flow, scene.now, pings)
+    charge_source(context.policy, flow, context.now, pings)
 }
 
 /// How many pings of a connection over the limit keep to it: its share, or as many as there are while
@@ -419,8 +418,8 @@ fn add_dropped(source: Entry, flow: &mut Flow) {
 /// The flow ended: its source has what it lost.
 #[cold]
 #[inline(never)]
-pub fn settle_dropped(scene: &Scene, flow: &mut Flow) {
-    if let Some(source) = find(scene.source()) {
+pub fn settle_dropped(context: &Context, flow: &mut Flow) {
+    if let Some(source) = find(context.source()) {
         add_dropped(source, flow);
     }
 }
@@ -510,14 +509,14 @@ extern "C" fn ws_guard_ban(now: u64) -> u32 {
 /// The flow's source sent `over` frames over the limit of their class: the same as pings over the
 /// limit. `true` when the segment is to be dropped.
 #[inline(never)]
-pub fn flood(scene: &Scene, flow: &mut Flow, over: u32) -> bool {
-    let source = Entry(up_to_date(scene.policy, flow, scene.now));
+pub fn flood(context: &Context, flow: &mut Flow, over: u32) -> bool {
+    let source = Entry(up_to_date(context.policy, flow, context.now));
     // SAFETY: a single word of a map value, which stays readable while a program runs.
     if source.0.is_null() || unsafe { (*source.0).flags } & ALLOWED != 0 {
         return false;
     }
-    if ws_guard_exceeded(scene.now, over, over) != 0 {
-        ws_guard_ban(scene.now);
+    if ws_guard_exceeded(context.now, over, over) != 0 {
+        ws_guard_ban(context.now);
     }
     let drops = source.action() >= action::DROP;
     if drops {

@@ -6,10 +6,10 @@ use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{maps::Counter, pace::scale};
 
 use crate::{
+    context::Context,
     packet::{self, Packet, Segment, TCP_HEADER},
     report,
-    scene::Scene,
-    walk::{self, Walker},
+    stream::walk::{self, Walker},
 };
 
 /// Option kinds, RFC 9293, 3.1, RFC 7323, 2.2, and RFC 8684, 3.
@@ -28,8 +28,8 @@ const MAX_OPTIONS: u32 = 40;
 /// One is added to a byte, as where a PING becomes a PONG: the checksum is mended in the same way.
 #[cold]
 #[inline(never)]
-pub fn refuse_mptcp<P: Packet>(scene: &Scene, payload: impl Fn(&Segment) -> P) {
-    if !scene.enforces() {
+pub fn refuse_mptcp<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
+    if !context.enforces() {
         return;
     }
     let (Some(Walker { state, mut packet }), Some(segment)) =

@@ -18,7 +18,7 @@ use ws_guard_common::{
 use crate::{
     maps::{FLOWS, TRAILS as MAP, locked},
     packet, report,
-    walk::{self, State},
+    stream::walk::{self, State},
 };
 
 /// Stands for a checkpoint's number where a walk begins on the trail.

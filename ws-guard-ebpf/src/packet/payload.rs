@@ -16,7 +16,7 @@ use ws_guard_common::{
 use crate::{
     packet::{self, Packet, Segment},
     report::{self, Side},
-    walk,
+    stream::walk,
 };
 
 /// Bytes that are copied at a time.
@@ -24,7 +24,7 @@ const CHUNK: u32 = 64;
 /// No place in the window, or no byte.
 const NONE: u32 = 1 << 31;
 
-/// Bytes of the packet at hand that its linear part does not hold. [`crate::headers::parse`] empties
+/// Bytes of the packet at hand that its linear part does not hold. [`crate::packet::headers::parse`] empties
 /// it.
 #[repr(C)]
 pub struct Window {

@@ -7,10 +7,10 @@
 use ws_guard_common::maps::{Counter, Policy, UNREADABLE_PASSES};
 
 use crate::{
+    context::Verdict,
     maps,
     packet::{self, Parsed},
     report,
-    scene::Verdict,
 };
 
 /// What becomes of a packet that is not a TCP segment.

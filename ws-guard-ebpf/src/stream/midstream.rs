@@ -15,12 +15,14 @@ use ws_guard_common::{
 };
 
 use crate::{
+    context::{Context, Outcome},
+    limits::sources,
     maps::{STRANGERS, locked},
+    opening::role,
     packet::{self, Packet, Segment},
-    report, role,
-    scene::{Outcome, Scene},
-    sources, tables,
-    walk::{self, Walker},
+    report,
+    stream::walk::{self, Walker},
+    tables,
 };
 
 /// Data of a server on a connection without a flow, which opened none: keep its place.
@@ -29,10 +31,10 @@ use crate::{
 /// On a TLS port: of one whose segment begins with a record of application data.
 #[cold]
 #[inline(never)]
-pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
-    let segment = scene.segment;
+pub fn remember<P: Packet>(context: &Context, packet: P, asked: bool) {
+    let segment = context.segment;
     let server_high = segment.seq.wrapping_add(segment.len);
-    if let Some(known) = STRANGERS.get_ptr_mut(scene.key()) {
+    if let Some(known) = STRANGERS.get_ptr_mut(context.key()) {
         // SAFETY: single words; an LRU entry may be used again for another key meanwhile, whose
         // search then begins with a wrong idea and finds that out.
         unsafe {
@@ -40,24 +42,24 @@ pub fn remember<P: Packet>(scene: &Scene, packet: P, asked: bool) {
         }
         return;
     }
-    let speaks = match scene.is_tls() {
+    let speaks = match context.is_tls() {
         true => record::data_at(&packet, 0) > 0,
-        false => asked || is_whole(scene, packet),
+        false => asked || is_whole(context, packet),
     };
     if !speaks {
         return;
     }
     let new = Stranger { candidate: Candidate::default(), acked: segment.ack, server_high };
-    let _ = STRANGERS.insert(scene.key(), &new, BPF_ANY.into());
+    let _ = STRANGERS.insert(context.key(), &new, BPF_ANY.into());
 }
 
 /// The server's segment is made of whole frames.
 #[inline(always)]
-fn is_whole<P: Packet>(scene: &Scene, packet: P) -> bool {
+fn is_whole<P: Packet>(context: &Context, packet: P) -> bool {
     let Some(state) = walk::state() else {
         return false;
     };
-    state.search = Search::of_server(scene.segment.seq, scene.segment.len);
+    state.search = Search::of_server(context.segment.seq, context.segment.len);
     let mut walker = Walker { state, packet };
     walker.search();
     walker.state.search.is_whole()
@@ -66,15 +68,15 @@ fn is_whole<P: Packet>(scene: &Scene, packet: P) -> bool {
 /// Data of a client without a flow: look for frames in it. `true` when [`open`] is to follow them.
 #[cold]
 #[inline(never)]
-pub fn find<P: Packet>(scene: &Scene, packet: P) -> bool {
-    let segment = scene.segment;
-    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key()), walk::state()) else {
+pub fn find<P: Packet>(context: &Context, packet: P) -> bool {
+    let segment = context.segment;
+    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(context.key()), walk::state()) else {
         return false;
     };
     // SAFETY: as in `remember`.
     let known = unsafe { &mut *known };
     let search = Search::new(known.candidate, segment.seq, segment.len);
-    state.search = search.of_records(scene.is_tls());
+    state.search = search.of_records(context.is_tls());
     let mut walker = Walker { state, packet };
     walker.search();
     let search = &walker.state.search;
@@ -88,8 +90,8 @@ pub fn find<P: Packet>(scene: &Scene, packet: P) -> bool {
 /// Open a flow for what [`find`] found. `false` where the table has no room.
 #[cold]
 #[inline(never)]
-pub fn open(scene: &Scene) -> bool {
-    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(scene.key()), walk::resume()) else {
+pub fn open(context: &Context) -> bool {
+    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(context.key()), walk::resume()) else {
         return false;
     };
     // SAFETY: as in `remember`.
@@ -100,10 +102,10 @@ pub fn open(scene: &Scene) -> bool {
     let Some(flow) = tables::new_flow() else {
         return false;
     };
-    if scene.is_tls() {
-        flow.open_records(Tracker::new(next, 0), next, known.server_high, 0, scene.now);
+    if context.is_tls() {
+        flow.open_records(Tracker::new(next, 0), next, known.server_high, 0, context.now);
     } else {
-        flow.open(next, known.server_high, 0, scene.now);
+        flow.open(next, known.server_high, 0, context.now);
         // Nobody knows what was agreed.
         flow.client.flags |= RSV1_AGREED;
         flow.server.flags |= RSV1_AGREED | GUESSED;
@@ -114,11 +116,11 @@ pub fn open(scene: &Scene) -> bool {
         flow.account = *account;
     }
     flow.acked = known.acked;
-    let joined = tables::insert_flow(scene);
+    let joined = tables::insert_flow(context);
     if joined {
-        let _ = STRANGERS.remove(scene.key());
+        let _ = STRANGERS.remove(context.key());
         report::count(Counter::FlowsJoined);
-        report::flow_event(EventKind::FlowOpened, scene.key(), scene.now, 0);
+        report::flow_event(EventKind::FlowOpened, context.key(), context.now, 0);
     }
     joined
 }
@@ -127,11 +129,11 @@ pub fn open(scene: &Scene) -> bool {
 #[cold]
 #[inline(never)]
 pub fn search<P: Packet>(
-    scene: &Scene,
+    context: &Context,
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
-    let segment = scene.segment;
+    let segment = context.segment;
     let Some(state) = walk::state() else {
         return Outcome::Pass;
     };
@@ -141,7 +143,7 @@ pub fn search<P: Packet>(
     let search = &walker.state.search;
     let (mut found, mut passes) = (false, true);
     let (ack, window, len) = (segment.ack, segment.window, segment.len);
-    let now_ms = millis(scene.now);
+    let now_ms = millis(context.now);
     locked(
         flow,
         #[inline(always)]
@@ -149,7 +151,7 @@ pub fn search<P: Packet>(
             if flow.state == flow::state::UNSYNCED {
                 found = flow.searched(search);
                 passes = found || flow.may_pass_unread(ack, window, len, now_ms);
-                flow.last_ns = scene.now;
+                flow.last_ns = context.now;
             }
         },
     );
@@ -158,8 +160,8 @@ pub fn search<P: Packet>(
         return Outcome::Rewound;
     }
     // What cannot be followed cannot be defused either.
-    if !passes || flow.is_over_limit(scene.now) {
-        scene.drop(Counter::DroppedUnsynced).into()
+    if !passes || flow.is_over_limit(context.now) {
+        context.drop(Counter::DroppedUnsynced).into()
     } else {
         Outcome::Pass
     }
@@ -168,7 +170,7 @@ pub fn search<P: Packet>(
 /// The server has answered pings that nobody saw.
 #[cold]
 #[inline(never)]
-pub fn witnessed(scene: &Scene, pings: u32) {
+pub fn witnessed(context: &Context, pings: u32) {
     report::add(Counter::Witnessed, pings.into());
-    sources::charge(scene.now, pings);
+    sources::charge(context.now, pings);
 }

@@ -1,6 +1,6 @@
 //! Who a request comes from: the kernel's half of [`ws_guard_common::forwarded`].
 //!
-//! The reader is in the request under way, [`requests::scratch`]; what it concludes is put where
+//! The reader is in the request under way, [`pending_upgrades::scratch`]; what it concludes is put where
 //! [`packet::account`] finds it. Functions with a name in the object's BTF are global ones: the verifier
 //! checks each on its own, and not anew at each call.
 
@@ -11,10 +11,11 @@ use ws_guard_common::{
 };
 
 use crate::{
+    context::Context,
     maps::{self, BEGINNINGS, HEADERS, PROXIES, SUSPECTS},
+    opening::pending_upgrades,
     packet::{self, SYN, Segment},
-    report, requests,
-    scene::Scene,
+    report,
 };
 
 /// [`read`]: the byte is taken, and more may follow.
@@ -80,7 +81,8 @@ const HOP: u32 = 1 << 5;
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies: u32) -> u32 {
-    let (Some(pending), Some(names)) = (requests::scratch(), HEADERS.get(headers & 1)) else {
+    let (Some(pending), Some(names)) = (pending_upgrades::scratch(), HEADERS.get(headers & 1))
+    else {
         return NO_REQUEST << 8;
     };
     if pending.flags & HEAD_ONLY != 0 {
@@ -131,7 +133,7 @@ fn head_word(pending: &mut Pending, word: u64, count: u32) -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_head_byte(byte: u32) -> u32 {
-    let (Some(pending), byte) = (requests::scratch(), byte as u8) else {
+    let (Some(pending), byte) = (pending_upgrades::scratch(), byte as u8) else {
         return NO_REQUEST;
     };
     if pending.head.is_empty() && byte != b'G' && byte != b'\r' && byte != b'\n' {
@@ -144,7 +146,7 @@ extern "C" fn ws_guard_head_byte(byte: u32) -> u32 {
 /// taken.
 #[inline(always)]
 pub fn skip_fields(most: u32) -> u32 {
-    requests::scratch().map_or(0, |pending| pending.client.preface.skip(most))
+    pending_upgrades::scratch().map_or(0, |pending| pending.client.preface.skip(most))
 }
 
 /// Take a byte of what comes in front of a ClientHello: [`MORE`], or [`NO_REQUEST`] where it is not of
@@ -200,7 +202,7 @@ const REQUEST: u32 = 16;
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_preface_byte(byte: u32) -> u32 {
-    let Some(pending) = requests::scratch() else {
+    let Some(pending) = pending_upgrades::scratch() else {
         return NO_REQUEST;
     };
     let preface = &mut pending.client.preface;
@@ -217,7 +219,7 @@ extern "C" fn ws_guard_preface_byte(byte: u32) -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_address_byte(byte: u32) -> u32 {
-    if let Some(pending) = requests::scratch() {
+    if let Some(pending) = pending_upgrades::scratch() {
         pending.client.node(byte as u8);
     }
     0
@@ -227,7 +229,7 @@ extern "C" fn ws_guard_address_byte(byte: u32) -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_address_end(proxies: u32) -> u32 {
-    if let Some(pending) = requests::scratch() {
+    if let Some(pending) = pending_upgrades::scratch() {
         pending.client.item(&|address: &Address| trusts(address, proxies));
     }
     0
@@ -285,7 +287,7 @@ extern "C" fn ws_guard_identify_client(answered: u32) -> u32 {
         return 0;
     };
     let (Some(policy), Some(pending)) =
-        (maps::policy_of(segment.key.server_port), requests::scratch())
+        (maps::policy_of(segment.key.server_port), pending_upgrades::scratch())
     else {
         return 0;
     };
@@ -293,9 +295,9 @@ extern "C" fn ws_guard_identify_client(answered: u32) -> u32 {
     let trust = |address: &Address| trusts(address, policy.proxies);
     if pending.client.preface.said == preface::said::CLIENT {
         if answered != 0 && trusts(&key.client, policy.proxies) {
-            requests::prefaces(segment);
+            pending_upgrades::prefaces(segment);
         }
-    } else if pending.client.claimed().is_some() && requests::has_prefaces(segment) {
+    } else if pending.client.claimed().is_some() && pending_upgrades::has_prefaces(segment) {
         // It was forgotten, and what the headers say may be the client's own words.
         pending.client.spoil();
     }
@@ -308,15 +310,15 @@ extern "C" fn ws_guard_identify_client(answered: u32) -> u32 {
 /// client, it may be one that has to be.
 #[cold]
 #[inline(never)]
-pub fn suspect(scene: &Scene) {
-    let Some(pending) = requests::scratch() else {
+pub fn suspect(context: &Context) {
+    let Some(pending) = pending_upgrades::scratch() else {
         return;
     };
     let Some(Some(named)) = pending.client.claimed() else {
         return;
     };
-    let peer = &scene.key().client;
-    if named == *peer || trusts(peer, scene.policy.proxies) {
+    let peer = &context.key().client;
+    if named == *peer || trusts(peer, context.policy.proxies) {
         return;
     }
     if SUSPECTS.get_ptr(peer).is_none() {
@@ -328,15 +330,15 @@ pub fn suspect(scene: &Scene) {
     // SAFETY: a map value, which stays mapped while a program runs. Two CPUs at once may lose a
     // request, or tell of a suspicion twice.
     let known = unsafe { &mut *known };
-    known.scope = scene.policy.scope;
-    if known.named(&named, scene.now) {
+    known.scope = context.policy.scope;
+    if known.named(&named, context.now) {
         let clients = known.count() as u64;
-        let source = scene.source();
+        let source = context.source();
         report::source_event(
             EventKind::ProxySuspected,
             source,
-            Some(scene.key()),
-            scene.now,
+            Some(context.key()),
+            context.now,
             clients,
             0,
         );

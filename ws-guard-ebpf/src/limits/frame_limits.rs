@@ -2,18 +2,18 @@
 
 use ws_guard_common::{flow::Flow, maps::Counter, source::millis, verifier::forget};
 
-use crate::{maps::locked, report, scene::Scene, sources, walk};
+use crate::{context::Context, limits::sources, maps::locked, report, stream::walk};
 
 /// Charge the connection of the segment at hand with the frames of the walk that was just taken over.
 /// `true` when the segment is to be dropped.
 #[inline(always)]
-pub fn charge(scene: &Scene, flow: &mut Flow) -> bool {
-    let over = ws_guard_floods(scene.now);
+pub fn charge(context: &Context, flow: &mut Flow) -> bool {
+    let over = ws_guard_floods(context.now);
     if over == 0 {
         return false;
     }
     report::add(Counter::FramesOver, over.into());
-    sources::flood(scene, flow, over)
+    sources::flood(context, flow, over)
 }
 
 /// The frames that are over a limit. Its name is in the object's BTF: the verifier checks it on its own.

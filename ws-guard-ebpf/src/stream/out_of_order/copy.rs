@@ -1,7 +1,7 @@
 //! The bytes of what came behind a gap: copied, compared, walked through.
 //!
-//! Of the copy that this CPU has [entered](crate::held::enter). Where a loop stands is kept in
-//! [`crate::walk::State`], as everywhere.
+//! Of the copy that this CPU has [entered](crate::stream::out_of_order::enter). Where a loop stands is kept in
+//! [`crate::stream::walk::State`], as everywhere.
 
 use core::{
     ffi::{c_long, c_void},
@@ -16,11 +16,13 @@ use ws_guard_common::{
 };
 
 use crate::{
-    held::entered,
     packet::Packet,
     report::{self, Side},
-    trail,
-    walk::{self, MAX_STEPS},
+    stream::{
+        out_of_order::entered,
+        trail,
+        walk::{self, MAX_STEPS},
+    },
 };
 
 /// [`step`]: count nothing.
@@ -133,7 +135,7 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
     0
 }
 
-/// Take [`crate::walk::State::held_walk`] to its end, and count nothing. `false` when that fails.
+/// Take [`crate::stream::walk::State::held_walk`] to its end, and count nothing. `false` when that fails.
 #[inline(always)]
 pub fn look() -> bool {
     trail::looks(true);

@@ -11,9 +11,11 @@ use aya_ebpf::{
 };
 
 use crate::{
-    checksum, headers, options, pace,
-    packet::{self, Parsed, Segment, TCP_CHECK, TCP_WINDOW},
-    payload::{self, Hook, Payload},
+    limits::pace,
+    packet::{
+        self, Parsed, Segment, TCP_CHECK, TCP_WINDOW, checksum, headers, options,
+        payload::{self, Hook, Payload},
+    },
     report::Side,
 };
 

@@ -7,27 +7,29 @@ use ws_guard_common::{
 };
 
 use crate::{
+    context::{Context, Outcome, finished, run_out},
     maps::locked,
     packet::{Packet, Segment},
     report,
-    scene::{Outcome, Scene, finished, run_out},
-    trail::{self, TRAIL},
-    walk::{self, Walker},
+    stream::{
+        trail::{self, TRAIL},
+        walk::{self, Walker},
+    },
 };
 
 /// A retransmission of bytes that the server has not acknowledged: look, judge, and walk it again.
 #[inline(always)]
 pub fn again<P: Packet>(
-    scene: &Scene,
+    context: &Context,
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
     report::count(Counter::Rewalked);
-    if !look(scene, flow, payload) {
-        return scene.drop(Counter::DroppedChanged).into();
+    if !look(context, flow, payload) {
+        return context.drop(Counter::DroppedChanged).into();
     }
-    match judge(scene, flow) {
-        Outcome::Rewalked => rewalk(scene, flow, payload),
+    match judge(context, flow) {
+        Outcome::Rewalked => rewalk(context, flow, payload),
         outcome => outcome,
     }
 }
@@ -36,7 +38,7 @@ pub fn again<P: Packet>(
 /// the bytes differ from what is carried of a cut header, or cannot be read.
 #[cold]
 #[inline(never)]
-fn look<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
+fn look<P: Packet>(context: &Context, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
     let Some(state) = walk::state() else {
         return false;
     };
@@ -47,11 +49,11 @@ fn look<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -
         state.from = from;
     }
     state.start = flow.client;
-    state.walk = Walk::new(state.from, &state.start, scene.segment.seq, scene.segment.len);
+    state.walk = Walk::new(state.from, &state.start, context.segment.seq, context.segment.len);
     state.walk.budget = Walk::UNLIMITED;
     state.walk.begins_at(&state.start);
     state.looks = 1;
-    let mut walker = Walker { state, packet: payload(scene.segment) };
+    let mut walker = Walker { state, packet: payload(context.segment) };
     walker.packet.only_look(true);
     matches!(walker.run_on(), Step::Done)
         && walker.state.walk.agrees(&walker.packet, &walker.state.start)
@@ -60,13 +62,13 @@ fn look<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -
 /// See what the retransmission may let pass, and set the state for the walk that follows.
 #[cold]
 #[inline(never)]
-fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
+fn judge(context: &Context, flow: &mut Flow) -> Outcome {
     let Some(state) = walk::resume() else {
         return Outcome::Pass;
     };
     state.looks = 0;
     let (checkpoint, from) = (state.checkpoint as u8, state.from);
-    let settled = scene.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
+    let settled = context.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
     let known = trail::knows();
     let judged = match checkpoint {
         TRAIL if known => Rewalk::Known,
@@ -79,17 +81,17 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
     let old_budget = match judged {
         Rewalk::Known => {
             state.checkpoint = TRAIL.into();
-            if scene.enforces() { flow.old_pings() } else { Walk::UNLIMITED }
+            if context.enforces() { flow.old_pings() } else { Walk::UNLIMITED }
         }
-        Rewalk::Refuse => return scene.drop(Counter::DroppedChanged).into(),
-        Rewalk::New if rewind(scene, flow, &state.start, checkpoint, &from) => {
+        Rewalk::Refuse => return context.drop(Counter::DroppedChanged).into(),
+        Rewalk::New if rewind(context, flow, &state.start, checkpoint, &from) => {
             return Outcome::Rewound;
         }
-        Rewalk::New => return scene.drop(Counter::DroppedUnreadable).into(),
-        Rewalk::Same(passed) if scene.enforces() => passed,
+        Rewalk::New => return context.drop(Counter::DroppedUnreadable).into(),
+        Rewalk::Same(passed) if context.enforces() => passed,
         Rewalk::Same(_) => Walk::UNLIMITED,
     };
-    state.walk = Walk::new(from, &state.start, scene.segment.seq, scene.segment.len);
+    state.walk = Walk::new(from, &state.start, context.segment.seq, context.segment.len);
     state.walk.old_budget = old_budget;
     state.walk.begins_at(&state.start);
     Outcome::Rewalked
@@ -98,21 +100,31 @@ fn judge(scene: &Scene, flow: &mut Flow) -> Outcome {
 /// Walk it again, now that it is known what may pass.
 #[cold]
 #[inline(never)]
-fn rewalk<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> Outcome {
+fn rewalk<P: Packet>(
+    context: &Context,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> Outcome {
     let Some(state) = walk::resume() else {
         return Outcome::Pass;
     };
-    state.small_as(scene.policy);
-    let mut walker = Walker { state, packet: payload(scene.segment) };
-    walker.packet.classify(scene.policy.flags & LIMITS_CLASSES);
+    state.small_as(context.policy);
+    let mut walker = Walker { state, packet: payload(context.segment) };
+    walker.packet.classify(context.policy.flags & LIMITS_CLASSES);
     let step = walker.run_on();
-    finished(scene, run_out(scene, flow, &mut walker, step), Outcome::Rewalked)
+    finished(context, run_out(context, flow, &mut walker, step), Outcome::Rewalked)
 }
 
 /// Other bytes take the place of those from a checkpoint on.
 #[inline(always)]
-fn rewind(scene: &Scene, flow: &mut Flow, known: &Tracker, checkpoint: u8, from: &Tracker) -> bool {
-    let settled = flow.is_settled(scene.now);
+fn rewind(
+    context: &Context,
+    flow: &mut Flow,
+    known: &Tracker,
+    checkpoint: u8,
+    from: &Tracker,
+) -> bool {
+    let settled = flow.is_settled(context.now);
     locked(flow, |flow| {
         let unchanged = flow.client == *known && flow.starts_at(checkpoint, from);
         if unchanged {

@@ -4,9 +4,9 @@
 
 use ws_guard_common::maps::Tunnels;
 
-use crate::{
+use crate::packet::{
+    self, Parsed, Place,
     headers::{Around, Bytes, ETH_P_IP, ETH_P_IPV6, ETH_P_TEB, read},
-    packet::{self, Parsed, Place},
     payload::Hook,
 };
 

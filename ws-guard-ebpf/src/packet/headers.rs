@@ -6,10 +6,8 @@
 use ws_guard_common::maps::{Address, FlowKey};
 
 use crate::{
-    packet::{self, MAX_OFFSET, Parsed, Segment, at},
-    payload::Hook,
+    packet::{self, MAX_OFFSET, Parsed, Segment, at, payload::Hook, tunnel},
     report::Side,
-    tunnel,
 };
 
 /// Transparent Ethernet bridging: an Ethernet frame, as inside a tunnel.

@@ -11,9 +11,10 @@ use aya_ebpf::{
 };
 
 use crate::{
-    checksum, headers,
-    packet::{self, Parsed, Segment, TCP_CHECK},
-    payload::{self, Hook, Payload},
+    packet::{
+        self, Parsed, Segment, TCP_CHECK, checksum, headers,
+        payload::{self, Hook, Payload},
+    },
     report::Side,
 };
 

@@ -11,11 +11,12 @@ use ws_guard_common::{
 };
 
 use crate::{
+    context::Context,
+    limits::sources,
     maps::locked,
+    opening::role,
     packet::{self, RST, Segment},
-    report, role,
-    scene::Scene,
-    sources,
+    report,
 };
 
 /// Time after which a server that was not heard is taken for one whose segments go another way,
@@ -107,9 +108,9 @@ fn end(flow: &mut Flow, now: u64) {
 /// A segment of the client on a connection over its limit is dropped, by what was decided before. Most
 /// segments of a flood under `drop` need no more; of all others [`refuses`] decides.
 #[inline(always)]
-pub fn drops(scene: &Scene, flow: &mut Flow) -> bool {
-    let decided = flow.drops != 0 && flow.over_generation == scene.policy.generation;
-    let drops = decided && role::follows(flow.owner) && scene.segment.flags & RST == 0;
+pub fn drops(context: &Context, flow: &mut Flow) -> bool {
+    let decided = flow.drops != 0 && flow.over_generation == context.policy.generation;
+    let drops = decided && role::follows(flow.owner) && context.segment.flags & RST == 0;
     if drops {
         sources::count_dropped(flow);
     }

@@ -13,7 +13,7 @@ use ws_guard_common::{
     tracker::{Step, Tracker, Walk},
 };
 
-use crate::{packet::Packet, trail};
+use crate::{packet::Packet, stream::trail};
 
 /// Steps a walk may take. A step covers at least two bytes, the shortest header; only of the two
 /// headers that a segment can cut, ten bytes each, one a step. And a packet has less than 64 KiB: no

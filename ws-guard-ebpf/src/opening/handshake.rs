@@ -13,12 +13,13 @@ use ws_guard_common::{
 };
 
 use crate::{
-    identify,
+    context::{Context, Verdict, throttled},
+    limits::sources,
+    opening::{identify, pending_upgrades, role},
     packet::{self, Packet, Segment},
-    report, requests, role,
-    scene::{Scene, Verdict, throttled},
-    sources, tables,
-    walk::{self, Walker},
+    report,
+    stream::walk::{self, Walker},
+    tables,
 };
 
 /// Words that [`skip_line`] looks at in a turn of the loop.
@@ -50,10 +51,10 @@ unsafe extern "C" fn read_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -
 /// What the loop over a request's bytes works on.
 struct Reading<'a, 'b, P> {
     walker: Walker<P>,
-    scene: &'a Scene<'b>,
+    context: &'a Context<'b>,
 }
 
-/// Go on reading the request in [`requests::scratch`] from the segment's start. In the state: `at` is
+/// Go on reading the request in [`pending_upgrades::scratch`] from the segment's start. In the state: `at` is
 /// how many bytes were read, and `read` what the last one came to, of [`identify::read`].
 #[inline(always)]
 fn read_request<P: Packet>(reading: &mut Reading<P>, patience: u32) {
@@ -79,7 +80,7 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
             None => return 1,
         },
     };
-    let taken = identify::read(word, count, reading.scene.policy);
+    let taken = identify::read(word, count, reading.context.policy);
     state.at += taken.bytes();
     state.read = taken.came_to();
     if state.patience >= taken.costs() {
@@ -93,7 +94,7 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
     if state.read != identify::END {
         return (state.read != identify::MORE) as c_long;
     }
-    let Some(pending) = requests::scratch() else {
+    let Some(pending) = pending_upgrades::scratch() else {
         return 1;
     };
     let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
@@ -109,7 +110,7 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
 /// The request takes too long to read: go on without its client, see [`Pending::give_up_client`].
 #[inline(always)]
 fn give_up_client() -> bool {
-    requests::scratch().is_some_and(Pending::give_up_client)
+    pending_upgrades::scratch().is_some_and(Pending::give_up_client)
 }
 
 /// Nothing in the rest of the line matters: skip the next words of it.
@@ -192,14 +193,14 @@ pub enum Request {
 /// its window is no larger at that time.
 #[cold]
 #[inline(never)]
-pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
-    let segment = scene.segment;
-    let under_way = requests::find().is_some();
-    let Some(pending) = requests::scratch() else {
+pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
+    let segment = context.segment;
+    let under_way = pending_upgrades::find().is_some();
+    let Some(pending) = pending_upgrades::scratch() else {
         return Request::Stranger;
     };
     if under_way {
-        match piece(scene, pending, &packet) {
+        match piece(context, pending, &packet) {
             Request::Head => {}
             // Whose it is, or what follows of it, is of no interest.
             other => return other,
@@ -213,23 +214,23 @@ pub fn request<P: Packet>(scene: &Scene, packet: P) -> Request {
     let Some(state) = walk::state() else {
         return Request::Head;
     };
-    let mut reading = Reading { walker: Walker { state, packet }, scene };
-    let trusted = identify::trusts(&segment.key.client, scene.policy.proxies);
+    let mut reading = Reading { walker: Walker { state, packet }, context };
+    let trusted = identify::trusts(&segment.key.client, context.policy.proxies);
     read_request(&mut reading, pending.patience(segment.len, trusted));
     let (read, came_to) = (reading.walker.state.at, reading.walker.state.read);
-    end(scene, read, came_to)
+    end(context, read, came_to)
 }
 
 /// Whether the segment is the next piece of the request under way: then [`Request::Head`].
 #[inline(always)]
-fn piece<P: Packet>(scene: &Scene, pending: &mut Pending, packet: &P) -> Request {
+fn piece<P: Packet>(context: &Context, pending: &mut Pending, packet: &P) -> Request {
     if pending.flags & LOST != 0 {
         return Request::Stranger;
     }
     if !role::follows(pending.owner) {
         return Request::Head;
     }
-    let segment = scene.segment;
+    let segment = context.segment;
     if segment.seq != pending.next {
         // Another piece of this request, or one of nobody knows what. The server may have old
         // bytes, or keep what comes behind a gap: only in order is certain what it reads.
@@ -241,7 +242,7 @@ fn piece<P: Packet>(scene: &Scene, pending: &mut Pending, packet: &P) -> Request
         // No frame begins so (RFC 6455, 5.1 and 5.2). What was taken for a request was in the body of
         // another one, or this is.
         pending.flags |= LOST;
-        requests::keep();
+        pending_upgrades::keep();
         return Request::Stranger;
     }
     if whole { Request::Early } else { Request::Head }
@@ -282,9 +283,9 @@ fn begin<P: Packet>(segment: &Segment, pending: &mut Pending, packet: &P) -> boo
 
 /// So many bytes of the segment were read, the last of which came to `came_to`.
 #[inline(never)]
-fn end(scene: &Scene, read: u32, came_to: u32) -> Request {
-    let segment = scene.segment;
-    let Some(pending) = requests::scratch() else {
+fn end(context: &Context, read: u32, came_to: u32) -> Request {
+    let segment = context.segment;
+    let Some(pending) = pending_upgrades::scratch() else {
         return Request::Head;
     };
     pending.length += read;
@@ -292,37 +293,37 @@ fn end(scene: &Scene, read: u32, came_to: u32) -> Request {
     let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
     if pending.length > MAX_HEAD || came_to == identify::TOO_COSTLY {
         pending.flags |= LOST;
-        requests::keep();
+        pending_upgrades::keep();
         return Request::Stranger;
     }
     if came_to == identify::NO_REQUEST || done && !upgrade {
-        requests::answered();
+        pending_upgrades::answered();
         return if done { Request::Head } else { Request::Stranger };
     }
-    if read < segment.len && scene.enforces() {
+    if read < segment.len && context.enforces() {
         // There is data behind the head: the request has to come again without it.
         return Request::Early;
     }
-    if done && scene.policy.flags & MAY_BAN != 0 && is_banned(scene) {
+    if done && context.policy.flags & MAY_BAN != 0 && is_banned(context) {
         return Request::Banned;
     }
     pending.next = segment.seq.wrapping_add(segment.len);
     (pending.owner, pending.claimed) = (role::own(), segment.ack);
-    requests::keep();
+    pending_upgrades::keep();
     Request::Head
 }
 
 /// The request's client is banned.
 #[inline(always)]
-fn is_banned(scene: &Scene) -> bool {
+fn is_banned(context: &Context) -> bool {
     identify::conclude(false);
-    sources::any_banned(scene.now) && sources::drop_banned(scene)
+    sources::any_banned(context.now) && sources::drop_banned(context)
 }
 
 /// Payload of the server without a flow. [`Verdict::Drop`] refuses the connection.
 #[inline(always)]
-pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
-    if switches(scene, packet) { open(scene) } else { Verdict::Pass }
+pub fn answer<P: Packet>(context: &Context, packet: P) -> Verdict {
+    if switches(context, packet) { open(context) } else { Verdict::Pass }
 }
 
 /// The payload is what follows `from` bytes of an answer that may be a 101, however few bytes it has.
@@ -344,10 +345,10 @@ fn is_switching<P: Packet>(packet: &P, from: u32) -> bool {
 /// in this CPU's state.
 #[cold]
 #[inline(never)]
-fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
-    let segment = scene.segment;
-    let under_way = requests::is_under_way();
-    let (Some(pending), Some(state)) = (requests::scratch(), walk::state()) else {
+fn switches<P: Packet>(context: &Context, packet: P) -> bool {
+    let segment = context.segment;
+    let under_way = pending_upgrades::is_under_way();
+    let (Some(pending), Some(state)) = (pending_upgrades::scratch(), walk::state()) else {
         return false;
     };
     let goes_on = pending.answer_length != 0 && pending.answer_next == segment.seq;
@@ -358,7 +359,7 @@ fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
     if !is_switching(&packet, length) {
         if under_way && !begins(&packet, INTERIM) {
             // Any other answer: no upgrade. An interim one is none (RFC 9110, 15.2).
-            requests::answered();
+            pending_upgrades::answered();
         }
         return false;
     }
@@ -372,7 +373,7 @@ fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
         return false;
     }
     if head.found & UPGRADE_WEBSOCKET == 0 {
-        requests::answered();
+        pending_upgrades::answered();
         return false;
     }
     true
@@ -382,24 +383,24 @@ fn switches<P: Packet>(scene: &Scene, packet: P) -> bool {
 #[inline(always)]
 fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
     if length > MAX_HEAD {
-        requests::answered();
+        pending_upgrades::answered();
         return;
     }
-    let Some(new) = requests::scratch() else {
+    let Some(new) = pending_upgrades::scratch() else {
         return;
     };
-    requests::is_under_way();
+    pending_upgrades::is_under_way();
     new.answer = *scanner;
     new.answer_length = length;
     new.answer_next = segment.seq.wrapping_add(read);
-    requests::keep();
+    pending_upgrades::keep();
 }
 
 /// The server has answered: from here on the connection is followed.
 #[cold]
 #[inline(never)]
-fn open(scene: &Scene) -> Verdict {
-    let Scene { segment, now, .. } = *scene;
+fn open(context: &Context) -> Verdict {
+    let Context { segment, now, .. } = *context;
     let Some(state) = walk::resume() else {
         return Verdict::Pass;
     };
@@ -409,7 +410,7 @@ fn open(scene: &Scene) -> Verdict {
         return Verdict::Pass;
     };
     let flags = if deflate { flow::DEFLATE } else { 0 };
-    let known = requests::find();
+    let known = pending_upgrades::find();
     let followed = known.as_ref().is_some_and(|pending| {
         pending.flags & LOST == 0 && pending.head.found & END != 0 && pending.next == segment.ack
     });
@@ -420,12 +421,12 @@ fn open(scene: &Scene) -> Verdict {
     identify::conclude(true);
     if followed {
         flow.open(segment.ack, server_next, flags, now);
-        identify::suspect(scene);
+        identify::suspect(context);
     } else {
         report::count(Counter::RequestsUnseen);
-        if throttled(scene) {
+        if throttled(context) {
             // It may have sent pings that nobody saw, and the server has taken them.
-            return scene.drop(Counter::DroppedUnseen);
+            return context.drop(Counter::DroppedUnseen);
         }
         flow.open(segment.ack, server_next, flags | flow::REQUEST_UNSEEN, now);
     }
@@ -433,5 +434,5 @@ fn open(scene: &Scene) -> Verdict {
         flow.account = *account;
     }
     flow.server_high = segment.seq.wrapping_add(segment.len);
-    tables::admit(scene)
+    tables::admit(context)
 }

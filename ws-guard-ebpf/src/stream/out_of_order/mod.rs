@@ -4,6 +4,8 @@
 //! one CPU at a time, so that between the judgement and the commit nothing moves but the server's
 //! acknowledgements. Who finds another one there drops its segment, which TCP sends again.
 
+pub mod copy;
+
 use core::{
     ffi::{c_long, c_void},
     intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg},
@@ -18,14 +20,15 @@ use ws_guard_common::{
 };
 
 use crate::{
-    commit::count,
-    kept,
+    context::Context,
+    limits::sources,
     maps::{FLOWS, HELD, locked},
     packet::{Packet, Segment},
     report,
-    scene::Scene,
-    sources,
-    walk::{self, State},
+    stream::{
+        commit::count,
+        walk::{self, State},
+    },
 };
 
 /// This CPU's state and the copy that it has entered, if any.
@@ -51,8 +54,8 @@ fn release(slot: &mut Held) {
 /// CPU is there, or another flow.
 #[cold]
 #[inline(never)]
-pub fn enter(scene: &Scene, flow: &Flow) -> bool {
-    let owner = held::owner(scene.key(), flow.generation);
+pub fn enter(context: &Context, flow: &Flow) -> bool {
+    let owner = held::owner(context.key(), flow.generation);
     let index = held::slot(owner) & (SLOTS - 1);
     let (Some(state), Some(slot)) = (walk::resume(), HELD.get_ptr_mut(index)) else {
         return false;
@@ -72,7 +75,7 @@ pub fn enter(scene: &Scene, flow: &Flow) -> bool {
     let slot = unsafe { &mut *slot };
     if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || is_over(slot)) {
         slot.owner = owner;
-        slot.key = *scene.key();
+        slot.key = *context.key();
         slot.region.clear();
     }
     if slot.owner != owner {
@@ -109,10 +112,14 @@ pub fn leave(flow: &Flow) {
 /// Keep a segment that starts past the cursor. `false` where it may not pass.
 #[cold]
 #[inline(never)]
-pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
-    let segment = scene.segment;
-    let may = flow.may_hold() && !flow.is_over_limit(scene.now);
-    if !may || scene.limits_classes() || !scene.enforces() {
+pub fn keep<P: Packet>(
+    context: &Context,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> bool {
+    let segment = context.segment;
+    let may = flow.may_hold() && !flow.is_over_limit(context.now);
+    if !may || context.limits_classes() || !context.enforces() {
         return false;
     }
     let Some((_, slot)) = entered() else {
@@ -123,14 +130,14 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
     };
     let known = slot.region.known(at, segment.len);
     let packet = payload(segment);
-    if !kept::is_same(&packet, 0, at, known)
-        || !kept::copy(&packet, known, at + known, segment.len - known)
+    if !copy::is_same(&packet, 0, at, known)
+        || !copy::copy(&packet, known, at + known, segment.len - known)
     {
         return false;
     }
     let holds = locked(flow, |flow| {
         let holds = flow.hold(segment.seq, at.wrapping_add(segment.len));
-        flow.last_ns = if holds { scene.now } else { flow.last_ns };
+        flow.last_ns = if holds { context.now } else { flow.last_ns };
         holds
     });
     if holds {
@@ -144,11 +151,15 @@ pub fn keep<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segmen
 /// In parts, because the walk through the copy takes nearly all the stack that there is; and in line,
 /// because on Linux 6.1 each function called takes 32 bytes of it at the least.
 #[inline(always)]
-pub fn judge<P: Packet>(scene: &Scene, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
-    let may = match compare(scene, flow, payload) {
+pub fn judge<P: Packet>(
+    context: &Context,
+    flow: &mut Flow,
+    payload: &impl Fn(&Segment) -> P,
+) -> bool {
+    let may = match compare(context, flow, payload) {
         REACHED => {
             let known = recall();
-            (known == WHOLE || known == UNKNOWN && look()) && pay(scene, flow)
+            (known == WHOLE || known == UNKNOWN && look()) && pay(context, flow)
         }
         verdict => verdict == ELSEWHERE,
     };
@@ -177,7 +188,7 @@ const REFUSED: u32 = 2;
 
 /// Where the walk's segment stands to what is kept; if it reaches it, the walk through that is ready.
 #[inline(never)]
-fn compare<P: Packet>(scene: &Scene, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> u32 {
+fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> u32 {
     let Some((state, slot)) = entered() else {
         return ELSEWHERE;
     };
@@ -187,7 +198,7 @@ fn compare<P: Packet>(scene: &Scene, flow: &Flow, payload: &impl Fn(&Segment) ->
     }
     let overlap = region.overlap(&state.walk);
     let at = region.begin.wrapping_sub(state.walk.base());
-    if overlap > 0 && !kept::is_same(&payload(scene.segment), at, 0, overlap) {
+    if overlap > 0 && !copy::is_same(&payload(context.segment), at, 0, overlap) {
         return REFUSED;
     }
     if !flow.may_fill(&state.walk, region, state.traces) {
@@ -225,7 +236,7 @@ fn recall() -> u32 {
 /// Walk through what is kept. `false` where that does not come to its end.
 #[inline(always)]
 fn look() -> bool {
-    let done = kept::look();
+    let done = copy::look();
     remember(done);
     done
 }
@@ -242,7 +253,7 @@ fn remember(done: bool) {
 /// Charge the pings that were found in the copy, and those of the filler together with them: all pass
 /// or none.
 #[inline(never)]
-fn pay(scene: &Scene, flow: &Flow) -> bool {
+fn pay(context: &Context, flow: &Flow) -> bool {
     let Some(state) = walk::resume() else {
         return false;
     };
@@ -255,27 +266,27 @@ fn pay(scene: &Scene, flow: &Flow) -> bool {
     if state.walk.pings > state.walk.budget {
         return false;
     }
-    if flow.is_over_limit(scene.now) && sources::budget(scene.now) < pings {
+    if flow.is_over_limit(context.now) && sources::budget(context.now) < pings {
         // It comes again until there is room, and is not to be charged each time.
         return false;
     }
-    let answer = forget(sources::charge(scene.now, pings), scene.now as u32);
+    let answer = forget(sources::charge(context.now, pings), context.now as u32);
     answer & sources::OBSERVED != 0 || answer & sources::KEPT >= pings
 }
 
 /// The walk is committed: what is kept comes after it, if it was the filler.
 #[inline(never)]
-pub fn follow(scene: &Scene, flow: &mut Flow) {
+pub fn follow(context: &Context, flow: &mut Flow) {
     if walk::resume().is_none_or(|state| state.held == 0 || state.reached == 0) {
         return;
     }
     fill(flow);
-    let mut cuts = Cuts { scene, flow };
+    let mut cuts = Cuts { context, flow };
     if begin_cut(cuts.flow) {
         let turn: unsafe extern "C" fn(u32, *mut Cuts) -> c_long = cut_turn;
         // SAFETY: the callback gets `cuts` back, which outlives the loop.
         unsafe {
-            bpf_loop(kept::MAX_TURNS, turn as *mut c_void, (&raw mut cuts).cast(), 0);
+            bpf_loop(copy::MAX_TURNS, turn as *mut c_void, (&raw mut cuts).cast(), 0);
         }
     }
     locked(cuts.flow, |flow| flow.held = 0);
@@ -293,7 +304,7 @@ fn fill(flow: &mut Flow) {
 
 /// What the loop over the segments works on.
 struct Cuts<'a, 'b> {
-    scene: &'a Scene<'b>,
+    context: &'a Context<'b>,
     flow: &'a mut Flow,
 }
 
@@ -301,9 +312,9 @@ struct Cuts<'a, 'b> {
 unsafe extern "C" fn cut_turn(_index: u32, cuts: *mut Cuts) -> c_long {
     // SAFETY: `follow` passed it, and nobody else uses it during the loop.
     let cuts = unsafe { &mut *cuts };
-    let goes_on = match kept::step(kept::COUNT) {
-        kept::MORE => true,
-        kept::DONE => end_cut(cuts.scene, cuts.flow) && begin_cut(cuts.flow),
+    let goes_on = match copy::step(copy::COUNT) {
+        copy::MORE => true,
+        copy::DONE => end_cut(cuts.context, cuts.flow) && begin_cut(cuts.flow),
         _ => false,
     };
     !goes_on as c_long
@@ -328,7 +339,7 @@ fn begin_cut(flow: &Flow) -> bool {
 
 /// Let the flow take over the walk through a segment. `false` when it has lost step meanwhile.
 #[inline(never)]
-fn end_cut(scene: &Scene, flow: &mut Flow) -> bool {
+fn end_cut(context: &Context, flow: &mut Flow) -> bool {
     let Some((state, slot)) = entered() else {
         return false;
     };
@@ -349,7 +360,7 @@ fn end_cut(scene: &Scene, flow: &mut Flow) -> bool {
         return false;
     }
     if state.held_walk.tracker.resume() != state.held_start.resume() {
-        count(scene, &state.held_walk, &state.held_start);
+        count(context, &state.held_walk, &state.held_start);
     }
     true
 }

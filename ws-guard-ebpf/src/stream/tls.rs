@@ -17,12 +17,12 @@ use ws_guard_common::{
 };
 
 use crate::{
-    handshake, identify,
+    context::{Context, Verdict},
+    opening::{handshake, identify, pending_upgrades, role},
     packet::{self, Packet},
-    report, requests, role,
-    scene::{Scene, Verdict},
+    report,
+    stream::walk::{self, Walker},
     tables,
-    walk::{self, Walker},
 };
 
 /// How a record of handshake messages begins.
@@ -36,15 +36,15 @@ const HELLO: u16 = (content::HANDSHAKE as u16) << 8 | record::MAJOR as u16;
 /// data before the answer (RFC 8446, 2.3).
 #[cold]
 #[inline(never)]
-pub fn hello<P: Packet>(scene: &Scene, packet: P) -> bool {
-    let segment = scene.segment;
-    let under_way = requests::find().is_some();
-    let Some(new) = requests::scratch() else {
+pub fn hello<P: Packet>(context: &Context, packet: P) -> bool {
+    let segment = context.segment;
+    let under_way = pending_upgrades::find().is_some();
+    let Some(new) = pending_upgrades::scratch() else {
         return true;
     };
-    let is_preface = new.flags & PREFACE != 0 || !under_way && begins_preface(scene, &packet);
+    let is_preface = new.flags & PREFACE != 0 || !under_way && begins_preface(context, &packet);
     if is_preface {
-        return preface(scene, packet);
+        return preface(context, packet);
     }
     let (start, length) = match under_way.then_some(&mut *new) {
         None if is_hello(&packet, 0) => (Tracker::new(segment.seq, FROM_CLIENT | RECORDS), 0),
@@ -56,7 +56,7 @@ pub fn hello<P: Packet>(scene: &Scene, packet: P) -> bool {
             let length = pending.length + segment.len;
             if segment.seq != pending.next || length > MAX_HEAD {
                 pending.flags |= LOST;
-                requests::keep();
+                pending_upgrades::keep();
             }
             if pending.flags & LOST != 0 {
                 return false;
@@ -64,14 +64,14 @@ pub fn hello<P: Packet>(scene: &Scene, packet: P) -> bool {
             (pending.records, pending.length)
         }
     };
-    follow(scene, packet, start, length)
+    follow(context, packet, start, length)
 }
 
 /// Follow the client's records from `start` on, which is in the segment or before it.
 #[inline(never)]
-fn follow<P: Packet>(scene: &Scene, mut packet: P, start: Tracker, length: u32) -> bool {
-    let segment = scene.segment;
-    let (Some(state), Some(new)) = (walk::state(), requests::scratch()) else {
+fn follow<P: Packet>(context: &Context, mut packet: P, start: Tracker, length: u32) -> bool {
+    let segment = context.segment;
+    let (Some(state), Some(new)) = (walk::state(), pending_upgrades::scratch()) else {
         return true;
     };
     state.walk = Walk::new(start, &start, segment.seq, segment.len);
@@ -81,7 +81,7 @@ fn follow<P: Packet>(scene: &Scene, mut packet: P, start: Tracker, length: u32) 
     new.length = length + segment.len;
     new.flags = if followed { 0 } else { LOST };
     (new.owner, new.claimed) = (role::own(), segment.ack);
-    requests::keep();
+    pending_upgrades::keep();
     true
 }
 
@@ -93,15 +93,15 @@ fn is_hello<P: Packet>(packet: &P, at: u32) -> bool {
 
 /// The connection begins here, with a header of the PROXY protocol.
 #[inline(always)]
-fn begins_preface<P: Packet>(scene: &Scene, packet: &P) -> bool {
-    handshake::begins_preface(packet) && identify::is_first(scene.segment)
+fn begins_preface<P: Packet>(context: &Context, packet: &P) -> bool {
+    handshake::begins_preface(packet) && identify::is_first(context.segment)
 }
 
 /// Read the header of the PROXY protocol, or a piece of it. `false` where it is none after all.
 #[inline(never)]
-fn preface<P: Packet>(scene: &Scene, packet: P) -> bool {
-    let segment = scene.segment;
-    let (Some(state), Some(pending)) = (walk::state(), requests::scratch()) else {
+fn preface<P: Packet>(context: &Context, packet: P) -> bool {
+    let segment = context.segment;
+    let (Some(state), Some(pending)) = (walk::state(), pending_upgrades::scratch()) else {
         return true;
     };
     let is_next = pending.flags & PREFACE == 0 || pending.next == segment.seq;
@@ -124,10 +124,10 @@ fn preface<P: Packet>(scene: &Scene, packet: P) -> bool {
         (pending.flags, pending.length) = (0, 0);
         if at < segment.len {
             let start = Tracker::new(pending.next, FROM_CLIENT | RECORDS);
-            return is_hello(&walker.packet, at) && follow(scene, walker.packet, start, 0);
+            return is_hello(&walker.packet, at) && follow(context, walker.packet, start, 0);
         }
     }
-    requests::keep();
+    pending_upgrades::keep();
     true
 }
 
@@ -142,7 +142,7 @@ unsafe extern "C" fn preface_byte<P: Packet>(_index: u32, walker: *mut Walker<P>
     };
     let none = identify::read_preface(byte) != identify::MORE;
     walker.state.at += !none as u32;
-    let over = requests::scratch().is_none_or(|pending| pending.client.preface.is_over());
+    let over = pending_upgrades::scratch().is_none_or(|pending| pending.client.preface.is_over());
     (none | over) as c_long
 }
 
@@ -150,17 +150,17 @@ unsafe extern "C" fn preface_byte<P: Packet>(_index: u32, walker: *mut Walker<P>
 /// connection.
 #[cold]
 #[inline(never)]
-pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
+pub fn answer<P: Packet>(context: &Context, packet: P) -> Verdict {
     if packet.u16_at(0) != Some(HELLO) || packet.u8_at(5) != Some(record::SERVER_HELLO) {
         return Verdict::Pass;
     }
-    let segment = scene.segment;
+    let segment = context.segment;
     let Some(flow) = tables::new_flow() else {
         return Verdict::Pass;
     };
     let mut start = Tracker::new(segment.ack, 0);
     let (mut flags, mut high) = (flow::REQUEST_UNSEEN, segment.ack);
-    if let Some(pending) = requests::find() {
+    if let Some(pending) = pending_upgrades::find() {
         // What the server has yet to acknowledge it may also take otherwise than it was read.
         let ahead = pending.next.wrapping_sub(segment.ack);
         if pending.flags & LOST == 0 && ahead < MAX_HEAD {
@@ -174,7 +174,7 @@ pub fn answer<P: Packet>(scene: &Scene, packet: P) -> Verdict {
     }
     report::add(Counter::RequestsUnseen, (flags != 0).into());
     let sent = segment.seq.wrapping_add(segment.len);
-    flow.open_records(start, segment.ack, sent, flags, scene.now);
+    flow.open_records(start, segment.ack, sent, flags, context.now);
     flow.high = later(flow.high, high);
-    tables::admit(scene)
+    tables::admit(context)
 }

@@ -8,28 +8,30 @@ use ws_guard_common::{
 };
 
 use crate::{
+    context::{Context, Verdict},
+    limits::sources,
     maps::locked,
     packet::{Packet, Segment},
     report::{self, Side},
-    scene::{Scene, Verdict},
-    sources,
-    trail::TRAIL,
-    walk::{self, State, Walker},
+    stream::{
+        trail::TRAIL,
+        walk::{self, State, Walker},
+    },
 };
 
 /// Let the flow take over a walk of new bytes.
 #[inline(never)]
-pub fn commit(scene: &Scene, flow: &mut Flow) -> bool {
-    take_over(scene, flow, |_, _| true, Flow::commit)
+pub fn commit(context: &Context, flow: &mut Flow) -> bool {
+    take_over(context, flow, |_, _| true, Flow::commit)
 }
 
 /// Let the flow take over a walk from a checkpoint.
 #[cold]
 #[inline(never)]
-pub fn recommit(scene: &Scene, flow: &mut Flow) -> bool {
+pub fn recommit(context: &Context, flow: &mut Flow) -> bool {
     let checkpoint = walk::resume().map_or(0, |state| state.checkpoint as u8);
     take_over(
-        scene,
+        context,
         flow,
         // An acknowledgement on another CPU may have moved the checkpoints up.
         |flow, state| checkpoint == TRAIL || flow.starts_at(checkpoint, &state.from),
@@ -48,7 +50,7 @@ pub fn recommit(scene: &Scene, flow: &mut Flow) -> bool {
 /// own limit let pass.
 #[inline(always)]
 fn take_over(
-    scene: &Scene,
+    context: &Context,
     flow: &mut Flow,
     valid: impl FnOnce(&Flow, &State) -> bool,
     take: impl FnOnce(&mut Flow, &Tracker, &Walk, u32),
@@ -75,7 +77,7 @@ fn take_over(
             }
             take(flow, &state.start, walk, passed);
             flow.take_traces(state.traces);
-            flow.last_ns = scene.now;
+            flow.last_ns = context.now;
             lost = flow.state != flow::state::OPEN;
             committed = true;
         }
@@ -90,28 +92,28 @@ fn take_over(
 /// The flow has taken the segment over: charge the source for its pings, and put the packet right.
 #[inline(never)]
 pub fn settle<P: Packet>(
-    scene: &Scene,
+    context: &Context,
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> Verdict {
     let Some(state) = walk::resume() else {
         return Verdict::Pass;
     };
-    let mut walker = Walker { state, packet: payload(scene.segment) };
+    let mut walker = Walker { state, packet: payload(context.segment) };
     let charges = walker.state.walk.pings > 0 && walker.state.whole == 0;
-    if charges && !charge(scene, flow, &mut walker) {
+    if charges && !charge(context, flow, &mut walker) {
         return Verdict::Drop;
     }
-    finish(scene, &mut walker);
+    finish(context, &mut walker);
     Verdict::Pass
 }
 
 /// Charge the source for the segment's pings. `false` to drop the segment.
 #[inline(always)]
-fn charge<P: Packet>(scene: &Scene, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
+fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
     let (pings, passed) = (walker.state.walk.pings, walker.state.passed);
-    let segment = scene.segment;
-    let answer = sources::charge(scene.now, pings);
+    let segment = context.segment;
+    let answer = sources::charge(context.now, pings);
     if answer & sources::OBSERVED != 0 {
         return true;
     }
@@ -149,28 +151,28 @@ pub fn take_back(flow: &mut Flow, pings: u32, over: u32) {
 
 /// Put the checksum right.
 #[inline(always)]
-fn finish<P: Packet>(scene: &Scene, walker: &mut Walker<P>) {
+fn finish<P: Packet>(context: &Context, walker: &mut Walker<P>) {
     let (even, odd) = (walker.state.even, walker.state.odd);
     if even + odd > 0 {
-        walker.packet.seal(scene.segment, even, odd);
+        walker.packet.seal(context.segment, even, odd);
         report::add(Counter::Rewritten, (even + odd) as u64);
     }
 }
 
 /// Count what a walk found.
 #[inline(never)]
-pub fn count_walk(scene: &Scene) {
+pub fn count_walk(context: &Context) {
     let (Some(counters), Some(state)) = (report::counters(), walk::resume()) else {
         return;
     };
     let small = state.classes.0[Class::SmallRecord as usize];
     counters.events[Counter::SmallRecords as usize] += small as u64;
-    count(scene, &state.walk, &state.start);
+    count(context, &state.walk, &state.start);
 }
 
 /// Count what a walk from `start` on found, but for its classes.
 #[inline(always)]
-pub fn count(scene: &Scene, walk: &Walk, start: &Tracker) {
+pub fn count(context: &Context, walk: &Walk, start: &Tracker) {
     let Some(counters) = report::counters() else {
         return;
     };
@@ -183,5 +185,5 @@ pub fn count(scene: &Scene, walk: &Walk, start: &Tracker) {
     events[Counter::Coalesced as usize] += walk.coalesces() as u64;
     events[Counter::SplitHeaders as usize] += walk.splits_header(start) as u64;
     events[Counter::SplitFrames as usize] += walk.splits_frame() as u64;
-    report::violation_event(Side::Client, scene.key(), walk, scene.now);
+    report::violation_event(Side::Client, context.key(), walk, context.now);
 }

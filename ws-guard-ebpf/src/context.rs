@@ -8,9 +8,10 @@ use ws_guard_common::{
 };
 
 use crate::{
+    limits::sources,
     packet::{Packet, Segment},
-    report, sources,
-    walk::{self, Walker},
+    report,
+    stream::walk::{self, Walker},
 };
 
 /// What becomes of a packet.
@@ -21,7 +22,7 @@ pub enum Verdict {
 }
 
 /// What a program knows when it looks at a segment of a flow.
-pub struct Scene<'a> {
+pub struct Context<'a> {
     pub segment: &'a Segment,
     pub policy: &'a Policy,
     /// Nanoseconds of the coarse clock.
@@ -33,7 +34,7 @@ pub struct Scene<'a> {
     pub account: *const Account,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Context<'a> {
     /// Between whom the segment is.
     #[inline(always)]
     pub fn key(&self) -> &'a FlowKey {
@@ -113,29 +114,34 @@ impl From<Verdict> for Outcome {
 
 /// A walk was taken to its end, if `done`.
 #[inline(always)]
-pub fn finished(scene: &Scene, done: bool, outcome: Outcome) -> Outcome {
-    if done { outcome } else { scene.drop(Counter::DroppedUnreadable).into() }
+pub fn finished(context: &Context, done: bool, outcome: Outcome) -> Outcome {
+    if done { outcome } else { context.drop(Counter::DroppedUnreadable).into() }
 }
 
 /// The segment's source is throttled, and something may be done about it.
 #[inline(never)]
-pub fn throttled(scene: &Scene) -> bool {
-    if !scene.enforces() || !sources::any_throttled(scene.now) {
+pub fn throttled(context: &Context) -> bool {
+    if !context.enforces() || !sources::any_throttled(context.now) {
         return false;
     }
-    match sources::find(scene.source()) {
-        Some(source) => source.is_throttled(scene.client(), scene.policy, scene.now),
+    match sources::find(context.source()) {
+        Some(source) => source.is_throttled(context.client(), context.policy, context.now),
         None => false,
     }
 }
 
 /// A walk that came to `step` is taken to its end, with a budget for new pings if it asks for one.
 #[inline(always)]
-pub fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, step: Step) -> bool {
+pub fn run_out<P: Packet>(
+    context: &Context,
+    flow: &Flow,
+    walker: &mut Walker<P>,
+    step: Step,
+) -> bool {
     if !matches!(step, Step::Ask) {
         return matches!(step, Step::Done);
     }
-    grant(scene, flow);
+    grant(context, flow);
     matches!(walker.run_on(), Step::Done)
 }
 
@@ -143,12 +149,12 @@ pub fn run_out<P: Packet>(scene: &Scene, flow: &Flow, walker: &mut Walker<P>, st
 ///
 /// A function: its caller's stack is that of the walk, too.
 #[inline(never)]
-fn grant(scene: &Scene, flow: &Flow) {
+fn grant(context: &Context, flow: &Flow) {
     let Some(state) = walk::resume() else {
         return;
     };
-    let over = flow.is_over_limit(scene.now) && scene.enforces();
-    state.walk.budget = if over { sources::budget(scene.now) } else { Walk::UNLIMITED };
+    let over = flow.is_over_limit(context.now) && context.enforces();
+    state.walk.budget = if over { sources::budget(context.now) } else { Walk::UNLIMITED };
     state.asked_ns = flow.ping_ns;
     if flow.ping_ns == 0 && state.walk.budget > 0 {
         // A ping may wait for its pong from now on.

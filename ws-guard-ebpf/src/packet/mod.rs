@@ -1,4 +1,17 @@
 //! The packet at hand: what was found in it, and how its bytes are reached.
+//!
+//! [`headers`] finds TCP in it, through the [`tunnel`]s that the operator named; [`payload`] reads and
+//! changes what TCP carries, and [`checksum`] corrects the sum. [`xdp`] and [`skb`] are the two hooks.
+//! [`options`] reads TCP options, [`unreadable`] decides about packets that cannot be followed.
+
+pub mod checksum;
+pub mod headers;
+pub mod options;
+pub mod payload;
+pub mod skb;
+pub mod tunnel;
+pub mod unreadable;
+pub mod xdp;
 
 use core::hint::black_box;
 
@@ -8,7 +21,7 @@ use ws_guard_common::{
     tracker,
 };
 
-use crate::{
+use crate::packet::{
     headers::ETH_P_TEB,
     payload::{Hook, Window},
 };
@@ -35,7 +48,7 @@ pub const TCP_CHECK: u32 = 16;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Segment {
-    /// Between whom, by the side that [`crate::headers::parse`] was told the packet comes from.
+    /// Between whom, by the side that [`crate::packet::headers::parse`] was told the packet comes from.
     pub key: FlowKey,
     /// Of the first byte of payload.
     pub seq: u32,
@@ -120,7 +133,7 @@ pub struct Place {
     pub offset: u32,
     /// Ethertype of what is there, in network byte order.
     pub kind: u32,
-    /// [`crate::headers::Around`] it.
+    /// [`crate::packet::headers::Around`] it.
     pub around: u32,
 }
 
@@ -145,7 +158,7 @@ pub fn current() -> Option<*mut Current> {
     CURRENT.get_ptr_mut(0)
 }
 
-/// Where [`crate::headers::parse`] begins.
+/// Where [`crate::packet::headers::parse`] begins.
 #[inline(always)]
 pub fn place() -> Option<&'static mut Place> {
     // SAFETY: this CPU's element, which lives as long as the map; no two of these are in use at
@@ -161,7 +174,7 @@ pub fn begin() {
     }
 }
 
-/// The segment that [`crate::headers::parse`] found.
+/// The segment that [`crate::packet::headers::parse`] found.
 #[inline(always)]
 pub fn segment() -> Option<&'static Segment> {
     CURRENT.get(0).map(|current| &current.segment)
@@ -197,7 +210,7 @@ pub trait Packet: tracker::Segment {
     fn bytes(&self) -> u32;
     /// From here on only look (or no longer so): count and change nothing.
     fn only_look(&mut self, dry: bool);
-    /// From here on count new frames by class, unless `on` is 0: [`crate::walk::State::classes`].
+    /// From here on count new frames by class, unless `on` is 0: [`crate::stream::walk::State::classes`].
     fn classify(&mut self, on: u8);
     /// Copy `len` bytes of payload from `at` on. `false` when they are not to be had.
     ///

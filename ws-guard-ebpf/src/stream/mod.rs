@@ -1,0 +1,21 @@
+//! The byte stream of a client: which bytes are new, which frames they hold, and when they count.
+//!
+//! A segment of a known flow takes one of these ways, and ends in [`commit`]:
+//!
+//! - [`fast_path`]: new bytes in which exactly one frame or record begins;
+//! - [`walk`]: new bytes with any number of frames, driven by `bpf_loop`;
+//! - [`retransmit`]: bytes that the server has not acknowledged, compared with what passed before:
+//!   against the flow's checkpoints, or against its [`trail`] of frame headers;
+//! - [`out_of_order`]: bytes behind a gap, which pass and are judged once the gap is filled.
+//!
+//! [`midstream`] finds the frames of connections that are older than the guard. [`tls`] follows records
+//! where frames are not visible.
+
+pub mod commit;
+pub mod fast_path;
+pub mod midstream;
+pub mod out_of_order;
+pub mod retransmit;
+pub mod tls;
+pub mod trail;
+pub mod walk;
