@@ -30,8 +30,9 @@ pub const MOST_SCALE: u8 = 14;
 pub const STALL_MS: u32 = 1000;
 /// How far behind what the server has acknowledged the first edge may be, bytes.
 pub const AT_FIRST: u32 = 256 << 10;
-/// What the first edges of a source's connections may be ahead together, bytes. The pace fills it up.
-pub const FIRSTS: u32 = 4 << 20;
+/// First edges of a source's connections together, bytes ahead of what was acknowledged; small frames count as
+/// [`FRAME`] each. The pace fills it up.
+pub const FIRSTS: u32 = 512 << 10;
 /// What a frame counts as at least, bytes: one of a few bytes costs a server no less.
 pub const FRAME: u32 = 256;
 /// How much a bucket may owe for small frames, in seconds of its rate: so long connections get their minimum
@@ -44,6 +45,8 @@ pub const LEAST: u32 = 128;
 /// What passes in [`STALL_MS`] because the server waits for it, bytes: about what a packet holds that was not
 /// merged. A longer segment passes as well, and is waited for longer afterwards.
 pub const DUE: u32 = 2048;
+/// The longest wait until the next such segment, milliseconds.
+pub const LONGEST_DUE_MS: u32 = 32 * STALL_MS;
 /// A probe of one new byte passes at most this often, milliseconds.
 pub const PROBE_MS: u32 = 100;
 
@@ -146,6 +149,17 @@ impl Hold {
         };
     }
 
+    /// Cost of a first edge: `bytes` that have not come yet, at the price of the latest, in which frames
+    /// counted as `more` than their bytes.
+    #[inline(always)]
+    pub const fn cost(bytes: u32, latest: u32, more: u32) -> u32 {
+        if latest == 0 {
+            return bytes;
+        }
+        let cost = bytes as u64 + bytes as u64 * more as u64 / latest as u64;
+        if cost < u32::MAX as u64 { cost as u32 } else { u32::MAX }
+    }
+
     /// What the frames count as beyond their bytes, now that the client's bytes up to `high` were let through,
     /// in which `frames` began.
     #[inline(always)]
@@ -160,6 +174,10 @@ impl Hold {
         let ahead = paid.saturating_sub(whole);
         self.ahead = if ahead < FRAME as u64 { ahead as u32 } else { FRAME };
         let more = whole.saturating_sub(paid);
+        // A segment that was due is waited for by what its frames count.
+        let wait = more * STALL_MS as u64 / DUE as u64;
+        let wait = if wait < LONGEST_DUE_MS as u64 { wait as u32 } else { LONGEST_DUE_MS };
+        self.due_ms = self.due_ms.wrapping_add(wait);
         if more < u32::MAX as u64 { more as u32 } else { u32::MAX }
     }
 
@@ -239,10 +257,14 @@ impl Hold {
     }
 
     /// A segment of `len` bytes that the server waits for may pass now: then the next one may after
-    /// [`STALL_MS`], and after as much more for each [`DUE`] bytes.
+    /// [`STALL_MS`], and after as much more for each [`DUE`] bytes that its length or its frames count.
     #[inline(always)]
     pub const fn due(&mut self, len: u32, now_ms: u32) -> bool {
-        let due = now_ms.wrapping_sub(self.due_ms) as i32 >= 0;
+        let wait = self.due_ms.wrapping_sub(now_ms) as i32;
+        if wait > LONGEST_DUE_MS as i32 {
+            self.due_ms = now_ms.wrapping_add(LONGEST_DUE_MS);
+        }
+        let due = wait <= 0;
         if due {
             self.due_ms = now_ms.wrapping_add((len / DUE + 1) * STALL_MS);
         }
@@ -294,15 +316,26 @@ impl Budget {
         self.owe_up_to(rate.saturating_mul(1 + MOST_DEBT), bytes);
     }
 
-    /// Take up to `wanted` bytes for the first edge of a connection out of the bucket of a source's first
-    /// edges, where its pace is `rate`.
+    /// Take up to `wanted` bytes, which cost `cost`, for the first edge of a connection out of the bucket of a
+    /// source's first edges, where its pace is `rate`. `more` that frames counted is taken in any case.
     #[inline(always)]
-    pub const fn take_first(&mut self, now_ms: u32, rate: u32, wanted: u32) -> u32 {
+    pub const fn take_first(
+        &mut self,
+        now_ms: u32,
+        rate: u32,
+        wanted: u32,
+        cost: u32,
+        more: u32,
+    ) -> u32 {
         self.fill(now_ms, rate / FIRSTS_FILL);
+        self.owe_up_to(FIRSTS, more);
         let left = FIRSTS.saturating_sub(self.taken);
-        let granted = if wanted < left { wanted } else { left };
-        self.taken += granted;
-        granted
+        if cost <= left {
+            self.taken += cost;
+            return wanted;
+        }
+        self.taken += left;
+        (wanted as u64 * left as u64 / cost as u64) as u32
     }
 
     /// Take `bytes` that were not granted: those of a minimum. They add to what is owed up to a second's
@@ -536,11 +569,39 @@ mod tests {
     }
 
     #[test]
+    fn a_due_segment_of_small_frames_is_waited_for_longer() {
+        let mut hold = Hold::default();
+        hold.begin(1000, 0, 0);
+        assert!(hold.due(1448, 1000));
+        // Its 200 frames count as 51,200 bytes.
+        assert_eq!(hold.count(1448, 200), 200 * FRAME - 1448);
+        let wait = STALL_MS + (200 * FRAME - 1448) * STALL_MS / DUE;
+        assert!(!hold.due(1448, 1000 + wait - 1));
+        assert!(hold.due(1448, 1000 + wait));
+        for frames in 0..100 {
+            hold.count(10_000 + frames, 1_000_000 * frames);
+        }
+        assert!(!hold.due(1448, 2000 + wait));
+        assert!(hold.due(1448, 2000 + wait + LONGEST_DUE_MS));
+    }
+
+    #[test]
     fn first_edges_are_used_up() {
         let (mut firsts, rate) = (Budget::default(), 16 << 10);
-        let granted: u32 = (0..100).map(|_| firsts.take_first(10_000, rate, AT_FIRST)).sum();
+        let granted: u32 =
+            (0..100).map(|_| firsts.take_first(10_000, rate, AT_FIRST, AT_FIRST, 0)).sum();
         assert_eq!(granted, FIRSTS);
-        assert_eq!(firsts.take_first(11_000, rate, AT_FIRST), rate / FIRSTS_FILL);
+        assert_eq!(firsts.take_first(11_000, rate, AT_FIRST, AT_FIRST, 0), rate / FIRSTS_FILL);
+        // Small frames take what their bytes do not, and leave no debt.
+        assert_eq!(firsts.take_first(12_000, rate, 100, 100, FRAME), 100);
+        assert_eq!(firsts.take_first(12_000, rate, AT_FIRST, AT_FIRST, u32::MAX), 0);
+        // Bytes that are to hold small frames are fewer.
+        let cost = Hold::cost(1000, 1448, 200 * FRAME - 1448);
+        assert_eq!(cost, 1000 + 1000 * (200 * FRAME - 1448) / 1448);
+        let granted = 1000 * (rate / FIRSTS_FILL) / cost;
+        assert_eq!(firsts.take_first(13_000, rate, 1000, cost, 0), granted);
+        assert_eq!(Hold::cost(1000, 0, 5), 1000);
+        assert_eq!(firsts.take_first(14_000, rate, AT_FIRST, AT_FIRST, 0), rate / FIRSTS_FILL);
         let mut hold = Hold::default();
         hold.begin(0, 0, 0);
         assert_eq!(hold.wants(&server(1000, 512, 7), 100), (512 << 7) - 100);

@@ -6,7 +6,7 @@
 use ws_guard_common::{
     flow::{Flow, paced},
     maps::{Counter, EventKind},
-    pace::{Advertised, Reach, scale},
+    pace::{Advertised, Hold, Reach, scale},
     source::millis,
 };
 
@@ -54,13 +54,7 @@ pub fn window(now: u64) -> Option<u16> {
     let shift = (scale - 1) & 15;
     let server = Advertised { ack: segment.ack, window: segment.window & 0xFFFF, shift };
     let now_ms = millis(now);
-    let first = match flow.hold.held {
-        0 => {
-            let paid = flow.hold.paid(&server, flow.high);
-            paid + sources::grant_first(flow, now_ms, flow.hold.first(&server) - paid)
-        }
-        _ => 0,
-    };
+    let first = if flow.hold.held == 0 { first(flow, &server, now_ms) } else { 0 };
     let (mut more, mut least) = (0, 0);
     let wanted = locked(
         flow,
@@ -84,6 +78,27 @@ pub fn window(now: u64) -> Option<u16> {
     }
     report::count(Counter::WindowsHeld);
     Some(window as u16)
+}
+
+/// How far the first edge is ahead of what the server has acknowledged.
+#[inline(always)]
+fn first(flow: &mut Flow, server: &Advertised, now_ms: u32) -> u32 {
+    let high = flow.high;
+    let latest = high.wrapping_sub(flow.hold.counted_high);
+    let more = count(flow);
+    let paid = flow.hold.paid(server, high);
+    let rest = flow.hold.first(server) - paid;
+    paid + sources::grant_first(flow, now_ms, rest, Hold::cost(rest, latest, more), more)
+}
+
+/// What the frames that came since the last time count as beyond their bytes.
+#[inline(always)]
+fn count(flow: &mut Flow) -> u32 {
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.hold.count(flow.high, flow.frames_in as u32),
+    )
 }
 
 /// The connection is paced no more: this segment has the server's own window.
@@ -173,16 +188,14 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     // Of a clock that may be a tick behind the one that a report of a terminator goes by.
     let unheard = now_ms.wrapping_sub(flow.hold.since_ms) as i32 >= UNHEARD_MS;
     let len = segment.len;
-    let begins = known && !unheard && sources::grant_first(flow, now_ms, len) == len;
-    if begins {
-        flow.hold.granted = flow.hold.granted.saturating_add(len);
-        return 0;
+    let mut more = count(flow);
+    if known && !unheard {
+        if sources::grant_first(flow, now_ms, len, len, more) == len {
+            flow.hold.granted = flow.hold.granted.saturating_add(len);
+            return 0;
+        }
+        more = 0;
     }
-    let more = locked(
-        flow,
-        #[inline(always)]
-        |flow| flow.hold.count(flow.high, flow.frames_in as u32),
-    );
     let passes = sources::police(flow, now_ms, len, false, more)
         || is_due(flow, segment, now_ms) && sources::police(flow, now_ms, len, true, 0);
     if !passes {

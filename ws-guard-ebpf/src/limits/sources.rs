@@ -724,17 +724,21 @@ pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u3
     )
 }
 
-/// How many of `wanted` bytes a paced connection may send before its first edge, or up to it; all of them where
-/// no table has room for its source.
+/// How many of `wanted` bytes, which cost `cost`, a paced connection may send before its first edge, or up to it;
+/// all of them where no table has room for its source. Its frames counted as `more` than their bytes.
 #[inline(never)]
-pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32) -> u32 {
+pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32, cost: u32, more: u32) -> u32 {
     let source = charged(&flow.account.source);
     if source.is_null() {
         return wanted;
     }
     Entry(source).locked(
         #[inline(always)]
-        |source| source.firsts.take_first(now_ms, source.limits.pace, wanted),
+        |source| {
+            let rate = source.limits.pace;
+            source.budget.owe_frames(now_ms, rate, more);
+            source.firsts.take_first(now_ms, rate, wanted, cost, more)
+        },
     )
 }
 
