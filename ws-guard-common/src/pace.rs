@@ -177,7 +177,8 @@ impl Hold {
         // A segment that was due is waited for by what its frames count.
         let wait = more * STALL_MS as u64 / DUE as u64;
         let wait = if wait < LONGEST_DUE_MS as u64 { wait as u32 } else { LONGEST_DUE_MS };
-        self.due_ms = self.due_ms.wrapping_add(wait);
+        let passed = self.due_ms != self.since_ms;
+        self.due_ms = if passed { self.due_ms.wrapping_add(wait) } else { self.due_ms };
         if more < u32::MAX as u64 { more as u32 } else { u32::MAX }
     }
 
