@@ -106,8 +106,8 @@ impl Pending {
     /// twenty hops.
     #[inline(always)]
     pub const fn patience(&self, length: u32, trusted: bool) -> u32 {
-        let most = if trusted { 2048 } else { 512 };
-        if self.real != 0 { most + length / 32 } else { 200 }
+        let most = if trusted { 1536 } else { 480 };
+        if self.real != 0 { most + length / 32 } else { 96 }
     }
 
     /// The `len` bytes at `seq` are some of the unfinished 101's head that came already.

@@ -7,6 +7,7 @@
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key};
 use ws_guard_common::{
     forwarded::{names::HeaderNames, preface, step},
+    handshake::has_line_end,
     maps::{Account, Address, Client, EventKind, HEAD_ONLY, Network, Pending, Policy, Suspect},
 };
 
@@ -62,7 +63,7 @@ impl Taken {
     #[inline(always)]
     pub const fn costs(self) -> u32 {
         let bytes = if self.at_once() { 2 } else { self.bytes() };
-        bytes + if self.0 & HOP != 0 { 4 } else { 0 }
+        bytes + if self.0 & HOP != 0 { 8 } else { 0 }
     }
 
     /// [`MORE`], [`END`] or [`NO_REQUEST`].
@@ -119,12 +120,15 @@ fn head_word(pending: &mut Pending, word: u64, count: u32) -> u32 {
     }
     let (mut word, mut taken) = (word, 0);
     while taken < 8 {
-        let came_to = ws_guard_head_byte((word >> 56) as u32);
+        let byte = (word >> 56) as u32;
+        let came_to = ws_guard_head_byte(byte);
         taken += 1;
-        if taken >= count || came_to != MORE {
+        word <<= 8;
+        // A long line may be skipped from its beginning.
+        let long = byte as u8 == b'\n' && !has_line_end(word);
+        if taken >= count || came_to != MORE || long {
             return taken | ONE_BY_ONE | came_to << 8;
         }
-        word <<= 8;
     }
     taken | ONE_BY_ONE
 }
