@@ -7,7 +7,7 @@
 //! 1. [`frame`] decodes one WebSocket frame header and names its violations.
 //! 2. [`tracker`] follows frames through a TCP byte stream by sequence number.
 //! 3. [`flow`] is the state of one connection: acknowledged and provisional bytes, and pings.
-//! [`checkpoint`] judges retransmissions, [`held`] out-of-order segments.
+//!    [`checkpoint`] judges retransmissions, [`held`] out-of-order segments.
 //! 4. [`search`] finds frames in a stream whose beginning was not seen.
 //! 5. [`window`] decides whether a ping is over the limit.
 //! 6. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
