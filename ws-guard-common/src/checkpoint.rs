@@ -1,17 +1,18 @@
-//! Checkpoints: what the guard keeps of segments that the server has not acknowledged, to judge
-//! them when they come again.
+//! Checkpoints: the state kept for unacknowledged segments, to judge their retransmissions.
 //!
-//! The server may hold any of these segments: it throws some away, and nobody sees which. Where two
-//! of them overlap it may take one's first bytes and the other's last ones. Its stream is the one
-//! that was followed only if, wherever it may change from one segment to another, both stand in the
-//! same state. So the borders between segments are kept, and a segment that comes again passes if it
+//! The server may hold any of these segments: it discards some, and the guard cannot see which.
+//! Where two of them overlap it may take one's first bytes and the other's last ones. Its stream is
+//! certain to be the one that was followed only if, at each possible change from one segment to
+//! another, both have the same tracker. So the boundaries between segments are kept, and a
+//! retransmission passes if it
 //!
-//! - ends where the stream stood at a known border, by the same way, which its
-//!   [mark](Tracker::mark) tells; or
-//! - ends inside the one segment that the server waits for, of which it cannot hold anything: then
-//!   it leaves a border of its own, [`UNPROVEN`] until a walk from there has come to the next one.
+//! - ends with the tracker of a known boundary, reached by the same headers, which its
+//!   [mark](Tracker::mark) proves; or
+//! - ends inside the one segment that the server waits for, of which it cannot hold anything: it
+//!   then leaves a boundary of its own, [`UNPROVEN`] until a walk from there has reached the next
+//!   one.
 //!
-//! All others are refused. An honest sender comes back from the acknowledged byte on.
+//! All others are refused. An honest sender retransmits from the acknowledged byte on.
 
 use crate::{
     flow::{Action, Flow, Plan, REWOUND},
@@ -19,81 +20,84 @@ use crate::{
     tracker::{Tracker, Walk},
 };
 
-/// How many segments with headers a flow may have unacknowledged with a checkpoint each.
+/// Maximum of unacknowledged segments with headers that have a checkpoint each.
 pub const CHECKPOINTS: usize = 8;
 const SLOT: u8 = CHECKPOINTS as u8 - 1;
 
-/// So long after the latest segment that was let through, the server has acknowledged all that it
-/// holds in order, nanoseconds. (Linux delays acknowledgements by at most 200 ms.)
+/// Time after the latest passed segment until the server has acknowledged all that it holds in
+/// order, ns. (Linux delays acknowledgements by at most 200 ms.)
 ///
-/// What it has said since then shows that. Its silence does not: its segments wait for the client's
-/// Ethernet address before they come to the guard, and the client need not answer who asks for that.
+/// Only a later segment of the server proves that, not its silence: its segments wait for the
+/// client's Ethernet address before they reach the guard, and the client need not answer that
+/// request.
 pub const SETTLED_NS: u64 = 1_000_000_000;
-/// So long after a segment of the server, those that waited behind it have come as well, nanoseconds.
+/// Time after a segment of the server until those queued before it have arrived, ns.
 pub const FLUSHED_NS: u64 = 100_000_000;
 
-/// Where the stream stood before a segment that is not yet acknowledged.
+/// State of the stream before an unacknowledged segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Checkpoint {
     /// The tracker before the segment.
     pub start: Tracker,
-    /// Sequence number of the first byte of the segment, or of the latest one that passed again.
+    /// Sequence number of the first byte of the segment, or of its latest retransmission that
+    /// passed.
     pub begin: u32,
     /// Sequence number behind its last byte.
     pub end: u32,
     /// Pings that began in the segment.
     pub pings: u16,
-    /// How many of them, the first ones, passed; the others were defused.
+    /// Number of them that passed, the first ones; the others were defused.
     pub passed: u16,
     /// [`MERGED`], [`UNPROVEN`], [`REPLACES`].
     pub flags: u32,
 }
 
-/// The checkpoint stands for several segments, and where the stream stood between them is not kept.
+/// The checkpoint covers several segments; the trackers between them are not kept.
 pub const MERGED: u32 = 1 << 0;
-/// Its start is where a shorter retransmission ended, inside a segment that came before. Whether
-/// both were the same, a walk from here will show; until then nothing may reach across.
+/// The start is the end of a shorter retransmission inside an earlier segment.
+/// A walk from here will show whether both were the same; until then nothing may reach across.
 pub const UNPROVEN: u32 = 1 << 1;
-/// The segment took the place of others, of which the server may hold any but the first byte: it
-/// may come again from that byte to its end, not in parts.
+/// The segment replaced others, of which the server may hold any but the first byte. It may be
+/// retransmitted from that byte to its end, not in parts.
 pub const REPLACES: u32 = 1 << 2;
 
-/// All headers in the segment are those that came first ([`crate::trail`]).
+/// All headers in the segment are the first ones received ([`crate::trail`]).
 pub const KNOWN: u8 = 1 << 0;
-/// No segment was let through for [`SETTLED_NS`].
+/// No segment passed for [`SETTLED_NS`].
 pub const SETTLED: u8 = 1 << 1;
 
-/// What a rewalk may let pass, from [`Flow::rewalk_budget`].
+/// Verdict about a retransmission, from [`Flow::rewalk_budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewalk {
-    /// The same frames as before: so many pings pass.
+    /// The same frames as before: this number of pings passes.
     Same(u32),
-    /// The same frames as before, between any two places: as many pings as [`Flow::old_pings`] says.
+    /// The same frames as before, between any two offsets: the number of pings is
+    /// [`Flow::old_pings`].
     Known,
-    /// Other bytes than before, in place of all that the server has not acknowledged, long after it
-    /// would have: they count as new.
+    /// Other bytes in place of everything unacknowledged, long after the server would have
+    /// acknowledged it: they count as new.
     New,
-    /// Other bytes than before, and the server may hold some of those.
+    /// Other bytes than before, while the server may hold some of those.
     Refuse,
 }
 
 impl Flow {
-    /// Sequence number behind the newest of the kept checkpoints' segments.
+    /// End of the newest checkpoint's segment.
     #[inline(always)]
     pub(crate) fn provisional_end(&self) -> u32 {
         let newest = self.oldest.wrapping_add(self.kept).wrapping_sub(1) & SLOT;
         self.checkpoints[newest as usize].end
     }
 
-    /// The newest of the kept checkpoints.
+    /// The newest checkpoint.
     #[inline(always)]
     pub(crate) fn newest(&mut self) -> &mut Checkpoint {
         let newest = self.oldest.wrapping_add(self.kept).wrapping_sub(1) & SLOT;
         &mut self.checkpoints[newest as usize]
     }
 
-    /// The segment overlaps others with headers that the server has not acknowledged.
+    /// Plan for a segment that overlaps unacknowledged ones with headers.
     #[inline(always)]
     pub(crate) fn plan_rewalk(&self, seq: u32, end: u32) -> Plan {
         let from = later(seq, self.acked);
@@ -103,7 +107,7 @@ impl Flow {
         if oldest.flags & REPLACES != 0 && part {
             return plan;
         }
-        // Bytes before `covered` may hold headers of checkpoints passed over.
+        // Bytes before `covered` may hold headers of skipped checkpoints.
         let mut covered = self.acked;
         let mut i = 0u8;
         while i < CHECKPOINTS as u8 {
@@ -122,16 +126,16 @@ impl Flow {
         plan
     }
 
-    /// What a rewalk from checkpoint `first` may let pass, after a dry walk of the same segment.
+    /// Decide what a rewalk from checkpoint `first` may pass, after a dry walk of the same segment.
     ///
     /// The server may hold any of the provisional segments. Its stream stays the one that was
-    /// followed if, at every border between two of them, what comes next starts from the same
-    /// state. So a rewalk has to end where the stream stood at a known border, by the same way; or
-    /// inside one single segment, of which the server holds all or nothing, and there it leaves a
-    /// border of its own ([`Flow::rewalked`]).
+    /// followed if, at every boundary between two of them, the next one starts from the same state.
+    /// So a rewalk has to end with the tracker of a known boundary; or inside one single segment,
+    /// of which the server holds all or nothing, and there it leaves a boundary of its own
+    /// ([`Flow::rewalked`]).
     ///
-    /// `facts`: [`KNOWN`], [`SETTLED`]. (In one word, because a function of a kernel program has five
-    /// arguments at most.)
+    /// `facts`: [`KNOWN`], [`SETTLED`]. (In one word, because a function of a kernel program has at
+    /// most five arguments.)
     #[inline(never)]
     pub fn rewalk_budget(&self, first: u8, dry: &Walk, facts: u8) -> Rewalk {
         let mut passed = 0;
@@ -144,13 +148,13 @@ impl Flow {
         while i < CHECKPOINTS as u8 {
             let checkpoint = &self.checkpoints[(self.oldest.wrapping_add(i) & SLOT) as usize];
             if i >= first && i < self.kept && !same {
-                // Nothing before the border of that segment can stand where it ended.
+                // No tracker before that segment's end can equal the one at its end.
                 same = i > first && checkpoint.start == dry.tracker && after(dry.end(), older);
-                // To an unproven border, only from inside the segment that it divides; across it, not
-                // at all.
+                // To an unproven boundary only from inside the segment that it divides; across it
+                // never.
                 let to = same && !before(from, begin) || !same && !after(dry.end(), border);
                 across |= i > first && checkpoint.flags & UNPROVEN != 0 && !to;
-                // Pings that passed behind one that did not are defused this time.
+                // Pings that passed after a defused one are defused this time.
                 passed += if all & !same { checkpoint.passed as u32 } else { 0 };
                 all &= checkpoint.passed == checkpoint.pings;
                 (begin, border, older) = (checkpoint.begin, checkpoint.end, border);
@@ -173,20 +177,21 @@ impl Flow {
         }
     }
 
-    /// The segment begins with the byte that the server waits for and reaches past all that was let
-    /// through: if the server takes any of it, it takes it in place of what it holds.
+    /// Check whether the segment begins with the byte that the server waits for and reaches the end
+    /// of all that passed: if the server takes any of it, it replaces what it holds.
     #[inline(always)]
     fn replaces_all(&self, walk: &Walk) -> bool {
         !after(walk.base(), self.acked) && !after(self.high, walk.end())
     }
 
-    /// The walk ends inside the one segment that left `checkpoint`, and there is room for a border.
+    /// Check whether the walk ends inside the one segment of `checkpoint`, with room for a
+    /// boundary.
     ///
-    /// It has to be the segment that the server waits for: of any other it may hold the last bytes,
-    /// and take the first ones of what overlaps.
+    /// It must be the segment that the server waits for: of any other one it may hold the last
+    /// bytes, and take the first ones from an overlapping one.
     #[inline(always)]
     fn may_split(&self, checkpoint: &Checkpoint, walk: &Walk) -> bool {
-        // With no header to begin in the rest, it would have ended where the stream stood.
+        // Without a header in the rest, the trackers would be equal.
         let awaited = !after(checkpoint.begin, self.acked) && !after(walk.base(), self.acked);
         let inside = awaited
             && before(walk.tracker.resume(), checkpoint.end)
@@ -196,15 +201,14 @@ impl Flow {
         inside && whole && self.kept < CHECKPOINTS as u8
     }
 
-    /// How many pings may pass in bytes that are known, but begin and end anywhere: all of them, unless
-    /// some that are under way were defused. Which those are nobody knows any more.
+    /// Number of pings that pass in known bytes between any two offsets: all of them, or none if
+    /// any ping in flight was defused, because which ones is not recorded.
     #[inline(always)]
     pub const fn old_pings(&self) -> u32 {
         if self.mixed == 0 { Walk::UNLIMITED } else { 0 }
     }
 
-    /// Bytes that are known were walked again, and are let through; `known` and `passed` as in
-    /// [`Flow::rewalked`].
+    /// Commit a rewalk of known bytes; `known` and `passed` as in [`Flow::rewalked`].
     #[inline(always)]
     pub fn repeated(&mut self, known: &Tracker, walk: &Walk, passed: u32) {
         self.pieces = 1;
@@ -213,8 +217,8 @@ impl Flow {
         }
     }
 
-    /// A rewalk that ended where one of the segments from `first` on had ended, but earlier, shows
-    /// that only payload lies between: what comes next may start there.
+    /// Move the end of a segment from `first` on forward, where a rewalk reached its tracker
+    /// earlier: only payload follows, and the next segment may start there.
     #[inline(always)]
     fn shorten(&mut self, first: u8, known: &Tracker, walk: &Walk) {
         let mut next = *known;
@@ -232,15 +236,15 @@ impl Flow {
         }
     }
 
-    /// A rewalk from checkpoint `first` was walked as [`Flow::rewalk_budget`] said and is let
-    /// through; `known` is [`Flow::client`] as it was, `passed` counts new pings only.
+    /// Commit a rewalk from checkpoint `first`, as judged by [`Flow::rewalk_budget`]; `known` is
+    /// [`Flow::client`] before it, `passed` counts new pings only.
     #[inline(always)]
     pub fn rewalked(&mut self, first: u8, known: &Tracker, walk: &Walk, passed: u32) {
         let at = (self.oldest.wrapping_add(first) & SLOT) as usize;
         let begin = later(walk.base(), self.acked);
         self.checkpoints[at].begin = later(self.checkpoints[at].begin, begin);
         if walk.joined || !before(walk.end(), self.checkpoints[at].end) {
-            // It came the way that the first one came.
+            // It found the same headers as the first one.
             self.checkpoints[at].flags &= !UNPROVEN;
         }
         self.shorten(first, known, walk);
@@ -264,7 +268,7 @@ impl Flow {
         part.end = walk.end();
         part.pings = pings;
         part.passed = passed_here;
-        // Move what follows up by one, and put the rest in its place.
+        // Move the later checkpoints up by one, and insert the rest.
         let mut i = 0u8;
         while i < CHECKPOINTS as u8 {
             if i > first && i <= self.kept {
@@ -276,35 +280,35 @@ impl Flow {
         self.kept += 1;
     }
 
-    /// Where the stream stood at checkpoint `i`, counted from the oldest.
+    /// Tracker at checkpoint `i`, counted from the oldest.
     #[inline(always)]
     pub fn checkpoint(&self, i: u8) -> Option<Tracker> {
         let at = self.oldest.wrapping_add(i) & SLOT;
         if i < self.kept { Some(self.checkpoints[at as usize].start) } else { None }
     }
 
-    /// Checkpoint `i`, counted from the oldest, stands at `start`.
+    /// Check whether checkpoint `i`, counted from the oldest, has the tracker `start`.
     #[inline(always)]
     pub fn starts_at(&self, i: u8, start: &Tracker) -> bool {
         let at = self.oldest.wrapping_add(i) & SLOT;
         i < self.kept && self.checkpoints[at as usize].start == *start
     }
 
-    /// The server has said something long after the latest segment.
+    /// Check whether the server has sent a segment long after the client's latest one.
     #[inline(always)]
     pub const fn has_repeated(&self) -> bool {
         self.repeated_ns.saturating_sub(self.last_ns) >= SETTLED_NS
     }
 
-    /// The server has shown that it holds nothing in order that it has not acknowledged: it has said
-    /// something long after the latest segment, and no more has come since.
+    /// Check whether the server has proved that it holds nothing unacknowledged in order: it has
+    /// sent a segment long after the client's latest one, and no older one has arrived since.
     #[inline(always)]
     pub const fn is_settled(&self, now_ns: u64) -> bool {
         self.has_repeated() && now_ns.saturating_sub(self.repeated_ns) >= FLUSHED_NS
     }
 
-    /// Forget what came from checkpoint `first` on: other bytes take its place, which the server is known
-    /// not to have if it has `settled`.
+    /// Set the stream back to checkpoint `first`: other bytes replace what followed.
+    /// If the server has `settled`, it is known not to hold that.
     #[inline(always)]
     pub fn rewind(&mut self, first: u8, settled: bool) {
         let at = self.oldest.wrapping_add(first) & SLOT;
@@ -315,7 +319,7 @@ impl Flow {
         self.trace_anew();
     }
 
-    /// Segments are so many that not each has a checkpoint.
+    /// Check whether all checkpoints are in use.
     #[inline(always)]
     pub const fn is_crowded(&self) -> bool {
         self.kept >= CHECKPOINTS as u8
@@ -336,13 +340,13 @@ impl Flow {
         }
         if self.kept == 0 {
             self.trace_anew();
-            // Another flow may have it; unless it has taken it, it is this one's again with the next trace.
+            // Another flow may take it; otherwise the next trace takes it again.
             self.trail = 0;
             (self.mixed, self.pieces) = (0, 0);
         }
     }
 
-    /// Leave a checkpoint for a segment; when the ring is full, the newest one grows over it.
+    /// Add a checkpoint for a segment; when the ring is full, the newest one is extended.
     #[inline(always)]
     pub(crate) fn keep(&mut self, start: &Tracker, walk: &Walk, passed: u32) {
         let pings = if walk.pings > 0xFFFF { 0xFFFF } else { walk.pings as u16 };
@@ -368,10 +372,10 @@ impl Flow {
         self.flags &= !REWOUND;
     }
 
-    /// Of the newest segment `pings` fewer passed than [`Flow::commit`] was told: the last `over` of them did
-    /// not.
+    /// Correct the newest segment: `pings` fewer passed than [`Flow::commit`] recorded, the last
+    /// `over` of them.
     ///
-    /// Where others in a merged checkpoint were defused before them, none of them is among those that pass.
+    /// Where others in a merged checkpoint were defused before, none of these counts as passed.
     #[inline(always)]
     pub fn take_back(&mut self, pings: u32, over: u32) {
         let checkpoint = self.newest();

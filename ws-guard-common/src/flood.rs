@@ -1,8 +1,8 @@
-//! Frames that are no pings and cost a server all the same: by class, each with a limit of its own.
+//! Limits for classes of frames other than pings that cost a server resources.
 //!
-//! A limit is one of frames of the class on one connection, in windows as long as those that pings are
-//! counted in ([`ClassWindow`]). Off by default, but for small TLS records; a limit that is not set costs
-//! nothing.
+//! A limit applies to frames of the class on one connection, in windows of the same length as for
+//! pings ([`ClassWindow`]). All are off by default, except for small TLS records; an unset limit
+//! costs nothing.
 
 use crate::{
     frame::{Header, opcode},
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Class {
-    /// PONG frames; of a client that nobody asked, mostly.
+    /// PONG frames; mostly unsolicited.
     Pong = 0,
     /// Fragments of a message without payload (CVE-2026-48779 and its like).
     EmptyFragment = 1,
@@ -27,7 +27,7 @@ pub enum Class {
     SmallRecord = 4,
 }
 
-/// How many classes there are.
+/// Number of classes.
 pub const CLASSES: usize = 5;
 
 /// Frames by [`Class`].
@@ -35,14 +35,14 @@ pub const CLASSES: usize = 5;
 #[repr(C)]
 pub struct Counts(pub [u32; CLASSES]);
 
-/// 1 where the two are equal, else 0; below 2³¹. No branch, see [`Counts::add`].
+/// 1 for equal numbers below 2³¹, otherwise 0. No branch, see [`Counts::add`].
 #[inline(always)]
 const fn equal(a: u32, b: u32) -> u32 {
     (a ^ b).wrapping_sub(1) >> 31
 }
 
 impl Counts {
-    /// Count a frame of a client. Without a branch: the kernel's verifier follows both ways of each.
+    /// Count a client's frame. Without a branch: the kernel's verifier follows both sides of each.
     #[inline(always)]
     pub const fn add(&mut self, header: &Header, tiny_bytes: u32) {
         let opcode = header.opcode() as u32;
@@ -67,27 +67,28 @@ impl Counts {
     }
 }
 
-/// What the clocks of two CPUs may differ by, with room to spare: a coarse one has 4 ms at 250 Hz.
+/// Maximum difference between the clocks of two CPUs, with a margin: a tick of a coarse one is 4 ms
+/// at 250 Hz.
 const TICK_MS: u32 = 100;
 
-/// Frames of one connection by class, in windows that follow each other.
+/// Frames of one connection by class, in successive windows.
 ///
-/// The first frame after a window has ended begins the next one. So a connection that keeps to a limit
-/// in any window is never over it; one that does not gets at most the limit in each of these windows, and
-/// twice as many where two of them meet. (Pings have a [`crate::window::RateWindow`], which is exact, and
-/// eleven times as large.)
+/// The first frame after the end of a window begins the next one. So a connection within the limit
+/// in every window is never over it; others get at most the limit in each of these windows, and
+/// twice as much across the boundary of two. (Pings have a [`crate::window::RateWindow`], which is
+/// exact, and eleven times as large.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ClassWindow {
-    /// When the window began, milliseconds modulo 2³².
+    /// Start of the window, milliseconds modulo 2³².
     pub since_ms: u32,
     /// The frames in it.
     pub counts: Counts,
 }
 
 impl ClassWindow {
-    /// Log the frames of a segment; how many of them are over the limit of their class. Frames over it are
-    /// logged too.
+    /// Log the frames of a segment, and return how many are over the limit of their class. Frames
+    /// over the limit are logged too.
     #[inline(always)]
     pub const fn charge(
         &mut self,
@@ -107,7 +108,7 @@ impl ClassWindow {
             let (limit, before) = (rates[class].limit, self.counts.0[class]);
             let after = before.saturating_add(frames.0[class]);
             self.counts.0[class] = after;
-            // Of those that came now, the ones beyond the limit.
+            // The new ones beyond the limit.
             let first = if before > limit { before } else { limit };
             over += if limit > 0 { after.saturating_sub(first) } else { 0 };
             class += 1;

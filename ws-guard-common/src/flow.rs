@@ -1,10 +1,10 @@
-//! One connection, as the guard knows it: the value of the flow table.
+//! State of one connection: the value of the flow table.
 //!
 //! # What is certain and what is provisional
 //!
-//! The guard sees segments before the server's TCP does, and the server throws some away: a bad
-//! checksum, an old timestamp, data outside its window. What the server *took*, only its
-//! acknowledgements say, and they pass through TC egress.
+//! The guard sees segments before the server's TCP does, and the server discards some: a bad
+//! checksum, an old timestamp, data outside its window. What the server *took* is known only from
+//! its acknowledgements, which pass through TC egress.
 //!
 //! ```text
 //!   certain            provisional                     never seen
@@ -12,16 +12,15 @@
 //!             acked     checkpoint   checkpoint  client.next (cursor)
 //! ```
 //!
-//! The cursor says where the next header starts. Each segment in which a header began since the
-//! last acknowledgement leaves a [`Checkpoint`]: where the stream stood before it, and how many of
-//! its pings passed. A retransmission is walked again from there, and gets the verdict that it got
-//! before; nothing is counted twice. One that starts where no checkpoint stands cannot be judged,
-//! one with other frames is not believed: both are dropped, and TCP sends again from the
-//! acknowledged byte on ([`crate::checkpoint`]).
-//! Data behind a gap passes only where a copy of it can be kept ([`crate::held`]), and is dropped
-//! otherwise (unless the guard only observes), or the server might acknowledge frames that nobody has
-//! seen. If that happens all the same, the flow is [`state::UNSYNCED`] until its stream has proved
-//! where frames start.
+//! The cursor is the sequence number of the next header. Each segment in which a header began since
+//! the last acknowledgement leaves a [`Checkpoint`]: the tracker before it, and how many of its
+//! pings passed. A retransmission is walked again from there, and gets the same verdict as before;
+//! nothing is counted twice. One that starts at no checkpoint cannot be judged, and one with other
+//! frames is not trusted: both are dropped, and TCP retransmits from the acknowledged byte on
+//! ([`crate::checkpoint`]). Out-of-order segments pass only where a copy of them can be kept
+//! ([`crate::held`]), and are dropped otherwise (unless the guard only observes), or the server
+//! might acknowledge unseen frames. If that happens all the same, the flow is [`state::UNSYNCED`]
+//! until its stream has proved where frames start.
 
 pub use crate::checkpoint::{
     CHECKPOINTS, Checkpoint, FLUSHED_NS, KNOWN, MERGED, REPLACES, Rewalk, SETTLED, SETTLED_NS,
@@ -44,7 +43,7 @@ pub mod state {
     pub const HANDSHAKE: u8 = 0;
     /// Every frame is followed.
     pub const OPEN: u8 = 1;
-    /// The server acknowledged bytes that were never seen: frames were missed.
+    /// The server acknowledged unseen bytes: frames were missed.
     pub const UNSYNCED: u8 = 2;
     /// Reset, or the client's FIN was acknowledged: nothing more is expected, see [`Flow::reopen`](super::Flow::reopen).
     pub const CLOSED: u8 = 3;
@@ -60,86 +59,87 @@ pub mod state {
     }
 }
 
-/// Whose programs follow a flow.
+/// Owner of a flow: the programs that follow it.
 pub mod owner {
-    /// The first client-side program that sees it makes it its own.
+    /// No owner: the first client-side program that sees the flow claims it.
     pub const NOBODY: u8 = 0;
-    /// Those on interfaces that clients come in through.
+    /// Programs on the uplink, where clients' packets arrive.
     pub const UPLINK: u8 = 1;
-    /// Those on the host's side of pods' interfaces.
+    /// Programs on the host's side of pods' interfaces.
     pub const POD: u8 = 2;
 }
 
-/// Whether a connection is paced: [`Flow::paced`].
+/// Pacing state of a connection: [`Flow::paced`].
 pub mod paced {
     pub const NO: u16 = 0;
     /// While it is over the limit.
     pub const YES: u16 = 1;
-    /// No longer; the next segment of the server ends it.
+    /// No longer; the server's next segment ends it.
     pub const ENDING: u16 = 2;
 }
 
 /// A FIN of the client was seen, at sequence number [`Flow::fin`].
 pub const FIN_SEEN: u8 = 1 << 0;
-/// A segment past the cursor came, and the gap before it is not yet filled.
+/// A segment past the cursor arrived, and the gap before it is not yet filled.
 pub const GAP: u8 = 1 << 1;
 /// permessage-deflate was agreed in the handshake.
 pub const DEFLATE: u8 = 1 << 2;
-/// The request was not seen: the stream was joined where the server's 101 acknowledged it.
+/// The request was not seen: the stream is followed from the byte that the server's 101
+/// acknowledged.
 pub const REQUEST_UNSEEN: u8 = 1 << 3;
 /// Payload was skipped before [`Flow::hole`], and the server has yet to acknowledge it.
 pub const HOLE: u8 = 1 << 4;
-/// The next segment takes the place of others that the server never acknowledged.
+/// The next segment replaces others that the server never acknowledged.
 pub const REWOUND: u8 = 1 << 5;
-/// The server ended the connection: nothing that the client sends is read any more.
+/// The server ended the connection and no longer reads what the client sends.
 pub const SERVER_DONE: u8 = 1 << 7;
-/// The stream was joined in the middle, where frames seemed to begin.
+/// Midstream pickup, where frames seemed to begin.
 pub const JOINED: u8 = 1 << 6;
 
-/// A flow whose client was silent for so long may make room for others, nanoseconds.
+/// Silence of a client after which its flow may make room for others, ns.
 pub const IDLE_NS: u64 = 300_000_000_000;
 
-/// Bytes of a client out of step that pass before it has to let the server answer: see
-/// [`Flow::may_pass_unread`]. About what a TCP may have under way at first (RFC 6928).
+/// Bytes of an out-of-sync client that pass before it has to let the server answer, see
+/// [`Flow::may_pass_unread`]: about the initial window of a TCP (RFC 6928).
 pub const UNREAD: u32 = 16 * 1024;
-/// A server that has room and says nothing for so long has nothing to say, milliseconds.
+/// Silence of a server with room to send after which it has nothing to send, ms.
 pub const QUIET_MS: u32 = 8;
-/// Room for some pongs, as the header of a TCP segment has it: scaled by nobody knows what.
+/// Window with room for some pongs, as in a TCP header: its scale is unknown.
 pub const ROOM: u32 = 64;
 
-/// How many bytes an acknowledgement of the client may lie behind its latest: as large a window as a
-/// client offers. (Linux believes what lies within the largest that it has offered.)
+/// Maximum lag of a client's acknowledgement behind its latest, bytes: the largest window that a
+/// client offers. (Linux accepts what is within the largest that it has offered.)
 pub const OLDEST_ACK: u32 = 16 << 20;
-/// And how many before the byte that the flow began with: what comes again of the handshake.
+/// The same before the flow's first byte, for retransmissions of the handshake.
 pub const BEFORE_FLOW: u32 = 64 * 1024;
 
 /// The value of the flow table.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Flow {
-    /// Guards all that follows. (First, so that BTF finds it in every build at the same place.)
+    /// Guards all other fields. (First, so that BTF finds it at the same offset in every build.)
     pub lock: SpinLock,
-    /// Random at creation: tells a new flow from the old one in a slot that was used again.
+    /// Random at creation: distinguishes a flow from an older one in the same slot.
     pub generation: u32,
     /// Client to server, followed in XDP.
     pub client: Tracker,
     /// Server to client, followed in TC egress.
     pub server: Tracker,
-    /// The client's bytes up to here were acknowledged by the server.
+    /// End of the client's bytes that the server has acknowledged.
     pub acked: u32,
-    /// The client's bytes up to here were let through.
+    /// End of the client's bytes that have passed.
     pub high: u32,
-    /// Where the latest segment began that skipped payload, when [`HOLE`].
+    /// Start of the latest segment that skipped payload, when [`HOLE`].
     pub hole: u32,
     /// Sequence number of the client's FIN, when [`FIN_SEEN`].
     pub fin: u32,
-    /// The server's bytes up to here were sent, its FIN included.
+    /// End of the server's bytes that were sent, its FIN included.
     pub server_high: u32,
-    /// The latest of them that the client acknowledged.
+    /// End of those that the client has acknowledged.
     pub client_ack: u32,
     /// Index of the oldest checkpoint.
     pub oldest: u8,
-    /// How many checkpoints there are.
+    /// Number of checkpoints.
     pub kept: u8,
     /// One of [`state`].
     pub state: u8,
@@ -148,43 +148,42 @@ pub struct Flow {
     pub flags: u8,
     /// One of [`owner`].
     pub owner: u8,
-    /// Not 0: some ping that the server has not acknowledged was defused.
+    /// Not 0: some unacknowledged ping was defused.
     pub mixed: u8,
-    /// Not 0: of what the server has not acknowledged, pieces came again that begin and end anywhere.
+    /// Not 0: unacknowledged bytes were retransmitted in pieces between any two offsets.
     pub pieces: u8,
-    /// Not 0: the segment that is committed next took the place of others, of which the server may hold
-    /// any; behind it nobody knows where frames begin.
+    /// Not 0: the next committed segment replaced others, of which the server may hold any; where
+    /// frames begin after it is unknown.
     pub doubted: u8,
-    /// Not 0: segments behind a gap were let through, and are kept ([`crate::held`]).
+    /// Not 0: out-of-order segments have passed, and are kept ([`crate::held`]).
     pub held: u8,
-    /// How many [traces](crate::trail) there are of headers that the server has not acknowledged.
+    /// Number of [traces](crate::trail) of unacknowledged headers.
     pub traces: u16,
-    /// The trail that they are in: its number and 1, or 0.
+    /// Trail that holds them: its number plus 1, or 0.
     pub trail: u16,
-    /// The number that the next trace gets.
+    /// Number of the next trace.
     pub next_trace: u32,
-    /// Each header from here on is traced.
+    /// Sequence number from which on each header is traced.
     pub traced_from: u32,
-    /// The oldest acknowledgement that a segment of the client may carry.
+    /// Oldest acceptable acknowledgement in a client's segment.
     pub oldest_ack: u32,
-    /// While unsynced: where the next header may be.
+    /// While unsynced: candidate for the next header.
     pub candidate: Candidate,
-    /// Pings that only their pongs told of.
+    /// Unseen pings that only their pongs reveal.
     pub witnessed: u32,
-    /// How often the flow lost step; from the first on, the counters are lower bounds.
+    /// Number of times the flow went out of sync; from the first on, the counters are lower bounds.
     pub unsynced_total: u32,
-    /// Latest time from a ping (at XDP) to the pong that answers it (at TC egress), microseconds;
-    /// 0 when none was measured yet.
+    /// Latest ping-to-pong time (XDP to TC egress), microseconds; 0 when none was measured yet.
     pub heartbeat_rtt_us: u32,
-    /// Segments that came with a gap before them.
+    /// Segments past the cursor.
     pub gaps: u32,
-    /// When the handshake ended, nanoseconds of CLOCK_MONOTONIC.
+    /// Time when the handshake ended, ns of CLOCK_MONOTONIC.
     pub opened_ns: u64,
-    /// When the client's latest segment with payload came, the same clock (coarse).
+    /// Time of the client's latest segment with payload, the same clock (coarse).
     pub last_ns: u64,
-    /// When the server last said something and had no more to acknowledge, the same clock.
+    /// Time when the server last sent a segment without a new acknowledgement, the same clock.
     pub repeated_ns: u64,
-    /// When the ping that waits for its pong came, the same clock; 0 when none waits.
+    /// Arrival of the ping that waits for its pong, the same clock; 0 when none waits.
     pub ping_ns: u64,
     /// Frames that began in the client's stream.
     pub frames_in: u64,
@@ -200,50 +199,49 @@ pub struct Flow {
     pub defused: u64,
     /// Client segments in which more than one frame began.
     pub coalesced_segments: u64,
-    /// Client frames whose header a segment border cut.
+    /// Client frames with a header split across segments.
     pub split_headers: u64,
-    /// Client frames that a segment border cut, in the header or behind it.
+    /// Client frames split across segments, in the header or after it.
     pub split_frames: u64,
     /// Frames of either side with a header that violates RFC 6455.
     pub violations: u64,
-    /// Segments with headers that wait for their acknowledgement, a ring.
+    /// Unacknowledged segments with headers, a ring.
     pub checkpoints: [Checkpoint; CHECKPOINTS],
     /// The pings of this connection.
     pub window: RateWindow,
-    /// Over the limit until then, nanoseconds of CLOCK_MONOTONIC; 0 for never.
+    /// End of being over the limit, ns of CLOCK_MONOTONIC; 0 for never.
     pub over_until: u64,
-    /// Segments dropped because of that, but for those added to the source's already.
+    /// Segments dropped because of that, without those already added to the source's.
     pub dropped: u64,
-    /// Who its limits are about.
+    /// Client and source for its limits.
     pub account: Account,
-    /// The [`crate::maps::Policy::generation`] that [`Flow::drops`] and [`Flow::paced`] were found
-    /// under.
+    /// [`crate::maps::Policy::generation`] of [`Flow::drops`] and [`Flow::paced`].
     pub over_generation: u32,
-    /// Where the connection began; zeros where nobody saw that.
+    /// Beginning of the connection; zeros where it was not seen.
     pub began: Beginning,
-    /// Bytes that passed unread since they may: [`Flow::may_pass_unread`].
+    /// Bytes passed unread since the last reset: [`Flow::may_pass_unread`].
     pub unread: u32,
-    /// The server's bytes up to here were sent when they last began to count...
+    /// [`Flow::server_high`] at that reset...
     pub unread_high: u32,
-    /// ...at that time, milliseconds modulo 2^32...
+    /// ...its time, milliseconds modulo 2^32...
     pub unread_ms: u32,
-    /// ...when [`Flow::witnessed`] was so many.
+    /// ...and [`Flow::witnessed`] then.
     pub unread_witnessed: u32,
     /// Not 0: while the connection is over the limit its segments are dropped.
     pub drops: u16,
     /// One of [`paced`]: read for each segment of the server.
     pub paced: u16,
-    /// The window that is held while the connection is paced.
+    /// Held window, while the connection is paced.
     pub hold: Hold,
-    /// Frames that are no pings, where their classes have limits.
+    /// Other frames than pings, where their classes have limits.
     pub classes: ClassWindow,
 }
 
-/// What is to be done with a segment of the client.
+/// Treatment of a client's segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Action {
-    /// Nothing in it that has to be looked at: payload, or bytes the server already has.
+    /// No header to read: payload, or bytes that the server already has.
     Pass = 0,
     /// Walk it from the cursor.
     Walk = 1,
@@ -251,35 +249,36 @@ pub enum Action {
     Rewalk = 2,
     /// It starts past the cursor.
     Gap = 3,
-    /// It holds provisional headers, and there is no checkpoint to judge them from.
+    /// It has provisional headers, but no checkpoint to judge them from.
     NoCheckpoint = 4,
-    /// The flow is unsynced: see whether frames begin here.
+    /// The flow is unsynced: search for frames.
     Search = 5,
 }
 
-/// [`Flow::plan`]'s answer.
+/// Result of [`Flow::plan`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub action: Action,
-    /// For a rewalk: the checkpoint to start from, counted from the oldest.
+    /// Checkpoint that a rewalk starts from, counted from the oldest.
     pub checkpoint: u8,
 }
 
-/// What an acknowledgement came to.
+/// Result of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledged {
-    /// It is old, or moves things on as expected.
+    /// It is old, or as expected.
     Fine,
-    /// The server has taken bytes that were never seen.
+    /// The server has taken unseen bytes.
     Unsynced,
-    /// The server has taken the client's FIN: nothing more can come from it.
+    /// The server has taken the client's FIN: nothing more follows.
     Closed,
 }
 
 impl Flow {
-    /// A flow that the server's 101 opened: client frames start at `client_next`, server frames at
+    /// Open a flow at the server's 101: client frames start at `client_next`, server frames at
     /// `server_next`. `flags` is [`DEFLATE`] and [`REQUEST_UNSEEN`] or neither. Set
-    /// [`Flow::generation`] first: it is the secret that the client's [`Tracker::mark`] starts from.
+    /// [`Flow::generation`] first: it is the secret that the client's [`Tracker::mark`] starts
+    /// from.
     #[inline(always)]
     pub fn open(&mut self, client_next: u32, server_next: u32, flags: u8, now_ns: u64) {
         let rsv1 = if flags & DEFLATE != 0 { RSV1_AGREED } else { 0 };
@@ -299,9 +298,9 @@ impl Flow {
         self.last_ns = now_ns;
     }
 
-    /// A flow that the server's ServerHello opened, at its acknowledgement number: records are followed,
-    /// the client's alone. `client` is where its stream stands as far as it was followed; otherwise see
-    /// [`Flow::open`], with [`REQUEST_UNSEEN`] where it was not.
+    /// Open a flow at the server's ServerHello, from its acknowledgement number: of the client's
+    /// stream the records are followed. `client` is its tracker as far as it was followed;
+    /// otherwise as [`Flow::open`], with [`REQUEST_UNSEEN`] where it was not.
     #[inline(always)]
     pub fn open_records(
         &mut self,
@@ -320,31 +319,33 @@ impl Flow {
         self.traced_from = self.client.next;
     }
 
-    /// Records are followed, not frames.
+    /// Check whether records are followed, not frames.
     #[inline(always)]
     pub const fn in_records(&self) -> bool {
         self.client.in_records()
     }
 
-    /// An acknowledgement in a segment of the client is one that the server accepts (RFC 5961, 5.2):
-    /// somebody who does not see the connection has to guess it beside the sequence number, or the
-    /// server throws the segment away.
+    /// Check whether the server accepts an acknowledgement by the client (RFC 5961, 5.2). An
+    /// off-path attacker has to guess it in addition to the sequence number, or the server discards
+    /// the segment.
     ///
-    /// On the old side that is the largest window that the client has offered, of which the guard does
-    /// not know the scale: so [`OLDEST_ACK`], but nothing that was acknowledged before the flow began.
+    /// The oldest one accepted depends on the largest window that the client has offered, and the
+    /// guard does not know its scale: so [`OLDEST_ACK`], but nothing acknowledged before the flow
+    /// began.
     #[inline(always)]
     pub fn is_credible(&self, ack: u32) -> bool {
         !after(ack, self.server_high) && !before(ack, self.oldest_ack)
     }
 
-    /// A credible segment of the client acknowledges that much. Plain words, written by this side only.
+    /// Take over the acknowledgement of a client's credible segment.
+    /// Plain words, written by this side only.
     #[inline(always)]
     pub fn hear(&mut self, ack: u32) {
         self.client_ack = later(self.client_ack, ack);
         self.oldest_ack = later(self.oldest_ack, self.client_ack.wrapping_sub(OLDEST_ACK));
     }
 
-    /// What to do with the client's segment of `len` payload bytes at `seq`. Changes nothing.
+    /// Plan the treatment of the client's segment of `len` payload bytes at `seq`. Changes nothing.
     #[inline(always)]
     pub fn plan(&self, seq: u32, len: u32) -> Plan {
         let cursor = self.client.resume();
@@ -362,13 +363,13 @@ impl Flow {
         if !after(end, cursor) {
             return plan(Action::Pass);
         }
-        // What fills a hole must not come to lie inside a merged checkpoint.
+        // A segment that fills a hole must not be inside a merged checkpoint.
         let hole = self.flags & HOLE != 0 || after(seq, self.high);
         let full = hole && self.kept >= CHECKPOINTS as u8;
         plan(if full { Action::NoCheckpoint } else { Action::Walk })
     }
 
-    /// The segment of `len` payload bytes at `seq` is let through.
+    /// Record that the segment of `len` payload bytes at `seq` passes.
     #[inline(always)]
     pub fn let_through(&mut self, seq: u32, len: u32) {
         if after(seq, self.high) {
@@ -378,12 +379,12 @@ impl Flow {
         self.high = later(self.high, seq.wrapping_add(len));
     }
 
-    /// A segment was walked to its end and is let through: `passed` of its new pings as they are.
+    /// Commit a finished walk: `passed` of its new pings pass unchanged.
     #[inline(always)]
     pub fn commit(&mut self, before_walk: &Tracker, walk: &Walk, passed: u32) {
         self.let_through(walk.base(), walk.len());
         self.flags &= !GAP;
-        // A retransmission may end earlier in a cut header than what came before.
+        // A retransmission may end earlier in a split header than the first transmission.
         if !after(walk.tracker.resume(), before_walk.resume()) {
             return;
         }
@@ -404,7 +405,7 @@ impl Flow {
         }
     }
 
-    /// The server acknowledged the client's bytes up to `ack`.
+    /// Take over the server's acknowledgement of the client's bytes up to `ack`.
     #[inline(always)]
     pub fn acknowledge(&mut self, ack: u32) -> Acknowledged {
         if !after(ack, self.acked) {
@@ -420,7 +421,7 @@ impl Flow {
             self.state = state::CLOSED;
             return if closed { Acknowledged::Fine } else { Acknowledged::Closed };
         }
-        // A closed flow that the server goes on with was not closed.
+        // A closed flow on which the server continues was not closed.
         if self.state != state::UNSYNCED && after(ack, self.client.resume()) {
             self.lose_step();
             return Acknowledged::Unsynced;
@@ -428,7 +429,7 @@ impl Flow {
         Acknowledged::Fine
     }
 
-    /// Frames went by unseen.
+    /// Mark the flow as unsynced: frames passed unseen.
     #[inline(always)]
     pub fn lose_step(&mut self) {
         self.state = state::UNSYNCED;
@@ -442,14 +443,14 @@ impl Flow {
         self.unread_high = self.server_high;
     }
 
-    /// A segment of `len` bytes passes although nobody knows where frames begin in it: at most
-    /// [`UNREAD`] bytes, and what is left of a segment, do before the client lets the server answer.
-    /// `ack` and `window` are the segment's.
+    /// Decide whether a segment of `len` bytes passes while it is unknown where frames begin in it:
+    /// at most [`UNREAD`] bytes, and the rest of a segment, do before the client lets the server
+    /// answer. `ack` and `window` are the segment's.
     ///
-    /// Pongs tell of pings that nobody saw, if they come to pass: who has no room for them, or
-    /// acknowledges nothing, keeps them back. So they begin to count anew when the client has taken
-    /// something that the server has said since and no pong that nobody asked for is in it, or when there
-    /// was room and the server has kept quiet.
+    /// Pongs reveal unseen pings once they are sent, but a client that offers no window or
+    /// acknowledges nothing holds them back. So the count is reset when the client has taken
+    /// something sent since the last reset and it contains no unsolicited pong, or when there was
+    /// room and the server was silent.
     #[inline(always)]
     pub fn may_pass_unread(&mut self, ack: u32, window: u32, len: u32, now_ms: u32) -> bool {
         let told = self.witnessed != self.unread_witnessed;
@@ -468,14 +469,15 @@ impl Flow {
         may
     }
 
-    /// A search for frames in the segment of `len` payload bytes at `seq`, while unsynced.
+    /// Begin a search for frames in the segment of `len` payload bytes at `seq`, while unsynced.
     #[inline(always)]
     pub fn search(&self, seq: u32, len: u32) -> Search {
         Search::new(self.candidate, seq, len).of_records(self.in_records())
     }
 
-    /// A search came to its end. `true` when frames were found: the flow is open again, and the
-    /// segment is to be walked from where they begin.
+    /// Take over the result of a search.
+    /// `true` when frames were found: the flow is open again, and the segment is to be walked from
+    /// where they begin.
     #[inline(always)]
     pub fn searched(&mut self, search: &Search) -> bool {
         let Some(next) = search.proven() else {
@@ -486,7 +488,7 @@ impl Flow {
         true
     }
 
-    /// Follow the client's frames from sequence number `next` on, in the middle of the stream.
+    /// Pick up the client's frames midstream, from sequence number `next` on.
     #[inline(always)]
     pub fn join(&mut self, next: u32) {
         let flags = self.client.flags & !IN_MESSAGE | MESSAGE_UNKNOWN;
@@ -501,34 +503,36 @@ impl Flow {
         self.held = 0;
     }
 
-    /// Where frames begin was concluded from their looks: it may be wrong, and it may be a trick.
+    /// Check whether the beginning of frames was inferred from the bytes: it may be wrong, and an
+    /// attacker's choice.
     ///
-    /// So are records always: a peer ends the connection at a header that is none.
+    /// Always so for records: a peer ends the connection at a bad header.
     #[inline(always)]
     pub const fn is_uncertain(&self) -> bool {
         self.flags & (JOINED | REQUEST_UNSEEN) != 0 || self.in_records()
     }
 
-    /// What opened the flow may have been text in the body of an answer: the server does not speak
-    /// WebSocket if it speaks HTTP where a frame of its should begin.
+    /// Check whether the flow may have been opened by text in the body of an answer.
+    /// If the server sends HTTP where its frame should begin, it does not speak WebSocket.
     #[inline(always)]
     pub const fn may_be_http(&self) -> bool {
         self.flags & REQUEST_UNSEEN != 0
     }
 
-    /// The server's SYN-ACK, with its first byte at `seq`, says again how this connection began, as it
-    /// does while the client keeps silent (RFC 7413). Once the server has acknowledged more it does not.
+    /// Check whether the server's SYN-ACK, with its first byte at `seq`, is a repetition of this
+    /// connection's, as the server sends while the client is silent (RFC 7413). Not once it has
+    /// acknowledged more.
     #[inline(always)]
     pub const fn begins_again(&self, seq: u32, ack: u32) -> bool {
         let began = &self.began;
         seq == began.server_next && ack == began.client_next && ack == self.acked
     }
 
-    /// The server has sent more pongs than it was sent pings: pings that nobody saw, so many more
-    /// than at the last call.
+    /// Count unseen pings, by which the server's pongs exceed the pings sent to it, since the last
+    /// call.
     ///
-    /// Only where frames were not followed from the first one on: a server may send pongs unasked
-    /// (RFC 6455, 5.5.3).
+    /// Only where frames were not followed from the first one on: a server may send unsolicited
+    /// pongs (RFC 6455, 5.5.3).
     #[inline(always)]
     pub fn unseen_pings(&mut self) -> u32 {
         let seen = self.pings_in.wrapping_sub(self.defused) + self.witnessed as u64;
@@ -544,11 +548,12 @@ impl Flow {
         unseen
     }
 
-    /// A RST of the client at `seq`. It ends the connection only at the server's exact next byte
-    /// (RFC 5961, 3.2); anything else the server ignores, and so must we.
+    /// Handle the client's RST at `seq`.
+    /// It ends the connection only at the server's exact next byte (RFC 5961, 3.2); the server
+    /// ignores any other, and so does the guard.
     ///
-    /// Even then the server may have thrown it away, for a bad checksum for one: should more data
-    /// come, [`Flow::reopen`].
+    /// Even then the server may have discarded it, for example for a bad checksum: if more data
+    /// arrives, [`Flow::reopen`].
     #[inline(always)]
     pub fn client_reset(&mut self, seq: u32) -> bool {
         let ends = seq == self.acked && self.state != state::CLOSED;
@@ -558,18 +563,18 @@ impl Flow {
         ends
     }
 
-    /// Whether the flow protects nothing any more, `silent_ns` after the client's last data: the
-    /// server ended the connection, or nobody has used it for long. That the *client* ended it is
-    /// not enough: see [`Flow::reopen`]. Only asked where there is no room.
+    /// Check whether the flow protects nothing any more, `silent_ns` after the client's last data:
+    /// the server ended the connection, or it has been idle for long. An end by the *client* is not
+    /// enough: see [`Flow::reopen`]. Only used under pressure.
     #[inline(always)]
     pub const fn is_over(&self, silent_ns: u64) -> bool {
         let ended = self.state == state::CLOSED && self.flags & SERVER_DONE != 0;
         ended || silent_ns > IDLE_NS
     }
 
-    /// New data, up to `end`, of a client that was thought to be gone: it is followed as before, or a
-    /// RST or FIN that only the guard believed would be a free pass; out of step where it was so before.
-    /// `false` when it is old.
+    /// Reopen a closed flow at new data, up to `end`.
+    /// Otherwise a RST or FIN that only the guard accepted would let everything pass. The flow is
+    /// unsynced if it was before; `false` for old data.
     #[inline(always)]
     pub fn reopen(&mut self, end: u32) -> bool {
         let goes_on = after(end, self.acked);
@@ -583,7 +588,7 @@ impl Flow {
         goes_on
     }
 
-    /// The connection went over the limit: it is so until `until`. `true` when it was not before.
+    /// Mark the connection as over the limit until `until`. `true` when it was not before.
     #[inline(always)]
     pub fn exceeds(&mut self, now: u64, until: u64) -> bool {
         let new = self.over_until <= now;
@@ -591,8 +596,7 @@ impl Flow {
         new
     }
 
-    /// What is done about that, by the policy of `generation`. `true` when the connection is paced from
-    /// now on.
+    /// Set the treatment of that, by the policy of `generation`. `true` when pacing begins.
     #[inline(always)]
     pub fn treat(&mut self, drops: bool, paces: bool, generation: u32, now_ms: u32) -> bool {
         self.drops = drops as u16;
@@ -606,19 +610,19 @@ impl Flow {
         begins
     }
 
-    /// Its window is to be held now.
+    /// Check whether its window is to be held now.
     #[inline(always)]
     pub const fn is_paced(&self, now: u64) -> bool {
         self.paced == paced::YES && self.is_over_limit(now)
     }
 
-    /// Over the limit now.
+    /// Check whether the connection is over the limit now.
     #[inline(always)]
     pub const fn is_over_limit(&self, now: u64) -> bool {
         self.over_until > now
     }
 
-    /// How many of the next `pings` keep to the connection's share.
+    /// Number of the next `pings` within the connection's share.
     #[inline(always)]
     pub fn share_room(&self, now_ms: u32, share: u32, window_ms: u32, pings: u32) -> u32 {
         if share == 0 {
@@ -628,8 +632,8 @@ impl Flow {
         forget(self.window.room(now_ms, rate, pings), now_ms)
     }
 
-    /// Log the pings of a segment against this connection's own limit, and return how many of them
-    /// keep to it.
+    /// Log the pings of a segment against this connection's own limit, and return how many are
+    /// within it.
     #[inline(always)]
     pub fn charge(&mut self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
         forget(self.window.charge(now_ms, rate, pings), now_ms)

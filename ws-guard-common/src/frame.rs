@@ -27,7 +27,7 @@ pub mod opcode {
     /// One bit an opcode that begins a message.
     pub(super) const BEGINS: u32 = 1 << TEXT | 1 << BINARY;
 
-    /// The opcode is one that RFC 6455 reserves for later.
+    /// Check whether RFC 6455 reserves the opcode.
     #[inline(always)]
     pub const fn is_reserved(opcode: u8) -> bool {
         KNOWN >> (opcode & OPCODE) & 1 == 0
@@ -61,7 +61,7 @@ pub const SHORTEST_MASKED: u32 = 6;
 /// XOR with the first byte: a PING header (0x9) becomes a PONG (0xA), nothing else changes.
 pub const PING_TO_PONG: u8 = opcode::PING ^ opcode::PONG;
 
-/// What a frame header may violate. A header can violate several at once.
+/// Violation of RFC 6455 by a frame header. A header can have several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Violation {
@@ -90,7 +90,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// How many kinds there are.
+    /// Number of kinds.
     pub const COUNT: usize = 11;
 
     /// Every kind, in the order of its number.
@@ -131,7 +131,7 @@ impl Violation {
     }
 }
 
-/// A set of [`Violation`]s: bit `n` stands for the kind with number `n`.
+/// Set of [`Violation`]s: bit `n` is the kind with number `n`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Violations(pub u16);
@@ -162,27 +162,27 @@ impl Violations {
 /// A decoded frame header, without the masking key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// FIN, RSV and opcode as they stand on the wire.
+    /// FIN, RSV and opcode as on the wire.
     pub first: u8,
-    /// Mask bit and 7 bit length as they stand on the wire.
+    /// Mask bit and 7 bit length as on the wire.
     pub second: u8,
-    /// Payload length in bytes; 64 bit lengths as they stand, the top bit included.
+    /// Payload length in bytes; 64 bit lengths as on the wire, the top bit included.
     pub payload_len: u64,
 }
 
-/// The header needs more bytes than there are.
+/// Error: the header needs more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incomplete {
     /// Bytes known to be needed, masking key not counted: 2, 4 or 10.
     pub needed: usize,
 }
 
-/// What the stream so far says about the next frame; decides what violates it.
+/// State of the stream that the next frame's validity depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expect {
     /// The frames of this direction come from the client, and so are masked.
     pub from_client: bool,
-    /// RSV1 has a meaning: permessage-deflate was agreed.
+    /// permessage-deflate was agreed, which defines RSV1.
     pub rsv1_agreed: bool,
     /// A message was begun by a fragment without FIN.
     pub in_message: bool,
@@ -191,7 +191,7 @@ pub struct Expect {
 impl Header {
     /// Decode a header from the first bytes of a frame.
     ///
-    /// Reads at most [`MAX_HEADER`] bytes: the masking key is not looked at.
+    /// Reads at most [`MAX_HEADER`] bytes, without the masking key.
     pub fn decode(bytes: &[u8]) -> Result<Header, Incomplete> {
         let (Some(&first), Some(&second)) = (bytes.first(), bytes.get(1)) else {
             return Err(Incomplete { needed: 2 });
@@ -223,18 +223,18 @@ impl Header {
         self.second & MASK != 0
     }
 
-    /// Bytes of the header itself, masking key included: 2 to 14.
+    /// Length of the header, masking key included: 2 to 14.
     #[inline(always)]
     #[allow(clippy::len_without_is_empty)] // No header is empty.
     pub const fn len(&self) -> usize {
         header_len(self.second) + if self.masked() { 4 } else { 0 }
     }
 
-    /// Everything in which this header violates RFC 6455.
+    /// All violations of RFC 6455 in this header.
     ///
     /// Shifts and masks instead of comparisons: the kernel's verifier follows both outcomes of each
-    /// comparison, and ten of them in a row are a thousand ways to walk. Every variable here is 0
-    /// or 1 but for `opcode`, `len7`, `rsv` and `payload`.
+    /// comparison, and ten of them in a row are a thousand paths. Every variable here is 0 or 1,
+    /// except `opcode`, `len7`, `rsv` and `payload`.
     #[inline(always)]
     pub const fn violations(&self, expect: Expect) -> Violations {
         let (first, second) = (self.first as u32, self.second as u32);

@@ -1,10 +1,10 @@
-//! The HTTP/1.1 upgrade, RFC 6455, 4: where a message head ends, and what was agreed in it.
+//! HTTP/1.1 upgrade, RFC 6455, 4: the end of a message head, and what was agreed in it.
 //!
-//! [`HeadScanner`] takes a head byte by byte, so that it does not matter how segments cut it.
+//! [`HeadScanner`] takes a head byte by byte, independent of segments.
 
 /// The first bytes of a response that may open a flow.
 pub const SWITCHING: &[u8; 12] = b"HTTP/1.1 101";
-/// The first bytes of responses that another one follows (RFC 9110, 15.2), and of [`SWITCHING`].
+/// First bytes of interim responses, before the final one (RFC 9110, 15.2), and of [`SWITCHING`].
 pub const INTERIM: &[u8; 10] = b"HTTP/1.1 1";
 /// The first bytes of a request that may ask for an upgrade (RFC 6455, 4.1, 2).
 pub const GET: &[u8; 4] = b"GET ";
@@ -19,20 +19,20 @@ pub const MAX_HEAD: u32 = 64 * 1024;
 pub const UPGRADE_WEBSOCKET: u8 = 1 << 0;
 /// `Sec-WebSocket-Extensions` names permessage-deflate.
 pub const PERMESSAGE_DEFLATE: u8 = 1 << 1;
-/// The empty line that ends the head has come.
+/// The empty line that ends the head was read.
 pub const END: u8 = 1 << 2;
 
-/// Something else than an empty line has come.
+/// A line that is not empty was read.
 const BEGUN: u8 = 1 << 3;
 
 const IN_UPGRADE: u8 = 1;
 const IN_EXTENSIONS: u8 = 2;
 
-/// The bit that makes an ASCII letter a small one, in eight bytes at once. It changes some other bytes
-/// as well: those that are equal with it need not be equal without.
+/// Bit that makes an ASCII letter lower case, in eight bytes at once.
+/// It changes some other bytes as well: equality with it does not prove equality without.
 pub const FOLD: u64 = 0x2020_2020_2020_2020;
 
-/// One of eight bytes ends a line.
+/// Check whether one of eight bytes ends a line.
 #[inline(always)]
 pub const fn has_line_end(word: u64) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
@@ -44,7 +44,7 @@ const fn eight(text: &[u8; 8]) -> u64 {
     u64::from_be_bytes(*text)
 }
 
-/// Reads the head of a request or a response.
+/// Scanner for the head of a request or a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct HeadScanner {
@@ -52,11 +52,11 @@ pub struct HeadScanner {
     tail: u64,
     /// Bytes of the current line so far, saturating.
     line: u16,
-    /// Where in the line the word that is being matched began to match.
+    /// Offset in the line at which the current word began to match.
     word: u16,
     /// [`UPGRADE_WEBSOCKET`], [`PERMESSAGE_DEFLATE`], [`END`].
     pub found: u8,
-    /// Which header's value the line is in.
+    /// Header whose value is being read.
     header: u8,
     /// Eighths of `sec-websocket-extensions` that matched in this line.
     name: u8,
@@ -65,7 +65,7 @@ pub struct HeadScanner {
 }
 
 impl HeadScanner {
-    /// Nothing was read yet.
+    /// Check whether nothing was read yet.
     #[inline(always)]
     pub const fn is_empty(&self) -> bool {
         self.tail == 0 && self.line == 0
@@ -76,7 +76,7 @@ impl HeadScanner {
     pub fn push(&mut self, byte: u8) -> bool {
         let lower = byte | if byte.wrapping_sub(b'A') < 26 { 0x20 } else { 0 };
         let empty = self.line == 0 || (self.line == 1 && self.tail as u8 == b'\r');
-        // Those in front of the first line are ignored (RFC 9112, 2.2).
+        // Those before the first line are ignored (RFC 9112, 2.2).
         let blank = empty && self.found & BEGUN != 0;
         self.tail = self.tail << 8 | u64::from(lower);
         if byte == b'\n' {
@@ -135,15 +135,15 @@ impl HeadScanner {
         }
     }
 
-    /// Whether eight bytes without a line end change nothing but the length of the line, see
-    /// [`HeadScanner::skip`]. `folded` is the eight of them, each with [`FOLD`]: then letters are lower
-    /// case. In doubt `false`.
+    /// Check whether eight bytes without a line end change nothing but the length of the line, see
+    /// [`HeadScanner::skip`]. `folded`: the eight bytes, each with [`FOLD`], so that letters are
+    /// lower case. In doubt `false`.
     #[inline(always)]
     pub const fn skips(&self, folded: u64) -> bool {
         let upgrade = folded == eight(b"upgrade:");
         let extensions = folded == eight(b"sec-webs");
         let begins = self.line == 0 && !upgrade && !extensions;
-        // What did not match an eighth of the name by now is another header's name, or its value.
+        // A name that missed a match by now is another header's, or this is its value.
         let eighths = if self.line < 24 { self.line as u8 >> 3 } else { 3 };
         let other = self.line > 25 || self.name < eighths;
         self.found & BEGUN != 0 && (begins || self.header == 0 && other)

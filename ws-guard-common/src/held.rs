@@ -1,8 +1,8 @@
-//! What comes behind a gap: it passes, a copy of it stays, and what fills the gap is judged by both.
+//! Out-of-order segments: pass them and keep a copy, to judge the filler of the gap by both.
 //!
-//! A server delivers nothing behind a gap before the gap is filled. So segments past the cursor may
-//! pass, if the guard keeps their bytes: whatever takes the cursor to where these begin, the filler,
-//! passes only if the frames that follow from there keep to the limit.
+//! A server delivers nothing past a gap before the gap is filled. So segments past the cursor may
+//! pass if the guard keeps a copy of them. The filler, the segment that takes the cursor to the
+//! first kept byte, passes only if the frames from there on keep to the limit.
 //!
 //! ```text
 //!  ───────────┬ ─ ─ ─ ─ ─ ─ ─┬──────┬────────┬─────▶ sequence numbers
@@ -10,9 +10,9 @@
 //!                            └ let through, kept ┘
 //! ```
 //!
-//! One [`Region`] a flow, without holes. Bytes that come twice have to be the same, or nobody knew
-//! which of them the server holds. What is at the server cannot be defused any more: all pings of a
-//! region pass, or its filler does not.
+//! One [`Region`] a flow, without holes. Bytes received twice have to be the same, or it would be
+//! unknown which of them the server holds. What the server has cannot be defused any more: all
+//! pings of a region pass, or its filler does not.
 
 use crate::{
     checkpoint::{CHECKPOINTS, MERGED},
@@ -24,87 +24,88 @@ use crate::{
     trail::TOGETHER,
 };
 
-/// Bytes that one flow can have behind its gap, a power of two.
+/// Maximum of out-of-order bytes of one flow, a power of two.
 pub const BYTES: u32 = 65_536;
-/// Bytes that a gap can have, if what is behind it is to be kept. A window that a server has open, or
-/// less: somebody who does not see the connection must not be able to guess a place.
+/// Maximum length of a gap before kept segments: a server's window or less, so that an off-path
+/// attacker cannot guess a sequence number in it.
 pub const REACH: u32 = 4 * BYTES;
-/// Segments that these can have come in.
+/// Maximum of kept segments of one flow.
 pub const CUTS: usize = 64;
-/// Bytes of a segment, as it comes again, on any path but a loopback interface's.
+/// Maximum length of a retransmission on any path but a loopback interface's.
 const LONGEST_FILLER: u32 = 9000;
-/// Bytes that are copied at a time. A copy has so many to spare: the verifier knows where a piece
-/// begins and how long it is only each by itself.
+/// Bytes per copy, and spare bytes at its end: the verifier knows start and length of a piece only
+/// separately.
 pub const PIECE: u32 = 512;
-/// Flows that can have something behind a gap at once, a power of two.
+/// Maximum of flows with out-of-order segments, a power of two.
 pub const SLOTS: u32 = 128;
 
-/// The copy of what one flow has behind its gap.
+/// Copy of one flow's out-of-order segments.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Held {
-    /// 1 while a CPU is at it. No other one touches the flow's stream then.
+    /// 1 while a CPU has entered it. No other one touches the flow's stream then.
     pub busy: u32,
     pub _pad: u32,
-    /// Whose it is, [`owner`]; 0 for nobody's.
+    /// Its [`owner`]; 0 for none.
     pub owner: u64,
-    /// The connection that it is of. As long as that has something behind its gap, no other one gets
-    /// the copy: what is at the server could not be judged any more.
+    /// Its connection.
+    /// While that has out-of-order segments no other one gets the copy: what the server has could
+    /// no longer be judged.
     pub key: FlowKey,
     pub _pad1: u32,
     pub region: Region,
-    /// The bytes of the region, from its first one on.
+    /// Bytes of the region.
     pub bytes: [u8; (BYTES + PIECE) as usize],
 }
 
 impl Default for Held {
-    /// Nobody's.
+    /// Without an owner.
     fn default() -> Held {
         let (bytes, region) = ([0; (BYTES + PIECE) as usize], Region::default());
         Held { busy: 0, _pad: 0, owner: 0, key: FlowKey::default(), _pad1: 0, region, bytes }
     }
 }
 
-/// Where the kept bytes lie, and where their segments ended.
+/// Range of the kept bytes, and the ends of their segments.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Region {
     /// Sequence number of the first byte.
     pub begin: u32,
-    /// How many bytes there are; 0 for an empty region.
+    /// Number of bytes; 0 for an empty region.
     pub len: u32,
-    /// How many segments they came in.
+    /// Number of segments.
     pub cuts: u32,
-    /// Not 0: a segment began inside another one, of which the server may hold the first bytes, the
-    /// last ones, or none.
+    /// Not 0: a segment began inside another one, so that the server may hold that one's first
+    /// bytes, last ones, or none.
     pub ragged: u32,
-    /// Where each of the segments ends, counted from `begin`; ascending.
+    /// End of each segment, relative to `begin`; ascending.
     pub ends: [u32; CUTS],
     pub look: Look,
 }
 
-/// What the latest walk through the region came to. It takes long, and a sender may send what fills its
-/// gap again and again.
+/// Result of the latest walk through the region.
+/// Such a walk is expensive, and a sender may repeat the filler of its gap again and again.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Look {
-    /// Where the stream stood in front of the region, if it was...
+    /// Tracker before the region...
     pub start: Tracker,
-    /// ...of this length; 0 for no look so far.
+    /// ...of this length; 0 without a walk so far.
     pub len: u32,
-    /// Pings that were found, or [`Look::FAILED`].
+    /// Number of pings, or [`Look::FAILED`].
     pub pings: u32,
-    /// How much all looks took, in walks through the region: of [`MOST_LOOKS`].
+    /// Cost of all walks so far: of [`MOST_LOOKS`].
     pub spent: u32,
     pub _pad: u32,
 }
 
-/// Walks through a region before what fills its gap is refused unseen. An honest sender's comes again the
-/// same, and is not walked again.
+/// Maximum of walks through a region before its filler is refused unseen.
+/// An honest sender retransmits the same filler, which needs no further walk.
 pub const MOST_LOOKS: u32 = 8;
 
 impl Look {
-    /// The walk did not come to the region's end.
+    /// The walk did not reach the region's end.
     pub const FAILED: u32 = u32::MAX;
 }
 
@@ -113,7 +114,7 @@ const _: () = {
     assert!(size_of::<Held>() == 56 + 16 + 4 * CUTS + size_of::<Look>() + (BYTES + PIECE) as usize);
 };
 
-/// Who may use a copy: the connection and its [`Flow::generation`]. Never 0.
+/// Owner of a copy: the connection and its [`Flow::generation`]. Never 0.
 #[inline(always)]
 pub const fn owner(key: &FlowKey, generation: u32) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -126,7 +127,7 @@ pub const fn owner(key: &FlowKey, generation: u32) -> u64 {
     (generation as u64) << 32 | mixed >> 32 | 1
 }
 
-/// The place of an [`owner`]'s copy, which it shares with others.
+/// Slot of an [`owner`]'s copy, shared with others.
 #[inline(always)]
 pub const fn slot(owner: u64) -> u32 {
     (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - SLOTS.trailing_zeros())
@@ -138,8 +139,8 @@ const fn least(a: u32, b: u32) -> u32 {
     if a < b { a } else { b }
 }
 
-/// Traces that `len` bytes of frames of the common kind leave at most, in [`CUTS`] segments, each of which
-/// may cut a header and leave the next trace unfilled.
+/// Maximum of traces of `len` bytes of common frames in [`CUTS`] segments, each of which may split
+/// a header and leave the next trace unfilled.
 #[inline(always)]
 const fn most_traces(len: u32) -> u32 {
     len / (SHORTEST_MASKED * TOGETHER) + 2 * CUTS as u32
@@ -154,20 +155,20 @@ impl Default for Region {
 }
 
 impl Region {
-    /// Sequence number behind the last byte.
+    /// Sequence number after the last byte.
     #[inline(always)]
     pub const fn end(&self) -> u32 {
         self.begin.wrapping_add(self.len)
     }
 
-    /// Forget all.
+    /// Empty the region.
     #[inline(always)]
     pub fn clear(&mut self) {
         (self.len, self.cuts, self.ragged) = (0, 0, 0);
         (self.look.len, self.look.spent) = (0, 0);
     }
 
-    /// What a walk through the region from `start` on comes to, as far as that is known: the pings in it,
+    /// Recall the result of a walk through the region from `start`, if known: its number of pings,
     /// or [`Look::FAILED`].
     #[inline(always)]
     pub fn recall(&self, start: &Tracker) -> Option<u32> {
@@ -180,7 +181,7 @@ impl Region {
         }
     }
 
-    /// A walk through the region from `start` on found `pings`, or [`Look::FAILED`].
+    /// Remember that a walk through the region from `start` found `pings`, or [`Look::FAILED`].
     #[inline(always)]
     pub fn looked(&mut self, start: &Tracker, pings: u32) {
         let spent = if pings == Look::FAILED { MOST_LOOKS / 2 } else { 1 };
@@ -188,8 +189,8 @@ impl Region {
         self.look = Look { start: *start, len: self.len, pings, spent, _pad: 0 };
     }
 
-    /// Where in the copy a segment of `len` bytes at `seq` goes; `None` where it cannot be kept: there
-    /// would be a second gap, or too much.
+    /// Offset in the copy for a segment of `len` bytes at `seq`; `None` where it would make a
+    /// second gap or exceed the limits.
     #[inline(always)]
     pub const fn place(&self, seq: u32, len: u32) -> Option<u32> {
         let at = if self.len == 0 { 0 } else { seq.wrapping_sub(self.begin) };
@@ -200,13 +201,13 @@ impl Region {
         if grows && self.cuts >= CUTS as u32 { None } else { Some(at) }
     }
 
-    /// So many of `len` bytes that go to `at` are there already, and have to be the same.
+    /// Number of `len` bytes at offset `at` that are there already, and have to be the same.
     #[inline(always)]
     pub const fn known(&self, at: u32, len: u32) -> u32 {
         least(self.len.saturating_sub(at), len)
     }
 
-    /// The bytes of the segment at `seq` are in the copy at `at`.
+    /// Add the segment at `seq` to the region; its bytes are in the copy at `at`.
     #[inline(always)]
     pub fn extend(&mut self, seq: u32, at: u32, len: u32) {
         if self.len == 0 {
@@ -221,20 +222,20 @@ impl Region {
         }
     }
 
-    /// The walk takes the stream to the region or past its beginning: it is that of the filler.
+    /// Check whether the walk reaches the region or passes its beginning: it is the filler's.
     #[inline(always)]
     pub fn is_reached(&self, walk: &Walk) -> bool {
         !before(walk.tracker.resume(), self.begin)
     }
 
-    /// So many bytes of the walk's segment lie in the region as well.
+    /// Number of bytes of the walk's segment that are also in the region.
     #[inline(always)]
     pub fn overlap(&self, walk: &Walk) -> u32 {
         let past = walk.end().wrapping_sub(self.begin);
         if after(walk.end(), self.begin) { least(past, self.len) } else { 0 }
     }
 
-    /// First byte and length of the segment `cut`.
+    /// First byte and length of segment `cut`.
     #[inline(always)]
     pub fn cut(&self, cut: u32) -> (u32, u32) {
         let from = match cut {
@@ -247,14 +248,14 @@ impl Region {
 }
 
 impl Flow {
-    /// What comes behind a gap may pass: it is certain where the flow's frames are.
+    /// Check whether out-of-order segments may pass: it is certain where the flow's frames are.
     #[inline(always)]
     pub fn may_hold(&self) -> bool {
         self.state == state::OPEN && !self.is_uncertain() && self.flags & REWOUND == 0
     }
 
-    /// A segment at `seq` is in the copy, which has `len` bytes with it: it passes, unless things have
-    /// changed meanwhile, or the trail may have no room for all frames in them.
+    /// Let the segment at `seq` pass, which is in the copy of then `len` bytes.
+    /// `false` if the flow has changed meanwhile, or the trail may have no room for all its frames.
     #[inline(always)]
     pub fn hold(&mut self, seq: u32, len: u32) -> bool {
         let first = self.held == 0;
@@ -266,10 +267,10 @@ impl Flow {
         holds
     }
 
-    /// The filler of `region`, which leaves so many traces, may pass. Not where it skips a part of the
-    /// gap, which is payload then, and too many segments wait for their acknowledgement: what comes to
-    /// fill it would lie inside a merged checkpoint. And not where the trail may have no room, before
-    /// the server has acknowledged what came earlier.
+    /// Decide whether the filler of `region` may pass, with its number of `traces`.
+    /// Not if it skips a part of the gap (payload) while too many segments are unacknowledged: the
+    /// missing part would later be inside a merged checkpoint. And not if the trail may lack room
+    /// before the server has acknowledged earlier bytes.
     #[inline(always)]
     pub fn may_fill(&self, walk: &Walk, region: &Region, traces: u32) -> bool {
         let skips = before(walk.end(), region.begin) & (self.kept as usize + 2 > CHECKPOINTS);
@@ -277,8 +278,9 @@ impl Flow {
         !skips & fits
     }
 
-    /// The filler of `region` was committed. Where it overlaps the region it must not come again in
-    /// parts: of what it was sent over the server may hold anything.
+    /// Record the committed filler.
+    /// If it overlaps the region it must not be retransmitted in parts: the server may hold either
+    /// version of the overlap.
     #[inline(always)]
     pub fn filled(&mut self, overlaps: bool) {
         if overlaps {
@@ -286,8 +288,7 @@ impl Flow {
         }
     }
 
-    /// The segment `cut` of the region comes into the stream: `walk` went through it from where the
-    /// flow stood. `false` when there is nothing of the stream to follow in it.
+    /// Commit a segment of the region after `walk` went through it from the flow's tracker.
     #[inline(always)]
     pub fn commit_cut(&mut self, walk: &Walk, ragged: bool) {
         let before = self.client;

@@ -1,20 +1,19 @@
-//! What ws-guard's kernel programs, daemon, capture inspector and companion server share.
+//! Code shared by ws-guard's kernel programs, daemon, capture inspector and companion server.
 //!
 //! Everything here is pure: no allocation, no system call, no clock. The kernel programs compile it
 //! for BPF, user space compiles it with the `user` feature, tests and fuzz targets run it on the
 //! host. Read the modules in this order to know the product:
 //!
-//! 1. [`frame`] decodes one WebSocket frame header and names what can be wrong with it.
+//! 1. [`frame`] decodes one WebSocket frame header and names its violations.
 //! 2. [`tracker`] follows frames through a TCP byte stream by sequence number.
-//! 3. [`flow`] adds what the guard knows of one connection: what the server acknowledged, what is
-//!    provisional, how often it pinged; [`checkpoint`] is how it judges retransmissions.
-//!    [`held`] is how it lets pass what comes behind a gap.
-//! 4. [`search`] finds frames in a stream whose beginning nobody saw.
-//! 5. [`window`] decides whether a ping is one too many.
+//! 3. [`flow`] is the state of one connection: acknowledged and provisional bytes, and pings.
+//!    [`checkpoint`] judges retransmissions, [`held`] out-of-order segments.
+//! 4. [`search`] finds frames in a stream whose beginning was not seen.
+//! 5. [`window`] decides whether a ping is over the limit.
 //! 6. [`handshake`] finds the end of an HTTP upgrade and what was agreed in it.
-//! 7. [`forwarded`] reads which client a trusted proxy speaks for.
+//! 7. [`forwarded`] reads the client that a trusted proxy names.
 //! 8. [`record`] decodes TLS record headers, which the same tracker follows where frames are hidden.
-//! 9. [`maps`] is the layout of everything that crosses between kernel and user space.
+//! 9. [`maps`] is the layout of all data shared by kernel and user space.
 //!
 //! With the `user` feature, `replay` drives a flow over byte slices as the kernel programs do over
 //! packets.

@@ -1,11 +1,11 @@
-//! The layout of everything that crosses between kernel and user space: map names, keys, values,
-//! counters, events, and the requests of the control program.
+//! Layout of all data shared by kernel and user space: map names, keys, values, counters, events,
+//! and the requests of the control program.
 //!
-//! All types are `repr(C)`, have no padding that is not named, and their sizes are asserted: a
-//! pinned map outlives the daemon that made it. Change one, and raise [`SCHEMA_VERSION`].
+//! All types are `repr(C)` without unnamed padding, and their sizes are asserted: a pinned map
+//! outlives the daemon that made it. A change of a layout raises [`SCHEMA_VERSION`].
 //!
-//! Addresses and ports are in network byte order, as in the packet; all other numbers in the
-//! machine's.
+//! Addresses and ports are in network byte order, as in the packet; all other numbers in host
+//! order.
 
 mod client;
 mod counter;
@@ -31,18 +31,18 @@ pub mod name {
     pub const FLOWS: &str = "FLOWS";
     /// LRU hash: [`super::FlowKey`] → [`super::Pending`], requests without an answer yet.
     pub const PENDING: &str = "PENDING";
-    /// LRU hash: [`super::FlowKey`] → [`super::Pending`], the same of connections that the server has
-    /// spoken on.
+    /// LRU hash: [`super::FlowKey`] → [`super::Pending`], the same for connections on which the
+    /// server has sent something.
     pub const PROVEN: &str = "PROVEN";
-    /// LRU hash: [`super::FlowKey`] → [`super::Stranger`], connections that a server speaks on and
-    /// nobody saw begin.
+    /// LRU hash: [`super::FlowKey`] → [`super::Stranger`], candidates for midstream pickup: the
+    /// server sends data on them, and their beginning was not seen.
     pub const STRANGERS: &str = "STRANGERS";
-    /// Array of [`crate::trail::TRAILS`] [`crate::trail::Trail`]: where each frame begins that the server
-    /// has not acknowledged.
+    /// Array of [`crate::trail::TRAILS`] [`crate::trail::Trail`]: positions of unacknowledged
+    /// frames.
     pub const TRAILS: &str = "TRAILS";
-    /// Array of [`crate::held::SLOTS`] [`crate::held::Held`]: copies of what came behind a gap.
+    /// Array of [`crate::held::SLOTS`] [`crate::held::Held`]: copies of out-of-order segments.
     pub const HELD: &str = "HELD";
-    /// Hash: [`super::SourceKey`] → [`super::Source`], who has sent a ping.
+    /// Hash: [`super::SourceKey`] → [`super::Source`], sources that have sent pings.
     pub const SOURCES: &str = "SOURCES";
     /// Hash: [`super::SourceKey`] of a coarser prefix → [`super::Source`], sources that [`SOURCES`] has
     /// no room for.
@@ -51,12 +51,13 @@ pub mod name {
     pub const RULES: &str = "RULES";
     /// LPM trie: prefix of a [`super::Network`] → 1, the trusted proxies.
     pub const PROXIES: &str = "PROXIES";
-    /// Array of two [`crate::forwarded::names::HeaderNames`]: which headers name a request's client.
+    /// Array of two [`crate::forwarded::names::HeaderNames`]: the headers that name a request's
+    /// client.
     pub const HEADERS: &str = "HEADERS";
     /// LRU hash: [`super::Address`] → [`super::Suspect`], untrusted peers whose requests carry
     /// forwarding headers.
     pub const SUSPECTS: &str = "SUSPECTS";
-    /// LRU hash: [`super::FlowKey`] → [`super::Beginning`], where connections begin.
+    /// LRU hash: [`super::FlowKey`] → [`super::Beginning`], first sequence numbers of connections.
     pub const BEGINNINGS: &str = "BEGINNINGS";
     /// Array of two sets of [`super::SCOPES`] [`super::Policy`]: the set in force, and the one being
     /// written.
@@ -65,7 +66,7 @@ pub mod name {
     pub const ACTIVE: &str = "ACTIVE";
     /// Array of two [`super::Ports`]: which ports are protected, and under which policy.
     pub const PORTS: &str = "PORTS";
-    /// Array of one [`super::Shared`]: what all CPUs have to know.
+    /// Array of one [`super::Shared`]: state shared by all CPUs.
     pub const SHARED: &str = "SHARED";
     /// Per-CPU array of one [`super::Counters`].
     pub const COUNTERS: &str = "COUNTERS";
@@ -77,12 +78,12 @@ pub mod name {
 pub mod program {
     /// XDP, client side.
     pub const XDP_INGRESS: &str = "ws_guard_xdp";
-    /// TC, client side: where XDP's slot is taken or XDP is not to be had.
+    /// TC, client side: where XDP's slot is taken or XDP is not available.
     pub const TC_INGRESS: &str = "ws_guard_in";
     /// TC, server side.
     pub const TC_EGRESS: &str = "ws_guard_out";
-    /// Run by the daemon with a [`super::Request`] as its packet, never attached: what changes a
-    /// source has to take the source's lock.
+    /// Run by the daemon with a [`super::Request`] as its packet, never attached: changes to a
+    /// source need its lock, which user space cannot take.
     pub const CONTROL: &str = "ws_guard_control";
 }
 

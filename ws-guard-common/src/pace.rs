@@ -1,9 +1,9 @@
 //! Pacing: holding the receive window that a server advertises to a connection over its limit.
 //!
-//! Each segment of the server says how far the client may send: to the right edge, `ack + (window <<
-//! scale)` (RFC 9293, 3.8.6; RFC 7323, 2.3). While a connection is paced the guard lets that edge
-//! advance only as fast as a token bucket permits, and rewrites the window field accordingly. The
-//! client's own TCP waits: nothing is lost, and no byte of the stream is changed.
+//! Each segment of the server tells how far the client may send: to the right edge, `ack + (window
+//! << scale)` (RFC 9293, 3.8.6; RFC 7323, 2.3). While a connection is paced the guard lets that
+//! edge advance only as fast as a token bucket permits, and rewrites the window field accordingly.
+//! The client's own TCP waits: nothing is lost, and no byte of the stream is changed.
 //!
 //! ```text
 //!                 ack           edge (held)                 ack + window (server's)
@@ -11,12 +11,12 @@
 //!   acknowledged   │  may be sent   │      held back: granted by the token bucket
 //! ```
 //!
-//! The edge never moves left, so what an honest client has sent is never beyond it, unless it had more than
-//! [`AT_FIRST`] under way when pacing began. A window may be a hundred times as large, and a client that
-//! keeps silent for a while could fill it again and again; and it may not be as large as it looks: with SYN
-//! cookies the client decides in the end whether there is a scale (RFC 4987, 3.6). The *advertised*
-//! edge may lie up to one unit of the scale left of it: the field has no room for the rest. RFC 7323,
-//! 2.4, prepares senders for that.
+//! The edge never moves left, so what an honest client has sent is never beyond it, unless it had
+//! more than [`AT_FIRST`] in flight when pacing began. A window may be a hundred times as large,
+//! and a client could fill it again and again after a silence. It may also be smaller than it
+//! seems: with SYN cookies the client finally decides whether there is a scale (RFC 4987, 3.6). The
+//! *advertised* edge may be up to one unit of the scale left of it, because the field cannot
+//! express the rest. RFC 7323, 2.4, prepares senders for that.
 
 use crate::seq::{after, later};
 
@@ -25,32 +25,32 @@ pub const MOST_SCALE: u8 = 14;
 
 /// Time after which a paced connection gets its minimum, milliseconds.
 ///
-/// The server does not know that its window is held, and sends no update of it. What opens the window is
-/// the answer to a zero-window probe, and probes become rarer while the answers open nothing.
+/// The server does not know that its window is held, and sends no update. The answers to
+/// zero-window probes open the window, and probes become rarer while the answers open nothing.
 pub const STALL_MS: u32 = 1000;
-/// How far behind what the server has acknowledged the first edge may be, bytes.
+/// Maximum distance of the first edge past what the server has acknowledged, bytes.
 pub const AT_FIRST: u32 = 256 << 10;
-/// First edges of a source's connections together, bytes ahead of what was acknowledged; small frames count as
-/// [`FRAME`] each. The pace fills it up.
+/// Total cost of the first edges of a source's connections, bytes; a frame costs at least [`FRAME`].
+/// Refilled by the pace.
 pub const FIRSTS: u32 = 512 << 10;
-/// What a frame counts as at least, bytes: one of a few bytes costs a server no less.
+/// Minimum cost of a frame, bytes: a frame of a few bytes costs a server as much.
 pub const FRAME: u32 = 256;
-/// How much a bucket may owe for small frames, in seconds of its rate: so long connections get their minimum
-/// alone, and so may one that is over the limit by mistake.
+/// Maximum debt of a bucket for small frames, in seconds of its rate.
+/// For that time connections get only their minimum, also one that is over the limit by mistake.
 const MOST_DEBT: u32 = 4;
-/// The bucket of first edges is filled at this fraction of the pace.
+/// Fraction of the pace at which the bucket of first edges is refilled.
 const FIRSTS_FILL: u32 = 8;
 /// That minimum in bytes, unless the scale's unit is larger.
 pub const LEAST: u32 = 128;
-/// What passes in [`STALL_MS`] because the server waits for it, bytes: about what a packet holds that was not
-/// merged. A longer segment passes as well, and is waited for longer afterwards.
+/// Bytes that pass in [`STALL_MS`] because the server waits for them: about a packet that was not
+/// merged. A longer segment passes as well, but the next one then waits longer.
 pub const DUE: u32 = 2048;
-/// The longest wait until the next such segment, milliseconds.
+/// Maximum wait until the next such segment, milliseconds.
 pub const LONGEST_DUE_MS: u32 = 32 * STALL_MS;
-/// A probe of one new byte passes at most this often, milliseconds.
+/// Minimum interval between probes of one new byte that pass, ms.
 pub const PROBE_MS: u32 = 100;
 
-/// A window scale as it is kept: the shift and 1.
+/// Encoding of a window scale: the shift plus 1.
 pub mod scale {
     /// The SYN-ACK was not seen.
     pub const UNKNOWN: u32 = 0;
@@ -64,7 +64,7 @@ pub mod scale {
     }
 }
 
-/// What a segment of the server says about its window.
+/// Window advertised by a segment of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Advertised {
     pub ack: u32,
@@ -81,7 +81,7 @@ impl Advertised {
         self.ack.wrapping_add(self.window << self.shift)
     }
 
-    /// The least that a connection gets in [`STALL_MS`]: one that the field can express.
+    /// Minimum of a connection in [`STALL_MS`] that the field can express.
     #[inline(always)]
     const fn least(&self) -> u32 {
         let unit = 1 << self.shift;
@@ -89,7 +89,7 @@ impl Advertised {
     }
 }
 
-/// What is known of a segment of the client beyond the edge.
+/// Position of a client's segment relative to the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reach {
@@ -97,11 +97,11 @@ pub enum Reach {
     Within = 0,
     /// One new byte at the edge: a zero-window probe (RFC 9293, 3.8.6.1).
     Probe = 1,
-    /// It passes the edge, as only a sender does that ignores the window.
+    /// It passes the edge: the sender ignores the window.
     Beyond = 2,
 }
 
-/// The held window of a connection. Times are milliseconds modulo 2³².
+/// Held window of a connection. Times are milliseconds modulo 2³².
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Hold {
@@ -109,29 +109,29 @@ pub struct Hold {
     pub edge: u32,
     /// Not 0: the edge is in force.
     pub held: u32,
-    /// When pacing began.
+    /// Start of pacing.
     pub since_ms: u32,
-    /// When the connection last got its minimum.
+    /// Time of the connection's last minimum.
     pub moved_ms: u32,
-    /// When a probe last passed.
+    /// Time of the last passed probe.
     pub probed_ms: u32,
-    /// From when on a segment passes in any case that the server waits for.
+    /// Time from which on a segment passes in any case if the server waits for it.
     pub due_ms: u32,
     /// Bytes granted since pacing began, before the first edge too.
     pub granted: u32,
     /// The server's own edge when pacing began.
     pub offered: u32,
-    /// How far the client's bytes were let through when its frames were last counted...
+    /// End of the client's passed bytes when its frames were last counted...
     pub counted_high: u32,
-    /// ...and how many frames began in them and before, modulo 2³².
+    /// ...and the number of frames that began in them and before, modulo 2³².
     pub counted_frames: u32,
-    /// How far its bytes are ahead of its frames, which count as [`FRAME`] each; that much at most.
+    /// Excess of its bytes over its frames, which cost at least [`FRAME`] each; at most that much.
     pub ahead: u32,
 }
 
 impl Hold {
-    /// Pacing begins: the next segment of the server sets the edge. The client's bytes up to `high` were
-    /// let through, in which `frames` began, modulo 2³².
+    /// Begin pacing: the next segment of the server sets the edge.
+    /// The client's bytes up to `high` have passed, in which `frames` began, modulo 2³².
     #[inline(always)]
     pub const fn begin(&mut self, now_ms: u32, high: u32, frames: u32) {
         *self = Hold {
@@ -149,8 +149,8 @@ impl Hold {
         };
     }
 
-    /// Cost of a first edge: `bytes` that have not come yet, at the price of the latest, in which frames
-    /// counted as `more` than their bytes.
+    /// Cost of a first edge of `bytes` that have not arrived yet.
+    /// Their price is that of the `latest` bytes, whose frames cost `more` than their bytes.
     #[inline(always)]
     pub const fn cost(bytes: u32, latest: u32, more: u32) -> u32 {
         if latest == 0 {
@@ -160,8 +160,8 @@ impl Hold {
         if cost < u32::MAX as u64 { cost as u32 } else { u32::MAX }
     }
 
-    /// What the frames count as beyond their bytes, now that the client's bytes up to `high` were let through,
-    /// in which `frames` began.
+    /// Count frames since the last call, up to `high` with `frames` begun.
+    /// Returns their cost beyond their bytes.
     #[inline(always)]
     pub const fn count(&mut self, high: u32, frames: u32) -> u32 {
         let bytes = high.wrapping_sub(self.counted_high);
@@ -182,8 +182,8 @@ impl Hold {
         if more < u32::MAX as u64 { more as u32 } else { u32::MAX }
     }
 
-    /// How far the first edge should be ahead of what the server has acknowledged: so much the client may
-    /// have under way. 0 where there is an edge.
+    /// Distance of the first edge past what the server has acknowledged: the client may have that
+    /// much in flight. 0 where there is an edge.
     #[inline(always)]
     pub const fn first(&self, server: &Advertised) -> u32 {
         let ahead = server.edge().wrapping_sub(server.ack);
@@ -194,8 +194,8 @@ impl Hold {
         }
     }
 
-    /// How much of that was granted before there was an edge, and is still under way: the client's bytes up to
-    /// `high` were let through.
+    /// Part of that distance that was granted before there was an edge and is still in flight; the
+    /// client's bytes up to `high` have passed.
     #[inline(always)]
     pub const fn paid(&self, server: &Advertised, high: u32) -> u32 {
         let under_way = if after(high, server.ack) { high.wrapping_sub(server.ack) } else { 0 };
@@ -204,10 +204,10 @@ impl Hold {
         if paid < first { paid } else { first }
     }
 
-    /// How many bytes the server would open beyond the edge.
+    /// Number of bytes that the server opens beyond the edge.
     ///
-    /// The first segment of a hold sets the edge, `first` bytes ahead: until it the client could have seen
-    /// nothing beyond.
+    /// The first segment of a hold sets the edge, `first` bytes ahead: until then the client knew
+    /// of nothing beyond.
     #[inline(always)]
     pub const fn wants(&mut self, server: &Advertised, first: u32) -> u32 {
         if self.held == 0 {
@@ -215,13 +215,13 @@ impl Hold {
             self.edge = server.ack.wrapping_add(first);
             self.held = 1;
         }
-        // The server took a probe, or what came before the hold.
+        // The server took a probe, or bytes from before the hold.
         self.edge = later(self.edge, server.ack);
         let ahead = server.edge().wrapping_sub(self.edge);
         if after(server.edge(), self.edge) { ahead } else { 0 }
     }
 
-    /// How many of the `wanted` bytes the connection gets even from an empty bucket.
+    /// Number of the `wanted` bytes that the connection gets even from an empty bucket.
     #[inline(always)]
     pub const fn minimum(&self, server: &Advertised, wanted: u32, now_ms: u32) -> u32 {
         if now_ms.wrapping_sub(self.moved_ms) < STALL_MS {
@@ -230,7 +230,8 @@ impl Hold {
         if server.least() < wanted { server.least() } else { wanted }
     }
 
-    /// Advance the edge by `granted` bytes, but not past the server's own; the window field to send.
+    /// Advance the edge by `granted` bytes, but not past the server's own, and return the window
+    /// field to send.
     #[inline(always)]
     pub const fn open(&mut self, server: &Advertised, granted: u32, now_ms: u32) -> u32 {
         let right = server.edge();
@@ -243,7 +244,7 @@ impl Hold {
                 self.moved_ms = now_ms;
             }
         }
-        // A segment that is older than the edge (the server sent it earlier) has its own window.
+        // A segment older than the edge (the server sent it earlier) keeps its own window.
         if after(server.ack, self.edge) {
             return 0;
         }
@@ -251,14 +252,15 @@ impl Hold {
         if field < server.window { field } else { server.window }
     }
 
-    /// The client may have sent more than the edge permits before it knew of it.
+    /// Check whether the client may have sent more than the edge permits before it knew of it.
     #[inline(always)]
     pub const fn is_cut(&self) -> bool {
         self.held != 0 && after(self.offered, self.edge)
     }
 
-    /// A segment of `len` bytes that the server waits for may pass now: then the next one may after
-    /// [`STALL_MS`], and after as much more for each [`DUE`] bytes that its length or its frames count.
+    /// Decide whether a segment of `len` bytes that the server waits for may pass now.
+    /// The next one may after [`STALL_MS`], and later by as much for each [`DUE`] bytes that its length
+    /// or its frames cost.
     #[inline(always)]
     pub const fn due(&mut self, len: u32, now_ms: u32) -> bool {
         let wait = self.due_ms.wrapping_sub(now_ms) as i32;
@@ -272,7 +274,7 @@ impl Hold {
         due
     }
 
-    /// Where a segment of the client ends, and whether a probe may pass now: then it is noted.
+    /// Classify a segment of the client by its end; a probe that may pass now is recorded.
     #[inline(always)]
     pub const fn reach(&mut self, seq: u32, len: u32, now_ms: u32) -> Reach {
         if !after(seq.wrapping_add(len), self.edge) {
@@ -287,19 +289,19 @@ impl Hold {
     }
 }
 
-/// A token bucket in bytes. All zero is a full one.
+/// Token bucket in bytes. All zero: full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Budget {
-    /// Bytes that were taken and are not yet filled up again.
+    /// Bytes taken and not yet refilled.
     pub taken: u32,
-    /// When it was last filled, milliseconds modulo 2³².
+    /// Time of the last refill, milliseconds modulo 2³².
     pub filled_ms: u32,
 }
 
 impl Budget {
-    /// Take up to `wanted` bytes out of a bucket that is filled at `rate` bytes a second and holds one second's
-    /// worth.
+    /// Take up to `wanted` bytes from a bucket that is refilled at `rate` bytes a second and holds
+    /// one second's worth.
     #[inline(always)]
     pub const fn take(&mut self, now_ms: u32, rate: u32, wanted: u32) -> u32 {
         self.fill(now_ms, rate);
@@ -309,16 +311,16 @@ impl Budget {
         granted
     }
 
-    /// Take `bytes` that small frames count as beyond their own: up to [`MOST_DEBT`].
+    /// Take `bytes`, the cost of small frames beyond their own bytes: up to [`MOST_DEBT`].
     #[inline(always)]
     pub const fn owe_frames(&mut self, now_ms: u32, rate: u32, bytes: u32) {
-        // The time before does not pay for them.
+        // Earlier time does not pay for them.
         self.fill(now_ms, rate);
         self.owe_up_to(rate.saturating_mul(1 + MOST_DEBT), bytes);
     }
 
-    /// Take up to `wanted` bytes, which cost `cost`, for the first edge of a connection out of the bucket of a
-    /// source's first edges, where its pace is `rate`. `more` that frames counted is taken in any case.
+    /// Take up to `wanted` bytes for a connection's first edge from the bucket of its source's
+    /// first edges, at a pace of `rate`. They cost `cost`; `more`, the cost of frames, is taken in any case.
     #[inline(always)]
     pub const fn take_first(
         &mut self,
@@ -339,8 +341,9 @@ impl Budget {
         (wanted as u64 * left as u64 / cost as u64) as u32
     }
 
-    /// Take `bytes` that were not granted: those of a minimum. They add to what is owed up to a second's
-    /// worth: the minimum of many connections may be more than the rate.
+    /// Take `bytes` that were not granted: those of a minimum.
+    /// They add to the debt up to a second's worth, because the minimum of many connections may
+    /// exceed the rate.
     #[inline(always)]
     pub const fn owe(&mut self, rate: u32, bytes: u32) {
         self.owe_up_to(rate.saturating_mul(2), bytes);
@@ -353,8 +356,8 @@ impl Budget {
         self.taken = if taken < most { taken } else { most };
     }
 
-    /// Whether a segment of `len` bytes passes whole, as it does while anything is left. All of it is taken:
-    /// what the kernel merged on the way may be many seconds' worth.
+    /// Decide whether a segment of `len` bytes passes whole, as it does while anything is left. All
+    /// of it is taken: a merged segment may be worth many seconds.
     #[inline(always)]
     pub const fn admits(&mut self, now_ms: u32, rate: u32, len: u32) -> bool {
         self.fill(now_ms, rate);

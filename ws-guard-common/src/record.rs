@@ -6,9 +6,9 @@
 //! +------+---------------+---------------+
 //! ```
 //!
-//! All that can be seen of a WebSocket inside TLS. A record of application data holds, beside what
-//! the application wrote, [`overhead`](Cipher) bytes of the cipher; a ping of a client is 6 bytes to
-//! 131 there, if it has a record to itself, which nothing says that it has.
+//! The only visible part of WebSocket inside TLS. A record of application data holds
+//! [`overhead`](Cipher) bytes of the cipher in addition to the application's bytes. A client's ping
+//! takes 6 to 131 of those if it has a record to itself, which is not guaranteed.
 
 use crate::frame::{Violation, Violations};
 
@@ -23,21 +23,22 @@ pub mod content {
 
 /// Bytes of a record header.
 pub const HEADER: usize = 5;
-/// Most bytes behind it: what TLS 1.2 allows (RFC 5246, 6.2.3); TLS 1.3 allows 2¹⁴ + 256.
+/// Maximum length after the header: as TLS 1.2 allows (RFC 5246, 6.2.3); TLS 1.3 allows 2¹⁴ + 256.
 pub const MAX_LENGTH: u16 = (1 << 14) + 2048;
-/// First version byte of SSL 3.0 and of all TLS since. The second one says nothing (RFC 8446, 5.1).
+/// First version byte of SSL 3.0 and of all TLS since.
+/// The second one has no meaning (RFC 8446, 5.1).
 pub const MAJOR: u8 = 3;
 /// Handshake message at the start of a server's first record, RFC 8446, 4.
 pub const SERVER_HELLO: u8 = 2;
 /// The same of a client.
 pub const CLIENT_HELLO: u8 = 1;
 
-/// Shortest and longest frame that a client's ping can be, in bytes: masked, with no payload and with
-/// 125 bytes of it (RFC 6455, 5.5).
+/// Shortest and longest frame of a client's ping, in bytes: masked, with no payload and with 125
+/// bytes of it (RFC 6455, 5.5).
 pub const SHORTEST_PING: u16 = 6;
 pub const LONGEST_PING: u16 = 131;
 
-/// What a cipher adds to the application's bytes in a record: [`HEADER`] not counted.
+/// Cipher, by what it adds to the application's bytes in a record, without [`HEADER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cipher {
     /// TLS 1.3, every cipher but AES-CCM-8: a content type and a tag of 16 (RFC 8446, 5.2).
@@ -49,7 +50,7 @@ pub enum Cipher {
     /// TLS 1.2 with AES-CBC and HMAC-SHA1: an IV of 16, a MAC of 20, and padding of 1 byte to 16
     /// (RFC 5246, 6.2.3.2).
     CbcSha12,
-    /// The same with the MAC behind the padded ciphertext, as OpenSSL asks for (RFC 7366, 3).
+    /// The same with the MAC after the padded ciphertext, as OpenSSL negotiates (RFC 7366, 3).
     CbcShaEtm12,
     /// AES-CBC with HMAC-SHA384, the longest MAC: 48 (RFC 5289, 3.1); the longest records of all.
     CbcSha384,
@@ -65,7 +66,7 @@ impl Cipher {
         Cipher::CbcSha384,
     ];
 
-    /// A record's length, as its header has it, for `bytes` of the application.
+    /// Length in a record's header for `bytes` of the application.
     pub const fn length(self, bytes: u16) -> u16 {
         match self {
             Cipher::Tls13 => bytes + 1 + 16,
@@ -81,16 +82,16 @@ impl Cipher {
 /// A decoded record header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// One of [`content`], when it is a record.
+    /// One of [`content`] in a valid record.
     pub kind: u8,
     /// First byte of the version.
     pub major: u8,
-    /// Bytes behind the header.
+    /// Length after the header.
     pub length: u16,
 }
 
 impl Record {
-    /// From the header's bytes: the first two, and the last two.
+    /// Make a header from its first two and last two bytes.
     #[inline(always)]
     pub const fn new(first: u16, length: u16) -> Record {
         Record { kind: (first >> 8) as u8, major: first as u8, length }
@@ -109,9 +110,9 @@ impl Record {
         HEADER as u32 + self.length as u32
     }
 
-    /// [`Violation::BadRecord`] where no TLS peer sends such a header, or nothing.
+    /// [`Violation::BadRecord`] for a header that no TLS peer sends, otherwise nothing.
     ///
-    /// Without a branch, of which the kernel's verifier would follow both ways.
+    /// Without a branch: the kernel's verifier would follow both sides.
     #[inline(always)]
     pub const fn violations(&self) -> Violations {
         let kind = self.kind.wrapping_sub(content::CHANGE_CIPHER_SPEC) as u32;
@@ -122,7 +123,7 @@ impl Record {
         Violations((bad as u16) << Violation::BadRecord as u8)
     }
 
-    /// 1 for application data of `shortest` to `longest` bytes with what the cipher adds, else 0.
+    /// 1 for application data of `shortest` to `longest` bytes, the cipher's included, otherwise 0.
     #[inline(always)]
     pub const fn is_small(&self, shortest: u16, longest: u16) -> u32 {
         let data = ((self.kind ^ content::APPLICATION_DATA) as u32).wrapping_sub(1) >> 31;
@@ -133,11 +134,11 @@ impl Record {
     }
 }
 
-/// Length of the record of application data whose header is at `at`, header included; 0 when there is
-/// none, or when the segment cuts the header.
+/// Length of the record of application data at `at`, header included; 0 when there is none, or when
+/// the segment splits the header.
 ///
-/// Only of application data, with the version that all TLS since 1.2 writes there: that is what is
-/// found in the middle of a stream, and so long a pattern is hardly ever found anywhere else.
+/// Only application data, with the version that all TLS since 1.2 writes there: that is what a
+/// midstream search finds, and the pattern is long enough to be rare in other data.
 #[inline(never)]
 pub fn data_at<S: crate::tracker::Segment>(segment: &S, at: u32) -> u32 {
     const TYPE_AND_MAJOR: u16 = (content::APPLICATION_DATA as u16) << 8 | MAJOR as u16;

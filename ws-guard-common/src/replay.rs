@@ -1,8 +1,8 @@
 //! The guard on the host: one connection's segments in, verdicts and counters out.
 //!
 //! [`Replay`] drives a [`Flow`] as the kernel programs do, over byte slices instead of packets.
-//! `ws-guard inspect` runs it on capture files, the property tests and fuzz targets on streams
-//! that they make up.
+//! `ws-guard inspect` runs it on capture files, property tests and fuzz targets on generated
+//! streams.
 
 mod held;
 
@@ -16,19 +16,19 @@ use crate::{
     trail::{TRACES, Trace, Trail},
 };
 
-/// How many of a client's pings may pass: a source's budget, or a capture's lack of one.
+/// Budget for a client's pings: a source's limit, or none for a capture.
 pub trait Budget {
-    /// New pings of the segment at hand that may pass at most.
+    /// Maximum of new pings of the current segment that may pass.
     fn room(&mut self) -> u32;
-    /// The segment held `pings` new pings, of which `passed` passed.
+    /// Charge the segment's `pings` new pings, of which `passed` passed.
     fn charge(&mut self, pings: u32, passed: u32);
-    /// The connection is over the limit: nothing of it may pass behind a gap.
+    /// Check whether the connection is over the limit: its out-of-order segments do not pass then.
     fn is_over_limit(&mut self) -> bool;
-    /// `pings` new pings have to pass, all or none: charge them, and say whether they may.
+    /// Charge `pings` new pings that pass all or none, and return whether they may.
     fn charge_whole(&mut self, pings: u32) -> bool;
 }
 
-/// Every ping passes.
+/// Budget without a limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unlimited;
 
@@ -48,28 +48,28 @@ impl Budget for Unlimited {
     }
 }
 
-/// Why a segment is dropped.
+/// Reason for dropping a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// It came with a gap before it.
+    /// It is past the cursor.
     Gap,
-    /// It holds provisional headers, and there is no checkpoint to judge them from.
+    /// It has provisional headers, but no checkpoint to judge them from.
     NoCheckpoint,
-    /// Its frames differ from what came first.
+    /// Its frames differ from the first transmission.
     Changed,
-    /// A walk ran into bytes that it could not read.
+    /// A walk reached unreadable bytes.
     Unreadable,
 }
 
-/// What becomes of a segment.
+/// Verdict about a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on, with the pings over the budget rewritten.
+    /// It passes, with the pings over the budget rewritten.
     Pass,
     Drop(Reason),
 }
 
-/// What is done with segments that cannot be judged.
+/// Treatment of segments that cannot be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Nothing is dropped and nothing rewritten.
@@ -78,7 +78,7 @@ pub enum Mode {
     Guard,
 }
 
-/// A frame header that came whole, and where.
+/// Complete frame header, and its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenHeader {
     /// Sequence number of the frame's first byte.
@@ -100,15 +100,15 @@ pub struct Replay {
     pub headers: Vec<SeenHeader>,
     /// The same of TLS records.
     pub records: Vec<SeenRecord>,
-    /// Where frames begin that the server has not acknowledged.
+    /// Trail of unacknowledged frames.
     trail: Box<Trail>,
-    /// The traces that the walk at hand leaves.
+    /// Traces of the current walk.
     traces: Vec<Trace>,
-    /// What came behind a gap, while [`Flow::held`].
+    /// Out-of-order segments, while [`Flow::held`].
     held: Box<Held>,
 }
 
-/// A record header that came whole, and where.
+/// Complete record header, and its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenRecord {
     /// Sequence number of its first byte.
@@ -118,8 +118,8 @@ pub struct SeenRecord {
 }
 
 impl Replay {
-    /// A connection whose client frames start at sequence number `client_next` and whose server
-    /// frames start at `server_next`. `flags`: [`flow::DEFLATE`] or 0.
+    /// Open a connection whose client frames start at sequence number `client_next` and whose
+    /// server frames start at `server_next`. `flags`: [`flow::DEFLATE`] or 0.
     pub fn open(client_next: u32, server_next: u32, flags: u8, mode: Mode) -> Replay {
         let mut flow = Flow { generation: client_next ^ server_next, ..Flow::default() };
         flow.open(client_next, server_next, flags, 0);
@@ -149,8 +149,8 @@ impl Replay {
         }
     }
 
-    /// A segment of the client. Pings over the budget are rewritten in `payload`, unless the
-    /// segment is dropped.
+    /// Handle a client's segment.
+    /// Pings over the budget are rewritten in `payload`, unless the segment is dropped.
     pub fn client(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let plan = self.flow.plan(seq, payload.len() as u32);
         let quick = plan.action == Action::Walk && self.is_quick(seq, payload);
@@ -180,7 +180,7 @@ impl Replay {
         }
     }
 
-    /// The server acknowledged the client's bytes up to `ack`.
+    /// Take over the server's acknowledgement of the client's bytes up to `ack`.
     pub fn acknowledge(&mut self, ack: u32) -> flow::Acknowledged {
         let news = after(ack, self.flow.acked);
         let outcome = self.flow.acknowledge(ack);
@@ -190,7 +190,8 @@ impl Replay {
         outcome
     }
 
-    /// The segment is of the common kind, which leaves a trace only on a trail that there is.
+    /// Check whether the segment takes the fast path, which leaves a trace only on an existing
+    /// trail.
     fn is_quick(&self, seq: u32, payload: &mut [u8]) -> bool {
         let start = self.flow.client;
         let mut walk = Walk::new(start, &start, seq, payload.len() as u32);
@@ -198,7 +199,7 @@ impl Replay {
         self.flow.held == 0 && walk.only(&segment) != 0
     }
 
-    /// The flow has a trail from now on.
+    /// Begin the flow's trail.
     fn begin_trail(&mut self) {
         if self.flow.trail == 0 {
             self.flow.trail = 1;
@@ -211,7 +212,7 @@ impl Replay {
         Verdict::Pass
     }
 
-    /// A segment that cannot be judged: who observes passes it, and has seen nothing of it.
+    /// Drop a segment that cannot be judged, except in observe mode: then it passes unseen.
     fn unless_observing(&self, reason: Reason) -> Verdict {
         match self.mode {
             Mode::Observe => Verdict::Pass,
@@ -219,7 +220,7 @@ impl Replay {
         }
     }
 
-    /// New bytes: walk them, and keep what they came to.
+    /// Walk new bytes, and commit the result.
     fn walk(
         &mut self,
         start: Tracker,
@@ -239,7 +240,7 @@ impl Replay {
         Verdict::Pass
     }
 
-    /// The walk that left them is committed.
+    /// Keep the traces of a committed walk.
     fn keep_traces(&mut self, len: u32) {
         if self.flow.needs_trace(len) {
             self.begin_trail();
@@ -258,7 +259,7 @@ impl Replay {
         }
     }
 
-    /// Whether there is room for the traces of the walk at hand, without those of what is acknowledged.
+    /// Check whether there is room for the current walk's traces, after dropping acknowledged ones.
     fn has_room(&mut self) -> bool {
         let (first, count) = (self.flow.first_trace(), self.flow.traces as u32);
         if count > TRACES / 2 {
@@ -269,8 +270,8 @@ impl Replay {
         self.traces.len() as u32 <= self.flow.trail_room()
     }
 
-    /// Bytes that came before, at least in part: the same verdict as then, if they are the same. The
-    /// stream stood at `start`, of that checkpoint or on the trail.
+    /// Walk a retransmission: the same verdict as before, if the bytes are the same.
+    /// `start` is the tracker at that checkpoint or on the trail.
     fn rewalk(
         &mut self,
         start: Tracker,
@@ -338,7 +339,7 @@ impl Replay {
         let rewrite = self.mode == Mode::Guard;
         let (headers, records) = (self.headers.len(), self.records.len());
         let seen = Some((&mut self.headers, &mut self.records));
-        // What is kept is compared with what came, not with what pings were turned into.
+        // The copy is compared with the original bytes, not with rewritten pings.
         let came = if self.flow.held != 0 { payload.to_vec() } else { Vec::new() };
         self.traces.clear();
         let mut segment = Payload { bytes: payload, rewrite, seen };
@@ -347,7 +348,7 @@ impl Replay {
                 Step::Ask => walk.budget = budget.room(),
                 Step::Done => break,
                 Step::More => leave_traces(walk, &mut self.traces),
-                // What was found until then is counted: the programs count as they walk.
+                // Headers found so far are counted, because the programs count as they walk.
                 Step::Unreadable => {
                     self.count_kinds(headers, records);
                     return Err(Reason::Unreadable);
@@ -374,7 +375,7 @@ impl Replay {
         Ok(passed)
     }
 
-    /// Count the violations in headers and records noted since there were so many.
+    /// Count the violations in headers and records from these indices on.
     fn count_kinds(&mut self, headers: usize, records: usize) {
         let new = self.headers[headers..].iter().map(|seen| seen.violations);
         let new = new.chain(self.records[records..].iter().map(|seen| seen.violations));
@@ -383,7 +384,7 @@ impl Replay {
         }
     }
 
-    /// Step is lost: see whether frames begin in this segment, and walk it from there.
+    /// Search for frames in this segment of an out-of-sync flow, and walk it from there.
     fn search(&mut self, seq: u32, payload: &mut [u8], budget: &mut impl Budget) -> Verdict {
         let mut search = self.flow.search(seq, payload.len() as u32);
         search.run(&Payload { bytes: payload, rewrite: false, seen: None });
@@ -394,7 +395,7 @@ impl Replay {
     }
 }
 
-/// The trace of the new headers that the walk's latest step went past.
+/// Collect the trace of the new headers of the walk's latest step.
 fn leave_traces(walk: &mut Walk, traces: &mut Vec<Trace>) {
     if walk.seen.count > 0 {
         traces.push(walk.seen.trace());
@@ -406,7 +407,7 @@ fn leave_traces(walk: &mut Walk, traces: &mut Vec<Trace>) {
 struct Payload<'a> {
     bytes: &'a mut [u8],
     rewrite: bool,
-    /// Where to note headers.
+    /// Lists for headers.
     seen: Option<(&'a mut Vec<SeenHeader>, &'a mut Vec<SeenRecord>)>,
 }
 

@@ -1,10 +1,10 @@
-//! Where do frames begin, in a stream whose beginning nobody saw?
+//! Search for frames in a stream whose beginning was not seen.
 //!
-//! A client's frame header is no proof of itself: about one in forty places in random bytes looks
-//! like one. But its length says where the next one has to be. A [`Search`] follows such chains
-//! through a segment, from where the last segment's chain ended and from each of its first bytes;
-//! [`PROOF`] headers in a row are taken for frames. HTTP, HTTP/2 and TLS have none: their first bytes
-//! lack the mask bit or set bits that RFC 6455 reserves.
+//! A client's frame header alone proves nothing: about one in forty offsets in random bytes looks
+//! like one. But its length tells where the next one has to be. A [`Search`] follows such chains
+//! through a segment, from the end of the last segment's chain and from each of its first bytes;
+//! [`PROOF`] headers in a row count as frames. HTTP, HTTP/2 and TLS have no such chains: their
+//! first bytes lack the mask bit or set bits that RFC 6455 reserves.
 
 use crate::{
     frame::{self, MASK, MAX_CONTROL_PAYLOAD, RSV, RSV1, opcode},
@@ -13,18 +13,18 @@ use crate::{
     tracker::Segment,
 };
 
-/// Headers in a row that prove a chain: random bytes have so many once in 10¹² places.
+/// Headers in a row that prove a chain: random bytes have them once in 10¹² offsets.
 pub const PROOF: u32 = 8;
 /// The same for TLS records, whose headers are much longer.
 pub const RECORDS_PROOF: u32 = 3;
-/// Longest frame that a chain goes through, in bytes: what claims more would end every search.
+/// Longest frame in a chain, in bytes: a longer one would end every search.
 pub const LONGEST: u32 = 1 << 20;
-/// Offsets of a segment that a chain may begin at: as many as a control frame is long, twice.
+/// Number of offsets at which a chain may begin in a segment: twice the length of a control frame.
 const PLACES: u32 = 262;
-/// Steps that a search may take in one segment.
+/// Maximum of steps of a search in one segment.
 pub const MAX_STEPS: u32 = 1024;
 
-/// What is known of a stream: where its next header may be.
+/// Candidate for a stream's next header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Candidate {
@@ -38,31 +38,31 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Search {
-    /// What was known before.
+    /// Candidate from earlier segments.
     known: Candidate,
     /// Sequence number of the segment's first byte.
     base: u32,
     /// Length of its payload in bytes.
     len: u32,
-    /// Where the chain's next header has to be.
+    /// Offset of the chain's next header.
     at: u32,
-    /// Where its first header in this segment is.
+    /// Offset of its first header in this segment.
     origin: u32,
     /// Its headers so far, those in earlier segments included.
     count: u32,
-    /// The next place to try.
+    /// Next offset to try.
     place: u32,
-    /// The chain goes on from what was known.
+    /// The chain continues from the known candidate.
     continues: bool,
     /// The frames come from the server: [`Search::of_server`].
     from_server: bool,
-    /// What is looked for are TLS records: [`Search::of_records`].
+    /// TLS records are searched for: [`Search::of_records`].
     records: bool,
     pub _pad: u8,
 }
 
 impl Search {
-    /// A search through `len` bytes at sequence number `base`.
+    /// Begin a search through `len` bytes at sequence number `base`.
     #[inline(always)]
     pub fn new(known: Candidate, base: u32, len: u32) -> Search {
         let reaches = known.proof > 0
@@ -84,33 +84,35 @@ impl Search {
         }
     }
 
-    /// Look for TLS records instead of frames, where `yes`.
+    /// Search for TLS records instead of frames, if `yes`.
     #[inline(always)]
     pub const fn of_records(self, yes: bool) -> Search {
         Search { records: yes, ..self }
     }
 
-    /// Headers in a row that prove a chain of what is looked for.
+    /// Headers in a row that prove a chain.
     #[inline(always)]
     const fn proof(&self) -> u32 {
         if self.records { RECORDS_PROOF } else { PROOF }
     }
 
-    /// See whether a server's segment of `len` bytes is made of whole frames: [`Search::is_whole`].
+    /// Begin a check whether a server's segment of `len` bytes consists of whole frames:
+    /// [`Search::is_whole`].
     #[inline(always)]
     pub fn of_server(base: u32, len: u32) -> Search {
         let whole = Search::new(Candidate::default(), base, len);
         Search { from_server: true, place: PLACES, ..whole }
     }
 
-    /// The segment is made of whole frames. Those of servers often are: what they write at once is
-    /// small, or they wait for more. What else speaks on a port hardly ever is.
+    /// Check whether the segment consists of whole frames.
+    /// Those of WebSocket servers often do: their writes are small, or they wait for more. Segments
+    /// of other protocols hardly ever do.
     #[inline(always)]
     pub const fn is_whole(&self) -> bool {
         self.count > 0 && self.origin == 0 && self.at == self.len
     }
 
-    /// Look at one header. `true` when the search is over.
+    /// Read one header. `true` when the search is over.
     #[inline(always)]
     pub fn step<S: Segment>(&mut self, segment: &S) -> bool {
         if self.at >= self.len {
@@ -141,19 +143,20 @@ impl Search {
         }
     }
 
-    /// Frames begin where the chain began; sequence number of the first of them in this segment.
+    /// Sequence number of the first frame of a proven chain in this segment.
     #[inline(always)]
     pub const fn proven(&self) -> Option<u32> {
         if self.count >= self.proof() { Some(self.base.wrapping_add(self.origin)) } else { None }
     }
 
-    /// What is known behind the segment.
+    /// Candidate after the segment.
     #[inline(always)]
     pub fn known(&self) -> Candidate {
         let end = self.base.wrapping_add(self.len);
         let inside = self.known.proof > 0 && !before(self.known.next, end);
         let reached = self.count > 0 && self.at >= self.len;
-        // Clients mostly begin a segment with a frame. A chain from anywhere else has to be longer.
+        // Clients mostly begin a segment with a frame. A chain from any other offset has to be
+        // longer.
         let likely = self.continues || self.origin == 0 || self.count > 2;
         if reached && likely && (!inside || self.count >= self.known.proof) {
             Candidate { next: self.base.wrapping_add(self.at), proof: self.count }
@@ -165,8 +168,8 @@ impl Search {
     }
 }
 
-/// Length of the frame whose header is at `at`, in bytes; 0 when that side sends no such header, when
-/// the segment cuts it, or when it claims more than [`LONGEST`].
+/// Length of the frame at `at`, in bytes; 0 when that side sends no such header, when the segment
+/// splits it, or when it claims more than [`LONGEST`].
 #[inline(always)]
 fn frame_at<S: Segment>(segment: &S, at: u32, from_server: bool) -> u32 {
     let Some(word) = segment.u16_at(at) else {
@@ -177,7 +180,7 @@ fn frame_at<S: Segment>(segment: &S, at: u32, from_server: bool) -> u32 {
     let len7 = u32::from(second & frame::LEN7);
     let allowed = if opcode == opcode::TEXT || opcode == opcode::BINARY { RSV1 } else { 0 };
     let key = if from_server { 0 } else { 4 };
-    // Nor is a server's fragment believed: HTTP/2 is full of what looks like empty ones.
+    // A server's fragment does not count either: in HTTP/2 many bytes look like empty ones.
     let fragment = from_server && first & frame::FIN == 0;
     if fragment
         || (second & MASK == 0) != from_server

@@ -2,13 +2,13 @@
 //!
 //! Two numbers compare only while they are less than 2³¹ apart.
 
-/// `a` comes before `b` in the sequence space.
+/// Check whether `a` is before `b` in the sequence space.
 #[inline(always)]
 pub const fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
-/// `a` comes after `b` in the sequence space.
+/// Check whether `a` is after `b` in the sequence space.
 #[inline(always)]
 pub const fn after(a: u32, b: u32) -> bool {
     before(b, a)

@@ -1,4 +1,4 @@
-//! One source, an address or a prefix that pings: the value of the source table.
+//! State of one source, an address or a prefix: the value of the source table.
 
 use crate::{
     maps::{Limits, SpinLock, action},
@@ -11,13 +11,13 @@ use crate::{
 pub const ALLOWED: u32 = 1 << 0;
 /// [`Source::flags`]: throttled by an operator, not by its pings.
 pub const MANUAL: u32 = 1 << 1;
-/// [`Source::flags`]: it went so far past the limit that [`Limits::escalate_to`] holds until it is
-/// free again.
+/// [`Source::flags`]: it exceeded the limit so far that [`Limits::escalate_to`] applies until it is
+/// released.
 pub const ESCALATED: u32 = 1 << 2;
 /// [`Source::flags`]: while it is throttled, everything of it is dropped.
 pub const BANNED: u32 = 1 << 3;
 
-/// [`Source::throttled_until`] of a source that stays throttled until it is released.
+/// [`Source::throttled_until`] of a source throttled until it is released.
 pub const UNTIL_RELEASED: u64 = u64::MAX;
 
 /// Nanoseconds in a millisecond.
@@ -27,35 +27,35 @@ const MS: u64 = 1_000_000;
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Source {
-    /// Guards all that follows but `dropped_total`, which is added to atomically.
+    /// Guards all other fields except `dropped_total`, which is added to atomically.
     pub lock: SpinLock,
     /// [`ALLOWED`], [`MANUAL`], [`ESCALATED`], [`BANNED`].
     pub flags: u32,
-    /// The [`crate::maps::Policy::generation`] that [`ALLOWED`] and `limits` were looked up under.
+    /// [`crate::maps::Policy::generation`] of [`ALLOWED`] and `limits`.
     pub generation: u32,
     /// Pings over the limit in the window that began at `over_since_ms`. Only counted where sources
     /// escalate.
     pub over: u32,
-    /// Pings on open flows since the entry was made.
+    /// Pings on open flows since the entry was inserted.
     pub pings_total: u64,
     /// Pings that were turned into pongs.
     pub defused_total: u64,
-    /// Packets that were dropped, but for those that its open flows have yet to add
+    /// Dropped packets, without those that its open flows have yet to add
     /// ([`crate::flow::Flow::dropped`]).
     pub dropped_total: u64,
-    /// When the latest ping came (coarse clock).
+    /// Time of the latest ping (coarse clock).
     pub last_ping: u64,
-    /// Since when one of its connections is over the limit; 0 when none is.
+    /// Time since which one of its connections is over the limit; 0 when none is.
     pub throttled_since: u64,
-    /// Until when; [`UNTIL_RELEASED`] for an operator's decision without an end, 0 for never.
+    /// End of that; [`UNTIL_RELEASED`] for an operator's decision without an end, 0 for never.
     pub throttled_until: u64,
-    /// What holds for it.
+    /// Its limits.
     pub limits: Limits,
     /// Milliseconds, modulo 2³².
     pub over_since_ms: u32,
-    /// What its paced connections may send together.
+    /// Budget shared by its paced connections.
     pub budget: Budget,
-    /// What their windows may begin with together.
+    /// Budget shared by their first windows.
     pub firsts: Budget,
     /// All its pings.
     pub window: RateWindow,
@@ -64,48 +64,48 @@ pub struct Source {
 /// Pings of one connection in one segment, as they are charged to its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pings {
-    /// How many there are.
+    /// Number of pings.
     pub count: u32,
-    /// How many of them keep to their connection's share: those pass in any case.
+    /// Number of them within the connection's share: those always pass.
     pub share: u32,
-    /// How many of them keep to the connection's own limit, where there is one; otherwise all.
+    /// Number of them within the connection's own limit; all where there is none.
     pub most: u32,
-    /// Not 0: the connection's throttling has a least length that is not over. Only its share passes.
+    /// Not 0: the connection's minimum throttle duration is not over. Only its share passes.
     pub held: u32,
 }
 
-/// What [`Source::charge`] decided.
+/// Result of [`Source::charge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charged {
-    /// So many of the pings, the first ones, keep to the limit.
+    /// Number of pings within the limit, the first ones.
     pub kept: u32,
-    /// So many of those do so for their connection's share alone.
+    /// Number of those within their connection's share only.
     pub spared: u32,
-    /// The others are over the limit.
+    /// Number of pings over the limit.
     pub over: u32,
     /// The source became throttled just now.
     pub throttled: bool,
-    /// It was throttled before, and goes on to be for a window if pings are over the limit: then
+    /// It was throttled before, and for another window if pings are over the limit: then
     /// [`Source::flooded`] has nothing to do, unless sources escalate.
     pub goes_on: bool,
-    /// An earlier throttling had ended before these pings came.
+    /// An earlier throttle ended before these pings.
     pub released: bool,
 }
 
 impl Source {
-    /// Throttled at `now`, and not exempt.
+    /// Check whether it is throttled at `now`, and not exempt.
     #[inline(always)]
     pub const fn is_throttled(&self, now: u64) -> bool {
         self.throttled_until > now && self.flags & ALLOWED == 0
     }
 
-    /// Everything of it is to be dropped at `now`.
+    /// Check whether it is banned at `now`.
     #[inline(always)]
     pub const fn is_banned(&self, now: u64) -> bool {
         self.throttled_until > now && self.flags & (ALLOWED | BANNED) == BANNED
     }
 
-    /// What is done about its connections over the limit: one of [`action`].
+    /// [`action`] for its connections over the limit.
     #[inline(always)]
     pub const fn action(&self) -> u8 {
         if self.flags & ALLOWED != 0 {
@@ -117,18 +117,19 @@ impl Source {
         if escalates { self.limits.escalate_to } else { self.limits.action }
     }
 
-    /// Its connections over the limit are paced.
+    /// Check whether its connections over the limit are paced.
     #[inline(always)]
     pub const fn paces(&self) -> bool {
         self.action() == action::DEFUSE && self.limits.pace > 0
     }
 
-    /// Log pings of one connection that came at `now`, and decide how many keep to the limit; then
-    /// [`Source::flooded`] if any were over it.
+    /// Log pings of one connection at `now`, and decide how many are within the limit; calls
+    /// [`Source::flooded`] if any are over it.
     ///
     /// A ping is over the limit if and only if this window is full *and* its connection's share is
-    /// used up. So a connection alone gets exactly the limit, whatever its neighbours behind the same
-    /// address do it gets its share, and all together get the limit and the shares of all but one.
+    /// used up. So a single connection gets exactly the limit; next to others behind the same
+    /// address it gets at least its share; and all together get the limit and the shares of all but
+    /// one.
     #[inline(always)]
     pub fn charge(&mut self, now: u64, pings: Pings) -> Charged {
         let mut charged = self.judge(now, pings);
@@ -138,8 +139,9 @@ impl Source {
         charged
     }
 
-    /// The first half of [`Source::charge`]. A half each, because the kernel's verifier follows every
-    /// way through the one for every way through the other, unless they are functions of their own.
+    /// First half of [`Source::charge`].
+    /// Two halves, because the kernel's verifier checks every combination of paths through both,
+    /// unless they are functions of their own.
     #[inline(always)]
     pub fn judge(&mut self, now: u64, pings: Pings) -> Charged {
         let count = pings.count;
@@ -147,7 +149,7 @@ impl Source {
         let within = forget(self.window.charge(now_ms, self.limits.rate, count), now_ms);
         self.pings_total += count as u64;
         self.last_ping = if now > self.last_ping { now } else { self.last_ping };
-        // Whatever has two outcomes comes behind the loops, which the verifier would walk for each.
+        // Branches come after the loops, or the verifier would walk those once for each outcome.
         let was_throttled = self.throttled_until > now;
         let held = pings.held != 0 || was_throttled && self.flags & MANUAL != 0;
         let within = if held { 0 } else { within };
@@ -164,15 +166,15 @@ impl Source {
             self.throttled_since = 0;
             self.flags &= !(MANUAL | ESCALATED | BANNED);
         }
-        // What is dropped is not defused: it never arrives.
+        // Dropped pings are not defused.
         let defuses = self.action() == action::DEFUSE;
         self.defused_total += if defuses { over as u64 } else { 0 };
         let spared = if self.flags & ALLOWED != 0 { 0 } else { kept.saturating_sub(within) };
         Charged { kept, spared, over, throttled: false, goes_on: was_throttled, released }
     }
 
-    /// The second half: `over` pings over the limit came at `now`. Throttle, or go on throttling;
-    /// whether it is new.
+    /// Second half: throttle, or continue to throttle, after `over` pings over the limit at `now`.
+    /// Returns whether the throttle is new.
     #[inline(always)]
     pub fn flooded(&mut self, now: u64, over: u32) -> bool {
         let new = self.throttled_until <= now;
@@ -192,8 +194,8 @@ impl Source {
         new
     }
 
-    /// Count `over` pings over the limit. The windows in which they are counted follow each other,
-    /// the first of them begins with the first such ping.
+    /// Count `over` pings over the limit, in successive windows; the first one begins with the
+    /// first such ping.
     #[inline(always)]
     fn escalate(&mut self, now_ms: u32, over: u32) {
         if now_ms.wrapping_sub(self.over_since_ms) >= self.limits.rate.window_ms {
@@ -206,8 +208,8 @@ impl Source {
         }
     }
 
-    /// An operator's decision: throttled from `now` until `until`, its connections have their shares
-    /// only; or banned, if `flag` is [`BANNED`] and not 0.
+    /// Throttle by an operator's decision, from `now` until `until`: its connections get only their
+    /// shares, or are banned if `flag` is [`BANNED`] and not 0.
     #[inline(always)]
     pub fn throttle(&mut self, now: u64, until: u64, flag: u32) {
         if !self.is_throttled(now) {
@@ -217,7 +219,7 @@ impl Source {
         self.flags = self.flags & !BANNED | MANUAL | flag;
     }
 
-    /// An operator's decision: free, with an empty log.
+    /// Release by an operator's decision, with an empty log.
     #[inline(always)]
     pub fn release(&mut self) {
         self.throttled_since = 0;

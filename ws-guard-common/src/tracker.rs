@@ -1,11 +1,11 @@
-//! The stream tracker: where, in a TCP byte stream, does the next frame header start?
+//! Stream tracker: the position of the next frame header in a TCP byte stream.
 //!
-//! A [`Tracker`] is the answer for one direction of one connection, a plain value of 24 bytes. A
+//! A [`Tracker`] is the state of one direction of one connection, a plain value of 24 bytes. A
 //! [`Walk`] takes it through one segment, header by header; payload bytes cost nothing, because a
-//! frame's length says where the next header is. Sequence numbers are host byte order and wrap.
+//! frame's length tells where the next header is. Sequence numbers are in host byte order and wrap.
 //!
-//! The caller decides which segments to walk ([`crate::flow`] in the guard) and drives the loop:
-//! `bpf_loop` in the kernel, `while` elsewhere. Both run the same [`Walk::step`].
+//! The caller decides which segments to walk ([`crate::flow`] in the guard) and runs the loop:
+//! `bpf_loop` in the kernel, `while` elsewhere. Both use the same [`Walk::step`].
 
 use crate::{
     frame::{self, Expect, Header, Violation, Violations, opcode},
@@ -13,77 +13,77 @@ use crate::{
     trail::Trace,
 };
 
-/// Frames longer than this are crossed in strides of so many bytes, because sequence numbers only
-/// compare within 2³¹ bytes while a frame may have 2⁶³.
+/// Stride in which longer frames are crossed, because sequence numbers only compare within 2³¹
+/// bytes while a frame may have 2⁶³.
 const STRIDE: u32 = 1 << STRIDE_BITS;
 pub(crate) const STRIDE_BITS: u32 = 30;
 
 /// The frames come from the client, and so are masked.
 pub const FROM_CLIENT: u8 = 1 << 0;
-/// permessage-deflate was agreed, RSV1 has a meaning.
+/// permessage-deflate was agreed, which defines RSV1.
 pub const RSV1_AGREED: u8 = 1 << 1;
 /// A fragmented message is open.
 pub const IN_MESSAGE: u8 = 1 << 2;
-/// The stream was joined in the middle: until its first data frame nobody knows whether a message
-/// is open.
+/// Midstream pickup: until the first data frame it is unknown whether a message is open.
 pub const MESSAGE_UNKNOWN: u8 = 1 << 3;
-/// What is followed are TLS records, not frames: no header is a ping, and nothing is ever changed.
+/// TLS records are followed, not frames: no header is a ping, and nothing is ever changed.
 pub const RECORDS: u8 = 1 << RECORDS_BIT;
 pub(crate) const RECORDS_BIT: u8 = 4;
-/// Where the frames begin is a guess: the stream was not followed from its first one on. Only the
-/// server's says so; for the client's see [`crate::flow::Flow::is_uncertain`].
+/// The position of frames is a guess: the stream was not followed from its first one on. Only for
+/// the server's; for the client's see [`crate::flow::Flow::is_uncertain`].
 pub const GUESSED: u8 = 1 << 5;
 
 /// In a [`Trace`] only: the top bit of the header's length, which has no meaning, is set.
 pub(crate) const TOP_SET: u8 = 1 << 7;
 
-/// What [`Walk::sprint`] and [`Walk::only`] look at: the flags of a client's frames, no message open.
+/// Flags that [`Walk::sprint`] and [`Walk::only`] compare: a client's frames, no message open.
 const COMMON: u8 = IN_MESSAGE | MESSAGE_UNKNOWN | FROM_CLIENT | RECORDS;
 
-/// Headers that a step goes past at once where it can: as many as one [trace](Trace) has room for. Eight
-/// are 8 % faster where a segment has many, but take Linux 6.1 to the limit of what it verifies.
+/// Maximum of headers per step: as many as one [trace](Trace) has room for.
+/// Eight are 8 % faster where a segment has many, but bring Linux 6.1 to the limit of what it
+/// verifies.
 const SPRINT: u32 = crate::trail::TOGETHER;
-/// Steps that a walk may take beyond one a header: what is carried, what goes on from an earlier
-/// segment in strides, the end.
+/// Maximum of steps in addition to one per header: for carried bytes, strides of a frame from an
+/// earlier segment, and the end.
 const MORE_STEPS: u32 = 16;
-/// Headers of TLS records that a segment has at most at a connection's beginning: ClientHello, change of
-/// cipher, early data, one to spare.
+/// Maximum of TLS records in a segment at a connection's beginning: ClientHello, change of cipher,
+/// early data, one spare.
 const FEW: u32 = 4;
 /// First two bytes of a header: FIN and the RSV bits, and the mask bit...
 const BITS: u16 = 0xF080;
 /// ...of a client's unfragmented frame...
 const PLAIN: u16 = 0x8080;
-/// ...which may have this one where it is agreed, if it is one of [`DATA`].
+/// ...which may have this one if agreed, in frames of [`DATA`].
 const COMPRESSED: u16 = 0x4000;
 /// One bit an opcode: text and binary, then also close, ping and pong.
 const DATA: u16 = 1 << opcode::TEXT | 1 << opcode::BINARY;
 const WHOLE: u16 = DATA | 1 << opcode::CLOSE | 1 << opcode::PING | 1 << opcode::PONG;
 
-/// Where a direction of a stream stands.
+/// Position in one direction of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tracker {
-    /// Strides of the frame that lie beyond `next`, for frames longer than one. Saturates: a frame
-    /// of 2⁶² bytes does not end.
+    /// Strides of the frame beyond `next`, for frames longer than one.
+    /// Saturates: a frame of 2⁶² bytes does not end.
     pub beyond: u32,
-    /// A hash of all headers so far, their positions and lengths included, over a secret start: two
-    /// trackers of one connection with the same mark came the same way.
+    /// Hash of all headers so far, including positions and lengths, with a secret start: two
+    /// trackers of one connection with the same mark have passed the same headers.
     pub mark: u32,
     /// Sequence number of the next header's first byte (or of the next stride).
     pub next: u32,
-    /// How many bytes of that header are already here, in `carry`: 0 unless a segment cut it.
+    /// Number of bytes of that header already read, in `carry`: 0 unless a segment split it.
     pub carried: u8,
     /// [`FROM_CLIENT`], [`RSV1_AGREED`], [`IN_MESSAGE`], [`MESSAGE_UNKNOWN`], [`RECORDS`],
     /// [`GUESSED`].
     pub flags: u8,
-    /// The cut header's first bytes, as they stood on the wire.
+    /// First bytes of the split header, as on the wire.
     pub carry: [u8; frame::MAX_HEADER],
 }
 
 const _: () = assert!(size_of::<Tracker>() == 24);
 
 impl Tracker {
-    /// 0 where both are equal, and below 2^32. What `==` says, without a branch.
+    /// 0 for equal trackers, otherwise below 2^32. `==` without a branch.
     #[inline(always)]
     pub const fn apart(&self, other: &Tracker) -> u64 {
         let places =
@@ -97,26 +97,26 @@ impl Tracker {
         (places | carries as u32) as u64
     }
 
-    /// A stream whose next header starts at `next`.
+    /// Tracker of a stream whose next header starts at `next`.
     #[inline(always)]
     pub const fn new(next: u32, flags: u8) -> Tracker {
         Tracker { beyond: 0, mark: 0, next, carried: 0, flags, carry: [0; frame::MAX_HEADER] }
     }
 
-    /// Records are followed, not frames.
+    /// Check whether records are followed, not frames.
     #[inline(always)]
     pub const fn in_records(&self) -> bool {
         self.flags & RECORDS != 0
     }
 
-    /// A header begins at `seq`, by what is known for certain.
+    /// Check whether a header is known for certain to begin at `seq`.
     #[inline(always)]
     pub const fn begins_at(&self, seq: u32) -> bool {
         let inside = self.carried as u32 | self.beyond | (self.flags & GUESSED) as u32;
         self.next == seq && inside == 0
     }
 
-    /// Sequence number of the first byte that the tracker has yet to see.
+    /// Sequence number of the first byte not yet seen.
     #[inline(always)]
     pub const fn resume(&self) -> u32 {
         self.next.wrapping_add(self.carried as u32)
@@ -131,38 +131,38 @@ impl Tracker {
     }
 }
 
-/// The payload of one TCP segment, and what is to be done with what the walk finds in it.
+/// Payload of one TCP segment, with callbacks for what a walk finds in it.
 ///
 /// Offsets count from the first payload byte.
 pub trait Segment {
     /// Two bytes at `at`, in network byte order; `None` past the end.
     fn u16_at(&self, at: u32) -> Option<u16>;
-    /// The same, and `None` also where a look does not suffice to have them: what shortcuts read with,
-    /// because each way to read is one more that the kernel's verifier follows through them.
+    /// The same, but `None` also where direct access does not suffice.
+    /// For shortcuts: the verifier follows each way to read through them.
     #[inline(always)]
     fn u16_near(&self, at: u32) -> Option<u16> {
         self.u16_at(at)
     }
     /// Eight bytes at `at`, in network byte order; `None` past the end.
     fn u64_at(&self, at: u32) -> Option<u64>;
-    /// The same, as near as [`Segment::u16_near`].
+    /// The same, with the limits of [`Segment::u16_near`].
     #[inline(always)]
     fn u64_near(&self, at: u32) -> Option<u64> {
         self.u64_at(at)
     }
     /// One byte at `at`; `None` past the end.
     fn u8_at(&self, at: u32) -> Option<u8>;
-    /// The PING whose first byte is at `at` is over the budget: take its harm away.
+    /// Defuse the PING with its first byte at `at`, which is over the budget.
     fn defuse(&mut self, at: u32);
-    /// A header is complete. Nothing to do where nobody wants to know.
+    /// Called for a complete header.
     #[inline(always)]
     fn header(&mut self, _seq: u32, _header: Header, _violations: Violations) {}
-    /// A TLS record's header is complete. Likewise.
+    /// Called for a complete header of a TLS record.
     #[inline(always)]
     fn record(&mut self, _seq: u32, _record: Record, _violations: Violations) {}
 }
 
-/// Bytes in memory, to look at: nothing is defused.
+/// Bytes in memory, read only: nothing is defused.
 #[cfg(any(test, feature = "user"))]
 impl Segment for &[u8] {
     fn u8_at(&self, at: u32) -> Option<u8> {
@@ -180,7 +180,7 @@ impl Segment for &[u8] {
     fn defuse(&mut self, _at: u32) {}
 }
 
-/// What a [`Walk::step`] came to.
+/// Result of [`Walk::step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Step {
@@ -190,15 +190,16 @@ pub enum Step {
     Done,
     /// A ping is next, and [`Walk::budget`] is still [`Walk::ASK`]: set it and call again.
     Ask,
-    /// The segment could not be read where it should have been readable, or has more headers than honest
-    /// frames can have.
+    /// The segment was not readable where it should be, or has more headers than honest frames can
+    /// have.
     Unreadable,
 }
 
-/// New headers that a step went past: where the stream stood before the first of them, and the first two
-/// bytes of each. They leave a [trace](crate::trail).
+/// New headers of a step: the position and mark of the first of them, and the first two bytes of
+/// each. They leave a [trace](crate::trail).
 ///
-/// In the walk and not told to the [`Segment`]: what a step calls has no stack left in the kernel.
+/// Stored in the walk, not passed to the [`Segment`]: functions called in a step have no stack left
+/// in the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     pub seq: u32,
@@ -209,7 +210,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The trace of all of them. More than one are of the common kind, masked and short.
+    /// Trace of all of them. Several are of the common kind, masked and short.
     #[inline(always)]
     pub const fn trace(&self) -> Trace {
         let [first, second, third] = self.words;
@@ -221,9 +222,9 @@ impl Seen {
     }
 }
 
-/// Steps that a segment of `len` bytes of honest frames takes at most. Those of a client have a key,
-/// without which a server ends the connection (RFC 6455, 5.1), so that a header has six bytes at the
-/// least; a server's has two, a record's five.
+/// Maximum of steps for a segment of `len` bytes of honest frames.
+/// A client's have a key, without which a server ends the connection (RFC 6455, 5.1), so that a
+/// header has at least six bytes; a server's has two, a record's five.
 #[inline(always)]
 const fn most_steps(flags: u8, len: u32) -> u32 {
     let shortest = match flags & (FROM_CLIENT | RECORDS) {
@@ -233,32 +234,32 @@ const fn most_steps(flags: u8, len: u32) -> u32 {
     len / shortest + MORE_STEPS
 }
 
-/// A walk through one segment.
+/// Walk through one segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
-    /// Where the stream stands so far.
+    /// Current position in the stream.
     pub tracker: Tracker,
     /// Sequence number of the segment's first payload byte.
     base: u32,
     /// Length of its payload in bytes.
     len: u32,
-    /// Steps that may yet be taken.
+    /// Steps left.
     steps: u32,
-    /// Headers that begin before this sequence number were counted when they came first...
+    /// Headers that begin before this sequence number were counted earlier...
     fresh_begin: u32,
     /// ...and those that begin before this one were also complete.
     fresh_complete: u32,
-    /// The mark that the stream had there.
+    /// Mark of the stream there.
     fresh_mark: u32,
-    /// Pings among those already counted that pass again; the others are defused again.
+    /// Number of already counted pings that pass again; the others are defused again.
     pub old_budget: u32,
-    /// New pings that may pass; the others are defused. [`Walk::ASK`] until somebody knows.
+    /// Number of new pings that may pass; the others are defused. [`Walk::ASK`] until it is known.
     pub budget: u32,
-    /// The walk came to where the flow's own tracker stands: what came before was the same.
+    /// The walk reached the flow's own tracker: what came before was the same.
     pub joined: bool,
     /// The segment ends inside the masking key of a header that is otherwise whole and new.
     pub cuts_key: bool,
-    /// Pings already counted when they came first.
+    /// Pings already counted earlier.
     pub old_pings: u32,
     /// Frames that begin here for the first time, by their first byte.
     pub frames: u32,
@@ -266,11 +267,11 @@ pub struct Walk {
     pub pings: u32,
     /// PONG frames among them.
     pub pongs: u32,
-    /// Frames whose header violates something.
+    /// Frames with a violation in the header.
     pub violations: u32,
     /// The kinds among them.
     pub kinds: Violations,
-    /// New headers that the latest step went past.
+    /// New headers of the latest step.
     pub seen: Seen,
 }
 
@@ -280,9 +281,9 @@ impl Walk {
     /// Every ping passes.
     pub const UNLIMITED: u32 = u32::MAX - 1;
 
-    /// A walk through the segment of `len` payload bytes at `base`, where `tracker` stands at or
-    /// behind `base` and `known` is as far as the stream has been followed already: `tracker`
-    /// itself, unless this is a retransmission.
+    /// Begin a walk through the segment of `len` payload bytes at `base`.
+    /// `tracker` is at or after `base`; `known` is the position up to which the stream has been
+    /// followed: `tracker` itself, unless this is a retransmission.
     #[inline(always)]
     pub const fn new(tracker: Tracker, known: &Tracker, base: u32, len: u32) -> Walk {
         Walk {
@@ -307,7 +308,7 @@ impl Walk {
         }
     }
 
-    /// So many new headers begin where the stream stands.
+    /// Record `count` new headers at the current position.
     #[inline(always)]
     fn sees(&mut self, count: u32) {
         self.seen.seq = self.tracker.next;
@@ -316,7 +317,7 @@ impl Walk {
         self.seen.count = count;
     }
 
-    /// The walk begins inside the header that is cut where `known` stands: what came before it was the
+    /// Note a walk that begins inside the split header at `known`: what came before it was the
     /// same.
     #[inline(always)]
     pub fn begins_at(&mut self, known: &Tracker) {
@@ -337,47 +338,48 @@ impl Walk {
         self.len
     }
 
-    /// The segment is known to have few headers: any number of steps may be taken through it.
+    /// Lift the limit of steps, for a segment known to have few headers.
     #[inline(always)]
     pub const fn unbounded(mut self) -> Walk {
         self.steps = u32::MAX;
         self
     }
 
-    /// Sequence number behind the segment's last byte.
+    /// Sequence number after the segment's last byte.
     #[inline(always)]
     pub const fn end(&self) -> u32 {
         self.base.wrapping_add(self.len)
     }
 
-    /// Offset of the next byte to look at; at or past `len` when there is none in this segment.
+    /// Offset of the next byte to read; at least `len` when there is none in this segment.
     #[inline(always)]
     pub const fn at(&self) -> u32 {
         self.tracker.resume().wrapping_sub(self.base)
     }
 
-    /// The segment's end cuts a frame that begins in it: behind its first byte, before its last.
+    /// Check whether the segment's end splits a frame that begins in it: after its first byte,
+    /// before its last.
     #[inline(always)]
     pub const fn splits_frame(&self) -> bool {
         let cuts = self.at() > self.len || self.tracker.carried != 0 || self.tracker.beyond != 0;
         self.frames > 0 && cuts
     }
 
-    /// More than one frame begins in the segment.
+    /// Check whether more than one frame begins in the segment.
     #[inline(always)]
     pub const fn coalesces(&self) -> bool {
         self.frames > 1
     }
 
-    /// The last frame goes on for more than `bytes` behind the segment's end.
+    /// Check whether the last frame continues for more than `bytes` after the segment's end.
     #[inline(always)]
     pub const fn claims_more_than(&self, bytes: u32) -> bool {
         let behind = self.tracker.next.wrapping_sub(self.end());
         self.tracker.beyond != 0 || behind > bytes && behind < 1 << 31
     }
 
-    /// The segment's end cuts a header that no earlier segment had cut; the walk started at
-    /// `start`.
+    /// Check whether the segment's end splits a header that no earlier segment had split; the walk
+    /// started at `start`.
     #[inline(always)]
     pub const fn splits_header(&self, start: &Tracker) -> bool {
         let carried =
@@ -385,7 +387,7 @@ impl Walk {
         carried | self.cuts_key
     }
 
-    /// Go on to the next header.
+    /// Proceed to the next header.
     #[inline(always)]
     pub fn step<S: Segment>(&mut self, segment: &mut S) -> Step {
         let at = self.at();
@@ -413,8 +415,8 @@ impl Walk {
                 return self.step_record(segment);
             }
         }
-        // One place where a header is complete, whichever way it came: two would be twice the work for
-        // the kernel's verifier, and one behind another call more stack than there is.
+        // A single call for complete headers: two would double the work for the kernel's verifier,
+        // and a nested one needs more stack than there is.
         let header = if self.tracker.carried != 0 {
             match self.carry(segment) {
                 Step::Done => {}
@@ -450,10 +452,10 @@ impl Walk {
         Step::More
     }
 
-    /// Go past up to [`SPRINT`] headers of the common kind: new, whole, with a 7 bit length, no
-    /// fragments, nothing violated. `false` when the next one is of another kind.
+    /// Pass up to [`SPRINT`] headers of the common kind: new, whole, with a 7 bit length, no
+    /// fragments, no violations. `false` when the next one is of another kind.
     ///
-    /// A shortcut: the result is that of as many steps.
+    /// A shortcut with the result of as many steps.
     #[inline(always)]
     fn sprint<S: Segment>(&mut self, segment: &mut S) -> bool {
         let (mut next, mut mark) = (self.tracker.next, self.tracker.mark);
@@ -515,12 +517,12 @@ impl Walk {
         true
     }
 
-    /// Take the walk to its end at once, if the segment is of the common kind: new bytes, in which
-    /// exactly one frame begins, with a whole header of 7 or 16 bit length that violates nothing and
-    /// is no fragment. Otherwise nothing changes, and [`Walk::step`] has to do it.
+    /// Finish the walk at once, if the segment is of the common kind: new bytes, in which exactly
+    /// one frame begins, with a whole header of 7 or 16 bit length, no fragment and no violation.
+    /// Otherwise nothing changes, and [`Walk::step`] has to do it.
     ///
-    /// A shortcut: the result is that of the steps. A PING is counted as one that passes. Returns the
-    /// header's first two bytes, or 0.
+    /// A shortcut with the result of the steps. A PING is counted as passed. Returns the header's
+    /// first two bytes, or 0.
     #[inline(always)]
     pub fn only<S: Segment>(&mut self, segment: &S) -> u16 {
         let at = self.at();
@@ -576,8 +578,8 @@ impl Walk {
         self.only_one(word, record::HEADER as u32, length.into())
     }
 
-    /// The end of both: the one header is `header_len` bytes and begins with `word`, which nothing has to
-    /// change. 0 where it is cut, or another one follows.
+    /// End of both: the one header has `header_len` bytes and begins with `word`.
+    /// 0 where it is split, or another one follows.
     #[inline(always)]
     fn only_one(&mut self, word: u16, header_len: u32, payload_len: u32) -> u16 {
         let left = self.len - self.at();
@@ -591,14 +593,15 @@ impl Walk {
         word
     }
 
-    /// This walk, which joined `known`, has the same bytes there as the header that was cut then.
+    /// Check whether this walk, if it joined `known`, has the same bytes as the header that was
+    /// split there.
     #[inline(always)]
     pub fn agrees<S: Segment>(&self, segment: &S, known: &Tracker) -> bool {
         let at = known.next.wrapping_sub(self.base);
         let mut same = true;
         let mut i = 0u32;
         while i < frame::MAX_HEADER as u32 {
-            // Where the segment begins inside the header, its first bytes lie before it.
+            // If the segment begins inside the header, the header's first bytes are before it.
             let place = at.wrapping_add(i);
             let both = i < known.carried as u32 && place < self.len;
             same &= !both || segment.u8_at(place) == Some(known.carry[i as usize]);
@@ -617,7 +620,7 @@ impl Walk {
         }
     }
 
-    /// The header begins here: count the frame, and judge it if it is a PING. `false` to ask.
+    /// Begin a header: count the frame, and judge it if it is a PING. `false` to ask.
     #[inline(always)]
     fn begin<S: Segment>(&mut self, segment: &mut S, at: u32, first: u8) -> bool {
         let fresh = !crate::seq::before(self.tracker.next, self.fresh_begin);
@@ -645,7 +648,7 @@ impl Walk {
         true
     }
 
-    /// The header is whole: check it, and move to where its frame ends.
+    /// Complete a header: check it, and move to the end of its frame.
     #[inline(always)]
     fn complete<S: Segment>(&mut self, segment: &mut S, header: Header) {
         let mut violations = header.violations(self.tracker.expect());
@@ -667,11 +670,11 @@ impl Walk {
         // The top bit of a length has no meaning: without it the sum cannot overflow either.
         let total = (header.payload_len & !(1 << 63)) + header.len() as u64;
         let low = total & (STRIDE - 1) as u64;
-        // One stride is gone at once where it would end inside its own header: a segment border may
-        // have cut that, and where a frame ends must not lie before it. (1 or 0, without a branch.)
+        // One stride is taken at once if it would end inside its own header: a segment may have
+        // split that, and the end of a frame must not be before it. (1 or 0, without a branch.)
         let gone = low.wrapping_sub(header.len() as u64) >> 63;
         let strides = (total >> STRIDE_BITS) - gone;
-        // What is below 2^32 of the length shows where the next header is.
+        // The lower 32 bits of the length show in the position of the next header.
         let high = (header.payload_len >> 32) as u32;
         self.tracker.mark =
             mark_after(self.tracker.mark, self.tracker.next, header.first, header.second, high);
@@ -681,10 +684,11 @@ impl Walk {
         self.tracker.carried = 0;
     }
 
-    /// Take the walk through a segment of few TLS records to its end, and see that all of them are
-    /// records. `false` where there are more than [`FEW`] headers, or a cut one.
+    /// Finish a walk through a segment of few TLS records, and check that all of them are records.
+    /// `false` with more than [`FEW`] headers, or a split one.
     ///
-    /// For how a connection begins: without the loop, that is much less for the kernel's verifier.
+    /// For the beginning of a connection: without the loop that is much less work for the kernel's
+    /// verifier.
     #[inline(always)]
     pub fn few_records<S: Segment>(&mut self, segment: &mut S) -> bool {
         let mut i = 0;
@@ -697,7 +701,7 @@ impl Walk {
         self.at() >= self.len && self.violations == 0
     }
 
-    /// [`Walk::step`] to the next TLS record. A function: those who follow frames come by without.
+    /// [`Walk::step`] to the next TLS record. Not in line: walks over frames do not need it.
     #[inline(never)]
     fn step_record<S: Segment>(&mut self, segment: &mut S) -> Step {
         let at = self.at();
@@ -714,7 +718,7 @@ impl Walk {
         Step::More
     }
 
-    /// The header of a record is whole: check it, and move to where the record ends.
+    /// Complete a record's header: check it, and move to the end of the record.
     #[inline(always)]
     fn complete_record<S: Segment>(&mut self, segment: &mut S, record: Record) {
         let violations = record.violations();
@@ -731,11 +735,9 @@ impl Walk {
         self.tracker.carried = 0;
     }
 
-    /// The segment ends inside this header: carry over its first byte, the others follow one by
-    /// one.
+    /// Carry over the first byte of a header that the segment splits; the others follow one by one.
     ///
-    /// A function, as is `carry_on`: the verifier comes here by every way in which a read can fail,
-    /// and takes them for one.
+    /// Not in line, like `carry`: the verifier merges all paths of failed reads here.
     #[cold]
     #[inline(never)]
     fn cut<S: Segment>(&mut self, segment: &mut S) -> Step {
@@ -751,11 +753,11 @@ impl Walk {
         Step::More
     }
 
-    /// Take the next byte of a header that a segment border cuts; [`Step::Done`] when that makes it whole.
-    /// Not one function with what follows: reading calls others, and all their stack together is short.
+    /// Take the next byte of a header split across segments; [`Step::Done`] when that completes it.
+    /// Not one function with its caller: reading calls others, and their total stack is limited.
     ///
-    /// A step takes one byte and no more: few headers are cut, and a loop inside the loop over
-    /// headers is what the kernel's verifier can least bear.
+    /// A step takes one byte only: few headers are split, and a loop inside the loop over headers
+    /// is too much for the kernel's verifier.
     #[cold]
     #[inline(never)]
     fn carry<S: Segment>(&mut self, segment: &S) -> Step {
@@ -774,15 +776,15 @@ impl Walk {
         if whole { Step::Done } else { Step::More }
     }
 
-    /// The header that was carried, which is whole.
+    /// The carried header, which is complete.
     #[inline(always)]
     fn carried_header(&mut self) -> Header {
         let (first, second) = (self.tracker.carry[0], self.tracker.carry[1]);
         Header { first, second, payload_len: self.carried_len() }
     }
 
-    /// The length in it, and no more of it is carried: two trackers in the same place are equal, however
-    /// their headers were cut.
+    /// Take the length from the carried header and clear that, so that two trackers in the same
+    /// position are equal, however their headers were split.
     #[cold]
     #[inline(never)]
     fn carried_len(&mut self) -> u64 {
@@ -804,7 +806,7 @@ impl Walk {
         payload_len
     }
 
-    /// The record header that was carried is whole.
+    /// Complete the carried record header.
     #[cold]
     #[inline(never)]
     fn complete_carried_record<S: Segment>(&mut self, segment: &mut S) {
@@ -816,12 +818,12 @@ impl Walk {
     }
 }
 
-/// The mark after a header whose first byte is at sequence number `at`, and whose length has `high` above
-/// its lower 32 bits.
+/// Mark after a header whose first byte is at sequence number `at`, and whose length is `high`
+/// above its lower 32 bits.
 ///
-/// Two headers in the same place come to two marks, whatever the secret is; and what they differ by then
-/// hangs on the secret, or somebody could choose the next two headers so that they make up for it. So the
-/// secret is multiplied with itself, and nothing of it is lost.
+/// Two different headers in the same position give two marks, for any secret. Their difference
+/// depends on the secret, or an attacker could choose the next two headers to cancel it. So the
+/// secret is multiplied by itself, without losing any of it.
 #[inline(always)]
 pub(crate) const fn mark_after(before: u32, at: u32, first: u8, second: u8, high: u32) -> u32 {
     let word = (first as u32) << 8 | second as u32;

@@ -1,13 +1,13 @@
-//! The trail: where each frame that the server has not acknowledged begins.
+//! Trail: positions of all frames that the server has not acknowledged.
 //!
-//! What a sender sends again it may cut in any way: its path has become narrower, or what was put
-//! together on the way to the guard is cut apart behind it. Such a segment begins and ends anywhere.
-//! It may pass if all headers in it are those that came first, at the same places; whatever mixture
-//! of old and new bytes the server takes then has the same frames. Checkpoints know where the
-//! stream stood between segments ([`crate::checkpoint`]); this is what knows it everywhere between.
+//! A sender may cut retransmissions differently: the path's MTU has shrunk, or segments merged
+//! before the guard are cut again after it. Such a segment may begin and end anywhere. It may pass
+//! if all headers in it are those received first, at the same positions; any mixture of old and new
+//! bytes in the server then has the same frames. Checkpoints are the trackers between segments
+//! ([`crate::checkpoint`]); the trail gives them everywhere in between.
 //!
-//! A trail is a ring of [`Trace`]s. The flow says which of them count, so that what a walk left that
-//! was never committed is nothing.
+//! A trail is a ring of [`Trace`]s. The flow records which of them are valid, so that traces of an
+//! uncommitted walk do not count.
 
 use crate::{
     checkpoint::{CHECKPOINTS, REPLACES, UNPROVEN},
@@ -21,22 +21,22 @@ use crate::{
     },
 };
 
-/// Traces that one flow can have, a power of two. A segment of the largest size fits in, whatever messages
-/// of the common kind it is made of.
+/// Maximum of traces of one flow, a power of two.
+/// Enough for a segment of the largest size, of any messages of the common kind.
 pub const TRACES: u32 = 1 << TRACES_BITS;
 const TRACES_BITS: u32 = 12;
-/// Headers of the common kind that one trace has room for.
+/// Maximum of headers of the common kind in one trace.
 pub const TOGETHER: u32 = 3;
-/// A segment that is no longer than this is not cut on its way: with one header, it needs no trace.
+/// Length up to which a segment is not cut on its way: with one header it needs no trace.
 pub const SHORT: u32 = 256;
-/// Flows that can have a trail at once, a power of two.
+/// Maximum of flows with a trail, a power of two.
 pub const TRAILS: u32 = 256;
-/// A trail of whose flow the server acknowledges nothing for so long makes room for another's,
-/// nanoseconds.
+/// Time without an acknowledgement by the server after which a trail may be taken for another flow,
+/// ns.
 pub const IDLE_NS: u64 = 60_000_000_000;
 
-/// Where a header begins, and where the stream stood there; or up to [`TOGETHER`] of the common kind, of
-/// which each begins where the one before it ends.
+/// Position and tracker of a header; or up to [`TOGETHER`] headers of the common kind that follow
+/// each other.
 ///
 /// ```text
 ///  31 30 29       23      16 15       8 7        0
@@ -53,35 +53,35 @@ pub struct Trace {
     pub seq: u32,
     /// [`Tracker::mark`] there.
     pub mark: u32,
-    /// What was there.
+    /// The header or headers.
     pub word: u32,
 }
 
-/// First bytes of the common kind, by their number: where the third bit is set, a control frame.
+/// First bytes of the common kind, by number: with the third bit, a control frame.
 const FIRST: u64 = u64::from_le_bytes([0xC1, 0x81, 0x82, 0xC2, 0x88, 0x89, 0x8A, 0]);
 /// Bits of a header that is traced together with others.
 const SHORT_BITS: u32 = 10;
-/// Where their number is.
+/// Shift of their count.
 const COUNT_AT: u32 = 3 * SHORT_BITS;
-/// All three of them.
+/// Mask of all three.
 const HEADERS: u32 = (1 << COUNT_AT) - 1;
 
 impl Trace {
-    /// Of a header in whose first two bytes is `word`, before which the stream stood at `tracker`.
+    /// Trace of a header with `word` as its first two bytes, at `tracker`.
     #[inline(always)]
     pub const fn new(tracker: &Tracker, word: u16) -> Trace {
         let Tracker { mark, next, flags, .. } = *tracker;
         Trace { seq: next, mark, word: Self::one(word, flags as u32) }
     }
 
-    /// The word of one header with these first two bytes, before which the stream had these
-    /// [flags](Tracker::flags).
+    /// Word for one header with these first two bytes, and the stream's [flags](Tracker::flags)
+    /// before it.
     #[inline(always)]
     pub const fn one(word: u16, flags: u32) -> u32 {
         flags << 16 | word.swap_bytes() as u32
     }
 
-    /// The word of `count` headers of the common kind with these first two bytes each.
+    /// Word for `count` headers of the common kind with these first two bytes each.
     #[inline(always)]
     pub const fn several(count: u32, words: [u16; TOGETHER as usize]) -> u32 {
         let [first, second, third] = words;
@@ -89,13 +89,13 @@ impl Trace {
         count << COUNT_AT | headers
     }
 
-    /// Whether other headers follow in the same trace, 1 or 0.
+    /// 1 if other headers follow in the same trace, otherwise 0.
     #[inline(always)]
     const fn goes_on(&self) -> u32 {
         self.word >> (COUNT_AT + 1)
     }
 
-    /// Its first header alone, of a stream with such `flags`.
+    /// Trace of its first header alone, in a stream with these `flags`.
     #[inline(always)]
     const fn head(&self, flags: u8) -> Trace {
         let flags = (flags & RSV1_AGREED | FROM_CLIENT) as u32;
@@ -105,7 +105,7 @@ impl Trace {
         Trace { seq: self.seq, mark: self.mark, word }
     }
 
-    /// The first two bytes of its first header, of the common kind.
+    /// First two bytes of its first header, of the common kind.
     #[inline(always)]
     const fn common(&self) -> (u8, u8) {
         let bits = self.word >> (2 * SHORT_BITS);
@@ -113,7 +113,7 @@ impl Trace {
         (first as u8, 0x80 | bits as u8 & frame::LEN7)
     }
 
-    /// What follows behind its first header, where something [does](Trace::goes_on).
+    /// Trace of the headers after its first one, if [any](Trace::goes_on).
     #[inline(always)]
     const fn rest(&self) -> Trace {
         let (first, second) = self.common();
@@ -131,7 +131,7 @@ impl Trace {
         (self.word >> 16) as u8
     }
 
-    /// Bytes of its one header, a masking key not counted.
+    /// Length of its one header, without the masking key.
     #[inline(always)]
     const fn header(&self) -> u32 {
         if self.flags() >> RECORDS_BIT & 1 != 0 {
@@ -141,8 +141,8 @@ impl Trace {
         }
     }
 
-    /// Byte `i` of its one header, of `header` bytes, where the next one begins `distance` bytes further
-    /// on: the length says which that is.
+    /// Byte `i` of its one header, of `header` bytes, if the next one begins `distance` bytes
+    /// further on, which gives the length.
     #[inline(always)]
     const fn byte(&self, i: u32, header: u32, distance: u64) -> u8 {
         let is_frame = (self.flags() >> RECORDS_BIT & 1 ^ 1) as u32;
@@ -159,7 +159,7 @@ impl Trace {
     }
 }
 
-/// A header with these first two bytes, of the common kind.
+/// Encode a header of the common kind with these first two bytes.
 #[inline(always)]
 const fn short(word: u16) -> u32 {
     let (control, rsv1) = (word >> 11 & 1, word >> 14 & 1);
@@ -167,31 +167,31 @@ const fn short(word: u16) -> u32 {
     (number << 7 | word & frame::LEN7 as u16) as u32
 }
 
-/// What is known of the headers around a place.
+/// Headers around a position.
 struct Place {
-    /// The latest header that begins before it, if `earlier` is not 0...
+    /// The last header that begins before it, if `earlier` is not 0...
     last: Trace,
     earlier: u32,
-    /// ...and the first one that does not, or where the stream stands if that one is not `traced`.
+    /// ...and the first one that does not, or the current tracker if that one is not `traced`.
     next: Trace,
     traced: bool,
-    /// Number of the trace that follows the one with `next`.
+    /// Number of the trace after the one with `next`.
     behind: u32,
 }
 
-/// The trail of one flow.
+/// Trail of one flow.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Trail {
-    /// 1 while a CPU is at it.
+    /// 1 while a CPU has entered it.
     pub busy: u32,
-    /// What the server had acknowledged of the flow's bytes at that time.
+    /// The server's acknowledgement at `last_ns`.
     pub acked: u32,
-    /// Whose it is, [`crate::held::owner`]; 0 for nobody's.
+    /// Its [`crate::held::owner`]; 0 for none.
     pub owner: u64,
-    /// When the server last acknowledged something, nanoseconds of CLOCK_MONOTONIC (coarse).
+    /// Time of the server's last new acknowledgement, ns of CLOCK_MONOTONIC (coarse).
     pub last_ns: u64,
-    /// The connection that it is of.
+    /// Its connection.
     pub key: FlowKey,
     pub _pad: u32,
     pub traces: [Trace; TRACES as usize],
@@ -199,12 +199,12 @@ pub struct Trail {
 
 const _: () = {
     assert!(size_of::<Trail>() == 64 + 12 * TRACES as usize);
-    // Of the largest segment, with the shortest frames.
+    // For the largest segment, with the shortest frames.
     assert!(0xFFFF / frame::SHORTEST_MASKED / TOGETHER < TRACES);
 };
 
 impl Default for Trail {
-    /// Nobody's.
+    /// Without an owner.
     fn default() -> Trail {
         let traces = [Trace::default(); TRACES as usize];
         let key = FlowKey::default();
@@ -212,13 +212,13 @@ impl Default for Trail {
     }
 }
 
-/// The place of an [owner](crate::held::owner)'s trail, which it shares with others.
+/// Slot of an [owner](crate::held::owner)'s trail, shared with others.
 #[inline(always)]
 pub const fn slot(owner: u64) -> u32 {
     (owner ^ owner >> 32).wrapping_mul(0x9E37_79B1) as u32 >> (32 - TRAILS.trailing_zeros())
 }
 
-/// The second byte of a record's version says nothing and is not kept.
+/// Index of the second byte of a record's version, which has no meaning and is not kept.
 const MINOR: u32 = 2;
 
 impl Trail {
@@ -234,12 +234,12 @@ impl Trail {
         self.traces[(i & (TRACES - 1)) as usize] = trace;
     }
 
-    /// How many of the flow's `count` traces from number `first` on begin before `seq`.
+    /// Number of the flow's `count` traces, from number `first` on, that begin before `seq`.
     #[inline(always)]
     pub fn before(&self, first: u32, count: u32, seq: u32) -> u32 {
         let mut found = 0u32;
         let mut i = 0;
-        // Without a branch, of which the kernel's verifier would follow both sides.
+        // Without a branch: the kernel's verifier would follow both sides.
         while i <= TRACES_BITS {
             let step = TRACES >> i;
             let last = found.wrapping_add(step).wrapping_sub(1);
@@ -274,7 +274,7 @@ impl Trail {
         Place { last, earlier, next, traced: within || earlier < count, behind }
     }
 
-    /// Where the flow's stream stood at `seq`, a byte that the server has yet to acknowledge.
+    /// Tracker of the flow's stream at `seq`, a byte that the server has yet to acknowledge.
     #[inline(always)]
     pub fn stood_at(&self, flow: &Flow, seq: u32) -> Option<Tracker> {
         if flow.traces == 0 || before(seq, flow.traced_from) {
@@ -293,7 +293,8 @@ impl Trail {
         Some(shortened(&flow.client, seq))
     }
 
-    /// A walk that came to `tracker` stands where the flow's stream stood, by the same way.
+    /// Check whether `tracker`, reached by a walk, is one that the flow's stream had, after the
+    /// same headers.
     #[inline(always)]
     pub fn knows(&self, flow: &Flow, tracker: &Tracker) -> bool {
         let Place { next: trace, traced, behind, .. } = self.place(flow, tracker.next);
@@ -325,14 +326,13 @@ impl Trail {
     }
 }
 
-/// From a header to the next one, of which there are so many strides [beyond](Tracker::beyond).
+/// Distance from a header to the next one, with `beyond` [strides](Tracker::beyond).
 #[inline(always)]
 const fn distance(from: u32, to: u32, beyond: u32) -> u64 {
     to.wrapping_sub(from) as u64 + ((beyond as u64) << STRIDE_BITS)
 }
 
-/// Where the stream stood behind the first `have` bytes of a header that the next one follows at that
-/// distance.
+/// Tracker after the first `have` bytes of a header, with the next one at that distance.
 #[inline(always)]
 fn cut_at(trace: &Trace, have: u32, distance: u64) -> Tracker {
     let mut tracker = Tracker::new(trace.seq, trace.flags() & !TOP_SET);
@@ -350,7 +350,7 @@ fn cut_at(trace: &Trace, have: u32, distance: u64) -> Tracker {
     tracker
 }
 
-/// Where the stream stands, but with no more of a header that was cut than lies before `seq`.
+/// Current tracker, with the carried part of a split header shortened to what is before `seq`.
 #[inline(always)]
 fn shortened(client: &Tracker, seq: u32) -> Tracker {
     let mut tracker = *client;
@@ -368,26 +368,27 @@ fn shortened(client: &Tracker, seq: u32) -> Tracker {
 }
 
 impl Flow {
-    /// Number of the oldest trace that counts.
+    /// Number of the oldest valid trace.
     #[inline(always)]
     pub const fn first_trace(&self) -> u32 {
         self.next_trace.wrapping_sub(self.traces as u32)
     }
 
-    /// How many more traces the trail has room for.
+    /// Room for further traces.
     #[inline(always)]
     pub const fn trail_room(&self) -> u32 {
         TRACES - self.traces as u32
     }
 
-    /// What was traced counts no more: the stream is traced from where it stands.
+    /// Invalidate all traces: the stream is traced from its current position on.
     #[inline(always)]
     pub fn trace_anew(&mut self) {
         self.traces = 0;
         self.traced_from = self.client.next;
     }
 
-    /// A walk that is committed left so many traces. Where there was no room for them, all is lost.
+    /// Validate `count` traces of a committed walk.
+    /// If there was no room for them, all become invalid.
     #[inline(always)]
     pub fn take_traces(&mut self, count: u32) {
         let fits = count <= self.trail_room();
@@ -396,27 +397,27 @@ impl Flow {
         self.traced_from = if fits { self.traced_from } else { self.client.next };
     }
 
-    /// A segment of `len` bytes with one header, which was committed, leaves a trace.
+    /// Check whether a committed segment of `len` bytes with one header leaves a trace.
     #[inline(always)]
     pub const fn needs_trace(&self, len: u32) -> bool {
         self.trail != 0 || self.is_crowded() || len > SHORT
     }
 
-    /// The same of one that is yet to be committed.
+    /// The same for one that is yet to be committed.
     #[inline(always)]
     pub const fn will_need_trace(&self, len: u32) -> bool {
         self.trail != 0 || self.kept + 1 >= CHECKPOINTS as u8 || len > SHORT
     }
 
-    /// The one trace of such a segment, of a header at `seq`.
+    /// Validate the one trace of such a segment, of a header at `seq`.
     #[inline(always)]
     pub fn take_one(&mut self, seq: u32) {
         self.take_traces(1);
         self.traced_from = if self.traces == 1 { seq } else { self.traced_from };
     }
 
-    /// The server has acknowledged `count` headers, of whose latest it may not have all; that one
-    /// begins at `seq`.
+    /// Drop the traces of `count` acknowledged headers, except the latest, which begins at `seq`
+    /// and may not be acknowledged to its end.
     #[inline(always)]
     pub fn drop_traces(&mut self, count: u32, seq: u32) {
         if count > 1 && count <= self.traces as u32 {
@@ -425,8 +426,8 @@ impl Flow {
         }
     }
 
-    /// What was let through is what was followed: no other bytes have taken the place of any, and none
-    /// may have, unproven.
+    /// Check whether the passed bytes are the followed ones: no other bytes have replaced any, and
+    /// none may have, unproven.
     #[inline(always)]
     pub fn is_proven(&self) -> bool {
         let mut doubts = 0;
@@ -440,7 +441,7 @@ impl Flow {
         doubts & (UNPROVEN | REPLACES) == 0
     }
 
-    /// The walk comes to where the stream stands now, or goes on from there.
+    /// Check whether the walk reaches the stream's current position, or continues from it.
     #[inline(always)]
     pub fn is_reached(&self, walk: &Walk) -> bool {
         walk.joined || walk.tracker == self.client

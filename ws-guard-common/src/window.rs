@@ -1,13 +1,12 @@
-//! The rate window: at most N pings in *any* W milliseconds.
+//! Rate window: at most N pings in *any* W milliseconds.
 //!
-//! A log of the latest ping times, not a counter that resets: a client that keeps to the limit is
-//! never over it, one that breaks it always is, wherever the window is laid.
+//! A log of the latest ping times, not a counter that resets: a client within the limit is never
+//! over it, one that exceeds it always is, wherever the window begins.
 //!
-//! Up to [`SLOTS`] pings a window each ping has a slot of its own, and the answer is exact. Above
-//! that, a slot stands for a group of 2^shift pings (see [`Rate::new`]) and holds the time of the
-//! group's first. A group on the edge of the window counts as outside, so that the error is always
-//! in the client's favour: up to 2^shift - 1 pings more than the limit may pass in a window, never
-//! fewer.
+//! Up to [`SLOTS`] pings a window each ping has a slot of its own, and the result is exact. Above
+//! that, a slot holds a group of 2^shift pings (see [`Rate::new`]) and the time of the group's
+//! first. A group on the edge of the window counts as outside, so that the error is always in the
+//! client's favour: up to 2^shift - 1 pings more than the limit may pass in a window, never fewer.
 
 /// Slots in the log: limits up to this many pings a window are exact.
 pub const SLOTS: usize = 64;
@@ -19,14 +18,14 @@ const SLOT_MASK: u32 = SLOTS as u32 - 1;
 pub struct Rate {
     /// Pings allowed in any window. 0 means unlimited.
     pub limit: u32,
-    /// Length of the window in milliseconds, and the resolution of the clock that stamps pings, so
+    /// Length of the window in milliseconds, plus the resolution of the clock that stamps pings, so
     /// that two pings less than a window apart are never taken for more.
     pub window_ms: u32,
-    /// A slot of the log stands for 2^shift pings.
+    /// A slot of the log holds 2^shift pings.
     pub shift: u32,
 }
 
-/// Why a limit and a window cannot be had.
+/// Error in a limit or a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateError {
     /// More pings than [`Rate::MAX_LIMIT`].
@@ -51,7 +50,7 @@ impl Rate {
             return Err(RateError::WindowOutOfRange);
         }
         let mut shift = 0;
-        // With groups one slot more is in use: the group that is being filled.
+        // With groups one more slot is in use: the group that is being filled.
         while limit > (SLOTS as u32 - (shift > 0) as u32) << shift {
             shift += 1;
         }
@@ -66,10 +65,10 @@ impl Rate {
     }
 }
 
-/// The log of one source or one connection. All zero: nothing logged.
+/// Log of one source or one connection. All zero: nothing logged.
 ///
 /// Ping number `n` since the log was empty belongs to group `n >> shift`, whose first ping's time
-/// stands in slot `group % SLOTS`.
+/// is in slot `group % SLOTS`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RateWindow {
@@ -102,17 +101,17 @@ impl RateWindow {
         self.total = 0;
     }
 
-    /// Log `pings` pings that came at `now_ms`, and return how many of them keep to the limit: the
-    /// first so many; the others are over it.
+    /// Log `pings` pings at `now_ms`, and return how many are within the limit: the first ones; the
+    /// others are over it.
     ///
-    /// Pings over the limit are logged too: who goes on stays over.
+    /// Pings over the limit are logged too: a continuing flood stays over.
     #[inline(always)]
     pub fn charge(&mut self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
         let now_ms = self.not_before_last(now_ms);
         self.forget_old(now_ms, rate);
         let rate = Rate { shift: self.shift, ..rate };
         if pings == 1 {
-            // By far the commonest, and without a loop.
+            // By far the most common case, without a loop.
             let kept = rate.limit == 0 || !self.over(0, now_ms, rate);
             self.record_one(now_ms, rate);
             return kept as u32;
@@ -122,8 +121,8 @@ impl RateWindow {
         kept
     }
 
-    /// How many of the logged pings are inside the window that ends at `now_ms`: exact without
-    /// grouping, else up to one group too low. At most what the log holds.
+    /// Number of logged pings inside the window that ends at `now_ms`: exact without grouping,
+    /// otherwise up to one group too low. At most what the log holds.
     pub fn count(&self, now_ms: u32, rate: Rate) -> u32 {
         let mut seen = *self;
         let now_ms = seen.not_before_last(now_ms);
@@ -141,27 +140,27 @@ impl RateWindow {
         inside
     }
 
-    /// How many of the next `pings` keep to the limit when they all come at `now_ms`. Logs nothing.
+    /// Number of the next `pings` within the limit if they all arrive at `now_ms`. Logs nothing.
     #[inline(always)]
     pub fn room(&self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
         self.within(self.not_before_last(now_ms), Rate { shift: self.shift, ..rate }, pings)
     }
 
-    /// A ping at `now_ms` keeps to the limit. Logs nothing.
+    /// Check whether a ping at `now_ms` is within the limit. Logs nothing.
     #[inline(always)]
     pub fn has_room(&self, now_ms: u32, rate: Rate) -> bool {
         let rate = Rate { shift: self.shift, ..rate };
         rate.limit == 0 || !self.over(0, self.not_before_last(now_ms), rate)
     }
 
-    /// How many of the next `pings` keep to the limit when they all come at `now_ms`: those before
-    /// the first that is over it.
+    /// Number of the next `pings` within the limit if they all arrive at `now_ms`: those before the
+    /// first that is over it.
     #[inline(always)]
     fn within(&self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
         if rate.limit == 0 {
             return pings;
         }
-        // Pings past the limit in one batch are over it whatever came before.
+        // Pings past the limit in one batch are over it in any case.
         let most = if pings < rate.limit { pings } else { rate.limit };
         if most == 0 || self.over(0, now_ms, rate) {
             return 0;
@@ -172,10 +171,10 @@ impl RateWindow {
         self.first_over(now_ms, rate)
     }
 
-    /// The first ping from now that would be over the limit, when there is one and it is not the
-    /// very next. Rare: once a throttling.
+    /// First ping from now that would be over the limit, when there is one and it is not the very
+    /// next. Rare: once per throttle.
     ///
-    /// All pings of a group are judged alike, so that the search is one over groups.
+    /// All pings of a group are judged alike, so that only groups are searched.
     #[inline(always)]
     fn first_over(&self, now_ms: u32, rate: Rate) -> u32 {
         let shift = rate.shift & 31;
@@ -194,8 +193,8 @@ impl RateWindow {
         if first > free && first <= rate.limit { first } else { free }
     }
 
-    /// The `next`-th ping from now (the very next is 0) would be over the limit: the one a whole
-    /// limit before it is still inside the window.
+    /// Check whether the `next`-th ping from now (the very next is 0) would be over the limit: the
+    /// one a whole limit before it is still inside the window.
     #[inline(always)]
     fn over(&self, next: u32, now_ms: u32, rate: Rate) -> bool {
         let number = self.total.wrapping_add(next);
@@ -235,8 +234,8 @@ impl RateWindow {
         self.settle(now_ms);
     }
 
-    /// After logging: keep the count far from wrapping; a whole number of rounds leaves every slot in
-    /// place.
+    /// Finish logging: keep the count far from wrapping; a whole number of rounds leaves every slot
+    /// in place.
     #[inline(always)]
     fn settle(&mut self, now_ms: u32) {
         if self.total >= 1 << 31 {
@@ -245,19 +244,20 @@ impl RateWindow {
         self.last_ms = now_ms;
     }
 
-    /// Two CPUs may read the clock in one order and get the lock in the other: a time a little
-    /// before the latest ping is taken for that ping's. (A difference of more than ten seconds is
-    /// the 32 bit clock having gone round, after weeks without a ping.)
+    /// Time not before the latest ping's.
+    /// Two CPUs may read the clock in one order and get the lock in the other: a slightly earlier
+    /// time becomes that of the latest ping. (A difference of more than ten seconds means that the
+    /// 32 bit clock has wrapped, after weeks without a ping.)
     #[inline(always)]
     fn not_before_last(&self, now_ms: u32) -> u32 {
         let behind = self.last_ms.wrapping_sub(now_ms);
         if self.total != 0 && behind < 10_000 { self.last_ms } else { now_ms }
     }
 
-    /// Begin afresh when every logged ping has left the window.
+    /// Empty the log when every logged ping has left the window.
     ///
-    /// A log in larger groups than `rate` wants serves as well, if not as exactly, until somebody
-    /// calls [`RateWindow::regroup`]. One in smaller groups does not reach back a whole limit.
+    /// A log in larger groups than `rate` needs works as well, though less exactly, until
+    /// [`RateWindow::regroup`] is called. One in smaller groups does not reach back a whole limit.
     #[inline(always)]
     fn forget_old(&mut self, now_ms: u32, rate: Rate) {
         if now_ms.wrapping_sub(self.last_ms) >= rate.window_ms || self.shift < rate.shift {
@@ -273,19 +273,19 @@ impl RateWindow {
         self.shift
     }
 
-    /// The log holds pings in other groups than `rate` wants: [`RateWindow::regroup`] first, or some
-    /// of them do not count.
+    /// Check whether the log's groups differ from those of `rate`: then [`RateWindow::regroup`]
+    /// first, or some pings do not count.
     #[inline(always)]
     pub const fn is_grouped_otherwise(&self, rate: Rate) -> bool {
         self.shift != rate.shift && self.total != 0
     }
 
-    /// Write the log anew in the groups of `rate`, because the limit changes. `scratch` is
-    /// overwritten. Not for the packet path: whoever changes the limit sees to it, before the change
-    /// where the groups become larger, after it where they become smaller.
+    /// Rewrite the log in the groups of `rate`, because the limit changes.
+    /// `scratch` is overwritten. Not for the packet path: the caller that changes the limit calls
+    /// it, before the change if the groups become larger, after it if they become smaller.
     ///
-    /// Where a group is split, all of its pings get the time of its first; of pings that the log
-    /// does not reach back to, the time is one outside of the window. Both in the client's favour.
+    /// If a group is split, all of its pings get the time of its first; pings older than the log
+    /// get a time outside the window. Both in the client's favour.
     #[inline(always)]
     pub fn regroup(&mut self, now_ms: u32, rate: Rate, scratch: &mut [u32; SLOTS]) {
         const ALL: u32 = SLOTS as u32;
@@ -299,7 +299,7 @@ impl RateWindow {
             let from = group << new >> old;
             let stamp = self.stamps[(from & SLOT_MASK) as usize];
             let outside = now_ms.wrapping_sub(rate.window_ms);
-            // Without a branch: the kernel's verifier would follow both ways of each of 64.
+            // Without a branch: the kernel's verifier would follow both sides of each of 64.
             let before_first = (group.wrapping_sub(groups) as i32 >> 31) as u32;
             let held = !((from.wrapping_sub(oldest) as i32 >> 31) as u32);
             let known = before_first & held;

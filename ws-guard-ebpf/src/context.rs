@@ -1,4 +1,4 @@
-//! What the programs know when they look at a segment, and what they may decide.
+//! Context of the current segment, and the verdicts about it.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
@@ -14,49 +14,49 @@ use crate::{
     stream::walk::{self, Walker},
 };
 
-/// What becomes of a packet.
+/// Verdict about a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Pass,
     Drop,
 }
 
-/// What a program knows when it looks at a segment of a flow.
+/// Context of a segment: what all steps need to know about it.
 pub struct Context<'a> {
     pub segment: &'a Segment,
     pub policy: &'a Policy,
     /// Nanoseconds of the coarse clock.
     pub now: u64,
-    /// Who its limits are about: a part of the flow, or of [`packet`]'s state where there is none. A
-    /// pointer, because the flow is changed meanwhile.
+    /// Client and source for the limits: in the flow, or in [`packet`]'s state where there is none.
+    /// A pointer, because the flow is changed meanwhile.
     ///
     /// [`packet`]: crate::packet
     pub account: *const Account,
 }
 
 impl<'a> Context<'a> {
-    /// Between whom the segment is.
+    /// The segment's end points.
     #[inline(always)]
     pub fn key(&self) -> &'a FlowKey {
         &self.segment.key
     }
 
-    /// Who its limits are about.
+    /// The client that the limits apply to.
     #[inline(always)]
     pub fn client(&self) -> &Client {
         // SAFETY: a map value, which stays mapped while a program runs, and is only read here.
         unsafe { &(*self.account).client }
     }
 
-    /// The source of that client.
+    /// The client's source.
     #[inline(always)]
     pub fn source(&self) -> &SourceKey {
         // SAFETY: as above.
         unsafe { &(*self.account).source }
     }
 
-    /// Under `observe`, and for who is allowed, nothing is ever dropped or changed; on a TLS port only
-    /// under `drop`.
+    /// Check whether the guard may drop or change anything: not under `observe` or for allowed
+    /// sources, and on a TLS port only under `drop`.
     #[inline(always)]
     pub fn enforces(&self) -> bool {
         let action = match self.policy.rules {
@@ -66,13 +66,13 @@ impl<'a> Context<'a> {
         action >= self.policy.least_action()
     }
 
-    /// The port speaks TLS: there are records to follow, not frames.
+    /// Check whether the port speaks TLS: records are followed then, not frames.
     #[inline(always)]
     pub fn is_tls(&self) -> bool {
         self.policy.flags & TLS != 0
     }
 
-    /// Other frames than pings have limits as well: then each frame is looked at by its class.
+    /// Check whether other frames than pings have limits: each frame is then classified.
     #[inline(always)]
     pub fn limits_classes(&self) -> bool {
         self.policy.flags & LIMITS_CLASSES != 0
@@ -89,16 +89,16 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What a walk came to.
+/// Outcome of a walk.
 pub enum Outcome {
     /// Nothing more to do.
     Pass,
     Drop,
-    /// It came to its end, and the flow has yet to take over what is in this CPU's state.
+    /// Finished; the flow has yet to take over the result in this CPU's state.
     Walked,
     /// The same, from a checkpoint.
     Rewalked,
-    /// The flow stands before these bytes: they are to be walked as new ones.
+    /// The flow was set back before these bytes: walk them as new ones.
     Rewound,
 }
 
@@ -112,13 +112,13 @@ impl From<Verdict> for Outcome {
     }
 }
 
-/// A walk was taken to its end, if `done`.
+/// `outcome` if the walk is `done`, otherwise a drop.
 #[inline(always)]
 pub fn finished(context: &Context, done: bool, outcome: Outcome) -> Outcome {
     if done { outcome } else { context.drop(Counter::DroppedUnreadable).into() }
 }
 
-/// The segment's source is throttled, and something may be done about it.
+/// Check whether the segment's source is throttled and the guard enforces.
 #[inline(never)]
 pub fn throttled(context: &Context) -> bool {
     if !context.enforces() || !sources::any_throttled(context.now) {
@@ -130,7 +130,7 @@ pub fn throttled(context: &Context) -> bool {
     }
 }
 
-/// A walk that came to `step` is taken to its end, with a budget for new pings if it asks for one.
+/// Run a walk after `step` to its end, with a budget for new pings if it asks for one.
 #[inline(always)]
 pub fn run_out<P: Packet>(
     context: &Context,
@@ -147,7 +147,7 @@ pub fn run_out<P: Packet>(
 
 /// Set the budget for new pings of the walk in this CPU's state.
 ///
-/// A function: its caller's stack is that of the walk, too.
+/// Not in line: the caller's stack is also the walk's.
 #[inline(never)]
 fn grant(context: &Context, flow: &Flow) {
     let Some(state) = walk::resume() else {
@@ -157,8 +157,7 @@ fn grant(context: &Context, flow: &Flow) {
     state.walk.budget = if over { sources::budget(context.now) } else { Walk::UNLIMITED };
     state.asked_ns = flow.ping_ns;
     if flow.ping_ns == 0 && state.walk.budget > 0 {
-        // A ping may wait for its pong from now on.
-        // SAFETY: no arguments, no effects.
+        // From now on a ping may wait for its pong.
         state.asked_ns = unsafe { bpf_ktime_get_ns() };
     }
 }

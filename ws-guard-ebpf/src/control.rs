@@ -1,4 +1,5 @@
-//! The daemon's hand on a source: what changes one has to take its lock, which user space cannot.
+//! Changes to sources on the daemon's behalf. They need the source's lock, which user space cannot
+//! take.
 
 use aya_ebpf::{
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
@@ -12,7 +13,7 @@ use ws_guard_common::{
 
 use crate::{limits::sources, maps, tables};
 
-/// A request stands behind the Ethernet header that the kernel asks of every test packet.
+/// Offset of a request: it follows the Ethernet header that the kernel requires of a test packet.
 const REQUEST: usize = 14;
 
 /// Carry out the request in the packet; the answer is one of [`answer`].
@@ -62,7 +63,7 @@ pub fn run(ctx: &TcContext) -> u32 {
     answer::DONE
 }
 
-/// Write a source's log of pings in other groups.
+/// Regroup a source's log of pings.
 #[inline(never)]
 fn regroup(request: &Request) -> u32 {
     let (Some(source), Some(stamps)) =

@@ -1,7 +1,7 @@
-//! The debug log, for who debugs the programs: `ws-guard run --kernel-debug`.
+//! Debug log for developers of the programs: `ws-guard run --kernel-debug`.
 //!
-//! Each message is a function of its own, so that what it needs of the stack is not there when it is
-//! off; then the level is a constant at load, and the verifier takes the code out.
+//! Each message is a function of its own, so that it takes no stack when it is off: the level is a
+//! constant at load, and the verifier removes the code.
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
@@ -9,7 +9,7 @@ use ws_guard_common::maps::Address;
 
 use crate::packet;
 
-/// A segment of a client is dropped.
+/// Log a dropped segment of a client.
 #[cold]
 #[inline(never)]
 pub fn dropped<C: EbpfContext>(ctx: &C) {
@@ -26,7 +26,7 @@ pub fn dropped<C: EbpfContext>(ctx: &C) {
     }
 }
 
-/// The server's 101 opened a flow.
+/// Log a flow opened by the server's 101.
 #[cold]
 #[inline(never)]
 pub fn opened<C: EbpfContext>(ctx: &C) {

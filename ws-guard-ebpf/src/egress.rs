@@ -1,4 +1,4 @@
-//! The server's side: what it acknowledges, what it answers.
+//! The server's side: acknowledgements and answers.
 
 use aya_ebpf::{
     bindings::{BPF_ANY, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// How each HTTP/1.1 response begins.
+/// First bytes of every HTTP/1.1 response.
 const HTTP: u64 = u64::from_be_bytes(*b"HTTP/1.1");
 
 /// The TC program.
@@ -74,12 +74,12 @@ fn follow(ctx: &TcContext) -> Verdict {
     let context = Context { segment, policy, now, account };
     if let Some(flow) = flow {
         // SAFETY: map values stay mapped while a program runs. What is read without the lock is
-        // compared with what stands there under it before anything is changed.
+        // compared under it before anything is changed.
         let is_http = tracked(ctx, &context, unsafe { &mut *flow });
         if !is_http {
             return Verdict::Pass;
         }
-        // What opened the flow was no answer, but text in another one's body.
+        // The flow was opened not by an answer, but by text in the body of another one.
         let _ = FLOWS.remove(key);
     }
     if segment.len == 0 {
@@ -89,8 +89,8 @@ fn follow(ctx: &TcContext) -> Verdict {
     unknown(ctx, &context)
 }
 
-/// Payload without a flow: it may be the answer that opens one, with the server's first frames behind
-/// it.
+/// Handle payload without a flow: perhaps the answer that opens one, followed by the server's first
+/// frames.
 #[inline(always)]
 fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
     let asked = pending_upgrades::is_under_way();
@@ -115,7 +115,7 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
     Verdict::Pass
 }
 
-/// A packet of the server on a flow. `true` when the server does not speak WebSocket there.
+/// Handle the server's packet on a flow. `true` when the server does not speak WebSocket there.
 #[inline(always)]
 fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let segment = context.segment;
@@ -126,7 +126,7 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
     // A single word, and a connection's segments leave one after the other.
     flow.server_high = later(flow.server_high, end);
-    // Other RSTs answer segments that are none of this connection's (RFC 9293, 3.10.7.4).
+    // Other RSTs answer segments that do not belong to this connection (RFC 9293, 3.10.7.4).
     let resets = segment.flags & RST != 0 && segment.seq == flow.server_high;
     if resets || segment.flags & FIN != 0 {
         done(flow);
@@ -140,7 +140,7 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         closed(context, flow);
         return false;
     }
-    // Of a closed flow as well: it may not be, and then what the server took decides.
+    // Also on a closed flow: if the client's end was forged, the server's acknowledgement shows it.
     if after(segment.ack, flow.acked) {
         acknowledge(context, flow);
     } else if segment.ack == flow.acked && !flow.has_repeated() {
@@ -153,14 +153,15 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     if segment.len == 0 {
         return false;
     }
-    // Of a closed flow as well: if it is not, nobody else says where the server's frames begin.
+    // Also on a closed flow: if it is open after all, nothing else shows where the server's frames
+    // begin.
     let follows = frames(ctx, context, flow);
     charge_unseen(context);
     !follows
 }
 
-/// Charge the pings that only the pongs in the segment tell of. Not where those are counted: the stack is
-/// too small for both.
+/// Charge the unseen pings that the segment's pongs reveal.
+/// Not where those are counted: the stack is too small for both.
 #[inline(always)]
 fn charge_unseen(context: &Context) {
     let unseen = walk::resume().map_or(0, |state| state.unseen);
@@ -169,7 +170,7 @@ fn charge_unseen(context: &Context) {
     }
 }
 
-/// The server says that it is done with the connection.
+/// Note that the server has closed its side.
 #[cold]
 #[inline(never)]
 fn done(flow: &mut Flow) {
@@ -180,8 +181,8 @@ fn done(flow: &mut Flow) {
     );
 }
 
-/// The server begins a new connection with these end points, and the old one is gone; unless it only
-/// says again how this one began, as it does while the client keeps silent (RFC 7413).
+/// Handle the server's SYN-ACK: a new connection, and the end of an older one with these end
+/// points. Unless it is a repetition, as the server sends while the client is silent (RFC 7413).
 #[cold]
 #[inline(never)]
 fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
@@ -198,7 +199,7 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
     }
 }
 
-/// The server acknowledges more of the client's bytes.
+/// Take over an acknowledgement of more of the client's bytes.
 #[inline(never)]
 fn acknowledge(context: &Context, flow: &mut Flow) {
     let outcome = locked(flow, |flow| flow.acknowledge(context.segment.ack));
@@ -222,8 +223,9 @@ fn closed(context: &Context, flow: &mut Flow) {
     report::flow_event(EventKind::FlowClosed, context.key(), context.now, flow.frames_in);
 }
 
-/// Follow the server's frames; of its records nobody wants to know. `false` when there is an HTTP response
-/// where one should begin, on a connection that may be no WebSocket.
+/// Follow the server's frames; its records are of no interest.
+/// `false` when an HTTP response begins where a frame should, on a connection that may not be
+/// WebSocket.
 #[inline(never)]
 fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let Some(state) = walk::resume() else {
@@ -234,7 +236,7 @@ fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         return true;
     }
     let mut walker = Walker { state, packet: SkbPayload::new(ctx, context.segment, Side::Server) };
-    // Further on in a frame the client may have made the server say it.
+    // Inside a frame the client may have made the server send it.
     let begins = flow.may_be_http() && walker.state.walk.tracker.begins_at(context.segment.seq);
     if begins && walker.packet.u64_at(0) == Some(HTTP) {
         return false;
@@ -245,7 +247,7 @@ fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     true
 }
 
-/// Put a walk through the server's segment into this CPU's state, if a header may be in it.
+/// Prepare a walk through the server's segment in this CPU's state, if a header may be in it.
 #[inline(never)]
 fn has_news(context: &Context, flow: &Flow) -> bool {
     let segment = context.segment;
@@ -255,8 +257,8 @@ fn has_news(context: &Context, flow: &Flow) -> bool {
         return false;
     }
     if after(segment.seq, start.resume()) {
-        // The server is not hostile, and its segments leave in order. If some went another way,
-        // follow it from here on: servers write whole frames.
+        // The server is not hostile, and its segments leave in order. After a gap, because some
+        // took another route, follow it from here on: servers write whole frames.
         start = Tracker::new(segment.seq, start.flags | GUESSED);
     }
     let Some(state) = walk::state() else {
@@ -267,17 +269,17 @@ fn has_news(context: &Context, flow: &Flow) -> bool {
     true
 }
 
-/// Let the flow take over what a walk through the server's frames found.
+/// Commit a walk through the server's frames.
 #[inline(never)]
 fn answered(context: &Context, flow: &mut Flow) {
     let Some(state) = walk::resume() else {
         return;
     };
     let walk = &state.walk;
-    // A server that was followed from its first frame on may send long ones.
+    // A server followed from its first frame may send long ones.
     let most = if walk.tracker.flags & GUESSED != 0 { LONGEST } else { u32::MAX >> 2 };
     if flow.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(most)) {
-        // Where its frames begin was a guess, and a wrong one.
+        // The guess where its frames begin was wrong.
         let next = Tracker::new(walk.end(), walk.tracker.flags & RSV1_AGREED | GUESSED);
         locked(
             flow,

@@ -1,8 +1,8 @@
-//! The client's side: what becomes of a segment.
+//! The client's side: the verdict about each segment.
 //!
-//! Plan, walk, commit, charge: the flow says how to look at the segment, the tracker walks it
-//! without a lock, the flow takes the result under its lock if nothing changed meanwhile, and only
-//! then is the source charged, so that no ping is charged twice.
+//! Plan, walk, commit, charge: the flow plans the treatment of the segment, the tracker walks it
+//! without a lock, the flow commits the result under its lock if nothing changed meanwhile, and
+//! only then is the source charged, so that no ping is charged twice.
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
@@ -68,7 +68,7 @@ pub fn tc(ctx: &TcContext) -> i32 {
         other => unreadable::verdict(other),
     };
     match verdict {
-        // To pass is to let the next program decide: TC_ACT_OK would end the chain.
+        // Let the next program decide: TC_ACT_OK would end the chain.
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop => {
             debug::dropped(ctx);
@@ -77,7 +77,7 @@ pub fn tc(ctx: &TcContext) -> i32 {
     }
 }
 
-/// Any TCP segment.
+/// Judge a TCP segment.
 #[inline(always)]
 fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     let (Some(counters), Some(segment)) = (report::counters(), packet::segment()) else {
@@ -112,8 +112,8 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         }
     }
     if segment.flags & URG != 0 {
-        // The byte that the urgent pointer names does not reach the server's application in its
-        // place (RFC 6093, 3.1): the frames would be other ones than those on the wire.
+        // The application does not receive the urgent byte in its place (RFC 6093, 3.1), so that
+        // its frames would differ from those on the wire.
         return context.drop(Counter::DroppedUrgent);
     }
     if flow.is_none() {
@@ -129,7 +129,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     // SAFETY: a part of a map value, which stays mapped while a program runs.
     context.account = unsafe { &raw const (*flow).account };
     // SAFETY: map values stay mapped while a program runs. What is read without the lock is
-    // compared with what stands there under it before anything is changed.
+    // compared under it before anything is changed.
     let flow = unsafe { &mut *flow };
     if !role::claims(&mut flow.owner) {
         return Verdict::Pass;
@@ -138,7 +138,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         ending(&context, flow);
     }
     if segment.flags & RST != 0 {
-        // Nobody reads data out of it.
+        // Receivers ignore its data.
         return Verdict::Pass;
     }
     // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4).
@@ -154,17 +154,17 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
     data(&context, flow, &payload)
 }
 
-/// What becomes of a segment without a flow.
+/// Result for a segment without a flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum Stray {
     Pass,
     Drop,
-    /// It has one from now on.
+    /// A flow was opened for it.
     Joined,
 }
 
-/// A segment without a flow: of a handshake, or of a stream that may be joined.
+/// Handle a segment without a flow: of a handshake, or of a stream to be picked up midstream.
 #[inline(always)]
 fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) -> Stray {
     let segment = context.segment;
@@ -192,14 +192,14 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     if joins && midstream::open(context) { Stray::Joined } else { Stray::Pass }
 }
 
-/// The source of the packet is banned.
+/// Check whether the packet's source is banned.
 #[cold]
 #[inline(never)]
 fn is_banned(context: &Context) -> bool {
     sources::any_banned(context.now) && sources::drop_banned(context)
 }
 
-/// Data on a closed flow: whether there is anything new in it.
+/// Reopen a closed flow if its client sends new data.
 #[cold]
 #[inline(never)]
 fn reopens(context: &Context, flow: &mut Flow) -> bool {
@@ -217,7 +217,7 @@ fn reopens(context: &Context, flow: &mut Flow) -> bool {
     goes_on
 }
 
-/// A RST or a FIN of the client.
+/// Handle a RST or a FIN of the client.
 #[cold]
 #[inline(never)]
 fn ending(context: &Context, flow: &mut Flow) {
@@ -231,7 +231,7 @@ fn ending(context: &Context, flow: &mut Flow) {
             flow.flags |= flow::FIN_SEEN;
         }
         if closed {
-            // How long ago it ended counts from here.
+            // The time since its end counts from here.
             flow.last_ns = context.now;
         }
     });
@@ -241,7 +241,7 @@ fn ending(context: &Context, flow: &mut Flow) {
     }
 }
 
-/// A segment with payload on a tracked flow.
+/// Judge a segment with payload on a tracked flow.
 #[inline(always)]
 fn data<P: Packet>(
     context: &Context,
@@ -255,7 +255,7 @@ fn data<P: Packet>(
             if after(segment.seq, flow.high) {
                 note(context, flow, Noted::Hole);
             }
-            // Only this side writes these two, and they only say how far things got.
+            // Only this side writes these two, and they only record progress.
             flow.high = later(flow.high, segment.seq.wrapping_add(segment.len));
             flow.last_ns = context.now;
             return Verdict::Pass;
@@ -295,10 +295,10 @@ fn data<P: Packet>(
     verdict
 }
 
-/// A segment that has to be looked at.
+/// Judge a segment that has to be walked.
 ///
-/// Each way to go on is a function of its own: a program's stack is 512 bytes for all that is
-/// called from it, and only one of these is on it at a time.
+/// Each branch is a function of its own: a program's stack is 512 bytes for all nested calls, and
+/// only one of these is on it at a time.
 #[inline(always)]
 fn stream<P: Packet>(
     context: &Context,
@@ -320,8 +320,8 @@ fn stream<P: Packet>(
         Action::Search => midstream::search(context, flow, payload),
         Action::Walk | Action::Pass => Outcome::Rewound,
     };
-    // Not called from where the outcome came about: two of these on top of each other are too much
-    // stack, and two calls of one are twice the work for the verifier.
+    // Called only here: two of these on top of each other need too much stack, and two calls double
+    // the verifier's work.
     if matches!(outcome, Outcome::Rewound) {
         outcome = first(context, flow, payload);
     }
@@ -340,16 +340,17 @@ fn stream<P: Packet>(
         return context.drop(Counter::DroppedUnreadable);
     }
     count_walk(context);
-    // Behind it: what is dropped for its frames is not judged again when it comes again. TCP would put more
-    // and more of them into one segment, which alone would be over the limit for good.
+    // After the commit: what is dropped for its frames is not charged again when it is
+    // retransmitted. TCP would merge more and more frames into one segment, which alone would
+    // exceed the limit for good.
     let over = context.limits_classes() && frame_limits::charge(context, flow);
     let verdict = if over { Verdict::Drop } else { settle(context, flow, payload) };
-    // Behind the settling, which corrects the newest checkpoint: the filler's.
+    // After `settle`, which corrects the newest checkpoint: the filler's.
     out_of_order::follow(context, flow);
     verdict
 }
 
-/// What a flow has to know of a segment that is not walked.
+/// What a flow records about a segment that is not walked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Noted {
     /// It skips payload.
@@ -372,7 +373,7 @@ fn note(context: &Context, flow: &mut Flow, what: Noted) {
     });
 }
 
-/// Bytes that come for the first time.
+/// Walk new bytes.
 #[inline(never)]
 fn first<P: Packet>(
     context: &Context,

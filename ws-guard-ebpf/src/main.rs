@@ -8,14 +8,15 @@ use aya_ebpf::{
 };
 use ws_guard_ebpf::{control, egress, ingress};
 
-/// Client side, XDP. `frags`: it reads packets that lie in several buffers too (Linux 5.18), without
-/// which drivers refuse it at large MTUs.
+/// Client side, XDP.
+/// `frags`: packets may lie in several buffers (Linux 5.18); without it drivers refuse the program
+/// at large MTUs.
 #[xdp(frags)]
 pub fn ws_guard_xdp(ctx: XdpContext) -> u32 {
     ingress::xdp(&ctx)
 }
 
-/// Client side, where XDP is not to be had.
+/// Client side, where XDP is not available.
 #[classifier]
 pub fn ws_guard_in(ctx: TcContext) -> i32 {
     ingress::tc(&ctx)

@@ -1,4 +1,4 @@
-//! The maps. Names and layouts are those of `ws_guard_common::maps`; the sizes here are defaults
+//! BPF maps. Names and layouts are those of `ws_guard_common::maps`; the sizes here are defaults
 //! that the daemon overrides at load.
 
 use core::hint::black_box;
@@ -80,15 +80,15 @@ pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<Event, 262144> = RingBuf::new();
 
-/// A new entry is put together here: it is too large for the stack. Words, not the type itself,
-/// because a per-CPU map may hold no lock.
+/// Scratch value for a new entry, which is too large for the stack.
+/// Words, not the type itself, because a per-CPU map may hold no lock.
 #[btf_map]
 pub static NEW_FLOW: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static NEW_SOURCE: PerCpuArray<[u64; size_of::<Source>() / 8], 1> = PerCpuArray::new();
 
-/// Where a log of pings is put together that is written in other groups.
+/// Scratch value for regrouping a log of pings.
 #[btf_map]
 pub static STAMPS: PerCpuArray<[u32; SLOTS], 1> = PerCpuArray::new();
 
@@ -106,7 +106,7 @@ pub fn policy_of_scope(scope: u32) -> Option<&'static Policy> {
 #[inline(always)]
 pub fn policy_of(port: u16) -> Option<&'static Policy> {
     let active = *ACTIVE.get(0)? & 1;
-    // Verifiers before Linux 6.13 know nothing of what comes out of a byte swap.
+    // Verifiers before Linux 6.13 do not bound the result of a byte swap.
     let port = black_box(u16::from_be(port) as u32) & 0xFFFF;
     let entry = PORTS.get(active)?.0[port as usize];
     let scope = (entry & Ports::SCOPE) as u32;

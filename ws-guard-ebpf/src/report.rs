@@ -34,7 +34,7 @@ pub fn add(counter: Counter, n: u64) {
     }
 }
 
-/// Which side's frames a walk counted.
+/// Sender of frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Side {
@@ -49,7 +49,7 @@ impl From<u32> for Side {
     }
 }
 
-/// Count what a header violates, by kind.
+/// Count a header's violations by kind.
 #[inline(always)]
 pub fn violations(side: Side, kinds: Violations) {
     if kinds.is_empty() {
@@ -69,7 +69,7 @@ pub fn violations(side: Side, kinds: Violations) {
     }
 }
 
-/// Tell about the violations of a walk.
+/// Send an event about a walk's violations.
 #[inline(always)]
 pub fn violation_event(side: Side, key: &FlowKey, walk: &Walk, now: u64) {
     if walk.violations > 0 {
@@ -83,7 +83,7 @@ pub fn violation_event(side: Side, key: &FlowKey, walk: &Walk, now: u64) {
     }
 }
 
-/// An event of a connection.
+/// Send an event about a connection.
 #[inline(always)]
 pub fn flow_event(kind: EventKind, key: &FlowKey, now: u64, value: u64) {
     send(kind, now, |event| {
@@ -92,7 +92,7 @@ pub fn flow_event(kind: EventKind, key: &FlowKey, now: u64, value: u64) {
     });
 }
 
-/// An event of a source, and of the connection that brought it about, if there is one.
+/// Send an event about a source, and the connection that caused it, if any.
 #[inline(always)]
 pub fn source_event(
     kind: EventKind,
@@ -112,7 +112,7 @@ pub fn source_event(
     });
 }
 
-/// Send an event, unless this CPU has sent its share of the kind in this second: an attacker must
+/// Send an event, unless this CPU's budget for the kind is used up in this second: an attacker must
 /// not be able to flood the log.
 ///
 /// Written in place in the ring buffer: the stack has no room for it.
@@ -137,7 +137,7 @@ fn send(kind: EventKind, now: u64, fill: impl FnOnce(&mut Event)) {
     entry.submit(0);
 }
 
-/// Take one off this CPU's budget for the kind in this second.
+/// Use one of this CPU's budget for the kind in this second.
 #[cold]
 #[inline(never)]
 fn may_send(kind: u32, now: u64) -> bool {
@@ -161,7 +161,7 @@ fn may_send(kind: u32, now: u64) -> bool {
     may
 }
 
-/// Put a ping-to-pong time into the histogram.
+/// Add a ping-to-pong time to the histogram.
 #[inline(always)]
 pub fn heartbeat(ns: u64) {
     let Some(counters) = counters() else {

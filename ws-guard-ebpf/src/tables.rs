@@ -1,8 +1,8 @@
 //! Room in full tables.
 //!
-//! Entries are reclaimed only under pressure, and only such that protect nothing any more: flows
-//! that ended or were silent for long, sources with nothing left in their window. Idling must not
-//! be a way to be forgotten.
+//! Entries are reclaimed only under pressure, and only those that protect nothing any more: flows
+//! that ended or were silent for long, sources with an empty window. Idling must not be a way to be
+//! forgotten.
 
 use core::{
     ffi::{c_long, c_void},
@@ -29,26 +29,27 @@ use crate::{
     stream::walk,
 };
 
-/// A full table is searched at most this often, in nanoseconds: a search touches every entry.
+/// Minimum interval between searches of a full table, ns: a search touches every entry.
 const SWEEP_INTERVAL: u64 = 1_000_000_000;
-/// Sources silent for this long have nothing left in any window (which lasts an hour at most).
+/// Sources silent for this long, ns, have an empty window (which lasts an hour at most).
 const IDLE_SOURCE: u64 = 3_600_000_000_000;
 
-/// What a sweep's callback works on. It holds nothing that changes from one element to the next:
-/// the verifier follows a callback until it comes to a state that it knows.
+/// Context of a sweep's callback.
+/// It holds nothing that changes from one element to the next: the verifier follows a callback
+/// until it reaches a known state.
 struct Sweep {
     now: u64,
     /// Sources that last pinged before `now - window` have an empty log.
     window: u64,
 }
 
-/// It is time for a sweep, and this call is the one to make it.
+/// Check whether a sweep is due, and this call is to make it.
 #[inline(always)]
 fn may_sweep(now: u64) -> bool {
     let Some(shared) = SHARED.get_ptr_mut(0) else {
         return false;
     };
-    // SAFETY: an array element. Two CPUs may both find that it is time: then both sweep, no harm.
+    // SAFETY: an array element. Two CPUs may both find it due and sweep, without harm.
     unsafe {
         let due = now.wrapping_sub((*shared).swept) >= SWEEP_INTERVAL;
         if due {
@@ -58,10 +59,10 @@ fn may_sweep(now: u64) -> bool {
     }
 }
 
-/// What the kernel calls for each element of a map.
+/// Callback for each element of a map.
 type Visit<K, V, C> = unsafe extern "C" fn(*mut c_void, *const K, *mut V, *mut C) -> c_long;
 
-/// Let `visit` look at every element of `map`. `false` when it is too early to look again.
+/// Call `visit` for every element of `map`. `false` when it is too early for another sweep.
 #[inline(always)]
 fn sweep<K, V, C, const N: usize, const F: usize>(
     map: &HashMap<K, V, N, F>,
@@ -76,7 +77,7 @@ fn sweep<K, V, C, const N: usize, const F: usize>(
     may
 }
 
-/// Let `visit` look at every element of `map`.
+/// Call `visit` for every element of `map`.
 #[inline(always)]
 fn visit_all<K, V, C, const N: usize, const F: usize>(
     map: &HashMap<K, V, N, F>,
@@ -95,14 +96,15 @@ fn visit_all<K, V, C, const N: usize, const F: usize>(
     }
 }
 
-/// What a look at the connections of a source works on. How many it finds is in [`walk::State::found`],
-/// because nothing may change here from one element to the next.
+/// Context of a visit to a source's connections.
+/// Their number is in [`walk::State::found`], because nothing may change here from one element to
+/// the next.
 struct Connections {
     key: SourceKey,
     now: u64,
-    /// The connection that is not looked at.
+    /// Generation of a connection to skip.
     except: u32,
-    /// Its connection is over the limit until then...
+    /// Time until which the connection is over the limit...
     over_until: u64,
     /// ...under this [`ws_guard_common::maps::Policy::generation`]...
     generation: u32,
@@ -116,20 +118,20 @@ impl Connections {
         Connections { key: *key, now, except: 0, over_until: 0, generation: 0, drops: 0 }
     }
 
-    /// The flow is one of them.
+    /// Check whether the flow is one of them.
     #[inline(always)]
     fn has(&self, flow: &Flow) -> bool {
         let (a, b) = (&flow.account.source, &self.key);
         let [p, q, r, s] = a.address.0;
         let [t, u, v, w] = b.address.0;
         let differ = (p ^ t) | (q ^ u) | (r ^ v) | (s ^ w) | (a.scope ^ b.scope);
-        // Or LLVM makes a branch of each, and the verifier follows all.
+        // Otherwise LLVM makes a branch of each, and the verifier follows all.
         black_box(differ) == 0
     }
 }
 
-/// The flow's source has no other open connection that keeps to the limit. `false` when it is too early
-/// to look: that touches every flow.
+/// Check that the flow's source has no other open connection within the limit.
+/// `false` when it is too early for a sweep: it touches every flow.
 #[inline(always)]
 pub fn is_alone(flow: &Flow, now: u64) -> bool {
     if !may_sweep(now) {
@@ -140,7 +142,7 @@ pub fn is_alone(flow: &Flow, now: u64) -> bool {
     count_with(&mut connections, visit_neighbour) == 0
 }
 
-/// How many connections `visit` counts.
+/// Count connections with `visit`.
 #[inline(always)]
 fn count_with(connections: &mut Connections, visit: Visit<FlowKey, Flow, Connections>) -> u32 {
     if let Some(state) = walk::resume() {
@@ -150,7 +152,7 @@ fn count_with(connections: &mut Connections, visit: Visit<FlowKey, Flow, Connect
     walk::resume().map_or(0, |state| state.found)
 }
 
-/// Count one.
+/// Count a connection.
 #[inline(always)]
 fn found() {
     if let Some(state) = walk::resume() {
@@ -174,7 +176,7 @@ unsafe extern "C" fn visit_neighbour(
     0
 }
 
-/// An operator releases a source: none of its connections is over the limit any more.
+/// Release a source's connections on an operator's behalf: none is over the limit any more.
 #[inline(never)]
 pub fn release_flows(key: &SourceKey, now: u64) {
     visit_all(&FLOWS, &mut Connections::of(key, now), visit_released);
@@ -196,8 +198,8 @@ unsafe extern "C" fn visit_released(
     0
 }
 
-/// Pings of a source that a terminator reports are over the limit. Its connection is dropped or paced for
-/// a window, if it has only one: of several it cannot be told which.
+/// Drop or pace a source's only connection for a window, after a terminator reported pings over the
+/// limit. Of several connections it cannot be told which one sent them.
 #[inline(never)]
 pub fn treat_only_flow(key: &SourceKey, policy: &Policy, drops: bool, now: u64) {
     let mut connections = Connections::of(key, now);
@@ -239,8 +241,9 @@ unsafe extern "C" fn visit_over(
     0
 }
 
-/// Add an empty value for `key`. `false` when there is no room, or when there is one already.
-/// `empty` is the map's scratch value: words as many as the value has, never written.
+/// Add an empty value for `key`.
+/// `false` when there is no room, or when there is one already. `empty` is the map's scratch value,
+/// of the value's size and never written.
 #[inline(always)]
 pub fn insert_empty<K, V, const N: usize, const F: usize, const WORDS: usize>(
     map: &HashMap<K, V, N, F>,
@@ -255,7 +258,7 @@ pub fn insert_empty<K, V, const N: usize, const F: usize, const WORDS: usize>(
     unsafe { map.insert(key, &*empty.cast::<V>(), BPF_NOEXIST.into()).is_ok() }
 }
 
-/// An empty flow with a new generation, in [`NEW_FLOW`]: to be filled in for [`insert_flow`].
+/// Empty flow with a new generation, in [`NEW_FLOW`], to be filled in for [`insert_flow`].
 #[inline(always)]
 pub fn new_flow() -> Option<&'static mut Flow> {
     let new = NEW_FLOW.get_ptr_mut(0)?;
@@ -269,7 +272,7 @@ pub fn new_flow() -> Option<&'static mut Flow> {
     Some(flow)
 }
 
-/// Insert the flow that was put together in [`NEW_FLOW`], making room for it if there is none.
+/// Insert the flow in [`NEW_FLOW`], making room for it if there is none.
 #[inline(always)]
 pub fn insert_flow(context: &Context) -> bool {
     let (key, now) = (context.key(), context.now);
@@ -279,8 +282,8 @@ pub fn insert_flow(context: &Context) -> bool {
     // SAFETY: this CPU's scratch value, of a flow's size and alignment.
     let flow = unsafe { &mut *new.cast::<Flow>() };
     if let Some(began) = BEGINNINGS.get_ptr(key) {
-        // SAFETY: a map value; an LRU entry may be used again for another key meanwhile, and then no
-        // SYN-ACK is like it.
+        // SAFETY: a map value; an LRU entry may be reused for another key meanwhile, and then no
+        // SYN-ACK matches it.
         flow.began = unsafe { *began };
     }
     let flow = &*flow;
@@ -293,8 +296,8 @@ pub fn insert_flow(context: &Context) -> bool {
     inserted
 }
 
-/// The server has answered: from here on the connection in [`NEW_FLOW`] is followed, if there is
-/// room. [`Verdict::Drop`] refuses it.
+/// Insert the flow in [`NEW_FLOW`] for an answered request, if there is room.
+/// [`Verdict::Drop`] refuses the connection.
 #[inline(always)]
 pub fn admit(context: &Context) -> Verdict {
     pending_upgrades::forget();
@@ -308,7 +311,7 @@ pub fn admit(context: &Context) -> Verdict {
     Verdict::Pass
 }
 
-/// Look for room in the flow table. `false` when it is too early to look again.
+/// Make room in the flow table. `false` when it is too early for another sweep.
 #[inline(always)]
 pub fn reclaim_flows(now: u64) -> bool {
     sweep(&FLOWS, now, Sweep { now, window: 0 }, visit_flow)
@@ -331,7 +334,7 @@ unsafe extern "C" fn visit_flow(
     0
 }
 
-/// Look for room in the source table. `false` when it is too early to look again.
+/// Make room in the source table. `false` when it is too early for another sweep.
 #[inline(always)]
 pub fn reclaim_sources(now: u64, window_ms: u32) -> bool {
     let window = window_ms as u64 * 2_000_000;

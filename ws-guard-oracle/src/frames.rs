@@ -33,7 +33,7 @@ impl Frame {
     }
 }
 
-/// Who sends the stream, and what was agreed.
+/// Sender of the stream, and agreed extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Side {
     pub from_client: bool,

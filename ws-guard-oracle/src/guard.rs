@@ -1,4 +1,4 @@
-//! What stands between a client and a server's TCP.
+//! The guard between a client and a server's TCP.
 
 use ws_guard_common::{
     flow::Flow,
@@ -15,11 +15,11 @@ pub trait Guard {
     /// The server acknowledges the client's bytes up to `ack`.
     fn acknowledge(&mut self, ack: u32);
 
-    /// So much time passes that the server has acknowledged all that it holds in order
+    /// Let time pass until the server has acknowledged all that it holds in order
     /// ([`ws_guard_common::flow::SETTLED_NS`]).
     fn rest(&mut self);
 
-    /// The server has sent so many bytes since the client's frames began.
+    /// Record the number of bytes that the server has sent since the client's frames began.
     fn server_sends(&mut self, _end: u32) {}
 
     /// A segment of the client acknowledges that many. `false` when the guard takes it for a forged one.
@@ -28,7 +28,7 @@ pub trait Guard {
     }
 }
 
-/// One whose knowledge of the connection can be looked at: who lies, aims.
+/// A guard whose state of the connection is visible, for targeted lies.
 pub trait Watched: Guard {
     fn flow(&self) -> &Flow;
 }
@@ -82,7 +82,7 @@ impl Watched for OnHost {
     }
 }
 
-/// So many pings pass, no more.
+/// Budget of a fixed number of pings.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
     pub left: u32,

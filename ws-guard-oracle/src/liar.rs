@@ -15,7 +15,7 @@ use crate::{
 /// About how many bytes each of its streams has.
 const LENGTH: usize = 400;
 
-/// Streams that differ in their frames, but often stand at the same places between them.
+/// Streams that differ in their frames, but often have the same positions between them.
 fn variants(rng: &mut Rng) -> Vec<Vec<u8>> {
     (0..rng.usize(2..5))
         .map(|_| {

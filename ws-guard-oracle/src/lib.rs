@@ -1,9 +1,9 @@
 //! What the guard is compared with: streams of frames, networks that mangle them, clients that lie,
 //! and the right answers, computed the slow and obvious way.
 //!
-//! One generator for all who follow frames: the tracker on the host (`ws-guard-common/tests`), its fuzz
-//! targets, and the kernel programs (`ws-guard/tests/differential`). What is sent is decided by
-//! [`link`] and [`liar`]; what stands between them and the [`receiver`] is a [`guard::Guard`].
+//! One generator for all trackers of frames: the one on the host (`ws-guard-common/tests`), its
+//! fuzz targets, and the kernel programs (`ws-guard/tests/differential`). [`link`] and [`liar`]
+//! decide what is sent; between them and the [`receiver`] is a [`guard::Guard`].
 //!
 //! The oracles ([`frames`], [`head`], [`pings`]) are written from the RFCs, and share no code with what
 //! they judge.

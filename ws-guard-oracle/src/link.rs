@@ -29,7 +29,7 @@ pub enum Resend {
     Any,
 }
 
-/// How bad the path is: one in so many segments, 0 for never.
+/// Faults of the path: one in this number of segments, 0 for never.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
     pub lost_before: u32,
@@ -37,9 +37,9 @@ pub struct Path {
     pub repeated: u32,
     pub reordered: u32,
     pub resend: Resend,
-    /// An acknowledgement after every so many segments at most.
+    /// Maximum of segments between acknowledgements.
     pub ack_every: u32,
-    /// Nothing happens for a second, instead of one in so many acknowledgements.
+    /// A silent second, instead of one in this number of acknowledgements.
     pub rests: u32,
     /// Longest segment, in bytes of payload.
     pub longest: usize,
@@ -180,7 +180,7 @@ impl Link {
         (from, to.min(from + self.path.longest))
     }
 
-    /// A segment comes to the guard, and, if it passes, to a receiver that takes it or not.
+    /// Pass a segment to the guard and, if it passes, to a receiver that takes it or not.
     fn arrive(&mut self, from: usize, to: usize, taken: bool, guard: &mut impl Guard) {
         let seq = self.base.wrapping_add(from as u32);
         let mut payload = self.stream[from..to].to_vec();

@@ -4,7 +4,7 @@ use fastrand::Rng;
 
 use crate::cases::one_in;
 
-/// One frame as it stands on the wire. Most are valid; `wild` ones may violate anything.
+/// One frame as on the wire. Most are valid; `wild` ones may violate anything.
 pub fn frame(rng: &mut Rng, from_client: bool, wild: bool, message_open: &mut bool) -> Vec<u8> {
     let opcode = match rng.u8(..16) {
         _ if wild && one_in(rng, 4) => rng.u8(..16),

@@ -22,7 +22,7 @@ use crate::{
     wire::{Mangling, Piece, Wire, cut, recut},
 };
 
-/// Nothing is lost any more after so long.
+/// Time after which nothing is lost any more.
 const BAD: Time = 20_000;
 /// A transfer that takes longer has failed.
 const PATIENCE: Time = 400_000;
@@ -204,7 +204,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         self.before.enter(rng, self.now, piece);
     }
 
-    /// Segments come to the guard, and leave it.
+    /// Pass segments through the guard.
     fn at_guard(&mut self, rng: &mut Rng) {
         let mut arrived = Vec::new();
         while let Some(piece) = self.before.leave(self.now) {
@@ -242,7 +242,7 @@ impl<'a, G: Guard> Transfer<'a, G> {
         }
     }
 
-    /// Segments come to the receiver, which answers.
+    /// Pass segments to the receiver, which answers.
     fn at_receiver(&mut self, rng: &mut Rng) {
         let mut arrived = Vec::new();
         while let Some(piece) = self.behind.leave(self.now) {

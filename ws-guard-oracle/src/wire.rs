@@ -9,7 +9,7 @@ use crate::{cases::one_in, sender::Time};
 /// Most bytes that are merged into one.
 const LARGEST: usize = 0xFF00;
 
-/// How bad it is. Of a thousand, so many are...
+/// Faults of the wire, each in a thousand...
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mangling {
     pub lost: u32,

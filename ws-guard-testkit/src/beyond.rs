@@ -88,7 +88,7 @@ impl BeyondWindow {
         deliver(&mut self.tcp, &stream, patience)?;
         self.note_echoes();
         while Instant::now() < end && self.echoed < self.own && !self.tcp.ended {
-            // Said again, lest the server goes on to think that there is no room.
+            // Repeated, or the server may continue to assume that there is no room.
             self.tcp.acknowledge()?;
             self.tcp.settle(LISTEN)?;
             self.note_echoes();

@@ -40,7 +40,7 @@ pub struct Captured {
     pub window: u16,
     /// The checksum field; between local namespaces it may hold the pseudo-header's sum only.
     pub checksum: u16,
-    /// TCP options, as they stand in the header.
+    /// TCP options, as in the header.
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
 }
@@ -61,7 +61,7 @@ impl Capture {
         Ok(Capture { socket, buffer: vec![0; 1 << 16] })
     }
 
-    /// Only what comes in: what the namespace itself sends in somebody's name is not taken for his.
+    /// Incoming packets only: spoofed ones sent by the namespace itself do not count.
     pub fn incoming(namespace: &Namespace) -> Result<Capture> {
         let capture = Capture::new(namespace)?;
         let (fd, on) = (capture.socket.as_raw_fd(), 1i32);

@@ -6,7 +6,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// One for nobody in particular, and its key, as PEM files in `dir`.
+/// A certificate without a specific subject, and its key, as PEM files in `dir`.
 pub fn make(dir: &Path) -> Result<[String; 2]> {
     let path = |name: &str| dir.join(name).display().to_string();
     let [cert, key] = [path("cert.pem"), path("key.pem")];

@@ -42,7 +42,7 @@ nix::ioctl_read_bad!(
 pub enum Cut {
     /// One write; TCP cuts at the MSS.
     Whole,
-    /// A segment every so many bytes, from 1.
+    /// Length of a segment in bytes, from 1.
     Every(usize),
     /// A segment ends at each of these offsets, which grow.
     At(Vec<usize>),
@@ -201,7 +201,7 @@ impl Client {
         self.sent
     }
 
-    /// Its connection, for those who write to it by themselves.
+    /// Its connection, for direct writes.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.stream
     }
@@ -302,7 +302,7 @@ impl Client {
         Ok(took)
     }
 
-    /// What was received so far. Reading goes on in the background; hold the guard briefly.
+    /// Data received so far. Reading continues in the background; hold the guard briefly.
     pub fn received(&self) -> MutexGuard<'_, Received> {
         self.received.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -101,7 +101,8 @@ impl Edge {
             namespace.ip(&format!("addr add fd76::{host}/64 dev {EDGE} nodad"))?;
             namespace.ip(&format!("link set {EDGE} up"))?;
         }
-        // Whoever has a whole network may bind to each of its addresses, IPv6 ones with this setting.
+        // With a whole network a process may bind to each of its addresses, IPv6 ones with this
+        // setting.
         clients.sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
         for network in NETWORKS {
             clients.ip(&format!("route add local {network} dev lo"))?;

@@ -69,7 +69,7 @@ pub fn flood(client: &mut Client, bounds: Bounds, go_on: impl Fn() -> bool) -> R
         std::thread::sleep(bounds.pause);
         done.time = start.elapsed();
     }
-    // Nobody shall have to wonder whether a ping that began was counted.
+    // No partial ping, or it would be unclear whether it was counted.
     let mut cut = (bytes % ping.len() as u64) as usize;
     let by = Instant::now() + LAST;
     while (1..ping.len()).contains(&cut) && Instant::now() < by {

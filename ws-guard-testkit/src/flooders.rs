@@ -111,7 +111,7 @@ struct Connection {
     /// Bytes of a frame of the flood, and with the record around it.
     frame: usize,
     on_wire: usize,
-    /// What has to be written before the flood goes on.
+    /// Bytes to be written before the flood continues.
     first: Vec<u8>,
     /// Bytes of the flood that were written, without its own messages.
     flood: u64,

@@ -151,7 +151,7 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// Whoever holds them: a daemon, an interface, a pin.
+    /// Their holders: a daemon, an interface, a pin.
     pub fn of(pin_dir: &Path) -> Result<Holdings> {
         let mut holdings = Holdings::default();
         holdings.add_pins(pin_dir, pin_dir)?;

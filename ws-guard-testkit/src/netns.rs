@@ -23,7 +23,7 @@ use nix::sched::{CloneFlags, setns};
 const PREFIX: &str = "wsg";
 /// Where `ip netns` keeps its handles.
 const HANDLES: &str = "/run/netns";
-/// The one interface of each namespace beside `lo`.
+/// The one interface of each namespace besides `lo`.
 pub const INTERFACE: &str = "veth0";
 
 /// IPv4 or IPv6: what a test is run for twice.
@@ -159,7 +159,7 @@ impl Namespace {
 
     /// The MAC address of an interface.
     pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
-        // sysfs shows the namespace of whoever mounted it, so ask `ip`.
+        // sysfs shows the namespace of the process that mounted it, so ask `ip`.
         let output = Command::new("ip")
             .args(["-netns", &self.name, "-json", "link", "show", "dev", interface])
             .output()
@@ -274,7 +274,7 @@ impl Pair {
 }
 
 impl Namespace {
-    /// Who does not bind connects from the one `preferred` address.
+    /// Without a bind, connections come from the one `preferred` address.
     fn add_address(&self, address: IpAddr, preferred: bool) -> Result<()> {
         // Among IPv4 addresses the first one is; an IPv6 address must be deprecated not to be
         // (RFC 6724, 5, rule 3).

@@ -42,7 +42,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node with so many pods, `cali0` and so on.
+    /// A node with this number of pods, `cali0` and so on.
     pub fn new(pods: u8, options: PairOptions) -> Result<Node> {
         let pair = Pair::new(options)?;
         for (family, to) in [(Family::V4, "10.78.0.0/16"), (Family::V6, "fd78::/32")] {

@@ -58,7 +58,7 @@ impl Protocol {
 pub struct Talk(Process);
 
 impl Talk {
-    /// Wait until so many more bodies came back.
+    /// Wait for this number of further bodies.
     ///
     /// # Errors
     /// When they do not come in 20 s, or one came back changed.

@@ -23,8 +23,8 @@ pub mod flag {
 pub enum Checksum {
     /// The sum over pseudo header, header and payload, as on the wire.
     Full,
-    /// The pseudo header's sum alone, not complemented (CHECKSUM_PARTIAL): somebody after us
-    /// completes it.
+    /// Only the pseudo header's sum, not complemented (CHECKSUM_PARTIAL): a later step completes
+    /// it.
     Partial,
     /// Another value than the right one: the receiver throws the segment away.
     Wrong,

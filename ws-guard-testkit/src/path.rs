@@ -45,10 +45,10 @@ const BUFFER: usize = 8 << 20;
 const MTU: usize = 1500;
 const MSS: usize = 1428;
 
-/// What becomes of the client's segments with payload.
+/// Treatment of the client's segments with payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Impairment {
-    /// Of a thousand, so many are lost.
+    /// Lost segments in a thousand.
     pub lost: u32,
     /// Of a thousand, so many come so much later.
     pub late: u32,
@@ -64,7 +64,7 @@ pub struct Impairment {
     pub seed: u64,
 }
 
-/// What becomes of one segment.
+/// Treatment of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Arrives,

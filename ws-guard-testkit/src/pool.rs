@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 32;
 /// Pings that a blind flooder writes at once.
 const BATCH: usize = 200;
-/// Of every so many pings one is followed by a text.
+/// One in this number of pings is followed by a text.
 const TEXT_EVERY: u32 = 2;
 
 /// What a flooder does, from the first honest ping until after the last one.
@@ -48,7 +48,7 @@ pub enum Flood {
     Steady(Duration),
 }
 
-/// Who connects, and what each does.
+/// The clients, and the task of each.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub server: SocketAddr,

@@ -35,7 +35,8 @@ pub struct Process {
 impl Process {
     /// Start `command`; `name` is what messages call it.
     pub fn spawn(name: &str, mut command: Command) -> Result<Process> {
-        // A group of its own: Ctrl-C in the terminal shall reach only us, who then end it in order.
+        // A group of its own: Ctrl-C in the terminal reaches only the parent, which then ends the
+        // process in order.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("starting {name}: {command:?}"))?;
         let output = Shared::default();

@@ -71,7 +71,7 @@ pod!(
     Tunnels
 );
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The program's return value: an XDP action, or a TC action as unsigned.
@@ -80,7 +80,7 @@ pub struct Run {
     pub packet: Vec<u8>,
 }
 
-/// Loaded programs, with maps of their own that nobody else sees.
+/// Loaded programs, with private maps.
 pub struct Programs {
     ebpf: Ebpf,
     /// Segments behind gaps when they were last forgotten.

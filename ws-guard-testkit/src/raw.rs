@@ -174,7 +174,7 @@ fn full(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// The network of an IPv4 flood's sources: shared address space (RFC 6598), which nobody routes between
+/// Network of an IPv4 flood's sources: shared address space (RFC 6598), not routed between
 /// networks, with room for four million.
 pub const SPOOFED: &str = "100.64.0.0/10";
 const SPOOFED_BITS: u32 = 0x003F_FFFF;

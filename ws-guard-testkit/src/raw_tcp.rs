@@ -1,9 +1,9 @@
 //! A client with a TCP of its own, in user space: it decides every field of every segment, and can
 //! lie in each.
 //!
-//! Its address is one that the kernel of the client namespace does not have, so that nobody else
-//! answers the server in its name. It keeps count of what the server acknowledges, puts the server's
-//! bytes in order, acknowledges them, and counts the frames in them. Nothing is sent again by itself.
+//! Its address does not belong to the client namespace's kernel, so that only this client answers
+//! the server. It keeps count of the server's acknowledgements, puts the server's bytes in order,
+//! acknowledges them, and counts the frames in them. It retransmits nothing by itself.
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

@@ -1,4 +1,4 @@
-//! A server that upgrades whoever asks, takes all that comes, whatever it is, and says nothing more.
+//! A server that accepts every upgrade, reads everything, and sends nothing more.
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
@@ -45,7 +45,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        // Whoever waits for a connection is told that there will be none.
+        // Tell waiters that there will be no connection.
         let _ = self.listener.shutdown(Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();

@@ -61,7 +61,7 @@ pub fn prometheus() -> PathBuf {
     root().join("prometheus/usr/bin/prometheus")
 }
 
-/// The tool beside it that checks rules, runs their tests, and asks a server.
+/// The companion tool that checks rules, runs their tests, and queries a server.
 pub fn promtool() -> PathBuf {
     root().join("prometheus/usr/bin/promtool")
 }

@@ -13,7 +13,7 @@ const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]];
 pub enum Tunnel {
     /// RFC 7348, with this UDP port.
     Vxlan(u16),
-    /// RFC 8926, with this UDP port and so many bytes of options.
+    /// RFC 8926, with this UDP port and this number of bytes of options.
     Geneve(u16, u8),
     IpInIp,
 }

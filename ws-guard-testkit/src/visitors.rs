@@ -64,7 +64,7 @@ pub fn visit(
     })?
 }
 
-/// Connect for one client and send so many pings; how many of them are answered.
+/// Connect for one client, send this number of pings, and return how many are answered.
 pub fn flood(namespace: &Namespace, server: SocketAddr, client: IpAddr, pings: u64) -> Result<u64> {
     namespace.run(|| {
         let runtime = Builder::new_current_thread().enable_all().build()?;

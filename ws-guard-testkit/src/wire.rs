@@ -33,7 +33,7 @@ impl Wire {
         Wire { tcp, tls: None, record: WRITE }
     }
 
-    /// Negotiate TLS with whoever is at the other end.
+    /// Negotiate TLS with the peer.
     pub fn tls(mut tcp: TcpStream) -> Result<Wire> {
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone())
@@ -58,7 +58,7 @@ impl Wire {
         self.tls.is_some()
     }
 
-    /// Put at most so many bytes, from 1, into a record from now on.
+    /// Set the maximum number of bytes per record, from 1.
     pub fn set_record(&mut self, bytes: usize) {
         self.record = bytes.clamp(1, WRITE);
     }
@@ -133,7 +133,7 @@ fn lock(tls: &Mutex<ClientConnection>) -> MutexGuard<'_, ClientConnection> {
     tls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every certificate is good: the run made it itself, for nobody.
+/// Every certificate is accepted: the run made it itself.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

@@ -33,7 +33,7 @@ enum Command {
     Setup(setup::Args),
     /// Build the kernel programs and renew the committed object
     BuildEbpf(build_ebpf::Args),
-    /// Attack a server that somebody else wrote, without and with ws-guard, and compare
+    /// Attack a third-party server, without and with ws-guard, and compare
     Demo(demo::Args),
     /// Make the container image: a static binary and nothing else
     Image(image::Args),

@@ -10,19 +10,19 @@ use std::{
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a step that goes on says so where there is no terminal.
+/// Interval of progress lines of a running step without a terminal.
 const STILL: Duration = Duration::from_secs(30);
 /// Lines of a failed command that are shown.
 const LAST_LINES: usize = 40;
 
-/// What a command came to.
+/// Result of a command.
 pub struct Outcome {
     pub status: ExitStatus,
     /// Standard output and standard error, as lines.
     pub lines: Vec<String>,
 }
 
-/// Run `command` as the step `what`, showing that it goes on; its output is shown when it fails.
+/// Run `command` as the step `what`, with progress; its output is shown when it fails.
 pub fn run(what: &str, command: Command) -> Result<()> {
     let start = Instant::now();
     let progress = Progress::new(what);

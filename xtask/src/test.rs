@@ -226,7 +226,7 @@ fn show(line: &str) {
     }
 }
 
-/// What shows that a long step goes on: one line a test, and what cargo does.
+/// Progress of a long step: one line a test, and cargo's own.
 fn telling(line: &str) -> Option<&str> {
     let line = line.trim_end();
     let result = line.starts_with("test ") && !line.starts_with("test result");

@@ -25,7 +25,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watch the process; the attack begins `calm` later, and is to stop at so many bytes of growth.
+    /// Watch the process; the attack begins `calm` later, and stops at this number of bytes of
+    /// growth.
     pub fn new(pid: u32, max_growth: u64, calm: Duration) -> Result<Watch> {
         let before = Usage::of(pid)?;
         Ok(Watch {

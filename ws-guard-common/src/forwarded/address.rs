@@ -1,13 +1,13 @@
-//! An IP address in text, read byte by byte: RFC 4291, 2.2 and RFC 7239, 6.
+//! Reader for an IP address in text, byte by byte: RFC 4291, 2.2 and RFC 7239, 6.
 //!
 //! Forms: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`, and
-//! IPv6 with an IPv4 tail. An IPv4-mapped address is the IPv4 address: [`Address`] stores both alike.
-//! Anything else, `unknown` and `_hidden` among it, is no address. Octets with a leading zero are
-//! refused, because some readers take them for octal.
+//! IPv6 with an IPv4 tail. An IPv4-mapped address is the IPv4 address: [`Address`] stores both
+//! alike. Anything else is no address, including `unknown` and `_hidden`. Octets with a leading
+//! zero are refused, because some readers take them for octal.
 
 use crate::maps::Address;
 
-/// Where in the text the reader is.
+/// Position of the reader.
 mod stage {
     /// Before the first byte.
     pub const BEGIN: u8 = 0;
@@ -15,19 +15,19 @@ mod stage {
     pub const BARE: u8 = 1;
     /// In an address in brackets.
     pub const BRACKETS: u8 = 2;
-    /// Behind the closing bracket.
+    /// After the closing bracket.
     pub const CLOSED: u8 = 3;
-    /// In the port: what it holds does not matter, but that there is something.
+    /// In the port: any content, but not empty.
     pub const PORT: u8 = 4;
     /// No address.
     pub const BAD: u8 = 5;
 }
 
-/// Reads one address. All zero: before the first byte.
+/// Reader of one address. All zero: before the first byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct AddressReader {
-    /// The 16 bit groups of IPv6 so far, in the machine's byte order.
+    /// 16-bit groups of IPv6 so far, in host byte order.
     groups: [u16; 8],
     /// The octets of IPv4 so far, the latest in the low byte.
     octets: u32,
@@ -37,15 +37,15 @@ pub struct AddressReader {
     decimal: u32,
     /// One of [`stage`].
     stage: u8,
-    /// How many groups there are.
+    /// Number of groups.
     count: u8,
-    /// How many groups precede `::`, and 1; 0 before a `::` was seen.
+    /// Number of groups before `::`, plus 1; 0 without a `::` so far.
     gap: u8,
     /// Digits since the last separator.
     digits: u8,
     /// Dots so far.
     dots: u8,
-    /// Colons that the text ends with at the moment, up to 2.
+    /// Colons at the end of the text so far, up to 2.
     colons: u8,
     /// Not 0: a digit since the last separator was a to f.
     letters: u8,
@@ -54,13 +54,13 @@ pub struct AddressReader {
 }
 
 impl AddressReader {
-    /// Nothing was read yet.
+    /// Check whether nothing was read yet.
     #[inline(always)]
     pub const fn is_empty(&self) -> bool {
         self.stage == stage::BEGIN
     }
 
-    /// What was read is no address, whatever follows.
+    /// Mark the text as no address, whatever follows.
     #[inline(always)]
     pub fn spoil(&mut self) {
         self.stage = stage::BAD;
@@ -92,7 +92,7 @@ impl AddressReader {
         }
     }
 
-    /// A byte of the address itself.
+    /// Take a byte of the address itself.
     #[inline(always)]
     fn part(&mut self, byte: u8) {
         if byte == b':' {
@@ -161,26 +161,26 @@ impl AddressReader {
         self.next();
     }
 
-    /// A separator was read.
+    /// Start after a separator.
     #[inline(always)]
     fn next(&mut self) {
         (self.hex, self.decimal, self.digits, self.letters, self.zero) = (0, 0, 0, 0, 0);
     }
 
-    /// The digits since the last separator are an octet of IPv4.
+    /// Check whether the digits since the last separator are an octet of IPv4.
     #[inline(always)]
     const fn is_octet(&self) -> bool {
         let leading_zero = self.zero != 0 && self.digits > 1;
         self.digits >= 1 && self.letters == 0 && self.decimal <= 255 && !leading_zero
     }
 
-    /// No colon was read.
+    /// Check whether no colon was read.
     #[inline(always)]
     const fn is_v4(&self) -> bool {
         self.count == 0 && self.gap == 0
     }
 
-    /// The address, if that is what was read.
+    /// Return the address, if the text is one.
     #[inline(always)]
     pub fn finish(&mut self) -> Option<Address> {
         let open = self.stage == stage::BEGIN || self.stage == stage::BRACKETS;

@@ -1,45 +1,45 @@
-//! The value of a forwarding header: a list of addresses, or `Forwarded` (RFC 7239, 4).
+//! Value of a forwarding header: a list of addresses, or `Forwarded` (RFC 7239, 4).
 
 use super::{address::AddressReader, hops::Hops, step};
 use crate::maps::Address;
 
-/// Where in the value the reader is.
+/// Position of the reader.
 mod stage {
     /// In an item of a list of addresses.
     pub const ITEM: u8 = 0;
     /// In the name of a parameter of `Forwarded`.
     pub const NAME: u8 = 1;
-    /// Behind its `=`.
+    /// After its `=`.
     pub const VALUE: u8 = 2;
     /// In a value without quotes.
     pub const TOKEN: u8 = 3;
     /// In a value in quotes.
     pub const QUOTED: u8 = 4;
-    /// Behind a backslash in quotes (RFC 9110, 5.6.4).
+    /// After a backslash in quotes (RFC 9110, 5.6.4).
     pub const ESCAPED: u8 = 5;
-    /// Behind the closing quote.
+    /// After the closing quote.
     pub const CLOSED: u8 = 6;
 }
 
-/// [`FieldReader::flags`]: the item has something else than white space.
+/// [`FieldReader::flags`]: the item is not only white space.
 const BEGUN: u8 = 1 << 0;
-/// [`FieldReader::flags`]: white space came behind what the item holds.
+/// [`FieldReader::flags`]: white space followed the item's content.
 const ENDED: u8 = 1 << 1;
-/// [`FieldReader::flags`]: the parameter at hand is `for`.
+/// [`FieldReader::flags`]: the current parameter is `for`.
 const IS_FOR: u8 = 1 << 2;
 /// [`FieldReader::flags`]: the element had a `for` already.
 const HAD_FOR: u8 = 1 << 3;
 /// [`FieldReader::flags`]: the element is malformed.
 const MALFORMED: u8 = 1 << 4;
 
-/// Reads the lines of forwarding headers, one at a time.
+/// Reader of forwarding headers, one line at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FieldReader {
-    /// The address in the item at hand; also for the preface.
+    /// Address in the current item; also for the preface.
     pub address: AddressReader,
-    /// The latest bytes of a parameter's name, lower case, the latest in the low byte; none is kept
-    /// of a name that is longer.
+    /// The latest bytes of a parameter's name, lower case, the latest in the low byte; a longer
+    /// name is not kept.
     name: u32,
     /// One of [`stage`].
     stage: u8,
@@ -48,7 +48,7 @@ pub struct FieldReader {
 }
 
 impl FieldReader {
-    /// A value begins, in the syntax of `Forwarded` or in that of a list.
+    /// Begin a value, in the syntax of `Forwarded` or of a list.
     #[inline(always)]
     pub fn begin(&mut self, forwarded: bool) {
         self.stage = if forwarded { stage::NAME } else { stage::ITEM };
@@ -120,19 +120,19 @@ impl FieldReader {
             self.flags |= if is_for { IS_FOR | HAD_FOR } else { 0 };
             self.stage = stage::VALUE;
         } else if !blank {
-            // A longer name leaves its bytes here, and is none that is looked for.
+            // A longer name is marked here: it is not `for`.
             let longer = self.name >> 24 != 0;
             self.name = if longer { u32::MAX } else { self.name << 8 | (byte | 0x20) as u32 };
         }
     }
 
-    /// A byte of a parameter's value.
+    /// Step for a byte of a parameter's value.
     #[inline(always)]
     const fn node_byte(&self) -> u8 {
         if self.flags & IS_FOR != 0 { step::NODE } else { step::NOTHING }
     }
 
-    /// A parameter ends, and another one follows.
+    /// End a parameter that another one follows.
     #[inline(always)]
     fn end_pair(&mut self) {
         // `;;` and a trailing `;` are harmless; a name without a value is not.
@@ -143,13 +143,13 @@ impl FieldReader {
         self.stage = stage::NAME;
     }
 
-    /// The line ends. `false` where it ends in quotes: then nothing in the field can be believed.
+    /// Check whether quotes are closed at the end of the line. If not, the field cannot be trusted.
     #[inline(always)]
     pub fn is_balanced(&self) -> bool {
         self.stage != stage::QUOTED && self.stage != stage::ESCAPED
     }
 
-    /// Move the item that ends here into `hops`; an empty one counts for nothing (RFC 9110, 5.6.1).
+    /// Move the current item into `hops`; empty ones are ignored (RFC 9110, 5.6.1).
     #[inline(always)]
     pub fn take(&mut self, hops: &mut Hops, trusts: impl FnOnce(&Address) -> bool) {
         if self.flags & BEGUN != 0 {

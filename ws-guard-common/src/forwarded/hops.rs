@@ -1,9 +1,9 @@
-//! The chain of addresses that proxies wrote, and which of them is the client.
+//! Chain of addresses that proxies wrote, and the client among them.
 //!
-//! Each proxy appends the address that it was called from, so that only the right end can be
-//! believed: as far as each address is that of a trusted proxy. The client is the rightmost address
-//! that is none. Where all of them are trusted it is the rightmost, which no client can forge. What
-//! is no address hides what is left of it.
+//! Each proxy appends its peer's address, so that only the right end can be trusted, up to the
+//! first address that is no trusted proxy. The client is the rightmost address that is no trusted
+//! proxy; if all are trusted, the rightmost one, which no client can forge. An entry that is no
+//! address hides everything left of it.
 
 use crate::maps::Address;
 
@@ -13,7 +13,7 @@ const PRESENT: u8 = 1 << 0;
 const UNTRUSTED: u8 = 1 << 1;
 /// [`Hops::flags`]: the rightmost hop is an address, and `last` holds it.
 const ADDRESS: u8 = 1 << 2;
-/// [`Hops::flags`]: nothing in it can be believed.
+/// [`Hops::flags`]: the header cannot be trusted.
 const UNREADABLE: u8 = 1 << 3;
 
 /// The chain in all lines of one header, read from left to right.
@@ -26,24 +26,24 @@ pub struct Hops {
     _pad: [u8; 3],
 }
 
-/// What a chain says.
+/// Conclusion from a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
     /// There is no such header, or an empty one.
     Nothing,
-    /// It is there, and its right end is no address.
+    /// The header is there, but its right end is no address.
     Unusable,
     Client(Address),
 }
 
 impl Hops {
-    /// The next hop is no address.
+    /// Add a hop that is no address.
     #[inline(always)]
     pub fn unknown(&mut self) {
         self.flags = PRESENT | self.flags & UNREADABLE;
     }
 
-    /// The next hop is `address`.
+    /// Add the hop `address`.
     #[inline(always)]
     pub fn address(&mut self, address: Address, is_trusted: bool) {
         self.flags |= PRESENT | ADDRESS;
@@ -54,7 +54,7 @@ impl Hops {
         }
     }
 
-    /// Nothing in this header can be believed.
+    /// Mark the header as not to be trusted.
     #[inline(always)]
     pub fn spoil(&mut self) {
         self.flags |= PRESENT | UNREADABLE;

@@ -1,15 +1,15 @@
-//! The client behind a trusted proxy: what PROXY protocol, `Forwarded` and `X-Forwarded-For` say.
+//! The client behind a trusted proxy, from PROXY protocol, `Forwarded` and `X-Forwarded-For`.
 //!
-//! [`ClientReader`] takes the beginning of a connection and the head of a request byte by byte, so
-//! that it does not matter how segments cut them. The kernel programs and the companion server use
-//! the same reader. [`Client`] is what it concludes.
+//! [`ClientReader`] takes the beginning of a connection and the head of a request byte by byte,
+//! independent of segments. The kernel programs and the companion server use the same reader. Its
+//! result is a [`Client`].
 //!
 //! - [`address`] reads one address, [`field`] the value of a header, [`preface`] the PROXY protocol;
-//! - [`names`] says which headers are read, [`hops`] which address of a chain is the client.
+//! - [`names`]: the headers that are read; [`hops`]: the client in a chain of addresses.
 //!
-//! A header is believed only where the peer is a trusted proxy, as far as each hop is one, and only
-//! if all headers that are there agree: a proxy writes one of them, and hands on the others as the
-//! client wrote them.
+//! A header counts only where the peer is a trusted proxy, as far as each hop is one, and only if
+//! all headers present agree: a proxy writes one of them, and forwards the others as the client
+//! wrote them.
 
 pub mod address;
 pub mod field;
@@ -25,7 +25,7 @@ use self::{
 };
 use crate::maps::{Address, Client, identity};
 
-/// Which addresses are trusted proxies.
+/// Set of trusted proxies.
 pub trait Trust {
     fn trusts(&self, address: &Address) -> bool;
 }
@@ -37,8 +37,9 @@ impl<F: Fn(&Address) -> bool> Trust for F {
     }
 }
 
-/// What is to be done about a byte that was taken. The kernel programs do each in a function of its own,
-/// or their verifier would follow every way through one for every way through the other.
+/// Action after taking a byte.
+/// Each is a function of its own in the kernel programs; otherwise the verifier would check every
+/// combination of paths through both.
 pub mod step {
     /// Nothing.
     pub const NOTHING: u8 = 0;
@@ -46,11 +47,11 @@ pub mod step {
     pub const NODE: u8 = 1;
     /// An item ends: [`super::ClientReader::item`].
     pub const ITEM: u8 = 2;
-    /// It does not belong to the preface, but to the request behind it.
+    /// It does not belong to the preface, but to the request after it.
     pub const REQUEST: u8 = 3;
 }
 
-/// Where in a line the reader is.
+/// Position of the reader in a line.
 mod line {
     /// In the header's name, or in the request line.
     pub const NAME: u8 = 0;
@@ -60,32 +61,33 @@ mod line {
     pub const SKIP: u8 = 2;
 }
 
-/// Reads who a request comes from. All zero: before the connection's first byte.
+/// Reader for the identity of a request's client. All zero: before the connection's first byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ClientReader {
-    /// What came in front of the first request.
+    /// Preface of the first request.
     pub preface: Preface,
-    /// The name in the line at hand.
+    /// Name in the current line.
     name: Name,
-    /// What the headers say, by their place in [`HeaderNames`].
+    /// Chains in the headers, by their index in [`HeaderNames`].
     hops: [Hops; HEADERS],
     field: FieldReader,
     /// One of [`line`].
     line: u8,
     /// Bytes of the line's name so far.
     length: u8,
-    /// The header whose line this is, or was the line before this one; from 1, 0 for another one.
+    /// Header of this line or, before its name is read, of the line before: from 1, 0 for another
+    /// one.
     header: u8,
     _pad: u8,
 }
 
 impl ClientReader {
-    /// Forget the request, but not what came in front of the first one: only a request's own headers
-    /// count, also on a connection that is used for several.
+    /// Reset for the next request, except for the preface: only a request's own headers count, also
+    /// on a connection with several.
     #[inline(always)]
     pub fn next_request(&mut self) {
-        // Field by field: the kernel programs have no stack for a whole one.
+        // Field by field: the kernel programs have no stack for a whole value.
         self.name = Name::default();
         self.hops[0] = Hops::default();
         self.hops[1] = Hops::default();
@@ -93,13 +95,13 @@ impl ClientReader {
         (self.line, self.length, self.header) = (line::SKIP, 0, 0);
     }
 
-    /// The request was not read to its end: what its headers would have said is not known.
+    /// Mark the headers as unknown: the request was not read to its end.
     #[inline(always)]
     pub fn spoil(&mut self) {
         self.hops[0].spoil();
     }
 
-    /// The connection does not begin with a preface, or that was read elsewhere.
+    /// Skip the preface: there is none, or it was read elsewhere.
     #[inline(always)]
     pub fn skip_preface(&mut self) {
         self.preface.stage = preface::stage::OVER;
@@ -119,7 +121,7 @@ impl ClientReader {
         self.follow(step, byte, trust);
     }
 
-    /// The second half of taking a byte.
+    /// Second half of taking a byte.
     fn follow(&mut self, step: u8, byte: u8, trust: &impl Trust) {
         match step {
             step::NODE => self.node(byte),
@@ -128,7 +130,7 @@ impl ClientReader {
         }
     }
 
-    /// The first half of [`ClientReader::push`]: one of [`step`].
+    /// First half of [`ClientReader::push`]: one of [`step`].
     #[inline(always)]
     pub fn step(&mut self, byte: u8, names: &HeaderNames) -> u8 {
         if byte == b'\n' {
@@ -142,14 +144,14 @@ impl ClientReader {
         step::NOTHING
     }
 
-    /// Whether eight bytes without a line end matter to nothing that is read, see
-    /// [`ClientReader::skip`]; `folded` as for [`HeadScanner::skips`].
+    /// Check whether eight bytes without a line end are irrelevant, see [`ClientReader::skip`];
+    /// `folded` as for [`HeadScanner::skips`].
     ///
     /// [`HeadScanner::skips`]: crate::handshake::HeadScanner::skips
     #[inline(always)]
     pub const fn skips(&self, word: u64, folded: u64, names: &HeaderNames) -> bool {
         let first = (word >> 56) as u8;
-        // White space goes on with the line before.
+        // White space continues the line before.
         let own = first != b' ' && first != b'\t' && first != b'\r';
         let begins = self.line == line::NAME && self.length == 0;
         self.line == line::SKIP || begins && own && !names.may_begin(folded)
@@ -161,13 +163,13 @@ impl ClientReader {
         (self.line, self.header) = (line::SKIP, 0);
     }
 
-    /// A byte of an address.
+    /// Take a byte of an address.
     #[inline(always)]
     pub fn node(&mut self, byte: u8) {
         self.field.address.push(byte);
     }
 
-    /// An item of the header at hand ends, or the source address of the preface.
+    /// End an item of the current header, or the source address of the preface.
     #[inline(always)]
     pub fn item(&mut self, trust: &impl Trust) {
         if self.preface.is_over() {
@@ -190,7 +192,7 @@ impl ClientReader {
             return;
         }
         if at == 0 && (byte == b' ' || byte == b'\t') {
-            // The line before goes on (obsolete, RFC 9112, 5.2): it may be read in two ways.
+            // The line before continues (obsolete, RFC 9112, 5.2): parsers differ about that.
             self.hops_mut(Hops::spoil);
             self.line = line::SKIP;
             return;
@@ -222,7 +224,7 @@ impl ClientReader {
         if in_value && balanced { step::ITEM } else { step::NOTHING }
     }
 
-    /// Change the hops of the header at hand, if it is one that is read.
+    /// Change the chain of the current header, if it is one that is read.
     #[inline(always)]
     fn hops_mut(&mut self, change: impl FnOnce(&mut Hops)) {
         if self.header != 0 {
@@ -230,8 +232,8 @@ impl ClientReader {
         }
     }
 
-    /// What the headers say, whoever sent them. `None` where there are none; otherwise the address
-    /// that they agree on.
+    /// Address in the headers, regardless of their sender.
+    /// `None` without headers, otherwise the address that they agree on.
     #[inline(always)]
     pub fn claimed(&self) -> Option<Option<Address>> {
         match (self.hops[0].said(), self.hops[1].said()) {
@@ -244,7 +246,7 @@ impl ClientReader {
         }
     }
 
-    /// Who the request on a connection of `peer`, from `port` (network byte order), comes from.
+    /// The client of a request on a connection of `peer`, from `port` (network byte order).
     #[inline(always)]
     pub fn client(&self, peer: &Address, port: u16, trust: &impl Trust) -> Client {
         let own = Client::of_connection(peer, port);
@@ -259,7 +261,7 @@ impl ClientReader {
                     return base;
                 }
             }
-            // The beginning of an address is none.
+            // An incomplete address is none.
             preface::said::CLIENT | preface::said::UNUSABLE => return own,
             _ => {}
         }

@@ -1,13 +1,13 @@
-//! Which headers of a request name its client.
+//! Headers that name a request's client.
 
 use crate::handshake::FOLD;
 
 /// Longest name of such a header, in bytes.
 pub const LONGEST_NAME: usize = 32;
-/// Headers that are read at most.
+/// Maximum number of headers read.
 pub const HEADERS: usize = 2;
 
-/// A header's name in lower case, eight bytes a word, the first byte highest; zero behind its end.
+/// A header's name in lower case, eight bytes a word, the first byte highest; zero after its end.
 pub type Name = [u64; LONGEST_NAME / 8];
 
 /// The headers that are read. The kernel has two sets of them, see [`crate::maps::name::HEADERS`].
@@ -34,7 +34,7 @@ const fn may_be(name: &Name, folded: u64) -> bool {
 }
 
 impl HeaderNames {
-    /// The two headers that are read unless something else is configured.
+    /// The two headers read by default.
     pub fn usual() -> HeaderNames {
         let mut names = HeaderNames::default();
         names.set(0, FORWARDED);
@@ -42,8 +42,8 @@ impl HeaderNames {
         names
     }
 
-    /// Read header `at` (of [`HEADERS`]) by this name, of at most [`LONGEST_NAME`] bytes; what is
-    /// longer matches nothing.
+    /// Set the name of header `at` (of [`HEADERS`]), at most [`LONGEST_NAME`] bytes; a longer one
+    /// matches nothing.
     pub fn set(&mut self, at: usize, name: &str) {
         let mut packed = Name::default();
         for (place, byte) in name.bytes().enumerate().take(LONGEST_NAME) {
@@ -67,14 +67,14 @@ impl HeaderNames {
         self.names.iter().map(text).filter(|name| !name.is_empty()).collect()
     }
 
-    /// A line that begins with these eight bytes, each with [`FOLD`], may be one of these headers. Also
-    /// `true` for other lines, where a name is shorter than eight bytes.
+    /// Check whether a line that begins with these eight bytes, each with [`FOLD`], may be one of
+    /// these headers. Also `true` for other lines, where a name is shorter than eight bytes.
     #[inline(always)]
     pub const fn may_begin(&self, folded: u64) -> bool {
         may_be(&self.names[0], folded) || may_be(&self.names[1], folded)
     }
 
-    /// Which header `name` is, from 1; 0 for none of them.
+    /// Number of the header `name`, from 1; 0 for none of them.
     #[inline(always)]
     pub fn find(&self, name: &Name) -> u8 {
         if name[0] == 0 {

@@ -1,21 +1,21 @@
-//! The PROXY protocol, versions 1 and 2: the header in front of a connection's first byte.
+//! PROXY protocol, versions 1 and 2: the header before a connection's first byte.
 //!
-//! Source: HAProxy's `proxy-protocol.txt`, sections 2.1 and 2.2. Of LOCAL, UNKNOWN and families
+//! Source: HAProxy's `proxy-protocol.txt`, sections 2.1 and 2.2. With LOCAL, UNKNOWN and families
 //! without an IP address the connection is the proxy's own.
 
 use super::step;
 use crate::maps::Address;
 
-/// What a header of version 1 begins with.
+/// First bytes of a header of version 1.
 pub const V1: &[u8; 6] = b"PROXY ";
-/// What a header of version 2 begins with.
+/// First bytes of a header of version 2.
 pub const V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest header of version 1 in bytes, with its line end.
 const LONGEST_V1: u32 = 107;
 /// Bytes of a header of version 2 before its addresses.
 const FIXED_V2: u32 = 16;
 
-/// Where in the header the reader is.
+/// Position of the reader.
 pub mod stage {
     /// Before the first byte.
     pub const BEGIN: u8 = 0;
@@ -29,17 +29,17 @@ pub mod stage {
     pub const V1_PROTOCOL: u8 = 4;
     /// In the source address.
     pub const V1_SOURCE: u8 = 5;
-    /// Behind it.
+    /// After it.
     pub const V1_REST: u8 = 6;
-    /// Behind the header, or behind a first byte that begins none.
+    /// After the header, or after a first byte that begins none.
     pub const OVER: u8 = 7;
-    /// It is none after all, and what was taken of it is no beginning of a request.
+    /// No header after all, and no beginning of a request either.
     pub const BAD: u8 = 8;
 }
 
-/// What the header says.
+/// Content of the header.
 pub mod said {
-    /// There is none.
+    /// No header.
     pub const NOTHING: u8 = 0;
     /// The connection is the proxy's own.
     pub const LOCAL: u8 = 1;
@@ -49,7 +49,7 @@ pub mod said {
     pub const UNUSABLE: u8 = 3;
 }
 
-/// Reads the header. All zero: before the first byte.
+/// Reader of the header. All zero: before the first byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Preface {
@@ -57,7 +57,7 @@ pub struct Preface {
     pub client: Address,
     /// Bytes taken so far.
     taken: u32,
-    /// Version 2: bytes of addresses and fields. Version 1: fields behind the source address.
+    /// Version 2: bytes of addresses and fields. Version 1: fields after the source address.
     rest: u32,
     /// Version 1: the latest bytes of the protocol's name. Version 2: of a word of the address.
     word: u32,
@@ -71,7 +71,7 @@ pub struct Preface {
     last: u8,
 }
 
-/// Byte `at` of [`V1`]. By shifts: the kernel's verifier would have to be shown that an index fits.
+/// Byte `at` of [`V1`]. By shifts: for an index the kernel's verifier needs a bound.
 #[inline(always)]
 const fn signature_v1(at: u32) -> u8 {
     const TEXT: u64 = u64::from_be_bytes(*b"PROXY \0\0");
@@ -88,7 +88,7 @@ const fn signature_v2(at: u32) -> u8 {
 }
 
 impl Preface {
-    /// The request begins, or goes on, with the next byte.
+    /// Check whether the next byte belongs to the request.
     #[inline(always)]
     pub const fn is_over(&self) -> bool {
         self.stage == stage::OVER
@@ -135,7 +135,7 @@ impl Preface {
             if byte == signature_v2(at) {
                 return;
             }
-            // Empty lines in front of a request look alike so far (RFC 9112, 2.2).
+            // Empty lines before a request look the same so far (RFC 9112, 2.2).
             if at <= 4 {
                 self.stage = stage::OVER
             } else {
@@ -149,7 +149,7 @@ impl Preface {
                 0x21 => self.said = said::CLIENT,
                 _ => self.spoil(),
             },
-            // The family is ignored for LOCAL; what has no IP address counts as LOCAL.
+            // The family is ignored for LOCAL; without an IP address it counts as LOCAL.
             13 => match byte >> 4 {
                 1 if self.said == said::CLIENT => self.family = 4,
                 2 if self.said == said::CLIENT => self.family = 16,
@@ -174,7 +174,7 @@ impl Preface {
         }
     }
 
-    /// Word `at` of the source address is whole.
+    /// Store word `at` of the source address.
     #[inline(always)]
     fn address_word(&mut self, at: u32) {
         if self.family == 4 {
@@ -184,8 +184,8 @@ impl Preface {
         }
     }
 
-    /// Take bytes unseen that are behind the addresses of version 2, `most` at most: how many were taken.
-    /// The last one has to be seen.
+    /// Skip up to `most` bytes after the addresses of version 2, except the last one.
+    /// Returns their number.
     #[inline(always)]
     pub const fn skip(&mut self, most: u32) -> u32 {
         let at = self.taken.wrapping_sub(FIXED_V2);
@@ -198,7 +198,7 @@ impl Preface {
         skipped
     }
 
-    /// Addresses, ports and fields of version 2, of which only the source address counts.
+    /// Take a byte of addresses, ports and fields of version 2; only the source address counts.
     #[inline(always)]
     fn binary(&mut self, byte: u8) {
         let at = self.taken - 1 - FIXED_V2;
@@ -259,7 +259,7 @@ impl Preface {
         }
     }
 
-    /// Version 1: the source address is read.
+    /// Take the source address of version 1.
     #[inline(always)]
     pub fn source(&mut self, address: Option<Address>) {
         match address {
@@ -271,7 +271,7 @@ impl Preface {
         }
     }
 
-    /// Destination and ports, which do not matter but have to be there.
+    /// Take a byte of destination and ports, which are required but not used.
     #[inline(always)]
     fn rest(&mut self, byte: u8) {
         if byte == b' ' {

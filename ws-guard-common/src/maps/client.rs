@@ -1,16 +1,16 @@
-//! Who a limit is about.
+//! The client that a limit applies to.
 
 use super::{Address, Policy, SourceKey};
 
-/// Where a flow's client comes from: [`Client::identity`].
+/// Origin of a flow's client: [`Client::identity`].
 pub mod identity {
     /// The peer itself.
     pub const PEER: u8 = 0;
-    /// A header of the upgrade request, which a trusted proxy wrote.
+    /// A header of the upgrade request, written by a trusted proxy.
     pub const FORWARDED: u8 = 1;
     /// The PROXY protocol.
     pub const PROXY_PROTOCOL: u8 = 2;
-    /// The connection alone: a trusted proxy said something that cannot be used.
+    /// The connection alone: a trusted proxy's information is not usable.
     pub const CONNECTION: u8 = 3;
 
     /// The name in JSON.
@@ -36,12 +36,12 @@ pub struct Client {
     pub _pad: u8,
 }
 
-/// A client and its source, as a flow keeps them: worked out once, when the connection opens.
+/// A client and its source, determined once, when the connection opens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Account {
     pub client: Client,
-    /// Key of the client's source, as the policy cut it when the connection opened.
+    /// Key of the client's source, by the policy's prefix length at that time.
     pub source: SourceKey,
 }
 

@@ -1,20 +1,20 @@
-//! What is counted.
+//! Counters.
 
 use super::EventKind;
 
-/// Everything that can happen to a packet or a frame; index into [`Counters::events`].
+/// Counted events of packets, frames, flows and sources; index into [`Counters::events`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Counter {
-    /// Packets that the client-side program saw.
+    /// Packets seen by the client-side program.
     Seen = 0,
     /// Client packets to a protected port.
     Protected,
     /// Client segments with payload on a tracked flow.
     Tracked,
-    /// Packets that may carry TCP and could not be read: fragments, too many headers, malformed.
+    /// Packets that may carry TCP and are not readable: fragments, too many headers, malformed.
     Unparsed,
-    /// Packets that the server-side program saw.
+    /// Packets seen by the server-side program.
     EgressSeen,
     /// Server packets on a tracked flow.
     EgressTracked,
@@ -34,29 +34,28 @@ pub enum Counter {
     Rewritten,
     /// Packets dropped because their source is throttled (action drop).
     DroppedThrottled,
-    /// Segments dropped because they came with a gap before them.
+    /// Segments past the cursor that were dropped.
     DroppedGap,
-    /// Segments dropped because they hold provisional headers and no checkpoint to judge them from.
+    /// Segments dropped because there is no checkpoint to judge their provisional headers from.
     DroppedNoCheckpoint,
-    /// Retransmissions dropped because their frames differ from what came first.
+    /// Retransmissions dropped because their frames differ from the first transmission.
     DroppedChanged,
     /// Segments dropped because their payload could not be read, or was changed by two CPUs at once.
     DroppedUnreadable,
-    /// Segments dropped because their flow lost step while its source is throttled.
+    /// Segments dropped because their flow is out of sync while its source is throttled.
     DroppedUnsynced,
-    /// Segments with data behind a request, before its answer (RFC 6455, 4.1 forbids them).
+    /// Segments with data after a request, before its answer (forbidden by RFC 6455, 4.1).
     DroppedEarly,
-    /// Answers dropped that would have opened a connection for a throttled source whose request
-    /// nobody could read.
+    /// Dropped answers to unread requests of throttled sources.
     DroppedUnseen,
-    /// Segments dropped because the server would not take them as this connection's: no ACK, or an
-    /// acknowledgement out of range.
+    /// Segments dropped because the server would not accept them: no ACK, or an acknowledgement out
+    /// of range.
     DroppedForged,
-    /// Packets dropped because of the urgent flag: it takes bytes out of the stream.
+    /// Packets dropped because of the urgent flag, which takes bytes out of the stream.
     DroppedUrgent,
     /// First fragments to a protected port.
     DroppedFragment,
-    /// Packets whose headers hide whether they are for a protected port.
+    /// Packets whose headers hide the port.
     DroppedHeaders,
     /// Segments walked again from a checkpoint.
     Rewalked,
@@ -64,43 +63,43 @@ pub enum Counter {
     Gaps,
     /// Segments in which more than one frame began.
     Coalesced,
-    /// Headers cut by a segment border.
+    /// Headers split across segments.
     SplitHeaders,
-    /// Frames cut by a segment border.
+    /// Frames split across segments.
     SplitFrames,
     /// Flows opened by a 101.
     FlowsOpened,
     /// Flows ended by RST or FIN.
     FlowsClosed,
-    /// Closed flows whose client went on.
+    /// Closed flows whose client continued.
     FlowsReopened,
-    /// Flows of connections whose beginning nobody saw.
+    /// Flows picked up midstream.
     FlowsJoined,
-    /// Flows that lost step.
+    /// Flows that went out of sync.
     FlowsUnsynced,
-    /// Flows that found it again.
+    /// Flows resynchronised.
     FlowsResynced,
-    /// Flows that the full table had no room for.
+    /// Flows refused because the table was full.
     FlowsRefused,
     /// Idle or closed flows reclaimed under pressure.
     FlowsReclaimed,
-    /// Sources that the full table had no room for.
+    /// Sources refused because the table was full.
     SourcesRefused,
     /// Idle sources reclaimed under pressure.
     SourcesReclaimed,
     /// Sources throttled.
     Throttled,
-    /// Throttlings that ended.
+    /// Throttles that ended.
     Released,
     /// Pings answered although their source was throttled.
     Spared,
-    /// Pings that only their pongs told of.
+    /// Unseen pings that only their pongs reveal.
     Witnessed,
-    /// Handshakes whose answer was seen but not the request.
+    /// Handshakes with a seen answer and an unseen request.
     RequestsUnseen,
     /// Events that did not fit the ring buffer.
     EventsLost,
-    /// Events held back by the rate limit.
+    /// Events suppressed by the rate limit.
     EventsSuppressed,
     /// Frames over the limit of their class.
     FramesOver,
@@ -108,13 +107,13 @@ pub enum Counter {
     Records,
     /// Those among them that may hold a ping; counted where they have a limit.
     SmallRecords,
-    /// SYNs of clients that asked for Multipath TCP and were kept from it.
+    /// Clients' SYNs whose Multipath TCP option was removed.
     MptcpRefused,
-    /// Connections over the limit whose window was held from then on.
+    /// Connections over the limit whose pacing began.
     Paced,
-    /// Those that were released.
+    /// Connections whose pacing ended.
     Unpaced,
-    /// Segments of servers whose window field was lowered.
+    /// Servers' segments with a lowered window field.
     WindowsHeld,
     /// Zero-window probes of one new byte beyond a held edge that passed.
     Probes,
@@ -125,15 +124,15 @@ pub enum Counter {
 }
 
 impl Counter {
-    /// How many there are.
+    /// Number of counters.
     pub const COUNT: usize = Counter::DroppedPoliced as usize + 1;
 }
 
-/// Buckets of the heartbeat histogram: bucket `n` counts times below 2^n × 64 µs, the last all
+/// Buckets of the heartbeat histogram: bucket `n` counts times below 2^n × 64 µs, the last one all
 /// others.
 pub const HEARTBEAT_BUCKETS: usize = 20;
 
-/// The counters of one CPU. They only ever grow.
+/// Counters of one CPU. They only grow.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Counters {

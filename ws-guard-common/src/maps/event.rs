@@ -1,17 +1,17 @@
-//! What is told when it happens.
+//! Events.
 
 use super::{FlowKey, SourceKey};
 
-/// Events of one kind that one CPU may send in a second; the rest is counted.
+/// Maximum of events of one kind per CPU and second; the rest is only counted.
 pub const EVENTS_PER_SECOND: u64 = 100;
 
-/// What happened.
+/// Kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EventKind {
-    /// A connection went over the limit, and so its source. `value`: pings in the segment that did it.
+    /// A connection and its source went over the limit. `value`: pings in the segment that did it.
     Throttled = 0,
-    /// A source's throttling ended.
+    /// A source's throttle ended.
     Released,
     /// Frame headers violate RFC 6455. `detail`: bits of [`crate::frame::Violations`]; `value`:
     /// frames.
@@ -20,17 +20,18 @@ pub enum EventKind {
     FlowOpened,
     /// A connection ended. `value`: its client frames.
     FlowClosed,
-    /// A flow lost step. `value`: bytes that were never seen.
+    /// A flow went out of sync. `value`: unseen bytes.
     Unsynced,
     /// A table has no room. `detail`: 0 flows, 1 sources.
     TableFull,
-    /// An untrusted peer's requests carry the addresses of many clients. `value`: how many, about.
+    /// An untrusted peer's requests carry the addresses of many clients.
+    /// `value`: their approximate number.
     ProxySuspected,
     /// A source is banned.
     Banned,
-    /// The window of a connection over the limit is held from now on.
+    /// Pacing of a connection over the limit began.
     Paced,
-    /// It no longer is. `value`: bytes granted meanwhile.
+    /// Pacing of a connection ended. `value`: bytes granted meanwhile.
     Unpaced,
 }
 

@@ -1,4 +1,4 @@
-//! Who a connection is between, and who a source is.
+//! Keys of connections and sources.
 
 /// An IPv6 address, or an IPv4 one mapped into ::ffff:0:0/96.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -9,7 +9,7 @@ impl Address {
     /// Third word of a mapped IPv4 address, in network byte order.
     pub const MAPPED: u32 = 0xFFFF_u32.to_be();
 
-    /// `a.b.c.d` as it stands in the packet, mapped.
+    /// `a.b.c.d` as in the packet, mapped.
     #[inline(always)]
     pub const fn from_v4(word: u32) -> Address {
         Address([0, 0, Self::MAPPED, word])
@@ -61,10 +61,10 @@ pub struct FlowKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct SourceKey {
-    /// Masked as the policy says; whole where the source is one connection.
+    /// Masked by the policy; whole where the source is one connection.
     pub address: Address,
-    /// [`super::Policy::scope`] in the lowest byte, and above it what makes the source special: the
-    /// [`SourceKey::level`] of a coarser prefix, and the [`SourceKey::port`] of a single connection.
+    /// [`super::Policy::scope`] in the lowest byte; above it the [`SourceKey::level`] of a coarser
+    /// prefix, and the [`SourceKey::port`] of a single connection.
     pub scope: u32,
 }
 
@@ -75,7 +75,7 @@ impl SourceKey {
         scope | (port as u32) << 16
     }
 
-    /// The scope of the policy that holds.
+    /// Scope of the policy in force.
     #[inline(always)]
     pub const fn scope(&self) -> u32 {
         self.scope & 0xFF
@@ -87,13 +87,13 @@ impl SourceKey {
         (self.scope >> 16) as u16
     }
 
-    /// How much coarser than a source: 0 for one in the source table, else from 1.
+    /// Level of a coarser prefix, from 1; 0 for an entry of the source table.
     #[inline(always)]
     pub const fn level(&self) -> u32 {
         self.scope >> 8 & 0xFF
     }
 
-    /// The prefix, counted in 128 bits, that sources without room are charged to at `level`, from 1:
+    /// Prefix length, of 128 bits, to which sources without room are charged at `level`, from 1:
     /// IPv4 /24, /16; IPv6 /56, /48, /32. `None` past the coarsest.
     #[inline(always)]
     pub const fn coarse_bits(is_v4: bool, level: u32) -> Option<u32> {
@@ -107,10 +107,10 @@ impl SourceKey {
         }
     }
 
-    /// The key of the prefix that this source belongs to at `level`. `None` past the coarsest.
+    /// Key of this source's prefix at `level`. `None` past the coarsest.
     #[inline(always)]
     pub const fn coarser(&self, level: u32) -> Option<SourceKey> {
-        // Whole words and half ones: the kernel programs are spared the arithmetic of any mask.
+        // Only whole and half words: saves the kernel programs the arithmetic of any mask.
         const HALF: u32 = 0xFFFF_0000_u32.to_be();
         const THREE: u32 = 0xFFFF_FF00_u32.to_be();
         const ALL: u32 = u32::MAX;
@@ -127,13 +127,14 @@ impl SourceKey {
     }
 }
 
-/// Levels of [`SourceKey::coarser`] at most.
+/// Maximum of levels of [`SourceKey::coarser`].
 pub const COARSE_LEVELS: u32 = 3;
 
-/// Coarser prefixes that are kept at once.
+/// Capacity of the table of coarser prefixes.
 pub const COARSE: u32 = 1024;
 
-/// Key of the tries of networks: the families apart, so that no prefix of one covers the other.
+/// Key of the tries of networks: the families are separate, so that no prefix of one covers the
+/// other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Network {
@@ -145,7 +146,7 @@ pub struct Network {
 impl Network {
     /// Bits in front of the address.
     pub const FAMILY_BITS: u32 = 32;
-    /// Length of the prefix that holds one address.
+    /// Prefix length of one address.
     pub const ALL_BITS: u32 = Self::FAMILY_BITS + 128;
 
     #[inline(always)]

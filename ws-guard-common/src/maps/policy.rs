@@ -1,11 +1,11 @@
-//! What the operator wants: limits, actions, rules by prefix, protected ports, tunnels.
+//! Policy: limits, actions, rules by prefix, protected ports, tunnels.
 
 use core::hint::black_box;
 
 use super::Address;
 use crate::window::Rate;
 
-/// What an over-limit ping leads to.
+/// Action on a connection over the limit.
 pub mod action {
     /// Count and report.
     pub const OBSERVE: u8 = 0;
@@ -31,96 +31,99 @@ pub mod action {
 /// [`Policy::flags`]: with a full flow table, refuse the connection (drop its 101) instead of
 /// letting it through untracked.
 pub const FLOWS_FAIL_CLOSED: u8 = 1 << 0;
-/// [`Policy::flags`]: with a full source table, a newcomer's connections get their share only, instead
-/// of what is left of a coarser prefix's limit.
+/// [`Policy::flags`]: with a full source table, a new source's connections get only their share,
+/// not the rest of a coarser prefix's limit.
 pub const SOURCES_FAIL_CLOSED: u8 = 1 << 1;
 
-/// [`Policy::flags`]: let packets pass that may carry TCP to a protected port and cannot be
-/// followed: first fragments, and headers that hide it.
+/// [`Policy::flags`]: pass packets that may carry TCP to a protected port and cannot be followed:
+/// first fragments, and headers that hide it.
 pub const UNREADABLE_PASSES: u8 = 1 << 2;
 
-/// [`Policy::flags`]: some source may be banned: then each packet's source is looked up.
+/// [`Policy::flags`]: some source may be banned, so that each packet's source is looked up.
 pub const MAY_BAN: u8 = 1 << 3;
 
 /// [`Policy::flags`]: some class of frames has a limit, [`Policy::class_limits`].
 pub const LIMITS_CLASSES: u8 = 1 << 4;
 
-/// [`Policy::flags`]: the scope's ports speak TLS. Records are followed, not frames; bytes are never
-/// changed, and nothing is dropped but under [`action::DROP`] or beyond a paced connection's edge.
+/// [`Policy::flags`]: the scope's ports speak TLS.
+/// Records are followed, not frames; bytes are never changed, and segments are dropped only under
+/// [`action::DROP`] or beyond a paced connection's edge.
 pub const TLS: u8 = 1 << 5;
 
-/// [`Policy::flags`]: a ban is laid also on trusted proxies, and on sources with other connections.
+/// [`Policy::flags`]: a ban also applies to trusted proxies, and to sources with other connections.
 pub const BAN_FORCED: u8 = 1 << 6;
 
-/// Policies that can be in force side by side. Scope 0 is that of all ports without settings of
-/// their own; each port with some has a scope, in which its sources are counted for themselves.
+/// Maximum of policies in force at the same time.
+/// Scope 0 is that of all ports without settings of their own; each port with some has its own
+/// scope, and its sources are counted separately.
 pub const SCOPES: u32 = 32;
 
-/// The policy of one scope. A packet sees one policy whole: user space writes the set that is not in
-/// force and then switches [`super::name::ACTIVE`].
+/// Policy of one scope.
+/// A packet sees one policy as a whole: user space writes the set that is not in force and then
+/// switches [`super::name::ACTIVE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Policy {
     /// Pings a source may send in any window.
     pub rate: Rate,
-    /// Pings a connection may send in any window; the same window. Limit 0: no such limit.
+    /// Pings a connection may send in any window of the same length. Limit 0: no such limit.
     pub connection_rate: Rate,
-    /// Pings that every connection may send in any window, whatever its source has used: at most 64.
+    /// Pings every connection may send in any window, whatever its source has used: at most 64.
     pub share: u32,
-    /// Bytes a second that all connections of a source over the limit may send together under
-    /// [`action::DEFUSE`]; 0: their windows are not held.
+    /// Total bytes per second of a source's connections over the limit under [`action::DEFUSE`]; 0:
+    /// their windows are not held.
     pub pace: u32,
-    /// Raised whenever a policy or a rule changes, and never 0: what a source knows of them may be
-    /// out of date. The same in all scopes.
+    /// Raised whenever a policy or a rule changes, and never 0: a source's copy of the limits may
+    /// be out of date. The same in all scopes.
     pub generation: u32,
-    /// How many rules there are; with none there is nothing to look up.
+    /// Number of rules; without rules none is looked up.
     pub rules: u32,
-    /// How many trusted proxies there are, likewise.
+    /// Number of trusted proxies; likewise.
     pub proxies: u32,
     /// One of [`action`].
     pub action: u8,
     /// [`FLOWS_FAIL_CLOSED`], [`SOURCES_FAIL_CLOSED`], [`UNREADABLE_PASSES`], [`MAY_BAN`],
     /// [`LIMITS_CLASSES`], [`TLS`], [`BAN_FORCED`].
     pub flags: u8,
-    /// What a source escalates to after [`Policy::escalate_after`], one of [`action`].
+    /// Action after [`Policy::escalate_after`], one of [`action`].
     pub escalate_to: u8,
-    /// Which set of [`super::name::HEADERS`] is in force. The same in all scopes.
+    /// Set of [`super::name::HEADERS`] in force. The same in all scopes.
     pub headers: u8,
-    /// What of a mapped IPv4 address makes a source.
+    /// Mask of a source's mapped IPv4 address.
     pub mask_v4: Address,
-    /// What of an IPv6 address makes a source.
+    /// Mask of a source's IPv6 address.
     pub mask_v6: Address,
-    /// Which scope this is.
+    /// Number of this scope.
     pub scope: u32,
-    /// A throttling lasts so many milliseconds at the least; 0: as long as the window.
+    /// Minimum throttle duration, ms; 0: as long as the window.
     pub min_throttle_ms: u32,
-    /// Pings of a source over the limit in one window after which its connections over the limit
-    /// get [`Policy::escalate_to`]; 0: never.
+    /// Pings of a source over the limit in one window after which [`Policy::escalate_to`] applies
+    /// to its connections over the limit; 0: never.
     pub escalate_after: u32,
-    /// Which settings the scope has of its own, the others being those of scope 0; [`own`]. For
-    /// people: the kernel does not look at it.
+    /// Settings of the scope's own, the others being those of scope 0; [`own`].
+    /// Only for display: the kernel does not use it.
     pub own: u32,
-    /// Frames that a connection may send in any window, by [`crate::flood::Class`]; the same window. Limit
-    /// 0: no such limit.
+    /// Frames a connection may send in any window of the same length, by [`crate::flood::Class`].
+    /// Limit 0: no such limit.
     pub class_limits: [Rate; crate::flood::CLASSES],
-    /// Longest payload of a data frame that is tiny.
+    /// Longest payload of a tiny data frame.
     pub tiny_bytes: u32,
-    /// Shortest and longest TLS record that may hold a ping, as its header has it: with what the cipher
-    /// adds, without the header.
+    /// Shortest and longest TLS record that may hold a ping, by the length in its header, which
+    /// includes what the cipher adds.
     pub record_min: u16,
     pub record_max: u16,
 }
 
 impl Policy {
-    /// The least [`action`] under which packets are dropped or changed: on a TLS port nothing can be
-    /// defused, and what is small there may be anything.
+    /// Mildest [`action`] under which packets are dropped or changed: on a TLS port nothing can be
+    /// defused, and small records may be anything.
     #[inline(always)]
     pub const fn least_action(&self) -> u8 {
         action::DEFUSE + (self.flags & TLS != 0) as u8
     }
 }
 
-/// Which settings a scope or a rule has of its own.
+/// Settings of a scope's or a rule's own.
 pub mod own {
     /// The limit of [`super::Policy::rate`].
     pub const LIMIT: u32 = 1 << 1;
@@ -145,8 +148,7 @@ pub mod own {
     pub const PACE: u32 = 1 << 12;
 }
 
-/// What holds for a source: its scope's policy, and what the longest rule that covers it has
-/// otherwise.
+/// Limits of a source: those of its scope's policy, overridden by the longest rule that covers it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Limits {
@@ -166,7 +168,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Where no rule says otherwise.
+    /// Limits without a rule.
     #[inline(always)]
     pub const fn of(policy: &Policy) -> Limits {
         Limits {
@@ -180,9 +182,9 @@ impl Limits {
         }
     }
 
-    /// With what `rule` has otherwise.
+    /// Override limits by `rule`.
     ///
-    /// Masks instead of branches: the kernel's verifier would follow each combination of them.
+    /// Masks instead of branches: the kernel's verifier would follow each combination.
     #[inline(always)]
     pub fn with(self, rule: &Rule) -> Limits {
         let (own, other) = (&rule.limits, rule.flags);
@@ -207,20 +209,20 @@ impl Limits {
     }
 }
 
-/// `yes` where `flags` have the one bit, else `no`.
+/// `yes` if `flags` has the bit, otherwise `no`.
 #[inline(always)]
 fn pick(flags: u32, bit: u32, yes: u32, no: u32) -> u32 {
-    // Or LLVM makes branches of it after all.
+    // Otherwise LLVM makes branches of it after all.
     let mask = black_box((flags >> bit.trailing_zeros() & 1).wrapping_neg());
     no ^ (no ^ yes) & mask
 }
 
-/// What a rule in the LPM trie says of the addresses it covers. The longest prefix decides alone.
+/// Rule in the LPM trie for the addresses that it covers. Only the longest prefix counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Rule {
-    /// [`Rule::ALLOW`], and which of `limits` the rule has ([`own`]). User space keeps notes of its
-    /// own in the upper half.
+    /// [`Rule::ALLOW`], and bits of [`own`] for the settings in `limits`.
+    /// User space keeps notes of its own in the upper half.
     pub flags: u32,
     pub limits: Limits,
 }
@@ -230,22 +232,22 @@ impl Rule {
     pub const ALLOW: u32 = 1 << 0;
 }
 
-/// The ports, by number in the machine's byte order: 0 where a port is not protected, else its
-/// scope and 1, in the bits of [`Ports::SCOPE`].
+/// Ports, by number in host byte order: 0 for an unprotected port, otherwise its scope plus 1, in
+/// the bits of [`Ports::SCOPE`].
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Ports(pub [u8; 65_536]);
 
 impl Ports {
-    /// Bits of a port's byte that hold its scope and 1.
+    /// Bits of a port's byte for its scope plus 1.
     pub const SCOPE: u8 = 0x3F;
 }
 
-/// Tunnels to look into. No map: a constant of the programs, [`global::TUNNELS`].
+/// Tunnels to be entered. Not a map but a constant of the programs, [`global::TUNNELS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tunnels {
-    /// UDP port of VXLAN, in the machine's byte order; 0 for none.
+    /// UDP port of VXLAN, in host byte order; 0 for none.
     pub vxlan: u16,
     /// UDP port of Geneve.
     pub geneve: u16,

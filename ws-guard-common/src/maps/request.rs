@@ -1,25 +1,25 @@
-//! What the daemon asks of the control program, and its answers.
+//! Requests to the control program, and its answers.
 
 use super::SourceKey;
 
-/// What the control program is asked to do.
+/// Operation of the control program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Operation {
-    /// Throttle `source` until `until`; the entry is made when there is none.
+    /// Throttle `source` until `until`; its entry is inserted if there is none.
     Throttle = 0,
     /// Release `source`.
     Release = 1,
     /// Log `pings` pings that a terminator decrypted.
     Report = 2,
-    /// Write the log of pings in groups of 2^`pings`, for a window of `until` milliseconds: the
-    /// limit changes ([`crate::window::RateWindow::regroup`]).
+    /// Regroup the log of pings into groups of 2^`pings`, for a window of `until` milliseconds,
+    /// when the limit changes ([`crate::window::RateWindow::regroup`]).
     Regroup = 3,
     /// Ban `source` until `until`: everything of it is dropped. As [`Operation::Throttle`] otherwise.
     Ban = 4,
 }
 
-/// A request to the control program: the payload of its packet, behind 14 bytes of Ethernet.
+/// Request to the control program: the payload of its packet, after 14 bytes of Ethernet.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Request {

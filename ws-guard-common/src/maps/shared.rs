@@ -1,6 +1,6 @@
-//! What all CPUs have to know, and the lock it is changed under.
+//! State shared by all CPUs, and its lock.
 
-/// What the kernel verifier knows as a spin lock, by the name of its type.
+/// Spin lock, recognised by the kernel's verifier by the name of its type.
 #[allow(non_camel_case_types)]
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -8,19 +8,19 @@ pub struct bpf_spin_lock {
     pub val: u32,
 }
 
-/// A lock in a map value. User space reads it as zero and writes it as whatever it likes.
+/// Lock in a map value. User space reads it as zero, and its writes to it are ignored.
 pub type SpinLock = bpf_spin_lock;
 
-/// What all CPUs have to know.
+/// State shared by all CPUs.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Shared {
     pub lock: SpinLock,
     pub _pad: u32,
-    /// The latest [`crate::source::Source::throttled_until`] of all: past it no source is throttled.
+    /// Latest [`crate::source::Source::throttled_until`]: after it no source is throttled.
     pub throttled_until: u64,
-    /// The same of the sources that are banned: past it none has to be looked up for that.
+    /// The same of banned sources: after it none is looked up for a ban.
     pub banned_until: u64,
-    /// When a full table was last searched for entries to reclaim.
+    /// Time of the last search of a full table for entries to reclaim.
     pub swept: u64,
 }

@@ -1,4 +1,4 @@
-//! What comes behind a gap, as the kernel programs let it pass: [`crate::held`].
+//! Out-of-order segments, as in the kernel programs: [`crate::held`].
 
 use super::{Budget, Payload, Reason, Replay, Verdict, leave_traces};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Replay {
-    /// A segment past the cursor.
+    /// Keep a segment past the cursor.
     pub(super) fn keep(&mut self, seq: u32, payload: &[u8], budget: &mut impl Budget) -> Verdict {
         let held = &mut *self.held;
         if self.flow.held == 0 {
@@ -32,8 +32,8 @@ impl Replay {
         Verdict::Pass
     }
 
-    /// A walk through `came` that is not yet committed: whether its segment may pass before what is kept. `true` when
-    /// its pings are charged together with the kept ones: all of them pass.
+    /// Decide, before a walk through `came` is committed, whether its segment may pass and fill the
+    /// gap. `true` when its pings are charged together with the copy's: all of them pass.
     pub(super) fn judge(
         &mut self,
         walk: &Walk,
@@ -66,7 +66,7 @@ impl Replay {
         }
     }
 
-    /// The pings in what is kept behind `walk`, or [`Look::FAILED`].
+    /// Number of pings in the copy after `walk`, or [`Look::FAILED`].
     fn look(&mut self, walk: &Walk) -> u32 {
         let region = &self.held.region;
         if let Some(known) = region.recall(&walk.tracker) {
@@ -79,7 +79,7 @@ impl Replay {
         pings
     }
 
-    /// The segment of `walk` is committed: what is kept comes after it, if it was the filler.
+    /// Commit the copy after the filler, if the committed `walk` was that.
     pub(super) fn follow(&mut self, walk: &Walk) {
         if self.flow.held == 0 || !self.held.region.is_reached(walk) {
             return;
@@ -101,7 +101,7 @@ impl Replay {
         }
     }
 
-    /// Walk through kept bytes, `at` of the copy being the first of the walk's. No ping is defused.
+    /// Walk through the copy from offset `at`. No ping is defused.
     fn run_kept(&mut self, walk: &mut Walk, at: u32, note: bool) -> Step {
         walk.budget = Walk::UNLIMITED;
         let bytes = &mut self.held.bytes[at as usize..][..walk.len() as usize];

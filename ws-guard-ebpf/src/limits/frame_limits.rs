@@ -1,10 +1,10 @@
-//! Frames that are no pings, and TLS records: each connection has a limit for each class of them.
+//! Limits per connection for each class of other frames and of TLS records.
 
 use ws_guard_common::{flow::Flow, maps::Counter, source::millis, verifier::forget};
 
 use crate::{context::Context, limits::sources, maps::locked, report, stream::walk};
 
-/// Charge the connection of the segment at hand with the frames of the walk that was just taken over.
+/// Charge the current connection with the frames of the committed walk, by class.
 /// `true` when the segment is to be dropped.
 #[inline(always)]
 pub fn charge(context: &Context, flow: &mut Flow) -> bool {
@@ -16,7 +16,8 @@ pub fn charge(context: &Context, flow: &mut Flow) -> bool {
     sources::flood(context, flow, over)
 }
 
-/// The frames that are over a limit. Its name is in the object's BTF: the verifier checks it on its own.
+/// Number of frames over a limit.
+/// Its name is in the object's BTF: the verifier checks it once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_floods(now: u64) -> u32 {

@@ -1,7 +1,7 @@
 //! Pacing connections over their limit, see [`ws_guard_common::pace`].
 //!
-//! At egress the window that the server advertises is held; at ingress what passes its edge all the
-//! same is dropped. Connections under no limit cost one look at [`Flow::paced`].
+//! Egress limits the window that the server advertises; ingress drops what is past its edge all the
+//! same. A connection under no limit costs one look at [`Flow::paced`].
 
 use ws_guard_common::{
     flow::{Flow, paced},
@@ -19,12 +19,11 @@ use crate::{
     report,
 };
 
-/// Time after which a server that was not heard is taken for one whose segments go another way,
-/// milliseconds.
+/// Time without a segment of the server after which its route is assumed to bypass egress, ms.
 const UNHEARD_MS: i32 = 1000;
 
-/// The window field that the segment at hand, of the server on a paced connection, is to have: where the
-/// held edge is. `None` where that is its own.
+/// Window field for the current segment, of the server on a paced connection: up to the held edge.
+/// `None` to leave it as it is.
 #[inline(always)]
 pub fn window(now: u64) -> Option<u16> {
     let (Some((flow, policy)), Some(segment)) = (sources::at_hand(), packet::segment()) else {
@@ -38,7 +37,7 @@ pub fn window(now: u64) -> Option<u16> {
         return None;
     }
     if segment.flags & RST != 0 {
-        // It offers no window.
+        // A RST advertises no window.
         return None;
     }
     if flow.hold.held == 0 {
@@ -80,7 +79,7 @@ pub fn window(now: u64) -> Option<u16> {
     Some(window as u16)
 }
 
-/// How far the first edge is ahead of what the server has acknowledged.
+/// Distance of the first edge past what the server has acknowledged.
 #[inline(always)]
 fn first(flow: &mut Flow, server: &Advertised, now_ms: u32) -> u32 {
     let high = flow.high;
@@ -91,7 +90,7 @@ fn first(flow: &mut Flow, server: &Advertised, now_ms: u32) -> u32 {
     paid + sources::grant_first(flow, now_ms, rest, Hold::cost(rest, latest, more), more)
 }
 
-/// What the frames that came since the last time count as beyond their bytes.
+/// Cost of the frames since the last call, beyond their bytes.
 #[inline(always)]
 fn count(flow: &mut Flow) -> u32 {
     locked(
@@ -101,7 +100,7 @@ fn count(flow: &mut Flow) -> u32 {
     )
 }
 
-/// The connection is paced no more: this segment has the server's own window.
+/// End the pacing: this segment keeps the server's own window.
 #[inline(always)]
 fn end(flow: &mut Flow, now: u64) {
     let hold = flow.hold;
@@ -120,8 +119,8 @@ fn end(flow: &mut Flow, now: u64) {
     }
 }
 
-/// A segment of the client on a connection over its limit is dropped, by what was decided before. Most
-/// segments of a flood under `drop` need no more; of all others [`refuses`] decides.
+/// Drop a client's segment by an earlier decision, on a connection over its limit.
+/// That is enough for most segments of a flood under `drop`; [`refuses`] decides about the others.
 #[inline(always)]
 pub fn drops(context: &Context, flow: &mut Flow) -> bool {
     let decided = flow.drops != 0 && flow.over_generation == context.policy.generation;
@@ -132,13 +131,13 @@ pub fn drops(context: &Context, flow: &mut Flow) -> bool {
     drops
 }
 
-/// A segment of the client on a connection over its limit: whether it is to be dropped.
+/// Decide whether to drop a client's segment on a connection over its limit.
 #[inline(always)]
 pub fn refuses(now: u64) -> bool {
     ws_guard_refuses(now) != 0
 }
 
-/// [`refuses`]. Its name is in the object's BTF: the verifier checks it on its own.
+/// [`refuses`], as a global function: the verifier checks it once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_refuses(now: u64) -> u32 {
@@ -146,11 +145,12 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
         return 0;
     };
     if !role::follows(flow.owner) {
-        // The programs that follow it have let the segment pass already.
+        // The programs that follow the flow have passed the segment already.
         return 0;
     }
     if segment.flags & RST != 0 {
-        // It carries no frame, and without it the server keeps a connection that its client has left.
+        // A RST carries no frame, and without it the server keeps a connection that the client has
+        // left.
         return 0;
     }
     // Egress may have ended the pacing just before the connection went over its limit again.
@@ -182,10 +182,11 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
         return !probes as u32;
     }
     if !flow.is_credible(segment.ack) {
-        // It is dropped for that, and is not what the connection's source sends.
+        // The caller drops it as forged; it does not count for the connection's source.
         return 0;
     }
-    // Of a clock that may be a tick behind the one that a report of a terminator goes by.
+    // The difference may be negative: this clock may be a tick behind the one of a terminator's
+    // report.
     let unheard = now_ms.wrapping_sub(flow.hold.since_ms) as i32 >= UNHEARD_MS;
     let len = segment.len;
     let mut more = count(flow);
@@ -204,8 +205,9 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     !passes as u32
 }
 
-/// A segment that the server waits for passes in any case, at a rate of its own: with an empty bucket, of which
-/// its connection may be one of many, nothing else would. So does one of a window that was cut.
+/// Pass the segment that the server waits for at a minimum rate.
+/// With an empty bucket, which a source's connections share, nothing else would pass. The same
+/// after a window was cut.
 #[inline(always)]
 fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
     let len = segment.len;

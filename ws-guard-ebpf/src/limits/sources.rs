@@ -1,4 +1,4 @@
-//! Who pings: looking sources up, charging them, and what all CPUs know of throttling.
+//! Sources: look-up, charging for pings, and the throttle deadlines that all CPUs share.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
@@ -24,7 +24,7 @@ use crate::{
     packet, report, tables,
 };
 
-/// Some source may be throttled: only then is one worth looking up before it pings.
+/// Check whether any source may be throttled: otherwise none is looked up before it pings.
 #[inline(always)]
 pub fn any_throttled(now: u64) -> bool {
     match SHARED.get(0) {
@@ -33,7 +33,7 @@ pub fn any_throttled(now: u64) -> bool {
     }
 }
 
-/// Some source may be banned.
+/// Check whether any source may be banned.
 #[inline(always)]
 pub fn any_banned(now: u64) -> bool {
     match SHARED.get(0) {
@@ -42,11 +42,11 @@ pub fn any_banned(now: u64) -> bool {
     }
 }
 
-/// An entry of the source table, which stays mapped while a program runs.
+/// Entry of the source table; it stays mapped while a program runs.
 #[derive(Clone, Copy)]
 pub struct Entry(*mut Source);
 
-/// The source's entry, if it has one, or that of a coarser prefix.
+/// Find the entry of a source or of a coarser prefix, as `source` says.
 #[inline(always)]
 pub fn find(source: &SourceKey) -> Option<Entry> {
     if source.level() > 0 {
@@ -55,7 +55,7 @@ pub fn find(source: &SourceKey) -> Option<Entry> {
     SOURCES.get_ptr_mut(source).map(Entry)
 }
 
-/// The entry that the source is charged to: its own, or that of a coarser prefix.
+/// Find the entry that a source is charged to: its own, or that of a coarser prefix.
 #[inline(never)]
 fn charged(source: &SourceKey) -> *mut Source {
     if let Some(source) = SOURCES.get_ptr_mut(source) {
@@ -74,7 +74,7 @@ fn charged(source: &SourceKey) -> *mut Source {
     core::ptr::null_mut()
 }
 
-/// The packet is to be dropped because its source is banned, and is counted.
+/// Check whether to drop the packet because its source is banned, and count it then.
 #[inline(never)]
 pub fn drop_banned(context: &Context) -> bool {
     let Some(source) = find(context.source()) else {
@@ -92,7 +92,8 @@ pub fn drop_banned(context: &Context) -> bool {
     banned
 }
 
-/// The longest rule that covers the client. A proxy's rule says nothing of those that hide behind it.
+/// Longest rule that covers the client.
+/// A rule for a proxy does not apply to the unidentified clients behind it.
 #[inline(always)]
 fn rule(client: &Client, policy: &Policy) -> Option<&'static Rule> {
     if policy.rules == 0 || client.identity == identity::CONNECTION {
@@ -101,8 +102,8 @@ fn rule(client: &Client, policy: &Policy) -> Option<&'static Rule> {
     RULES.get(&Key::new(Network::ALL_BITS, Network::of(&client.address)))
 }
 
-/// What is done about connections of the client over the limit: one of [`action`]. Not for every
-/// packet: only where something would be done.
+/// [`action`] for the client's connections over the limit.
+/// Too slow for every packet: call it only before something is done.
 #[inline(never)]
 pub fn action_for(context: &Context) -> u8 {
     let (client, policy) = (context.client(), context.policy);
@@ -113,14 +114,14 @@ pub fn action_for(context: &Context) -> u8 {
     ruled(client, policy)
 }
 
-/// The connection of the segment at hand is over the limit: decide what is done about that, after a policy
-/// or a rule has changed.
+/// Decide again how to treat the current connection, which is over the limit, after a policy or a
+/// rule has changed.
 #[inline(always)]
 pub fn judge_again(now: u64) {
     ws_guard_judge_again(now);
 }
 
-/// [`judge_again`]. Its name is in the object's BTF: the verifier checks it on its own.
+/// [`judge_again`], as a global function: the verifier checks it once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_judge_again(now: u64) -> u32 {
@@ -139,8 +140,8 @@ extern "C" fn ws_guard_judge_again(now: u64) -> u32 {
     0
 }
 
-/// The connection of the segment at hand is over the limit, and no table has room for its source: decide
-/// what is done about that. The [`action`]. Its name is in the object's BTF, as above.
+/// Decide how to treat the current connection, over the limit, where no table has room for its
+/// source. Returns the [`action`]. A global function, as above.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_ruled(now: u64) -> u32 {
@@ -153,7 +154,7 @@ extern "C" fn ws_guard_ruled(now: u64) -> u32 {
     action.into()
 }
 
-/// The rules say that the client's connections over the limit are paced.
+/// Check whether the rules pace the client's connections over the limit.
 #[inline(always)]
 fn ruled_pace(client: &Client, policy: &Policy) -> bool {
     let pace = match rule(client, policy) {
@@ -163,7 +164,7 @@ fn ruled_pace(client: &Client, policy: &Policy) -> bool {
     pace > 0 && ruled(client, policy) == action::DEFUSE
 }
 
-/// What the rules say is to be done about the client's connections over the limit.
+/// [`action`] for the client's connections over the limit, by the rules alone.
 #[inline(always)]
 fn ruled(client: &Client, policy: &Policy) -> u8 {
     match rule(client, policy) {
@@ -174,7 +175,7 @@ fn ruled(client: &Client, policy: &Policy) -> u8 {
 }
 
 impl Entry {
-    /// The entry is throttled now, and no rule exempts the client.
+    /// Check whether the entry is throttled now and no rule exempts the client.
     #[inline(always)]
     pub fn is_throttled(self, client: &Client, policy: &Policy, now: u64) -> bool {
         // SAFETY: map values stay readable while a program runs; single words are read whole.
@@ -186,21 +187,21 @@ impl Entry {
         unsafe { (*self.0).flags & ALLOWED == 0 }
     }
 
-    /// What is done about its connections over the limit: one of [`action`].
+    /// [`action`] for its connections over the limit.
     #[inline(always)]
     pub fn action(self) -> u8 {
         // SAFETY: as in `is_throttled`.
         unsafe { (*self.0).action() }
     }
 
-    /// Its connections over the limit are paced.
+    /// Check whether its connections over the limit are paced.
     #[inline(always)]
     pub fn paces(self) -> bool {
         // SAFETY: as in `is_throttled`.
         unsafe { (*self.0).paces() }
     }
 
-    /// Packets of it were dropped.
+    /// Count dropped packets.
     #[inline(always)]
     pub fn dropped(self, packets: u64) {
         // SAFETY: the value stays mapped while the program runs; the addition is atomic.
@@ -224,7 +225,7 @@ impl Entry {
         }
     }
 
-    /// Look up again what holds for the client, if any policy or rule changed since.
+    /// Look up the client's limits again if a policy or a rule has changed.
     #[inline(always)]
     fn refresh(self, client: &Client, policy: &Policy) {
         // SAFETY: a single word; two CPUs would write the same.
@@ -234,12 +235,12 @@ impl Entry {
     }
 }
 
-/// See [`Entry::refresh`]. Once for each source after a change.
+/// [`Entry::refresh`], once for each source after a change.
 #[cold]
 #[inline(never)]
 fn look_up_rules(source: Entry, client: &Client, policy: &Policy) {
     const { assert!(Rule::ALLOW == ALLOWED) };
-    // Nothing is put together on the stack, which has no room left here.
+    // Nothing is built on the stack, which has no room left here.
     match rule(client, policy) {
         Some(rule) => source.locked(
             #[inline(always)]
@@ -260,22 +261,22 @@ fn look_up_rules(source: Entry, client: &Client, policy: &Policy) {
     }
 }
 
-/// [`charge`]'s answer: so many of the pings keep to the limit.
+/// [`charge`]'s result: mask of the number of pings within the limit.
 pub const KEPT: u32 = DROP - 1;
-/// [`charge`]'s answer: some are over it, and the segment is to be dropped.
+/// [`charge`]'s result: some pings are over the limit, and the segment is to be dropped.
 pub const DROP: u32 = 1 << 30;
-/// [`charge`]'s answer: nothing is done about this source, whatever it sends.
+/// [`charge`]'s result: the source is only observed.
 pub const OBSERVED: u32 = 1 << 31;
 
-/// Charge the flow of the segment at hand and its source with `count` pings, see [`Source::charge`]; the
-/// answer in one word, [`KEPT`], [`DROP`] and [`OBSERVED`].
+/// Charge the current flow and its source with `count` pings, see [`Source::charge`]. The result is
+/// one word: [`KEPT`], [`DROP`] and [`OBSERVED`].
 #[inline(always)]
 pub fn charge(now: u64, count: u32) -> u32 {
     ws_guard_charge(now, count)
 }
 
-/// [`charge`]. Its name is in the object's BTF: the verifier checks it on its own, and its loops not anew
-/// at each call. For that it looks the flow up once more.
+/// [`charge`], as a global function: the verifier checks it and its loops once, not at each call.
+/// The price is a second look-up of the flow.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_charge(now: u64, count: u32) -> u32 {
@@ -295,22 +296,22 @@ extern "C" fn ws_guard_charge(now: u64, count: u32) -> u32 {
     charge_source(policy, flow, now, Pings { count, share, most, held: 0 })
 }
 
-/// Charge the flow's source with one ping, which keeps to the connection's share and own limit or does not
-/// (1 or 0), and is charged to the flow already.
+/// Charge the flow's source with one ping that the flow is charged with already.
+/// `share` and `most`: 1 if it is within the connection's share and own limit, otherwise 0.
 #[inline(never)]
 pub fn charge_one(context: &Context, flow: &mut Flow, share: u32, most: u32) -> u32 {
     let pings = Pings { count: 1, share: share & 1, most: most & 1, held: 0 };
     charge_source(context.policy, flow, context.now, pings)
 }
 
-/// How many pings of a connection over the limit keep to it: its share, or as many as there are while
-/// its source has room.
+/// Pings that a connection over the limit may still send: its share, or any number while its source
+/// has room.
 #[inline(always)]
 pub fn budget(now: u64) -> u32 {
     ws_guard_budget(now)
 }
 
-/// [`budget`]. Its name is in the object's BTF, as above.
+/// [`budget`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_budget(now: u64) -> u32 {
@@ -331,19 +332,19 @@ extern "C" fn ws_guard_budget(now: u64) -> u32 {
     flow.share_room(now_ms, share, policy.rate.window_ms, share)
 }
 
-/// The flow of the segment at hand, and its policy.
+/// Flow and policy of the current segment.
 #[inline(always)]
 pub fn at_hand() -> Option<(&'static mut Flow, &'static Policy)> {
     let key = &packet::segment()?.key;
     let policy = maps::policy_of(key.server_port)?;
-    // SAFETY: map values stay mapped while a program runs; what is changed is changed under the lock, or
-    // whole.
+    // SAFETY: map values stay mapped while a program runs; changes are made under the lock, or to
+    // single words.
     FLOWS.get_ptr_mut(key).map(|flow| (unsafe { &mut *flow }, policy))
 }
 
-/// In the course of [`charge`]: an earlier throttling had ended.
+/// Internal to [`charge`]: an earlier throttle had expired.
 const RELEASED: u32 = 1;
-/// In the course of [`charge`]: the source was throttled before, and no more follows from that.
+/// Internal to [`charge`]: the source was throttled before, and nothing else follows.
 const PLAIN: u32 = 2;
 /// Nanoseconds in a millisecond.
 const MS: u64 = 1_000_000;
@@ -382,7 +383,7 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
         return kept | what & OBSERVED;
     }
     if over_limit != 0 && what & PLAIN != 0 {
-        // The commonest: a flood goes on.
+        // The most common case: a flood goes on.
         let until = now + policy.rate.window_ms as u64 * MS;
         flow.over_until = if until > flow.over_until { until } else { flow.over_until };
         raise(until);
@@ -395,7 +396,7 @@ fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -
     kept | what & (DROP | OBSERVED)
 }
 
-/// A segment of the flow is dropped because of the limit.
+/// Count a segment of the flow that is dropped because of the limit.
 #[inline(always)]
 pub fn count_dropped(flow: &mut Flow) {
     report::count(Counter::DroppedThrottled);
@@ -405,7 +406,7 @@ pub fn count_dropped(flow: &mut Flow) {
     }
 }
 
-/// Add the segments that the flow lost to its source's.
+/// Add the flow's dropped segments to its source's.
 #[inline(always)]
 fn add_dropped(source: Entry, flow: &mut Flow) {
     let packets = flow.dropped;
@@ -415,7 +416,7 @@ fn add_dropped(source: Entry, flow: &mut Flow) {
     }
 }
 
-/// The flow ended: its source has what it lost.
+/// Add an ended flow's dropped segments to its source's.
 #[cold]
 #[inline(never)]
 pub fn settle_dropped(context: &Context, flow: &mut Flow) {
@@ -424,7 +425,7 @@ pub fn settle_dropped(context: &Context, flow: &mut Flow) {
     }
 }
 
-/// The entry of the flow's source, with what holds for it now; null where no table has room.
+/// Entry of the flow's source with its current limits; null where no table has room.
 #[inline(always)]
 fn up_to_date(policy: &Policy, flow: &Flow, now: u64) -> *mut Source {
     let source = find_or_insert(&flow.account, now);
@@ -434,12 +435,11 @@ fn up_to_date(policy: &Policy, flow: &Flow, now: u64) -> *mut Source {
     source
 }
 
-/// The connection of the segment at hand sent `over` pings, or other frames, over the limit, of
-/// `count`: it and its source are so for a window from now on. Not 0 where the source may be banned for
-/// that.
+/// Mark the current connection and its source as over the limit, for a window from now on: of
+/// `count` pings or other frames, `over` were too many. Not 0 where the source may be banned.
 ///
-/// Its name is in the object's BTF: the verifier checks it on its own, and not anew at each call. For that
-/// it looks flow and source up once more.
+/// A global function: the verifier checks it once, not at each call. The price is a second look-up
+/// of flow and source.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_exceeded(now: u64, count: u32, over: u32) -> u32 {
@@ -473,10 +473,10 @@ extern "C" fn ws_guard_exceeded(now: u64, count: u32, over: u32) -> u32 {
     (action == action::BAN) as u32
 }
 
-/// Ban the source of the segment at hand, unless it is a trusted proxy, or has other connections that keep
-/// to the limit: then only the connections over the limit are dropped.
+/// Ban the current source, unless it is a trusted proxy or has other connections within the limit:
+/// then only the connections over the limit are dropped.
 ///
-/// Its name is in the object's BTF, as above.
+/// A global function, as above.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_ban(now: u64) -> u32 {
@@ -506,8 +506,8 @@ extern "C" fn ws_guard_ban(now: u64) -> u32 {
     0
 }
 
-/// The flow's source sent `over` frames over the limit of their class: the same as pings over the
-/// limit. `true` when the segment is to be dropped.
+/// Treat `over` frames over the limit of their class as pings over the limit.
+/// `true` when the segment is to be dropped.
 #[inline(never)]
 pub fn flood(context: &Context, flow: &mut Flow, over: u32) -> bool {
     let source = Entry(up_to_date(context.policy, flow, context.now));
@@ -525,8 +525,8 @@ pub fn flood(context: &Context, flow: &mut Flow, over: u32) -> bool {
     drops
 }
 
-/// A terminator reports pings that it decrypted, of a client and not of one connection. `true` when
-/// some are over the limit.
+/// Charge a source with the pings that a TLS terminator decrypted and reports, for a client and not
+/// for one connection. `true` when some are over the limit.
 #[inline(always)]
 pub fn reported(source: Entry, key: &SourceKey, policy: &Policy, now: u64, count: u32) -> bool {
     source.refresh(&Client::of_peer(&key.address), policy);
@@ -550,13 +550,13 @@ pub fn reported(source: Entry, key: &SourceKey, policy: &Policy, now: u64, count
     over != 0
 }
 
-/// How many of them are over the limit, and whether an earlier throttling had ended.
+/// Number of them over the limit, and whether an earlier throttle had expired.
 #[inline(never)]
 fn judge_reported(source: *mut Source, now: u64, count: u32) -> (u32, u32) {
     Entry(source).locked(
         #[inline(always)]
         |source| {
-            // They arrived already.
+            // They were delivered already, so none of them is defused.
             let defused = source.defused_total;
             let charged = source.judge(now, Pings { count, share: 0, most: count, held: 0 });
             source.defused_total = defused;
@@ -565,7 +565,7 @@ fn judge_reported(source: *mut Source, now: u64, count: u32) -> (u32, u32) {
     )
 }
 
-/// Pings of a source that no table has room for: its connection's share passes.
+/// Charge the connection's share alone, where no table has room for the source.
 #[inline(always)]
 fn charge_share(policy: &Policy, flow: &mut Flow, now: u64, pings: Pings) -> u32 {
     let kept = if pings.share < pings.most { pings.share } else { pings.most };
@@ -582,8 +582,9 @@ fn charge_share(policy: &Policy, flow: &mut Flow, now: u64, pings: Pings) -> u32
     kept | observed
 }
 
-/// The source's entry; made if there is none. With a full table, that of a coarser prefix; null where
-/// there is none either, and for a client with a rule, which says nothing of others in such a prefix.
+/// Find or insert the source's entry.
+/// With a full table, that of a coarser prefix; null where there is none either, and for a client
+/// with a rule, which does not apply to others in such a prefix.
 #[inline(never)]
 fn find_or_insert(charged: &Account, now: u64) -> *mut Source {
     let key = &charged.source;
@@ -604,10 +605,10 @@ fn find_or_insert(charged: &Account, now: u64) -> *mut Source {
     }
 }
 
-/// Make an entry for the source that [`packet::account`] names, or see that there is one for a coarser
-/// prefix: at which level there is one now, past the coarsest where there is none.
+/// Insert an entry for the source in [`packet::account`], or make sure that a coarser prefix has
+/// one. Returns the level of the entry, or [`NO_LEVEL`].
 ///
-/// Its name is in the object's BTF: the verifier checks it on its own.
+/// A global function: the verifier checks it once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_make_source(now: u64) -> u32 {
@@ -643,14 +644,15 @@ extern "C" fn ws_guard_make_source(now: u64) -> u32 {
 /// Past the coarsest level.
 const NO_LEVEL: u32 = 0xFF;
 
-/// There is an entry for the coarser prefix; one is made if there is room.
+/// Find or insert an entry for the coarser prefix. `false` where there is no room.
 #[inline(always)]
 fn has_coarse(key: &SourceKey) -> bool {
     COARSE.get_ptr_mut(key).is_some() || tables::insert_empty(&COARSE, &NEW_SOURCE, key)
 }
 
-/// An entry for what is said of a source from outside. `None` where there is no room; a report is charged
-/// to a coarser prefix then, and a decision is not about one.
+/// Entry for a report or an operator's decision about a source.
+/// `None` where there is no room. A report may be charged to a coarser prefix then; a decision is
+/// never about one.
 #[inline(always)]
 pub fn entry(key: &SourceKey, now: u64, report: bool) -> Option<Entry> {
     let account = Account { client: Client::of_peer(&key.address), source: *key };
@@ -675,7 +677,7 @@ pub fn raise(until: u64) {
     }
 }
 
-/// The same for one that is banned.
+/// Let all CPUs know that a source is banned until `until`.
 #[inline(always)]
 pub fn raise_banned(until: u64) {
     if let Some(shared) = SHARED.get_ptr_mut(0) {
@@ -684,7 +686,7 @@ pub fn raise_banned(until: u64) {
     }
 }
 
-/// Raise `word` to `until`: read whole, written under the lock, and only upwards.
+/// Raise `word` to `until`: one read, a write under the lock, never downwards.
 ///
 /// # Safety
 /// Both point into the one element of [`SHARED`].
@@ -703,8 +705,8 @@ unsafe fn raise_word(lock: *mut u32, word: *mut u64, until: u64) {
     }
 }
 
-/// Let a paced connection's edge advance by up to `wanted` bytes, and by `least` in any case: how many. Its
-/// frames counted as `more` than their bytes.
+/// Grant a paced connection up to `wanted` bytes, and `least` in any case.
+/// Returns the number granted. `more`: what its frames cost beyond their bytes.
 #[inline(always)]
 pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u32 {
     let source = charged(&flow.account.source);
@@ -724,8 +726,8 @@ pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u3
     )
 }
 
-/// How many of `wanted` bytes, which cost `cost`, a paced connection may send before its first edge, or up to it;
-/// all of them where no table has room for its source. Its frames counted as `more` than their bytes.
+/// Bytes of `wanted` granted to a paced connection before or up to its first edge; all of them
+/// where no table has room for its source. They cost `cost`, and its frames cost `more` than their bytes.
 #[inline(never)]
 pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32, cost: u32, more: u32) -> u32 {
     let source = charged(&flow.account.source);
@@ -742,8 +744,8 @@ pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32, cost: u32, more: u32) 
     )
 }
 
-/// Whether a segment of `len` bytes of a connection passes that is paced without its window; in any case
-/// one that is `due`. Its frames counted as `more` than their bytes.
+/// Decide whether a segment of `len` bytes passes on a connection paced without its window; a `due`
+/// one always does. `more`: what its frames cost beyond their bytes.
 #[inline(never)]
 pub fn police(flow: &Flow, now_ms: u32, len: u32, due: bool, more: u32) -> bool {
     let source = charged(&flow.account.source);

@@ -1,4 +1,4 @@
-//! Requests on the client's side, answers on the server's; the answer opens the flow.
+//! Upgrade requests and their answers; the answer opens the flow.
 
 use core::ffi::{c_long, c_void};
 
@@ -22,11 +22,11 @@ use crate::{
     tables,
 };
 
-/// Words that [`skip_line`] looks at in a turn of the loop.
+/// Words that [`skip_line`] reads per turn of the loop.
 const SKIPPED_WORDS: u32 = 7;
 
-/// Read an answer's head from the segment's start, to its end or the segment's, whichever comes
-/// first. The result is in the state: `head`, and in `at` how many bytes were read.
+/// Read an answer's head from the segment's start to its end or the segment's, whichever comes
+/// first. The result is in the state: `head`, and in `at` the number of bytes read.
 #[inline(always)]
 fn read_head<P: Packet>(walker: &mut Walker<P>, head: HeadScanner) {
     walker.state.head = head;
@@ -39,7 +39,7 @@ fn read_head<P: Packet>(walker: &mut Walker<P>, head: HeadScanner) {
 }
 
 unsafe extern "C" fn read_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
-    // SAFETY: `read_head` passed it, and nobody else uses it during the loop.
+    // SAFETY: passed by `read_head`, with no other user during the loop.
     let walker = unsafe { &mut *walker };
     let Some(byte) = walker.packet.u8_at(walker.state.at) else {
         return 1;
@@ -48,14 +48,14 @@ unsafe extern "C" fn read_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -
     walker.state.head.push(byte) as c_long
 }
 
-/// What the loop over a request's bytes works on.
+/// Context of the loop over a request's bytes.
 struct Reading<'a, 'b, P> {
     walker: Walker<P>,
     context: &'a Context<'b>,
 }
 
-/// Go on reading the request in [`pending_upgrades::scratch`] from the segment's start. In the state: `at` is
-/// how many bytes were read, and `read` what the last one came to, of [`identify::read`].
+/// Continue reading the request in [`pending_upgrades::scratch`] from the segment's start. In the
+/// state: `at` is the number of bytes read, and `read` the last result of [`identify::read`].
 #[inline(always)]
 fn read_request<P: Packet>(reading: &mut Reading<P>, patience: u32) {
     reading.walker.state.at = 0;
@@ -69,7 +69,7 @@ fn read_request<P: Packet>(reading: &mut Reading<P>, patience: u32) {
 }
 
 unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<P>) -> c_long {
-    // SAFETY: `read_request` passed it, and nobody else uses it during the loop.
+    // SAFETY: passed by `read_request`, with no other user during the loop.
     let reading = unsafe { &mut *reading };
     let (packet, state) = (&reading.walker.packet, &mut *reading.walker.state);
     state.at += identify::skip_fields(packet.bytes().saturating_sub(state.at));
@@ -99,7 +99,7 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
     };
     let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
     if !upgrade && reading.walker.packet.u8_at(state.at) == Some(GET[0]) {
-        // The next request is right behind it (RFC 9112, 9.3.2).
+        // The next request follows immediately (RFC 9112, 9.3.2).
         pending.begin();
         state.read = identify::MORE;
         return 0;
@@ -107,13 +107,14 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
     1
 }
 
-/// The request takes too long to read: go on without its client, see [`Pending::give_up_client`].
+/// Continue without the client of a request that takes too long to read, see
+/// [`Pending::give_up_client`].
 #[inline(always)]
 fn give_up_client() -> bool {
     pending_upgrades::scratch().is_some_and(Pending::give_up_client)
 }
 
-/// Nothing in the rest of the line matters: skip the next words of it.
+/// Skip the next words of a line whose rest does not matter.
 #[inline(always)]
 fn skip_line<P: Packet>(packet: &P, state: &mut walk::State) {
     let mut i = 0;
@@ -126,7 +127,7 @@ fn skip_line<P: Packet>(packet: &P, state: &mut walk::State) {
     }
 }
 
-/// The payload begins with these bytes.
+/// Check whether the payload begins with these bytes.
 #[inline(always)]
 fn begins<P: Packet, const N: usize>(packet: &P, text: &[u8; N]) -> bool {
     let mut i = 0;
@@ -140,7 +141,7 @@ fn begins<P: Packet, const N: usize>(packet: &P, text: &[u8; N]) -> bool {
     true
 }
 
-/// The payload begins with these four bytes, or is the beginning of them.
+/// Check whether the payload begins with these four bytes, or is a prefix of them.
 #[inline(always)]
 fn begins_word<P: Packet>(packet: &P, word: &[u8; 4]) -> bool {
     let bytes = packet.bytes();
@@ -157,9 +158,10 @@ fn begins_word<P: Packet>(packet: &P, word: &[u8; 4]) -> bool {
     true
 }
 
-/// The payload is the beginning of a request: [`GET`], or as much of it as there is.
+/// Check whether the payload begins a request: with [`GET`] or a prefix of it.
 ///
-/// Empty lines in front are to be ignored (RFC 9112, 2.2). So begins version 2 of the PROXY protocol.
+/// Empty lines in front are to be ignored (RFC 9112, 2.2). Version 2 of the PROXY protocol begins
+/// like them.
 #[inline(always)]
 fn begins_request<P: Packet>(packet: &P) -> bool {
     if packet.u8_at(0).is_some_and(|byte| byte == b'\r' || byte == b'\n') {
@@ -168,29 +170,29 @@ fn begins_request<P: Packet>(packet: &P) -> bool {
     begins_word(packet, GET)
 }
 
-/// The payload of a connection's first segment begins with a header of the PROXY protocol.
+/// Check whether a connection's first payload begins with a header of the PROXY protocol.
 #[inline(never)]
 pub fn begins_preface<P: Packet>(packet: &P) -> bool {
     packet.u8_at(0) == Some(b'\r') || begins_word(packet, PROXY)
 }
 
-/// What a client's segment on a connection without a flow is.
+/// Kind of a client's segment on a connection without a flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// A request, or a piece of it.
     Head,
     /// Data between a request and its answer, or a piece of the request that is not the next one.
     Early,
-    /// A request of a source that is banned.
+    /// A request of a banned source.
     Banned,
     /// None of these.
     Stranger,
 }
 
-/// Payload of a client without a flow: it may be a request that asks for an upgrade. Read its head.
+/// Read the head of a request for an upgrade, if a client's payload without a flow is one.
 ///
-/// It is read in order alone. What the guard lets by unread, further off, the server does not take:
-/// its window is no larger at that time.
+/// Only in order. What the guard passes unread, further ahead, is outside the server's window at
+/// that time.
 #[cold]
 #[inline(never)]
 pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
@@ -202,7 +204,7 @@ pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
     if under_way {
         match piece(context, pending, &packet) {
             Request::Head => {}
-            // Whose it is, or what follows of it, is of no interest.
+            // Its owner and its rest are of no interest.
             other => return other,
         }
         if !role::claims(&mut pending.owner) {
@@ -221,7 +223,7 @@ pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
     end(context, read, came_to)
 }
 
-/// Whether the segment is the next piece of the request under way: then [`Request::Head`].
+/// Check whether the segment is the next piece of the pending request: then [`Request::Head`].
 #[inline(always)]
 fn piece<P: Packet>(context: &Context, pending: &mut Pending, packet: &P) -> Request {
     if pending.flags & LOST != 0 {
@@ -232,15 +234,15 @@ fn piece<P: Packet>(context: &Context, pending: &mut Pending, packet: &P) -> Req
     }
     let segment = context.segment;
     if segment.seq != pending.next {
-        // Another piece of this request, or one of nobody knows what. The server may have old
-        // bytes, or keep what comes behind a gap: only in order is certain what it reads.
+        // Another piece of this request, or something unknown. The server may have old bytes, or
+        // keep what follows a gap: only in order is it certain what it reads.
         let distance = segment.seq.wrapping_sub(pending.next).wrapping_add(MAX_HEAD);
         return if distance < 2 * MAX_HEAD { Request::Early } else { Request::Stranger };
     }
     let whole = pending.head.found & END != 0;
     if begins_another(packet, whole) {
-        // No frame begins so (RFC 6455, 5.1 and 5.2). What was taken for a request was in the body of
-        // another one, or this is.
+        // No frame begins like this (RFC 6455, 5.1 and 5.2). Either what was taken for a request
+        // was in the body of another one, or this is.
         pending.flags |= LOST;
         pending_upgrades::keep();
         return Request::Stranger;
@@ -248,7 +250,8 @@ fn piece<P: Packet>(context: &Context, pending: &mut Pending, packet: &P) -> Req
     if whole { Request::Early } else { Request::Head }
 }
 
-/// The payload begins with the method of a request; with GET only where the one before is `whole`.
+/// Check whether the payload begins with a request's method; GET counts only after a `whole`
+/// request.
 #[inline(always)]
 fn begins_another<P: Packet>(packet: &P, whole: bool) -> bool {
     let (Some(high), Some(low)) = (packet.u16_at(0), packet.u16_at(2)) else {
@@ -264,12 +267,12 @@ fn begins_another<P: Packet>(packet: &P, whole: bool) -> bool {
     begins
 }
 
-/// A request begins in the segment, or what may come in front of a connection's first one. `false`
-/// where neither does.
+/// Begin a request in the segment, or the preface of a connection's first one.
+/// `false` where neither begins.
 #[inline(always)]
 fn begin<P: Packet>(segment: &Segment, pending: &mut Pending, packet: &P) -> bool {
     let request = begins_request(packet);
-    // Only in front of all other bytes is it a preface: further on a client may have written it.
+    // Only the first bytes of a connection are a preface: later ones may be the client's own.
     let first = (!request || packet.u8_at(0) == Some(b'\r')) && identify::is_first(segment);
     if !request && !(first && begins_preface(packet)) {
         return false;
@@ -281,7 +284,7 @@ fn begin<P: Packet>(segment: &Segment, pending: &mut Pending, packet: &P) -> boo
     true
 }
 
-/// So many bytes of the segment were read, the last of which came to `came_to`.
+/// Evaluate a segment after `read` bytes, the last of which returned `came_to`.
 #[inline(never)]
 fn end(context: &Context, read: u32, came_to: u32) -> Request {
     let segment = context.segment;
@@ -301,7 +304,7 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
         return if done { Request::Head } else { Request::Stranger };
     }
     if read < segment.len && context.enforces() {
-        // There is data behind the head: the request has to come again without it.
+        // Data follows the head: the request has to be retransmitted without it.
         return Request::Early;
     }
     if done && context.policy.flags & MAY_BAN != 0 && is_banned(context) {
@@ -313,20 +316,21 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
     Request::Head
 }
 
-/// The request's client is banned.
+/// Check whether the request's client is banned.
 #[inline(always)]
 fn is_banned(context: &Context) -> bool {
     identify::conclude(false);
     sources::any_banned(context.now) && sources::drop_banned(context)
 }
 
-/// Payload of the server without a flow. [`Verdict::Drop`] refuses the connection.
+/// Judge the server's payload without a flow. [`Verdict::Drop`] refuses the connection.
 #[inline(always)]
 pub fn answer<P: Packet>(context: &Context, packet: P) -> Verdict {
     if switches(context, packet) { open(context) } else { Verdict::Pass }
 }
 
-/// The payload is what follows `from` bytes of an answer that may be a 101, however few bytes it has.
+/// Check whether the payload continues, after `from` bytes, an answer that may be a 101, however
+/// few bytes it has.
 #[inline(never)]
 fn is_switching<P: Packet>(packet: &P, from: u32) -> bool {
     let bytes = packet.bytes();
@@ -341,8 +345,8 @@ fn is_switching<P: Packet>(packet: &P, from: u32) -> bool {
     true
 }
 
-/// The segment ends the head of a 101 that switches to WebSocket. What was read of the head is then
-/// in this CPU's state.
+/// Check whether the segment ends the head of a 101 that switches to WebSocket.
+/// The result of reading the head is then in this CPU's state.
 #[cold]
 #[inline(never)]
 fn switches<P: Packet>(context: &Context, packet: P) -> bool {
@@ -358,7 +362,7 @@ fn switches<P: Packet>(context: &Context, packet: P) -> bool {
     let mut length = if goes_on { pending.answer_length } else { 0 };
     if !is_switching(&packet, length) {
         if under_way && !begins(&packet, INTERIM) {
-            // Any other answer: no upgrade. An interim one is none (RFC 9110, 15.2).
+            // Any other answer refuses the upgrade. An interim one is no answer (RFC 9110, 15.2).
             pending_upgrades::answered();
         }
         return false;
@@ -379,7 +383,7 @@ fn switches<P: Packet>(context: &Context, packet: P) -> bool {
     true
 }
 
-/// The head of a 101 goes on in the next segment.
+/// Keep the scanner of a 101 whose head continues in the next segment.
 #[inline(always)]
 fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
     if length > MAX_HEAD {
@@ -396,7 +400,7 @@ fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
     pending_upgrades::keep();
 }
 
-/// The server has answered: from here on the connection is followed.
+/// Open a flow for the answered request.
 #[cold]
 #[inline(never)]
 fn open(context: &Context) -> Verdict {
@@ -415,7 +419,7 @@ fn open(context: &Context) -> Verdict {
         pending.flags & LOST == 0 && pending.head.found & END != 0 && pending.next == segment.ack
     });
     if let (Some(pending), false) = (known, followed) {
-        // What was read of its headers is not all of them.
+        // Its headers were not read completely.
         pending.client.spoil();
     }
     identify::conclude(true);
@@ -425,7 +429,7 @@ fn open(context: &Context) -> Verdict {
     } else {
         report::count(Counter::RequestsUnseen);
         if throttled(context) {
-            // It may have sent pings that nobody saw, and the server has taken them.
+            // Pings may have passed unseen, and the server has taken them.
             return context.drop(Counter::DroppedUnseen);
         }
         flow.open(segment.ack, server_next, flags | flow::REQUEST_UNSEEN, now);

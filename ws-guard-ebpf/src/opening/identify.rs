@@ -1,8 +1,8 @@
-//! Who a request comes from: the kernel's half of [`ws_guard_common::forwarded`].
+//! Identity of a request's client: the kernel's half of [`ws_guard_common::forwarded`].
 //!
-//! The reader is in the request under way, [`pending_upgrades::scratch`]; what it concludes is put where
-//! [`packet::account`] finds it. Functions with a name in the object's BTF are global ones: the verifier
-//! checks each on its own, and not anew at each call.
+//! The reader is part of the pending request, [`pending_upgrades::scratch`]; its conclusion is put
+//! into [`packet::account`]. Functions with a name in the object's BTF are global ones: the
+//! verifier checks each once, not at each call.
 
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key};
 use ws_guard_common::{
@@ -19,31 +19,32 @@ use crate::{
     report,
 };
 
-/// [`read`]: the byte is taken, and more may follow.
+/// [`read`]'s result: the byte is taken, and more may follow.
 pub const MORE: u32 = 0;
-/// [`read`]: it was the last one of the request's head.
+/// [`read`]'s result: the last byte of the request's head.
 pub const END: u32 = 1;
-/// [`read`]: no request begins here.
+/// [`read`]'s result: no request begins here.
 pub const NO_REQUEST: u32 = 2;
 
-/// In place of what [`read`] came to: the segment takes too long to read, and where the request begins is not
-/// certain yet.
+/// In place of [`read`]'s result: the segment takes too long to read, and it is not certain yet
+/// where the request begins.
 pub const TOO_COSTLY: u32 = 3;
 
-/// The address is that of a trusted proxy, of which there are `proxies`.
+/// Check whether the address is one of the `proxies` trusted proxies.
 #[inline(never)]
 pub fn trusts(address: &Address, proxies: u32) -> bool {
     proxies != 0 && PROXIES.get(&Key::new(Network::ALL_BITS, Network::of(address))).is_some()
 }
 
-/// Take `count` bytes, 1 to 8, of the request under way or of what comes in front of it: the first one is
-/// the high byte of `word`. Fewer are taken where a line, the head or what is a request ends.
+/// Take `count` bytes, 1 to 8, of the pending request or its preface; the first is the high byte of
+/// `word`. Fewer are taken at the end of a line, of the head or of the request.
 #[inline(always)]
 pub fn read(word: u64, count: u32, policy: &Policy) -> Taken {
     Taken(ws_guard_request_word(word, count, policy.headers.into(), policy.proxies))
 }
 
-/// What [`read`] did: the number of bytes taken in the low byte, and what the last one came to above it.
+/// Result of [`read`]: the number of bytes taken in the low byte, and the last byte's result above
+/// it.
 #[derive(Clone, Copy)]
 pub struct Taken(u32);
 
@@ -53,13 +54,13 @@ impl Taken {
         self.0 & 0xF
     }
 
-    /// Nothing in them mattered, so that they were taken at once.
+    /// Check whether the bytes were irrelevant, and taken at once.
     #[inline(always)]
     pub const fn at_once(self) -> bool {
         self.0 & ONE_BY_ONE == 0
     }
 
-    /// How much of the time that a segment may take to read, in bytes; see [`Pending::patience`].
+    /// Cost in bytes, of the budget for reading a segment; see [`Pending::patience`].
     #[inline(always)]
     pub const fn costs(self) -> u32 {
         let bytes = if self.at_once() { 2 } else { self.bytes() };
@@ -75,10 +76,10 @@ impl Taken {
 
 /// In [`Taken`]: the bytes were taken one by one.
 const ONE_BY_ONE: u32 = 1 << 4;
-/// In [`Taken`]: an address was looked for among those of the proxies.
+/// In [`Taken`]: an address was looked up among those of the proxies.
 const HOP: u32 = 1 << 5;
 
-/// [`read`].
+/// [`read`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies: u32) -> u32 {
@@ -112,7 +113,7 @@ extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies
     taken | ONE_BY_ONE
 }
 
-/// [`read`] of a request whose client is not read any more.
+/// [`read`] of a request whose client is no longer read.
 #[inline(always)]
 fn head_word(pending: &mut Pending, word: u64, count: u32) -> u32 {
     if count == 8 && pending.skip_head(word) {
@@ -133,7 +134,7 @@ fn head_word(pending: &mut Pending, word: u64, count: u32) -> u32 {
     taken | ONE_BY_ONE
 }
 
-/// In the course of [`read`]: a byte of the head alone.
+/// Internal to [`read`]: a byte of the head alone.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_head_byte(byte: u32) -> u32 {
@@ -146,15 +147,15 @@ extern "C" fn ws_guard_head_byte(byte: u32) -> u32 {
     if pending.head.push(byte) { END } else { MORE }
 }
 
-/// How many of the next `most` bytes are fields of the PROXY protocol, which nobody has to see: they are
-/// taken.
+/// Skip irrelevant fields of the PROXY protocol within the next `most` bytes.
+/// Returns the number of bytes skipped.
 #[inline(always)]
 pub fn skip_fields(most: u32) -> u32 {
     pending_upgrades::scratch().map_or(0, |pending| pending.client.preface.skip(most))
 }
 
-/// Take a byte of what comes in front of a ClientHello: [`MORE`], or [`NO_REQUEST`] where it is not of
-/// that.
+/// Take a byte of the preface of a ClientHello: [`MORE`], or [`NO_REQUEST`] where it does not
+/// belong to one.
 #[inline(always)]
 pub fn read_preface(byte: u8) -> u32 {
     let byte = byte as u32;
@@ -167,12 +168,12 @@ pub fn read_preface(byte: u8) -> u32 {
     if came_to & (NO_REQUEST | REQUEST) != 0 { NO_REQUEST } else { MORE }
 }
 
-/// In the course of [`read`]: the byte is one of an address.
+/// Internal to [`read`]: the byte belongs to an address.
 const NODE: u32 = 4;
-/// Likewise: an item ends.
+/// Internal to [`read`]: an item ends.
 const ITEM: u32 = 8;
 
-/// What a [`step`] means here.
+/// Bits for a [`step`].
 #[inline(always)]
 const fn bits(step: u8) -> u32 {
     match step {
@@ -182,7 +183,7 @@ const fn bits(step: u8) -> u32 {
     }
 }
 
-/// A byte of [`read`].
+/// Take a byte in [`read`].
 #[inline(always)]
 fn request_byte(pending: &mut Pending, byte: u8, names: &HeaderNames) -> u32 {
     if !pending.client.preface.is_over() {
@@ -199,10 +200,10 @@ fn request_byte(pending: &mut Pending, byte: u8, names: &HeaderNames) -> u32 {
     bits(step) | ends
 }
 
-/// In the course of [`read`]: the byte is none of the preface.
+/// Internal to [`read`]: the byte does not belong to the preface.
 const REQUEST: u32 = 16;
 
-/// A byte of the preface; [`REQUEST`] where it does not belong to it.
+/// Take a byte of the preface; [`REQUEST`] where it does not belong to it.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_preface_byte(byte: u32) -> u32 {
@@ -212,14 +213,14 @@ extern "C" fn ws_guard_preface_byte(byte: u32) -> u32 {
     let preface = &mut pending.client.preface;
     let step = preface.push(byte as u8);
     if preface.stage == preface::stage::BAD {
-        // Whatever follows is read no further, and is none of a client that is known.
+        // The rest is not read, and its client stays unknown.
         preface.stage = preface::stage::OVER;
         return NO_REQUEST;
     }
     if step == step::REQUEST { REQUEST } else { bits(step) }
 }
 
-/// `ClientReader::node` of the request under way.
+/// `ClientReader::node` of the pending request.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_address_byte(byte: u32) -> u32 {
@@ -229,7 +230,7 @@ extern "C" fn ws_guard_address_byte(byte: u32) -> u32 {
     0
 }
 
-/// `ClientReader::item` of the request under way, with so many trusted proxies.
+/// `ClientReader::item` of the pending request; `proxies` is the number of trusted proxies.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_address_end(proxies: u32) -> u32 {
@@ -239,29 +240,29 @@ extern "C" fn ws_guard_address_end(proxies: u32) -> u32 {
     0
 }
 
-/// The segment is the first one of its connection that has data.
+/// Check whether the segment is the first one of its connection with data.
 #[inline(always)]
 pub fn is_first(segment: &Segment) -> bool {
     if segment.flags & SYN != 0 {
         return true;
     }
     match BEGINNINGS.get_ptr(&segment.key) {
-        // SAFETY: a single word. An LRU entry may be used again for another key meanwhile: then the
-        // number does not fit.
+        // SAFETY: a single word. An LRU entry may be reused for another key meanwhile: then the
+        // number does not match.
         Some(beginning) => unsafe { (*beginning).client_next == segment.seq },
         None => false,
     }
 }
 
-/// The connection has no flow: until more is known its limits are about the peer. `None` only where the
-/// maps are not to be had.
+/// Account of a connection without a flow: its peer's.
+/// `None` only where the maps are not available.
 #[inline(always)]
 pub fn peer() -> Option<&'static Account> {
     ws_guard_identify_peer();
     packet::account().map(|account| &*account)
 }
 
-/// [`peer`].
+/// [`peer`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_identify_peer() -> u32 {
@@ -275,15 +276,15 @@ extern "C" fn ws_guard_identify_peer() -> u32 {
     0
 }
 
-/// Conclude who the connection's request comes from: [`packet::account`] has it then. Of a request that
-/// was not read to its end only what came in front of it counts. `answered`: the server believes that
-/// there is such a connection.
+/// Conclude the identity of the request's client, into [`packet::account`].
+/// Of a request that was not read to its end only the preface counts. `answered`: the server
+/// confirms the connection.
 #[inline(always)]
 pub fn conclude(answered: bool) {
     ws_guard_identify_client(answered.into());
 }
 
-/// [`conclude`].
+/// [`conclude`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_identify_client(answered: u32) -> u32 {
@@ -302,7 +303,7 @@ extern "C" fn ws_guard_identify_client(answered: u32) -> u32 {
             pending_upgrades::prefaces(segment);
         }
     } else if pending.client.claimed().is_some() && pending_upgrades::has_prefaces(segment) {
-        // It was forgotten, and what the headers say may be the client's own words.
+        // The preface was forgotten, and the headers may be the client's own words.
         pending.client.spoil();
     }
     account.client = pending.client.client(&key.client, key.client_port, &trust);
@@ -310,8 +311,8 @@ extern "C" fn ws_guard_identify_client(answered: u32) -> u32 {
     0
 }
 
-/// The server has answered a request of the peer: if that is no trusted proxy, and the request names a
-/// client, it may be one that has to be.
+/// Record a suspected proxy: a peer that is not trusted, with an answered request that names a
+/// client.
 #[cold]
 #[inline(never)]
 pub fn suspect(context: &Context) {
@@ -332,7 +333,7 @@ pub fn suspect(context: &Context) {
         return;
     };
     // SAFETY: a map value, which stays mapped while a program runs. Two CPUs at once may lose a
-    // request, or tell of a suspicion twice.
+    // request, or report a suspicion twice.
     let known = unsafe { &mut *known };
     known.scope = context.policy.scope;
     if known.named(&named, context.now) {

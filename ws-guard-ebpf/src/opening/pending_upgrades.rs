@@ -1,17 +1,17 @@
-//! Requests that wait for their answer, in two tables.
+//! Pending upgrade requests, in two tables.
 //!
-//! Anybody can send requests in anybody's name, and so push others out of [`PENDING`]. A request moves
-//! on to [`PROVEN`] once the server has spoken on its connection, which it does on no connection that
-//! somebody made up:
+//! Spoofed requests can evict others from [`PENDING`]. A request moves on to [`PROVEN`] once the
+//! server has sent something on its connection that it never sends on a spoofed one:
 //!
-//! - it sends data only to who has acknowledged its SYN-ACK by the right number;
-//! - it acknowledges also what is no connection's, but with its own sequence number. A request has to
-//!   have named that one, out of 2^32: who spoofs does not see the SYN-ACK that it was in.
+//! - data: it sends that only after its SYN-ACK was acknowledged with the right number;
+//! - an acknowledgement with the sequence number that the request has named, out of 2^32: the
+//!   server acknowledges also segments of no connection, and a spoofing attacker does not see the
+//!   SYN-ACK with that number.
 //!
-//! From then on the connection keeps its place, also between two requests.
+//! From then on the connection keeps its entry, also between two requests.
 //!
-//! All of it is about the connection of the segment at hand. The functions with a name in the object's
-//! BTF are global ones: the verifier checks each on its own, and not anew at each call.
+//! All of it is about the connection of the current segment. Functions with a name in the object's
+//! BTF are global ones: the verifier checks each once, not at each call.
 
 use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
@@ -25,10 +25,10 @@ use crate::{
     packet::{self, ACK, FIN, RST, Segment},
 };
 
-/// This CPU's scratch value: [`keep`] keeps what it holds.
+/// This CPU's scratch value, which [`keep`] stores.
 #[inline(always)]
 pub fn scratch() -> Option<&'static mut Pending> {
-    // SAFETY: nobody else uses it while the program runs.
+    // SAFETY: no other user while the program runs.
     NEW_PENDING.get_ptr_mut(0).map(|new| unsafe { &mut *new })
 }
 
@@ -50,33 +50,33 @@ unsafe fn copy(from: *const Pending, to: *mut Pending) {
     }
 }
 
-/// The request under way, copied to [`scratch`]. `None` where there is none: then [`scratch`] has what is
-/// known of the connection all the same, or an empty value.
+/// Find the pending request, copied to [`scratch`].
+/// `None` where there is none: [`scratch`] then holds what is known of the connection, or an empty
+/// value.
 #[inline(always)]
 pub fn find() -> Option<&'static mut Pending> {
     if is_under_way() { scratch() } else { None }
 }
 
-/// There is a request under way. Changes [`scratch`].
+/// Check whether a request is pending. Changes [`scratch`].
 #[inline(always)]
 pub fn is_under_way() -> bool {
     ws_guard_find_request() != 0
 }
 
-/// Keep what [`scratch`] holds.
+/// Store the content of [`scratch`].
 #[inline(always)]
 pub fn keep() {
     ws_guard_keep_request();
 }
 
-/// The request in [`scratch`] is under way no more. A proven connection keeps its place for the next
-/// one.
+/// End the pending request in [`scratch`]. A proven connection keeps its entry for the next one.
 #[inline(always)]
 pub fn answered() {
     ws_guard_end_request();
 }
 
-/// The connection is over, begins anew, or has a flow.
+/// Remove the connection's entries: it has ended, begins again, or has a flow.
 #[inline(always)]
 pub fn forget() {
     if let Some(segment) = packet::segment() {
@@ -85,8 +85,8 @@ pub fn forget() {
     }
 }
 
-/// The peer speaks the PROXY protocol to this server, and will on each of its connections: keep that, under
-/// a port that no connection has.
+/// Record that the peer speaks the PROXY protocol to this server, as it will on each of its
+/// connections: under port 0, which no connection has.
 #[inline(always)]
 pub fn prefaces(segment: &Segment) {
     let key = FlowKey { client_port: 0, ..segment.key };
@@ -95,20 +95,20 @@ pub fn prefaces(segment: &Segment) {
     }
 }
 
-/// Whether [`prefaces`] was said of the connection's ends.
+/// Check whether [`prefaces`] was recorded for the connection's end points.
 #[inline(always)]
 pub fn has_prefaces(segment: &Segment) -> bool {
     let key = FlowKey { client_port: 0, ..segment.key };
     PROVEN.get_ptr(&key).is_some()
 }
 
-/// A packet of the server on a connection without a flow: take it as a proof, if it is one.
+/// Take the server's packet, on a connection without a flow, as a proof if it is one.
 #[inline(always)]
 pub fn prove() {
     ws_guard_prove_request();
 }
 
-/// [`is_under_way`].
+/// [`is_under_way`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_find_request() -> u32 {
@@ -122,25 +122,24 @@ extern "C" fn ws_guard_find_request() -> u32 {
         new.real = answers_the_server(segment) as u8;
         return 0;
     };
-    // SAFETY: map values stay mapped while a program runs. An LRU entry may be used again for another
-    // key meanwhile; then the sequence numbers do not fit, and nothing worse than a missed request
-    // follows.
+    // SAFETY: map values stay mapped while a program runs. An LRU entry may be reused for another
+    // key meanwhile; then the sequence numbers do not match, and at worst a request is missed.
     unsafe { copy(found, new) };
     new.real = (proven.is_some() || answers_the_server(segment)) as u8;
     new.is_under_way() as u32
 }
 
-/// The segment acknowledges the server's SYN-ACK, and nothing more.
+/// Check whether the segment acknowledges the server's SYN-ACK, and nothing more.
 #[inline(always)]
 fn answers_the_server(segment: &Segment) -> bool {
-    // SAFETY: a single word. An LRU entry may be used again for another key meanwhile: then the number
-    // does not fit.
+    // SAFETY: a single word. An LRU entry may be reused for another key meanwhile: then the number
+    // does not match.
     BEGINNINGS
         .get_ptr(&segment.key)
         .is_some_and(|beginning| unsafe { (*beginning).server_next == segment.ack })
 }
 
-/// [`keep`].
+/// [`keep`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_keep_request() -> u32 {
@@ -148,8 +147,8 @@ extern "C" fn ws_guard_keep_request() -> u32 {
         return 0;
     };
     match PROVEN.get_ptr_mut(&segment.key) {
-        // Written in place: an insertion takes a free entry first, and pushes somebody out for it.
-        // SAFETY: as in `ws_guard_find_request`.
+        // Written in place: an insertion takes a free entry first, and may evict another
+        // connection's for it.
         Some(proven) => unsafe { copy(new, proven) },
         None => {
             let _ = PENDING.insert(&segment.key, new, BPF_ANY.into());
@@ -158,7 +157,7 @@ extern "C" fn ws_guard_keep_request() -> u32 {
     0
 }
 
-/// [`answered`].
+/// [`answered`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_end_request() -> u32 {
@@ -174,13 +173,13 @@ extern "C" fn ws_guard_end_request() -> u32 {
     } else if new.client.preface.said == preface::said::NOTHING {
         let _ = PENDING.remove(key);
     } else {
-        // What came in front of the first request holds for those that follow it.
+        // The preface of the first request holds for those that follow.
         let _ = PENDING.insert(key, new, BPF_ANY.into());
     }
     0
 }
 
-/// [`prove`].
+/// [`prove`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_prove_request() -> u32 {
@@ -191,13 +190,13 @@ extern "C" fn ws_guard_prove_request() -> u32 {
     if segment.flags & FIN != 0 {
         let _ = PROVEN.remove(key);
     }
-    // A RST answers what is no connection's (RFC 9293, 3.10.7.1).
+    // A RST answers segments of no connection (RFC 9293, 3.10.7.1).
     if segment.flags & (ACK | FIN | RST) != ACK {
         return 0;
     }
     let proven = PROVEN.get_ptr(key);
     let Some(pending) = PENDING.get_ptr(key) else {
-        // Its place, before the request that may come.
+        // An entry in advance, for the request that may come.
         if let (None, true, Some(new)) = (proven, segment.len > 0, scratch()) {
             *new = Pending::default();
             let _ = PROVEN.insert(key, new, BPF_ANY.into());
@@ -209,8 +208,8 @@ extern "C" fn ws_guard_prove_request() -> u32 {
     if segment.len == 0 && segment.seq != pending.claimed {
         return 0;
     }
-    // What is proven may be an older copy, where the client's side added to it at the same time.
-    // SAFETY: as in `ws_guard_find_request`.
+    // The proven entry may be an older copy, if the client's side added to the other one at the
+    // same time.
     let known = proven.map(|proven| unsafe { &*proven });
     if known.is_none_or(|known| !known.is_under_way() || after(pending.next, known.next)) {
         let _ = PROVEN.insert(key, pending, BPF_ANY.into());

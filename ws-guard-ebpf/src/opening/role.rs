@@ -1,10 +1,10 @@
-//! On which kind of interface these programs are, and which flows are theirs.
+//! Role of these programs' interface, and the flows that they own.
 //!
-//! A packet may pass two guarded interfaces of one node: its uplink and a pod's. A request is read, and
-//! a flow is followed, where the client's packets come by first. The other programs let them pass
-//! untouched, or a frame would be looked at twice, the second time after it was changed. (Not where
-//! the answer opened the flow: a CNI plugin may hand clients' packets to a pod past the host's side of
-//! its interface.)
+//! A packet may pass two guarded interfaces of one node: its uplink and a pod's. The programs that
+//! the client's packets pass first read the request and follow the flow. The others let them pass
+//! untouched; otherwise a frame would be read twice, the second time after it was changed. (Not
+//! where the answer opened the flow: a CNI plugin may hand clients' packets to a pod past the
+//! host's side of its interface.)
 
 use aya_ebpf::Global;
 use ws_guard_common::flow::owner;
@@ -13,14 +13,13 @@ use ws_guard_common::flow::owner;
 #[unsafe(no_mangle)]
 static ROLE: Global<u8> = Global::new(owner::UPLINK);
 
-/// What these programs mark with what they follow.
+/// Mark of what these programs follow.
 #[inline(always)]
 pub fn own() -> u8 {
     ROLE.load()
 }
 
-/// The client side: whether these programs follow what has this mark; what is nobody's is theirs from
-/// now on.
+/// Claim what has this mark, on the client's side, unless other programs own it.
 #[inline(always)]
 pub fn claims(mark: &mut u8) -> bool {
     if *mark == owner::NOBODY {
@@ -29,8 +28,8 @@ pub fn claims(mark: &mut u8) -> bool {
     *mark == own()
 }
 
-/// The server side: whether these programs follow what has this mark. What is nobody's yet is followed
-/// by all; what a tracker has seen it takes no notice of.
+/// Check whether these programs follow what has this mark, on the server's side.
+/// Without an owner all do; the tracker ignores what it has seen.
 #[inline(always)]
 pub fn follows(mark: u8) -> bool {
     mark == owner::NOBODY || mark == own()

@@ -1,4 +1,4 @@
-//! The TCP checksum of a segment that was changed.
+//! TCP checksum of a changed segment.
 
 use ws_guard_common::maps::Address;
 
@@ -6,14 +6,14 @@ use crate::packet::Segment;
 
 const IPPROTO_TCP: u32 = 6;
 
-/// What the checksum field is to hold when it held `old` and the sum of the segment's 16-bit words grew
+/// New value of a checksum field that held `old`, after the sum of the segment's 16-bit words grew
 /// by `added`; `None` to leave it alone.
 ///
-/// What a tunnel wraps around the segment stays right, its own checksum included: what the changed
-/// bytes add to the sum over all, this takes away.
+/// An outer checksum, of a tunnel around the segment, stays right: the change of this field cancels
+/// that of the data.
 #[inline(always)]
-pub fn mended(old: u16, segment: &Segment, added: u32) -> Option<u16> {
-    // A field with only the pseudo header's sum is one that somebody after us completes.
+pub fn updated(old: u16, segment: &Segment, added: u32) -> Option<u16> {
+    // Only the pseudo header's sum: hardware or a later step completes it.
     if old == pseudo_sum(segment) {
         return None;
     }
@@ -21,19 +21,20 @@ pub fn mended(old: u16, segment: &Segment, added: u32) -> Option<u16> {
     Some(!fold(u32::from(!old) + added))
 }
 
-/// What `even` and `odd` bytes at such offsets add that were raised by one: 0x9 became 0xA.
+/// Growth of the sum after `even` and `odd` bytes at such offsets were raised by one: 0x9 became
+/// 0xA.
 #[inline(always)]
 pub const fn raised(even: u32, odd: u32) -> u32 {
     (even << 8) + odd
 }
 
-/// What a word adds that was `old` and is `new`, in ones' complement.
+/// Growth of the sum, in ones' complement, after a word changed from `old` to `new`.
 #[inline(always)]
 pub const fn changed(old: u16, new: u16) -> u32 {
     !old as u32 + new as u32
 }
 
-/// The pseudo header's sum over a segment, folded, not complemented: what the checksum field holds
+/// Sum of a segment's pseudo header, folded, not complemented: the content of the checksum field
 /// until hardware or a segmentation step completes it.
 #[inline(always)]
 fn pseudo_sum(segment: &Segment) -> u16 {

@@ -1,7 +1,7 @@
-//! Where TCP is in a packet: Ethernet with its tags, IPv4 with options, IPv6 with extension headers.
+//! TCP in a packet: Ethernet with tags, IPv4 with options, IPv6 with extension headers.
 //!
-//! What Linux takes for TCP and this does not would be a way around the guard, so each way out of
-//! here says which of the two it is: see [`Parsed`], and docs/packets.md for the list.
+//! A packet that Linux takes for TCP and this parser does not would bypass the guard. So each exit
+//! says which of the two it is: see [`Parsed`], and docs/packets.md for the list.
 
 use ws_guard_common::maps::{Address, FlowKey};
 
@@ -18,12 +18,11 @@ const ETH_P_8021Q: u16 = 0x8100_u16.to_be();
 const ETH_P_8021AD: u16 = 0x88A8_u16.to_be();
 const ETHERNET: usize = 14;
 const VLAN_TAG: usize = 4;
-/// Tags followed. More than two are no standard, but Linux takes off any number of those that only
-/// give a priority.
+/// Maximum of tags followed. The standards know two, but Linux removes any number of priority tags.
 const MAX_TAGS: usize = 4;
 const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = packet::TCP_HEADER as usize;
-/// More than that no segment has, with all that GRO and TSO put together (BIG TCP).
+/// Maximum length of a segment, with all that GRO and TSO merge (BIG TCP).
 const MAX_TCP: usize = 0x10_0000;
 
 const IPPROTO_HOPOPTS: u8 = 0;
@@ -32,8 +31,9 @@ const IPPROTO_ROUTING: u8 = 43;
 const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_AH: u8 = 51;
 const IPPROTO_DSTOPTS: u8 = 60;
-/// Extension headers followed. RFC 8200 (4.1) knows seven in front of TCP, each once, and
-/// destination options twice; a host may limit their number (RFC 8504, 5.3).
+/// Maximum of extension headers followed.
+/// RFC 8200 (4.1) has seven in front of TCP, each once, and destination options twice; a host may
+/// limit their number (RFC 8504, 5.3).
 const MAX_EXTENSIONS: usize = 8;
 
 /// IPv4: offset of a fragment in units of 8 bytes, and "more fragments".
@@ -43,14 +43,14 @@ const IPV4_MORE: u16 = 0x2000;
 const IPV6_OFFSET: u16 = 0xFFF8;
 const IPV6_MORE: u16 = 0x0001;
 
-/// What is known of an IP packet before its headers are read: bits.
+/// What the outer headers say about an IP packet, as bits.
 #[derive(Clone, Copy)]
 pub struct Around(pub u32);
 
 impl Around {
     /// The first fragment of a larger one.
     pub const CUT: Around = Around(1 << 0);
-    /// A router has yet to send it on to another address.
+    /// A router on the way will forward it to another address.
     pub const ROUTED: Around = Around(1 << 1);
     /// It is inside another packet.
     pub const TUNNEL: Around = Around(1 << 2);
@@ -67,7 +67,7 @@ impl Around {
     }
 }
 
-/// The packet's linear part, and where it came from.
+/// Linear part of the packet, and its sender.
 #[derive(Clone, Copy)]
 pub struct Bytes<'a, H> {
     pub hook: &'a H,
@@ -128,10 +128,10 @@ struct Tcp {
     _urgent: u16,
 }
 
-/// Find the TCP segment in the packet that `side` sent, for [`packet::segment`] to give.
+/// Find the TCP segment in a packet from `side`; the result is in [`packet::segment`].
 ///
-/// Begins at [`packet::place`], which is the whole packet at first. After [`Parsed::Tunnel`] it is
-/// what the tunnel carries, to be parsed by a second call.
+/// Parsing begins at [`packet::place`], at first the whole packet. After [`Parsed::Tunnel`] that is
+/// the tunnel's content, for a second call.
 #[inline(always)]
 pub fn parse<H: Hook>(hook: &H, side: Side) -> Parsed {
     let (data, end) = hook.linear();
@@ -240,7 +240,7 @@ fn parse_v6<H: Hook>(bytes: &Bytes<H>, l3: usize, mut around: Around) -> Parsed 
         } else if next == IPPROTO_AH {
             len = (length as usize + 2) * 4;
         } else if next == IPPROTO_ROUTING {
-            // The fourth byte says how many addresses are still to be visited.
+            // The fourth byte: number of addresses still to be visited.
             around = around.with(Around::ROUTED, low != 0);
         }
         next = following;
@@ -267,15 +267,16 @@ fn parse_v6<H: Hook>(bytes: &Bytes<H>, l3: usize, mut around: Around) -> Parsed 
     parse_tcp(bytes, offset, len, (Address(ip.source), Address(ip.destination)), around)
 }
 
-/// The headers are longer than their packet: nobody takes it, unless the rest comes in another
-/// fragment (which RFC 8200, 4.5, forbids).
+/// Result for headers longer than their packet: discarded by every receiver, unless the rest is in
+/// another fragment (which RFC 8200, 4.5, forbids).
 #[inline(always)]
 fn cut_short(around: Around) -> Parsed {
     if around.has(Around::CUT) { Parsed::Hidden } else { Parsed::Unreadable }
 }
 
-/// `len` is what IP says the segment has, header and payload; `None` where IP cannot say, because
-/// GRO or TSO put more together than its 16 bits hold: then it is what is there.
+/// Parse TCP.
+/// `len`: header and payload by IP's length field; `None` where GRO or TSO merged more than its 16
+/// bits can say, and the packet's size counts.
 #[inline(always)]
 fn parse_tcp<H: Hook>(
     bytes: &Bytes<H>,
@@ -306,7 +307,7 @@ fn parse_tcp<H: Hook>(
     // SAFETY: this CPU's scratch value.
     let current = unsafe { &mut *current };
     current.segment.key = key;
-    // What the server sends in fragments is read as far as the first one goes: it acknowledges.
+    // Of the server's fragments the first one is read: it acknowledges.
     if around.has(Around::CUT) && bytes.side == Side::Client {
         return Parsed::Fragment;
     }

@@ -1,4 +1,4 @@
-//! The packet at hand: what was found in it, and how its bytes are reached.
+//! The current packet: what the parser found, and access to its bytes.
 //!
 //! [`headers`] finds TCP in it, through the [`tunnel`]s that the operator named; [`payload`] reads and
 //! changes what TCP carries, and [`checksum`] corrects the sum. [`xdp`] and [`skb`] are the two hooks.
@@ -26,8 +26,8 @@ use crate::packet::{
     payload::{Hook, Window},
 };
 
-/// Largest offset that is read at directly: the verifier wants offset and size, of an IPv6 header at
-/// most, to fit 16 bits.
+/// Largest offset for direct reads: the verifier wants offset and size, of an IPv6 header at most,
+/// to fit 16 bits.
 pub const MAX_OFFSET: usize = 0xFFC0;
 
 pub const FIN: u32 = 0x01;
@@ -43,14 +43,13 @@ pub const TCP_WINDOW: u32 = 14;
 /// Offset of the checksum in the TCP header.
 pub const TCP_CHECK: u32 = 16;
 
-/// The TCP segment of a packet. Addresses and ports in network byte order, the rest in the
-/// machine's.
+/// TCP segment of a packet. Addresses and ports are in network byte order, the rest in host order.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Segment {
-    /// Between whom, by the side that [`crate::packet::headers::parse`] was told the packet comes from.
+    /// End points, by the side that [`crate::packet::headers::parse`] was given.
     pub key: FlowKey,
-    /// Of the first byte of payload.
+    /// Sequence number of the first byte of payload.
     pub seq: u32,
     pub ack: u32,
     pub flags: u32,
@@ -60,42 +59,42 @@ pub struct Segment {
     pub payload: u32,
     /// Bytes of payload.
     pub len: u32,
-    /// The receive window, as the header has it: not scaled.
+    /// Receive window, unscaled.
     pub window: u32,
-    /// It came out of a tunnel: 1, otherwise 0.
+    /// 1 inside a tunnel, otherwise 0.
     pub tunnelled: u32,
 }
 
 impl Segment {
-    /// TCP header and payload, as the pseudo header counts them.
+    /// Length of TCP header and payload, as in the pseudo header.
     #[inline(always)]
     pub fn tcp_len(&self) -> u32 {
         self.payload - self.tcp + self.len
     }
 }
 
-/// What a packet holds.
+/// Result of parsing a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Parsed {
-    /// A TCP segment, which [`segment`] now gives.
+    /// A TCP segment, now in [`segment`].
     Tcp = 0,
     /// Not TCP over IP.
     Other,
     /// TCP that cannot be read and need not be: malformed, so that every receiver discards it, or a
-    /// later fragment, which comes to nothing without its first.
+    /// later fragment, which is useless without the first.
     Unreadable,
-    /// The first fragment of a segment, or of the packet of a tunnel that holds one. Its ports are
-    /// in [`segment`], the rest is not.
+    /// First fragment of a segment, or of a tunnel's packet with a segment inside.
+    /// [`segment`] has its ports only.
     Fragment,
-    /// A segment that a router on the way, this host perhaps, sends on to another address than its
-    /// header has. Likewise.
+    /// A segment that a router on the way, perhaps this host, forwards to another address than its
+    /// header has. [`segment`] has its ports only.
     Rerouted,
-    /// It may be TCP, and nobody can tell who only reads so far.
+    /// Possibly TCP, beyond what is read of the headers.
     Hidden,
-    /// The headers go on past what can be read directly.
+    /// Headers longer than what can be read directly.
     Short,
-    /// A tunnel's: what it carries is at [`place`].
+    /// A tunnel's packet; its content is at [`place`].
     Tunnel,
 }
 
@@ -115,8 +114,8 @@ impl From<u32> for Parsed {
     }
 }
 
-/// What headers that end too early mean: a packet that ends there is no segment for anybody, one
-/// that goes on may hide one.
+/// Resolve [`Parsed::Short`].
+/// A packet that ends within its headers is no valid segment; a longer one may hide a segment.
 #[inline(always)]
 pub fn no_longer_short<H: Hook>(hook: &H, found: u32) -> Parsed {
     if found != Parsed::Short as u32 {
@@ -126,33 +125,33 @@ pub fn no_longer_short<H: Hook>(hook: &H, found: u32) -> Parsed {
     if hook.size() as usize > end - data { Parsed::Hidden } else { Parsed::Unreadable }
 }
 
-/// Where headers are to be looked for.
+/// Where parsing begins.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Place {
     pub offset: u32,
-    /// Ethertype of what is there, in network byte order.
+    /// Ethertype of the content, in network byte order.
     pub kind: u32,
     /// [`crate::packet::headers::Around`] it.
     pub around: u32,
 }
 
-/// What is known of the packet at hand.
+/// State of the current packet.
 #[repr(C)]
 pub struct Current {
     pub segment: Segment,
     pub window: Window,
     pub place: Place,
-    /// Who the limits are about while there is no flow that says so.
+    /// Client and source for the limits while there is no flow.
     pub account: Account,
 }
 
-/// Not on the stack, which is small; and the verifier forgets which way through the headers led to
-/// it, or it would walk all that follows once for each.
+/// Not on the stack, which is small. And here the verifier forgets the path through the headers;
+/// otherwise it would check all that follows once for each path.
 #[btf_map]
 static CURRENT: PerCpuArray<Current, 1> = PerCpuArray::new();
 
-/// Where to write down what is found.
+/// State of the current packet, for the parser to fill.
 #[inline(always)]
 pub fn current() -> Option<*mut Current> {
     CURRENT.get_ptr_mut(0)
@@ -166,7 +165,7 @@ pub fn place() -> Option<&'static mut Place> {
     CURRENT.get_ptr_mut(0).map(|current| unsafe { &mut (*current).place })
 }
 
-/// A new packet: an Ethernet frame.
+/// Start with a new packet: an Ethernet frame.
 #[inline(always)]
 pub fn begin() {
     if let Some(place) = place() {
@@ -180,13 +179,13 @@ pub fn segment() -> Option<&'static Segment> {
     CURRENT.get(0).map(|current| &current.segment)
 }
 
-/// Between whom that is.
+/// End points of that segment.
 #[inline(always)]
 pub fn key() -> Option<&'static FlowKey> {
     segment().map(|segment| &segment.key)
 }
 
-/// Who the limits are about while there is no flow that says so.
+/// Client and source for the limits while there is no flow.
 #[inline(always)]
 pub fn account() -> Option<&'static mut Account> {
     // Behind `black_box`, or LLVM adds the offset before the check, which Linux 6.1 refuses.
@@ -196,7 +195,7 @@ pub fn account() -> Option<&'static mut Account> {
     Some(unsafe { &mut (*current).account })
 }
 
-/// The copied part of the packet that the segment was found in.
+/// Copied part of the current packet.
 #[inline(always)]
 pub fn window() -> Option<&'static mut Window> {
     // SAFETY: this CPU's element, which lives as long as the map; no two of these are in use at
@@ -208,17 +207,17 @@ pub fn window() -> Option<&'static mut Window> {
 pub trait Packet: tracker::Segment {
     /// Bytes of payload.
     fn bytes(&self) -> u32;
-    /// From here on only look (or no longer so): count and change nothing.
+    /// Begin (or end) a dry run: count and change nothing.
     fn only_look(&mut self, dry: bool);
-    /// From here on count new frames by class, unless `on` is 0: [`crate::stream::walk::State::classes`].
+    /// Count new frames by class, unless `on` is 0: [`crate::stream::walk::State::classes`].
     fn classify(&mut self, on: u8);
-    /// Copy `len` bytes of payload from `at` on. `false` when they are not to be had.
+    /// Copy `len` bytes of payload from `at` on. `false` when the packet does not hold them.
     ///
     /// # Safety
     /// `len` bytes may be written at `to`.
     unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool;
-    /// Put the TCP checksum right for so many headers rewritten at even and at odd offsets.
-    fn seal(&mut self, segment: &Segment, even: u32, odd: u32);
+    /// Fix the TCP checksum after `even` and `odd` headers at such offsets were rewritten.
+    fn fix_checksum(&mut self, segment: &Segment, even: u32, odd: u32);
 }
 
 /// A pointer to a `T` at `offset`, if the packet holds it. Not for single bytes: see [`byte_at`].
@@ -230,7 +229,7 @@ pub fn at<T>(data: usize, end: usize, offset: usize) -> Option<*const T> {
     Some((data + offset) as *const T)
 }
 
-/// As [`at`], for an offset that was added up: LLVM would compare the sum and add the parts to the
+/// As [`at`], for an offset that is a sum. LLVM would compare the sum and add the parts to the
 /// pointer, and before Linux 6.8 the verifier does not see that these are the same.
 #[inline(always)]
 pub fn at_sum<T>(data: usize, end: usize, offset: usize) -> Option<*const T> {

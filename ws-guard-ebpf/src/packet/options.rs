@@ -1,4 +1,4 @@
-//! TCP options of SYN and SYN-ACK: Multipath TCP, and the scale of windows.
+//! TCP options of SYN and SYN-ACK: Multipath TCP and window scale.
 
 use core::ffi::{c_long, c_void};
 
@@ -17,15 +17,17 @@ const END: u8 = 0;
 const NOP: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
 const MPTCP: u8 = 30;
-/// The options of a header have at most so many bytes.
+/// Maximum length of a header's options.
 const MAX_OPTIONS: u32 = 40;
 
-/// A SYN of a client. Multipath TCP (RFC 8684) could send frames over several connections, of which the
-/// guard follows each by itself. So where the guard enforces, MPTCP options get the next number, which
-/// is reserved: what a server does not know it skips (RFC 9293, MUST-6), and both sides go on with plain
-/// TCP (RFC 8684, 3.7).
+/// Refuse Multipath TCP in a client's SYN.
+/// MPTCP (RFC 8684) could spread frames over several connections, which the guard follows
+/// separately. So where the guard enforces, MPTCP options get the next number, which is reserved: a
+/// server skips unknown options (RFC 9293, MUST-6), and both sides go on with plain TCP (RFC 8684,
+/// 3.7).
 ///
-/// One is added to a byte, as where a PING becomes a PONG: the checksum is mended in the same way.
+/// As with a PING that becomes a PONG, a byte grows by one, and the checksum is fixed in the same
+/// way.
 #[cold]
 #[inline(never)]
 pub fn refuse_mptcp<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
@@ -38,26 +40,26 @@ pub fn refuse_mptcp<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> 
         return;
     };
     if state.even + state.odd > 0 {
-        packet.seal(segment, state.even, state.odd);
+        packet.fix_checksum(segment, state.even, state.odd);
         report::count(Counter::MptcpRefused);
     }
 }
 
-/// The window scale that a server's SYN-ACK agrees to, as [`scale`] keeps it.
+/// Window scale in a server's SYN-ACK, encoded as in [`scale`].
 #[inline(always)]
 pub fn window_scale<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
     read(payload, true).map_or(scale::UNKNOWN, |walker| walker.state.scale)
 }
 
-/// Read the options of the segment at hand; change nothing if it is only to be `looked` at.
+/// Read the options of the current segment, and refuse MPTCP unless it is only to be `looked` at.
 #[inline(always)]
 fn read<P: Packet>(payload: impl Fn(&Segment) -> P, looked: bool) -> Option<Walker<P>> {
     let (Some(current), Some(state)) = (packet::current(), walk::state()) else {
         return None;
     };
-    // SAFETY: this CPU's element, which nobody else uses meanwhile.
+    // SAFETY: this CPU's element, with no other user meanwhile.
     let segment = unsafe { &raw mut (*current).segment };
-    // SAFETY: as above. The options are read, and changed, as if they were the payload.
+    // SAFETY: as above. The options are read and changed as if they were the payload.
     unsafe {
         let (data, len) = ((*segment).payload, (*segment).len);
         let options = (*segment).tcp + TCP_HEADER;
@@ -75,7 +77,7 @@ fn read<P: Packet>(payload: impl Fn(&Segment) -> P, looked: bool) -> Option<Walk
 
 /// One option; 1 ends the loop.
 unsafe extern "C" fn option<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
-    // SAFETY: `read` passed it, and nobody else uses it during the loop.
+    // SAFETY: passed by `read`, with no other user during the loop.
     let walker = unsafe { &mut *walker };
     let at = walker.state.at;
     let Some(kind) = walker.packet.u8_at(at) else {

@@ -1,9 +1,9 @@
-//! A segment's payload, at either hook: read directly where the packet's linear part holds it, and
-//! in chunks where it does not.
+//! A segment's payload, at either hook: read directly in the packet's linear part, elsewhere in
+//! chunks.
 //!
-//! What the network stack puts together (GRO, TSO) and what is larger than a page lies in pieces,
-//! and `data..data_end` covers the first of them alone. There a helper copies the next
-//! [`CHUNK`] bytes into this CPU's [`Window`], for the headers that follow each other closely.
+//! Packets merged by the network stack (GRO, TSO) or larger than a page lie in pieces, and
+//! `data..data_end` covers only the first. For the rest a helper copies the next [`CHUNK`] bytes
+//! into this CPU's [`Window`], for the headers that follow each other closely.
 
 use core::hint::black_box;
 
@@ -19,27 +19,27 @@ use crate::{
     stream::walk,
 };
 
-/// Bytes that are copied at a time.
+/// Bytes per copy.
 const CHUNK: u32 = 64;
-/// No place in the window, or no byte.
+/// Result of [`cover`] and [`byte`]: not available.
 const NONE: u32 = 1 << 31;
 
-/// Bytes of the packet at hand that its linear part does not hold. [`crate::packet::headers::parse`] empties
-/// it.
+/// Copied bytes of the current packet, outside its linear part.
+/// [`crate::packet::headers::parse`] empties it.
 #[repr(C)]
 pub struct Window {
     /// Offset of the first byte in the packet.
     from: u32,
-    /// How many there are; 0 for an empty window.
+    /// Number of bytes; 0 for an empty window.
     pub len: u32,
     bytes: [u8; CHUNK as usize],
 }
 
-/// What differs between the hooks.
+/// Packet access that differs between the hooks.
 pub trait Hook {
-    /// `data` and `data_end`: read anew each time, because helpers that change a packet move them.
+    /// `data` and `data_end`. Read each time, because helpers that change a packet move them.
     fn linear(&self) -> (usize, usize);
-    /// Bytes of the whole packet, not of its linear part alone.
+    /// Length of the whole packet, not only of its linear part.
     fn size(&self) -> u32;
     /// Copy `len` bytes from `offset` of the packet on. `false` when it does not hold them.
     ///
@@ -54,11 +54,11 @@ pub trait Hook {
     fn defuse(&self, at: u32) -> u32;
     /// Add one to the byte at `offset` of the packet. `false` when the packet does not hold it.
     fn raise(&self, offset: u32) -> bool;
-    /// Put the TCP checksum right for so many bytes raised by one at even and at odd offsets.
-    fn seal(&self, segment: &Segment, even: u32, odd: u32);
+    /// Fix the TCP checksum after `even` and `odd` bytes at such offsets were raised by one.
+    fn fix_checksum(&self, segment: &Segment, even: u32, odd: u32);
 }
 
-/// The payload of one segment. Two words, which functions are given in registers: the stack has no room.
+/// Payload of one segment. Two words, to be passed in registers: the stack has no room.
 pub struct Payload<H> {
     pub hook: H,
     len: u32,
@@ -66,13 +66,13 @@ pub struct Payload<H> {
     payload: u16,
     /// [`SERVER`], [`DRY`].
     flags: u8,
-    /// Count new frames by class, unless it is 0. No `bool`, of which the verifier would follow both.
+    /// Count new frames by class, unless 0. No `bool`: the verifier would follow both values.
     classes: u8,
 }
 
-/// [`Payload::flags`]: these are the server's frames, and violations are counted there.
+/// [`Payload::flags`]: frames of the server, with violations counted as such.
 const SERVER: u8 = Side::Server as u8;
-/// [`Payload::flags`]: only look, count and change nothing.
+/// [`Payload::flags`]: dry run, count and change nothing.
 const DRY: u8 = 1 << 1;
 
 impl<H: Hook> Payload<H> {
@@ -111,8 +111,8 @@ impl<H: Hook> Payload<H> {
     }
 }
 
-/// See that the window holds `len` bytes at payload offset `at` of the segment at hand; where in it
-/// they are, or [`NONE`].
+/// Copy `len` bytes at payload offset `at` of the current segment into the window, unless they are
+/// there. Returns their offset in it, or [`NONE`].
 #[inline(always)]
 pub fn cover<H: Hook>(hook: &H, at: u32, len: u32) -> u32 {
     let (Some(segment), Some(window)) = (packet::segment(), packet::window()) else {
@@ -140,7 +140,7 @@ pub fn cover<H: Hook>(hook: &H, at: u32, len: u32) -> u32 {
     if size < len { NONE } else { 0 }
 }
 
-/// The byte at payload offset `at` of the segment at hand, or [`NONE`].
+/// The byte at payload offset `at` of the current segment, or [`NONE`].
 #[inline(always)]
 pub fn byte<H: Hook>(hook: &H, at: u32) -> u32 {
     let Some(segment) = packet::segment() else {
@@ -154,7 +154,7 @@ pub fn byte<H: Hook>(hook: &H, at: u32) -> u32 {
         // SAFETY: `byte_at` checked the bounds.
         return unsafe { *byte }.into();
     }
-    // Else LLVM finds the bound that the verifier needs to see superfluous.
+    // Otherwise LLVM removes a bound as redundant that the verifier needs.
     let place = black_box(cover(hook, at, 1));
     match packet::window() {
         Some(window) if place < CHUNK => window.bytes[place as usize].into(),
@@ -223,8 +223,8 @@ impl<H: Hook> tracker::Segment for Payload<H> {
     }
 }
 
-/// Turn the PING whose first byte is at payload offset `at` of the segment at hand into a PONG: 0x9 and
-/// one is 0xA.
+/// Turn the PING with its first byte at payload offset `at` of the current segment into a PONG: 0x9
+/// plus one is 0xA.
 #[inline(always)]
 pub fn defuse<H: Hook>(hook: &H, at: u32) -> u32 {
     let Some(segment) = packet::segment() else {
@@ -268,7 +268,7 @@ impl<H: Hook> Packet for Payload<H> {
     }
 
     #[inline(always)]
-    fn seal(&mut self, segment: &Segment, even: u32, odd: u32) {
-        self.hook.seal(segment, even, odd);
+    fn fix_checksum(&mut self, segment: &Segment, even: u32, odd: u32) {
+        self.hook.fix_checksum(segment, even, odd);
     }
 }

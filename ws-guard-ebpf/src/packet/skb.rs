@@ -1,7 +1,7 @@
 //! A packet at TC.
 //!
-//! The functions with a name in the object's BTF are global ones: the verifier checks each on its
-//! own, for any arguments, and not anew at each call.
+//! Functions with a name in the object's BTF are global ones: the verifier checks each once, for
+//! any arguments, not at each call.
 
 use aya_ebpf::{
     EbpfContext,
@@ -19,10 +19,10 @@ use crate::{
     report::Side,
 };
 
-/// Headers that are usual, in bytes: Ethernet with two tags, IPv6 with some extensions, TCP with all
-/// its options.
+/// Usual length of headers, in bytes: Ethernet with two tags, IPv6 with some extensions, TCP with
+/// all its options.
 const HEADERS: u32 = 192;
-/// Headers that are looked at, in bytes. Longer ones are hidden.
+/// Maximum length of headers, in bytes. Longer ones count as hidden.
 const MOST_HEADERS: u32 = 4096;
 
 /// Find the TCP segment of a packet at TC.
@@ -61,7 +61,7 @@ impl Skb {
         found
     }
 
-    /// Make the first `bytes` readable directly, or all there is. `false` when they were already.
+    /// Make the first `bytes`, or all there are, directly readable. `false` when they were already.
     #[inline(always)]
     fn pull(&self, bytes: u32) -> bool {
         let size = self.size();
@@ -69,8 +69,8 @@ impl Skb {
         let (data, end) = self.linear();
         let short = end - data < wanted as usize;
         if short {
-            // SAFETY: the context outlives the program's run. On failure the parser finds too
-            // little, and says so.
+            // SAFETY: the context outlives the program's run. On failure the parser reports a short
+            // packet.
             unsafe { bpf_skb_pull_data(self.0, wanted) };
         }
         short
@@ -101,11 +101,12 @@ extern "C" fn ws_guard_defuse_skb(ctx: *mut __sk_buff, at: u32) -> u32 {
     payload::defuse(&Skb(ctx), at)
 }
 
-/// Put the checksum right of a segment inside a tunnel whose words grew by `added`: there the kernel's own
-/// mark of a checksum still to be completed (CHECKSUM_PARTIAL) may be about the outer one.
+/// Fix the checksum of a segment inside a tunnel after its words grew by `added`.
+/// The kernel's own mark of an incomplete checksum (CHECKSUM_PARTIAL) may be about the outer one
+/// there.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_seal_inner_skb(ctx: *mut __sk_buff, added: u32) -> u32 {
+extern "C" fn ws_guard_fix_inner_checksum_skb(ctx: *mut __sk_buff, added: u32) -> u32 {
     let Some(segment) = packet::segment() else {
         return 0;
     };
@@ -116,7 +117,7 @@ extern "C" fn ws_guard_seal_inner_skb(ctx: *mut __sk_buff, added: u32) -> u32 {
     if !unsafe { Skb(ctx).load(offset, pointer, 2) } {
         return 0;
     }
-    let Some(new) = checksum::mended(u16::from_be_bytes(field), segment, added) else {
+    let Some(new) = checksum::updated(u16::from_be_bytes(field), segment, added) else {
         return 0;
     };
     field = new.to_be_bytes();
@@ -124,7 +125,7 @@ extern "C" fn ws_guard_seal_inner_skb(ctx: *mut __sk_buff, added: u32) -> u32 {
     unsafe { bpf_skb_store_bytes(ctx, offset, field.as_ptr().cast(), 2, 0) as u32 }
 }
 
-/// A segment of the server on a paced connection: lower its window to the held edge ([`pace`]).
+/// Lower the window of the server's segment, on a paced connection, to the held edge ([`pace`]).
 #[inline(always)]
 pub fn hold(ctx: &TcContext, now: u64) {
     ws_guard_hold_skb(ctx.as_ptr().cast(), now);
@@ -147,13 +148,13 @@ extern "C" fn ws_guard_hold_skb(ctx: *mut __sk_buff, now: u64) -> u32 {
             return 0;
         }
         if segment.tunnelled != 0 {
-            return ws_guard_seal_inner_skb(ctx, checksum::changed(old, window));
+            return ws_guard_fix_inner_checksum_skb(ctx, checksum::changed(old, window));
         }
         bpf_l4_csum_replace(ctx, check, old.to_be().into(), window.to_be().into(), 2) as u32
     }
 }
 
-/// The window scale that the server's SYN-ACK at hand agrees to, as [`options::window_scale`] gives it.
+/// Window scale in the current SYN-ACK of the server, see [`options::window_scale`].
 #[inline(always)]
 pub fn window_scale(ctx: &TcContext) -> u32 {
     ws_guard_scale_skb(ctx.as_ptr().cast())
@@ -199,8 +200,8 @@ impl Hook for Skb {
         ws_guard_defuse_skb(self.0, at)
     }
 
-    /// By the helper: a program that writes directly has every cloned packet copied before it runs,
-    /// and between local namespaces that is each one.
+    /// By a helper: for a program that writes directly the kernel copies every cloned packet
+    /// beforehand, and between local namespaces all packets are clones.
     #[inline(always)]
     fn raise(&self, offset: u32) -> bool {
         let mut byte = 0u8;
@@ -216,12 +217,12 @@ impl Hook for Skb {
     }
 
     #[inline(always)]
-    fn seal(&self, segment: &Segment, even: u32, odd: u32) {
+    fn fix_checksum(&self, segment: &Segment, even: u32, odd: u32) {
         if segment.tunnelled != 0 {
-            ws_guard_seal_inner_skb(self.0, checksum::raised(even, odd));
+            ws_guard_fix_inner_checksum_skb(self.0, checksum::raised(even, odd));
             return;
         }
-        // Each rewrite adds one to its byte. The helper leaves a field alone that holds only the
+        // Each rewrite adds one to its byte. The helper does not touch a field that holds only the
         // pseudo header's sum (CHECKSUM_PARTIAL); with a size of 0 it adds a difference.
         let difference = checksum::raised(even, odd).to_be();
         // SAFETY: the helper checks the packet's bounds.

@@ -1,6 +1,6 @@
-//! Packets inside packets: VXLAN, Geneve and IP in IP, each only where the operator says so.
+//! Tunnels: VXLAN, Geneve and IP in IP, each only where the operator configures it.
 //!
-//! One level: what is inside a tunnel is not looked at for another.
+//! One level: a tunnel inside a tunnel is not entered.
 
 use ws_guard_common::maps::Tunnels;
 
@@ -16,10 +16,10 @@ const IPPROTO_IPV6: u8 = 41;
 const UDP_HEADER: usize = 8;
 /// VXLAN's header (RFC 7348, 5), and Geneve's without options (RFC 8926, 3.4).
 const TUNNEL_HEADER: usize = 8;
-/// VXLAN: the network identifier is valid. Without it the packet is to be discarded.
+/// VXLAN: the network identifier is valid. A packet without this flag is to be discarded.
 const VXLAN_VALID: u8 = 0x08;
 
-/// Set by the daemon at load. Where it is all zero, the verifier takes the code behind it out.
+/// Set by the daemon at load. If all zero, the verifier removes the code that depends on it.
 #[unsafe(no_mangle)]
 static TUNNELS: Tunnels = Tunnels { vxlan: 0, geneve: 0, ip_in_ip: 0, _pad: 0 };
 
@@ -36,7 +36,7 @@ fn tunnels() -> Tunnels {
     }
 }
 
-/// An IP packet of this protocol may be a tunnel's.
+/// Check whether an IP packet of this protocol may be a tunnel's.
 #[inline(always)]
 pub fn carried_by(protocol: u8) -> bool {
     let tunnels = tunnels();
@@ -47,7 +47,8 @@ pub fn carried_by(protocol: u8) -> bool {
     }
 }
 
-/// Find what is inside the packet of `protocol` whose header, or what is inside, is at `offset`.
+/// Find the content of a tunnel's packet.
+/// `offset`: of the UDP header, or of the inner packet for IP in IP.
 #[inline(always)]
 pub fn enter<H: Hook>(bytes: &Bytes<H>, protocol: u8, offset: usize, around: Around) -> Parsed {
     if around.has(Around::TUNNEL) {

@@ -1,8 +1,8 @@
-//! What becomes of packets that may carry TCP and cannot be followed.
+//! Packets that may carry TCP and cannot be followed.
 //!
-//! Linux puts fragments together and follows any chain of extension headers before TCP sees the
-//! segment, so a flood would go by uncounted in them. They are dropped where they are for a
-//! protected port, or where nobody can tell what they are for; the operator may let them pass.
+//! Linux reassembles fragments and follows any chain of extension headers before TCP sees the
+//! segment, so a flood would pass uncounted in them. They are dropped if they are for a protected
+//! port, or if the port cannot be told; the operator may let them pass.
 
 use ws_guard_common::maps::{Counter, Policy, UNREADABLE_PASSES};
 
@@ -13,7 +13,7 @@ use crate::{
     report,
 };
 
-/// What becomes of a packet that is not a TCP segment.
+/// Verdict about a packet without a readable TCP segment.
 #[cold]
 #[inline(never)]
 pub fn verdict(parsed: Parsed) -> Verdict {

@@ -1,7 +1,7 @@
 //! A packet at XDP.
 //!
-//! The functions with a name in the object's BTF are global ones: the verifier checks each on its
-//! own, for any arguments, and not anew at each call.
+//! Functions with a name in the object's BTF are global ones: the verifier checks each once, for
+//! any arguments, not at each call.
 
 use aya_ebpf::{
     EbpfContext,
@@ -122,14 +122,14 @@ impl Hook for Xdp {
     }
 
     #[inline(always)]
-    fn seal(&self, segment: &Segment, even: u32, odd: u32) {
+    fn fix_checksum(&self, segment: &Segment, even: u32, odd: u32) {
         let (data, end) = self.linear();
         let check = (segment.tcp + TCP_CHECK) as usize;
         if let Some(pointer) = packet::at::<u16>(data, end, check) {
             let pointer = pointer.cast_mut();
             // SAFETY: `at` checked the bounds.
             let old = u16::from_be(unsafe { pointer.read_unaligned() });
-            if let Some(new) = checksum::mended(old, segment, checksum::raised(even, odd)) {
+            if let Some(new) = checksum::updated(old, segment, checksum::raised(even, odd)) {
                 // SAFETY: as above.
                 unsafe { pointer.write_unaligned(new.to_be()) };
             }

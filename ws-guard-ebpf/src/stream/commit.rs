@@ -1,4 +1,4 @@
-//! The end of a walk: the flow takes it over, its source is charged, the packet is put right.
+//! End of a walk: commit it, charge the source, fix the packet.
 
 use ws_guard_common::{
     flood::Class,
@@ -19,13 +19,13 @@ use crate::{
     },
 };
 
-/// Let the flow take over a walk of new bytes.
+/// Commit a walk of new bytes.
 #[inline(never)]
 pub fn commit(context: &Context, flow: &mut Flow) -> bool {
     take_over(context, flow, |_, _| true, Flow::commit)
 }
 
-/// Let the flow take over a walk from a checkpoint.
+/// Commit a walk from a checkpoint.
 #[cold]
 #[inline(never)]
 pub fn recommit(context: &Context, flow: &mut Flow) -> bool {
@@ -45,9 +45,8 @@ pub fn recommit(context: &Context, flow: &mut Flow) -> bool {
     )
 }
 
-/// Let the flow take over the walk's result with `take`, if it still stands where it stood when the
-/// walk began, and is `valid` otherwise; and see how many new pings the budget and the connection's
-/// own limit let pass.
+/// Commit the walk with `take`, if the flow is where it was when the walk began and `valid` holds;
+/// and find the number of new pings that the budget and the connection's own limit let pass.
 #[inline(always)]
 fn take_over(
     context: &Context,
@@ -63,10 +62,10 @@ fn take_over(
     let passed = if pings < walk.budget { pings } else { walk.budget };
     let (mut committed, mut lost) = (false, false);
     locked(flow, |flow| {
-        // What another CPU keeps behind a gap meanwhile, nobody has judged.
+        // Segments that another CPU keeps out of order meanwhile are not judged yet.
         let judged = (flow.held == 0) | (state.held != 0);
-        // More than there is room for come again in pieces, or once the server has acknowledged others. So
-        // does what is not traced, where another CPU has begun a trail meanwhile.
+        // Traces beyond the room are retransmitted in pieces, or after the server has acknowledged
+        // others. The same for untraced headers, where another CPU has begun a trail meanwhile.
         let untraced = (state.trail == 0) & (flow.trail == 0);
         let fits = untraced | (state.trail != 0) & (state.traces <= state.room);
         let stands =
@@ -89,7 +88,7 @@ fn take_over(
     committed
 }
 
-/// The flow has taken the segment over: charge the source for its pings, and put the packet right.
+/// Charge the source for a committed segment's pings, and fix the packet.
 #[inline(never)]
 pub fn settle<P: Packet>(
     context: &Context,
@@ -131,7 +130,7 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
     report::add(Counter::Defused, (pings - kept) as u64);
     let state = &mut *walker.state;
     if kept < state.walk.budget {
-        // The walk let more pass than the charge does: go again, now that it is known how many.
+        // The walk passed more than the charge allows: repeat it with the known number.
         let known = state.walk.tracker;
         state.walk = Walk::new(state.start, &known, segment.seq, segment.len);
         state.walk.old_budget = kept;
@@ -141,7 +140,7 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
     true
 }
 
-/// Fewer pings pass than the flow was told.
+/// Correct the flow: fewer pings pass than were committed.
 #[inline(always)]
 pub fn take_back(flow: &mut Flow, pings: u32, over: u32) {
     locked(flow, |flow| {
@@ -149,17 +148,17 @@ pub fn take_back(flow: &mut Flow, pings: u32, over: u32) {
     });
 }
 
-/// Put the checksum right.
+/// Fix the checksum.
 #[inline(always)]
 fn finish<P: Packet>(context: &Context, walker: &mut Walker<P>) {
     let (even, odd) = (walker.state.even, walker.state.odd);
     if even + odd > 0 {
-        walker.packet.seal(context.segment, even, odd);
+        walker.packet.fix_checksum(context.segment, even, odd);
         report::add(Counter::Rewritten, (even + odd) as u64);
     }
 }
 
-/// Count what a walk found.
+/// Count the result of a walk.
 #[inline(never)]
 pub fn count_walk(context: &Context) {
     let (Some(counters), Some(state)) = (report::counters(), walk::resume()) else {
@@ -170,7 +169,7 @@ pub fn count_walk(context: &Context) {
     count(context, &state.walk, &state.start);
 }
 
-/// Count what a walk from `start` on found, but for its classes.
+/// Count the result of a walk from `start` on, without its classes.
 #[inline(always)]
 pub fn count(context: &Context, walk: &Walk, start: &Tracker) {
     let Some(counters) = report::counters() else {

@@ -1,7 +1,7 @@
-//! The way of most segments: new bytes in which exactly one frame, or one TLS record, begins.
+//! Fast path of most segments: new bytes in which exactly one frame or TLS record begins.
 //!
-//! A shortcut through [`crate::ingress`], with the same result: no loop, no state outside of
-//! registers, one turn of the flow's lock. Whatever is out of the ordinary is left to the long way.
+//! A shortcut through [`crate::ingress`] with the same result: no loop, no state outside registers,
+//! the flow's lock taken once. Everything unusual is left to the slow path.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
@@ -24,26 +24,27 @@ use crate::{
     stream::{commit::take_back, trail},
 };
 
-/// What the shortcut came to, in one word: bits, and above them the offset of a ping's first byte.
+/// Result of the fast path in one word: bits, and above them the offset of a ping's first byte.
 ///
-/// No enum with data: that would come back through memory.
+/// No enum with data: that would be returned in memory.
 pub mod came_to {
-    /// Nothing was changed: go the long way.
+    /// Nothing was changed: take the slow path.
     pub const NOTHING: u32 = 0;
-    /// The flow has taken the segment over.
+    /// The segment is committed.
     pub const TAKEN: u32 = 1 << 0;
     /// The frame is a PING: [`super::ping`] has to judge it.
     pub const PING: u32 = 1 << 1;
-    /// The ping keeps to the connection's share.
+    /// The ping is within the connection's share.
     pub const FITS_SHARE: u32 = 1 << 2;
-    /// The ping keeps to the connection's limit.
+    /// The ping is within the connection's limit.
     pub const FITS_CONNECTION: u32 = 1 << 3;
-    /// From this bit on: where in the payload the ping's first byte is.
+    /// From this bit on: payload offset of the ping's first byte.
     pub const AT: u32 = 4;
 }
 
-/// Take the segment through, if it is of the common kind. `LIMITS`: classes of frames have limits, as those
-/// of TLS records have by default; where they have none, records go the long way.
+/// Commit the segment if it is of the common kind.
+/// `LIMITS`: classes of frames have limits, as those of TLS records have by default; without limits
+/// records take the slow path.
 #[inline(never)]
 pub fn pass<P: Packet, const LIMITS: bool>(
     context: &Context,
@@ -78,7 +79,7 @@ pub fn pass<P: Packet, const LIMITS: bool>(
         let mut stands = (flow.held == 0) & (flow.client == start) & (flow.state == state::OPEN);
         if LIMITS && stands {
             let (limits, mut window) = (&context.policy.class_limits, flow.classes);
-            // The long way charges what is over a limit.
+            // The slow path charges what is over a limit.
             stands = window.charge(now_ms, limits, context.policy.rate.window_ms, &classes) == 0;
             if stands {
                 flow.classes = window;
@@ -112,7 +113,7 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     if is_ping { came_to::TAKEN | came_to::PING | fits | at << came_to::AT } else { came_to::TAKEN }
 }
 
-/// The class of the one frame or record, counted.
+/// Count the one frame or record by class.
 #[inline(always)]
 fn class_of(context: &Context, start: &Tracker, walk: &Walk, word: u16) -> Counts {
     let mut counts = Counts::default();
@@ -130,7 +131,7 @@ fn class_of(context: &Context, start: &Tracker, walk: &Walk, word: u16) -> Count
     counts
 }
 
-/// Count what the walk found: one frame or record.
+/// Count the result of the walk: one frame or record.
 #[inline(always)]
 fn count(walk: &Walk, start: &Tracker, classes: &Counts) {
     if let Some(counters) = report::counters() {
@@ -145,8 +146,7 @@ fn count(walk: &Walk, start: &Tracker, classes: &Counts) {
     }
 }
 
-/// The one frame was a PING, and the flow has taken it over: charge its source, and take its harm
-/// away if it is one too many.
+/// Charge the source for the one frame, a committed PING, and defuse it if it is over the limit.
 #[inline(never)]
 pub fn ping<P: Packet>(
     context: &Context,
@@ -169,7 +169,7 @@ pub fn ping<P: Packet>(
     let mut packet = payload(context.segment);
     packet.defuse(at);
     let odd = (context.segment.payload + at - context.segment.tcp) & 1;
-    packet.seal(context.segment, 1 - odd, odd);
+    packet.fix_checksum(context.segment, 1 - odd, odd);
     report::count(Counter::Rewritten);
     Verdict::Pass
 }

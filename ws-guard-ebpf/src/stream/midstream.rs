@@ -1,8 +1,8 @@
-//! Streams that are joined in the middle: connections older than the guard, those whose handshake
-//! went by unread, and flows that lost step.
+//! Midstream pickup: connections older than the guard, those whose handshake was not read, and
+//! flows out of sync.
 //!
-//! State is made when the *server* sends data on a protected port: nobody fills the table with
-//! packets of his own. Until the client's stream has proved where its frames begin, that is all.
+//! State is made only when the *server* sends data on a protected port, so that spoofed packets do
+//! not fill the table. No more is done until the client's stream has proved where its frames begin.
 
 use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
@@ -25,18 +25,18 @@ use crate::{
     tables,
 };
 
-/// Data of a server on a connection without a flow, which opened none: keep its place.
+/// Record a server's data on a connection without a flow, after it opened none.
 ///
-/// Only of one that speaks WebSocket by its looks, or was `asked` to: then its 101 may be further on.
-/// On a TLS port: of one whose segment begins with a record of application data.
+/// Only if it looks like WebSocket, or the client `asked` for that: the 101 may follow. On a TLS
+/// port: only if the segment begins with a record of application data.
 #[cold]
 #[inline(never)]
 pub fn remember<P: Packet>(context: &Context, packet: P, asked: bool) {
     let segment = context.segment;
     let server_high = segment.seq.wrapping_add(segment.len);
     if let Some(known) = STRANGERS.get_ptr_mut(context.key()) {
-        // SAFETY: single words; an LRU entry may be used again for another key meanwhile, whose
-        // search then begins with a wrong idea and finds that out.
+        // SAFETY: single words; an LRU entry may be reused for another key meanwhile, whose search
+        // then begins with a wrong candidate and detects that.
         unsafe {
             ((*known).acked, (*known).server_high) = (segment.ack, server_high);
         }
@@ -53,7 +53,7 @@ pub fn remember<P: Packet>(context: &Context, packet: P, asked: bool) {
     let _ = STRANGERS.insert(context.key(), &new, BPF_ANY.into());
 }
 
-/// The server's segment is made of whole frames.
+/// Check whether the server's segment consists of whole frames.
 #[inline(always)]
 fn is_whole<P: Packet>(context: &Context, packet: P) -> bool {
     let Some(state) = walk::state() else {
@@ -65,7 +65,7 @@ fn is_whole<P: Packet>(context: &Context, packet: P) -> bool {
     walker.state.search.is_whole()
 }
 
-/// Data of a client without a flow: look for frames in it. `true` when [`open`] is to follow them.
+/// Search for frames in a client's data without a flow. `true` when [`open`] is to follow them.
 #[cold]
 #[inline(never)]
 pub fn find<P: Packet>(context: &Context, packet: P) -> bool {
@@ -87,7 +87,7 @@ pub fn find<P: Packet>(context: &Context, packet: P) -> bool {
     found
 }
 
-/// Open a flow for what [`find`] found. `false` where the table has no room.
+/// Open a flow where [`find`] found frames. `false` where the table has no room.
 #[cold]
 #[inline(never)]
 pub fn open(context: &Context) -> bool {
@@ -106,7 +106,7 @@ pub fn open(context: &Context) -> bool {
         flow.open_records(Tracker::new(next, 0), next, known.server_high, 0, context.now);
     } else {
         flow.open(next, known.server_high, 0, context.now);
-        // Nobody knows what was agreed.
+        // The agreed extensions are unknown.
         flow.client.flags |= RSV1_AGREED;
         flow.server.flags |= RSV1_AGREED | GUESSED;
     }
@@ -125,7 +125,7 @@ pub fn open(context: &Context) -> bool {
     joined
 }
 
-/// The flow lost step: look whether frames begin in this segment.
+/// Search for frames in a segment of a flow that is out of sync.
 #[cold]
 #[inline(never)]
 pub fn search<P: Packet>(
@@ -167,7 +167,7 @@ pub fn search<P: Packet>(
     }
 }
 
-/// The server has answered pings that nobody saw.
+/// Charge unseen pings that the server has answered.
 #[cold]
 #[inline(never)]
 pub fn witnessed(context: &Context, pings: u32) {

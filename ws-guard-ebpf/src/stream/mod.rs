@@ -1,14 +1,14 @@
-//! The byte stream of a client: which bytes are new, which frames they hold, and when they count.
+//! Byte stream of a client: which bytes are new, which frames they hold, and when they count.
 //!
-//! A segment of a known flow takes one of these ways, and ends in [`commit`]:
+//! A segment of a known flow takes one of these paths, and ends in [`commit`]:
 //!
 //! - [`fast_path`]: new bytes in which exactly one frame or record begins;
 //! - [`walk`]: new bytes with any number of frames, driven by `bpf_loop`;
-//! - [`retransmit`]: bytes that the server has not acknowledged, compared with what passed before:
-//!   against the flow's checkpoints, or against its [`trail`] of frame headers;
-//! - [`out_of_order`]: bytes behind a gap, which pass and are judged once the gap is filled.
+//! - [`retransmit`]: bytes that the server has not acknowledged, compared with what passed before
+//!   by the flow's checkpoints or its [`trail`] of frame headers;
+//! - [`out_of_order`]: segments past the cursor, which pass and are judged once the gap is filled.
 //!
-//! [`midstream`] finds the frames of connections that are older than the guard. [`tls`] follows records
+//! [`midstream`] finds the frames of connections older than the guard. [`tls`] follows records
 //! where frames are not visible.
 
 pub mod commit;

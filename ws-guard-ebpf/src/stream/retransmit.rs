@@ -1,4 +1,4 @@
-//! Retransmissions of bytes that the server has not acknowledged: look, judge, walk again.
+//! Retransmissions of unacknowledged bytes: look, judge, walk again.
 
 use ws_guard_common::{
     flow::{self, Flow, Rewalk},
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// A retransmission of bytes that the server has not acknowledged: look, judge, and walk it again.
+/// Handle a retransmission of unacknowledged bytes: look, judge, walk again.
 #[inline(always)]
 pub fn again<P: Packet>(
     context: &Context,
@@ -34,8 +34,8 @@ pub fn again<P: Packet>(
     }
 }
 
-/// Walk from the checkpoint without changing anything: nobody knows yet what may pass. `false` when
-/// the bytes differ from what is carried of a cut header, or cannot be read.
+/// Walk from the checkpoint in a dry run, before it is known what may pass.
+/// `false` when the bytes differ from the carried part of a split header, or cannot be read.
 #[cold]
 #[inline(never)]
 fn look<P: Packet>(context: &Context, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
@@ -59,7 +59,7 @@ fn look<P: Packet>(context: &Context, flow: &mut Flow, payload: &impl Fn(&Segmen
         && walker.state.walk.agrees(&walker.packet, &walker.state.start)
 }
 
-/// See what the retransmission may let pass, and set the state for the walk that follows.
+/// Decide what of the retransmission may pass, and set the state for the walk that follows.
 #[cold]
 #[inline(never)]
 fn judge(context: &Context, flow: &mut Flow) -> Outcome {
@@ -115,7 +115,7 @@ fn rewalk<P: Packet>(
     finished(context, run_out(context, flow, &mut walker, step), Outcome::Rewalked)
 }
 
-/// Other bytes take the place of those from a checkpoint on.
+/// Set the flow back to a checkpoint: other bytes replace those after it.
 #[inline(always)]
 fn rewind(
     context: &Context,

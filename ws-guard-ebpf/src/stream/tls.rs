@@ -1,8 +1,8 @@
-//! TLS ports: no frames are to be seen there, only the records they are in.
+//! TLS ports: only records are visible there, no frames.
 //!
-//! A flow is opened by the server's ServerHello, as it is elsewhere by a 101. The client's records are
-//! followed from its ClientHello on, which nobody has to believe: it takes a place in the table of
-//! requests, and nothing else.
+//! The server's ServerHello opens a flow, as a 101 does elsewhere. The client's records are
+//! followed from its ClientHello on. Until the server answers, that costs an entry in the table of
+//! requests and proves nothing.
 
 use core::ffi::{c_long, c_void};
 
@@ -25,14 +25,14 @@ use crate::{
     tables,
 };
 
-/// How a record of handshake messages begins.
+/// First bytes of a record of handshake messages.
 const HELLO: u16 = (content::HANDSHAKE as u16) << 8 | record::MAJOR as u16;
 
-/// Payload of a client without a flow: from its ClientHello on its records are followed. `false` when
-/// it is none of such a beginning.
+/// Follow a client's records from its ClientHello on, in payload without a flow.
+/// `false` when it is no such beginning.
 ///
-/// In order alone. Whatever else comes before the server's answer makes the place uncertain where its
-/// records begin ([`flow::REQUEST_UNSEEN`]); it is not held back, because TLS 1.3 lets a client send
+/// Only in order. Other segments before the server's answer make it uncertain where the records
+/// begin ([`flow::REQUEST_UNSEEN`]); they are not held back, because TLS 1.3 lets a client send
 /// data before the answer (RFC 8446, 2.3).
 #[cold]
 #[inline(never)]
@@ -67,7 +67,7 @@ pub fn hello<P: Packet>(context: &Context, packet: P) -> bool {
     follow(context, packet, start, length)
 }
 
-/// Follow the client's records from `start` on, which is in the segment or before it.
+/// Follow the client's records from `start`, in the segment or before it.
 #[inline(never)]
 fn follow<P: Packet>(context: &Context, mut packet: P, start: Tracker, length: u32) -> bool {
     let segment = context.segment;
@@ -85,19 +85,19 @@ fn follow<P: Packet>(context: &Context, mut packet: P, start: Tracker, length: u
     true
 }
 
-/// A ClientHello begins at payload offset `at`.
+/// Check whether a ClientHello begins at payload offset `at`.
 #[inline(always)]
 fn is_hello<P: Packet>(packet: &P, at: u32) -> bool {
     packet.u16_at(at) == Some(HELLO) && packet.u8_at(at + 5) == Some(record::CLIENT_HELLO)
 }
 
-/// The connection begins here, with a header of the PROXY protocol.
+/// Check whether the connection begins here, with a header of the PROXY protocol.
 #[inline(always)]
 fn begins_preface<P: Packet>(context: &Context, packet: &P) -> bool {
     handshake::begins_preface(packet) && identify::is_first(context.segment)
 }
 
-/// Read the header of the PROXY protocol, or a piece of it. `false` where it is none after all.
+/// Read the header of the PROXY protocol, or a piece of it. `false` where it turns out to be none.
 #[inline(never)]
 fn preface<P: Packet>(context: &Context, packet: P) -> bool {
     let segment = context.segment;
@@ -118,7 +118,7 @@ fn preface<P: Packet>(context: &Context, packet: P) -> bool {
     let at = walker.state.at;
     pending.next = segment.seq.wrapping_add(at);
     (pending.owner, pending.claimed) = (role::own(), segment.ack);
-    // Until the ClientHello has come there is no request under way but for this flag.
+    // Until the ClientHello only this flag makes the request a pending one.
     (pending.flags, pending.length) = (PREFACE, 1);
     if pending.client.preface.is_over() {
         (pending.flags, pending.length) = (0, 0);
@@ -131,9 +131,9 @@ fn preface<P: Packet>(context: &Context, packet: P) -> bool {
     true
 }
 
-/// One byte of it, or its fields; 1 ends the loop.
+/// Read one byte of it, or its fields; 1 ends the loop.
 unsafe extern "C" fn preface_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
-    // SAFETY: `preface` passed it, and nobody else uses it during the loop.
+    // SAFETY: passed by `preface`, with no other user during the loop.
     let walker = unsafe { &mut *walker };
     let left = walker.packet.bytes().saturating_sub(walker.state.at);
     walker.state.at += identify::skip_fields(left);
@@ -146,8 +146,7 @@ unsafe extern "C" fn preface_byte<P: Packet>(_index: u32, walker: *mut Walker<P>
     (none | over) as c_long
 }
 
-/// Payload of the server without a flow: a ServerHello opens one. [`Verdict::Drop`] refuses the
-/// connection.
+/// Open a flow at a ServerHello in the server's payload. [`Verdict::Drop`] refuses the connection.
 #[cold]
 #[inline(never)]
 pub fn answer<P: Packet>(context: &Context, packet: P) -> Verdict {
@@ -161,7 +160,7 @@ pub fn answer<P: Packet>(context: &Context, packet: P) -> Verdict {
     let mut start = Tracker::new(segment.ack, 0);
     let (mut flags, mut high) = (flow::REQUEST_UNSEEN, segment.ack);
     if let Some(pending) = pending_upgrades::find() {
-        // What the server has yet to acknowledge it may also take otherwise than it was read.
+        // The server may read unacknowledged bytes differently.
         let ahead = pending.next.wrapping_sub(segment.ack);
         if pending.flags & LOST == 0 && ahead < MAX_HEAD {
             (start, high) = (pending.records, pending.next);

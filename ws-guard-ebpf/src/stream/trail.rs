@@ -1,10 +1,10 @@
-//! Where each frame begins that the server has not acknowledged, [`ws_guard_common::trail`].
+//! Trail of unacknowledged frame headers, [`ws_guard_common::trail`].
 //!
-//! Whoever walks through data of a flow that has a trail has [entered](enter) it: one CPU at a time,
-//! because what a walk leaves there counts only once it is committed. Who finds another one there drops
-//! its segment, which TCP sends again. A flow has a trail from the first segment on that has more than
-//! one header, or when more segments are under way than it has checkpoints for, until the server has
-//! acknowledged everything.
+//! A program that walks data of a flow with a trail has [entered](enter) it: one CPU at a time,
+//! because traces count only once the walk is committed. Where another CPU has entered it, the
+//! segment is dropped, and TCP retransmits it. A flow has a trail from the first segment with more
+//! than one header, or with more segments in flight than it has checkpoints for, until the server
+//! has acknowledged everything.
 
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg};
 
@@ -21,7 +21,7 @@ use crate::{
     stream::walk::{self, State},
 };
 
-/// Stands for a checkpoint's number where a walk begins on the trail.
+/// Checkpoint number for a walk that begins on the trail.
 pub const TRAIL: u8 = u8::MAX;
 
 /// This CPU's state and the trail that it has entered, if any.
@@ -32,11 +32,12 @@ fn entered() -> Option<(&'static mut State, &'static mut Trail)> {
         return None;
     }
     let trail = MAP.get_ptr_mut(state.trail.wrapping_sub(1))?;
-    // SAFETY: map values stay mapped while a program runs, and whoever has entered is alone there.
+    // SAFETY: map values stay mapped while a program runs, and the CPU that has entered is alone
+    // there.
     Some((state, unsafe { &mut *trail }))
 }
 
-/// The trail of that number, if nobody else is at it: until [`release`].
+/// Acquire the trail of that number, unless another CPU has it, until [`release`].
 #[inline(always)]
 fn alone(index: u32) -> Option<&'static mut Trail> {
     let trail = MAP.get_ptr_mut(index)?;
@@ -48,36 +49,35 @@ fn alone(index: u32) -> Option<&'static mut Trail> {
             1,
         )
     };
-    // SAFETY: nobody else is at it.
+    // SAFETY: acquired by this CPU alone.
     if alone { Some(unsafe { &mut *trail }) } else { None }
 }
 
-/// Nobody is at the trail any more.
+/// Release the trail.
 #[inline(always)]
 fn release(trail: &mut Trail) {
     // SAFETY: an aligned word of a map value.
     unsafe { atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(&raw mut trail.busy, 0) };
 }
 
-/// The flow of the segment at hand.
+/// Flow of the current segment.
 #[inline(always)]
 fn flow() -> Option<&'static mut Flow> {
     let flow = FLOWS.get_ptr_mut(&packet::segment()?.key)?;
-    // SAFETY: map values stay mapped while a program runs; what is read without the lock is compared
-    // with what stands there under it before anything is changed.
+    // SAFETY: map values stay mapped while a program runs; what is read without the lock is
+    // compared under it before anything is changed.
     Some(unsafe { &mut *flow })
 }
 
-/// Enter the trail of the flow at hand, or one that it has from now on. `false` where another CPU is
-/// there.
+/// Enter the current flow's trail, or one for it from now on. `false` where another CPU has it.
 ///
-/// Where no trail is to be had, there are the checkpoints alone.
+/// Without a free trail, the flow has only its checkpoints.
 #[inline(always)]
 pub fn enter(now: u64) -> bool {
     ws_guard_trail_enter(now) != 0
 }
 
-/// [`enter`]. Its name is in the object's BTF: the verifier checks it on its own, like all that follow.
+/// [`enter`], as a global function, like those below: the verifier checks each once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
@@ -87,7 +87,7 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
     };
     (state.trail, state.traces, state.looks) = (0, 0, 0);
     if let Some(counters) = report::counters() {
-        // For a walk that comes to nothing.
+        // For a walk that is not committed.
         state.violations = counters.violations_in;
     }
     let owner = held::owner(&segment.key, flow.generation);
@@ -102,7 +102,7 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
     };
     let others = is_anothers(index, owner, now);
     if others || own == 0 || trail.owner != owner {
-        // One that is new, or none any more: nothing is traced yet.
+        // A new trail, or none any more: nothing is traced yet.
         let number = if others { 0 } else { (index + 1) as u16 };
         locked(
             flow,
@@ -129,20 +129,20 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
     1
 }
 
-/// The trail of that number is another flow's, which needs it.
+/// Check whether the trail of that number belongs to another flow that needs it.
 #[inline(always)]
 fn is_anothers(index: u32, owner: u64, now: u64) -> bool {
     let Some(trail) = MAP.get_ptr(index) else {
         return true;
     };
-    // SAFETY: words of a value that stays mapped while the program runs; whoever relies on them enters
-    // it and looks again.
+    // SAFETY: words of a value that stays mapped while the program runs; a caller that relies on
+    // them enters the trail and checks again.
     let trail = unsafe { &*trail };
     let idle = now.saturating_sub(trail.last_ns) > trail::IDLE_NS;
     trail.owner != 0 && trail.owner != owner && !idle && !is_over(trail)
 }
 
-/// Of the flow whose trail it is the server has acknowledged everything, or it is gone.
+/// Check whether the trail's flow is gone, or everything of it is acknowledged.
 #[inline(always)]
 fn is_over(trail: &Trail) -> bool {
     let Some(flow) = FLOWS.get_ptr(&trail.key) else {
@@ -153,7 +153,7 @@ fn is_over(trail: &Trail) -> bool {
     kept == 0 || held::owner(&trail.key, generation) != trail.owner
 }
 
-/// Make room for traces: what the server has acknowledged counts no more.
+/// Make room for traces: drop the acknowledged ones.
 #[cold]
 #[inline(always)]
 fn prune(flow: &mut Flow, trail: &Trail) {
@@ -188,8 +188,8 @@ extern "C" fn ws_guard_trail_leave() -> u32 {
     0
 }
 
-/// Leave a trace of the new headers that the latest step of the walk went past, or of the walk through
-/// what is kept. It counts once the walk is committed; a mere [look](looks) leaves none.
+/// Trace the new headers of the latest step, of the walk or of the walk through the copy. A trace
+/// counts once the walk is committed; a dry run ([`looks`]) leaves none.
 #[inline(always)]
 pub fn trace_seen(kept: bool) {
     ws_guard_trace_seen(kept.into());
@@ -211,7 +211,8 @@ extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
     0
 }
 
-/// Keep this trace, if a trail is entered. In line: those who call have no frame left for one more.
+/// Keep this trace, if a trail is entered.
+/// In line: the callers have no stack frame left for one more.
 #[inline(always)]
 fn keep(trace: Trace) {
     if let Some((state, trail)) = entered() {
@@ -222,7 +223,7 @@ fn keep(trace: Trace) {
     }
 }
 
-/// Whether what follows is only a look.
+/// Set whether a dry run follows.
 #[inline(always)]
 pub fn looks(looks: bool) {
     if let Some(state) = walk::resume() {
@@ -230,8 +231,8 @@ pub fn looks(looks: bool) {
     }
 }
 
-/// A segment with one header was committed, in the trail that is [entered](enter): leave a trace of that,
-/// and leave the trail. Should another CPU have been faster, all that was traced counts no more.
+/// Trace a committed segment with one header in the [entered](enter) trail, and leave that. If
+/// another CPU was faster, all traces become invalid.
 #[inline(always)]
 pub fn trace_one(start: &Tracker, word: u16, next: u32) {
     let trace = Trace::new(start, word);
@@ -239,7 +240,7 @@ pub fn trace_one(start: &Tracker, word: u16, next: u32) {
     ws_guard_trace_one(start.next, next);
 }
 
-/// Leave this trace.
+/// Keep this trace.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
@@ -247,7 +248,7 @@ extern "C" fn ws_guard_trace(seq: u32, mark: u32, word: u32) -> u32 {
     0
 }
 
-/// The one trace, of a header at `seq`, counts if the flow's next one is at `next`.
+/// Validate the one trace, of a header at `seq`, if the flow's next header is at `next`.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trace_one(seq: u32, next: u32) -> u32 {
@@ -268,7 +269,7 @@ extern "C" fn ws_guard_trace_one(seq: u32, next: u32) -> u32 {
     ws_guard_trail_leave()
 }
 
-/// The stream's state at `seq` is in [`State::from`]: it was traced there.
+/// Restore the stream's state at `seq` into [`State::from`], if it was traced there.
 #[inline(always)]
 pub fn finds(seq: u32) -> bool {
     ws_guard_trail_finds(seq) != 0
@@ -290,7 +291,7 @@ extern "C" fn ws_guard_trail_finds(seq: u32) -> u32 {
     }
 }
 
-/// All headers in the walk's segment that are not new are those that came first.
+/// Check whether all old headers in the walk's segment are the traced ones.
 #[inline(always)]
 pub fn knows() -> bool {
     ws_guard_trail_knows() != 0

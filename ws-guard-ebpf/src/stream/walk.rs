@@ -1,4 +1,4 @@
-//! Driving a walk with `bpf_loop`: the verifier checks one step, however many there are.
+//! Walks driven by `bpf_loop`: the verifier checks one step, for any number of them.
 
 use core::ffi::{c_long, c_void};
 
@@ -15,66 +15,65 @@ use ws_guard_common::{
 
 use crate::{packet::Packet, stream::trail};
 
-/// Steps a walk may take. A step covers at least two bytes, the shortest header; only of the two
-/// headers that a segment can cut, ten bytes each, one a step. And a packet has less than 64 KiB: no
-/// packet that the kernel can hold reaches the bound.
+/// Maximum of steps in a walk.
+/// A step covers at least two bytes, the shortest header, except for the two headers that a segment
+/// can split, of ten bytes each, at one byte a step. A packet is shorter than 64 KiB, so that none
+/// reaches the bound.
 pub const MAX_STEPS: u32 = 32_800;
 
-/// What changes in the course of a loop.
+/// State that changes in a loop.
 ///
-/// Not on the stack: there the verifier would follow every value that a counter takes, and never
-/// come to an end.
+/// Not on the stack: there the verifier would follow every value of a counter, without end.
 #[repr(C)]
 pub struct State {
     pub walk: Walk,
-    /// Where the flow stood when the walk began.
+    /// The flow's tracker when the walk began.
     pub start: Tracker,
-    /// For a head: what was read of it, and the offset of its next byte.
+    /// For a head: its scanner, and the offset of its next byte.
     pub head: HeadScanner,
     pub at: u32,
-    /// The window scale among TCP options, as [`ws_guard_common::pace::scale`] keeps it.
+    /// Window scale in the TCP options, encoded as in [`ws_guard_common::pace::scale`].
     pub scale: u32,
-    /// What the latest byte of a request came to.
+    /// Result of a request's latest byte.
     pub read: u32,
-    /// How many more bytes of it are read one by one.
+    /// Number of further bytes of it to be read one by one.
     pub patience: u32,
-    /// For a stream that is joined in the middle.
+    /// For midstream pickup.
     pub search: Search,
-    /// The flow's `ping_ns` once it has taken the walk over.
+    /// The flow's `ping_ns` after the commit.
     pub asked_ns: u64,
-    /// How many of them are let pass so far.
+    /// Number of pings passed so far.
     pub passed: u32,
     /// Bytes rewritten at even and at odd offsets of the segment.
     pub even: u32,
     pub odd: u32,
     step: u32,
-    /// Pings that only the pongs in the server's segment tell of.
+    /// Unseen pings that the pongs in the server's segment reveal.
     pub unseen: u32,
-    /// How many connections a look at a source's found.
+    /// Number of a source's connections found.
     pub found: u32,
-    /// New frames by class, if somebody wants to know...
+    /// New frames by class, if classes have limits...
     pub classes: Counts,
     /// ...and the longest payload of a tiny one.
     pub tiny_bytes: u32,
-    /// Shortest and longest record that is small.
+    /// Shortest and longest of the small records.
     pub record_min: u16,
     pub record_max: u16,
-    /// The trail that this CPU has entered: its number and 1, or 0.
+    /// Trail entered by this CPU: its number plus 1, or 0.
     pub trail: u32,
-    /// The number that its next trace gets, how many there is room for, and how many the walk at hand
-    /// has left.
+    /// Number of its next trace, room for traces, and traces left by the current walk.
     pub next_trace: u32,
     pub room: u32,
     pub traces: u32,
-    /// Not 0: the walk is only a look, and leaves none.
+    /// Not 0: the walk is a dry run, and leaves no traces.
     pub looks: u32,
-    /// The checkpoint that a retransmission is walked from, counted from the oldest...
+    /// Checkpoint for the walk of a retransmission, counted from the oldest...
     pub checkpoint: u32,
-    /// ...and where the stream stood there.
+    /// ...and the tracker there.
     pub from: Tracker,
-    /// The copy of what came behind a gap that this CPU has entered: its number and 1, or 0.
+    /// Copy of out-of-order segments entered by this CPU: its number plus 1, or 0.
     pub held: u32,
-    /// The walk reaches what is kept there, and may pass before it...
+    /// The walk reaches the copy, and may pass and fill the gap...
     pub reached: u32,
     /// ...with all its pings, which are charged already.
     pub whole: u32,
@@ -82,12 +81,12 @@ pub struct State {
     pub violations: [u64; Violation::COUNT],
     /// The next segment in the copy.
     pub cut: u32,
-    /// The walk through what is kept, and where the stream stood when it began.
+    /// Walk through the copy, and the tracker when it began.
     pub held_walk: Walk,
     pub held_start: Tracker,
-    /// What its last step came to, a [`Step`].
+    /// Result of its last step, a [`Step`].
     pub held_step: u32,
-    /// Where copying or comparing stands: in the segment, in the copy, and how much is left.
+    /// Position of copying or comparing: in the segment, in the copy, and the bytes left.
     pub held_from: u32,
     pub held_to: u32,
     pub held_left: u32,
@@ -113,12 +112,12 @@ pub fn state() -> Option<&'static mut State> {
 /// This CPU's state, as the same packet left it.
 #[inline(always)]
 pub fn resume() -> Option<&'static mut State> {
-    // SAFETY: as in `state`; whoever had it before has returned.
+    // SAFETY: as in `state`; its previous user has returned.
     STATE.get_ptr_mut(0).map(|state| unsafe { &mut *state })
 }
 
-/// Set the checkpoint that a retransmission is walked from. Not an argument: the verifier would walk
-/// the whole function once for each.
+/// Set the checkpoint for the walk of a retransmission.
+/// Not an argument: the verifier would check the whole function once for each.
 #[inline(always)]
 pub fn from_checkpoint(checkpoint: u8) {
     if let Some(state) = STATE.get_ptr_mut(0) {
@@ -145,7 +144,7 @@ pub fn count_class(header: &Header) {
     ws_guard_class(u32::from(header.first), header.payload_len);
 }
 
-/// [`count_class`]. Its name is in the object's BTF: the verifier checks it on its own.
+/// [`count_class`], as a global function: the verifier checks it once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_class(first: u32, payload_len: u64) -> u32 {
@@ -161,13 +160,13 @@ extern "C" fn ws_guard_class(first: u32, payload_len: u64) -> u32 {
     0
 }
 
-/// The same for a TLS record.
+/// Count a new TLS record by its class.
 #[inline(always)]
 pub fn count_record(record: Record) {
     ws_guard_record(record.kind.into(), record.length.into());
 }
 
-/// [`count_record`]. Its name is in the object's BTF: the verifier checks it on its own.
+/// [`count_record`], as a global function: the verifier checks it once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_record(kind: u32, length: u32) -> u32 {
@@ -183,14 +182,14 @@ extern "C" fn ws_guard_record(kind: u32, length: u32) -> u32 {
     0
 }
 
-/// A walk through a payload; what the loop's callback works on.
+/// Walk through a payload; the context of the loop's callback.
 pub struct Walker<P> {
     pub state: &'static mut State,
     pub packet: P,
 }
 
 impl State {
-    /// What is small enough for a limit of its own.
+    /// Set the sizes of tiny frames and small records.
     #[inline(always)]
     pub fn small_as(&mut self, policy: &Policy) {
         self.tiny_bytes = policy.tiny_bytes;
@@ -204,7 +203,7 @@ impl<P: Packet> Walker<P> {
     /// [`Step::More`] when the bound was reached: the segment must not pass half-walked.
     #[inline(always)]
     pub fn run(&mut self) -> Step {
-        // Most segments have one header: that one goes without a loop.
+        // Most segments have one header: that needs no loop.
         match one_step(self) {
             MORE if self.state.walk.at() < self.packet.bytes() => self.run_on(),
             MORE | DONE => Step::Done,
@@ -213,7 +212,7 @@ impl<P: Packet> Walker<P> {
         }
     }
 
-    /// The same without the first step in line: for what is rare.
+    /// [`Self::run`] without the first step in line, for rare cases.
     #[inline(always)]
     pub fn run_on(&mut self) -> Step {
         let turn: unsafe extern "C" fn(u32, *mut Self) -> c_long = turn::<P>;
@@ -244,7 +243,7 @@ impl<P: Packet> Walker<P> {
 
 /// One header; 1 ends the loop.
 unsafe extern "C" fn search_turn<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
-    // SAFETY: `search` passed it, and nobody else uses it during the loop.
+    // SAFETY: passed by `search`, with no other user during the loop.
     let walker = unsafe { &mut *walker };
     walker.state.search.step(&walker.packet) as c_long
 }
@@ -253,8 +252,8 @@ const MORE: u32 = Step::More as u32;
 const DONE: u32 = Step::Done as u32;
 const ASK: u32 = Step::Ask as u32;
 
-/// One step, as a function: the verifier comes back from it in as many states as it has results,
-/// not in as many as there are ways through it.
+/// One step, as a function: to the verifier it returns in as many states as it has results, not as
+/// it has paths.
 #[inline(never)]
 fn one_step<P: Packet>(walker: &mut Walker<P>) -> u32 {
     let step = walker.state.walk.step(&mut walker.packet) as u32;
@@ -266,7 +265,7 @@ fn one_step<P: Packet>(walker: &mut Walker<P>) -> u32 {
 
 /// One step; 1 ends the loop.
 unsafe extern "C" fn turn<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
-    // SAFETY: `run_on` passed it, and nobody else uses it during the loop.
+    // SAFETY: passed by `run_on`, with no other user during the loop.
     let walker = unsafe { &mut *walker };
     let step = walker.state.walk.step(&mut walker.packet);
     walker.state.step = step as u32;

@@ -27,7 +27,7 @@ pub fn appending(at: SocketAddr, server: SocketAddr) -> String {
     with(&format!("listen front\n  mode http\n  option forwardfor\n{bind}  server one {server}\n"))
 }
 
-/// Hands bytes on, and with `send-proxy` or `send-proxy-v2` in front of them who the client is.
+/// Forwards bytes, with `send-proxy` or `send-proxy-v2` after a header with the client's address.
 pub fn stream(at: SocketAddr, server: SocketAddr, how: &str) -> String {
     let bind = bind(at);
     with(&format!("listen front\n  mode tcp\n{bind}  server one {server} {how}\n"))

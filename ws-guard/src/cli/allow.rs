@@ -11,13 +11,13 @@ use super::{
 use crate::control::{Allow, AllowView, Origin};
 
 const HELP: &str = "\
-Entries added here outlive the daemon; those of the configuration go when it no longer names them.
+Entries added here outlive the daemon; the configuration's are removed with it.
 
 Examples:
   ws-guard allow                          list
   ws-guard allow 10.0.0.0/8               add a network
   ws-guard allow fd77::1                  add the source that this address belongs to
-  ws-guard allow 10.0.0.0/8 --remove      take it off again";
+  ws-guard allow 10.0.0.0/8 --remove      remove it again";
 
 #[derive(Args)]
 #[command(after_help = HELP)]

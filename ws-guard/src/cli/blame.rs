@@ -1,4 +1,4 @@
-//! Who gave a value that is wrong: the command line, or a variable.
+//! Origin of a wrong value: the command line, or a variable.
 
 use std::ffi::OsString;
 

@@ -20,7 +20,7 @@ in the last minute are listed too.
 States: idle (not pinged yet), handshaking (the first ping waits for its pong), active, suspect (a
 pong is late), dead (three were), closing, closed.
 
-Exit codes: 0 listed, 1 no companion server runs there, 69 nobody answers on the control socket.";
+Exit codes: 0 listed, 1 no companion server runs there, 69 no answer on the control socket.";
 
 #[derive(Args)]
 #[command(after_help = HELP)]
@@ -42,10 +42,10 @@ impl Connections {
 }
 
 const STORY_HELP: &str = "\
-Shows how the connection stands and what is remembered of it. With --follow, what happens from now on,
+Shows the connection's state and history. With --follow, what happens from now on,
 its pings, pongs and messages included, until it ends.
 
-Exit codes: 0 shown, or followed to its end; 1 there is no such connection; 69 nobody answers.";
+Exit codes: 0 shown, or followed to its end; 1 no such connection; 69 no answer.";
 
 #[derive(Args)]
 #[command(after_help = STORY_HELP)]

@@ -49,7 +49,7 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
-/// Who reads us has read enough: `ws-guard flows | head`.
+/// The reader has closed the pipe: `ws-guard flows | head`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)

@@ -22,9 +22,9 @@ use crate::{
 const SET_HELP: &str = "\
 Changes apply to the next packet, all of them or none, and last until the daemon restarts, until
 SIGHUP, or until the configuration file changes the same setting. Give --port all the ports to
-protect, each with the settings of its own that it shall have.
+protect, each with its own settings, if any.
 
-With --cidr or --for-port the other settings are those of the networks, or of the port, alone.
+With --cidr or --for-port the other settings apply to the networks, or to the port, only.
 A network's outlive the daemon, and a reboot, until `policy unset`.
 
 Examples:
@@ -33,7 +33,7 @@ Examples:
   ws-guard policy set --for-port 8443 --action observe";
 
 const UNSET_HELP: &str = "\
-What holds for all others then holds for it; or what the configuration has for it, if it names it.
+The settings of all others then apply to it, or the configuration's for it, if there are any.
 
 Example:
   ws-guard policy unset --cidr 10.0.0.0/8";
@@ -54,13 +54,13 @@ pub enum PolicyCommand {
         #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
         output: Format,
     },
-    /// Take away the settings that a network or a port has of its own
+    /// Remove a network's or a port's own settings
     #[command(after_help = UNSET_HELP)]
     Unset {
         /// Network whose settings were set with `policy set --cidr`
         #[arg(long, value_name = "NETWORK", required_unless_present = "for_port")]
         cidr: Option<String>,
-        /// Port whose own settings to take away; it stays protected
+        /// Port whose own settings to remove; it stays protected
         #[arg(long, value_name = "PORT", conflicts_with = "cidr")]
         for_port: Option<u16>,
         /// Form of the output
@@ -123,7 +123,7 @@ async fn set(
     change(Method::PATCH, &changes, output, global).await
 }
 
-/// Send changes one after the other, and show what the last one came to.
+/// Send changes one after the other, and show the last result.
 async fn change(
     method: Method,
     changes: &[(&str, Value)],

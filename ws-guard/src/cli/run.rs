@@ -70,10 +70,10 @@ impl Run {
         }
         let idle = !settings.server.protocols.rows.is_empty() || self.server.want_a_server();
         if server.is_none() && idle {
-            tracing::warn!("there is no companion server for its settings: name its --listen");
+            tracing::warn!("settings of the companion server without --listen: add it");
         }
         for variable in inputs.unknown_variables(&server_variables()) {
-            tracing::warn!("{variable} is no setting of ws-guard, and is ignored");
+            tracing::warn!("{variable}: unknown setting, ignored");
         }
         let options = RunOptions {
             settings,
@@ -110,7 +110,7 @@ pub fn log_to_stderr(format: LogFormat, level: &str) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        // They would go to standard error as well, and panic where nobody takes them there.
+        // They would go to standard error as well, and panic if that is closed.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format {

@@ -10,20 +10,20 @@ use crate::control::{Decision, Release, Throttle, ThrottleAction};
 
 const HELP: &str = "\
 A ban drops everything of the source, new connections too. It is refused, unless forced, where it
-would hit others: for a trusted proxy, and for a source with connections that keep to the limit.
+would affect others: for a trusted proxy, and for a source with connections within the limit.
 It outlives the daemon and a reboot, until it ends or `ws-guard release` ends it.
 
 Examples:
   ws-guard throttle 203.0.113.9 --for 15m
   ws-guard throttle 203.0.113.9 --action ban --for 2h
 
-Exit codes: 0 done, 1 refused, and the message says why, 69 no daemon.";
+Exit codes: 0 done, 1 refused, with the reason, 69 no daemon.";
 
 #[derive(Args)]
 #[command(after_help = HELP)]
 pub struct ThrottleCommand {
-    /// An address of the source; all of the source is throttled, for IPv6 its /64. An end point,
-    /// as `sources` shows it, stands for one connection
+    /// An address of the source; all of the source is throttled, for IPv6 its /64.
+    /// An end point, as in `sources`, is one connection
     #[arg(value_name = "IP")]
     source: String,
     /// For how long, such as 90s, 15m, 2h; until `release` when left out
@@ -48,7 +48,7 @@ pub struct ReleaseCommand {
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err("it has to be longer than nothing".into()),
+        Ok(_) => Err("it has to be longer than 0".into()),
         Err(error) => Err(format!("{error}; write it as 90s, 15m or 2h")),
     }
 }

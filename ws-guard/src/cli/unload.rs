@@ -43,7 +43,7 @@ impl Unload {
 async fn refuse_with_daemon(global: &Global) -> anyhow::Result<()> {
     match Client::new(&global.control_socket).info().await {
         Ok(info) if info.pin_dir == global.pin_dir => anyhow::bail!(
-            "the daemon with pid {} is using {}: stop it first, with `kill {}` or `systemctl stop ws-guard`, or unload all the same with --force",
+            "the daemon with pid {} is using {}: stop it first, with `kill {}` or `systemctl stop ws-guard`, or unload nevertheless with --force",
             info.pid,
             info.pin_dir.display(),
             info.pid

@@ -1,5 +1,5 @@
-//! The configuration file: TOML whose keys are the flags without their dashes. A table stands for
-//! what has settings of its own: `[[port]]` and `[[cidr]]` hold a key of the same name, one value or
+//! The configuration file: TOML whose keys are the flags without their dashes. The tables
+//! `[[port]]` and `[[cidr]]` hold settings of their own: a key of the same name, one value or
 //! several, and the settings.
 
 use std::{
@@ -41,8 +41,8 @@ pub fn read(path: &Path) -> Result<String, Problem> {
     })
 }
 
-/// Take a file's text apart. `known` are the keys that may be in it, beside the companion server's
-/// section, which is passed over.
+/// Parse a file's text.
+/// `known` are its permitted keys, besides the companion server's section, which is skipped.
 pub fn parse(path: &Path, text: &str, known: &[&str]) -> FileLayer {
     let lines = Lines { path: path.to_owned(), text };
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -170,7 +170,7 @@ impl Lines<'_> {
             }
         }
         if !named {
-            let message = format!("the table does not say which {key}: add {key} = …");
+            let message = format!("missing {key}: add {key} = …");
             problems.push(self.problem(value.span(), key, message));
         }
         if problems.len() > before && key == "cidr" {
@@ -194,7 +194,7 @@ impl Lines<'_> {
             DeValue::Datetime(time) => time.to_string(),
             DeValue::Array(_) | DeValue::Table(_) => {
                 let kind = value.get_ref().type_str();
-                let message = format!("a value is wanted here, not a nested {kind}");
+                let message = format!("a value is required here, not a nested {kind}");
                 return Err(self.problem(value.span(), key, message));
             }
         };
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(layer.values[0].1[1].place.to_string(), "/etc/g.toml:4: port");
         assert_eq!(
             problems("[[port]]\nmax-ping-rate = 5\n"),
-            ["/etc/g.toml:1: port: the table does not say which port: add port = …"]
+            ["/etc/g.toml:1: port: missing port: add port = …"]
         );
     }
 
@@ -295,11 +295,11 @@ mod tests {
             .collect();
         assert_eq!(places, ["2", "3", "4", "5", "8"], "{found:#?}");
         for (line, expected) in found.iter().zip([
-            "port: a value is wanted",
+            "port: a value is required",
             "port: max-ping-rate: \"-5\"",
             "port: action: \"dorp\"",
             "window-seconds",
-            "port.max-ping-rate: a value is wanted",
+            "port.max-ping-rate: a value is required",
         ]) {
             assert!(line.contains(expected), "{line}");
         }

@@ -104,7 +104,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// The variables of this process that matter here, beside flags and file.
+    /// Variables of this process that are settings, besides flags and file.
     pub fn new(arguments: Arguments, file: Option<PathBuf>) -> Inputs {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             // A value that is no UTF-8 is refused by its setting, under its name.
@@ -226,7 +226,7 @@ fn texts(value: &str, many: bool) -> impl Iterator<Item = String> + '_ {
     value.split(separator).map(|text| text.trim().to_string())
 }
 
-/// Kubernetes sets WS_GUARD_PORT itself in every pod beside a service that is called ws-guard.
+/// Kubernetes itself sets WS_GUARD_PORT in every pod if a service is called ws-guard.
 fn service_link(text: &str, place: &Place) -> &'static str {
     match place {
         Place::Variable(_) if text.starts_with("tcp://") => {
@@ -291,7 +291,7 @@ pub fn unknown_variables<'a>(
     strange.map(hint).collect()
 }
 
-/// Networks with settings of their own hold whole sources; a single address stands for its source.
+/// Networks with settings of their own hold whole sources; a single address means its source.
 fn check_cidrs(
     settings: &mut Settings,
     prefixes: Prefixes,

@@ -1,7 +1,7 @@
 //! Regular files of a bounded size, read whole: settings, keys and certificates.
 //!
-//! They are read again whenever they change. A pipe gives its bytes once, whoever waits for them may
-//! wait for ever, and a device may have no end.
+//! They are read again whenever they change. A pipe gives its bytes once and may block a reader for
+//! ever, and a device may have no end.
 use std::{
     fs::File,
     io::{self, Read},
@@ -20,7 +20,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other(
-            "it is a pipe, a device or a directory: a regular file is wanted",
+            "it is a pipe, a device or a directory: a regular file is required",
         ));
     }
     let mut bytes = Vec::new();
@@ -43,7 +43,7 @@ mod tests {
         assert!(Command::new("mkfifo").arg(file("pipe")).status().unwrap().success());
         for path in [&file("pipe"), dir.path(), Path::new("/dev/zero"), Path::new("/dev/null")] {
             let error = read(path).unwrap_err().to_string();
-            assert!(error.contains("a regular file is wanted"), "{error}");
+            assert!(error.contains("a regular file is required"), "{error}");
         }
         fs::write(file("large"), vec![b'#'; 1 + (1 << 20)]).unwrap();
         assert!(read(&file("large")).unwrap_err().to_string().contains("1 MiB"));

@@ -66,7 +66,7 @@ enum Feature {
 }
 
 impl ServerSection {
-    /// Read the section of a file that may hold settings of `run` beside it.
+    /// Read the section of a file that may also hold settings of `run`.
     ///
     /// # Errors
     /// With everything that is wrong with the section, and with keys that nobody knows.
@@ -82,7 +82,7 @@ impl ServerSection {
     /// The section in a file's text; what is wrong is added to `problems`.
     pub fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> ServerSection {
         let mut reading = Reading { path, text, problems };
-        // What is no TOML at all is reported by whoever reads the rest of it.
+        // Invalid TOML is reported by the reader of the rest of the file.
         let Ok(whole) = DeTable::parse(text) else { return ServerSection::default() };
         let found = whole.into_inner().into_iter().find(|(key, _)| key.get_ref() == SECTION);
         let Some((_, section)) = found else { return ServerSection::default() };
@@ -121,7 +121,7 @@ impl Reading<'_> {
         let mut read = ServerSection::default();
         let span = section.span();
         let DeValue::Table(table) = section.into_inner() else {
-            self.problem(SECTION, span, "a table is wanted: write [server]".into());
+            self.problem(SECTION, span, "a table is required: write [server]".into());
             return read;
         };
         for (key, value) in table {
@@ -147,7 +147,7 @@ impl Reading<'_> {
         let mut rows: Vec<Row> = Vec::new();
         let span = value.span();
         let DeValue::Array(written) = value.into_inner() else {
-            self.problem(ROW, span, "rows are wanted: write [[server.protocol]]".into());
+            self.problem(ROW, span, "rows are required: write [[server.protocol]]".into());
             return rows;
         };
         for written in written {
@@ -174,7 +174,7 @@ impl Reading<'_> {
         let span = row.span();
         let before = self.problems.len();
         let DeValue::Table(table) = row.into_inner() else {
-            self.problem(ROW, span, "a table is wanted: write [[server.protocol]]".into());
+            self.problem(ROW, span, "a table is required: write [[server.protocol]]".into());
             return None;
         };
         let mut written = Written::default();
@@ -260,9 +260,7 @@ fn answer(written: Option<String>, offer: &[String]) -> Result<String, (&'static
             let remedy = format!("name one of {}", names.join(", "));
             Err(("answer", format!("{answer:?} is not among what the client offers: {remedy}")))
         }
-        (None, names) => {
-            Err(("answer", format!("missing: say which of {} it is", names.join(", "))))
-        }
+        (None, names) => Err(("answer", format!("missing: choose one of {}", names.join(", ")))),
     }
 }
 
@@ -378,7 +376,7 @@ mod tests {
         for (row, expected) in [
             ("offer = []", "offer: it is empty"),
             ("offer = \"a b\"", "\"a b\" is no name"),
-            ("offer = [\"a\", \"b\"]", "say which of a, b"),
+            ("offer = [\"a\", \"b\"]", "choose one of a, b"),
             ("offer = \"a\"\nanswer = \"c\"", "name one of a"),
             ("offer = \"a\"\npercent = 100.5", "100.5 is not from 0 to 100"),
             ("offer = \"a\"\npercent = nan", "NaN is not from 0 to 100"),

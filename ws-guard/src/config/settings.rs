@@ -25,7 +25,7 @@ const PENDING: u32 = 4096;
 /// Entries of the allowlist.
 const RULES: u32 = 4096;
 
-/// Form of the log on standard error.
+/// Format of the log on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     #[default]
@@ -91,8 +91,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The proxies that the companion server believes: it also takes from them who a user is, and
-    /// so wants to be told.
+    /// The proxies that the companion server trusts: it also takes user names from them, and so
+    /// requires them explicitly.
     pub fn told_proxies(&self) -> TrustedProxies {
         match self.proxies_given {
             true => self.policy.trusted_proxies.clone(),
@@ -222,7 +222,7 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     Setting {
         name: "interface",
         value: "IF",
-        help: "Network interface that clients come in through, by name, or by a pattern such as 'eth*' that also takes those that come later",
+        help: "Uplink, where clients' packets arrive: interface name, or pattern such as 'eth*', which also matches later interfaces",
         many: true,
         seed: None,
         set: |s, text| select(&mut s.interfaces.uplinks, text),
@@ -232,7 +232,7 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     Setting {
         name: "pod-interface",
         value: "IF",
-        help: "The host's side of pods' interfaces, by name or by a pattern such as 'cali*': clients' packets go out through it",
+        help: "Host's side of pods' interfaces, where clients' packets leave to pods: name, or pattern such as 'cali*'",
         many: true,
         seed: None,
         set: |s, text| select(&mut s.interfaces.pods, text),
@@ -242,7 +242,7 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     single(
         "attach",
         "auto|xdp-native|xdp-generic|tcx|clsact",
-        "How to attach the client side; auto takes the first of these that works. Pods' interfaces take TCX or clsact",
+        "How to attach the client side; auto: the first of these that works. Pods' interfaces take TCX or clsact",
         |s, text| store(&mut s.attach, word(text, &ATTACH)),
         |s| name_of(&ATTACH, &s.attach),
     ),
@@ -262,7 +262,7 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     Setting {
         name: "tunnel",
         value: "KIND[:PORT]",
-        help: "Look for clients inside these tunnels too: vxlan[:4789], geneve[:6081], ipip",
+        help: "Follow clients inside these tunnels too: vxlan[:4789], geneve[:6081], ipip",
         many: true,
         seed: None,
         set: |s, text| text.parse::<Tunnel>()?.add_to(&mut s.tunnels),
@@ -293,14 +293,14 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     single(
         "listen",
         "ADDR",
-        "Address and port for the companion WebSocket server, see `ws-guard serve`; none without",
+        "Address and port for the companion WebSocket server, see `ws-guard serve`; default: no server",
         |s, text| store(&mut s.listen, listen_address(text).map(Some)),
         |s| s.listen.iter().map(SocketAddr::to_string).collect(),
     ),
     single(
         "access-log",
         "PATH",
-        "File to append the companion server's access log to; - is standard output",
+        "File to append the companion server's access log to; -: standard output",
         |s, text| store(&mut s.access_log, Ok(PathBuf::from(text))),
         |s| vec![s.access_log.display().to_string()],
     ),
@@ -317,28 +317,28 @@ pub static RUN: [Setting<RunSettings>; 15] = [
     single(
         "state-file",
         "PATH|none",
-        "File that keeps what allow, throttle and policy set --cidr decide, over a reboot too; by default under /var/lib/ws-guard",
+        "File for decisions of allow, throttle and policy set --cidr, to survive a reboot; default: under /var/lib/ws-guard",
         |s, text| store(&mut s.state_file, state_path(text)),
         |s| state_path_text(&s.state_file),
     ),
     single(
         "log-format",
         "text|json",
-        "Form of the log on standard error; RUST_LOG sets its level",
+        "Format of the log on standard error; RUST_LOG sets its level",
         |s, text| store(&mut s.log_format, word(text, &LOG_FORMATS)),
         |s| name_of(&LOG_FORMATS, &s.log_format),
     ),
     single(
         "reattach",
         "",
-        "Attach again what others take away: programs, filters, links and their pins. It is said in any case",
+        "Restore removed programs, filters, links and their pins. Their removal is reported in any case",
         |s, text| store(&mut s.reattach, word(text, &SWITCH)),
         |s| vec![s.reattach.to_string()],
     ),
     single(
         "kernel-debug",
         "",
-        "Let the kernel programs log what they decide, through aya-log; costs time a packet",
+        "Log the kernel programs' decisions, through aya-log; slows down each packet",
         |s, text| store(&mut s.kernel_debug, word(text, &SWITCH)),
         |s| vec![s.kernel_debug.to_string()],
     ),

@@ -191,7 +191,7 @@ fn only_regular_files_are_read() {
     };
     for path in [&*pipe, Path::new("/dev/null"), Path::new("/dev/stdin"), dir.path()] {
         let error = load(path).unwrap_err();
-        let said = error.contains("a regular file is wanted");
+        let said = error.contains("a regular file is required");
         assert!(said && error.contains(path.to_str().unwrap()), "{error}");
     }
     fs::write(dir.path().join("file"), "action = \"drop\"").unwrap();

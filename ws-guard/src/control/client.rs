@@ -98,7 +98,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let response = self.request(method, path, body).await?;
         let bytes = self.collect(response).await?;
-        serde_json::from_slice(&bytes).map_err(|error| self.broken("gave a strange answer", error))
+        serde_json::from_slice(&bytes).map_err(|error| self.broken("gave an invalid answer", error))
     }
 
     async fn request(
@@ -119,7 +119,7 @@ impl Client {
             .header(header::HOST, "ws-guard")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|error| self.broken("cannot be asked that", error))?;
+            .map_err(|error| self.broken("does not support this request", error))?;
         let response =
             sender.send_request(request).await.map_err(|error| self.broken("broke off", error))?;
         if response.status().is_success() {

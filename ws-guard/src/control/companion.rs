@@ -58,7 +58,7 @@ fn running(companion: &Companion) -> Result<&Arc<Service>, ApiError> {
 }
 
 fn unknown(id: u64) -> ApiError {
-    let error = format!("there is no connection {id}, and none is remembered");
+    let error = format!("there is no connection {id}, and no record of one");
     ApiError::new(StatusCode::NOT_FOUND, error, "see `ws-guard connections --all`")
 }
 
@@ -119,7 +119,7 @@ async fn publish(
 ) -> Answer<Published> {
     let service = running(&companion)?;
     let topics = service.topics.as_ref().ok_or_else(|| {
-        let error = "the companion server echoes, and has no topics";
+        let error = "the companion server runs the echo handler, without topics";
         ApiError::new(StatusCode::CONFLICT, error, "start it with --handler topic")
     })?;
     let topic = Topic::new(&wanted.topic);

@@ -79,8 +79,8 @@ impl StateFile {
             Ok(()) => Some(file),
             Err(error) => {
                 tracing::warn!(
-                    "{} cannot be written ({error}): what `allow`, `throttle` and `policy set \
-                     --cidr` decide is lost at a reboot; name another --state-file, or none",
+                    "{} cannot be written ({error}): decisions of `allow`, `throttle` and `policy set \
+                     --cidr` are lost at a reboot; name another --state-file, or none",
                     path.display()
                 );
                 None
@@ -244,7 +244,7 @@ impl Operator {
             allowed = kept.allow.len(),
             networks = kept.cidrs.len(),
             throttled = kept.throttles.len(),
-            "taken up from the state file"
+            "restored from the state file"
         );
         self.keep();
     }
@@ -252,7 +252,7 @@ impl Operator {
     /// What cannot be taken up is named, and dropped.
     fn told(&self, network: &IpNet, result: Result<(), super::error::ApiError>) {
         if let Err(error) = result {
-            tracing::warn!("what was kept of {network} cannot be put in force: {error}");
+            tracing::warn!("cannot restore the settings of {network}: {error}");
         }
     }
 }

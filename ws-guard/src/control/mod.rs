@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::source::SourceState;
 
-/// Who answers on the socket.
+/// The process that answers on the socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Info {
     pub version: String,
@@ -81,7 +81,7 @@ pub struct Throttle {
     pub force: bool,
 }
 
-/// What throttling a source by hand can lead to.
+/// Action of throttling a source by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ThrottleAction {
@@ -96,7 +96,7 @@ pub struct Release {
     pub source: String,
 }
 
-/// What an operator's decision came to.
+/// Result of an operator's decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Decision {
     /// The source, which may be wider than the address that was named.
@@ -120,7 +120,7 @@ pub struct AllowView {
     pub origin: Origin,
 }
 
-/// Who made an entry of the allowlist.
+/// Origin of an entry of the allowlist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {

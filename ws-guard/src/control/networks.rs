@@ -132,7 +132,7 @@ impl Operator {
         Ok(network)
     }
 
-    /// Give a network settings of its own, beside those it has.
+    /// Give a network settings of its own, in addition to those it has.
     pub fn set_cidr(&self, network: &str, own: &Overrides) -> Result<PolicySettings, ApiError> {
         self.kept_after(|| self.set_cidr_now(network, own))
     }
@@ -153,8 +153,8 @@ impl Operator {
         Ok(self.read_policy()?)
     }
 
-    /// Take away the settings that an operator gave a network; those of the configuration apply
-    /// again, if it has some.
+    /// Remove the settings that an operator gave a network; those of the configuration apply again,
+    /// if there are any.
     pub fn unset_cidr(
         &self,
         network: &str,
@@ -183,7 +183,7 @@ impl Operator {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 format!("the settings of {name} come from the configuration"),
-                "take them away there, or set others with `ws-guard policy set --cidr`",
+                "remove them there, or set others with `ws-guard policy set --cidr`",
             ));
         }
         let rule = match configured.iter().find(|policy| policy.cidr == network) {
@@ -216,7 +216,7 @@ impl Operator {
         })
     }
 
-    /// A network that holds whole sources; an address stands for its source.
+    /// A network that holds whole sources; an address means its source.
     fn whole_sources(&self, network: &str) -> Result<IpNet, ApiError> {
         let prefixes = Prefixes::of(&self.maps.policy()?);
         let given: Given = network.parse().map_err(|error: String| ApiError::refused(&error))?;

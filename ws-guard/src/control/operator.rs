@@ -79,7 +79,7 @@ impl Operator {
         Ok(policy)
     }
 
-    /// Give a protected port settings of its own, beside those it has.
+    /// Give a protected port settings of its own, in addition to those it has.
     pub fn set_port(&self, port: u16, own: &Overrides) -> Result<PolicySettings, ApiError> {
         let _writing = self.lock();
         let mut policy = self.read_policy()?;
@@ -97,7 +97,7 @@ impl Operator {
         if policy.port_policies.len() > MOST_PORT_POLICIES {
             return Err(ApiError::bad(
                 format!("{MOST_PORT_POLICIES} ports have settings of their own already"),
-                format!("take those of another port away before you give port {port} some"),
+                "unset those of another port first".to_owned(),
             ));
         }
         policy.port_policies.sort_unstable_by_key(|policy| policy.port);
@@ -151,7 +151,7 @@ pub(super) fn out_of_range(error: RateError) -> ApiError {
 fn patch_field(policy: &mut PolicySettings, name: &str, value: &Value) -> Vec<String> {
     if ["cidrs", "port_policies"].contains(&name) {
         return vec![format!(
-            "{name}: not changed in one piece: use PATCH and DELETE of /v1/policy/cidr and /v1/policy/port"
+            "{name}: cannot be changed as a whole: use PATCH and DELETE of /v1/policy/cidr and /v1/policy/port"
         )];
     }
     let Some(setting) = POLICY.iter().find(|setting| setting.json_name() == name) else {

@@ -53,7 +53,7 @@ impl Reader {
         Ok(views)
     }
 
-    /// All sources, or those in one state; who pinged most comes first.
+    /// All sources, or those in one state; the most pings first.
     pub fn sources(&self, state: Option<SourceState>) -> Result<Vec<SourceView>, GuardError> {
         let views = self.source_views()?;
         let sources = self.maps.sources()?;

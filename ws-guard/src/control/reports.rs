@@ -71,7 +71,7 @@ impl Operator {
             return Err(ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("{} reports in one batch", batch.reports.len()),
-                format!("send at most {MOST} at once, and sum them up by source"),
+                format!("send at most {MOST} at once, summed up by source"),
             ));
         }
         let policies = self.maps.policies()?;
@@ -156,7 +156,7 @@ fn scope(port: Option<u16>, policies: &PolicySet) -> Result<u32, ApiError> {
         (None, [0, ..]) => Ok(0),
         (None, _) => Err(ApiError::bad(
             "port is missing, and every protected port has settings of its own",
-            "name the port that the pings came to",
+            "name the port of these pings",
         )),
     }
 }

@@ -107,7 +107,7 @@ where
     F: FnOnce(&State) -> Result<T, ApiError> + Send + 'static,
 {
     let broken = |error: tokio::task::JoinError| {
-        let what = format!("the request broke off: {error}");
+        let what = format!("the request was interrupted: {error}");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, what, "see the daemon's log")
     };
     tokio::task::spawn_blocking(move || work(&state)).await.map_err(broken)?.map(Json)
@@ -242,13 +242,15 @@ async fn disallow(
 ) -> Answer<Vec<AllowView>> {
     blocking(state, move |state| {
         let network = state.operator.disallow(&wanted.network)?;
-        state.events.record(EventView::message("policy", format!("{network} is allowed no more")));
+        state
+            .events
+            .record(EventView::message("policy", format!("{network} is no longer allowed")));
         Ok(state.reader.allow()?)
     })
     .await
 }
 
-/// A line of JSON an event; goes on for ever for a follower.
+/// A line of JSON an event; never ends for a follower.
 async fn events(Shared(state): Shared<State>, Query(query): Query<EventQuery>) -> Response {
     let (old, follower) = state.events.follow(query.since);
     let old = old.into_iter().map(|event| Ok::<_, Infallible>(line(&event)));
@@ -274,13 +276,13 @@ fn line(event: &Arc<EventView>) -> Bytes {
 
 fn not_found(uri: &axum::http::Uri, remedy: &str) -> ApiError {
     let path: String = uri.path().chars().take(100).collect();
-    ApiError::new(StatusCode::NOT_FOUND, format!("there is no {path} here"), remedy)
+    ApiError::new(StatusCode::NOT_FOUND, format!("unknown path {path}"), remedy)
 }
 
 async fn wrong_method(method: axum::http::Method) -> ApiError {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        format!("{method} is not what this path takes"),
+        format!("{method} is not supported by this path"),
         "read with GET, change with PATCH /v1/policy, POST and DELETE",
     )
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 
-/// Owner and group may talk to the daemon; nobody else.
+/// Only owner and group may talk to the daemon.
 const MODE: u32 = 0o660;
 
 /// A claimed socket; the file goes with it.
@@ -64,7 +64,7 @@ fn refuse_living(path: &Path) -> anyhow::Result<()> {
         Ok(metadata) => metadata.file_type(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => {
-            return Err(error).with_context(|| format!("cannot look at {}", path.display()));
+            return Err(error).with_context(|| format!("cannot inspect {}", path.display()));
         }
     };
     anyhow::ensure!(
@@ -77,7 +77,7 @@ fn refuse_living(path: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("cannot remove the dead {}", path.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => {
-            Err(error).with_context(|| format!("cannot tell who owns {}", path.display()))
+            Err(error).with_context(|| format!("cannot determine the owner of {}", path.display()))
         }
         Ok(_) => anyhow::bail!(
             "a daemon already listens on {}: stop it first, or name another path with --control-socket (and another --pin-dir)",

@@ -21,7 +21,7 @@ use crate::domain::{
     source::{Rules, SourceState},
 };
 
-/// Ten years: the longest that a throttling with an end lasts.
+/// Longest throttle with an end: ten years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// A source as an operator names it, whatever the port.

@@ -62,8 +62,8 @@ impl Companion {
         self.server.service().clone()
     }
 
-    /// Keep the server's limits those of the policy in force, whoever changes it; tell the kernel
-    /// what only the server sees; and take over new certificates.
+    /// Keep the server's limits in line with the policy in force; report to the kernel what only
+    /// the server sees; and take over new certificates.
     pub fn follow(&self, state: State) -> impl Future<Output = ()> + use<> {
         let service = self.server.service().clone();
         let reporting = report(self.seen.clone(), self.server.address().port(), state.clone());

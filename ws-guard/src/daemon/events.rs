@@ -1,4 +1,4 @@
-//! The latest events, and those who follow them.
+//! The latest events, and their followers.
 
 use std::{
     collections::VecDeque,
@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 
 use crate::domain::{clock::Timestamp, event::EventView};
 
-/// Events kept for those who ask later.
+/// Events kept for later requests.
 const KEPT: usize = 1_000;
 /// Events that a follower may lag behind before it loses some.
 const LAG: usize = 1_024;
@@ -48,8 +48,7 @@ impl EventLog {
             inner.kept.pop_front();
         }
         inner.kept.push_back(event.clone());
-        // Sent under the lock, so that whoever follows sees each event once. Nobody listening is
-        // no error.
+        // Sent under the lock, so that a follower sees each event once. No listener is no error.
         let _ = self.sender.send(event);
     }
 
@@ -65,7 +64,7 @@ impl EventLog {
             inner.kept.iter().filter(|event| event.seq > since).cloned().collect();
         let first = events.first().map_or(inner.seq + 1, |event| event.seq);
         let gone = first.saturating_sub(since.saturating_add(1));
-        // Whoever asks for everything asks for everything there is.
+        // A request without a start gets all events.
         if since > 0 && gone > 0 {
             events.insert(0, missed(gone));
         }

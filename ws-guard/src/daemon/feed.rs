@@ -27,9 +27,9 @@ const PATIENCE: u32 = 20;
 /// Runs until it is dropped.
 pub async fn run(state: State, mut kernel: Receiver<Event>) {
     let mut releases = Releases::default();
-    // Who is throttled at the start was told by the daemon before us.
+    // Sources throttled at the start were reported by the previous daemon.
     if let Err(error) = throttled(&state).map(|now| releases.seen(&now)) {
-        tracing::warn!("the source table cannot be read: {error}");
+        tracing::warn!("cannot read the source table: {error}");
     }
     let mut pause = INTERVAL;
     let mut kernel_lives = true;
@@ -40,7 +40,7 @@ pub async fn run(state: State, mut kernel: Receiver<Event>) {
                 Some(event) => from_kernel(&state, &mut releases, &event),
                 None => {
                     kernel_lives = false;
-                    tracing::error!("the event reader has ended: throttlings are still told from the table");
+                    tracing::error!("the event reader has ended: throttles are still reported from the table");
                 }
             },
             () = &mut tick => {
@@ -78,7 +78,7 @@ fn from_table(state: &State, releases: &mut Releases) {
     let now = match throttled(state) {
         Ok(now) => now,
         Err(error) => {
-            tracing::warn!("the source table cannot be read: {error}");
+            tracing::warn!("cannot read the source table: {error}");
             return;
         }
     };
@@ -94,7 +94,7 @@ fn from_table(state: &State, releases: &mut Releases) {
     }
 }
 
-/// Who is throttled now, and since when.
+/// Sources throttled now, and since when.
 fn throttled(state: &State) -> Result<HashMap<SourceKey, u64>, GuardError> {
     let views = state.reader.source_views()?;
     let sources = state.reader.maps.sources()?.into_iter();

@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a closed connection stays, for `flows` to show.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// A table with more than so many eighths in use is nearly full: before anybody is told.
+/// Eighths in use above which a table is nearly full.
 const CROWDED: usize = 7;
 
 /// A flow and its generation.
@@ -76,7 +76,7 @@ pub async fn run(state: State) {
             due.iter().try_for_each(|(key, generation)| maps.remove_flow(key, *generation))
         });
         if let Err(error) = forgotten {
-            tracing::warn!("closed connections cannot be forgotten: {error}");
+            tracing::warn!("cannot remove closed connections: {error}");
         }
         memory::give_back();
     }

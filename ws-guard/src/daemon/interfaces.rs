@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait after an attach that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How often to see who comes before us.
+/// Interval of checks for programs before the guard's.
 const PRECEDENCE: Duration = Duration::from_secs(5);
 /// How often to see whether what is attached still is.
 const INSPECTION: Duration = Duration::from_secs(2);
@@ -116,7 +116,7 @@ impl Supervisor {
         let pinned = match guard::pinned_interfaces(&self.state.info().pin_dir) {
             Ok(pinned) => pinned,
             Err(error) => {
-                tracing::warn!("what earlier daemons left attached cannot be listed: {error}");
+                tracing::warn!("cannot list the attachments of earlier daemons: {error}");
                 return;
             }
         };
@@ -124,7 +124,7 @@ impl Supervisor {
             if self.wanted.get(&name).is_none_or(|wanted| wanted.index.is_none()) {
                 self.detach(&name);
                 let exists = self.watcher.present().any(|(present, _)| present == name);
-                let fate = if exists { "is wanted no more" } else { "went away" };
+                let fate = if exists { "is no longer selected" } else { "disappeared" };
                 let message = format!("{name}, which an earlier daemon guarded, {fate}");
                 self.state.events.record(EventView::message("interface", message));
             }
@@ -136,7 +136,7 @@ impl Supervisor {
             tracing::warn!(
                 pattern = pattern.pattern,
                 role = pattern.role.name(),
-                "no interface matches; one that does is attached to as soon as it exists"
+                "no interface matches; a matching one is attached to as soon as it exists"
             );
         }
     }
@@ -162,7 +162,7 @@ impl Supervisor {
         }
     }
 
-    /// Say it when somebody comes before us, once.
+    /// Report once that another program runs before the guard's.
     fn look_ahead(&mut self) {
         if self.overtaken.1 > Instant::now() {
             return;
@@ -175,7 +175,8 @@ impl Supervisor {
         self.overtaken = (found, Instant::now() + PRECEDENCE);
     }
 
-    /// Whoever may can take programs, filters, links and pins away: say it, and attach again.
+    /// Other privileged processes can remove programs, filters, links and pins: report it, and
+    /// reattach.
     fn inspect(&mut self) {
         if self.inspection > Instant::now() {
             return;
@@ -195,7 +196,7 @@ impl Supervisor {
                 }
                 Ok(_) => {}
                 // It may be gone by now, of which the watcher tells.
-                Err(error) => tracing::debug!("whether it is attached is not known: {error}"),
+                Err(error) => tracing::debug!("cannot check its attachment: {error}"),
             }
         }
     }
@@ -220,7 +221,7 @@ impl Supervisor {
         let lost = match missing.first() {
             None => None,
             Some(_) if unloaded => Some(format!(
-                "the pins in {} were removed: nothing is attached again, restart ws-guard to protect",
+                "the pins in {} were removed: they are not restored, restart ws-guard to protect",
                 dir.display()
             )),
             Some(first) => Some(format!(
@@ -244,8 +245,8 @@ impl Supervisor {
         self.state.count_lost(lost.len() as u64);
         let what: Vec<String> = lost.iter().map(Lost::to_string).collect();
         let again = self.state.config().settings.run.reattach && !unloaded;
-        let then = if again { "attaching again" } else { "it is not attached again" };
-        let message = format!("{name} lost what guarded it, {then}; {}", what.join(", "));
+        let then = if again { "attaching again" } else { "it is not reattached" };
+        let message = format!("{name} lost its attachment, {then}; {}", what.join(", "));
         tracing::error!(interface = name, "{message}");
         self.state.events.record(EventView::message("interface", message));
         if let Some(wanted) = self.wanted.get_mut(name) {
@@ -266,13 +267,13 @@ impl Supervisor {
         match restored {
             Ok(attachment) => {
                 (wanted.attachment, wanted.lost) = (attachment, Vec::new());
-                let message = format!("{name} is attached again");
+                let message = format!("{name} is reattached");
                 self.state.events.record(EventView::message("interface", message));
             }
             Err(error) => {
                 tracing::error!(
                     interface = name,
-                    "cannot be attached to again, tried every 5 s: {error}"
+                    "cannot be reattached, retrying every 5 s: {error}"
                 );
                 (wanted.index, wanted.retry) = (None, Some(Instant::now() + RETRY));
                 wanted.failure = Some(error.to_string());
@@ -285,7 +286,7 @@ impl Supervisor {
         if self.selection.wants(Role::Pod)
             && let Err(error) = self.guard.load_for_pods()
         {
-            tracing::error!("the programs for pods' interfaces cannot be loaded: {error}");
+            tracing::error!("cannot load the programs for pods' interfaces: {error}");
         }
         self.warn_of_idle_patterns();
     }
@@ -317,7 +318,7 @@ impl Supervisor {
     fn disown(&self) {
         let gone = Role::ALL.into_iter().filter(|role| !self.selection.wants(*role));
         if let Err(error) = self.state.reader.maps.remove_flows_of(&gone.collect::<Vec<_>>()) {
-            tracing::warn!("connections that nobody follows cannot be forgotten: {error}");
+            tracing::warn!("cannot remove connections without an owner: {error}");
         }
     }
 
@@ -345,12 +346,12 @@ impl Supervisor {
         let now = desired.get(name);
         let message = match now {
             None if self.exists(name, was) => {
-                format!("{name} is wanted no more, and not protected")
+                format!("{name} is no longer selected, and not protected")
             }
             None => format!("{name} went away"),
-            Some((_, now)) if *now != role => format!("{name} is a {} from now on", now.name()),
+            Some((_, now)) if *now != role => format!("{name} is now a {}", now.name()),
             Some((now, _)) if was.is_some() && *now != was => {
-                format!("{name} went away; it is attached to again when it comes back")
+                format!("{name} disappeared; it is reattached when it reappears")
             }
             Some(_) => return false,
         };
@@ -372,7 +373,7 @@ impl Supervisor {
 
     fn detach(&mut self, name: &str) {
         if let Err(error) = self.guard.detach(name) {
-            tracing::error!(interface = name, "cannot be detached from: {error}");
+            tracing::error!(interface = name, "cannot be detached: {error}");
         }
     }
 
@@ -380,11 +381,11 @@ impl Supervisor {
         let Err(error) = self.attach(name, index) else { return };
         let Some(wanted) = self.wanted.get_mut(name) else { return };
         wanted.retry = Some(Instant::now() + RETRY);
-        // One that went away just now is told of by the kernel.
+        // The kernel reports one that disappeared just now.
         let failure = Some(error.to_string());
         if !matches!(error, GuardError::NoInterface(_)) && wanted.failure != failure {
             wanted.failure = failure;
-            tracing::error!(interface = name, "cannot be attached to, tried every 5 s: {error}");
+            tracing::error!(interface = name, "cannot be attached, retrying every 5 s: {error}");
         }
     }
 

@@ -97,7 +97,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     if let Some(companion) = &companion {
         tasks.spawn(ended("companion server", companion.follow(state.clone())));
     }
-    // Before anybody is told that we are here: whoever then ends us ends us in order.
+    // Before readiness is reported: from then on signals end the daemon in order.
     let mut signals = Signals::new()?;
     memory::give_back();
     announce(&state, &options.control_socket);
@@ -225,10 +225,10 @@ async fn until_signal(
     };
     notify::notify("STOPPING=1");
     tracing::info!(
-        "stopping; protection stays in force in the kernel, `ws-guard unload` takes it away"
+        "stopping; protection stays in force in the kernel, `ws-guard unload` removes it"
     );
     match failed {
         None => Ok(()),
-        Some(ended) => ended.context("a part of the daemon broke off").and_then(|result| result),
+        Some(ended) => ended.context("a task of the daemon failed").and_then(|result| result),
     }
 }

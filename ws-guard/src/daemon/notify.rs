@@ -1,4 +1,4 @@
-//! Tells systemd how things stand (sd_notify(3)), where it asked to be told.
+//! Notifies systemd of the daemon's state (sd_notify(3)), if it asked for that.
 
 use std::os::{
     linux::net::SocketAddrExt,
@@ -18,6 +18,6 @@ pub fn notify(what: &str) {
     let sent = address
         .and_then(|address| UnixDatagram::unbound()?.send_to_addr(what.as_bytes(), &address));
     if let Err(error) = sent {
-        tracing::warn!("systemd cannot be told {what}: {error}");
+        tracing::warn!("cannot notify systemd of {what}: {error}");
     }
 }

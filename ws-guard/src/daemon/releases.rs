@@ -1,5 +1,5 @@
-//! Each throttling's beginning and end, told once: by the kernel's event, or by its table when the
-//! event comes late (a release waits for the source's next ping), or never.
+//! Beginning and end of each throttle, reported once: by the kernel's event, or by its table when
+//! the event comes late (a release waits for the source's next ping), or never.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ pub enum News {
 }
 
 impl Releases {
-    /// A throttling began: whether it is news.
+    /// Record the beginning of a throttle, and return whether it is news.
     pub fn throttled(&mut self, source: SourceKey, since: u64) -> bool {
         let known = self.open.entry(source).or_insert(0);
         let news = since > *known;
@@ -28,8 +28,9 @@ impl Releases {
         news
     }
 
-    /// The kernel reports a release at `time`: whether it is news. One that is not later than the
-    /// throttling we know of ended an earlier one, which the clock has told already.
+    /// Record a release by the kernel at `time`, and return whether it is news.
+    /// One that is not later than the known throttle ended an earlier one, which the clock has
+    /// reported already.
     pub fn released(&mut self, source: &SourceKey, time: u64) -> bool {
         let news = self.open.get(source).is_some_and(|since| *since < time);
         if news {
@@ -38,7 +39,7 @@ impl Releases {
         news
     }
 
-    /// The table says who is throttled now, and since when: what of that is news.
+    /// Compare with the table's throttled sources, and return the news.
     pub fn seen(&mut self, throttled: &HashMap<SourceKey, u64>) -> Vec<News> {
         let mut news = Vec::new();
         self.open.retain(|source, since| {
@@ -92,7 +93,7 @@ mod tests {
     fn released_and_throttled_again_by_one_ping() {
         let mut releases = Releases::default();
         assert!(releases.throttled(SOURCE, 10));
-        // The table shows the new throttling before the kernel's two events are read.
+        // The table shows the new throttle before the kernel's two events are read.
         assert_eq!(
             releases.seen(&table(Some(30))),
             [News::Released(SOURCE), News::Throttled(SOURCE, 30)]

@@ -21,7 +21,7 @@ use crate::{
 /// Why a reload happens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
-    /// The file changed: what it changed applies, what `policy set` changed beside it stays.
+    /// Apply the changes of the file; settings changed by `policy set` alone stay.
     File,
     /// SIGHUP: the configuration applies as it is, and ends what `policy set` changed.
     Signal,
@@ -33,7 +33,7 @@ pub struct Reloader {
     inputs: Inputs,
     watch: Option<Watch>,
     hangup: Signal,
-    /// To whom a new list of interfaces goes.
+    /// Receiver of a new list of interfaces.
     interfaces: watch::Sender<Selection>,
     /// The companion server, where there is one.
     server: Option<Reloadable>,

@@ -161,7 +161,7 @@ impl State {
         &self.inner.suspicion
     }
 
-    /// Somebody took so many attachments away.
+    /// Number of attachments removed by others.
     pub fn count_lost(&self, attachments: u64) {
         self.inner.attachments_lost.fetch_add(attachments, Ordering::Relaxed);
     }

@@ -14,12 +14,12 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// What is still so after this time is told again.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// Who was told of, and when.
+/// Reported suspects, and when.
 #[derive(Default)]
 struct Told(HashMap<IpAddr, Instant>);
 
 impl Told {
-    /// Those of the suspects that are to be told of now.
+    /// Suspects to be reported now.
     fn news(&mut self, suspects: Vec<SuspectedProxy>, now: Instant) -> Vec<SuspectedProxy> {
         self.0.retain(|_, told| now.duration_since(*told) < AGAIN);
         let new = |suspect: &SuspectedProxy| !self.0.contains_key(&suspect.peer);
@@ -44,7 +44,7 @@ pub async fn run(state: State) {
             Err(error) => Some(error.to_string()),
         };
         if let Some(error) = error.as_ref().filter(|_| failed != error) {
-            tracing::warn!("the tables cannot be searched for proxies: {error}");
+            tracing::warn!("cannot search the tables for proxies: {error}");
         }
         failed = error;
     }

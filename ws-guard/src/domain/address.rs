@@ -62,8 +62,8 @@ impl Prefixes {
         IpNet::new(address, self.for_address(&address)).map_or(address.into(), |net| net.trunc())
     }
 
-    /// The text of a source's key: a plain address where it stands for one, else CIDR; an end point
-    /// where the source is one connection.
+    /// Text of a source's key: a plain address if it is one, otherwise CIDR; an end point where the
+    /// source is one connection.
     pub fn display(&self, source: &SourceKey) -> String {
         let address = IpAddr::from(source.address);
         if source.port() != 0 {

@@ -1,4 +1,4 @@
-//! The kernel's clock beside the wall clock.
+//! The kernel's clock compared with the wall clock.
 
 use std::time::{Duration, SystemTime};
 

@@ -20,7 +20,7 @@ pub struct FlowView {
     /// The client's end of the TCP connection: of the proxy, where there is one.
     pub client: String,
     pub server: String,
-    /// Who its limits are about; null before the handshake's end.
+    /// Source for its limits; null before the handshake's end.
     pub source: Option<String>,
     /// Where that comes from: `peer`, `forwarded`, `proxy-protocol` or `connection`.
     pub identity: Option<Cow<'static, str>>,

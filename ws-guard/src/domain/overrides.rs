@@ -1,4 +1,4 @@
-//! Settings that a port or a network has of its own, beside the policy that holds for all.
+//! Settings of a port's or a network's own, over the policy for all.
 //!
 //! Their text is the target and `SETTING=VALUE` pairs, as in `8443 max-ping-rate=5 action=drop`:
 //! the form in flags and variables, what a table of the file is turned into, and what differences
@@ -26,7 +26,7 @@ pub struct Own {
     pub networks: bool,
 }
 
-/// The setting that `443/tls` stands for.
+/// Setting for `443/tls`.
 const TLS: &str = "tls";
 
 pub const OWN: [Own; 12] = [

@@ -75,7 +75,7 @@ impl FromStr for Pace {
         };
         let (number, unit) = UNITS.iter().find_map(unit).ok_or_else(|| {
             format!(
-                "{} is no rate: write it as 16KiB/s, in B/s, KiB/s or MiB/s, or off",
+                "{} is not a rate: write it as 16KiB/s, in B/s, KiB/s or MiB/s, or off",
                 Quoted(text)
             )
         })?;

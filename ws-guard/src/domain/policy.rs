@@ -34,7 +34,7 @@ pub struct PolicySettings {
     /// Pings a source may send in any window.
     pub max_ping_rate: u32,
     pub window_seconds: u32,
-    /// How long a throttling lasts at the least; 0: as long as the window.
+    /// Minimum throttle duration; 0: as long as the window.
     pub min_throttle_seconds: u32,
     /// Pings over the limit in a window after which a source gets `escalate_to`; 0: never.
     pub escalate_after: u32,
@@ -71,7 +71,7 @@ pub struct PolicySettings {
     pub port_policies: Vec<PortPolicy>,
     /// Networks with settings of their own.
     pub cidrs: Vec<NetworkPolicy>,
-    /// Who is believed which client a request comes from.
+    /// Proxies trusted to name a request's client.
     pub trusted_proxies: TrustedProxies,
     /// The headers that say so.
     pub client_from: ClientFrom,
@@ -112,7 +112,7 @@ impl Default for PolicySettings {
     }
 }
 
-/// So many ports may have settings of their own.
+/// Maximum of ports with settings of their own.
 pub const MOST_PORT_POLICIES: usize = SCOPES as usize - 1;
 
 impl PolicySettings {

@@ -1,4 +1,4 @@
-//! The trusted proxies: who is believed which client a request comes from.
+//! Trusted proxies, which name a request's client.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::address::{Given, Quoted, network_text};
 
-/// So many networks at most: half of the kernel's table, so that a new list fits beside the old one.
+/// Maximum of networks: half of the kernel's table, so that a new list fits next to the old one.
 pub const MOST_PROXIES: usize = 512;
 
 /// All of [`private`].
@@ -82,7 +82,7 @@ impl TrustedProxies {
             }
         }
         if self.none || text == NONE && !networks.is_empty() {
-            return Err(format!("{NONE} is given beside others: leave it out, or the others"));
+            return Err(format!("{NONE} conflicts with other values: remove it, or the others"));
         }
         if networks.len() > MOST_PROXIES {
             return Err(format!(
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(of(&["none"]).unwrap().texts(), ["none"]);
         assert!(!of(&["none"]).unwrap().trusts("10.0.0.1".parse().unwrap()));
         for both in [["none", "10.0.0.1"], ["private", "none"]] {
-            assert!(of(&both).unwrap_err().contains("leave it out"), "{both:?}");
+            assert!(of(&both).unwrap_err().contains("remove it"), "{both:?}");
         }
         assert!(of(&["nonsense"]).unwrap_err().contains("or give private or none"));
     }

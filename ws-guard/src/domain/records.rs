@@ -51,7 +51,7 @@ impl FromStr for RecordBytes {
     fn from_str(text: &str) -> Result<RecordBytes, String> {
         let (min, max) = text
             .split_once('-')
-            .ok_or_else(|| format!("{} is no range: write it as 22-208", Quoted(text)))?;
+            .ok_or_else(|| format!("{} is not a range: write it as 22-208", Quoted(text)))?;
         let limit = u64::from(MAX_LENGTH);
         let range = RecordBytes { min: whole(min, 1, limit)?, max: whole(max, 1, limit)? };
         if range.min > range.max {

@@ -89,7 +89,7 @@ pub fn word<V: Copy>(text: &str, words: &[(&str, V)]) -> Result<V, String> {
     Err(format!("{} is unknown: give one of {}{hint}", Quoted(text), all.join(", ")))
 }
 
-/// The candidate that a mistyped word most likely stands for.
+/// The most likely candidate for a mistyped word.
 pub fn closest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     const ALIKE: f64 = 0.75;
     let scored = candidates.iter().map(|name| (strsim::jaro_winkler(word, name), *name));

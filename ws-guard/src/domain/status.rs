@@ -113,7 +113,7 @@ impl Tables {
     }
 }
 
-/// Events that nobody got to see.
+/// Lost or suppressed events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventLoss {
     /// The ring buffer was full.
@@ -122,7 +122,7 @@ pub struct EventLoss {
     pub suppressed: u64,
 }
 
-/// How the configuration stands.
+/// State of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConfigStatus {
     /// The watched file.

@@ -21,7 +21,7 @@ use super::{proxies::TrustedProxies, source::SourceViews};
 const RECENT_NS: u64 = 900_000_000_000;
 /// A peer with fewer connections may well be one person.
 const MANY_CONNECTIONS: u32 = 20;
-/// So much of all pings is most of them, in percent.
+/// Percentage of all pings that counts as most of them.
 const MOST: u64 = 50;
 /// Fewer pings in a window say nothing.
 const ENOUGH_PINGS: u64 = 20;
@@ -51,7 +51,7 @@ impl fmt::Display for SuspectedProxy {
             Some(clients) => write!(f, "its requests name {clients} clients or more"),
             None => write!(
                 f,
-                "{} of its connections keep to the limit, with {} % of all pings",
+                "{} of its connections are within the limit, with {} % of all pings",
                 self.connections, self.pings_percent
             ),
         }
@@ -69,7 +69,7 @@ impl SuspectedProxy {
     }
 }
 
-/// What a peer's open connections come to.
+/// Summary of a peer's open connections.
 #[derive(Clone, Copy, Default)]
 struct Peer {
     connections: u32,

@@ -73,7 +73,7 @@ impl FromStr for Tunnel {
             ("geneve", port) => Ok(Tunnel::Geneve(port.unwrap_or(GENEVE_PORT))),
             ("ipip", None) => Ok(Tunnel::IpInIp),
             _ => Err(format!(
-                "{} is no tunnel: write it as vxlan:{VXLAN_PORT}, geneve:{GENEVE_PORT} or ipip",
+                "{} is not a tunnel: write it as vxlan:{VXLAN_PORT}, geneve:{GENEVE_PORT} or ipip",
                 Quoted(text)
             )),
         }

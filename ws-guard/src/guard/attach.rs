@@ -39,7 +39,7 @@ pub struct Attacher<'a> {
     pub role: Role,
 }
 
-/// A mode that was not to be had, and why.
+/// A mode that was not available, and why.
 struct Refusal {
     mode: Mode,
     reason: String,

@@ -43,7 +43,7 @@ pub fn ensure(pin_dir: &Path) -> Result<(), GuardError> {
     }
     let no_bpffs = |reason: String| GuardError::NoBpffs { path: pin_dir.into(), reason };
     if !pin_dir.starts_with(MOUNT_POINT) {
-        return Err(no_bpffs(format!("only {MOUNT_POINT} is mounted without being asked")));
+        return Err(no_bpffs(format!("only {MOUNT_POINT} is mounted automatically")));
     }
     // Two daemons that start at once must not mount one file system over the other.
     let lock = File::open(LOCKED).map_err(|error| no_bpffs(format!("{LOCKED}: {error}")))?;
@@ -54,7 +54,7 @@ pub fn ensure(pin_dir: &Path) -> Result<(), GuardError> {
     }
     mount(Some("bpf"), MOUNT_POINT, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .map_err(|error| no_bpffs(format!("mounting {MOUNT_POINT}: {error}")))?;
-    tracing::info!(path = MOUNT_POINT, "mounted the BPF file system, which was missing");
+    tracing::info!(path = MOUNT_POINT, "mounted the missing BPF file system");
     warn_of_private_mount();
     Ok(())
 }

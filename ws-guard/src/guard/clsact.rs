@@ -222,8 +222,8 @@ pub fn is_alive(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
 
 /// The pin of the program in a filter: it says which filter is ours.
 ///
-/// The new program is pinned beside the old one before the filter changes and takes its place
-/// after, so that a daemon that dies between the two can still be followed by another.
+/// The new program is pinned next to the old one before the filter changes and takes its place
+/// after that, so that another daemon can still take over if this one dies in between.
 struct Pin {
     path: PathBuf,
     next: PathBuf,
@@ -301,7 +301,7 @@ fn remove_filter(
     }
 }
 
-/// Remove the clsact qdisc when we made it and nobody else uses it; whether it was removed.
+/// Remove the clsact qdisc if the guard made it and it is otherwise unused; whether it was removed.
 ///
 /// # Errors
 /// As [`remove`].

@@ -1,8 +1,8 @@
 //! Requests to the control program.
 //!
-//! What changes a source has to take the source's spin lock, and only a kernel program can do that
-//! and compute while it holds it. So the daemon hands the request to a program that is loaded beside
-//! the others and never attached, as the packet of a BPF_PROG_TEST_RUN.
+//! Changes to a source need its spin lock, and only a kernel program can hold it and compute. So
+//! the daemon passes the request to a program that is loaded with the others and never attached, as
+//! the packet of a BPF_PROG_TEST_RUN.
 use std::path::Path;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};

@@ -50,7 +50,7 @@ pub enum GuardError {
         "the kernel programs in {place} do not fit this build of ws-guard ({reason}): use the object that belongs to it"
     )]
     Object { place: String, reason: String },
-    #[error("the kernel refused {what}: {reason}; `ws-guard doctor` says what this kernel lacks")]
+    #[error("the kernel refused {what}: {reason}; `ws-guard doctor` lists what this kernel lacks")]
     Load { what: String, reason: String },
     #[error("map {map}: {operation} failed: {source}")]
     Map { map: &'static str, operation: &'static str, source: io::Error },
@@ -58,9 +58,9 @@ pub enum GuardError {
     MapFull { map: &'static str, max_entries: u32 },
     #[error("{network}/{prefix} is not a network: the prefix length is at most {longest}")]
     BadPrefix { network: std::net::IpAddr, prefix: u8, longest: u8 },
-    #[error("the control program could not be run: {0}")]
+    #[error("cannot run the control program: {0}")]
     Control(String),
-    #[error("the events of the kernel cannot be read: {0}")]
+    #[error("cannot read the kernel's events: {0}")]
     Events(String),
     #[error("asking the kernel about {what}: {source}")]
     Netlink { what: String, source: io::Error },

@@ -47,14 +47,14 @@ async fn forward(
             ready = ring.readable_mut() => match ready {
                 Ok(ready) => ready,
                 Err(error) => {
-                    tracing::error!(%error, "the events of the kernel can no longer be read");
+                    tracing::error!(%error, "can no longer read the kernel's events");
                     return;
                 }
             },
         };
         while let Some(record) = ready.get_inner_mut().next() {
             let Some(event) = plain::from_bytes::<Event>(&record) else {
-                tracing::warn!(length = record.len(), "an event of unknown length was passed over");
+                tracing::warn!(length = record.len(), "skipped an event of unknown length");
                 continue;
             };
             match sender.try_send(event) {

@@ -1,4 +1,4 @@
-//! Network interfaces: names, numbers, who holds the XDP slot, and their coming and going.
+//! Network interfaces: names, numbers, owner of the XDP slot, appearance and disappearance.
 use std::{
     collections::{BTreeMap, VecDeque},
     io,

@@ -49,8 +49,8 @@ pub const HELPERS: [Helper; 5] = [
     helper(BpfHelper::BPF_FUNC_ringbuf_output, "bpf_ringbuf_output", SchedClassifier, (5, 8)),
 ];
 
-/// What speaks against a kernel of this version: what it lacks, or that nobody has tried it. `None` for
-/// one that is supported.
+/// Objection to a kernel of this version: missing features, or that it is untested.
+/// `None` for a supported one.
 pub fn too_old(version: KernelVersion) -> Option<String> {
     if version >= OLDEST {
         return None;

@@ -24,7 +24,7 @@ const NO_PREALLOC: u32 = 1;
 /// How many entries a map may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entries {
-    /// Exactly so many: they are part of the layout.
+    /// Exact sizes: they are part of the layout.
     Fixed(u32),
     /// As many as the operator wished when the map was made.
     Chosen,

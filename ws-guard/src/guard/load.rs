@@ -152,7 +152,7 @@ fn pin_control(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), GuardError> {
 /// be raised and matters, making the maps fails and says so.
 fn raise_memory_limit() {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
-        tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is");
+        tracing::debug!(%error, "RLIMIT_MEMLOCK is unchanged");
     }
 }
 

@@ -116,7 +116,8 @@ impl Maps {
         let proven = self.0.proven.entries()?;
         let tables = (pending.len() as u32, proven.len() as u32);
         let under_way = pending.into_iter().chain(proven);
-        // A port of 0 stands for all connections of a proxy, see `requests::prefaces` of the programs.
+        // A port of 0 means all connections of a proxy, see `pending_upgrades::prefaces` of the
+        // programs.
         let under_way =
             under_way.filter(|(key, request)| key.client_port != 0 && request.is_under_way());
         let keys = under_way.map(|(key, _)| key).collect();

@@ -224,8 +224,8 @@ impl Guard {
     }
 
     /// As [`Guard::attach`], to the host's side of a pod's veth pair, where clients' packets are on
-    /// egress and servers' on ingress. TC alone has hooks on both, so an XDP mode stands for the best
-    /// TC mode.
+    /// egress and servers' on ingress. Only TC has hooks on both, so an XDP mode means the best TC
+    /// mode.
     ///
     /// # Errors
     /// As [`Guard::attach`], and as [`Guard::load`] the first time.

@@ -223,7 +223,7 @@ impl Pins {
         Ok(pinned)
     }
 
-    /// The schema versions that the directory holds: one, unless somebody else made more.
+    /// Schema versions in the directory: normally one.
     pub fn schemas(&self) -> Result<Vec<String>, GuardError> {
         Ok(names(&self.dir)?.into_iter().filter(|name| name.starts_with(SCHEMA)).collect())
     }

@@ -15,7 +15,7 @@ use super::{
     sys::{self, LinkInfo},
 };
 
-/// A program of somebody else that comes before ours.
+/// Another program that runs before the guard's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Overtaken {
     pub interface: String,
@@ -30,13 +30,13 @@ impl fmt::Display for Overtaken {
         write!(
             f,
             "program {program} comes before the guard on {hook} of {interface}: what it accepts by \
-             itself goes by unseen (`bpftool prog show id {program}` says what it is)"
+             itself is not seen (`bpftool prog show id {program}` shows it)"
         )
     }
 }
 
-/// The hooks, of those with pinned TCX links in this thread's network namespace, on which somebody
-/// else's program comes first.
+/// Hooks with pinned TCX links, in this thread's network namespace, on which another program comes
+/// first.
 ///
 /// # Errors
 /// [`GuardError::Pin`] where the pins cannot be listed.
@@ -45,7 +45,7 @@ pub fn overtaken(pin_dir: &Path) -> Result<Vec<Overtaken>, GuardError> {
     let tcx = pins.attachments()?.into_iter().filter(|pinned| pinned.mode == Mode::Tcx);
     let mut found = Vec::new();
     for pinned in tcx {
-        // One that goes away meanwhile is overtaken by nobody.
+        // An interface that disappears meanwhile has no other program first.
         let Ok(link) = sys::pinned_link(&pins.attachment(&pinned)) else { continue };
         if let Some(program) = before(link, pinned.direction) {
             let (interface, hook) = (pinned.interface, pinned.direction.name());

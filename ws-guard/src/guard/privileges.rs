@@ -19,7 +19,7 @@ impl std::fmt::Display for MissingCapability {
     }
 }
 
-/// What the guard needs beside CAP_SYS_ADMIN, which only mounting bpffs asks for.
+/// Capabilities that the guard needs besides CAP_SYS_ADMIN, which only mounting bpffs requires.
 const NEEDED: [(Capability, MissingCapability); 3] = [
     (
         Capability::CAP_BPF,
@@ -56,14 +56,14 @@ pub fn raise_permitted() {
 /// The capabilities that this process lacks, of those that `run` needs to pin in `pin_dir`. Empty
 /// when it may run.
 ///
-/// CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON, as it does in the kernel; it is itself
-/// needed only where no BPF file system is mounted yet, and listed only then.
+/// CAP_SYS_ADMIN implies CAP_BPF and CAP_PERFMON, as in the kernel; it is itself needed only where
+/// no BPF file system is mounted yet, and listed only then.
 pub fn missing_capabilities(pin_dir: &Path) -> Vec<MissingCapability> {
     let mut missing = lacking();
     if !has(Capability::CAP_SYS_ADMIN) && bpffs::wants_mount(pin_dir) {
         missing.push(MissingCapability {
             name: "CAP_SYS_ADMIN",
-            purpose: "mount the BPF file system at /sys/fs/bpf, where there is none",
+            purpose: "mount the BPF file system at /sys/fs/bpf, if it is not mounted",
         });
     }
     missing

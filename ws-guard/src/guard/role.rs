@@ -1,4 +1,4 @@
-//! On which side of its clients an interface is, and so which program goes on which hook.
+//! Role of an interface, and the program for each of its hooks.
 //!
 //! | role | ingress | egress |
 //! |---|---|---|

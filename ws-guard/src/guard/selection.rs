@@ -12,7 +12,7 @@ const WILDCARDS: [char; 3] = ['*', '?', '['];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
     Name(String),
-    /// As in glob(7): `*`, `?`, `[a-z]`, `[!a-z]`. A wildcard in brackets stands for itself.
+    /// As in glob(7): `*`, `?`, `[a-z]`, `[!a-z]`. A wildcard in brackets means itself.
     Pattern(Pattern),
 }
 

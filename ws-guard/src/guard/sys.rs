@@ -18,9 +18,9 @@ pub const F_LOCK: u64 = 4;
 /// What a successful or unfinished batch brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
-    /// So many entries, and there are more.
+    /// Number of entries; there are more.
     More(usize),
-    /// So many entries, and they were the last.
+    /// Number of entries; they were the last.
     Last(usize),
     /// One hash bucket holds more entries than the buffers have room for.
     TooSmall,
@@ -172,12 +172,12 @@ fn pinned_object(path: &Path) -> io::Result<OwnedFd> {
     attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     // SAFETY: the path is a C string that outlives the call.
     let fd = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes) }?;
-    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// BPF_LINK_DETACH (Linux 5.9): the hook is free when this returns, whoever else holds the link.
-/// Removing the pin alone frees it some time later.
+/// BPF_LINK_DETACH (Linux 5.9): the hook is free when this returns, even if another process holds
+/// the link. Removing the pin alone frees it some time later.
 pub fn detach_link(path: &Path) -> io::Result<()> {
     let link = pinned_object(path)?;
     let mut attributes = zeroed();

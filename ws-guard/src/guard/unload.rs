@@ -15,8 +15,8 @@ use super::{
 
 /// Remove links, filters, maps, programs and the directory; says what was removed.
 ///
-/// Works on pins of any schema version. Only what has a name of ours is removed: the directory
-/// stays, with a warning, when somebody else keeps things in it.
+/// Works on pins of any schema version. Only names of ours are removed: if there is anything else
+/// in the directory, it stays, with a warning.
 pub fn unload(pins: &Pins) -> Result<Vec<String>, GuardError> {
     if !pins.exist() {
         return Err(GuardError::NotLoaded(pins.dir().into()));
@@ -43,12 +43,13 @@ fn remove_all(pins: &Pins) -> Result<Vec<String>, GuardError> {
 /// Remove what a first load left that failed half-way; nothing is attached yet.
 pub fn discard(pins: &Pins) {
     if let Err(error) = remove_all(pins) {
-        tracing::warn!(%error, "what the failed load has pinned could not all be removed");
+        tracing::warn!(%error, "cannot remove all pins of the failed load");
     }
 }
 
-/// Detach everywhere. What cannot be reached does not keep the rest attached; but the maps stay
-/// then, for who comes back to remove it.
+/// Detach everywhere.
+/// An unreachable attachment does not keep the rest attached, but then the maps stay, for a later
+/// attempt.
 fn detach_all(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> {
     let mut failure = None;
     for pinned in pins.attachments()? {

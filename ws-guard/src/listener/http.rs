@@ -175,7 +175,7 @@ where
             let response: Response = match answered.await {
                 Ok(Ok(response)) => response,
                 Ok(Err(never)) => match never {},
-                Err(_) => (StatusCode::REQUEST_TIMEOUT, "this took too long\n").into_response(),
+                Err(_) => (StatusCode::REQUEST_TIMEOUT, "request timed out\n").into_response(),
             };
             Ok::<_, Infallible>(response.map(|body| Answer { body, busy }))
         }

@@ -63,11 +63,11 @@ fn what_is_taken_away_is_put_back_and_said() -> Result<()> {
         let (before, pins) = (shape(&node)?, guard.pins());
         let start = Instant::now();
         steal(&node, &guard).with_context(|| what.to_owned())?;
-        eventually(what, || Ok(guard.log().contains("cali0 is attached again")))?;
+        eventually(what, || Ok(guard.log().contains("cali0 is reattached")))?;
         let noticed = start.elapsed();
         println!("{attach}: {what} noticed after {noticed:?}");
         ensure!(noticed < NOTICE, "{what}: {noticed:?}");
-        ensure!(guard.log().contains("cali0 lost what guarded it"), "{}", guard.log());
+        ensure!(guard.log().contains("cali0 lost its attachment"), "{}", guard.log());
         ensure!(guard.attached()? == 1, "{what}");
         ensure!(shape(&node)? == before, "{what}: {before}\n{}", shape(&node)?);
         let notes = |pins: &[String]| {
@@ -85,7 +85,7 @@ fn who_asks_not_to_be_attached_again_is_told() -> Result<()> {
     let node = node()?;
     let guard = Guard::start(&node, &format!("{INTERFACE} --attach clsact --reattach=false"))?;
     tc(&node, "qdisc del dev cali0 clsact")?;
-    eventually("it says so", || Ok(guard.log().contains("it is not attached again")))?;
+    eventually("it says so", || Ok(guard.log().contains("it is not reattached")))?;
     let row = guard.interface("cali0")?.context("cali0")?;
     ensure!(row["ingress"].is_null() && row["egress"].is_null(), "{row}");
     std::thread::sleep(NOTICE);
@@ -113,9 +113,7 @@ fn a_daemon_with_another_socket_is_not_unloaded() -> Result<()> {
     ensure!(guard.attached()? == 1);
     let forced = unload(&["--force"])?;
     ensure!(forced.status.success(), "{}", String::from_utf8_lossy(&forced.stderr));
-    eventually("it says so", || {
-        Ok(guard.log().contains("were removed: nothing is attached again"))
-    })?;
+    eventually("it says so", || Ok(guard.log().contains("were removed: they are not restored")))?;
     eventually("it knows", || Ok(guard.attached()? == 0))?;
     guard.stop()?;
     ensure!(!guard.pin_dir.exists(), "{} is left behind", guard.pin_dir.display());

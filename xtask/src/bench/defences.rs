@@ -1,4 +1,4 @@
-//! What each defence costs: packets of those who lie, and settings that one may have.
+//! Cost of each defence: packets of lying clients, and optional settings.
 use ws_guard_common::maps::{
     Counter::{self, *},
     action,

@@ -1,5 +1,5 @@
-//! `cargo xtask bench latency`: what an honest client's messages pay for the guard, from sending to the
-//! echo, beside an interface with no program and one whose program does nothing.
+//! `cargo xtask bench latency`: cost of the guard for an honest client's messages, from sending to
+//! the echo, compared with an interface without a program and one whose program does nothing.
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};

@@ -87,7 +87,7 @@ pub(super) fn impairments() -> [(&'static str, Impairment); 5] {
     ]
 }
 
-/// What one run came to.
+/// Result of one run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Sample {
     /// For an upload: until the server's TCP had acknowledged everything. None when it had not.

@@ -51,7 +51,7 @@ pub fn main(args: Args) -> Result<()> {
     }
 }
 
-/// What a run came to, with the kernel it ran on, as JSON below the build's own directory.
+/// Result of a run, with its kernel, as JSON below the build's own directory.
 fn write<T: Serialize>(name: &str, results: &T) -> Result<()> {
     #[derive(Serialize)]
     struct Report<'a, T> {

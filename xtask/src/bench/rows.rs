@@ -29,9 +29,9 @@ impl Hook {
 /// What a row may cost.
 #[derive(Clone, Copy, Debug)]
 pub enum Limit {
-    /// A baseline, or a row without a limit: its time beside that of the reference.
+    /// A baseline, or a row without a limit: its time compared with the reference.
     Shown,
-    /// So many times the time of the reference.
+    /// Factor over the time of the reference.
     Times(f64),
     /// Each frame but the first so many times the time of the reference. The first frame's time is
     /// that of the named row of the same hook.
@@ -77,7 +77,7 @@ pub struct Row {
     pub behind: Vec<u8>,
     /// The packet goes to a port that is not protected.
     pub unprotected: bool,
-    /// Only the acknowledgement number advances, by so much.
+    /// Only the acknowledgement number advances, by this number.
     pub acknowledges: u32,
     /// The connection is over the limit, and this is done about it.
     pub throttled: Option<u8>,
@@ -89,7 +89,7 @@ pub struct Row {
     pub opening: Opening,
     /// Bytes that are missing before the packet.
     pub skips: u32,
-    /// The packet acknowledges so many bytes that the server never sent.
+    /// Number of acknowledged bytes that the server never sent.
     pub ack_ahead: u32,
     /// The server acknowledges what came, so often that each segment under way has a checkpoint, as in
     /// a chat. Otherwise it acknowledges nothing, as in an upload.

@@ -26,7 +26,7 @@ const OVER: usize = 8;
 // SAFETY: `repr(C)`, integers only, and its padding has a name.
 unsafe impl Pod for Patch {}
 
-/// Runs between two acknowledgements: so many that each segment under way has a checkpoint.
+/// Runs between two acknowledgements, few enough for a checkpoint of each segment in flight.
 const BATCH: u32 = CHECKPOINTS as u32 - 1;
 /// Bytes of a segment that is kept behind a gap.
 const PIECE: usize = 1024;

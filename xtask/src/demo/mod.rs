@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: a server that somebody else wrote, without a flood, with one, and with one and the
-//! guard. It fails where the guard does not bring back what there was without a flood.
+//! `cargo xtask demo`: a third-party server without a flood, with one, and with one and the guard.
+//! It fails unless the guard restores the figures without a flood.
 //!
 //! ```text
 //!   client namespace                          server namespace
@@ -38,7 +38,7 @@ struct Margin {
 const P50: Margin = Margin { times: 2.0, more: 2.0 };
 /// Milliseconds. A hundredth of the messages may each have waited for whole turns of other programs.
 const P99: Margin = Margin { times: 3.0, more: 25.0 };
-/// CPU seconds a second. CPU time depends on who else is running only by colder caches.
+/// CPU seconds a second. CPU time depends on other processes only by colder caches.
 const CPU: Margin = Margin { times: 2.0, more: 0.02 };
 /// Pings a second that may get through to the server: eight times what the default pace allows, and a
 /// hundredth of what a server reads. Unlike times this does not hang on how busy the machine is.

@@ -1,4 +1,4 @@
-//! One round: a server, an honest client, a flooder, and what becomes of them.
+//! One round: a server, an honest client, a flooder, and the result.
 use std::{
     net::SocketAddr,
     thread,

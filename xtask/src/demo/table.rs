@@ -1,4 +1,4 @@
-//! The three rounds beside each other.
+//! The three rounds next to each other.
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};

@@ -43,7 +43,7 @@ fn for_ebpf() -> Vec<Box<dyn Component>> {
     vec![Box::new(toolchain::Component), Box::new(system::LLVM), Box::new(linker::Component)]
 }
 
-/// What the demonstration needs beside cargo, with the server on `library`.
+/// Components that the demonstration needs in addition to cargo, with the server on `library`.
 fn for_demo(library: Library) -> Vec<Box<dyn Component>> {
     let mut components: Vec<Box<dyn Component>> = vec![Box::new(system::NETWORK)];
     match library {
@@ -59,7 +59,7 @@ fn for_demo(library: Library) -> Vec<Box<dyn Component>> {
     components
 }
 
-/// What the tests need beside the eBPF toolchain.
+/// Components that the tests need in addition to the eBPF toolchain.
 fn for_tests() -> Vec<Box<dyn Component>> {
     let mut components: Vec<Box<dyn Component>> = Vec::new();
     for library in Library::ALL {

@@ -252,7 +252,7 @@ fn wait_for_lock(
     }
 }
 
-/// What apt and dpkg say of a lock that somebody has.
+/// Messages of apt and dpkg about a lock held by another process.
 fn is_locked(output: &str) -> bool {
     ["Could not get lock", "Unable to lock", "Unable to acquire the dpkg", "is locked by another"]
         .iter()

@@ -111,7 +111,7 @@ impl Suite {
     }
 }
 
-/// What the tests call beside their own programs.
+/// Other programs that the tests call.
 const TOOLS: [&str; 4] = ["ip", "tc", "ethtool", "nsenter"];
 /// Modules that the tests want: the kinds of interfaces they make, and what clsact is made of.
 const MODULES: [&str; 8] =
@@ -162,7 +162,7 @@ fn test_one(kernel: &Kernel, built: &Built, suite: Suite) -> Result<Vec<Outcome>
     })
 }
 
-/// What a job came to, as a step of the report.
+/// Result of a job, as a step of the report.
 fn add(report: &mut Report, kernel: &Kernel, outcome: &Outcome) {
     let mut tally = Tally::of(&outcome.lines);
     let name = format!("Linux {}, {}", kernel.version, outcome.name);

@@ -1,4 +1,4 @@
-//! What the steps of a test run came to.
+//! Results of a test run's steps.
 use std::time::{Duration, Instant};
 
 use anyhow::Result;

@@ -26,7 +26,7 @@ const CONSOLE_LINES: usize = 60;
 /// Something that is run in a machine.
 pub struct Job {
     pub name: String,
-    /// It is ended after so long.
+    /// Time limit of the machine.
     pub limit: Duration,
     pub environment: Vec<(&'static str, String)>,
     pub program: PathBuf,
@@ -124,7 +124,7 @@ fn quoted(text: &str) -> String {
 fn qemu(kernel: &Kernel, archive: &Path, console: &Path, limit: Duration) -> Command {
     // `timeout` also ends what hangs in the machine's firmware.
     let mut command = Command::new("timeout");
-    // In the foreground: who interrupts us ends the machine too.
+    // In the foreground: an interrupt ends the machine too.
     command.args(["--foreground", "--kill-after=10", &limit.as_secs().to_string()]);
     command.arg("qemu-system-x86_64");
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);

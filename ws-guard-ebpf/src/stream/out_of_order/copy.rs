@@ -1,7 +1,7 @@
-//! The bytes of what came behind a gap: copied, compared, walked through.
+//! Copy of out-of-order segments: copying, comparing, walking.
 //!
-//! Of the copy that this CPU has [entered](crate::stream::out_of_order::enter). Where a loop stands is kept in
-//! [`crate::stream::walk::State`], as everywhere.
+//! All of it is about the copy that this CPU has [entered](crate::stream::out_of_order::enter).
+//! Positions of loops are in [`crate::stream::walk::State`], as everywhere.
 
 use core::{
     ffi::{c_long, c_void},
@@ -27,19 +27,19 @@ use crate::{
 
 /// [`step`]: count nothing.
 const LOOK: u32 = 0;
-/// [`step`]: count what headers violate.
+/// [`step`]: count headers' violations.
 pub const COUNT: u32 = 1;
-/// [`step`]'s answer: call again.
+/// [`step`]'s result: call again.
 pub const MORE: u32 = Step::More as u32;
-/// [`step`]'s answer: the walk is at its end.
+/// [`step`]'s result: the walk is finished.
 pub const DONE: u32 = Step::Done as u32;
-/// Steps through all segments of a copy, at most.
+/// Maximum of steps through all segments of a copy.
 pub const MAX_TURNS: u32 = MAX_STEPS + CUTS as u32;
 
-/// Bytes that are compared at a time.
+/// Bytes per comparison.
 const WORD: u32 = 8;
 
-/// A place in the copy that the verifier knows to be in it, with [`PIECE`] bytes behind it.
+/// Offset masked for the verifier to be inside the copy, with [`PIECE`] bytes after it.
 #[inline(always)]
 fn inside(at: u32) -> usize {
     (black_box(at) & (BYTES - 1)) as usize
@@ -49,11 +49,11 @@ fn inside(at: u32) -> usize {
 #[inline(always)]
 fn read<const N: usize>(slot: &Held, at: u32) -> [u8; N] {
     const { assert!(N <= PIECE as usize) };
-    // SAFETY: inside the copy and what it has to spare; bytes need no alignment.
+    // SAFETY: inside the copy and its spare bytes; bytes need no alignment.
     unsafe { slot.bytes.as_ptr().add(inside(at)).cast::<[u8; N]>().read_unaligned() }
 }
 
-/// `len` bytes of the packet's payload from `from` on are those of the copy at `to`.
+/// Compare `len` bytes of the packet's payload from `from` on with the copy at `to`.
 #[inline(always)]
 pub fn is_same<P: Packet>(packet: &P, from: u32, to: u32, len: u32) -> bool {
     let turn: unsafe extern "C" fn(u32, *const P) -> c_long = same_turn::<P>;
@@ -67,7 +67,7 @@ pub fn copy<P: Packet>(packet: &P, from: u32, to: u32, len: u32) -> bool {
     run(packet, from, to, len, BYTES / PIECE + 1, turn)
 }
 
-/// Repeat `turn` until nothing is left; `false` when something is all the same.
+/// Repeat `turn` until nothing is left; `false` if it ends earlier.
 #[inline(always)]
 fn run<P: Packet>(
     packet: &P,
@@ -88,7 +88,7 @@ fn run<P: Packet>(
     state.held_left == 0
 }
 
-/// The next bytes are the same; 1 ends the loop.
+/// Compare the next bytes; 1 ends the loop.
 unsafe extern "C" fn same_turn<P: Packet>(_index: u32, packet: *const P) -> c_long {
     // SAFETY: `run` passed it.
     let packet = unsafe { &*packet };
@@ -125,7 +125,7 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
         return 1;
     }
     let size = last + 1;
-    // SAFETY: `PIECE` bytes from there on are the copy's.
+    // SAFETY: `PIECE` bytes from there on belong to the copy.
     if !unsafe { packet.load(from, slot.bytes.as_mut_ptr().add(inside(to)), size) } {
         return 1;
     }
@@ -135,12 +135,13 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
     0
 }
 
-/// Take [`crate::stream::walk::State::held_walk`] to its end, and count nothing. `false` when that fails.
+/// Run [`crate::stream::walk::State::held_walk`] to its end without counting.
+/// `false` when that fails.
 #[inline(always)]
 pub fn look() -> bool {
     trail::looks(true);
     let turn: unsafe extern "C" fn(u32, *mut c_void) -> c_long = look_turn;
-    // SAFETY: the callback needs nothing of this function's.
+    // SAFETY: the callback uses nothing of this function.
     unsafe {
         bpf_loop(MAX_STEPS, turn as *mut c_void, core::ptr::null_mut(), 0);
     }
@@ -159,14 +160,14 @@ pub fn step(what: u32) -> u32 {
     ws_guard_held_step(what)
 }
 
-/// [`step`]. Its name is in the object's BTF: the verifier checks it on its own.
+/// [`step`], as a global function: the verifier checks it once, on its own.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_held_step(what: u32) -> u32 {
     let Some((state, slot)) = entered() else {
         return Step::Unreadable as u32;
     };
-    // What is at the server passes.
+    // The server has it already, so it passes.
     state.held_walk.budget = Walk::UNLIMITED;
     let at = state.held_walk.base().wrapping_sub(slot.region.begin);
     let mut bytes = Kept { slot, at, len: state.held_walk.len(), counts: what };
@@ -180,7 +181,7 @@ extern "C" fn ws_guard_held_step(what: u32) -> u32 {
 /// A segment in the copy.
 struct Kept {
     slot: &'static Held,
-    /// Where in the copy it begins.
+    /// Its offset in the copy.
     at: u32,
     len: u32,
     counts: u32,
@@ -212,7 +213,7 @@ impl tracker::Segment for Kept {
         self.read::<8>(at).map(u64::from_be_bytes)
     }
 
-    /// What is at the server stays as it is.
+    /// No change: the server has these bytes already.
     #[inline(always)]
     fn defuse(&mut self, _at: u32) {}
 

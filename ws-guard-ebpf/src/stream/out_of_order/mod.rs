@@ -1,8 +1,10 @@
-//! What comes behind a gap, [`ws_guard_common::held`]: it passes, and is judged when the gap is filled.
+//! Out-of-order segments, [`ws_guard_common::held`]: they pass, and are judged when the gap is
+//! filled.
 //!
-//! Whoever looks at data of a flow that has something behind its gap has [entered](enter) its copy:
-//! one CPU at a time, so that between the judgement and the commit nothing moves but the server's
-//! acknowledgements. Who finds another one there drops its segment, which TCP sends again.
+//! A program that reads data of a flow with out-of-order segments has [entered](enter) their copy:
+//! one CPU at a time, so that between judgement and commit only the server's acknowledgements can
+//! change anything. Where another CPU has entered it, the segment is dropped, and TCP retransmits
+//! it.
 
 pub mod copy;
 
@@ -39,19 +41,19 @@ pub fn entered() -> Option<(&'static mut State, &'static mut Held)> {
         return None;
     }
     let slot = HELD.get_ptr_mut(state.held.wrapping_sub(1))?;
-    // SAFETY: map values stay mapped while a program runs, and whoever has entered is alone there.
+    // SAFETY: map values stay mapped while a program runs, and the CPU that has entered is alone
+    // there.
     Some((state, unsafe { &mut *slot }))
 }
 
-/// Nobody else is at the copy any more.
+/// Release the copy.
 #[inline(always)]
 fn release(slot: &mut Held) {
     // SAFETY: an aligned word of a map value.
     unsafe { atomic_xchg::<u32, { AtomicOrdering::SeqCst }>(&raw mut slot.busy, 0) };
 }
 
-/// Enter the flow's copy, or one that it may have from now on. `false` where there is none: another
-/// CPU is there, or another flow.
+/// Enter the flow's copy, or one for it from now on. `false` if another CPU or another flow has it.
 #[cold]
 #[inline(never)]
 pub fn enter(context: &Context, flow: &Flow) -> bool {
@@ -71,7 +73,7 @@ pub fn enter(context: &Context, flow: &Flow) -> bool {
     if !alone {
         return false;
     }
-    // SAFETY: nobody else is at it.
+    // SAFETY: entered by this CPU alone.
     let slot = unsafe { &mut *slot };
     if flow.held == 0 && (slot.owner == 0 || slot.owner == owner || is_over(slot)) {
         slot.owner = owner;
@@ -86,7 +88,7 @@ pub fn enter(context: &Context, flow: &Flow) -> bool {
     true
 }
 
-/// The flow whose copy it is has nothing behind a gap any more, or is gone.
+/// Check whether the copy's flow is gone or has no out-of-order segments any more.
 #[inline(always)]
 fn is_over(slot: &Held) -> bool {
     let Some(flow) = FLOWS.get_ptr(&slot.key) else {
@@ -97,7 +99,7 @@ fn is_over(slot: &Held) -> bool {
     held == 0 || held::owner(&slot.key, generation) != slot.owner
 }
 
-/// Leave the copy, which is free if the flow has nothing behind a gap.
+/// Leave the copy; it is free if the flow has no out-of-order segments.
 #[inline(never)]
 pub fn leave(flow: &Flow) {
     if let Some((state, slot)) = entered() {
@@ -109,7 +111,7 @@ pub fn leave(flow: &Flow) {
     }
 }
 
-/// Keep a segment that starts past the cursor. `false` where it may not pass.
+/// Keep a copy of a segment past the cursor. `false` where the segment may not pass.
 #[cold]
 #[inline(never)]
 pub fn keep<P: Packet>(
@@ -146,10 +148,10 @@ pub fn keep<P: Packet>(
     holds
 }
 
-/// A walk is to be committed: whether its segment may pass before what is kept.
+/// Decide, before a walk is committed, whether its segment may pass and fill the gap.
 ///
-/// In parts, because the walk through the copy takes nearly all the stack that there is; and in line,
-/// because on Linux 6.1 each function called takes 32 bytes of it at the least.
+/// In parts, because the walk through the copy takes nearly the whole stack; and in line, because
+/// on Linux 6.1 each call takes at least 32 bytes of it.
 #[inline(always)]
 pub fn judge<P: Packet>(
     context: &Context,
@@ -169,8 +171,8 @@ pub fn judge<P: Packet>(
     may
 }
 
-/// The walk came to nothing: neither did the violations in its segment, which nobody else has counted
-/// on this CPU meanwhile.
+/// Take back the violations of a segment whose walk is not committed.
+/// Nothing else has counted any on this CPU meanwhile.
 #[cold]
 #[inline(never)]
 pub fn uncount() {
@@ -179,14 +181,14 @@ pub fn uncount() {
     }
 }
 
-/// [`compare`]: the walk ends before what is kept, or there is nothing.
+/// [`compare`]'s result: the walk ends before the copy, or there is none.
 const ELSEWHERE: u32 = 0;
-/// [`compare`]: it reaches what is kept, and its bytes there are the same.
+/// [`compare`]'s result: the walk reaches the copy, and its bytes there are the same.
 const REACHED: u32 = 1;
-/// [`compare`]: its segment may not pass.
+/// [`compare`]'s result: the segment may not pass.
 const REFUSED: u32 = 2;
 
-/// Where the walk's segment stands to what is kept; if it reaches it, the walk through that is ready.
+/// Compare the walk's segment with the copy; if it reaches that, prepare the walk through it.
 #[inline(never)]
 fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment) -> P) -> u32 {
     let Some((state, slot)) = entered() else {
@@ -210,14 +212,14 @@ fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment
     REACHED
 }
 
-/// [`recall`]: the walk does not come to the end of what is kept, or is not made any more.
+/// [`recall`]'s result: the walk fails, or is not to be repeated.
 const FAILS: u32 = 0;
-/// [`recall`]: it does.
+/// [`recall`]'s result: the walk reaches the end of the copy.
 const WHOLE: u32 = 1;
-/// [`recall`]: it has to be made.
+/// [`recall`]'s result: the walk is still to be made.
 const UNKNOWN: u32 = 2;
 
-/// What the walk through what is kept comes to, as far as that is known.
+/// Recall the result of the walk through the copy, as far as it is known.
 #[inline(never)]
 fn recall() -> u32 {
     let Some((state, slot)) = entered() else {
@@ -233,7 +235,7 @@ fn recall() -> u32 {
     }
 }
 
-/// Walk through what is kept. `false` where that does not come to its end.
+/// Walk through the copy. `false` where that does not reach its end.
 #[inline(always)]
 fn look() -> bool {
     let done = copy::look();
@@ -241,7 +243,7 @@ fn look() -> bool {
     done
 }
 
-/// What the walk through what is kept came to.
+/// Remember the result of the walk through the copy.
 #[inline(never)]
 fn remember(done: bool) {
     if let Some((state, slot)) = entered() {
@@ -250,8 +252,7 @@ fn remember(done: bool) {
     }
 }
 
-/// Charge the pings that were found in the copy, and those of the filler together with them: all pass
-/// or none.
+/// Charge the pings in the copy together with the filler's: all pass or none.
 #[inline(never)]
 fn pay(context: &Context, flow: &Flow) -> bool {
     let Some(state) = walk::resume() else {
@@ -267,14 +268,14 @@ fn pay(context: &Context, flow: &Flow) -> bool {
         return false;
     }
     if flow.is_over_limit(context.now) && sources::budget(context.now) < pings {
-        // It comes again until there is room, and is not to be charged each time.
+        // It is retransmitted until there is room, and must not be charged each time.
         return false;
     }
     let answer = forget(sources::charge(context.now, pings), context.now as u32);
     answer & sources::OBSERVED != 0 || answer & sources::KEPT >= pings
 }
 
-/// The walk is committed: what is kept comes after it, if it was the filler.
+/// Commit the copy after the filler, if the committed walk was that.
 #[inline(never)]
 pub fn follow(context: &Context, flow: &mut Flow) {
     if walk::resume().is_none_or(|state| state.held == 0 || state.reached == 0) {
@@ -292,7 +293,7 @@ pub fn follow(context: &Context, flow: &mut Flow) {
     locked(cuts.flow, |flow| flow.held = 0);
 }
 
-/// The filler is committed.
+/// Update flow and state after the filler's commit.
 #[inline(never)]
 fn fill(flow: &mut Flow) {
     if let Some((state, slot)) = entered() {
@@ -302,15 +303,15 @@ fn fill(flow: &mut Flow) {
     }
 }
 
-/// What the loop over the segments works on.
+/// Context of the loop over the segments.
 struct Cuts<'a, 'b> {
     context: &'a Context<'b>,
     flow: &'a mut Flow,
 }
 
-/// One step through the segments that were kept; 1 ends the loop.
+/// One step through the kept segments; 1 ends the loop.
 unsafe extern "C" fn cut_turn(_index: u32, cuts: *mut Cuts) -> c_long {
-    // SAFETY: `follow` passed it, and nobody else uses it during the loop.
+    // SAFETY: passed by `follow`, with no other user during the loop.
     let cuts = unsafe { &mut *cuts };
     let goes_on = match copy::step(copy::COUNT) {
         copy::MORE => true,
@@ -320,7 +321,7 @@ unsafe extern "C" fn cut_turn(_index: u32, cuts: *mut Cuts) -> c_long {
     !goes_on as c_long
 }
 
-/// Get ready to walk through the next segment. `false` when there is none.
+/// Prepare the walk through the next segment. `false` when there is none.
 #[inline(never)]
 fn begin_cut(flow: &Flow) -> bool {
     let Some((state, slot)) = entered() else {
@@ -337,7 +338,7 @@ fn begin_cut(flow: &Flow) -> bool {
     true
 }
 
-/// Let the flow take over the walk through a segment. `false` when it has lost step meanwhile.
+/// Commit the walk through a segment. `false` when the flow is out of sync.
 #[inline(never)]
 fn end_cut(context: &Context, flow: &mut Flow) -> bool {
     let Some((state, slot)) = entered() else {

@@ -64,7 +64,7 @@ async fn daemon(global: &Global) -> Check {
         Err(ClientError::Unreachable(socket)) => Check::warn(
             "daemon",
             format!("none on {}", socket.display()),
-            "start one with `ws-guard run`; what is pinned protects without it",
+            "start one with `ws-guard run`; pinned programs protect without it",
         ),
         Err(error) => Check::warn("daemon", error.to_string(), "see its log"),
     }
@@ -75,7 +75,7 @@ fn not_loaded(check: &str, error: &GuardError) -> Check {
     match error {
         GuardError::NotLoaded(dir) => Check::warn(
             check,
-            format!("nothing is loaded under {}", dir.display()),
+            format!("no guard is loaded under {}", dir.display()),
             "start with `ws-guard run`, or name another --pin-dir",
         ),
         other => Check::fail(check, other.to_string(), "see the message"),
@@ -101,7 +101,7 @@ fn attached(attachments: &[Attachment]) -> Check {
 fn precedence(global: &Global) -> Check {
     let check = "precedence";
     match guard::overtaken(&global.pin_dir) {
-        Ok(found) if found.is_empty() => Check::ok(check, "no TCX program comes before ours"),
+        Ok(found) if found.is_empty() => Check::ok(check, "no TCX program runs before the guard's"),
         Ok(found) => {
             let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
             let remedy = "let it pass with TCX_NEXT (-1), or attach it behind, \

@@ -68,7 +68,7 @@ fn offloads(name: &str, ethtool: &Ethtool) -> Vec<Check> {
         checks.push(match flags & FLAG_LRO != 0 {
             true => Check::warn(
                 check,
-                "on: many drivers refuse native XDP beside it",
+                "on: many drivers refuse native XDP with it",
                 format!("run `ethtool -K {name} lro off`"),
             ),
             false => Check::ok(check, "off"),
@@ -98,7 +98,9 @@ fn xdp(interface: &Interface, attachment: Option<&Attachment>) -> Check {
         None => {}
     }
     match interface.xdp_program() {
-        Ok(None) => Check::ok(check, "slot free; whether the driver takes it, attaching tells"),
+        Ok(None) => {
+            Check::ok(check, "slot free; whether the driver supports it shows on attaching")
+        }
         Ok(Some(program)) => Check::warn(
             check,
             format!("slot taken by {program}"),

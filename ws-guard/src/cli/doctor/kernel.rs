@@ -28,7 +28,7 @@ fn version() -> Check {
     }
 }
 
-/// What is missing is a failure; what nobody has tried is not.
+/// Missing features are failures; an untested version is not.
 fn judge(version: KernelVersion, release: &str, remedy: String) -> Check {
     match too_old(version) {
         None => Check::ok("kernel", format!("{release} (oldest supported: {})", series(OLDEST))),
@@ -55,7 +55,7 @@ fn btf() -> Check {
         false => Check::warn(
             "btf",
             format!("{} is not there", path.display()),
-            "run a kernel built with CONFIG_DEBUG_INFO_BTF: spin locks in maps want it",
+            "run a kernel built with CONFIG_DEBUG_INFO_BTF: spin locks in maps need it",
         ),
     }
 }
@@ -104,7 +104,7 @@ fn judge_jit(on: Option<bool>) -> Check {
             "run `sysctl net.core.bpf_jit_enable=1`",
         ),
         Some(true) => Check::ok("jit", "on"),
-        None => Check::ok("jit", "not known: its setting cannot be seen from here"),
+        None => Check::ok("jit", "unknown: its setting is not visible here"),
     }
 }
 

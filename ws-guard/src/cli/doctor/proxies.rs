@@ -37,7 +37,7 @@ fn judge(suspects: &[SuspectedProxy], throttled: &[(String, u32)]) -> Check {
 }
 
 /// A throttled source with many connections may be a proxy whose clients ping more often than their
-/// share allows: one that is trusted and names nobody is no suspect, and neither is one whose
+/// share allows: a trusted one that names no client is no suspect, and neither is one whose
 /// connections are over the limit.
 fn judge_throttled(throttled: &[(String, u32)]) -> Check {
     let crowds = throttled.iter().filter(|(_, connections)| *connections >= CROWD);
@@ -47,7 +47,7 @@ fn judge_throttled(throttled: &[(String, u32)]) -> Check {
         })
         .collect();
     if found.is_empty() {
-        return Check::ok("proxies", "no peer speaks for many clients unnamed");
+        return Check::ok("proxies", "no peer looks like an unnamed proxy");
     }
     Check::warn(
         "proxies",

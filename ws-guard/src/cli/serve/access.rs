@@ -1,4 +1,4 @@
-//! Flags about who may connect.
+//! Flags for access.
 
 use std::path::{Path, PathBuf};
 
@@ -16,29 +16,29 @@ use crate::{
 };
 
 #[derive(Args)]
-#[command(next_help_heading = "Who may connect")]
+#[command(next_help_heading = "Access")]
 pub struct AccessFlags {
     /// Origin of pages that may connect, as https://example.com; any without. Several with commas, or
     /// by giving it again
     #[arg(long, value_name = "ORIGIN", env = "WS_GUARD_ALLOW_ORIGIN", value_delimiter = ',')]
     allow_origin: Vec<Origin>,
-    /// Where a client says who it is: header:NAME (from trusted proxies only), query:NAME, or
+    /// Origin of a client's user name: header:NAME (from trusted proxies only), query:NAME, or
     /// certificate (see --tls-client-ca)
     #[arg(long, value_name = "FIELD", env = "WS_GUARD_USER_FROM")]
     user_from: Option<Field>,
     /// Where it says what region it is in
     #[arg(long, value_name = "FIELD", env = "WS_GUARD_REGION_FROM")]
     region_from: Option<Field>,
-    /// Public key in PEM (RSA, EC, Ed25519) of who signs the token (JWT) that a client has to show.
-    /// User and region are its claims `sub` and `region`
+    /// Public key in PEM (RSA, EC, Ed25519) of the signer of the token (JWT) that a client has to
+    /// present. User and region are its claims `sub` and `region`
     #[arg(long, value_name = "FILE", env = "WS_GUARD_TOKEN_KEY",
         conflicts_with_all = ["user_from", "region_from"])]
     token_key: Option<PathBuf>,
-    /// The same with a secret that is shared with who signs (HMAC), of at least 32 bytes
+    /// The same with a secret shared with the signer (HMAC), of at least 32 bytes
     #[arg(long, value_name = "FILE", env = "WS_GUARD_TOKEN_SECRET",
         conflicts_with_all = ["user_from", "region_from", "token_key"])]
     token_secret: Option<PathBuf>,
-    /// Refuse clients that do not say who they are
+    /// Refuse clients without a user name
     #[arg(long, env = "WS_GUARD_REQUIRE_USER", value_parser = BoolishValueParser::new())]
     require_user: bool,
     /// Trusted proxies begin each connection with the PROXY protocol, version 1 or 2
@@ -70,7 +70,7 @@ impl AccessFlags {
         if self.proxy_protocol && networks.is_empty() {
             return Err(clap::Error::raw(
                 ErrorKind::MissingRequiredArgument,
-                "--proxy-protocol wants to know of whom: add --trusted-proxy, such as 10.0.0.1 or \
+                "--proxy-protocol needs trusted proxies: add --trusted-proxy, such as 10.0.0.1 or \
                  private\n",
             ));
         }

@@ -9,8 +9,8 @@ use crate::{
     server::service::Service,
 };
 
-/// The socket that was named, or else the usual one, without which it goes on: a server needs no
-/// privileges, and several may run on a host.
+/// The configured socket, or the default one.
+/// The server also runs without the latter: it needs no privileges, and several may run on a host.
 pub fn claim(global: &Global) -> anyhow::Result<Option<Socket>> {
     if global.control_socket_named {
         return Socket::claim(&global.control_socket).map(Some);

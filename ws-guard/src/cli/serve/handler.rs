@@ -1,4 +1,4 @@
-//! Flags about what becomes of messages.
+//! Flags for the handling of messages.
 
 use clap::{Args, ValueEnum};
 
@@ -10,10 +10,10 @@ use crate::server::{
     },
 };
 
-/// What becomes of messages.
+/// Handling of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum HandlerName {
-    /// They go back to who sent them
+    /// Messages are echoed to their sender
     #[default]
     Echo,
     /// Publish and subscribe, in JSON
@@ -23,7 +23,7 @@ pub enum HandlerName {
 #[derive(Args)]
 #[command(next_help_heading = "Messages")]
 pub struct HandlerFlags {
-    /// What becomes of messages
+    /// Handling of messages
     #[arg(long, value_enum, value_name = "NAME", env = "WS_GUARD_HANDLER", default_value_t)]
     handler: HandlerName,
     /// Topics that a connection may subscribe to

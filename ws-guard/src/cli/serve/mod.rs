@@ -98,8 +98,8 @@ pub struct Serve {
     #[arg(long, value_name = "S", env = "WS_GUARD_WINDOW_SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..=3600))]
     window_seconds: u32,
-    /// Proxy that is believed about its clients; private stands for private, shared, loopback and
-    /// link-local addresses. Several with commas, or by giving it again
+    /// Proxy trusted to name its clients; private: all private, shared, loopback and link-local
+    /// addresses. Several with commas, or by giving it again
     #[arg(
         long,
         value_name = "CIDR|private|none",
@@ -109,10 +109,10 @@ pub struct Serve {
         default_value = "none"
     )]
     trusted_proxy: Vec<String>,
-    /// File to append the access log to; - is standard output
+    /// File to append the access log to; -: standard output
     #[arg(long, value_name = "PATH", env = "WS_GUARD_ACCESS_LOG", default_value = "-")]
     access_log: PathBuf,
-    /// TOML file whose section `server` says which subprotocol who gets; watched for changes. It may
+    /// TOML file whose section `server` assigns subprotocols to users; watched for changes. It may
     /// be that of `ws-guard run`
     #[arg(long, value_name = "FILE", env = "WS_GUARD_CONFIG")]
     config: Option<PathBuf>,
@@ -124,7 +124,7 @@ pub struct Serve {
     server: ServerFlags,
 }
 
-/// One of the trusted proxies, so that what is wrong with it is told with the name of who gave it.
+/// One of the trusted proxies, so that an error names its origin.
 fn proxy(text: &str) -> Result<String, String> {
     let mut trusted = TrustedProxies::of(&[]);
     trusted.clear();
@@ -138,7 +138,7 @@ impl Serve {
             std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
         let own = variables(&Serve::augment_args(clap::Command::new("serve")));
         for variable in unknown_variables(given.iter(), &own) {
-            tracing::warn!("{variable} is no setting of ws-guard, and is ignored");
+            tracing::warn!("{variable}: unknown setting, ignored");
         }
         // Older than the first reading, so that no change is missed.
         let watch = self.config.clone().map(Watch::new);
@@ -160,8 +160,8 @@ impl Serve {
         let endpoint = otlp_endpoint(self.otlp_endpoint.clone())?;
         let telemetry = Telemetry::start(endpoint.as_ref(), &registry)?;
         config.spans = telemetry.as_ref().and_then(Telemetry::spans);
-        // Before anybody can know that we are here: the first process of a container is not ended by a
-        // signal that it does not handle.
+        // Before the server is visible: the first process of a container is not ended by a signal
+        // that it does not handle.
         let signals = {
             let _entered = runtime.enter();
             Signals::new()?
@@ -241,7 +241,7 @@ impl Signals {
     }
 }
 
-/// What goes on beside the connections.
+/// Tasks besides the connections.
 struct Work {
     metrics: Option<TcpListener>,
     registry: Registry,
@@ -249,8 +249,8 @@ struct Work {
 }
 
 impl Work {
-    /// Serve metrics and the control API, and follow what may change, until SIGTERM or SIGINT; then
-    /// go on with it until all connections are closed, so that who asks is told.
+    /// Serve metrics and the control API, and follow changes, until SIGTERM or SIGINT; then
+    /// continue until all connections are closed.
     async fn until_ended(
         self,
         signals: Signals,

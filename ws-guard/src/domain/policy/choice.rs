@@ -45,7 +45,7 @@ impl Action {
     }
 }
 
-/// What a source that goes on flooding climbs to.
+/// Action that a continuing flood escalates to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EscalateTo {
@@ -146,7 +146,7 @@ impl OnFullSources {
     }
 }
 
-/// What becomes of packets that may carry TCP to a protected port and cannot be followed.
+/// Treatment of packets that may carry TCP to a protected port and cannot be followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fragments {

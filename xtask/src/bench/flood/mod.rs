@@ -17,7 +17,8 @@ use crate::{cpus, guard::Profile, interrupt, setup, step};
 use case::{Flood, Mode, Target};
 use run::{Plan, Sample};
 
-/// What a run takes beside its flood: namespaces, server, guard, and the end of everything.
+/// Everything that a run needs in addition to its flood: namespaces, server, guard, and the
+/// clean-up.
 const AROUND: u64 = 3;
 
 #[derive(clap::Args)]
@@ -138,7 +139,7 @@ fn measure(cases: &[Case], args: &Args) -> Result<Vec<Figures>> {
         results.extend(modes.iter().map(|&mode| Figures { case, mode, rounds: Vec::new() }));
     }
     let [server, load] = cpus::ends()?;
-    // What is started from here on runs beside the load; only the server has a CPU of its own.
+    // Processes started from here on run along with the load; only the server has a CPU of its own.
     cpus::stay_on(load)?;
     let runs = results.len() * args.rounds as usize;
     let least = Duration::from_secs(runs as u64 * (args.seconds + AROUND));

@@ -1,4 +1,4 @@
-//! One run: a server, an honest client, a flooder, and what becomes of them.
+//! One run: a server, an honest client, a flooder, and the result.
 use std::{
     net::SocketAddr,
     thread,
@@ -67,7 +67,7 @@ pub struct Sample {
     pub cpu: f64,
     /// Bytes.
     pub growth: u64,
-    /// It had grown by too much after so many seconds.
+    /// Seconds after which it had grown by too much.
     pub stopped_after: Option<f64>,
     pub flooded: Flooded,
     /// Segments that each side's TCP sent again, and the other had not.

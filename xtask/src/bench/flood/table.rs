@@ -8,7 +8,7 @@ use super::{
 };
 use crate::bench::median;
 
-/// At most so many times what there is without a flood.
+/// Maximum factor over the run without a flood.
 const P50: f64 = 1.1;
 const P99: f64 = 1.5;
 /// With a flooder that heeds no window.
@@ -110,7 +110,7 @@ fn row(figures: &Figures) -> [String; 16] {
     ]
 }
 
-/// What `defuse` falls short of, beside the same rounds without a flood.
+/// Shortfall of `defuse` against the same rounds without a flood.
 fn verdict(defuse: &Figures, results: &[Figures]) -> Option<String> {
     if defuse.mode != Mode::Defuse {
         return None;

@@ -57,7 +57,7 @@ impl Kind {
     }
 }
 
-/// Anonymous resident memory of so many connections.
+/// Anonymous resident memory, by number of connections.
 #[derive(Debug, Serialize)]
 pub struct Figures {
     pub who: Who,

@@ -133,7 +133,7 @@ pub struct Serving {
 }
 
 impl Programs {
-    /// Start a server on one thread. `tls` is for ws-guard, which can do without; rustls cannot.
+    /// Start a server on one thread. `tls` matters only for ws-guard: rustls always uses TLS.
     pub fn serve(&self, who: Who, tls: bool, more: &[&str]) -> Result<Serving> {
         let port = free_port()?;
         let mut command = match who {
@@ -175,7 +175,7 @@ impl Programs {
     }
 }
 
-/// A port at which nobody listens now.
+/// A free port.
 fn free_port() -> Result<u16> {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
