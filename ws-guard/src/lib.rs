@@ -9,5 +9,3 @@ pub mod domain;
 pub mod guard;
 pub mod listener;
 pub mod metrics;
-pub mod server;
-pub mod telemetry;

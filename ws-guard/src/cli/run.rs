@@ -6,11 +6,12 @@ use clap::{Arg, Args, Command};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::{Global, serve::ServerFlags, settings::RunFlags};
+use ws_guard_server::{self as server, watch::Watch};
+
 use crate::{
-    config::{Inputs, LogFormat, watch::Watch},
+    config::{Inputs, LogFormat},
     daemon::{self, RunOptions},
     listener::descriptors,
-    server,
 };
 
 const HELP: &str = "\

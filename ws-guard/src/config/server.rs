@@ -14,13 +14,12 @@ use super::{
     layers::{ConfigError, Place, Problem},
     settings::RUN,
 };
-use crate::{
-    domain::policy::POLICY,
-    server::{
-        negotiation::{Features, Row, Share, Table, offers::is_token, share::PARTS},
-        output_limit,
-    },
+use ws_guard_server::{
+    negotiation::{Features, Row, Share, Table, offers::is_token, share::PARTS},
+    output_limit,
 };
+
+use crate::domain::policy::POLICY;
 
 /// The section's name.
 pub const SECTION: &str = "server";
@@ -301,7 +300,7 @@ fn share(percent: Option<f64>, below: Option<u8>) -> Result<Share, (&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::negotiation::{Choice, Client};
+    use ws_guard_server::negotiation::{Choice, Client};
 
     fn parsed(text: &str) -> Result<ServerSection, Vec<String>> {
         let mut problems = Vec::new();

@@ -21,9 +21,11 @@ use super::{
     error::ApiError,
     routes::{Answer, Input, Query},
 };
-use crate::{
-    domain::connection::{ConnectionStory, ConnectionView, StoryEvent},
-    server::{journal::Follower, service::Service, topics::protocol::Topic},
+use ws_guard_server::{
+    journal::Follower,
+    service::Service,
+    topics::protocol::Topic,
+    view::{ConnectionStory, ConnectionView, StoryEvent},
 };
 
 /// Connections that ended longer ago are not listed unless all are asked for.

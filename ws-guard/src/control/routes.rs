@@ -20,13 +20,14 @@ use super::{
     operator::refused,
     reports::{Reported, Reports},
 };
+use ws_guard_server::service::Service;
+
 use crate::{
     daemon::{events::Follower, state::State},
     domain::{
         event::EventView, flow::FlowView, overrides::Overrides, policy::PolicySettings,
         source::SourceView, status::Status,
     },
-    server::service::Service,
 };
 
 /// No request of ours is larger.

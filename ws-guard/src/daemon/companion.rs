@@ -8,17 +8,19 @@ use prefix_trie::joint::JointPrefixMap;
 use prometheus::Registry;
 
 use super::state::State;
+use ws_guard_server::{
+    Config, PingPolicy, PingRates, Pings, Server,
+    access_log::{AccessLog, Flush},
+    seen::{self, Seen},
+    service::Service,
+    source::Prefixes,
+    tls::Tls,
+};
+
 use crate::{
     config::Settings,
     control::{error::ApiError, reports},
-    domain::{address::Prefixes, policy::PolicySettings},
-    server::{
-        Config, PingPolicy, PingRates, Pings, Server,
-        access_log::{AccessLog, Flush},
-        seen::{self, Seen},
-        service::Service,
-        tls::Tls,
-    },
+    domain::policy::PolicySettings,
 };
 
 /// How often the policy in force is looked at.

@@ -27,15 +27,15 @@ use tokio::{
 };
 
 use self::{companion::Companion, interfaces::Supervisor, reload::Reloader, state::State};
+use ws_guard_server::{self as server, service::Service, telemetry::Telemetry, watch::Watch};
+
 use crate::{
-    config::{Inputs, Settings, reloadable::Reloadable, watch::Watch},
+    config::{Inputs, Settings, reloadable::Reloadable},
     control::{routes, socket::Socket},
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     listener::{self, http::Limits},
     metrics,
-    server::{self, service::Service},
-    telemetry::Telemetry,
 };
 
 /// What `run` is started with, already validated.

@@ -6,16 +6,16 @@ use tokio::{
 };
 
 use super::state::State;
+use ws_guard_server::{
+    negotiation::TableError,
+    watch::{Watch, changed},
+};
+
 use crate::{
-    config::{
-        Inputs, Settings,
-        reloadable::Reloadable,
-        watch::{Watch, changed},
-    },
+    config::{Inputs, Settings, reloadable::Reloadable},
     control::error::ApiError,
     domain::{clock::Timestamp, event::EventView},
     guard::Selection,
-    server::negotiation::TableError,
 };
 
 /// Why a reload happens.

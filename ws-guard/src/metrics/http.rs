@@ -12,10 +12,11 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 
 use super::collector::GuardCollector;
+use ws_guard_server::service::Service;
+
 use crate::{
     daemon::state::State,
     listener::http::{self, Limits},
-    server::service::Service,
 };
 
 /// A registry with the daemon's collector in it.

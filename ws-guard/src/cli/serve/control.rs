@@ -3,10 +3,11 @@
 use std::{future::pending, path::Path, sync::Arc};
 
 use super::super::{Global, SERVE_SOCKET};
+use ws_guard_server::service::Service;
+
 use crate::{
     control::{routes, socket::Socket},
     listener::http::{self, Limits},
-    server::service::Service,
 };
 
 /// The socket that was named, or else the usual one, without which it goes on: a server needs no
