@@ -407,7 +407,9 @@ fn documented_metrics_are_the_codes() {
     let gathered: BTreeSet<String> =
         families.iter().map(|family| family.name().to_owned()).collect();
     assert!(gathered.contains("wsguard_up") && gathered.len() > 30, "{gathered:?}");
-    let code = sources(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path());
+    let guard = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = [guard.join("src"), guard.join("../ws-guard-server/src")];
+    let code = folders.map(|folder| sources(&folder)).concat();
     let of_server = named(&code, "wsguard_server_");
     let known: BTreeSet<String> = [&gathered, &of_server, &named(&code, "wsguard_otlp_")]
         .into_iter()
