@@ -15,7 +15,7 @@ use super::{
     tls::Tls,
     topics::TopicLimits,
 };
-use crate::telemetry::spans::Spans;
+use crate::trace::Trace;
 
 /// What becomes of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,8 +81,8 @@ pub struct Config {
     pub pings: Arc<Pings>,
     /// What becomes of messages.
     pub handler: HandlerKind,
-    /// Spans of connections go there.
-    pub spans: Option<Arc<Spans>>,
+    /// What happens to connections goes there as well.
+    pub trace: Option<Arc<dyn Trace>>,
     /// permessage-deflate, unless it is switched off.
     pub deflate: Option<DeflateOptions>,
 }
@@ -116,7 +116,7 @@ impl Config {
             stalls: Thresholds::default(),
             pings: Arc::default(),
             handler: HandlerKind::Echo,
-            spans: None,
+            trace: None,
             deflate: Some(DeflateOptions::default()),
         }
     }

@@ -53,6 +53,7 @@ pub mod timestamp;
 pub mod tls;
 pub mod token;
 pub mod topics;
+pub mod trace;
 pub mod turn;
 pub mod view;
 pub mod watch;

@@ -35,6 +35,19 @@ fn open(address: SocketAddr, shared: bool, every: bool) -> io::Result<TcpListene
     Ok(socket.into())
 }
 
+/// A listener for each shard: the kernel spreads connections over them.
+pub fn for_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+    let shards = shards.max(1);
+    // One that does not share its port finds out whether somebody else has it.
+    let alone = bind(address, false)?;
+    if shards == 1 {
+        return Ok(vec![alone]);
+    }
+    let address = alone.local_addr()?;
+    drop(alone);
+    (0..shards).map(|_| bind(address, true)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, net::TcpStream, process::Command};

@@ -15,18 +15,38 @@ pub enum PemError {
     Empty(PathBuf),
 }
 
+/// A file's bytes.
+pub fn read(path: &Path) -> Result<Vec<u8>, PemError> {
+    regular::read(path).map_err(|error| unread(path, error))
+}
+
+/// Why a file's bytes cannot be had.
+pub fn unread(path: &Path, error: std::io::Error) -> PemError {
+    PemError::File(path.into(), pem::Error::Io(error))
+}
+
 /// A chain of certificates, of at least one.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    certificates_in(path, &read(path)?)
+}
+
+/// The same in the bytes of `path`.
+pub fn certificates_in(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let in_file = |error| PemError::File(path.into(), error);
-    let bytes = regular::read(path).map_err(|error| in_file(pem::Error::Io(error)))?;
-    let chain = CertificateDer::pem_slice_iter(&bytes);
+    let chain = CertificateDer::pem_slice_iter(bytes);
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(in_file)?;
     if chain.is_empty() { Err(PemError::Empty(path.into())) } else { Ok(chain) }
 }
 
 /// A private key.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    let bytes = regular::read(path).map_err(pem::Error::Io);
-    let key = bytes.and_then(|bytes| PrivateKeyDer::from_pem_slice(&bytes));
-    key.map_err(|error| PemError::File(path.into(), error))
+    private_key_in(path, &read(path)?)
+}
+
+/// The same in the bytes of `path`.
+pub fn private_key_in(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| PemError::File(path.into(), error))
 }

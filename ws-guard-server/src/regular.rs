@@ -17,12 +17,28 @@ const LARGEST: u64 = 1 << 20;
 /// # Errors
 /// Where it is not regular, is larger than 1 MiB, or cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_open(&open(path)?)
+}
+
+/// A file to be read, perhaps by another process.
+///
+/// # Errors
+/// Where it is not regular, or cannot be opened.
+pub fn open(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other(
             "it is a pipe, a device or a directory: a regular file is wanted",
         ));
     }
+    Ok(file)
+}
+
+/// The bytes of an open file.
+///
+/// # Errors
+/// Where it is larger than 1 MiB, or cannot be read.
+pub fn read_open(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if file.take(LARGEST + 1).read_to_end(&mut bytes)? as u64 > LARGEST {
         return Err(io::Error::other("it is larger than 1 MiB"));

@@ -33,7 +33,7 @@ use super::{
         exchange::Exchange,
     },
 };
-use crate::{listen::bind, view::ConnectionView};
+use crate::{listen, view::ConnectionView};
 
 /// Questions that may wait for a thread.
 const ASKS: usize = 16;
@@ -187,6 +187,19 @@ impl Server {
         access_log: AccessLog,
         registry: &Registry,
     ) -> Result<Server, StartError> {
+        let listeners = listen::for_shards(config.listen, config.shards)
+            .map_err(|error| StartError::Listen(config.listen, error))?;
+        Server::start_with(listeners, connect, config, access_log, registry)
+    }
+
+    /// The same with sockets that listen already, one a thread.
+    pub fn start_with(
+        listeners: Vec<TcpListener>,
+        connect: impl FnOnce(Arc<Exchange>) -> Arc<dyn Bus>,
+        config: Config,
+        access_log: AccessLog,
+        registry: &Registry,
+    ) -> Result<Server, StartError> {
         let metrics = Metrics::new(registry)?;
         access_log.register(registry)?;
         let held = Held::new(metrics.buffered.clone());
@@ -197,8 +210,6 @@ impl Server {
             }
         };
         metrics.ping_interval.set(config.heartbeat.ping_interval.as_secs_f64());
-        let listeners = listen(config.listen, config.shards.max(1))
-            .map_err(|error| StartError::Listen(config.listen, error))?;
         let address = match listeners.first().map(TcpListener::local_addr) {
             Some(Ok(address)) => address,
             _ => config.listen,
@@ -261,18 +272,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.tell();
     }
-}
-
-/// A listener for each shard: the kernel spreads connections over them.
-fn listen(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
-    // One that does not share its port finds out whether somebody else has it.
-    let alone = bind(address, false)?;
-    if shards == 1 {
-        return Ok(vec![alone]);
-    }
-    let address = alone.local_addr()?;
-    drop(alone);
-    (0..shards).map(|_| bind(address, true)).collect()
 }
 
 /// A thread with a runtime of its own: a connection never changes threads.

@@ -347,8 +347,8 @@ impl Shard {
         metrics.by_protocol.opened(origin);
         metrics.handshake_seconds.observe(took.as_secs_f64());
         self.service.journal.record(origin.id, Happened::Opened(took));
-        if let Some(spans) = &self.service.config.spans {
-            spans.opened(origin, self.ping_interval());
+        if let Some(trace) = &self.service.config.trace {
+            trace.opened(origin, self.ping_interval());
         }
         self.log(self.line_of(What::Open, origin));
     }
@@ -362,8 +362,8 @@ impl Shard {
         if ended.cause.is_error() {
             origin.region.error.inc();
         }
-        if let Some(spans) = &self.service.config.spans {
-            spans.closed(origin, self.ping_interval(), ended);
+        if let Some(trace) = &self.service.config.trace {
+            trace.closed(origin, self.ping_interval(), ended);
         }
         metrics.closed.with_label_values(&[ended.cause.name()]).inc();
         metrics.by_protocol.closed(origin, ended.cause);

@@ -2,6 +2,8 @@
 
 use std::{
     fmt,
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -16,7 +18,8 @@ use tokio_rustls::{
 };
 
 use crate::{
-    pem::{PemError, certificates, private_key},
+    pem::{self, PemError, certificates_in, private_key_in},
+    regular,
     watch::{self, Watch},
 };
 
@@ -54,6 +57,43 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// The bytes of its files.
+struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    authorities: Option<Vec<u8>>,
+}
+
+impl Contents {
+    fn read(
+        certificate: &Path,
+        key: &Path,
+        clients: Option<&Clients>,
+    ) -> Result<Contents, TlsError> {
+        let (certificate, key) = (pem::read(certificate)?, pem::read(key)?);
+        let authorities = clients.map(|clients| pem::read(&clients.authorities)).transpose()?;
+        Ok(Contents { certificate, key, authorities })
+    }
+}
+
+/// Watches all files of a [`Tls`].
+pub struct Watching {
+    certificate: Watch,
+    key: Watch,
+    authorities: Option<Watch>,
+}
+
+impl Watching {
+    /// Wait until one of them changes.
+    pub async fn changed(&mut self) {
+        tokio::select! {
+            () = self.certificate.changed() => {}
+            () = self.key.changed() => {}
+            () = watch::changed(&mut self.authorities) => {}
+        }
+    }
+}
+
 impl Tls {
     /// Read a chain of certificates, the server's own first, and its private key.
     pub fn load(certificate: &Path, key: &Path) -> Result<Tls, TlsError> {
@@ -66,7 +106,9 @@ impl Tls {
         key: &Path,
         clients: Option<Clients>,
     ) -> Result<Tls, TlsError> {
-        let current = RwLock::new(Arc::new(read(certificate, key, clients.as_ref())?));
+        let contents = Contents::read(certificate, key, clients.as_ref())?;
+        let current = build(certificate, key, clients.as_ref(), &contents)?;
+        let current = RwLock::new(Arc::new(current));
         Ok(Tls { certificate: certificate.into(), key: key.into(), clients, current })
     }
 
@@ -78,23 +120,53 @@ impl Tls {
     /// Read the files again. Connections that are open keep what they have; where the files cannot
     /// be used, so does everybody else.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let new = Arc::new(read(&self.certificate, &self.key, self.clients.as_ref())?);
+        self.set(&Contents::read(&self.certificate, &self.key, self.clients.as_ref())?)
+    }
+
+    /// The files, open: for a process that may not open them itself.
+    pub fn open(&self) -> io::Result<Vec<File>> {
+        let paths = [Some(&*self.certificate), Some(&*self.key), self.authorities()];
+        paths.into_iter().flatten().map(regular::open).collect()
+    }
+
+    /// As [`Tls::reload`], from what another process opened.
+    pub fn take(&self, files: &[File]) -> Result<(), TlsError> {
+        let paths = [Some(&*self.certificate), Some(&*self.key), self.authorities()];
+        let mut read =
+            paths.into_iter().flatten().zip(files).map(|(path, file)| {
+                regular::read_open(file).map_err(|error| pem::unread(path, error))
+            });
+        let mut next = || read.next().transpose();
+        let (certificate, key, authorities) = (next()?, next()?, next()?);
+        let (certificate, key) = (certificate.unwrap_or_default(), key.unwrap_or_default());
+        self.set(&Contents { certificate, key, authorities })
+    }
+
+    fn authorities(&self) -> Option<&Path> {
+        self.clients.as_ref().map(|clients| &*clients.authorities)
+    }
+
+    fn set(&self, contents: &Contents) -> Result<(), TlsError> {
+        let new = build(&self.certificate, &self.key, self.clients.as_ref(), contents)?;
+        let new = Arc::new(new);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
+    /// Watch the files, from now on.
+    pub fn watch(&self) -> Watching {
+        Watching {
+            certificate: Watch::new(self.certificate.clone()),
+            key: Watch::new(self.key.clone()),
+            authorities: self.authorities().map(|path| Watch::new(path.into())),
+        }
+    }
+
     /// Reload whenever one of the files changes, for ever.
     pub async fn follow(&self) {
-        let mut certificate = Watch::new(self.certificate.clone());
-        let mut key = Watch::new(self.key.clone());
-        let authorities = self.clients.as_ref().map(|clients| clients.authorities.clone());
-        let mut authorities = authorities.map(Watch::new);
+        let mut watch = self.watch();
         loop {
-            tokio::select! {
-                () = certificate.changed() => {}
-                () = key.changed() => {}
-                () = watch::changed(&mut authorities) => {}
-            }
+            watch.changed().await;
             match self.reload() {
                 Ok(()) => {
                     tracing::info!("took over the certificate in {}", self.certificate.display())
@@ -108,14 +180,14 @@ impl Tls {
 
 /// Who checks the certificates of clients.
 fn verifier(
-    clients: Option<&Clients>,
+    clients: Option<(&Clients, &[u8])>,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let Some(Clients { authorities, required }) = clients else {
+    let Some((Clients { authorities, required }, bytes)) = clients else {
         return Ok(WebPkiClientVerifier::no_client_auth());
     };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(authorities)? {
+    for certificate in certificates_in(authorities, bytes)? {
         let added = roots.add(certificate);
         added.map_err(|error| TlsError::Vouchers(authorities.clone(), error.to_string()))?;
     }
@@ -126,13 +198,15 @@ fn verifier(
     builder.build().map_err(|error| TlsError::Vouchers(authorities.clone(), error.to_string()))
 }
 
-fn read(
+fn build(
     certificate: &Path,
     key: &Path,
     clients: Option<&Clients>,
+    contents: &Contents,
 ) -> Result<ServerConfig, TlsError> {
-    let chain = certificates(certificate)?;
-    let private = private_key(key)?;
+    let chain = certificates_in(certificate, &contents.certificate)?;
+    let private = private_key_in(key, &contents.key)?;
+    let clients = clients.zip(contents.authorities.as_deref());
     let unusable = |error| TlsError::Unusable(certificate.into(), key.into(), error);
     let provider = Arc::new(ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider.clone())

@@ -3,6 +3,7 @@
 mod sink;
 
 use std::{
+    fs::File,
     io::{self, Write},
     net::SocketAddr,
     path::Path,
@@ -20,7 +21,8 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::sink::Target;
+pub use self::sink::open;
+use self::sink::{Sink, Target};
 use super::{
     proxies::Caller,
     record::{Ended, Totals},
@@ -153,9 +155,24 @@ impl AccessLog {
 
     /// Append to a file, or write to standard output where `path` is `-`.
     pub fn open(path: &Path) -> io::Result<(AccessLog, Flush)> {
-        let (target, sink) = Target::open(path)?;
+        Target::open(path).map(AccessLog::with)
+    }
+
+    /// Write to what [`open`] opened by this name.
+    pub fn on(file: File, path: &Path) -> (AccessLog, Flush) {
+        AccessLog::with(Target::on(file, path))
+    }
+
+    fn with((target, sink): (Arc<Target>, Sink)) -> (AccessLog, Flush) {
         let (log, flush) = AccessLog::to(sink);
-        Ok((AccessLog { target: Some(target), ..log }, flush))
+        (AccessLog { target: Some(target), ..log }, flush)
+    }
+
+    /// Write to another file from the next line on.
+    pub fn replace(&self, file: File) {
+        if let Some(target) = &self.target {
+            target.replace(file);
+        }
     }
 
     /// Write to anything, on a thread of its own.

@@ -26,25 +26,30 @@ pub struct Target {
 impl Target {
     /// Open a file to append to, or standard output where `path` is `-`.
     pub fn open(path: &Path) -> io::Result<(Arc<Target>, Sink)> {
+        Ok(Target::on(open(path)?, path))
+    }
+
+    /// Write to what [`open`] opened by this name.
+    pub fn on(out: File, path: &Path) -> (Arc<Target>, Sink) {
         let path = (path != Path::new("-")).then(|| path.to_owned());
-        let out = match &path {
-            Some(path) => append(path)?,
-            // Not through the library's buffer, which would hide what is lost.
-            None => File::from(io::stdout().as_fd().try_clone_to_owned()?),
-        };
         let target = Target { path, next: Mutex::new(None), lost: AtomicU64::new(0) };
         let target = Arc::new(target);
         let sink = Sink { out, target: target.clone(), failing: false, torn: false };
-        Ok((target, sink))
+        (target, sink)
     }
 
     /// Open the file again: the old one has another name by now, or is gone. Where that fails, lines
     /// go on to the old one.
     pub fn reopen(&self) -> io::Result<()> {
         if let Some(path) = &self.path {
-            *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(append(path)?);
+            self.replace(append(path)?);
         }
         Ok(())
+    }
+
+    /// Write to another file from the next line on.
+    pub fn replace(&self, file: File) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
     }
 
     /// Lines that were not written, or not whole.
@@ -55,6 +60,15 @@ impl Target {
     pub fn name(&self) -> String {
         self.path.as_ref().map_or("standard output".into(), |path| path.display().to_string())
     }
+}
+
+/// Open a file to append to, or standard output where `path` is `-`.
+pub fn open(path: &Path) -> io::Result<File> {
+    if path == Path::new("-") {
+        // Not through the library's buffer, which would hide what is lost.
+        return Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+    }
+    append(path)
 }
 
 /// Open a file to append to. A pipe that nobody reads is an error at once: whoever waits for a reader

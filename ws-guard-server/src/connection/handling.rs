@@ -13,7 +13,6 @@ use crate::{
     journal::Happened,
     outbox::{Payload, Treatment},
     protocol::{Chunk, Message},
-    telemetry::spans::Spans,
     turn::Turn,
 };
 
@@ -150,11 +149,11 @@ impl<I: Stream> Connection<I> {
     /// Tell of a message with this number, to those who want to know.
     fn tell_message(&self, number: u64, bytes: usize) {
         self.detail(|| Happened::Message(bytes));
-        if let Some(spans) = &self.shard.service.config.spans
-            && Spans::wants_message(number)
+        if let Some(trace) = &self.shard.service.config.trace
+            && trace.wants_message(number)
         {
             let queue = self.outbox.waiting() + self.handler.waiting();
-            spans.message(&self.origin, self.shard.ping_interval(), bytes, queue);
+            trace.message(&self.origin, self.shard.ping_interval(), bytes, queue);
         }
     }
 }

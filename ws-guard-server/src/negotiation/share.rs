@@ -1,12 +1,13 @@
 //! The share of users that something is rolled out to: the same users each time, on each server.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Parts of a whole in which shares are given.
 pub const PARTS: u64 = 10_000;
 
 /// Which users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Share {
     /// So many of [`PARTS`], by a hash of the user's id and the protocol's name: see [`part`].
     Parts(u16),

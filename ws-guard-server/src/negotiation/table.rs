@@ -1,11 +1,12 @@
 //! The table of what is rolled out to whom.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::Share;
 
 /// What a protocol brings with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {
     /// permessage-deflate where the client offers it and nothing encrypts, Snappy otherwise.
     pub compression: bool,
@@ -18,7 +19,7 @@ pub struct Features {
 }
 
 /// A row of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// What a client has to offer, all of it.
     pub offer: Vec<Box<str>>,
@@ -46,7 +47,7 @@ pub struct Choice {
 }
 
 /// The rows, in the server's order of preference.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     pub rows: Vec<Row>,
 }

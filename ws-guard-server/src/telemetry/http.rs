@@ -39,6 +39,8 @@ pub struct Http {
     /// For collectors that are spoken to over TLS.
     tls: Option<TlsConnector>,
     requests: IntCounterVec,
+    /// What they carry.
+    signal: &'static str,
     /// For one request.
     timeout: Duration,
     /// The latest request failed: said once, not each time.
@@ -58,22 +60,24 @@ impl Http {
         tls: Option<TlsConnector>,
         registry: &Registry,
     ) -> prometheus::Result<Http> {
-        let help = "Requests to the OTLP collector, by how they went.";
-        let requests =
-            IntCounterVec::new(Opts::new("wsguard_otlp_requests_total", help), &["result"])?;
+        let help = "Requests to the OTLP collector, by how they went and what they carried.";
+        let requests = IntCounterVec::new(
+            Opts::new("wsguard_otlp_requests_total", help),
+            &["result", "signal"],
+        )?;
         registry.register(Box::new(requests.clone()))?;
         let timeout = Duration::from_secs(10);
-        Ok(Http { runtime, tls, requests, timeout, failing: Arc::default() })
+        Ok(Http { runtime, tls, requests, signal: "", timeout, failing: Arc::default() })
     }
 
-    /// The same with so much time for a request.
-    pub fn within(&self, timeout: Duration) -> Http {
-        Http { timeout, ..self.clone() }
+    /// The same for one signal, with so much time for a request.
+    pub fn carrying(&self, signal: &'static str, timeout: Duration) -> Http {
+        Http { signal, timeout, ..self.clone() }
     }
 
     fn note(&self, to: &Uri, result: &Result<Response<Bytes>, HttpError>) {
         let name = if result.is_ok() { "ok" } else { "error" };
-        self.requests.with_label_values(&[name]).inc();
+        self.requests.with_label_values(&[name, self.signal]).inc();
         let failed_before = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match result {
             Err(error) if !failed_before => {

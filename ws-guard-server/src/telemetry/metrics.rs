@@ -51,7 +51,7 @@ impl Push {
         };
         let attributes = resource.iter().map(attribute).collect();
         let resource = resource::v1::Resource { attributes, ..resource::v1::Resource::default() };
-        let http = http.within(signal.timeout);
+        let http = http.carrying("metrics", signal.timeout);
         Push { http, signal, registry, resource, started: SystemTime::now() }
     }
 

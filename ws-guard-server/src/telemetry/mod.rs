@@ -6,7 +6,7 @@
 mod environment;
 mod http;
 mod metrics;
-pub mod spans;
+mod spans;
 mod tls;
 
 use std::{fmt, io, str::FromStr, sync::Arc, thread::JoinHandle};
@@ -18,6 +18,7 @@ use opentelemetry_otlp::{
 use opentelemetry_sdk::Resource;
 use prometheus::Registry;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsConnector;
 use url::Url;
 
 use self::{
@@ -27,6 +28,7 @@ use self::{
     spans::Spans,
     tls::TrustError,
 };
+use crate::trace::Trace;
 
 /// The standard variable for an endpoint (OpenTelemetry Protocol Exporter specification).
 pub const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -88,24 +90,33 @@ pub enum TelemetryError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// What exports, on threads of its own.
-pub struct Telemetry {
-    spans: Option<Arc<Spans>>,
-    stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
+/// Which signals a process exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signals {
+    All,
+    Traces,
+    Metrics,
 }
 
-impl Telemetry {
-    /// Export until [`Telemetry::stop`]: the metrics in `registry`, and the spans that
-    /// [`Telemetry::spans`] is given; to `endpoint`, or where a variable says. None where neither says
-    /// anything.
-    pub fn start(
+/// What is to be exported where, with the files that it takes read: from here on no privilege is
+/// needed.
+pub struct Export {
+    traces: Option<Signal>,
+    metrics: Option<Signal>,
+    tls: Option<TlsConnector>,
+    resource: Resource,
+}
+
+impl Export {
+    /// To `endpoint`, or where a variable says. None where neither says anything.
+    pub fn read(
         endpoint: Option<&Endpoint>,
-        registry: &Registry,
-    ) -> Result<Option<Telemetry>, TelemetryError> {
+        signals: Signals,
+    ) -> Result<Option<Export>, TelemetryError> {
         let environment = Environment::of_process();
         let signal = |name| environment.signal(name, endpoint).map_err(TelemetryError::Variable);
-        let (traces, metrics) = (signal("TRACES")?, signal("METRICS")?);
+        let traces = signal("TRACES")?.filter(|_| signals != Signals::Metrics);
+        let metrics = signal("METRICS")?.filter(|_| signals != Signals::Traces);
         if traces.is_none() && metrics.is_none() {
             return Ok(None);
         }
@@ -113,17 +124,24 @@ impl Telemetry {
             tracing::info!("no telemetry is exported: OTEL_SDK_DISABLED is set");
             return Ok(None);
         }
-        for variable in environment.in_vain() {
+        // One process says it for both.
+        for variable in environment.in_vain().iter().filter(|_| signals != Signals::Traces) {
             tracing::warn!("{variable}");
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let secure = [&traces, &metrics].into_iter().flatten().any(|signal| signal.secure);
         let tls = secure.then(tls::connector).transpose()?;
-        let http = Http::new(runtime.handle().clone(), tls, registry)?;
-        let resource = resource(&environment);
-        let spans = traces.map(|signal| spans(&http, &signal, &resource)).transpose()?;
+        Ok(Some(Export { traces, metrics, tls, resource: resource(&environment) }))
+    }
+
+    /// Export until [`Telemetry::stop`]: the metrics in `registry`, and the spans that
+    /// [`Telemetry::trace`] is given.
+    pub fn start(self, registry: &Registry) -> Result<Telemetry, TelemetryError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let http = Http::new(runtime.handle().clone(), self.tls, registry)?;
+        let resource = self.resource;
+        let spans = self.traces.map(|signal| spans(&http, &signal, &resource)).transpose()?;
         let (stop, stopped) = oneshot::channel();
-        let push = metrics.map(|signal| Push::new(&http, signal, registry.clone(), &resource));
+        let push = self.metrics.map(|signal| Push::new(&http, signal, registry.clone(), &resource));
         let thread = std::thread::Builder::new().name("otlp".into()).spawn(move || {
             runtime.block_on(async {
                 match push {
@@ -133,12 +151,30 @@ impl Telemetry {
                 }
             });
         })?;
-        Ok(Some(Telemetry { spans, stop, thread }))
+        Ok(Telemetry { spans, stop, thread })
+    }
+}
+
+/// What exports, on threads of its own.
+pub struct Telemetry {
+    spans: Option<Arc<Spans>>,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Telemetry {
+    /// Export all signals, as [`Export`] does.
+    pub fn start(
+        endpoint: Option<&Endpoint>,
+        registry: &Registry,
+    ) -> Result<Option<Telemetry>, TelemetryError> {
+        let export = Export::read(endpoint, Signals::All)?;
+        export.map(|export| export.start(registry)).transpose()
     }
 
-    /// For spans, where they go anywhere.
-    pub fn spans(&self) -> Option<Arc<Spans>> {
-        self.spans.clone()
+    /// For connections, where their spans go anywhere.
+    pub fn trace(&self) -> Option<Arc<dyn Trace>> {
+        self.spans.clone().map(|spans| spans as Arc<dyn Trace>)
     }
 
     /// Export what waits, and end. Blocks for as long as two requests may take.
@@ -161,7 +197,7 @@ fn spans(
 ) -> Result<Arc<Spans>, ExporterBuildError> {
     let mut exporter = SpanExporter::builder()
         .with_http()
-        .with_http_client(http.within(signal.timeout))
+        .with_http_client(http.carrying("traces", signal.timeout))
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(&signal.address)
         .with_timeout(signal.timeout);

@@ -17,7 +17,10 @@ use opentelemetry_sdk::{
     },
 };
 
-use crate::record::{Ended, Origin, wall};
+use crate::{
+    record::{Ended, Origin, wall},
+    trace::Trace,
+};
 
 /// Of a connection's messages, the first and then one in so many has a span.
 const MESSAGES: u64 = 100;
@@ -50,46 +53,24 @@ impl Said {
     }
 }
 
-impl Spans {
-    pub fn new(exporter: SpanExporter, resource: &Resource) -> Spans {
-        let mut processor = BatchSpanProcessor::builder(exporter).build();
-        processor.set_resource(resource);
-        let ids = RandomIdGenerator::default();
-        let instance = u64::from_be_bytes(ids.new_span_id().to_bytes());
-        let scope = InstrumentationScope::builder("ws-guard")
-            .with_version(env!("CARGO_PKG_VERSION"))
-            .build();
-        Spans { processor, scope, ids, instance }
-    }
-
-    /// Export what waits, and end.
-    pub fn stop(&self) {
-        if let Err(error) = self.processor.shutdown() {
-            tracing::warn!("the last spans are lost: {error}");
-        }
-    }
-
-    /// A connection's handshake is done.
-    pub fn opened(&self, origin: &Origin, ping_interval: Duration) {
+impl Trace for Spans {
+    fn opened(&self, origin: &Origin, ping_interval: Duration) {
         let from = wall(origin.started).0;
         let to = from + Duration::from_micros(origin.handshake_us.into());
         self.child(origin, ping_interval, Said { from, to, ..Said::at("onopen", from, 0) });
     }
 
-    /// Whether a connection's message with this number, from 1, has a span.
-    pub fn wants_message(number: u64) -> bool {
+    fn wants_message(&self, number: u64) -> bool {
         number % MESSAGES == 1
     }
 
-    /// A message of so many bytes was read, with so many waiting to be written.
-    pub fn message(&self, origin: &Origin, ping_interval: Duration, bytes: usize, queue: usize) {
+    fn message(&self, origin: &Origin, ping_interval: Duration, bytes: usize, queue: usize) {
         let size = KeyValue::new("message_size", bytes as i64);
         let said = Said::at("onmessage", SystemTime::now(), queue);
         self.child(origin, ping_interval, Said { more: vec![size], ..said });
     }
 
-    /// A connection ended.
-    pub fn closed(&self, origin: &Origin, ping_interval: Duration, ended: &Ended) {
+    fn closed(&self, origin: &Origin, ping_interval: Duration, ended: &Ended) {
         let now = SystemTime::now();
         let more = vec![
             KeyValue::new("cause", ended.cause.name()),
@@ -114,6 +95,26 @@ impl Spans {
         let whole =
             Said { from: wall(origin.started).0, kind: SpanKind::Server, ..said("connection") };
         self.export(origin, ping_interval, self.root(origin.id), SpanId::INVALID, whole);
+    }
+}
+
+impl Spans {
+    pub fn new(exporter: SpanExporter, resource: &Resource) -> Spans {
+        let mut processor = BatchSpanProcessor::builder(exporter).build();
+        processor.set_resource(resource);
+        let ids = RandomIdGenerator::default();
+        let instance = u64::from_be_bytes(ids.new_span_id().to_bytes());
+        let scope = InstrumentationScope::builder("ws-guard")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .build();
+        Spans { processor, scope, ids, instance }
+    }
+
+    /// Export what waits, and end.
+    pub fn stop(&self) {
+        if let Err(error) = self.processor.shutdown() {
+            tracing::warn!("the last spans are lost: {error}");
+        }
     }
 
     fn child(&self, origin: &Origin, ping_interval: Duration, said: Said) {

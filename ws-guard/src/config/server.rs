@@ -3,7 +3,7 @@
 
 use std::{ops::Range, path::Path};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{
     Spanned,
     de::{DeTable, DeValue, ValueDeserializer},
@@ -31,7 +31,7 @@ const FIELDS: &str = "give offer, answer, features, percent or user-id-below";
 const MOST_ROWS: usize = 64;
 
 /// What it holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerSection {
     pub protocols: Table,
     /// Bytes that may wait for a client that does not read.

@@ -52,6 +52,11 @@ pub fn router(companion: Companion) -> Router {
         .with_state(companion)
 }
 
+/// The same where there is none.
+pub fn absent() -> Router {
+    router(None)
+}
+
 fn running(companion: &Companion) -> Result<&Arc<Service>, ApiError> {
     companion.as_ref().ok_or_else(|| {
         let remedy = "start it with `ws-guard run --listen ADDR` or `ws-guard serve`";

@@ -22,7 +22,7 @@ pub struct EventView {
     pub time: Timestamp,
     /// `throttled`, `released`, `banned`, `paced`, `unpaced`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
     /// `table_full`, `proxy_suspected`, or one of the daemon's own: `missed`, `interface`, `policy`,
-    /// `config`, `config_error`.
+    /// `config`, `config_error`, `server`.
     pub kind: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,

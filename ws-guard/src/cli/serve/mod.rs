@@ -163,7 +163,7 @@ impl Serve {
         };
         let endpoint = otlp_endpoint(self.otlp_endpoint.clone())?;
         let telemetry = Telemetry::start(endpoint.as_ref(), &registry)?;
-        config.spans = telemetry.as_ref().and_then(Telemetry::spans);
+        config.trace = telemetry.as_ref().and_then(Telemetry::trace);
         // Before anybody can know that we are here: the first process of a container is not ended by a
         // signal that it does not handle.
         let signals = {
