@@ -6,10 +6,10 @@
 use bytes::BytesMut;
 use comparison::{as_tungstenite_has_it, tungstenite_reads};
 use libfuzzer_sys::fuzz_target;
-use ws_guard::server::protocol::{Decoder, Event, Limits, ProtocolError, Role, deflate::Inflater};
+use ws_guard_server::protocol::{Decoder, Event, Limits, ProtocolError, Role, deflate::Inflater};
 use ws_guard_common::frame::Violation;
 
-#[path = "../../ws-guard/tests/server/comparison.rs"]
+#[path = "../../ws-guard-server/tests/codec/comparison.rs"]
 mod comparison;
 
 const LIMITS: Limits = Limits { message: 4096, fragments: 100 };

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use snow::{Builder, TransportState};
-use ws_guard::server::{
+use ws_guard_server::{
     coding::{
         Coding, Opened,
         noise::{self, NoiseKey, PATTERN},

@@ -16,15 +16,8 @@ use std::{
 
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use ws_guard::{
-    config::server::ServerSection,
-    server::{
-        Config,
-        handshake::{self, Refusal},
-        negotiation::{Client, Table},
-        proxies::Proxies,
-    },
-};
+use ws_guard_server::{handshake::{self, Refusal}, negotiation::{Client, Table}, proxies::Proxies, Config};
+use ws_guard::config::server::ServerSection;
 
 /// Rows with and without a share, and one that is not compressed.
 const TABLE: &str = r#"

@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use tokio_util::codec::Decoder;
-use ws_guard::server::packets::{FixedHeader, Layout, LengthMagic, LengthPrefix, Packets};
+use ws_guard_server::packets::{FixedHeader, Layout, LengthMagic, LengthPrefix, Packets};
 
 const MOST: usize = 1024;
 

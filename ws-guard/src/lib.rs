@@ -1,7 +1,8 @@
 //! The ws-guard daemon and command line. Read it from the outside in: [`cli`] is what a user types,
-//! [`daemon`] what `run` does, [`control`] how the two talk, [`domain`] what they talk about,
-//! [`guard`] where the kernel begins.
+//! [`daemon`] what `run` does, [`companion`] the process that serves for it, [`control`] how daemon and
+//! command line talk, [`domain`] what they talk about, [`guard`] where the kernel begins.
 pub mod cli;
+pub mod companion;
 pub mod config;
 pub mod control;
 pub mod daemon;
@@ -9,5 +10,3 @@ pub mod domain;
 pub mod guard;
 pub mod listener;
 pub mod metrics;
-pub mod server;
-pub mod telemetry;

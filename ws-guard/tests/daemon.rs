@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use ws_guard::{
     config::{Inputs, Settings},
-    control::routes,
+    control::{companion, routes},
     daemon::state::State,
     domain::{event::EventView, status::PatternStatus},
     guard::{Attachment, BPFFS_MOUNT_POINT, Guard, LoadOptions, Mode, Role, TableSizes, unload},
@@ -87,7 +87,7 @@ async fn ask(router: &Router, method: &str, path: &str, body: &str) -> (StatusCo
 #[tokio::test]
 async fn the_api_reads_and_changes_the_policy() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let (status, policy) = ask(&api, "GET", "/v1/policy", "").await;
     assert_eq!((status, &policy["max_ping_rate"]), (StatusCode::OK, &json!(30)));
     let patch = r#"{"max_ping_rate": 5, "window_seconds": 1, "ports": [80, 9001]}"#;
@@ -107,7 +107,7 @@ async fn the_api_reads_and_changes_the_policy() {
 #[tokio::test]
 async fn a_bad_patch_changes_nothing_and_names_every_error() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let patch = r#"{"max_ping_rate": 7, "window_seconds": 0, "actoin": "drop", "ports": []}"#;
     let (status, body) = ask(&api, "PATCH", "/v1/policy", patch).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -123,7 +123,7 @@ async fn a_bad_patch_changes_nothing_and_names_every_error() {
 #[tokio::test]
 async fn every_error_is_json_with_a_remedy() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let huge = format!("{{\"source\": \"{}\"}}", "1".repeat(100_000));
     for (method, path, body, wanted) in [
         ("GET", "/v1/nothing", "", 404),
@@ -152,7 +152,7 @@ async fn every_error_is_json_with_a_remedy() {
 #[tokio::test]
 async fn the_allowlist_keeps_apart_what_operators_and_configuration_want() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let generation = || loaded.state.reader.maps.policy().expect("a policy").generation;
     let before = generation();
     let (status, list) = ask(&api, "POST", "/v1/allow", r#"{"network": "fd77::5"}"#).await;
@@ -175,7 +175,7 @@ async fn the_allowlist_keeps_apart_what_operators_and_configuration_want() {
 #[tokio::test]
 async fn networks_and_ports_get_settings_of_their_own_and_lose_them() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let cidr = r#"{"cidr": "10.0.0.0/8", "max_ping_rate": 100}"#;
     let (status, policy) = ask(&api, "PATCH", "/v1/policy/cidr", cidr).await;
     assert_eq!(
@@ -205,7 +205,7 @@ async fn networks_and_ports_get_settings_of_their_own_and_lose_them() {
 #[tokio::test]
 async fn the_configurations_networks_come_back_behind_an_operators() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let configured = settings(&[("cidr", "10.0.0.0/8 max-ping-rate=50")]);
     loaded.state.operator.configure(&configured).expect("configured");
     loaded.state.config().settings = configured;
@@ -225,7 +225,7 @@ async fn the_configurations_networks_come_back_behind_an_operators() {
 #[tokio::test]
 async fn reports_are_charged_one_by_one() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let batch = json!({"reports": [
         {"source": "10.0.0.1", "pings": 12},
         {"source": "10.0.0.1", "pings": 20, "port": 9001},
@@ -260,7 +260,7 @@ async fn reports_are_charged_one_by_one() {
 #[tokio::test]
 async fn events_are_lines_after_a_number() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     for message in ["a", "b", "c"] {
         loaded.state.events.record(EventView::message("policy", message));
     }
@@ -292,7 +292,7 @@ async fn a_file_change_keeps_what_it_did_not_name() {
 async fn metrics_parse_and_name_no_address() {
     let Some(loaded) = load() else { return };
     let registry = metrics::registry(loaded.state.clone()).expect("a registry");
-    let router = metrics::router(registry, loaded.state.clone(), None);
+    let router = metrics::router(registry, loaded.state.clone(), || Ok(()));
     let get = |path: &str| Request::get(path).body(Body::empty()).expect("a request");
     let response = router.clone().oneshot(get("/metrics")).await.expect("an answer");
     assert_eq!(response.status(), StatusCode::OK);
@@ -407,7 +407,9 @@ fn documented_metrics_are_the_codes() {
     let gathered: BTreeSet<String> =
         families.iter().map(|family| family.name().to_owned()).collect();
     assert!(gathered.contains("wsguard_up") && gathered.len() > 30, "{gathered:?}");
-    let code = sources(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path());
+    let guard = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = [guard.join("src"), guard.join("../ws-guard-server/src")];
+    let code = folders.map(|folder| sources(&folder)).concat();
     let of_server = named(&code, "wsguard_server_");
     let known: BTreeSet<String> = [&gathered, &of_server, &named(&code, "wsguard_otlp_")]
         .into_iter()
@@ -443,7 +445,7 @@ fn documented_metrics_are_the_codes() {
 #[tokio::test]
 async fn documented_paths_are_the_codes() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let (status, body) = ask(&api, "GET", "/v1/nothing", "").await;
     let remedy = body["remedy"].as_str().expect("a remedy").to_owned();
     assert!(status == StatusCode::NOT_FOUND && remedy.contains("policy/cidr"), "{body}");
@@ -467,7 +469,7 @@ async fn documented_paths_are_the_codes() {
 #[tokio::test]
 async fn what_is_too_large_is_told_how_large_it_may_be() {
     let Some(loaded) = load() else { return };
-    let api = routes::router(loaded.state.clone(), None);
+    let api = routes::router(loaded.state.clone(), companion::absent());
     let large = format!("{{\"topic\":\"a\",\"data\":\"{}\"}}", "x".repeat(65 << 10));
     let (status, body) = ask(&api, "POST", "/v1/publish", &large).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);

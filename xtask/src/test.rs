@@ -123,6 +123,8 @@ fn host_tests(report: &mut Report, args: &Args) {
     // The committed object has a step of its own above.
     let inspector = cargo(&["test", "--package", "ws-guard-inspect", "--no-fail-fast"]);
     tests(report, "tests, inspector", inspector, args);
+    let server = cargo(&["test", "--package", "ws-guard-server", "--no-fail-fast"]);
+    tests(report, "tests, companion server", server, args);
     let others =
         cargo(&["test", "--package", "xtask", "--package", "ws-guard-testkit", "--no-fail-fast"]);
     tests(report, "tests, xtask and test kit", others, args);

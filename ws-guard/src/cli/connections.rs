@@ -8,10 +8,9 @@ use super::{
     Global, SERVE_SOCKET,
     output::{Column, Format, Listing, Table, ago, plural, print, printable, show, span},
 };
-use crate::{
-    control::client::{Client, ClientError},
-    domain::connection::{ConnectionStory, ConnectionView, StoryEvent},
-};
+use ws_guard_server::view::{ConnectionStory, ConnectionView, StoryEvent};
+
+use crate::control::client::{Client, ClientError};
 
 const HELP: &str = "\
 Connections of the companion server: of the daemon's (`run --listen`), or of `serve`. Those that ended
@@ -225,7 +224,8 @@ fn events(story: &[StoryEvent]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{clock::Timestamp, connection::Totals};
+    use crate::domain::clock::Timestamp;
+    use ws_guard_server::view::Totals;
 
     fn view() -> ConnectionView {
         let opened = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);

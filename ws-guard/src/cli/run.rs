@@ -3,14 +3,17 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Arg, Args, Command};
+use tracing::subscriber::{NoSubscriber, with_default};
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::{Global, serve::ServerFlags, settings::RunFlags};
+use ws_guard_server::{self as server, watch::Watch};
+
 use crate::{
-    config::{Inputs, LogFormat, watch::Watch},
+    companion::process,
+    config::{Inputs, LogFormat},
     daemon::{self, RunOptions},
     listener::descriptors,
-    server,
 };
 
 const HELP: &str = "\
@@ -48,10 +51,16 @@ pub struct Run {
     config: Option<PathBuf>,
     #[command(flatten)]
     server: ServerFlags,
+    /// This is the process of the companion server, which a daemon started
+    #[arg(long, hide = true)]
+    companion: bool,
 }
 
 impl Run {
     pub fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        if self.companion {
+            return self.companion();
+        }
         let watch = self.config.clone().map(Watch::new);
         let inputs = Inputs::new(self.flags.0, self.config);
         let settings = inputs.load()?;
@@ -61,13 +70,12 @@ impl Run {
         let server = settings.run.listen.map(|listen| {
             let mut config = server::Config::new(listen);
             let trusted = settings.told_proxies();
-            self.server.apply(&mut config, &settings.server, &trusted).map(|()| config)
+            // What there is to say of it, its process says.
+            let apply = || self.server.apply(&mut config, &settings.server, &trusted);
+            with_default(NoSubscriber::default(), apply).map(|()| config)
         });
-        let mut server = server.transpose()?;
-        match &mut server {
-            Some(config) => descriptors::back(config),
-            None => drop(descriptors::raise(descriptors::RESERVED)),
-        }
+        let server = server.transpose()?;
+        descriptors::raise(descriptors::RESERVED);
         let idle = !settings.server.protocols.rows.is_empty() || self.server.want_a_server();
         if server.is_none() && idle {
             tracing::warn!("settings of the companion server without --listen: add it");
@@ -89,6 +97,17 @@ impl Run {
         // A listing that is still being read must not hold the end up.
         runtime.shutdown_background();
         ran.map(|()| ExitCode::SUCCESS)
+    }
+
+    /// Serve as the daemon that started this process says.
+    fn companion(self) -> anyhow::Result<ExitCode> {
+        let (socket, start) = process::begin()?;
+        let format = if start.json_log { LogFormat::Json } else { LogFormat::Text };
+        log_to_stderr(format, "info");
+        let mut config = server::Config::new(start.listen);
+        self.server.apply(&mut config, &start.section, &start.proxies)?;
+        descriptors::back(&mut config);
+        process::serve(config, &start, socket).map(|()| ExitCode::SUCCESS)
     }
 }
 

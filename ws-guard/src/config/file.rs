@@ -12,10 +12,10 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+use ws_guard_server::regular;
 
 use super::{
     layers::{Given, Place, Problem},
-    regular,
     server::SECTION,
 };
 use crate::domain::{overrides::Overrides, setting::closest};

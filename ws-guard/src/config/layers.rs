@@ -7,6 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use ws_guard_server::source::Prefixes;
 
 use super::{
     file::{self, FileLayer},
@@ -14,7 +15,7 @@ use super::{
     settings::{RUN, Settings},
 };
 use crate::domain::{
-    address::{Given as Meant, Prefixes},
+    address::{Given as Meant, exemption},
     overrides::{NetworkPolicy, parse_network},
     policy::POLICY,
     setting::{Setting, closest},
@@ -263,7 +264,7 @@ fn check_together(
     }
     let prefixes = Prefixes { v4: settings.policy.ipv4_prefix, v6: settings.policy.ipv6_prefix };
     for (given, network) in allow.iter().zip(&settings.run.allow) {
-        match prefixes.exemption(*network) {
+        match exemption(&prefixes, *network) {
             Ok(network) => settings.allow.push(network),
             Err(message) => problems.push(Problem { place: given.place.clone(), message }),
         }
@@ -301,7 +302,7 @@ fn check_cidrs(
     let whole = |cidr: IpNet| {
         let single = cidr.prefix_len() == cidr.max_prefix_len();
         let meant = if single { Meant::Address(cidr.addr()) } else { Meant::Network(cidr) };
-        prefixes.exemption(meant)
+        exemption(&prefixes, meant)
     };
     let mut seen = BTreeSet::new();
     for given in cidrs {

@@ -3,13 +3,11 @@
 
 mod file;
 mod layers;
-pub mod regular;
 pub mod reloadable;
 pub mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
-pub mod watch;
 
 pub use layers::{Arguments, ConfigError, Inputs, Place, Problem, unknown_variables};
 pub use settings::{LogFormat, RUN, RunSettings, Settings, listen_address};

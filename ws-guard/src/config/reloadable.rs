@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::server::ServerSection;
-use crate::server::{
+use ws_guard_server::{
     Config,
     negotiation::{Negotiation, TableError},
     output_limit::OutputLimit,

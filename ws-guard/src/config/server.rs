@@ -3,7 +3,7 @@
 
 use std::{ops::Range, path::Path};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{
     Spanned,
     de::{DeTable, DeValue, ValueDeserializer},
@@ -14,13 +14,12 @@ use super::{
     layers::{ConfigError, Place, Problem},
     settings::RUN,
 };
-use crate::{
-    domain::policy::POLICY,
-    server::{
-        negotiation::{Features, Row, Share, Table, offers::is_token, share::PARTS},
-        output_limit,
-    },
+use ws_guard_server::{
+    negotiation::{Features, Row, Share, Table, offers::is_token, share::PARTS},
+    output_limit,
 };
+
+use crate::domain::policy::POLICY;
 
 /// The section's name.
 pub const SECTION: &str = "server";
@@ -32,7 +31,7 @@ const FIELDS: &str = "give offer, answer, features, percent or user-id-below";
 const MOST_ROWS: usize = 64;
 
 /// What it holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerSection {
     pub protocols: Table,
     /// Bytes that may wait for a client that does not read.
@@ -299,7 +298,7 @@ fn share(percent: Option<f64>, below: Option<u8>) -> Result<Share, (&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::negotiation::{Choice, Client};
+    use ws_guard_server::negotiation::{Choice, Client};
 
     fn parsed(text: &str) -> Result<ServerSection, Vec<String>> {
         let mut problems = Vec::new();

@@ -8,6 +8,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::server::ServerSection;
+use ws_guard_server::telemetry::{ENDPOINT_VARIABLE, Endpoint};
+
 use crate::{
     domain::{
         address::{Given, Quoted},
@@ -17,7 +19,6 @@ use crate::{
         tunnel::Tunnel,
     },
     guard::{AttachMode, DEFAULT_PIN_DIR, Selection, Selector, TableSizes},
-    telemetry::{ENDPOINT_VARIABLE, Endpoint},
 };
 
 /// Handshakes that may wait for their answer; the oldest give way to newer ones.

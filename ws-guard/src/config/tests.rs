@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use proptest::prelude::*;
+use ws_guard_server::watch::Watch;
 
-use super::{Inputs, LogFormat, watch::Watch};
+use super::{Inputs, LogFormat};
 use crate::{
     domain::{
         overrides::{NetworkPolicy, PortPolicy},

@@ -21,9 +21,11 @@ use super::{
     error::ApiError,
     routes::{Answer, Input, Query},
 };
-use crate::{
-    domain::connection::{ConnectionStory, ConnectionView, StoryEvent},
-    server::{journal::Follower, service::Service, topics::protocol::Topic},
+use ws_guard_server::{
+    journal::Follower,
+    service::Service,
+    topics::protocol::Topic,
+    view::{ConnectionStory, ConnectionView, StoryEvent},
 };
 
 /// Connections that ended longer ago are not listed unless all are asked for.
@@ -48,6 +50,11 @@ pub fn router(companion: Companion) -> Router {
         .route("/v1/connections/{id}/story", get(story))
         .route("/v1/publish", post(publish))
         .with_state(companion)
+}
+
+/// The same where there is none.
+pub fn absent() -> Router {
+    router(None)
 }
 
 fn running(companion: &Companion) -> Result<&Arc<Service>, ApiError> {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     domain::{
-        address::{Prefixes, network_text},
+        address::{network_text, prefixes_of},
         clock::{Clock, Timestamp},
         overrides::NetworkPolicy,
     },
@@ -180,7 +180,7 @@ impl Operator {
     }
 
     fn throttled_by_hand(&self) -> Result<Vec<KeptThrottle>, GuardError> {
-        let prefixes = Prefixes::of(&self.maps.policy()?);
+        let prefixes = prefixes_of(&self.maps.policy()?);
         let clock = Clock::now();
         let mut ends: BTreeMap<IpNet, (u64, bool)> = BTreeMap::new();
         for (key, source) in self.maps.sources()? {

@@ -14,8 +14,8 @@
 //! | `POST /v1/release` | [`Release`] in, [`Decision`] out |
 //! | `POST /v1/reports` | [`reports::Reports`] in, [`reports::Reported`] out |
 //! | `GET`, `POST`, `DELETE /v1/allow` | [`Allow`] in, array of [`AllowView`] out |
-//! | `GET /v1/connections[?all=true]` | array of [`crate::domain::connection::ConnectionView`] |
-//! | `GET /v1/connections/ID` | [`crate::domain::connection::ConnectionStory`] |
+//! | `GET /v1/connections[?all=true]` | array of [`ws_guard_server::view::ConnectionView`] |
+//! | `GET /v1/connections/ID` | [`ws_guard_server::view::ConnectionStory`] |
 //! | `GET /v1/connections/ID/story[?follow=true]` | a line of JSON an event |
 //! | `POST /v1/publish` | [`Publish`] in, [`Published`] out |
 //! | `GET /v1/events[?since=SEQ][&follow=true]` | a line of JSON an event |

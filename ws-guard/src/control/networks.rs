@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Settings,
     domain::{
-        address::{Given, Prefixes, network_text},
+        address::{Given, exemption, network_text, prefixes_of},
         clock::step_ms,
         overrides::{NetworkPolicy, OWN, Overrides},
         policy::PolicySettings,
@@ -218,15 +218,15 @@ impl Operator {
 
     /// A network that holds whole sources; an address means its source.
     fn whole_sources(&self, network: &str) -> Result<IpNet, ApiError> {
-        let prefixes = Prefixes::of(&self.maps.policy()?);
+        let prefixes = prefixes_of(&self.maps.policy()?);
         let given: Given = network.parse().map_err(|error: String| ApiError::refused(&error))?;
-        prefixes.exemption(given).map_err(|error| ApiError::refused(&error))
+        exemption(&prefixes, given).map_err(|error| ApiError::refused(&error))
     }
 
     /// A network that has a rule. Not [`Operator::whole_sources`]: a rule must be removable that a
     /// changed prefix length made too narrow.
     fn kept(&self, network: &str) -> Result<IpNet, ApiError> {
-        let prefixes = Prefixes::of(&self.maps.policy()?);
+        let prefixes = prefixes_of(&self.maps.policy()?);
         match network.parse().map_err(|error: String| ApiError::refused(&error))? {
             Given::Network(network) => Ok(network),
             Given::Address(address) => Ok(prefixes.source_of(address)),

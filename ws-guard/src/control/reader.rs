@@ -11,7 +11,7 @@ use ws_guard_common::{
 use super::{AllowView, Origin, networks::ALLOWED_BY_CONFIG};
 use crate::{
     domain::{
-        address::{Prefixes, network_text},
+        address::{network_text, prefixes_of},
         clock::Clock,
         flow::{FlowStates, FlowView},
         open::OpenFlows,
@@ -46,7 +46,7 @@ impl Reader {
             .filter(|(key, _)| !known.contains(key))
             .map(|(key, state)| FlowView::without_flow(&key, state))
             .collect();
-        let prefixes = Prefixes::of(&self.maps.policy()?);
+        let prefixes = prefixes_of(&self.maps.policy()?);
         let view = |(key, flow): &(_, _)| FlowView::new(key, flow, &clock, prefixes);
         views.extend(flows.iter().map(view));
         views.sort_by(|a, b| (&a.client, &a.server).cmp(&(&b.client, &b.server)));

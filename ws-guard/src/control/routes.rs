@@ -20,13 +20,14 @@ use super::{
     operator::refused,
     reports::{Reported, Reports},
 };
+use ws_guard_server::service::Service;
+
 use crate::{
     daemon::{events::Follower, state::State},
     domain::{
         event::EventView, flow::FlowView, overrides::Overrides, policy::PolicySettings,
         source::SourceView, status::Status,
     },
-    server::service::Service,
 };
 
 /// No request of ours is larger.
@@ -61,8 +62,8 @@ pub(super) struct Query<T>(pub(super) T);
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
-/// The whole API of a daemon.
-pub fn router(state: State, server: Option<Arc<Service>>) -> Router {
+/// The whole API of a daemon; `server` is the part of the companion server, see [`super::companion`].
+pub fn router(state: State, server: Router) -> Router {
     let guard = Router::new()
         .route("/v1/info", get(info))
         .route("/v1/status", get(status))
@@ -77,7 +78,7 @@ pub fn router(state: State, server: Option<Arc<Service>>) -> Router {
         .route("/v1/allow", get(allowlist).post(allow).delete(disallow))
         .route("/v1/events", get(events))
         .with_state(state);
-    finish(guard.merge(companion::router(server)), || {
+    finish(guard.merge(server), || {
         format!("the paths are /v1/{}", [&PATHS[..], &companion::PATHS].concat().join(", "))
     })
 }
@@ -90,6 +91,13 @@ pub fn alone(server: Arc<Service>) -> Router {
             "a companion server alone (`ws-guard serve`) answers here, with /v1/{paths}; name the guard's socket with --control-socket"
         )
     })
+}
+
+/// The companion server's part, for a daemon that checks nothing of it.
+pub fn of_server(server: Arc<Service>) -> Router {
+    companion::router(Some(server))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
 fn finish(router: Router, paths: impl Fn() -> String) -> Router {

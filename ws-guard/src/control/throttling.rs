@@ -15,7 +15,7 @@ use ws_guard_common::{
 
 use super::{Decision, Throttle, ThrottleAction, error::ApiError, operator::Operator};
 use crate::domain::{
-    address::{Given, Prefixes, network_text},
+    address::{Given, network_text, prefixes_of},
     clock::Clock,
     open::OpenFlows,
     source::{Rules, SourceState},
@@ -138,7 +138,7 @@ impl Operator {
 
     /// The source that an address belongs to; a network must be exactly one.
     pub(super) fn source(&self, text: &str) -> Result<IpNet, ApiError> {
-        let prefixes = Prefixes::of(&self.maps.policy()?);
+        let prefixes = prefixes_of(&self.maps.policy()?);
         match text.parse().map_err(|error: String| ApiError::refused(&error))? {
             Given::Address(address) => Ok(prefixes.source_of(address)),
             Given::Network(network) => {

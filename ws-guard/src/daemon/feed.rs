@@ -8,13 +8,19 @@ use std::{
 
 use tokio::sync::mpsc::Receiver;
 use ws_guard_common::maps::{Event, EventKind, SourceKey};
+use ws_guard_server::source::Prefixes;
 
 use super::{
     releases::{News, Releases},
     state::State,
 };
 use crate::{
-    domain::{address::Prefixes, clock::Clock, event::EventView, source::SourceState},
+    domain::{
+        address::{prefixes_of, source_text},
+        clock::Clock,
+        event::EventView,
+        source::SourceState,
+    },
     guard::GuardError,
 };
 
@@ -54,7 +60,7 @@ pub async fn run(state: State, mut kernel: Receiver<Event>) {
 }
 
 fn prefixes(state: &State) -> Prefixes {
-    state.reader.maps.policy().map_or(Prefixes { v4: 32, v6: 64 }, |policy| Prefixes::of(&policy))
+    state.reader.maps.policy().map_or(Prefixes { v4: 32, v6: 64 }, |policy| prefixes_of(&policy))
 }
 
 fn from_kernel(state: &State, releases: &mut Releases, event: &Event) {
@@ -90,7 +96,7 @@ fn from_table(state: &State, releases: &mut Releases) {
         };
         let time = time.unwrap_or(crate::domain::clock::Timestamp(clock.wall));
         let view = EventView::bare(kind, time);
-        state.events.record(EventView { source: Some(prefixes.display(&source)), ..view });
+        state.events.record(EventView { source: Some(source_text(&prefixes, &source)), ..view });
     }
 }
 

@@ -13,12 +13,10 @@ mod reload;
 pub mod state;
 mod suspects;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use axum::Router;
 use tokio::{
     net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -27,15 +25,20 @@ use tokio::{
 };
 
 use self::{companion::Companion, interfaces::Supervisor, reload::Reloader, state::State};
+use ws_guard_server::{
+    self as server,
+    telemetry::{self, Export},
+    watch::Watch,
+};
+
 use crate::{
-    config::{Inputs, Settings, reloadable::Reloadable, watch::Watch},
-    control::{routes, socket::Socket},
+    companion::{relay, supervisor::Companion as Server},
+    config::{Inputs, Settings, reloadable::Reloadable},
+    control::{self, routes, socket::Socket},
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     listener::{self, http::Limits},
     metrics,
-    server::{self, service::Service},
-    telemetry::Telemetry,
 };
 
 /// What `run` is started with, already validated.
@@ -83,19 +86,25 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("suspicion", suspects::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
     let endpoint = settings.run.otlp_endpoint.as_ref();
-    let telemetry = Telemetry::start(endpoint, &registry)?;
-    let companion = options.server.map(|mut config| {
-        config.spans = telemetry.as_ref().and_then(Telemetry::spans);
-        Companion::start(config, &settings, &registry)
-    });
-    let companion = companion.transpose()?;
-    let server = companion.as_ref().map(Companion::service);
-    tasks.spawn(serve_control(socket.listener()?, state.clone(), server.clone()));
+    // Spans are those of the companion server, whose process exports them.
+    let exporter = Export::read(endpoint, telemetry::Signals::Metrics)?;
+    let telemetry = exporter.map(|export| export.start(&registry)).transpose()?;
+    let companion = match &options.server {
+        Some(config) => {
+            let daemon = Companion::daemon(state.clone(), config.listen);
+            let log = settings.run.access_log.clone();
+            let (server, child) = Server::start(config, log, daemon, &registry).await?;
+            tasks.spawn(ended("companion server", server.follow(child)));
+            Some(server)
+        }
+        None => None,
+    };
+    let server = companion.as_ref().map(Server::shared);
+    let api = server.clone().map_or_else(control::companion::absent, relay::router);
+    tasks.spawn(serve_control(socket.listener()?, routes::router(state.clone(), api)));
     if let Some(listener) = metrics_listener {
-        tasks.spawn(metrics::serve(listener, registry.clone(), state.clone(), server));
-    }
-    if let Some(companion) = &companion {
-        tasks.spawn(ended("companion server", companion.follow(state.clone())));
+        let ready = move || server.as_ref().map_or(Ok(()), |server| server.ready());
+        tasks.spawn(metrics::serve(listener, registry.clone(), state.clone(), ready));
     }
     // Before readiness is reported: from then on signals end the daemon in order.
     let mut signals = Signals::new()?;
@@ -103,7 +112,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     announce(&state, &options.control_socket);
     tasks.spawn(ended("log of readiness", readiness::run(state.clone())));
     let ended = until_signal(&mut signals, &mut tasks).await;
-    if let Some(companion) = companion {
+    if let Some(companion) = &companion {
         // Meanwhile the tasks go on, and `/readyz` says that it ends.
         tokio::select! {
             () = companion.leave() => {}
@@ -114,6 +123,10 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     if let Some(telemetry) = telemetry {
         // Threads are joined, which blocks.
         tokio::task::spawn_blocking(|| telemetry.stop()).await.context("exporting telemetry")?;
+    }
+    if let Some(companion) = companion {
+        // Its last metrics are exported.
+        companion.end();
     }
     ended
 }
@@ -179,12 +192,8 @@ fn announce(state: &State, socket: &Path) {
     notify::notify("READY=1");
 }
 
-async fn serve_control(
-    listener: UnixListener,
-    state: State,
-    server: Option<Arc<Service>>,
-) -> anyhow::Result<()> {
-    listener::http::serve(listener, routes::router(state, server), Limits::CONTROL).await;
+async fn serve_control(listener: UnixListener, router: Router) -> anyhow::Result<()> {
+    listener::http::serve(listener, router, Limits::CONTROL).await;
     anyhow::bail!("the control socket ended unexpectedly")
 }
 

@@ -6,16 +6,16 @@ use tokio::{
 };
 
 use super::state::State;
+use ws_guard_server::{
+    negotiation::TableError,
+    watch::{Watch, changed},
+};
+
 use crate::{
-    config::{
-        Inputs, Settings,
-        reloadable::Reloadable,
-        watch::{Watch, changed},
-    },
+    config::{Inputs, Settings, reloadable::Reloadable},
     control::error::ApiError,
     domain::{clock::Timestamp, event::EventView},
     guard::Selection,
-    server::negotiation::TableError,
 };
 
 /// Why a reload happens.
@@ -35,7 +35,7 @@ pub struct Reloader {
     hangup: Signal,
     /// Receiver of a new list of interfaces.
     interfaces: watch::Sender<Selection>,
-    /// The companion server, where there is one.
+    /// Checks the companion server's section, where there is one; its process follows the settings.
     server: Option<Reloadable>,
     /// As the daemon was started with it.
     started: Settings,
@@ -105,10 +105,6 @@ impl Reloader {
         if new.run.interfaces != before.run.interfaces {
             // The supervisor ends only with the daemon.
             let _ = self.interfaces.send(new.run.interfaces.clone());
-        }
-        if let Some(server) = &self.server {
-            let set = server.set(new.server.clone());
-            set.map_err(|error| ApiError::refused(&error.to_string()))?;
         }
         let waiting = self.started.run.restart_needed(&new.run);
         if !waiting.is_empty() {

@@ -8,6 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 use ws_guard_common::maps::{Address, Policy, SourceKey};
+use ws_guard_server::source::Prefixes;
 
 use crate::guard::canonical;
 
@@ -36,65 +37,44 @@ impl FromStr for Given {
     }
 }
 
-/// What makes a source under a policy: the prefix lengths of its masks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefixes {
-    /// 0 to 32.
-    pub v4: u8,
-    /// 0 to 128.
-    pub v6: u8,
+/// The prefix lengths of a policy's masks.
+pub fn prefixes_of(policy: &Policy) -> Prefixes {
+    let ones = |mask: &Address| mask.0.iter().map(|word| word.count_ones()).sum::<u32>() as u8;
+    Prefixes { v4: ones(&policy.mask_v4).saturating_sub(96), v6: ones(&policy.mask_v6) }
 }
 
-impl Prefixes {
-    pub fn of(policy: &Policy) -> Prefixes {
-        let ones = |mask: &Address| mask.0.iter().map(|word| word.count_ones()).sum::<u32>() as u8;
-        Prefixes { v4: ones(&policy.mask_v4).saturating_sub(96), v6: ones(&policy.mask_v6) }
+/// The text of a source's key: a plain address where it stands for one, else CIDR; an end point where
+/// the source is one connection.
+pub fn source_text(prefixes: &Prefixes, source: &SourceKey) -> String {
+    let address = IpAddr::from(source.address);
+    if source.port() != 0 {
+        return SocketAddr::new(address, u16::from_be(source.port())).to_string();
     }
+    let coarse = SourceKey::coarse_bits(source.address.is_v4(), source.level());
+    let Some(bits) = coarse.filter(|_| source.level() > 0) else {
+        return network_text(&prefixes.source_of(address));
+    };
+    let length = if address.is_ipv4() { bits.saturating_sub(96) } else { bits };
+    IpNet::new(address, length as u8).map_or(address.to_string(), |net| network_text(&net))
+}
 
-    pub fn for_address(&self, address: &IpAddr) -> u8 {
-        if address.is_ipv4() { self.v4 } else { self.v6 }
+/// The network that an operator means to make a rule for. Narrower than a source cannot be had: the
+/// kernel keeps one count for the whole of it.
+pub fn exemption(prefixes: &Prefixes, given: Given) -> Result<IpNet, String> {
+    let network = match given {
+        Given::Address(address) => return Ok(prefixes.source_of(address)),
+        Given::Network(network) => network,
+    };
+    let length = prefixes.for_address(&network.addr());
+    if network.prefix_len() <= length {
+        return Ok(network);
     }
-
-    /// The source that an address belongs to.
-    pub fn source_of(&self, address: IpAddr) -> IpNet {
-        let address = address.to_canonical();
-        // The lengths fit their families, so that there always is such a network.
-        IpNet::new(address, self.for_address(&address)).map_or(address.into(), |net| net.trunc())
-    }
-
-    /// Text of a source's key: a plain address if it is one, otherwise CIDR; an end point where the
-    /// source is one connection.
-    pub fn display(&self, source: &SourceKey) -> String {
-        let address = IpAddr::from(source.address);
-        if source.port() != 0 {
-            return SocketAddr::new(address, u16::from_be(source.port())).to_string();
-        }
-        let coarse = SourceKey::coarse_bits(source.address.is_v4(), source.level());
-        let Some(bits) = coarse.filter(|_| source.level() > 0) else {
-            return network_text(&self.source_of(address));
-        };
-        let length = if address.is_ipv4() { bits.saturating_sub(96) } else { bits };
-        IpNet::new(address, length as u8).map_or(address.to_string(), |net| network_text(&net))
-    }
-
-    /// The network that an operator means to make a rule for. Narrower than a source cannot be had: the
-    /// kernel keeps one count for the whole of it.
-    pub fn exemption(&self, given: Given) -> Result<IpNet, String> {
-        let network = match given {
-            Given::Address(address) => return Ok(self.source_of(address)),
-            Given::Network(network) => network,
-        };
-        let length = self.for_address(&network.addr());
-        if network.prefix_len() <= length {
-            return Ok(network);
-        }
-        let whole = self.source_of(network.addr());
-        let option = if network.addr().is_ipv4() { "--ipv4-prefix" } else { "--ipv6-prefix" };
-        Err(format!(
-            "{network} is narrower than a source, which is a /{length} here: name {whole}, or run with {option} {}",
-            network.prefix_len()
-        ))
-    }
+    let whole = prefixes.source_of(network.addr());
+    let option = if network.addr().is_ipv4() { "--ipv4-prefix" } else { "--ipv6-prefix" };
+    Err(format!(
+        "{network} is narrower than a source, which is a /{length} here: name {whole}, or run with {option} {}",
+        network.prefix_len()
+    ))
 }
 
 /// `10.77.0.1` for a single address, else CIDR.
@@ -133,15 +113,15 @@ mod tests {
     #[test]
     fn sources_print_as_people_write_them() {
         let key = |text, scope| SourceKey { address: address(text), scope };
-        assert_eq!(USUAL.display(&key("10.77.0.1", 3)), "10.77.0.1");
-        assert_eq!(USUAL.display(&key("fd77::", 0)), "fd77::/64");
+        assert_eq!(source_text(&USUAL, &key("10.77.0.1", 3)), "10.77.0.1");
+        assert_eq!(source_text(&USUAL, &key("fd77::", 0)), "fd77::/64");
         let wide = Prefixes { v4: 24, v6: 128 };
-        assert_eq!(wide.display(&key("10.77.0.0", 0)), "10.77.0.0/24");
-        assert_eq!(wide.display(&key("fd77::1", 0)), "fd77::1");
+        assert_eq!(source_text(&wide, &key("10.77.0.0", 0)), "10.77.0.0/24");
+        assert_eq!(source_text(&wide, &key("fd77::1", 0)), "fd77::1");
         let port = SourceKey::of_connection(3, 4711_u16.to_be());
-        assert_eq!(USUAL.display(&key("10.77.0.1", port)), "10.77.0.1:4711");
-        assert_eq!(USUAL.display(&key("fd77::1", port)), "[fd77::1]:4711");
-        let coarse = |text, level| USUAL.display(&key(text, 3).coarser(level).unwrap());
+        assert_eq!(source_text(&USUAL, &key("10.77.0.1", port)), "10.77.0.1:4711");
+        assert_eq!(source_text(&USUAL, &key("fd77::1", port)), "[fd77::1]:4711");
+        let coarse = |text, level| source_text(&USUAL, &key(text, 3).coarser(level).unwrap());
         assert_eq!(coarse("10.77.3.9", 1), "10.77.3.0/24");
         assert_eq!(coarse("10.77.3.9", 2), "10.77.0.0/16");
         assert_eq!(coarse("fd77:1:2:3ff::", 1), "fd77:1:2:300::/56");
@@ -162,12 +142,12 @@ mod tests {
             mask_v6: Address::mask(56),
             ..Policy::default()
         };
-        assert_eq!(Prefixes::of(&policy), Prefixes { v4: 24, v6: 56 });
+        assert_eq!(prefixes_of(&policy), Prefixes { v4: 24, v6: 56 });
     }
 
     #[test]
     fn a_bare_address_exempts_its_source() {
-        let allow = |text: &str| USUAL.exemption(text.parse().unwrap());
+        let allow = |text: &str| exemption(&USUAL, text.parse().unwrap());
         assert_eq!(allow("fd77::1").unwrap().to_string(), "fd77::/64");
         assert_eq!(allow("::ffff:10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
         assert_eq!(allow("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");

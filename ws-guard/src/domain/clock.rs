@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_getres, clock_gettime};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+pub use ws_guard_server::timestamp::Timestamp;
 
 /// The two clocks read at one moment: what turns the kernel's times into times of day.
 #[derive(Clone, Copy, Debug)]
@@ -55,41 +55,6 @@ pub fn step_ms() -> u32 {
     clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
         .map(|step| Duration::from(step).as_nanos().div_ceil(1_000_000) as u32)
         .unwrap_or(COARSEST)
-}
-
-/// A time of day; RFC 3339 with milliseconds in JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timestamp(pub SystemTime);
-
-impl Timestamp {
-    pub fn now() -> Timestamp {
-        Timestamp(SystemTime::now())
-    }
-
-    /// RFC 3339 has four digits for the year.
-    fn fits(time: SystemTime) -> bool {
-        const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
-        time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < YEAR_10000)
-    }
-}
-
-impl std::fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        humantime::format_rfc3339_millis(self.0).fmt(f)
-    }
-}
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Timestamp {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_rfc3339(&text).map(Timestamp).map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use ws_guard_common::{
     frame::Violations,
     maps::{Address, Event, EventKind},
 };
+use ws_guard_server::source::Prefixes;
 
 use super::{
-    address::Prefixes,
+    address::source_text,
     clock::{Clock, Timestamp},
 };
 
@@ -21,7 +22,7 @@ pub struct EventView {
     pub time: Timestamp,
     /// `throttled`, `released`, `banned`, `paced`, `unpaced`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
     /// `table_full`, `proxy_suspected`, or one of the daemon's own: `missed`, `interface`, `policy`,
-    /// `config`, `config_error`.
+    /// `config`, `config_error`, `server`.
     pub kind: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
@@ -94,7 +95,7 @@ impl EventView {
             | EventKind::Unsynced => {}
         }
         if event.source.address != Address::default() {
-            view.source = Some(prefixes.display(&event.source));
+            view.source = Some(source_text(&prefixes, &event.source));
         }
         if event.flow.client_port != 0 {
             view.client = Some(event.flow.client_addr().to_string());

@@ -8,9 +8,10 @@ use ws_guard_common::{
     maps::{FlowKey, identity},
     source::millis,
 };
+use ws_guard_server::source::Prefixes;
 
 use super::{
-    address::Prefixes,
+    address::source_text,
     clock::{Clock, Timestamp, monotonic_ns},
 };
 
@@ -69,7 +70,7 @@ impl FlowView {
         FlowView {
             client: key.client_addr().to_string(),
             server: key.server_addr().to_string(),
-            source: Some(prefixes.display(&flow.account.source)),
+            source: Some(source_text(&prefixes, &flow.account.source)),
             identity: Some(identity::name(flow.account.client.identity).into()),
             state: state::name(flow.state).into(),
             frames_in: flow.frames_in,

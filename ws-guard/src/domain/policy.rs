@@ -18,7 +18,7 @@ pub use self::{
     table::POLICY,
 };
 use super::{
-    address::Prefixes,
+    address::prefixes_of,
     overrides::{NetworkPolicy, OWN, Overrides, PortPolicy},
     pace::Pace,
     proxies::TrustedProxies,
@@ -211,7 +211,7 @@ impl PolicySettings {
     }
 
     fn of_scope(policy: &Policy) -> PolicySettings {
-        let prefixes = Prefixes::of(policy);
+        let prefixes = prefixes_of(policy);
         let class = |class: Class| policy.class_limits[class as usize].limit;
         PolicySettings {
             action: Action::from_kernel(policy.action),

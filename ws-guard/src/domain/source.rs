@@ -9,9 +9,10 @@ use ws_guard_common::{
     maps::{Limits, Rule, SourceKey, own},
     source::{BANNED, ESCALATED, MANUAL, Source, UNTIL_RELEASED, millis},
 };
+use ws_guard_server::source::Prefixes;
 
 use super::{
-    address::Prefixes,
+    address::{prefixes_of, source_text},
     clock::{Clock, Timestamp},
     open::OpenFlows,
 };
@@ -140,7 +141,7 @@ impl SourceViews {
         let at = |ns| self.clock.at(ns);
         let end = source.throttled_until;
         SourceView {
-            source: self.prefixes().display(key),
+            source: source_text(&self.prefixes(), key),
             state,
             pings_in_window: source.window.count(millis(self.clock.now_ns), self.limits(key).rate),
             pings_total: source.pings_total,
@@ -159,7 +160,7 @@ impl SourceViews {
     }
 
     pub fn prefixes(&self) -> Prefixes {
-        Prefixes::of(&self.policies.scopes.first().copied().unwrap_or_default())
+        prefixes_of(&self.policies.scopes.first().copied().unwrap_or_default())
     }
 }
 

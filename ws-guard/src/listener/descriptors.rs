@@ -1,8 +1,7 @@
 //! The number of files that this process may have open, and what that means for connections.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-use crate::server::Config;
+use ws_guard_server::Config;
 
 /// For whatever is no connection of the companion server: control, metrics, logs, pins and maps.
 pub const RESERVED: u64 = 512;

@@ -32,8 +32,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
-
-use super::seldom::Seldom;
+use ws_guard_server::seldom::Seldom;
 
 /// Pause after an accept that failed for want of something, such as descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,77 +1,12 @@
-//! Listening: on which addresses, for how many, and with which descriptors.
+//! Listening for metrics and control: for how many, and with which descriptors.
 
 pub mod descriptors;
 pub mod http;
-pub mod seldom;
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-};
+use std::{io, net::SocketAddr};
+use ws_guard_server::listen::bind;
 
-use socket2::{Domain, Protocol, Socket, Type};
-
-/// Connections that may wait for their accept(2).
-const BACKLOG: i32 = 4096;
-
-/// Listen on an address, with others where it is `shared`. `[::]` is every address of the host, those
-/// of IPv4 included, whatever `net.ipv6.bindv6only` says, and where there is no IPv6 at all.
-pub fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let every = address.is_ipv6() && address.ip().is_unspecified();
-    match open(address, shared, every) {
-        Err(error) if every && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            open((Ipv4Addr::UNSPECIFIED, address.port()).into(), shared, false)
-        }
-        opened => opened,
-    }
-}
-
-fn open(address: SocketAddr, shared: bool, every: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if every {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// The same in a runtime, for one.
+/// Listen on an address, in a runtime.
 pub fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(bind(address, false)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, net::TcpStream, process::Command};
-
-    use nix::sched::{CloneFlags, unshare};
-
-    use super::*;
-
-    /// In a network namespace of its own, whose setting can be changed.
-    #[test]
-    fn every_address_is_ipv4_too() {
-        let apart = std::thread::spawn(|| {
-            if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-                return eprintln!("skipped: needs root for a network namespace");
-            }
-            let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-            assert!(up.success());
-            fs::write("/proc/sys/net/ipv6/bindv6only", "1").unwrap();
-            let listener = bind("[::]:0".parse().unwrap(), false).unwrap();
-            let port = listener.local_addr().unwrap().port();
-            for address in
-                [SocketAddr::from(([127, 0, 0, 1], port)), format!("[::1]:{port}").parse().unwrap()]
-            {
-                assert!(TcpStream::connect(address).is_ok(), "{address}");
-            }
-            // Another is still told that the port is taken.
-            assert!(bind(([0, 0, 0, 0], port).into(), false).is_err());
-        });
-        apart.join().unwrap();
-    }
 }

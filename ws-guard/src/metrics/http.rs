@@ -12,10 +12,11 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 
 use super::collector::GuardCollector;
+use ws_guard_server::service::Service;
+
 use crate::{
     daemon::state::State,
     listener::http::{self, Limits},
-    server::service::Service,
 };
 
 /// A registry with the daemon's collector in it.
@@ -27,10 +28,10 @@ pub fn registry(state: State) -> prometheus::Result<Registry> {
 
 /// The endpoints of the guard, for any listener. It is ready when the companion server is as well,
 /// where there is one.
-pub fn router(registry: Registry, state: State, server: Option<Arc<Service>>) -> Router {
+pub fn router(registry: Registry, state: State, server: impl Ready) -> Router {
     endpoints(registry, move || {
         state.ready()?;
-        server.as_ref().map_or(Ok(()), |server| server.ready().map_err(|why| why.to_string()))
+        server()
     })
 }
 
@@ -39,16 +40,17 @@ pub fn router_alone(registry: Registry, server: Arc<Service>) -> Router {
     endpoints(registry, move || server.ready().map_err(|why| why.to_string()))
 }
 
-/// `ready` says why it is not.
-fn endpoints<F>(registry: Registry, ready: F) -> Router
-where
-    F: Fn() -> Result<(), String> + Clone + Send + Sync + 'static,
-{
+/// Says why something is not ready. May block.
+pub trait Ready: Fn() -> Result<(), String> + Clone + Send + Sync + 'static {}
+
+impl<F: Fn() -> Result<(), String> + Clone + Send + Sync + 'static> Ready for F {}
+
+fn endpoints(registry: Registry, ready: impl Ready) -> Router {
     Router::new()
         .route("/metrics", get(move || text(registry.clone())))
         .route("/healthz", get(async || "ok\n"))
         .route("/health", get(async || "ok\n"))
-        .route("/readyz", get(async move || answer(ready())))
+        .route("/readyz", get(move || answer(ready.clone())))
 }
 
 /// Serve until dropped.
@@ -56,7 +58,7 @@ pub async fn serve(
     listener: TcpListener,
     registry: Registry,
     state: State,
-    server: Option<Arc<Service>>,
+    server: impl Ready,
 ) -> anyhow::Result<()> {
     http::serve(listener, router(registry, state, server), Limits::METRICS).await;
     anyhow::bail!("the metrics port ended unexpectedly")
@@ -77,9 +79,10 @@ async fn text(registry: Registry) -> Response {
     }
 }
 
-fn answer(ready: Result<(), String>) -> Response {
-    match ready {
+async fn answer(ready: impl Ready) -> Response {
+    let ready = tokio::task::spawn_blocking(ready).await;
+    match ready.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(()) => "ready\n".into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
 }

@@ -1,7 +1,7 @@
 //! The image's own binary, in the containers that the manifests describe.
 use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
@@ -124,6 +124,58 @@ fn the_guards_pod_protects_reloads_is_replaced_and_removed() -> Result<()> {
     // A second pod of it, as after a restart of the node.
     assert!(unload.run()?.contains("0 objects removed"));
     Ok(())
+}
+
+/// The process that a daemon in `container` has started.
+fn child(container: &Container) -> Result<u32> {
+    let mut children = String::new();
+    for task in fs::read_dir(format!("/proc/{}/task", container.pid()?))? {
+        children += &fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+    }
+    children.trim().parse().with_context(|| format!("not one child: {children:?}"))
+}
+
+/// A guard's pod that also serves: its server's process has none of the container's capabilities.
+#[test]
+fn a_guards_pod_that_serves_has_a_process_without_capabilities() -> Result<()> {
+    needs_root!();
+    needs_image!();
+    let pair = Pair::new(PairOptions::default())?;
+    let node = Node::new()?;
+    let unload = Removal { node: &node, network: &pair.server };
+    node.config_map("config", "guard.toml", &configuration("observe")?)?;
+    let (mut pod, ip) = (pod("base", "DaemonSet", "ws-guard")?, Family::V4.server().to_string());
+    let containers = pod["containers"].as_array_mut().context("no containers")?;
+    let guard = containers.iter_mut().find(|container| container["name"] == "guard");
+    let args = guard.and_then(|guard| guard["args"].as_array_mut()).context("no args")?;
+    args.push(format!("--listen=:{PORT}").into());
+    Container::start(&pod, "hand-over", &node, &pair.server, &ip)?.finish()?;
+    let guard = Container::start(&pod, "guard", &node, &pair.server, &ip)?;
+    let ready = || Ok(ask(&pair.server, "/readyz").is_ok_and(|(status, _)| status == 200));
+    eventually("the guard is ready", ready).map_err(|error| error.context(guard.said()))?;
+
+    let at = (Family::V4.server(), PORT).into();
+    let mut client = Client::connect(&pair.client, at, ConnectOptions::default())?;
+    client.send_one(Frame::text("hello"))?;
+    ensure!(client.wait(Duration::from_secs(10), |received| received.messages == 1), "no echo");
+    let capabilities = u64::from_str_radix(&guard.status("CapEff")?, 16)?;
+    ensure!(capabilities == GUARD, "{capabilities:x}");
+    for task in fs::read_dir(format!("/proc/{}/task", child(&guard)?))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        for line in [
+            "CapInh:\t0000000000000000",
+            "CapPrm:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "CapAmb:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Uid:\t65532\t65532\t65532\t65532",
+        ] {
+            ensure!(status.lines().any(|found| found == line), "{line} is not in {status}");
+        }
+    }
+    client.close()?;
+    guard.stop()?;
+    unload.run().map(drop)
 }
 
 /// Runs the pod that takes the guard out of the kernel; at the latest when dropped.

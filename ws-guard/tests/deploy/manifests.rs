@@ -3,7 +3,8 @@ use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use ws_guard::{config::Inputs, server::Config};
+use ws_guard::config::Inputs;
+use ws_guard_server::Config;
 use ws_guard_testkit::tools;
 
 use crate::files::{self, find, objects, rendered};

@@ -16,6 +16,7 @@ macro_rules! needs_root {
     };
 }
 
+mod apart;
 mod checksums;
 #[allow(dead_code, reason = "no test here looks at all of it")]
 #[path = "../server/collector.rs"]

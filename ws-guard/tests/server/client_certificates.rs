@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName},
 };
-use ws_guard::server::tls::{Clients, Tls};
+use ws_guard_server::tls::{Clients, Tls};
 
 use super::{
     rollout::negotiate,

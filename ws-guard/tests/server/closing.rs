@@ -2,7 +2,7 @@
 
 use std::{net::Shutdown, time::Duration};
 
-use ws_guard::server::heartbeat::Times;
+use ws_guard_server::heartbeat::Times;
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::stage::{Client, PATIENCE, Stage, connect_from, reset, unlimited, wait_for};

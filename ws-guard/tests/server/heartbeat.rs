@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::json;
-use ws_guard::server::{
+use ws_guard_server::{
     HandlerKind,
     topics::{
         TopicLimits,

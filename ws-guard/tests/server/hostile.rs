@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ws_guard::server::PingRates;
+use ws_guard_server::PingRates;
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::stage::{Client, Stage, limited, wait_for};

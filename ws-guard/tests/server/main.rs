@@ -4,9 +4,7 @@
 mod autobahn;
 mod client_certificates;
 mod closing;
-mod codec;
 mod collector;
-mod comparison;
 mod connections;
 mod handshake;
 mod heartbeat;
@@ -16,7 +14,6 @@ mod leaving;
 mod long_work;
 mod memory;
 mod output;
-mod packets;
 mod pings;
 mod process;
 mod readiness;

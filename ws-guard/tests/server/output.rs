@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write, net::Ipv4Addr, sync::Arc, thread, time::Duration};
 
-use ws_guard::server::output_limit::OutputLimit;
+use ws_guard_server::output_limit::OutputLimit;
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::{

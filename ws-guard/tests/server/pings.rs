@@ -2,8 +2,8 @@
 
 use std::{io::Write, net::Ipv4Addr, time::Duration};
 
-use ws_guard::server::{PingRates, admission::CLOCK_STEP_MS};
 use ws_guard_common::window::Rate;
+use ws_guard_server::{PingRates, admission::CLOCK_STEP_MS};
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::stage::{Client, Stage, connect_from, limited, unlimited};

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use snow::{Builder, TransportState};
-use ws_guard::{
-    config::server::ServerSection,
-    server::{
-        Config,
-        coding::noise::{self, NoiseKey, PATTERN},
-        negotiation::{Negotiation, Table},
-    },
+use ws_guard::config::server::ServerSection;
+use ws_guard_server::{
+    Config,
+    coding::noise::{self, NoiseKey, PATTERN},
+    negotiation::{Negotiation, Table},
 };
 use ws_guard_testkit::frame::{Frame, opcode};
 

@@ -10,7 +10,7 @@ use std::{
 use prometheus::{Encoder, Registry, TextEncoder};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
-use ws_guard::server::{
+use ws_guard_server::{
     Config, PingPolicy, PingRates, Pings, Server,
     access_log::{AccessLog, Flush},
     topics::{

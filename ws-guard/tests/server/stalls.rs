@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use ws_guard::server::{
+use ws_guard_server::{
     HandlerKind,
     topics::{
         TopicLimits,

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{
     crypto::ring,
     pki_types::{CertificateDer, ServerName},
 };
-use ws_guard::server::{seen::Seen, tls::Tls};
+use ws_guard_server::{seen::Seen, tls::Tls};
 use ws_guard_testkit::frame::{Decoder, Frame, encode, opcode};
 
 use super::stage::{REQUEST, Stage, connect, connect_from};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use ws_guard::server::{
+use ws_guard_server::{
     HandlerKind,
     topics::{
         TopicLimits,

@@ -4,16 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, builder::BoolishValueParser, error::ErrorKind};
-
-use crate::{
-    domain::proxies::TrustedProxies,
-    server::{
-        identity::{Access, Field},
-        origin::Origin,
-        proxies::Proxies,
-        token::{TokenKey, key::KeyError},
-    },
+use ws_guard_server::{
+    identity::{Access, Field},
+    origin::Origin,
+    proxies::Proxies,
+    token::{TokenKey, key::KeyError},
 };
+
+use crate::domain::proxies::TrustedProxies;
 
 #[derive(Args)]
 #[command(next_help_heading = "Access")]

@@ -3,10 +3,11 @@
 use std::{future::pending, path::Path, sync::Arc};
 
 use super::super::{Global, SERVE_SOCKET};
+use ws_guard_server::service::Service;
+
 use crate::{
     control::{routes, socket::Socket},
     listener::http::{self, Limits},
-    server::service::Service,
 };
 
 /// The configured socket, or the default one.

@@ -6,19 +6,17 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 
 use super::{access::AccessFlags, handler::HandlerFlags};
-use crate::{
-    config::server::ServerSection,
-    domain::proxies::TrustedProxies,
-    server::{
-        Config,
-        coding::noise::NoiseKey,
-        heartbeat::Times,
-        negotiation::Negotiation,
-        output_limit::{self, OutputLimit},
-        stall::Thresholds,
-        tls::{Clients, Tls},
-    },
+use ws_guard_server::{
+    Config,
+    coding::noise::NoiseKey,
+    heartbeat::Times,
+    negotiation::Negotiation,
+    output_limit::{self, OutputLimit},
+    stall::Thresholds,
+    tls::{Clients, Tls},
 };
+
+use crate::{config::server::ServerSection, domain::proxies::TrustedProxies};
 
 #[derive(Args)]
 #[command(next_help_heading = "Companion server")]

@@ -3,15 +3,12 @@
 use std::{path::PathBuf, sync::Arc};
 
 use tokio::signal::unix::Signal;
-
-use crate::{
-    config::{
-        reloadable::Reloadable,
-        server::ServerSection,
-        watch::{Watch, changed},
-    },
-    server::tls::Tls,
+use ws_guard_server::{
+    tls::Tls,
+    watch::{Watch, changed},
 };
+
+use crate::config::{reloadable::Reloadable, server::ServerSection};
 
 /// What is followed.
 pub struct Follow {

@@ -1,12 +1,11 @@
 //! Flags for the handling of messages.
 
 use clap::{Args, ValueEnum};
-
-use crate::server::{
+use ws_guard_server::{
     HandlerKind,
     topics::{
         TopicLimits,
-        mailbox::{Bounds, WhenFull},
+        mailbox::{self, Bounds},
     },
 };
 
@@ -18,6 +17,25 @@ pub enum HandlerName {
     Echo,
     /// Publish and subscribe, in JSON
     Topic,
+}
+
+/// What happens when a queue of publications is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum WhenFull {
+    /// The oldest go, and the client is told how many it missed
+    #[default]
+    DropOldest,
+    /// The connection is closed as one that reads too slowly
+    Close,
+}
+
+impl From<WhenFull> for mailbox::WhenFull {
+    fn from(when: WhenFull) -> mailbox::WhenFull {
+        match when {
+            WhenFull::DropOldest => mailbox::WhenFull::DropOldest,
+            WhenFull::Close => mailbox::WhenFull::Close,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -49,7 +67,7 @@ impl HandlerFlags {
                 mailbox: Bounds {
                     messages: self.queue_messages,
                     bytes: self.queue_bytes,
-                    when_full: self.when_full,
+                    when_full: self.when_full.into(),
                 },
             }),
         }

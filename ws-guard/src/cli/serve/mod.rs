@@ -24,10 +24,16 @@ use super::{
     Global,
     run::{log_to_stderr, variables},
 };
+use ws_guard_server::{
+    Config, PingPolicy, PingRates, Pings, Server,
+    access_log::AccessLog,
+    telemetry::{self, Endpoint, Telemetry},
+    watch::Watch,
+};
+
 use crate::{
     config::{
-        LogFormat, listen_address, reloadable::Reloadable, server::ServerSection,
-        unknown_variables, watch::Watch,
+        LogFormat, listen_address, reloadable::Reloadable, server::ServerSection, unknown_variables,
     },
     control::socket::Socket,
     domain::proxies::TrustedProxies,
@@ -36,8 +42,6 @@ use crate::{
         http::{self, Limits},
     },
     metrics::router_alone,
-    server::{Config, PingPolicy, PingRates, Pings, Server, access_log::AccessLog},
-    telemetry::{self, Endpoint, Telemetry},
 };
 
 const HELP: &str = "\
@@ -159,7 +163,7 @@ impl Serve {
         };
         let endpoint = otlp_endpoint(self.otlp_endpoint.clone())?;
         let telemetry = Telemetry::start(endpoint.as_ref(), &registry)?;
-        config.spans = telemetry.as_ref().and_then(Telemetry::spans);
+        config.trace = telemetry.as_ref().and_then(Telemetry::trace);
         // Before the server is visible: the first process of a container is not ended by a signal
         // that it does not handle.
         let signals = {

@@ -1,0 +1,326 @@
+//! Messages encrypted with AES-GCM, under keys from a Noise handshake (noiseprotocol.org, rev. 34):
+//! `Noise_NX_25519_AESGCM_SHA256`, done by the crate `snow`.
+//!
+//! The client's first two messages are the handshake's, `e` from it and `e, ee, s, es` to it, binary
+//! and with empty payloads; the prologue is the name of the protocol as the response has it. The
+//! client learns the server's key by that, and has to know which one to expect.
+//!
+//! After it every message is binary, and a row of Noise messages one behind the other: each but the
+//! last is 65,535 bytes, the most that there can be. The first byte of each, encrypted with it, says
+//! whether it is the last and what the whole is, so that nobody on the way can cut or join messages.
+//! Every 65,536 Noise messages a direction has a new key (11.3).
+
+use std::{fmt, path::Path, time::Instant};
+
+use bytes::Bytes;
+use snow::{
+    Builder, HandshakeState, TransportState,
+    params::DHChoice,
+    resolvers::{CryptoResolver, DefaultResolver},
+};
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+
+use crate::{
+    negotiation::Choice,
+    pool,
+    protocol::{Kind, Message, ProtocolError},
+    regular,
+    turn::Turn,
+};
+
+/// The handshake's name, which a client has to use as well.
+pub const PATTERN: &str = "Noise_NX_25519_AESGCM_SHA256";
+/// Largest Noise message in bytes.
+pub const MAX_NOISE: usize = 65_535;
+/// Authentication tag, in bytes.
+const TAG: usize = 16;
+/// Most bytes of a message in a Noise message.
+const MAX_PART: usize = MAX_NOISE - TAG - 1;
+/// Noise messages under one key.
+const REKEY: u64 = if cfg!(test) { 100 } else { 1 << 16 };
+
+/// Of the byte in front: nothing of the message follows.
+pub const LAST: u8 = 1;
+/// The message is text.
+pub const TEXT: u8 = 2;
+/// The message is a block of Snappy.
+pub const SNAPPY: u8 = 4;
+
+/// The server's static key, X25519.
+#[derive(Clone)]
+pub struct NoiseKey {
+    private: [u8; 32],
+    public: [u8; 32],
+}
+
+impl fmt::Debug for NoiseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NoiseKey").field("public", &self.public_hex()).finish_non_exhaustive()
+    }
+}
+
+/// Why a file is no such key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("it cannot be read")]
+    File(#[from] std::io::Error),
+    #[error("it is no private key in PEM")]
+    Pem(#[from] tokio_rustls::rustls::pki_types::pem::Error),
+    #[error("it is no X25519 key; make one with `openssl genpkey -algorithm x25519`")]
+    NotX25519,
+}
+
+/// A private X25519 key in PKCS #8, up to the key itself (RFC 8410, 7 and 10.3).
+const PKCS8: [u8; 16] = [0x30, 0x2E, 2, 1, 0, 0x30, 5, 6, 3, 0x2B, 0x65, 0x6E, 4, 0x22, 4, 0x20];
+
+impl NoiseKey {
+    /// Read a private key in PEM, as `openssl genpkey -algorithm x25519` makes it.
+    pub fn from_file(path: &Path) -> Result<NoiseKey, KeyError> {
+        let key = PrivateKeyDer::from_pem_slice(&regular::read(path)?)?;
+        let private = key.secret_der().strip_prefix(&PKCS8).ok_or(KeyError::NotX25519)?;
+        let private = private.try_into().map_err(|_| KeyError::NotX25519)?;
+        NoiseKey::from_private(private).ok_or(KeyError::NotX25519)
+    }
+
+    /// From the private key's 32 bytes.
+    pub fn from_private(private: [u8; 32]) -> Option<NoiseKey> {
+        let mut curve = DefaultResolver.resolve_dh(&DHChoice::Curve25519)?;
+        curve.set(&private);
+        let public = curve.pubkey().try_into().ok()?;
+        Some(NoiseKey { private, public })
+    }
+
+    /// What clients have to know.
+    pub fn public(&self) -> &[u8; 32] {
+        &self.public
+    }
+
+    /// The same in hexadecimal digits.
+    pub fn public_hex(&self) -> String {
+        self.public.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// One connection's encryption.
+pub struct Noise {
+    state: State,
+    /// What is sent is compressed first.
+    compress: bool,
+    deadline: Instant,
+}
+
+enum State {
+    Handshake(Box<HandshakeState>),
+    Transport(Box<TransportState>),
+    /// Nothing can be read any more.
+    Broken,
+}
+
+impl fmt::Debug for Noise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Noise").field("compress", &self.compress).finish_non_exhaustive()
+    }
+}
+
+impl Noise {
+    /// The server's side, before its handshake.
+    pub fn new(key: Option<&NoiseKey>, choice: &Choice, deadline: Instant) -> Noise {
+        let state = key.and_then(|key| responder(key, &choice.protocol).ok());
+        let state = state.map_or(State::Broken, |state| State::Handshake(Box::new(state)));
+        Noise { state, compress: choice.features.compression, deadline }
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        matches!(self.state, State::Handshake(_)).then_some(self.deadline)
+    }
+
+    /// A message of the client before it is decrypted: the answer to it, if it is a handshake's.
+    pub fn receive(&mut self, message: &Message) -> Result<Option<Message>, ProtocolError> {
+        let answer = match std::mem::replace(&mut self.state, State::Broken) {
+            _ if message.kind == Kind::Text => None,
+            State::Handshake(state) => self.shake(*state, &message.payload),
+            State::Transport(state) => {
+                self.state = State::Transport(state);
+                return Ok(None);
+            }
+            State::Broken => None,
+        };
+        answer.map(Some).ok_or(ProtocolError::Encryption)
+    }
+
+    /// Go on decrypting a message, the same until it is done; whether it is, or else the turn is over.
+    pub fn decrypt(
+        &mut self,
+        message: &[u8],
+        progress: &mut Decrypting,
+        turn: &mut Turn,
+    ) -> Result<bool, ProtocolError> {
+        let State::Transport(state) = &mut self.state else {
+            return Err(ProtocolError::Encryption);
+        };
+        progress.go_on(state, message, turn).ok_or(ProtocolError::Encryption)
+    }
+
+    /// What is sent is compressed first.
+    pub fn compresses(&self) -> bool {
+        self.compress
+    }
+
+    /// Nothing can be sent: the handshake is not done.
+    pub fn is_mute(&self) -> bool {
+        !matches!(self.state, State::Transport(_))
+    }
+
+    /// Go on encrypting a message, the same until it is done: what comes of it, or `None` when the turn
+    /// is over. `kind` is that of the message, and whether it was compressed.
+    pub fn encrypt(
+        &mut self,
+        message: &[u8],
+        kind: u8,
+        progress: &mut Encrypting,
+        turn: &mut Turn,
+    ) -> Option<Result<Bytes, ProtocolError>> {
+        let State::Transport(state) = &mut self.state else {
+            return Some(Err(ProtocolError::Encryption));
+        };
+        match progress.go_on(state, message, kind, turn) {
+            Some(true) => Some(Ok(std::mem::take(&mut progress.sealed).into())),
+            Some(false) => None,
+            None => Some(Err(ProtocolError::Encryption)),
+        }
+    }
+
+    /// The client's half of the handshake, and ours as the answer.
+    fn shake(&mut self, mut state: HandshakeState, theirs: &[u8]) -> Option<Message> {
+        let mut buffer = [0; 256];
+        let payload = state.read_message(theirs, &mut buffer).ok()?;
+        if payload > 0 {
+            return None;
+        }
+        let len = state.write_message(&[], &mut buffer).ok()?;
+        let payload = Bytes::copy_from_slice(buffer.get(..len)?);
+        self.state = State::Transport(Box::new(state.into_transport_mode().ok()?));
+        Some(Message { kind: Kind::Binary, payload })
+    }
+}
+
+fn responder(key: &NoiseKey, protocol: &str) -> Result<HandshakeState, snow::Error> {
+    Builder::new(PATTERN.parse()?)
+        .local_private_key(&key.private)?
+        .prologue(protocol.as_bytes())?
+        .build_responder()
+}
+
+/// How far a message is decrypted.
+#[derive(Debug, Default)]
+pub struct Decrypting {
+    taken: usize,
+    /// What the first byte of each part said.
+    kind: Option<u8>,
+    bytes: Vec<u8>,
+}
+
+impl Decrypting {
+    /// Part by part; whether it is done, or else the turn is over. `None` is a failure.
+    fn go_on(
+        &mut self,
+        state: &mut TransportState,
+        message: &[u8],
+        turn: &mut Turn,
+    ) -> Option<bool> {
+        let mut scratch = pool::borrow_write();
+        scratch.resize(message.len().min(MAX_NOISE), 0);
+        while self.taken < message.len() && !turn.is_over() {
+            let rest = message.get(self.taken..)?;
+            let part = rest.get(..MAX_NOISE).unwrap_or(rest);
+            let len = state.read_message(part, &mut scratch).ok()?;
+            let (flags, bytes) = scratch.get(..len)?.split_first()?;
+            let last = part.len() == rest.len();
+            let same = self.kind.is_none_or(|kind| kind == flags & !LAST);
+            if last != (flags & LAST != 0) || !same {
+                return None;
+            }
+            self.kind = Some(flags & !LAST);
+            self.bytes.extend_from_slice(bytes);
+            self.taken += part.len();
+            turn.spend(part.len());
+            if state.receiving_nonce().is_multiple_of(REKEY) {
+                state.rekey_incoming();
+            }
+        }
+        pool::return_write(&mut scratch);
+        Some(self.taken == message.len())
+    }
+
+    /// What kind of message it was, and its bytes.
+    pub fn take(&mut self) -> Option<(u8, Vec<u8>)> {
+        Some((self.kind?, std::mem::take(&mut self.bytes)))
+    }
+
+    /// Bytes of memory that are held.
+    pub fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+/// How far a message is encrypted.
+#[derive(Debug, Default)]
+pub struct Encrypting {
+    taken: usize,
+    sealed: Vec<u8>,
+}
+
+impl Encrypting {
+    /// Part by part; whether it is done, or else the turn is over. `None` is a failure.
+    fn go_on(
+        &mut self,
+        state: &mut TransportState,
+        message: &[u8],
+        kind: u8,
+        turn: &mut Turn,
+    ) -> Option<bool> {
+        let mut scratch = pool::borrow_write();
+        let mut done = false;
+        while !done && !turn.is_over() {
+            let rest = message.get(self.taken..)?;
+            let part = rest.get(..MAX_PART).unwrap_or(rest);
+            done = part.len() == rest.len();
+            scratch.clear();
+            scratch.push(if done { kind | LAST } else { kind });
+            scratch.extend_from_slice(part);
+            let at = self.sealed.len();
+            self.sealed.resize(at + scratch.len() + TAG, 0);
+            let len = state.write_message(&scratch, self.sealed.get_mut(at..)?).ok()?;
+            self.sealed.truncate(at + len);
+            self.taken += part.len();
+            turn.spend(part.len());
+            if state.sending_nonce().is_multiple_of(REKEY) {
+                state.rekey_outgoing();
+            }
+        }
+        pool::return_write(&mut scratch);
+        Some(done)
+    }
+
+    /// Bytes of memory that are held.
+    pub fn held(&self) -> usize {
+        self.sealed.capacity()
+    }
+}
+
+/// Decrypt a message as a whole: what kind it is, and its bytes.
+pub fn read(state: &mut TransportState, message: &[u8]) -> Option<(u8, Vec<u8>)> {
+    let mut progress = Decrypting::default();
+    progress.go_on(state, message, &mut Turn::endless())?;
+    progress.take()
+}
+
+/// Encrypt a message of this kind as a whole.
+pub fn write(state: &mut TransportState, message: &[u8], kind: u8) -> Option<Vec<u8>> {
+    let mut progress = Encrypting::default();
+    progress.go_on(state, message, kind, &mut Turn::endless())?;
+    Some(progress.sealed)
+}
+
+#[cfg(test)]
+mod tests;

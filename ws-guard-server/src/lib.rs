@@ -1,0 +1,64 @@
+//! The companion WebSocket server and its telemetry. It knows nothing of the guard, and needs no
+//! privilege.
+//!
+//! [`protocol`] is what it speaks, without a socket; [`heartbeat`] how it tells the living from the
+//! dead, without a clock. A [`connection`] is one future over both, [`shard`] the thread that it
+//! lives on, and [`service`] all of them together. [`telemetry`] exports what happens to connections,
+//! and any registry of metrics.
+#![deny(unsafe_code)]
+
+pub mod access_log;
+pub mod admission;
+mod asking;
+mod canary;
+pub mod cause;
+pub mod certificate;
+mod charges;
+pub mod coding;
+pub mod config;
+pub mod connection;
+pub mod handler;
+pub mod handshake;
+pub mod heartbeat;
+mod held;
+pub mod identity;
+pub mod io;
+pub mod journal;
+pub mod listen;
+pub mod metrics;
+pub mod negotiation;
+pub mod origin;
+mod outbox;
+pub mod output_limit;
+pub mod packets;
+mod pem;
+pub mod pings;
+mod places;
+mod pool;
+pub mod protocol;
+pub mod proxies;
+mod readiness;
+pub mod reconnects;
+pub mod record;
+pub mod regular;
+pub mod seen;
+pub mod seldom;
+pub mod service;
+pub mod shard;
+pub mod source;
+pub mod stall;
+mod tcp_info;
+pub mod telemetry;
+pub mod timestamp;
+pub mod tls;
+pub mod token;
+pub mod topics;
+pub mod trace;
+pub mod turn;
+pub mod view;
+pub mod watch;
+pub mod wheel;
+
+pub use config::{Config, HandlerKind};
+pub use pings::{PingPolicy, PingRates, Pings};
+pub use service::{Server, StartError};

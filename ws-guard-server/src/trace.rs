@@ -1,0 +1,20 @@
+//! Traces of connections, for whoever exports them.
+
+use std::{fmt, time::Duration};
+
+use super::record::{Ended, Origin};
+
+/// Takes what happens to connections. Never waits.
+pub trait Trace: fmt::Debug + Send + Sync {
+    /// A connection's handshake is done.
+    fn opened(&self, origin: &Origin, ping_interval: Duration);
+
+    /// Whether a connection's message with this number, from 1, is traced.
+    fn wants_message(&self, number: u64) -> bool;
+
+    /// A message of so many bytes was read, with so many waiting to be written.
+    fn message(&self, origin: &Origin, ping_interval: Duration, bytes: usize, queue: usize);
+
+    /// A connection ended.
+    fn closed(&self, origin: &Origin, ping_interval: Duration, ended: &Ended);
+}
