@@ -20,6 +20,8 @@ const LINGER_NS: u64 = 10_000_000_000;
 
 /// Who wants to know.
 pub trait Visitor {
+    /// A TCP segment comes, of whatever connection.
+    fn segment(&mut self, _packet: &Packet<'_>, _segment: &Segment<'_>) {}
     /// Something was found, frames included, as soon as it was.
     fn finding(&mut self, _ends: &Ends, _finding: &Finding) {}
     /// A connection is over, or the capture is.
@@ -85,12 +87,20 @@ impl<V: Visitor> Inspector<V> {
         self.known.nested.insert(known.port, Arc::new(known.protocol));
     }
 
+    /// Keep so many of the first bytes of each frame, header included, in [`crate::finding::Frame`].
+    pub fn keep(&mut self, bytes: usize) {
+        self.known.keep = bytes;
+    }
+
     /// Take the next packet.
     pub fn packet(&mut self, packet: &Packet<'_>) {
         self.totals.packets += 1;
-        self.totals.snapped += u64::from(packet.is_snapped);
+        self.totals.snapped += u64::from(packet.is_snapped());
         match parse(packet) {
-            Parsed::Tcp(segment) => self.segment(&segment),
+            Parsed::Tcp(segment) => {
+                self.visitor.segment(packet, &segment);
+                self.segment(&segment);
+            }
             Parsed::Other => self.totals.not_tcp += 1,
             Parsed::Fragment => self.totals.fragments += 1,
             Parsed::Unreadable => self.totals.unreadable += 1,
