@@ -13,7 +13,8 @@
 //! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings.
 //! 7. [`inspector`] has the table of connections; [`report`] is what it says of each, [`summary`] in
 //!    one sentence. [`selection`] says which of all that is wanted.
-//! 8. [`explain`] says what the bytes of a header mean, [`export`] writes a connection with comments.
+//! 8. [`explain`] says what the bytes of a header mean, [`export`] writes a connection with comments,
+//!    [`page`] draws connections.
 #![forbid(unsafe_code)]
 
 pub mod connection;
@@ -27,6 +28,7 @@ pub mod lane;
 pub mod nested;
 pub mod opening;
 pub mod packet;
+pub mod page;
 pub mod pickup;
 pub mod protocol;
 pub mod reassembly;

@@ -111,3 +111,18 @@ fn one_connection_is_written_and_which_has_to_be_named() {
         (&5.into(), &15.into())
     );
 }
+
+#[test]
+fn a_page_is_written() {
+    let folder = TempDir::new().unwrap();
+    let file = pings(folder.path(), "one.pcap", 4711);
+    let target = folder.path().join("page.html").display().to_string();
+    let (code, out, error) = run(&[&file, "--html", &target]);
+    assert!(code == 0 && out.contains("10.77.0.1:4711"), "{error}");
+    let page = std::fs::read_to_string(&target).unwrap();
+    let (_, data) = page.split_once("id=\"data\">").unwrap();
+    let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    assert_eq!(data["flows"][0]["frames"].as_array().unwrap().len(), 10);
+    let (code, _, error) = run(&[&file, "--html", "/nonexistent/page.html"]);
+    assert!(code == 1 && error.contains("/nonexistent/page.html"), "{error}");
+}

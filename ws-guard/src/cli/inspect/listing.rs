@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 use ws_guard_inspect::{
     Ends, Finding, FlowReport, FrameName, Selection, Totals, Visitor, What, export::Export,
-    input::Packet, packet::Segment,
+    input::Packet, packet::Segment, page::Page,
 };
 
 use super::{
@@ -104,6 +104,7 @@ pub struct Listing<'a> {
     hexdump: Option<FrameName>,
     dumps: Vec<Dump>,
     pub export: Option<Export<File>>,
+    pub page: Option<Page>,
     has_packets: bool,
 }
 
@@ -114,6 +115,7 @@ impl Listing<'_> {
         limit: Option<Limit>,
         hexdump: Option<FrameName>,
         export: Option<Export<File>>,
+        page: Option<Page>,
     ) -> Self {
         let lines_left = match limit {
             Some(Limit::First(most)) => Some(most as u64),
@@ -135,6 +137,7 @@ impl Listing<'_> {
             hexdump,
             dumps: Vec::new(),
             export,
+            page,
             has_packets: false,
         }
     }
@@ -245,19 +248,17 @@ impl Visitor for Listing<'_> {
             self.selection.first_ns = packet.place.time_ns;
         }
         let ends = Ends { client: segment.source, server: segment.destination };
-        if let Some(export) = &mut self.export
-            && self.selection.has_flow(&ends)
-        {
-            export.packet(packet, segment);
+        if self.selection.has_flow(&ends) {
+            self.export.iter_mut().for_each(|export| export.packet(packet, segment));
+            self.page.iter_mut().for_each(|page| page.segment(segment));
         }
     }
 
     fn finding(&mut self, ends: &Ends, finding: &Finding) {
         self.dump(ends, finding);
-        if let Some(export) = &mut self.export
-            && self.selection.has_flow(ends)
-        {
-            export.finding(ends, finding);
+        if self.selection.has_flow(ends) {
+            self.export.iter_mut().for_each(|export| export.finding(ends, finding));
+            self.page.iter_mut().for_each(|page| page.finding(ends, finding));
         }
         if self.hexdump.is_some() || !self.selection.has(ends, finding) {
             return;
@@ -276,6 +277,7 @@ impl Visitor for Listing<'_> {
         if !is_wanted {
             return;
         }
+        self.page.iter_mut().for_each(|page| page.flow(&report));
         if self.is_lines() && !self.lists_findings() {
             self.entry(&Tagged { kind: "flow", value: &report });
         }

@@ -15,7 +15,10 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use ws_guard_inspect::{
-    Captures, End, FrameName, Inspector, Kind, Moment, Selection, export::Export, protocol::OnPort,
+    Captures, End, FrameName, Inspector, Kind, Moment, Selection,
+    export::Export,
+    page::{self, Page},
+    protocol::OnPort,
 };
 
 use self::{
@@ -86,6 +89,10 @@ pub struct Inspect {
     /// packets, which Wireshark shows; --flow chooses the connection
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
+    /// Write one page of HTML that needs nothing else: a time line of each connection, its segments
+    /// over the frames they carry, search, and the bytes of each finding
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 impl Inspect {
@@ -96,6 +103,8 @@ impl Inspect {
         let mut inspector = Inspector::new(self.listing()?);
         if self.hexdump.is_some() {
             inspector.keep(hexdump::SHOWN);
+        } else if self.html.is_some() {
+            inspector.keep(page::SHOWN);
         }
         self.protocol.into_iter().for_each(|known| inspector.know(known));
         self.nested.into_iter().for_each(|known| inspector.know_nested(known));
@@ -105,6 +114,9 @@ impl Inspect {
         listing.finish();
         if let Some(path) = &self.write {
             write(&mut listing, path)?;
+        }
+        if let (Some(path), Some(page)) = (&self.html, listing.page.take()) {
+            draw(page, captures.names(), path)?;
         }
         listing.print(captures.names(), &totals)?;
         error.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
@@ -121,8 +133,26 @@ impl Inspect {
         let limit = self.first.map(Limit::First).or(self.last.map(Limit::Last));
         let aside = || tempfile::tempfile().context("making a file for packets put aside");
         let export = self.write.as_ref().map(|_| aside().map(Export::new)).transpose()?;
-        Ok(Listing::new(selection, self.output, limit, self.hexdump, export))
+        let page = self.html.as_ref().map(|_| Page::default());
+        Ok(Listing::new(selection, self.output, limit, self.hexdump, export, page))
     }
+}
+
+/// Write the page.
+fn draw(page: Page, names: &[String], path: &Path) -> anyhow::Result<()> {
+    let file = File::create(path).with_context(|| path.display().to_string())?;
+    let left_out = page.left_out();
+    let written = page.write(&names.join(", "), &mut BufWriter::new(file));
+    written.with_context(|| format!("writing {}", path.display()))?;
+    if left_out > 0 {
+        // Standard error may be closed.
+        let _ = writeln!(
+            io::stderr(),
+            "{}: {left_out} segments, frames and findings are left out: choose connections with --flow",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 /// Write the only connection that was chosen.
