@@ -126,3 +126,50 @@ fn a_page_is_written() {
     let (code, _, error) = run(&[&file, "--html", "/nonexistent/page.html"]);
     assert!(code == 1 && error.contains("/nonexistent/page.html"), "{error}");
 }
+
+/// Without root, where the system lets users make namespaces.
+#[test]
+fn the_demonstration_shows_what_it_says() {
+    use std::os::unix::process::CommandExt;
+    let folder = TempDir::new().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
+    let mut users = vec![None];
+    if nix::unistd::geteuid().is_root() {
+        users.push(Some(65534));
+    }
+    for user in users {
+        let binary = folder.path().join("ws-guard");
+        // Nobody may read where it was built.
+        std::fs::copy(env!("CARGO_BIN_EXE_ws-guard"), &binary).unwrap();
+        let mut command = Command::new(&binary);
+        command.env_clear().env("TMPDIR", folder.path()).args(["inspect", "--demo"]);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        if error.contains("this system forbids it to users") {
+            println!("skipped: {error}");
+            continue;
+        }
+        assert!(output.status.success(), "{error}");
+        let out = String::from_utf8(output.stdout).unwrap();
+        let (_, file) = out.split_once("The capture is ").unwrap();
+        let file = file.split_once(". See").unwrap().0;
+        let flows = document(&[file])["flows"].as_array().unwrap().clone();
+        let looks: Vec<_> = flows.iter().map(|flow| flow["looks_like"].as_str().unwrap()).collect();
+        assert_eq!(looks[..4], ["framing", "heartbeat", "pause", "framing"], "{out}");
+        assert_eq!(
+            (&flows[0]["split_headers"], &flows[0]["coalesced_segments"]),
+            (&1.into(), &1.into())
+        );
+        assert_eq!(flows[3]["violations"][0]["kind"], "unmasked");
+        assert!(flows[4]["of_server"]["zero_windows"].as_u64() > Some(0), "{out}");
+        assert!(flows.iter().all(|flow| flow["of_client"]["gaps"] == 0), "{out}");
+        for said in ["split_header: header of frame 4 is cut after 3 bytes", "--hexdump client:1"] {
+            assert!(out.contains(said), "{said}: {out}");
+        }
+    }
+    assert_eq!(run(&["--demo", "app.pcap"]).0, 2);
+}

@@ -1,5 +1,6 @@
 //! `ws-guard inspect`.
 
+mod demo;
 mod hexdump;
 mod listing;
 mod progress;
@@ -46,7 +47,7 @@ enum Format {
 pub struct Inspect {
     /// pcap or pcapng, plain, gzip or zstd; `-` is standard input. Several are read in the order of
     /// their first packets
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "demo", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -93,11 +94,18 @@ pub struct Inspect {
     /// over the frames they carry, search, and the bytes of each finding
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Make a capture of real connections that show each phenomenon, and explain what is in it. They
+    /// are in a network namespace of their own: no root is needed where users may make one
+    #[arg(long, conflicts_with_all = ["files", "write", "html", "hexdump", "kind"])]
+    demo: bool,
 }
 
 impl Inspect {
     /// What could be read is reported also where the capture is damaged further on.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if self.demo {
+            return demo::run().map(|()| ExitCode::SUCCESS);
+        }
         let mut captures = Captures::open(&self.files)?;
         let mut bar = Bar::new(captures.progress());
         let mut inspector = Inspector::new(self.listing()?);
