@@ -61,7 +61,7 @@ fn segments(mut bytes: &[u8]) {
     let mut put = |packet: &[u8]| {
         number += 1;
         let place = Place { file: 1, packet: number, time_ns: number * 1_000_000 };
-        inspector.packet(&Packet { place, link: RAW, data: packet, is_snapped: false });
+        inspector.packet(&Packet { place, link: RAW, data: packet, original: packet.len() as u32 });
     };
     let (client, server) = (REQUEST.len() as u32, ANSWER.len() as u32);
     put(&packet(true, u32::MAX, 0, 2, b"", 0));

@@ -27,6 +27,8 @@ pub struct Known {
     pub alone: HashMap<u16, Arc<Protocol>>,
     /// Inside of WebSocket messages.
     pub nested: HashMap<u16, Arc<Protocol>>,
+    /// First bytes of each frame that are kept for whoever shows them.
+    pub keep: usize,
 }
 
 /// What a connection is.
@@ -151,7 +153,7 @@ impl Connection {
             client: protocol.map(|server| 1 - server),
             protocol: protocol.and_then(|server| known.alone.get(&ports[server]).cloned()),
             nested: ports.iter().find_map(|port| known.nested.get(port)).cloned(),
-            lanes: [Lane::new(Side::Client), Lane::new(Side::Server)],
+            lanes: [Side::Client, Side::Server].map(|side| Lane::new(side, known.keep)),
             is_midstream: first.flags & flag::SYN == 0,
             picked_up: false,
             request_unseen: false,

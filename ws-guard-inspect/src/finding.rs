@@ -3,7 +3,9 @@
 use std::{fmt, net::SocketAddr};
 
 use serde::{Serialize, Serializer};
-use ws_guard_common::frame::{Violation, opcode};
+use ws_guard_common::frame::Violation;
+
+use crate::explain::opcode_name;
 
 /// A packet: the number of its file (from 1), its own in there, as other tools count, and its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +93,9 @@ pub struct Frame {
     pub ends_in_packet: u64,
     /// Segments that it lies in.
     pub segments: u32,
+    /// Its first bytes as they are on the wire, where they were asked for and captured.
+    #[serde(skip)]
+    pub bytes: Vec<u8>,
 }
 
 /// What was found.
@@ -391,15 +396,7 @@ impl fmt::Display for What {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.opcode {
-            opcode::CONTINUATION => "continuation",
-            opcode::TEXT => "text",
-            opcode::BINARY => "binary",
-            opcode::CLOSE => "close",
-            opcode::PING => "ping",
-            opcode::PONG => "pong",
-            _ => "reserved",
-        };
+        let name = opcode_name(self.opcode);
         let more = if self.fin { "" } else { ", more follows" };
         let compressed = if self.rsv & 4 != 0 { ", RSV1" } else { "" };
         write!(f, "{}: {name}, {} bytes{compressed}{more}", self.frame, self.length)

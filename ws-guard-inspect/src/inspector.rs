@@ -20,6 +20,8 @@ const LINGER_NS: u64 = 10_000_000_000;
 
 /// Who wants to know.
 pub trait Visitor {
+    /// A TCP segment comes, of a connection that is followed or may turn out to be one.
+    fn segment(&mut self, _packet: &Packet<'_>, _segment: &Segment<'_>) {}
     /// Something was found, frames included, as soon as it was.
     fn finding(&mut self, _ends: &Ends, _finding: &Finding) {}
     /// A connection is over, or the capture is.
@@ -85,12 +87,17 @@ impl<V: Visitor> Inspector<V> {
         self.known.nested.insert(known.port, Arc::new(known.protocol));
     }
 
+    /// Keep so many of the first bytes of each frame, header included, in [`crate::finding::Frame`].
+    pub fn keep(&mut self, bytes: usize) {
+        self.known.keep = bytes;
+    }
+
     /// Take the next packet.
     pub fn packet(&mut self, packet: &Packet<'_>) {
         self.totals.packets += 1;
-        self.totals.snapped += u64::from(packet.is_snapped);
+        self.totals.snapped += u64::from(packet.is_snapped());
         match parse(packet) {
-            Parsed::Tcp(segment) => self.segment(&segment),
+            Parsed::Tcp(segment) => self.segment(packet, &segment),
             Parsed::Other => self.totals.not_tcp += 1,
             Parsed::Fragment => self.totals.fragments += 1,
             Parsed::Unreadable => self.totals.unreadable += 1,
@@ -98,7 +105,7 @@ impl<V: Visitor> Inspector<V> {
         }
     }
 
-    fn segment(&mut self, segment: &Segment<'_>) {
+    fn segment(&mut self, packet: &Packet<'_>, segment: &Segment<'_>) {
         self.totals.segments += 1;
         self.now_ns = self.now_ns.max(segment.place.time_ns);
         let key = key(segment.source, segment.destination);
@@ -112,6 +119,9 @@ impl<V: Visitor> Inspector<V> {
             Box::new(Entry { connection, lists: Lists::default() })
         });
         let (visitor, lists) = (&mut self.visitor, &mut entry.lists);
+        if entry.connection.state != State::Other {
+            visitor.segment(packet, segment);
+        }
         entry.connection.take(segment, &mut |ends, finding| {
             lists.add(&finding);
             visitor.finding(ends, &finding);

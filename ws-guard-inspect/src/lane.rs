@@ -86,6 +86,8 @@ struct Open {
     is_masked: bool,
     /// Bytes of payload that were unmasked.
     unmasked: usize,
+    /// More of its first bytes are wanted.
+    is_kept: bool,
 }
 
 /// A header that is yet to be whole.
@@ -109,6 +111,10 @@ pub struct Lane {
     cut: Option<Cut>,
     /// Headers of the segment at hand.
     headers: Vec<SeenHeader>,
+    /// First bytes of each frame that are kept.
+    keep: usize,
+    /// What there is of a cut header, where they are.
+    head: Vec<u8>,
     /// Which frame was the latest.
     number: u64,
     /// The message at hand is a compressed one.
@@ -122,7 +128,8 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(side: Side) -> Lane {
+    /// `keep`: so many of the first bytes of each frame.
+    pub fn new(side: Side, keep: usize) -> Lane {
         Lane {
             side,
             tracker: None,
@@ -131,6 +138,8 @@ impl Lane {
             open: None,
             cut: None,
             headers: Vec::new(),
+            keep,
+            head: Vec::new(),
             number: 0,
             is_compressed: false,
             is_closed: false,
@@ -250,6 +259,7 @@ impl Lane {
             self.header(chunk, &seen, cut, out);
         }
         self.headers = headers;
+        self.keep_head(chunk, &walk);
         if chunk.snapped() > 0 {
             self.counts.split_frames += u64::from(walk.frames > 0 && self.open.is_some());
             self.snap(chunk, out);
@@ -279,6 +289,18 @@ impl Lane {
         self.open = if self.is_in_step() { open } else { None };
     }
 
+    /// Keep what there is of a header that the segment's end cuts.
+    fn keep_head(&mut self, chunk: &Chunk<'_>, walk: &Walk) {
+        let carried = walk.tracker.carried > 0 && self.keep > 0;
+        let begin = i64::from(walk.tracker.next.wrapping_sub(chunk.seq) as i32);
+        if !carried || begin >= 0 {
+            self.head.clear();
+        }
+        if carried {
+            self.head.extend_from_slice(part(&chunk.bytes, begin, chunk.bytes.len() as i64));
+        }
+    }
+
     fn count(&mut self, walk: &Walk) {
         let counts = &mut self.counts;
         counts.frames += u64::from(walk.frames);
@@ -294,6 +316,7 @@ impl Lane {
         open.frame.segments += 1;
         let part = usize::try_from(open.left).unwrap_or(usize::MAX).min(known.len());
         let is_holed = part as u64 != open.left.min(len.into());
+        self.keep(&mut open, &known[..part], is_holed);
         self.payload(&mut open, &known[..part], is_holed);
         open.left = open.left.saturating_sub(len.into());
         match open.left {
@@ -349,6 +372,11 @@ impl Lane {
             header: header.len() as u32,
             ends_in_packet: 0,
             segments,
+            bytes: if begins_before(at, chunk) {
+                std::mem::take(&mut self.head)
+            } else {
+                Vec::new()
+            },
         };
         self.counts.payload = self.counts.payload.saturating_add(frame.length);
         self.counts.longest = self.counts.longest.max(frame.length);
@@ -357,7 +385,11 @@ impl Lane {
         let end = (begin + header.len() as i64).saturating_add(total);
         let from = begin + header.len() as i64 - if is_masked { 4 } else { 0 };
         let left = end.saturating_sub(chunk.len.into()).max(0) as u64;
-        let mut open = Open { at, frame, left, body: Vec::new(), is_masked, unmasked: 0 };
+        let (body, is_kept) = (Vec::new(), self.keep > 0);
+        let mut open = Open { at, frame, left, body, is_masked, unmasked: 0, is_kept };
+        let first = part(&chunk.bytes, begin, end);
+        let is_holed = first.len() as i64 != end.min(chunk.len.into()) - begin.max(0);
+        self.keep(&mut open, first, is_holed);
         if let (Some(nested), true) = (&mut self.nested, is_data(open.frame.opcode)) {
             nested.frame(open.frame.length, self.is_compressed);
         }
@@ -367,6 +399,15 @@ impl Lane {
         match left {
             0 => self.finish(open, chunk.place, out),
             _ => self.open = Some(open),
+        }
+    }
+
+    /// Keep a frame's first bytes, up to the first that is missing.
+    fn keep(&self, open: &mut Open, bytes: &[u8], is_holed: bool) {
+        if open.is_kept {
+            let room = self.keep.saturating_sub(open.frame.bytes.len());
+            open.frame.bytes.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            open.is_kept = !is_holed && bytes.len() < room;
         }
     }
 
@@ -472,6 +513,11 @@ const fn is_data(opcode: u8) -> bool {
 /// RFC 6455, 7.4: codes that an end point may put into a close frame.
 const fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// Something began in an earlier segment.
+const fn begins_before(at: At, chunk: &Chunk<'_>) -> bool {
+    at.packet != chunk.place.packet || at.file != chunk.place.file
 }
 
 /// The place of `seq` in a segment.

@@ -13,9 +13,13 @@
 //! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings.
 //! 7. [`inspector`] has the table of connections; [`report`] is what it says of each, [`summary`] in
 //!    one sentence. [`selection`] says which of all that is wanted.
+//! 8. [`explain`] says what the bytes of a header mean, [`export`] writes a connection with comments,
+//!    [`page`] draws connections.
 #![forbid(unsafe_code)]
 
 pub mod connection;
+pub mod explain;
+pub mod export;
 pub mod finding;
 pub mod heartbeat;
 pub mod input;
@@ -24,6 +28,7 @@ pub mod lane;
 pub mod nested;
 pub mod opening;
 pub mod packet;
+pub mod page;
 pub mod pickup;
 pub mod protocol;
 pub mod reassembly;
@@ -36,7 +41,7 @@ pub use finding::{Ends, Finding, Kind, Side, What};
 pub use input::{Captures, ReadError};
 pub use inspector::{Inspector, Totals, Visitor};
 pub use report::FlowReport;
-pub use selection::{End, Selection};
+pub use selection::{End, FrameName, Moment, Selection};
 
 /// Packets between two calls of a `tick`.
 const TICK: u64 = 4096;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Talk, Told, inspected};
+use common::{KEPT, Talk, Told, inspected};
 use fastrand::Rng;
 use ws_guard_common::frame::Violation;
 use ws_guard_inspect::{
@@ -57,6 +57,12 @@ impl Sent {
             (self.first.wrapping_add(frame.at as u32), frame.opcode, length as u64)
         });
         let found = told.frames(self.side);
+        for (seq, _, frame) in &found {
+            let at = seq.wrapping_sub(self.first) as usize;
+            let whole = u64::from(frame.header) + frame.length;
+            let kept = &self.stream[at..at + whole.min(KEPT as u64) as usize];
+            assert_eq!(frame.bytes, kept, "first bytes of frame {}", frame.frame);
+        }
         let found = found.iter().map(|(seq, _, frame)| (*seq, frame.opcode, frame.length));
         assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
     }

@@ -27,8 +27,15 @@ pub struct Packet<'a> {
     /// LINKTYPE of what it was captured on.
     pub link: i32,
     pub data: &'a [u8],
-    /// The packet was longer than `data`.
-    pub is_snapped: bool,
+    /// How long the packet was, of which `data` may be a part.
+    pub original: u32,
+}
+
+impl Packet<'_> {
+    /// The capture has a part of it.
+    pub const fn is_snapped(&self) -> bool {
+        self.data.len() < self.original as usize
+    }
 }
 
 /// How the packets of one interface are to be read.
@@ -101,8 +108,7 @@ impl Capture {
             }
             _ => return Err(Damage { offset, what: "a block changed while it was read".into() }),
         };
-        let is_snapped = (data.len() as u64) < u64::from(original);
-        Ok(Some(Packet { place, link: interface.link, data, is_snapped }))
+        Ok(Some(Packet { place, link: interface.link, data, original }))
     }
 
     fn offset(&self) -> u64 {

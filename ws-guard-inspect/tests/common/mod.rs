@@ -13,6 +13,8 @@ use ws_guard_inspect::{
 };
 
 pub const ETHERNET: u32 = 1;
+/// First bytes of each frame that are kept.
+pub const KEPT: usize = 40;
 /// Time of the first packet, in nanoseconds.
 pub const START: u64 = 1_700_000_000_000_000_000;
 
@@ -257,6 +259,7 @@ pub fn inspect(file: &[u8]) -> (Told, Totals, Option<Damage>) {
 /// The same with what the inspector knows.
 pub fn inspect_with(file: &[u8], mut inspector: Inspector<Told>) -> (Told, Totals, Option<Damage>) {
     let mut damage = None;
+    inspector.keep(KEPT);
     match Capture::new(Cursor::new(file.to_vec()), 1) {
         Err(error) => damage = Some(error),
         Ok(mut capture) => loop {

@@ -2,22 +2,26 @@
 
 use std::process::Command;
 
-use ws_guard_inspect::Side;
+use ws_guard_inspect::{Side, What};
 
 use super::inspected;
 
 /// One frame as both see it: from the client, packet in which it ends, FIN, opcode, length.
 type Seen = (bool, u64, bool, u8, u64);
 
-/// What tshark says; `None` where there is none.
-fn tshark(file: &[u8], port: u16) -> Option<Vec<Seen>> {
+/// A close: from the client, its code.
+type Close = (bool, u16);
+
+/// What tshark says: its frames, and the code of each close; `None` where there is none.
+fn tshark(file: &[u8], port: u16) -> Option<(Vec<Seen>, Vec<Close>)> {
     let capture = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(capture.path(), file).unwrap();
     let fields = ["frame.number", "tcp.dstport", "websocket.fin", "websocket.opcode"];
     let lengths = ["websocket.payload_length", "websocket.payload_length_ext_16"];
     let mut command = Command::new("tshark");
     command.args(["-n", "-Y", "websocket", "-T", "fields", "-r"]).arg(capture.path());
-    for field in fields.iter().chain(&lengths).chain(&["websocket.payload_length_ext_64"]) {
+    let last = ["websocket.payload_length_ext_64", "websocket.payload.close.status_code"];
+    for field in fields.iter().chain(&lengths).chain(&last) {
         command.args(["-e", field]);
     }
     let output = match command.output() {
@@ -25,13 +29,16 @@ fn tshark(file: &[u8], port: u16) -> Option<Vec<Seen>> {
         output => output.unwrap(),
     };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .lines()
-            .flat_map(|line| frames_of(line, port))
-            .collect(),
-    )
+    let text = String::from_utf8(output.stdout).unwrap();
+    let frames = text.lines().flat_map(|line| frames_of(line, port)).collect();
+    Some((frames, text.lines().flat_map(|line| closes_of(line, port)).collect()))
+}
+
+/// The codes of the close frames in such a line.
+fn closes_of(line: &str, port: u16) -> Vec<Close> {
+    let fields: Vec<&str> = line.split('\t').collect();
+    let codes = fields[7].split(',').filter(|part| !part.is_empty());
+    codes.map(|code| (fields[1] == port.to_string(), code.parse().unwrap())).collect()
 }
 
 /// The frames in a line of a packet: each field is a list of what all of them have.
@@ -56,7 +63,7 @@ fn frames_of(line: &str, port: u16) -> Vec<Seen> {
 }
 
 /// What the inspector says, in the order in which frames end.
-fn inspector(file: &[u8]) -> Vec<Seen> {
+fn inspector(file: &[u8]) -> (Vec<Seen>, Vec<Close>) {
     let (told, _) = inspected(file);
     let mut seen: Vec<Seen> = Vec::new();
     for (side, is_client) in [(Side::Client, true), (Side::Server, false)] {
@@ -66,20 +73,26 @@ fn inspector(file: &[u8]) -> Vec<Seen> {
         seen.extend(frames);
     }
     seen.sort_by_key(|(_, packet, ..)| *packet);
-    seen
+    let closes = told.findings.iter().filter_map(|(_, finding)| match &finding.what {
+        What::Close { code: Some(code), .. } => Some((finding.direction == Side::Client, *code)),
+        _ => None,
+    });
+    (seen, closes.collect())
 }
 
 /// Both say the same of a capture of connections to `port`; `false` where there is no tshark.
 pub fn compare(file: &[u8], port: u16) -> bool {
-    let Some(theirs) = tshark(file, port) else {
+    let Some((theirs, their_closes)) = tshark(file, port) else {
         println!("skipped: there is no tshark here (Debian: apt-get install tshark)");
         return false;
     };
-    let ours = inspector(file);
+    let (ours, our_closes) = inspector(file);
     if let Some(place) = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
         panic!("frame {place}: {:?}, tshark {:?}", ours[place], theirs[place]);
     }
     assert!(!ours.is_empty(), "no frames");
     assert_eq!(ours.len(), theirs.len(), "frames");
+    assert!(!our_closes.is_empty(), "no closes");
+    assert_eq!(our_closes, their_closes, "closes");
     true
 }

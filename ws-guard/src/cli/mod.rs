@@ -112,7 +112,7 @@ enum Command {
     /// Show what happened: throttlings, releases, violations, connections
     Events(events::EventsCommand),
     /// Read packet captures: where frames join and split, heartbeats, violations
-    Inspect(inspect::Inspect),
+    Inspect(Box<inspect::Inspect>),
     /// Check kernel, privileges and interfaces, each with a remedy
     Doctor(doctor::Doctor),
     /// Remove programs, maps and pins: the end of protection

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what ws-guard costs.
 mod defences;
 mod flood;
+mod inspect;
 pub mod kernel;
 mod latency;
 mod loss;
@@ -28,6 +29,8 @@ pub struct Args {
 enum What {
     /// Measure what honest clients and the server feel of a flood, by what is done about it
     Flood(flood::Args),
+    /// Read captures with `ws-guard inspect` and with tshark, and an endless one through a pipe
+    Inspect(inspect::Args),
     /// Time a packet in the kernel programs, beside programs that do less
     Kernel(kernel::Args),
     /// Time echoes between two namespaces, without the guard and with it at each hook
@@ -43,6 +46,7 @@ enum What {
 pub fn main(args: Args) -> Result<()> {
     match args.what {
         What::Flood(args) => flood::main(args),
+        What::Inspect(args) => inspect::main(args),
         What::Kernel(args) => kernel::main(args),
         What::Latency(args) => latency::main(args),
         What::Loss(args) => loss::main(args),

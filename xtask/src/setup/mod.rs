@@ -70,7 +70,7 @@ fn for_tests() -> Vec<Box<dyn Component>> {
         }
     }
     components.push(Box::new(autobahn::Component));
-    components.push(Box::new(system::CAPTURES));
+    components.extend([Box::new(system::CAPTURES) as _, Box::new(system::BROWSER) as _]);
     components.extend([Box::new(system::PROXY_LIBRARIES) as _, Box::new(proxies::NGINX) as _]);
     components.push(Box::new(proxies::HAPROXY));
     components.extend(for_image());

@@ -78,6 +78,10 @@ pub const CAPTURES: Packages = Packages {
     ],
 };
 
+/// What draws the page of `ws-guard inspect --html`.
+pub const BROWSER: Packages =
+    Packages { name: "browser", needed: &[(Probe::Program("chromium"), "chromium")] };
+
 /// What other kernels are booted with.
 pub const MACHINES: Packages = Packages {
     name: "virtual machines",

@@ -1,0 +1,208 @@
+//! `ws-guard inspect`.
+
+mod demo;
+mod hexdump;
+mod listing;
+mod progress;
+mod tables;
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+use ws_guard_inspect::{
+    Captures, End, FrameName, Inspector, Kind, Moment, Selection,
+    export::Export,
+    page::{self, Page},
+    protocol::OnPort,
+};
+
+use self::{
+    listing::{Limit, Listing},
+    progress::Bar,
+};
+use super::output::plural;
+
+/// Form of the report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// What fits a terminal
+    #[default]
+    Table,
+    /// All columns
+    Wide,
+    /// One document
+    Json,
+    /// A line for each finding as soon as it is found, each connection at its end, and the totals
+    Jsonl,
+}
+
+/// Read packet captures: where frames join and split, heartbeats, violations
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// pcap or pcapng, plain, gzip or zstd; `-` is standard input. Several are read in the order of
+    /// their first packets
+    #[arg(required_unless_present = "demo", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Form of the report
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+    /// Only connections with this end: ADDRESS or ADDRESS:PORT; twice for both ends
+    #[arg(long, value_name = "END")]
+    flow: Vec<End>,
+    /// Take PORT for a length-delimited protocol: length-magic, fixed-header, length-prefix, or fields
+    /// of its own as in `9000=header:8,offset:0,width:4,order:big,counts:body,magic:cafebabe,magic-at:4,
+    /// max:65536` (order: big, little; counts: body, all, rest; header is needed, the others have
+    /// defaults: 0, 4, big, body, none, 0, 64 MiB)
+    #[arg(long, value_name = "PORT=LAYOUT")]
+    protocol: Vec<OnPort>,
+    /// Look for such a protocol inside of the WebSocket messages of PORT
+    #[arg(long, value_name = "PORT=LAYOUT")]
+    nested: Vec<OnPort>,
+    /// List findings of these kinds instead of connections: frame, unit, split_point, split_header,
+    /// split_frame, violation, ping, unasked_pong, close, retransmission, out_of_order, gap, snapped,
+    /// zero_window, unsynced, picked_up
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    kind: Vec<Kind>,
+    /// List the first N entries only
+    #[arg(long, value_name = "N")]
+    first: Option<usize>,
+    /// List the last N entries only
+    #[arg(long, value_name = "N", conflicts_with = "first")]
+    last: Option<usize>,
+    /// List what was found from TIME on, and connections that had packets then: 2026-11-28T21:07:51.5Z,
+    /// or +90s behind the first TCP segment. What is before is read all the same, so that frames stay known
+    #[arg(long, value_name = "TIME")]
+    since: Option<Moment>,
+    /// List what was found up to TIME
+    #[arg(long, value_name = "TIME")]
+    until: Option<Moment>,
+    /// Show one frame, its header explained byte by byte: client:42 is the client's 42nd, as `--kind
+    /// frame` lists them; --flow chooses the connection
+    #[arg(long, value_name = "FRAME")]
+    hexdump: Option<FrameName>,
+    /// Write the packets of one connection to a pcapng file, with what was found as comments of its
+    /// packets, which Wireshark shows; --flow chooses the connection
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Write one page of HTML that needs nothing else: a time line of each connection, its segments
+    /// over the frames they carry, search, and the bytes of each finding
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Make a capture of real connections that show each phenomenon, and explain what is in it. They
+    /// are in a network namespace of their own: no root is needed where users may make one
+    #[arg(long, conflicts_with_all = ["files", "write", "html", "hexdump", "kind"])]
+    demo: bool,
+}
+
+impl Inspect {
+    /// What could be read is reported also where the capture is damaged further on.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        if self.demo {
+            return demo::run().map(|()| ExitCode::SUCCESS);
+        }
+        let mut captures = Captures::open(&self.files)?;
+        let mut bar = Bar::new(captures.progress());
+        let mut inspector = Inspector::new(self.listing()?);
+        if self.hexdump.is_some() {
+            inspector.keep(hexdump::SHOWN);
+        } else if self.html.is_some() {
+            inspector.keep(page::SHOWN);
+        }
+        self.protocol.into_iter().for_each(|known| inspector.know(known));
+        self.nested.into_iter().for_each(|known| inspector.know_nested(known));
+        let (mut listing, totals, error) =
+            ws_guard_inspect::inspect(&mut captures, inspector, || bar.tick());
+        bar.clear();
+        listing.finish();
+        if let Some(path) = &self.write {
+            write(&mut listing, path)?;
+        }
+        if let (Some(path), Some(page)) = (&self.html, listing.page.take()) {
+            draw(page, captures.names(), path)?;
+        }
+        listing.print(captures.names(), &totals)?;
+        error.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
+    }
+
+    fn listing(&self) -> anyhow::Result<Listing<'static>> {
+        let selection = Selection {
+            ends: self.flow.clone(),
+            kinds: self.kind.clone(),
+            since: self.since,
+            until: self.until,
+            first_ns: 0,
+        };
+        let limit = self.first.map(Limit::First).or(self.last.map(Limit::Last));
+        let aside = || tempfile::tempfile().context("making a file for packets put aside");
+        let export = self.write.as_ref().map(|_| aside().map(Export::new)).transpose()?;
+        let page = self.html.as_ref().map(|_| Page::default());
+        Ok(Listing::new(selection, self.output, limit, self.hexdump, export, page))
+    }
+}
+
+/// Write the page.
+fn draw(page: Page, names: &[String], path: &Path) -> anyhow::Result<()> {
+    let file = File::create(path).with_context(|| path.display().to_string())?;
+    let left_out = page.left_out();
+    let written = page.write(&names.join(", "), &mut BufWriter::new(file));
+    written.with_context(|| format!("writing {}", path.display()))?;
+    if left_out > 0 {
+        // Standard error may be closed.
+        let _ = writeln!(
+            io::stderr(),
+            "{}: {left_out} segments, frames and findings are left out: choose connections with --flow",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Write the only connection that was chosen.
+fn write(listing: &mut Listing<'_>, path: &Path) -> anyhow::Result<()> {
+    let Some(export) = listing.export.take() else { return Ok(()) };
+    let flows = listing.flows();
+    ensure!(
+        flows.len() == 1,
+        "{} is not written: {} chosen, and one is written: name it with --flow ADDRESS:PORT",
+        path.display(),
+        match flows.len() {
+            0 => "no connection is".into(),
+            // Lines of JSON are not counted any further.
+            several => format!("{} or more are", plural(several, "connection", "connections")),
+        },
+    );
+    let file = File::create(path).with_context(|| path.display().to_string())?;
+    let written = export.write(&flows[0], &mut BufWriter::new(file));
+    let written = written.with_context(|| format!("writing {}", path.display()))?;
+    // Standard error may be closed.
+    let _ = writeln!(
+        io::stderr(),
+        "{}: {} with {}",
+        path.display(),
+        plural(written.packets as usize, "packet", "packets"),
+        plural(written.comments as usize, "comment", "comments")
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_kind() {
+        use clap::CommandFactory;
+        let mut command = crate::cli::Cli::command();
+        let inspect = command.find_subcommand_mut("inspect").unwrap();
+        let help = inspect.render_long_help().to_string();
+        for kind in Kind::ALL {
+            assert!(help.contains(kind.name()), "{}", kind.name());
+        }
+    }
+}

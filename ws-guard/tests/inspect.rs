@@ -1,0 +1,175 @@
+//! `ws-guard inspect` as its users see it: what is listed, shown and written.
+
+#[path = "../../ws-guard-inspect/tests/common/mod.rs"]
+mod common;
+
+use std::{path::Path, process::Command};
+
+use common::{START, Talk, frame};
+use serde_json::Value;
+use tempfile::TempDir;
+use ws_guard_inspect::Side;
+
+/// A client's pings, each a second after the one before, and their answers.
+fn pings(folder: &Path, name: &str, port: u16) -> String {
+    let mut talk = Talk::new(false, [7, 9]);
+    talk.client.set_port(port);
+    talk.handshake();
+    talk.send(Side::Client, common::REQUEST);
+    talk.send(Side::Server, &common::switching(false));
+    for number in 0..5 {
+        talk.now_ns = START + 1_000_000_000 * number;
+        talk.send(Side::Client, &frame(Side::Client, 0x89, &[b'0' + number as u8]));
+        talk.send(Side::Server, &frame(Side::Server, 0x8A, &[b'0' + number as u8]));
+    }
+    let path = folder.join(name);
+    std::fs::write(&path, talk.pcap()).unwrap();
+    path.display().to_string()
+}
+
+/// Exit code, standard output, standard error.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
+    let output = command.env_clear().arg("inspect").args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn document(arguments: &[&str]) -> Value {
+    let (code, out, error) = run(&[arguments, &["-o", "json"]].concat());
+    assert_eq!(code, 0, "{error}");
+    serde_json::from_str(&out).unwrap()
+}
+
+/// Frame numbers of the pings that are listed.
+fn listed(arguments: &[&str]) -> Vec<u64> {
+    let all = document(&[arguments, &["--kind", "ping"]].concat());
+    let findings = all["findings"].as_array().unwrap().iter();
+    let json: Vec<u64> = findings.map(|finding| finding["frame"].as_u64().unwrap()).collect();
+    // Lines of JSON say the same.
+    let (_, out, _) = run(&[arguments, &["--kind", "ping", "-o", "jsonl"]].concat());
+    let lines = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = lines.filter_map(|line| line["frame"].as_u64());
+    assert_eq!(lines.collect::<Vec<_>>(), json);
+    json
+}
+
+#[test]
+fn ranges_of_entries_and_of_time() {
+    let folder = TempDir::new().unwrap();
+    let file = pings(folder.path(), "one.pcap", 4711);
+    assert_eq!(listed(&[&file]), [1, 2, 3, 4, 5]);
+    assert_eq!(listed(&[&file, "--first", "2"]), [1, 2]);
+    assert_eq!(listed(&[&file, "--last", "2"]), [4, 5]);
+    assert_eq!(listed(&[&file, "--since", "+1s", "--until", "+3s"]), [2, 3, 4]);
+    assert_eq!(listed(&[&file, "--until", "2023-11-14T22:13:21Z", "--last", "1"]), [2]);
+    let flows = |arguments: &[&str]| document(arguments)["flows"].as_array().unwrap().len();
+    assert_eq!((flows(&[&file, "--since", "+4s"]), flows(&[&file, "--since", "+5s"])), (1, 0));
+    let other = pings(folder.path(), "two.pcap", 4712);
+    assert_eq!((flows(&[&file, &other]), flows(&[&file, &other, "--last", "1"])), (2, 1));
+    assert_eq!(run(&[&file, "--first", "1", "--last", "1"]).0, 2);
+    assert_eq!(run(&[&file, "--since", "yesterday"]).0, 2);
+}
+
+#[test]
+fn a_frame_is_explained_byte_by_byte() {
+    let folder = TempDir::new().unwrap();
+    let file = pings(folder.path(), "one.pcap", 4711);
+    let (code, out, _) = run(&[&file, "--hexdump", "client:3"]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(code, 0);
+    assert!(lines[0].starts_with("10.77.0.1:4711 → 10.77.0.2:80, client frame 3: ping"), "{out}");
+    assert!(lines[1].starts_with("packet 10 at offset 0"), "{out}");
+    assert!(lines[3].contains("89 ") && lines[3].ends_with("opcode 0x9, ping"), "{out}");
+    assert!(lines[5].contains("12 34 56 78") && lines[5].contains("masking key"), "{out}");
+    assert!(lines[6].contains("payload: 2"), "{out}");
+    let frame = document(&[&file, "--hexdump", "server:1"]);
+    assert_eq!((&frame["opcode"], &frame["parts"][0]["hex"]), (&10.into(), &"8a".into()));
+    let (code, out, error) = run(&[&file, "--hexdump", "client:6"]);
+    assert!(code == 1 && out.is_empty() && error.contains("no connection has a frame client:6"));
+    assert_eq!(run(&[&file, "--hexdump", "6"]).0, 2);
+}
+
+#[test]
+fn one_connection_is_written_and_which_has_to_be_named() {
+    let folder = TempDir::new().unwrap();
+    let one = pings(folder.path(), "one.pcap", 4711);
+    let two = pings(folder.path(), "two.pcap", 4712);
+    let target = folder.path().join("out.pcapng").display().to_string();
+    for output in ["table", "jsonl"] {
+        let (code, _, error) = run(&[&one, &two, "--write", &target, "-o", output]);
+        assert!(code == 1 && error.contains("--flow"), "{error}");
+        assert!(!Path::new(&target).exists());
+    }
+    let chosen = [&one, &two, "--flow", "10.77.0.1:4712", "--write", &target];
+    let (code, _, error) = run(&chosen);
+    assert!(code == 0 && error.contains("15 packets with 5 comments"), "{error}");
+    let written = document(&[&target]);
+    assert_eq!(written["flows"][0]["client"], "10.77.0.1:4712");
+    assert_eq!(
+        (&written["flows"][0]["pings_client"], &written["totals"]["packets"]),
+        (&5.into(), &15.into())
+    );
+}
+
+#[test]
+fn a_page_is_written() {
+    let folder = TempDir::new().unwrap();
+    let file = pings(folder.path(), "one.pcap", 4711);
+    let target = folder.path().join("page.html").display().to_string();
+    let (code, out, error) = run(&[&file, "--html", &target]);
+    assert!(code == 0 && out.contains("10.77.0.1:4711"), "{error}");
+    let page = std::fs::read_to_string(&target).unwrap();
+    let (_, data) = page.split_once("id=\"data\">").unwrap();
+    let data: Value = serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap();
+    assert_eq!(data["flows"][0]["frames"].as_array().unwrap().len(), 10);
+    let (code, _, error) = run(&[&file, "--html", "/nonexistent/page.html"]);
+    assert!(code == 1 && error.contains("/nonexistent/page.html"), "{error}");
+}
+
+/// Without root, where the system lets users make namespaces.
+#[test]
+fn the_demonstration_shows_what_it_says() {
+    use std::os::unix::process::CommandExt;
+    let folder = TempDir::new().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
+    let mut users = vec![None];
+    if nix::unistd::geteuid().is_root() {
+        users.push(Some(65534));
+    }
+    for user in users {
+        let binary = folder.path().join("ws-guard");
+        // Nobody may read where it was built.
+        std::fs::copy(env!("CARGO_BIN_EXE_ws-guard"), &binary).unwrap();
+        let mut command = Command::new(&binary);
+        command.env_clear().env("TMPDIR", folder.path()).args(["inspect", "--demo"]);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        if error.contains("this system forbids it to users") {
+            println!("skipped: {error}");
+            continue;
+        }
+        assert!(output.status.success(), "{error}");
+        let out = String::from_utf8(output.stdout).unwrap();
+        let (_, file) = out.split_once("The capture is ").unwrap();
+        let file = file.split_once(". See").unwrap().0;
+        let flows = document(&[file])["flows"].as_array().unwrap().clone();
+        let looks: Vec<_> = flows.iter().map(|flow| flow["looks_like"].as_str().unwrap()).collect();
+        assert_eq!(looks[..4], ["framing", "heartbeat", "pause", "framing"], "{out}");
+        assert_eq!(
+            (&flows[0]["split_headers"], &flows[0]["coalesced_segments"]),
+            (&1.into(), &1.into())
+        );
+        assert_eq!(flows[3]["violations"][0]["kind"], "unmasked");
+        assert!(flows[4]["of_server"]["zero_windows"].as_u64() > Some(0), "{out}");
+        assert!(flows.iter().all(|flow| flow["of_client"]["gaps"] == 0), "{out}");
+        for said in ["split_header: header of frame 4 is cut after 3 bytes", "--hexdump client:1"] {
+            assert!(out.contains(said), "{said}: {out}");
+        }
+    }
+    assert_eq!(run(&["--demo", "app.pcap"]).0, 2);
+}
