@@ -158,6 +158,7 @@ fn grant(context: &Context, flow: &Flow) {
     state.asked_ns = flow.ping_ns;
     if flow.ping_ns == 0 && state.walk.budget > 0 {
         // From now on a ping may wait for its pong.
+        // SAFETY: no arguments, no effects.
         state.asked_ns = unsafe { bpf_ktime_get_ns() };
     }
 }

@@ -149,6 +149,7 @@ extern "C" fn ws_guard_keep_request() -> u32 {
     match PROVEN.get_ptr_mut(&segment.key) {
         // Written in place: an insertion takes a free entry first, and may evict another
         // connection's for it.
+        // SAFETY: as in `ws_guard_find_request`.
         Some(proven) => unsafe { copy(new, proven) },
         None => {
             let _ = PENDING.insert(&segment.key, new, BPF_ANY.into());
@@ -210,6 +211,7 @@ extern "C" fn ws_guard_prove_request() -> u32 {
     }
     // The proven entry may be an older copy, if the client's side added to the other one at the
     // same time.
+    // SAFETY: as in `ws_guard_find_request`.
     let known = proven.map(|proven| unsafe { &*proven });
     if known.is_none_or(|known| !known.is_under_way() || after(pending.next, known.next)) {
         let _ = PROVEN.insert(key, pending, BPF_ANY.into());
