@@ -31,15 +31,18 @@ const FLOOD: Bounds =
 
 /// Alerts whose trouble no test here makes; promtool's tests alone show them fire.
 ///
-/// It takes an hour, a driver without native XDP, a full table of 32,768, a second node, or a server
-/// that is late on purpose.
-const NOT_MADE: [&str; 6] = [
+/// It takes an hour, a driver without native XDP, a full table of 32,768, a second node, a server that
+/// is late or silent on purpose, or three restarts.
+const NOT_MADE: [&str; 9] = [
     "WsGuardAbsent",
     "WsGuardGenericAttach",
     "WsGuardSourcesCoarse",
     "WsGuardPoliciesDiffer",
     "WsGuardHeartbeatSlow",
     "WsGuardServerStalled",
+    "WsGuardRestarting",
+    "WsGuardHeartbeatsUnanswered",
+    "WsGuardServerPongSlow",
 ];
 
 /// The alert on companion servers, whose counter has no series before the first such end.
@@ -205,6 +208,9 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
 
     stage.guard.signal(Signal::SIGTERM)?;
     fires(&prometheus, &["WsGuardDown"], &mut silent)?;
+
+    stage.server.signal(Signal::SIGTERM)?;
+    fires(&prometheus, &["WsGuardServerDown"], &mut silent)?;
     ensure!(silent.is_empty(), "no trouble was made for {silent:?}");
     Ok(())
 }
