@@ -29,10 +29,43 @@ use crate::{
 const FLOOD: Bounds =
     Bounds { pings: 2_000_000, time: Duration::from_secs(90), pause: Duration::from_millis(20) };
 
+/// Alerts whose trouble no test here makes; promtool's tests alone show them fire.
+///
+/// It takes an hour, a driver without native XDP, a full table of 32,768, a second node, a server that
+/// is late or silent on purpose, or three restarts.
+const NOT_MADE: [&str; 9] = [
+    "WsGuardAbsent",
+    "WsGuardGenericAttach",
+    "WsGuardSourcesCoarse",
+    "WsGuardPoliciesDiffer",
+    "WsGuardHeartbeatSlow",
+    "WsGuardServerStalled",
+    "WsGuardRestarting",
+    "WsGuardHeartbeatsUnanswered",
+    "WsGuardServerPongSlow",
+];
+
+/// The alert on companion servers, whose counter has no series before the first such end.
+const TIMEOUTS: &str = "WsGuardServerTimeouts";
+
+/// The alerts that the tests make trouble for.
+fn made() -> Result<Vec<Alert>> {
+    let made = |alert: &Alert| alert.alert != TIMEOUTS && !NOT_MADE.contains(&&*alert.alert);
+    Ok(alerts()?.into_iter().filter(made).collect())
+}
+
 /// What an alert compares with its bound: the expression without its comparisons.
+///
+/// What has no series on a healthy node is left out: an absence, generic mode, ends by time-out.
 fn compared(alert: &Alert) -> Vec<&str> {
-    let bound = |part: &str| part.find(" == ").or_else(|| part.find(" > ")).unwrap_or(part.len());
-    alert.expr.split(" or ").map(|part| &part[..bound(part)]).collect()
+    if [TIMEOUTS, "WsGuardGenericAttach"].contains(&&*alert.alert) {
+        return Vec::new();
+    }
+    let bound = |part: &str| {
+        [" == ", " > ", " unless "].iter().find_map(|end| part.find(end)).unwrap_or(part.len())
+    };
+    let parts = alert.expr.split(" or ").filter(|part| !part.starts_with("absent("));
+    parts.map(|part| &part[..bound(part)]).collect()
 }
 
 #[test]
@@ -101,7 +134,7 @@ fn instances_are_named_for_what_they_are(prometheus: &Prometheus) -> Result<()> 
 /// The alerts that would fire now, if it stayed so.
 fn firing(prometheus: &Prometheus) -> Result<BTreeSet<String>> {
     let mut firing = BTreeSet::new();
-    for alert in alerts()? {
+    for alert in made()? {
         if !prometheus.ask(&alert.expr)?.is_empty() {
             firing.insert(alert.alert);
         }
@@ -109,13 +142,15 @@ fn firing(prometheus: &Prometheus) -> Result<BTreeSet<String>> {
     Ok(firing)
 }
 
-/// Wait for one alert; all those that came meanwhile are taken out of `silent`, which has to hold it.
-fn fires(prometheus: &Prometheus, name: &str, silent: &mut BTreeSet<String>) -> Result<()> {
-    ensure!(silent.contains(name), "{name} came before its trouble");
-    eventually(name, || Ok(firing(prometheus)?.contains(name)))?;
-    silent.remove(name);
+/// Wait for the alerts of one trouble, take them out of `silent`, and see that no other came with them.
+fn fires(prometheus: &Prometheus, names: &[&str], silent: &mut BTreeSet<String>) -> Result<()> {
+    for name in names {
+        ensure!(silent.contains(*name), "{name} came before its trouble");
+        eventually(name, || Ok(firing(prometheus)?.contains(*name)))?;
+        silent.remove(*name);
+    }
     let early: Vec<String> = firing(prometheus)?.intersection(silent).cloned().collect();
-    ensure!(early.is_empty(), "with {name} came {early:?}");
+    ensure!(early.is_empty(), "with {names:?} came {early:?}");
     Ok(())
 }
 
@@ -138,12 +173,12 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     let stage = Stage::start()?;
     let prometheus = Prometheus::start(&stage.pair.server, &stage.pods())?;
     ensure!(firing(&prometheus)?.is_empty(), "a healthy guard: {:?}", firing(&prometheus)?);
-    let mut silent: BTreeSet<String> = alerts()?.into_iter().map(|alert| alert.alert).collect();
+    let mut silent: BTreeSet<String> = made()?.into_iter().map(|alert| alert.alert).collect();
 
     let mut flooder = stage.client(0, false)?;
     let few = Bounds { pings: 500, pause: Duration::ZERO, ..FLOOD };
     flood::flood(&mut flooder, few, || true)?;
-    fires(&prometheus, "WsGuardThrottling", &mut silent)?;
+    fires(&prometheus, &["WsGuardThrottling", "WsGuardConnectionsPaced"], &mut silent)?;
 
     // Peers on private addresses are trusted unless it is said otherwise.
     stage.configure("action = \"defuse\"\ntrusted-proxy = \"none\"\n")?;
@@ -151,28 +186,31 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
         (1..=16).try_for_each(|n| forward(&stage, n))?;
         Ok(firing(&prometheus)?.contains("WsGuardProxySuspected"))
     })?;
-    fires(&prometheus, "WsGuardProxySuspected", &mut silent)?;
+    fires(&prometheus, &["WsGuardProxySuspected"], &mut silent)?;
 
     stage.configure("action = \"destroy\"\n")?;
-    fires(&prometheus, "WsGuardReloadFailed", &mut silent)?;
+    fires(&prometheus, &["WsGuardReloadFailed"], &mut silent)?;
     stage.configure("action = \"defuse\"\n")?;
     let mended = || Ok(!firing(&prometheus)?.contains("WsGuardReloadFailed"));
     eventually("the configuration is taken over", mended)?;
 
     lose_events(&stage)?;
-    fires(&prometheus, "WsGuardEventsLost", &mut silent)?;
+    fires(&prometheus, &["WsGuardEventsLost", "WsGuardViolations"], &mut silent)?;
 
     // There is room for 4,096 rules.
     let networks: Vec<String> =
         (0..3_700).map(|n| format!("\"192.{}.{}.1\"", n / 250, n % 250)).collect();
     stage.configure(&format!("allow = [{}]\n", networks.join(", ")))?;
-    fires(&prometheus, "WsGuardTableNearlyFull", &mut silent)?;
+    fires(&prometheus, &["WsGuardTableNearlyFull"], &mut silent)?;
 
     stage.pair.client.ip("link del veth0")?;
-    fires(&prometheus, "WsGuardNotAttached", &mut silent)?;
+    fires(&prometheus, &["WsGuardNotAttached"], &mut silent)?;
 
     stage.guard.signal(Signal::SIGTERM)?;
-    fires(&prometheus, "WsGuardDown", &mut silent)?;
+    fires(&prometheus, &["WsGuardDown"], &mut silent)?;
+
+    stage.server.signal(Signal::SIGTERM)?;
+    fires(&prometheus, &["WsGuardServerDown"], &mut silent)?;
     ensure!(silent.is_empty(), "no trouble was made for {silent:?}");
     Ok(())
 }

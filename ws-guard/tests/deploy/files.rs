@@ -6,6 +6,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ws_guard_testkit::tools;
 
+/// The rules in `deploy/prometheus`.
+pub const RULES: [&str; 2] = ["recording.yaml", "alerts.yaml"];
+
 /// A file of the repository.
 pub fn path(name: &str) -> PathBuf {
     tools::workspace().join(name)

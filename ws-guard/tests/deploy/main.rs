@@ -1,7 +1,7 @@
 //! What is in `deploy/`: manifests, rules and the dashboard, against their schemas, against the image
 //! and against a guard that runs.
 //!
-//! - [`manifests`], [`rules`], [`dashboard`]: what can be told from the files;
+//! - [`manifests`], [`rules`], [`names`], [`dashboard`]: what can be told from the files;
 //! - [`image`]: the containers of the rendered manifests, run from the image with runc;
 //! - [`alarms`]: every expression of panels and alerts asked of a Prometheus that scrapes a guard
 //!   under attack, and in trouble.
@@ -24,6 +24,7 @@ mod files;
 mod http;
 mod image;
 mod manifests;
+mod names;
 mod node;
 mod prometheus;
 mod rules;

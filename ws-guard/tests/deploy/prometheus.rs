@@ -66,7 +66,9 @@ impl Prometheus {
         let folder = TempDir::with_prefix("wsg-prometheus-")?;
         let config = folder.path().join("prometheus.yml");
         fs::write(&config, configuration(pods)?)?;
-        fs::copy(files::path("deploy/prometheus/alerts.yaml"), folder.path().join("alerts.yaml"))?;
+        for rules in files::RULES {
+            fs::copy(files::path("deploy/prometheus").join(rules), folder.path().join(rules))?;
+        }
         files::promtool(&["check", "config", config.to_str().context("a path that is no text")?])?;
         let mut command = namespace.command(tools::prometheus());
         command.arg(format!("--config.file={}", config.display()));

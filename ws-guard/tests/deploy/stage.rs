@@ -38,7 +38,7 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<
 /// Both programs, and the namespaces that they are in.
 pub struct Stage {
     pub guard: Process,
-    _server: Process,
+    pub server: Process,
     place: [String; 4],
     folder: TempDir,
     // Last, because the others are in it.
@@ -72,7 +72,7 @@ impl Stage {
         guard.arg("--config").arg(folder.path().join("guard.toml"));
         fs::write(folder.path().join("guard.toml"), "action = \"defuse\"\n")?;
         let guard = Process::spawn("ws-guard run", guard)?;
-        let stage = Stage { guard, _server: server, place, folder, pair };
+        let stage = Stage { guard, server, place, folder, pair };
         let ready = |port| {
             let answer = http::get(&stage.pair.server, ([127, 0, 0, 1], port).into(), "/readyz");
             answer.is_ok_and(|(status, _)| status == 200)
