@@ -6,7 +6,7 @@
 use ws_guard_common::{
     flow::{Flow, paced},
     maps::{Counter, EventKind},
-    pace::{Advertised, Hold, Reach, scale},
+    pace::{Advertised, FRAME, Hold, Reach, scale},
     source::millis,
 };
 
@@ -87,7 +87,15 @@ fn first(flow: &mut Flow, server: &Advertised, now_ms: u32) -> u32 {
     let more = count(flow);
     let paid = flow.hold.paid(server, high);
     let rest = flow.hold.first(server) - paid;
-    paid + sources::grant_first(flow, now_ms, rest, Hold::cost(rest, latest, more), more)
+    let cost = if latest != 0 {
+        Hold::cost(rest, latest, more)
+    } else {
+        // Ingress has counted them: the price of the whole stream instead.
+        let bytes = high.wrapping_sub(flow.began.client_next);
+        let frames = (flow.frames_in as u32).saturating_mul(FRAME);
+        Hold::cost(rest, bytes, frames.saturating_sub(bytes))
+    };
+    paid + sources::grant_first(flow, now_ms, rest, cost, more)
 }
 
 /// Cost of the frames since the last call, beyond their bytes.
