@@ -194,7 +194,16 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
         let _ = FLOWS.remove(key);
         pending_upgrades::forget();
         let _ = STRANGERS.remove(key);
-        let new = Beginning { client_next: ack, server_next: seq, scale };
+        // SAFETY: single words, as above.
+        let known = BEGINNINGS.get_ptr(key).is_some_and(|beginning| unsafe {
+            (*beginning).client_next == ack && (*beginning).server_next == seq
+        });
+        if known {
+            // A repetition: what passed meanwhile has passed.
+            return;
+        }
+        let (scale, silent) = (scale as u8, 1);
+        let new = Beginning { client_next: ack, server_next: seq, scale, silent, passed: 0 };
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }

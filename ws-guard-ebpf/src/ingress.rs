@@ -24,7 +24,7 @@ use crate::{
     maps::{self, FLOWS, locked},
     opening::{
         handshake::{self, Request},
-        identify, role,
+        identify, pending_upgrades, role,
     },
     packet::{
         self, ACK, FIN, Packet, Parsed, RST, SYN, Segment, URG, options,
@@ -180,13 +180,16 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
         false => handshake::request(context, payload(segment)),
     };
     match begins {
-        Request::Head => return Stray::Pass,
+        Request::Head => {
+            pending_upgrades::passes();
+            return Stray::Pass;
+        }
         Request::Early => {
             let dropped = context.drop(Counter::DroppedEarly) == Verdict::Drop;
             return if dropped { Stray::Drop } else { Stray::Pass };
         }
         Request::Banned => return Stray::Drop,
-        Request::Stranger => {}
+        Request::Stranger => pending_upgrades::passes(),
     }
     let joins = segment.flags & SYN == 0 && midstream::find(context, payload(segment));
     if joins && midstream::open(context) { Stray::Joined } else { Stray::Pass }

@@ -107,7 +107,7 @@ impl Pending {
     #[inline(always)]
     pub const fn patience(&self, length: u32, trusted: bool) -> u32 {
         let most = if trusted { 1536 } else { 480 };
-        if self.real != 0 { most + length / 32 } else { 96 }
+        if self.real != 0 { most + length / 32 } else { 200 }
     }
 
     /// Check whether the `len` bytes at `seq` repeat a part of the unfinished 101's head.
@@ -134,7 +134,39 @@ pub struct Beginning {
     /// Sequence number of the server's first byte.
     pub server_next: u32,
     /// Scale of the server's windows, encoded as in [`crate::pace::scale`].
-    pub scale: u32,
+    pub scale: u8,
+    /// 1 until the server sends data: until then the client's bytes are followed from the first one on.
+    pub silent: u8,
+    /// Bytes from the client's first one up to the end of what passed, at most `u16::MAX`.
+    pub passed: u16,
+}
+
+impl Beginning {
+    /// Check whether a client's segment must not pass before the server has sent anything.
+    ///
+    /// Either it acknowledges something else than the SYN-ACK, or the client's first bytes are missing
+    /// before it: the server would get frames ahead of the request that fills the gap.
+    #[inline(always)]
+    pub const fn refuses(&self, seq: u32, ack: u32) -> bool {
+        let ahead = seq.wrapping_sub(self.client_next) as i32 > 0;
+        self.silent != 0 && (ack != self.server_next || self.passed == 0 && ahead)
+    }
+
+    /// Note that a segment passes.
+    #[inline(always)]
+    pub const fn pass(&mut self, seq: u32, len: u32) {
+        let end = seq.wrapping_add(len).wrapping_sub(self.client_next);
+        if self.silent != 0 && end as i32 > self.passed as i32 {
+            self.passed = if end < u16::MAX as u32 { end as u16 } else { u16::MAX };
+        }
+    }
+
+    /// Check whether more has passed than a request that ends at `end`: frames, before any answer.
+    #[inline(always)]
+    pub const fn passed_beyond(&self, end: u32) -> bool {
+        let end = end.wrapping_sub(self.client_next) as i32;
+        self.silent != 0 && end < self.passed as i32
+    }
 }
 
 /// Maximum of [`Beginning`]s.
@@ -207,4 +239,39 @@ pub struct Stranger {
     pub acked: u32,
     /// End of the server's bytes that were sent.
     pub server_high: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: u32 = u32::MAX - 50;
+
+    fn began() -> Beginning {
+        Beginning { client_next: FIRST, server_next: 7, silent: 1, ..Beginning::default() }
+    }
+
+    #[test]
+    fn before_the_server_speaks_the_first_bytes_come_first() {
+        let mut began = began();
+        assert!(began.refuses(FIRST.wrapping_add(138), 7), "a gap in front");
+        assert!(began.refuses(FIRST, 6) && began.refuses(FIRST, 8), "another acknowledgement");
+        assert!(!began.refuses(FIRST, 7));
+        began.pass(FIRST, 100);
+        assert!(!began.refuses(FIRST.wrapping_add(200), 7), "an upload may come out of order");
+        began.silent = 0;
+        assert!(!began.refuses(FIRST.wrapping_add(200), 9));
+    }
+
+    #[test]
+    fn a_request_is_late_behind_what_passed_beyond_it() {
+        let mut began = began();
+        began.pass(FIRST, 138);
+        assert!(!began.passed_beyond(FIRST.wrapping_add(138)));
+        assert!(began.passed_beyond(FIRST.wrapping_add(137)));
+        began.pass(FIRST.wrapping_add(10), 5);
+        assert_eq!(began.passed, 138);
+        began.pass(FIRST, 1 << 20);
+        assert!(began.passed_beyond(FIRST.wrapping_add(65_534)));
+    }
 }

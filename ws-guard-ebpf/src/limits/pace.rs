@@ -45,7 +45,7 @@ pub fn window(now: u64) -> Option<u16> {
         let source = &flow.account.source;
         report::source_event(EventKind::Paced, source, Some(&segment.key), now, 0, 0);
     }
-    let scale = flow.began.scale;
+    let scale = u32::from(flow.began.scale);
     if scale == scale::UNKNOWN {
         flow.hold.held = 1;
         return None;
@@ -173,7 +173,7 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     if flow.paced != paced::YES || segment.len == 0 {
         return 0;
     }
-    let (now_ms, known) = (millis(now), flow.began.scale != scale::UNKNOWN);
+    let (now_ms, known) = (millis(now), u32::from(flow.began.scale) != scale::UNKNOWN);
     if known && flow.hold.held != 0 {
         let (seq, len) = (segment.seq, segment.len);
         let reach = locked(

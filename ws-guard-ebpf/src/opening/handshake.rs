@@ -191,13 +191,16 @@ pub enum Request {
 
 /// Read the head of a request for an upgrade, if a client's payload without a flow is one.
 ///
-/// Only in order. What the guard passes unread, further ahead, is outside the server's window at
-/// that time.
+/// Only in order, and from the connection's first byte on: data in front of that is dropped. Unread
+/// passes what is more than [`MAX_HEAD`] ahead of a pending request, and what follows an answer.
 #[cold]
 #[inline(never)]
 pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
     let segment = context.segment;
     let under_way = pending_upgrades::find().is_some();
+    if pending_upgrades::refused() {
+        return Request::Early;
+    }
     let Some(pending) = pending_upgrades::scratch() else {
         return Request::Stranger;
     };
@@ -240,7 +243,7 @@ fn piece<P: Packet>(context: &Context, pending: &mut Pending, packet: &P) -> Req
         return if distance < 2 * MAX_HEAD { Request::Early } else { Request::Stranger };
     }
     let whole = pending.head.found & END != 0;
-    if begins_another(packet, whole) {
+    if begins_another(packet, whole) && !pending_upgrades::is_first_request() {
         // No frame begins like this (RFC 6455, 5.1 and 5.2). Either what was taken for a request
         // was in the body of another one, or this is.
         pending.flags |= LOST;
@@ -305,6 +308,10 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
     }
     if read < segment.len && context.enforces() {
         // Data follows the head: the request has to be retransmitted without it.
+        return Request::Early;
+    }
+    if done && context.enforces() && pending_upgrades::comes_late() {
+        // Data that was in front of it has passed: the server would read frames in it.
         return Request::Early;
     }
     if done && context.policy.flags & MAY_BAN != 0 && is_banned(context) {

@@ -16,13 +16,14 @@
 use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     forwarded::preface,
-    maps::{FlowKey, Pending},
+    maps::{Beginning, FlowKey, Pending},
     seq::after,
 };
 
 use crate::{
     maps::{BEGINNINGS, NEW_PENDING, PENDING, PROVEN},
-    packet::{self, ACK, FIN, RST, Segment},
+    opening::identify,
+    packet::{self, ACK, FIN, RST, SYN, Segment},
 };
 
 /// This CPU's scratch value, which [`keep`] stores.
@@ -125,8 +126,90 @@ extern "C" fn ws_guard_find_request() -> u32 {
     // SAFETY: map values stay mapped while a program runs. An LRU entry may be reused for another
     // key meanwhile; then the sequence numbers do not match, and at worst a request is missed.
     unsafe { copy(found, new) };
-    new.real = (proven.is_some() || answers_the_server(segment)) as u8;
+    let answers = answers_the_server(segment);
+    let first = new.next != segment.seq && identify::is_first(segment);
+    if proven.is_none() && answers && first && new.is_under_way() && new.claimed != segment.ack {
+        // The pending one is of another sender, who did not see the server's SYN-ACK.
+        *new = Pending::default();
+    }
+    new.real = (proven.is_some() || answers) as u8;
     new.is_under_way() as u32
+}
+
+/// The beginning of the connection at hand.
+#[inline(always)]
+fn beginning() -> Option<(&'static Segment, &'static mut Beginning)> {
+    let segment = packet::segment()?;
+    let beginning = BEGINNINGS.get_ptr_mut(&segment.key)?;
+    // SAFETY: a map value. An LRU entry may be reused for another key meanwhile: at worst that key's
+    // connection has a segment sent again, or is no longer followed from its first byte on.
+    Some((segment, unsafe { &mut *beginning }))
+}
+
+/// Check whether the client's segment must not pass before the server has sent anything, see
+/// [`Beginning::refuses`].
+#[inline(always)]
+pub fn refused() -> bool {
+    ws_guard_refused() != 0
+}
+
+/// [`refused`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_refused() -> u32 {
+    let Some((segment, beginning)) = beginning() else {
+        return 0;
+    };
+    // A SYN is not of the connection that began.
+    let syn = segment.flags & SYN != 0;
+    let acks = segment.flags & ACK != 0;
+    let refuses = beginning.refuses(segment.seq, segment.ack) || beginning.silent != 0 && !acks;
+    (refuses && !syn) as u32
+}
+
+/// Note that the client's segment passes, see [`Beginning::pass`].
+#[inline(always)]
+pub fn passes() {
+    ws_guard_passes();
+}
+
+/// [`passes`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_passes() -> u32 {
+    if let Some((segment, beginning)) = beginning() {
+        beginning.pass(segment.seq, segment.len);
+    }
+    0
+}
+
+/// Check whether data past the upgrade request that the segment ends has passed before it.
+#[inline(always)]
+pub fn comes_late() -> bool {
+    ws_guard_comes_late() != 0
+}
+
+/// [`comes_late`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_comes_late() -> u32 {
+    beginning().is_some_and(|(segment, beginning)| {
+        beginning.passed_beyond(segment.seq.wrapping_add(segment.len))
+    }) as u32
+}
+
+/// Check whether the server has sent nothing so far: then the pending request is the connection's
+/// first one.
+#[inline(always)]
+pub fn is_first_request() -> bool {
+    ws_guard_is_first_request() != 0
+}
+
+/// [`is_first_request`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_is_first_request() -> u32 {
+    beginning().is_some_and(|(_, beginning)| beginning.silent != 0) as u32
 }
 
 /// Check whether the segment acknowledges the server's SYN-ACK, and nothing more.
@@ -190,6 +273,10 @@ extern "C" fn ws_guard_prove_request() -> u32 {
     let key = &segment.key;
     if segment.flags & FIN != 0 {
         let _ = PROVEN.remove(key);
+    }
+    let speaks = segment.len > 0 || segment.flags & FIN != 0;
+    if let (true, Some((_, beginning))) = (speaks, beginning()) {
+        beginning.silent = 0;
     }
     // A RST answers segments of no connection (RFC 9293, 3.10.7.1).
     if segment.flags & (ACK | FIN | RST) != ACK {

@@ -7,7 +7,7 @@ use ws_guard_common::{
     maps::{FlowKey, program},
 };
 use ws_guard_testkit::{
-    packets::{Packet, REQUEST},
+    packets::{Packet, REQUEST, flag},
     programs::{Programs, Run},
     tunnel::{self, Tunnel, outer_checksum_is_right},
 };
@@ -52,7 +52,10 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
     let before = programs.counters()?;
     for (index, step) in case.steps.iter().enumerate() {
         let result = match step {
-            Step::Packet(sent) => send(programs, sent, case.tunnel, hook, family),
+            Step::Packet(sent) => {
+                let began = began(&case.steps[..index], sent.connection, family);
+                send(programs, sent, began, case.tunnel, hook, family)
+            }
             Step::Throttle => programs.throttle(source(family)),
             Step::Ban => programs.ban(source(family)),
             Step::Release => programs.release(source(family)),
@@ -103,13 +106,29 @@ fn source(family: Family) -> IpAddr {
     }
 }
 
-fn packet(sent: &Sent, family: Family) -> Packet {
+/// The number that the latest SYN-ACK of a connection gave the server's first byte.
+fn began(steps: &[Step], connection: usize, family: Family) -> Option<u32> {
+    steps.iter().rev().find_map(|step| match step {
+        Step::Packet(sent) if sent.connection == connection && !sent.from_client => {
+            let packet = packet(sent, None, family);
+            let syn_ack = flag::SYN | flag::ACK;
+            (packet.flags & syn_ack == syn_ack).then(|| packet.seq.wrapping_add(1))
+        }
+        _ => None,
+    })
+}
+
+/// A request acknowledges the SYN-ACK, where there was one.
+fn packet(sent: &Sent, began: Option<u32>, family: Family) -> Packet {
     let connection = connection(family, sent.connection);
     let (at, acked) = (sent.at as u32, sent.acked as u32);
     let mut packet = match sent.from_client {
         true => connection.from_client(at, &*sent.payload),
         false => connection.from_server(at, acked, &*sent.payload),
     };
+    if let (true, true, Some(began)) = (sent.from_client, sent.at < 0, began) {
+        packet.ack = began;
+    }
     sent.edits.iter().for_each(|edit| edit(&mut packet));
     packet
 }
@@ -117,11 +136,12 @@ fn packet(sent: &Sent, family: Family) -> Packet {
 fn send(
     programs: &Programs,
     sent: &Sent,
+    began: Option<u32>,
     tunnel: Option<(Tunnel, bool)>,
     hook: Hook,
     family: Family,
 ) -> Result<()> {
-    let packet = packet(sent, family);
+    let packet = packet(sent, began, family);
     let mut bytes = packet.build()?;
     if let Some((tunnel, v6)) = tunnel {
         bytes = tunnel.around(&bytes, tunnel::ends(v6))?;

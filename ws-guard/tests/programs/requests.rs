@@ -72,6 +72,7 @@ pub fn cases() -> Vec<Case> {
             .not_found()
             .server(request, [])
             .with(|packet| packet.flags |= flag::SYN)
+            .with(|packet| packet.seq = packet.seq.wrapping_sub(1))
             .request()
             .requests(FLOOD)
             .forgotten(),
