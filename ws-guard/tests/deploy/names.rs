@@ -45,7 +45,9 @@ fn literals(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
 /// The names that the code gives to metrics.
 fn registered() -> Result<BTreeSet<String>> {
     let (mut names, mut bare) = (BTreeSet::new(), BTreeSet::new());
-    literals(&files::path("ws-guard/src"), &mut names)?;
+    for folder in ["ws-guard/src", "ws-guard-server/src"] {
+        literals(&files::path(folder), &mut names)?;
+    }
     names.retain(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
     literals(&files::path(WITHOUT_PREFIX), &mut bare)?;
     names.extend(bare.into_iter().map(|name| format!("wsguard_{name}")));
