@@ -106,7 +106,7 @@ impl Pending {
     /// covers two lists of twenty hops.
     #[inline(always)]
     pub const fn patience(&self, length: u32, trusted: bool) -> u32 {
-        let most = if trusted { 1536 } else { 480 };
+        let most = if trusted { 2048 } else { 512 };
         if self.real != 0 { most + length / 32 } else { 200 }
     }
 

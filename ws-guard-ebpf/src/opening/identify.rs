@@ -64,7 +64,7 @@ impl Taken {
     #[inline(always)]
     pub const fn costs(self) -> u32 {
         let bytes = if self.at_once() { 2 } else { self.bytes() };
-        bytes + if self.0 & HOP != 0 { 8 } else { 0 }
+        bytes + if self.0 & HOP != 0 { 4 } else { 0 }
     }
 
     /// [`MORE`], [`END`] or [`NO_REQUEST`].
