@@ -208,6 +208,15 @@ impl Connection {
         Packet::new(from, to, self.client_seq, self.server_seq, REQUEST.to_vec())
     }
 
+    /// The server's SYN-ACK, without options.
+    pub fn accepted(&self) -> Packet {
+        let (from, to) = (self.server, self.client);
+        let seq = self.server_seq.wrapping_sub(1);
+        let mut accepted = Packet::new(from, to, seq, self.client_seq, Vec::new());
+        accepted.flags |= flag::SYN;
+        accepted
+    }
+
     /// The server's answer to [`Connection::request`].
     pub fn answer(&self, head: &[u8]) -> Packet {
         let (from, to) = (self.server, self.client);

@@ -99,10 +99,8 @@ impl Connection {
     ) -> Result<Connection> {
         if limits.pace > 0 {
             // It says that there is no scale.
-            let (seq, ack) = (ends.server_seq.wrapping_sub(1), ends.client_seq);
-            let answer = Packet::new(ends.server, ends.client, seq, ack, Vec::new());
             let tcp_options = vec![2, 4, 5, 0xB4];
-            kernel.server(&Packet { tcp_options, ..answer.flags(flag::SYN | flag::ACK) })?;
+            kernel.server(&Packet { tcp_options, ..ends.accepted() })?;
         }
         let deflate = one_in(rng, 4);
         let head = switching(deflate);

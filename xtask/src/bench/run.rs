@@ -8,7 +8,7 @@ use ws_guard_common::{
 };
 use ws_guard_testkit::{
     frame::{Frame, encode, opcode},
-    packets::{Connection, Packet, SWITCHING, flag},
+    packets::{Connection, Packet, SWITCHING},
     programs::{Pod, Programs, Totals},
     tunnel::Tunnel,
 };
@@ -205,6 +205,9 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     let at = if row.again { row.skips } else { sent };
     let mut packet = match row.hook {
         Hook::TcEgress => connection.from_server(0, at, &*row.payload),
+        _ if row.opening == Opening::Handshake => {
+            Packet { payload: row.payload.clone(), ..connection.request() }
+        }
         _ => connection.from_client(at, &*row.payload),
     };
     if row.unprotected {
@@ -232,7 +235,7 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
 fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> Result<()> {
     match opening {
         Opening::Flow => {
-            accept(programs, connection)?;
+            once(programs, "bench_out", &connection.accepted())?;
             once(programs, "bench_xdp", &connection.request())?;
             once(programs, "bench_out", &connection.answer(SWITCHING))
         }
@@ -241,16 +244,9 @@ fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> R
             let frame = Frame { mask: None, ..Frame::new(opcode::TEXT, *b"from before") };
             once(programs, "bench_out", &connection.from_server(0, 0, encode(&[frame])))
         }
-        Opening::Handshake => accept(programs, connection),
+        Opening::Handshake => once(programs, "bench_out", &connection.accepted()),
         Opening::Nothing => Ok(()),
     }
-}
-
-/// The server's SYN-ACK, without window scaling.
-fn accept(programs: &mut Programs, connection: &Connection) -> Result<()> {
-    let mut accepted = connection.from_server(u32::MAX, 0, []);
-    accepted.flags |= flag::SYN;
-    once(programs, "bench_out", &accepted)
 }
 
 /// Fail unless each repeat did what the row says, and the stream went on.
@@ -262,7 +258,7 @@ fn prove(
     repeat: u32,
     (start, warm_up): (Patch, u32),
 ) -> Result<()> {
-    ensure!(verdict == row.verdict, "the verdict was {verdict}, not {}", row.verdict);
+    ensure!(verdict == row.verdict, "the verdict was {verdict}, not {}: {counted:?}", row.verdict);
     for (counter, each) in &row.work {
         let (found, wanted) = (counted.get(*counter), each * u64::from(repeat));
         ensure!(found == wanted, "{counter:?} grew by {found}, not {wanted}");
