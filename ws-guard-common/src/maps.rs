@@ -23,7 +23,7 @@ pub use self::{
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 8;
+pub const SCHEMA_VERSION: u32 = 9;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -57,7 +57,7 @@ pub mod name {
     /// LRU hash: [`super::Address`] → [`super::Suspect`], untrusted peers whose requests carry
     /// forwarding headers.
     pub const SUSPECTS: &str = "SUSPECTS";
-    /// LRU hash: [`super::FlowKey`] → [`super::Beginning`], first sequence numbers of connections.
+    /// LRU hash: [`super::FlowKey`] → [`super::Unopened`], connections since their SYN-ACK.
     pub const BEGINNINGS: &str = "BEGINNINGS";
     /// Array of two sets of [`super::SCOPES`] [`super::Policy`]: the set in force, and the one being
     /// written.

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{Acknowledged, Flow, SERVER_DONE, paced, state},
-    maps::{Beginning, Counter, EventKind, FlowKey},
+    maps::{Beginning, Counter, EventKind, FlowKey, Unopened},
     search::LONGEST,
     seq::{after, later},
     tracker::{GUESSED, RSV1_AGREED, Segment, Step, Tracker, Walk},
@@ -195,15 +195,15 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
         pending_upgrades::forget();
         let _ = STRANGERS.remove(key);
         // SAFETY: single words, as above.
-        let known = BEGINNINGS.get_ptr(key).is_some_and(|beginning| unsafe {
-            (*beginning).client_next == ack && (*beginning).server_next == seq
+        let known = BEGINNINGS.get_ptr(key).is_some_and(|unopened| unsafe {
+            (*unopened).began.client_next == ack && (*unopened).began.server_next == seq
         });
         if known {
             // A repetition: what passed meanwhile has passed.
             return;
         }
-        let (scale, silent) = (scale as u8, 1);
-        let new = Beginning { client_next: ack, server_next: seq, scale, silent, passed: 0 };
+        let (client_next, server_next, scale) = (ack, seq, scale as u8);
+        let new = Unopened::new(Beginning { client_next, server_next, scale, _pad: [0; 3] });
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }

@@ -13,9 +13,10 @@ use ws_guard_common::{
     forwarded::names::HeaderNames,
     held::{Held, SLOTS as HELD_SLOTS},
     maps::{
-        Address, BEGINNINGS as MAX_BEGINNINGS, Beginning, COARSE as MAX_COARSE, Counters, Event,
-        FlowKey, Network, PROVEN as MAX_PROVEN, Pending, Policy, Ports, Rule, SCOPES,
+        Address, BEGINNINGS as MAX_BEGINNINGS, COARSE as MAX_COARSE, Counters, Event, FlowKey,
+        Network, PROVEN as MAX_PROVEN, Pending, Policy, Ports, Rule, SCOPES,
         STRANGERS as MAX_STRANGERS, SUSPECTS as MAX_SUSPECTS, Shared, SourceKey, Stranger, Suspect,
+        Unopened,
     },
     source::Source,
     trail::{TRAILS as MAX_TRAILS, Trail},
@@ -59,7 +60,7 @@ pub static HEADERS: Array<HeaderNames, 2> = Array::new();
 pub static SUSPECTS: LruHashMap<Address, Suspect, { MAX_SUSPECTS as usize }> = LruHashMap::new();
 
 #[btf_map]
-pub static BEGINNINGS: LruHashMap<FlowKey, Beginning, { MAX_BEGINNINGS as usize }> =
+pub static BEGINNINGS: LruHashMap<FlowKey, Unopened, { MAX_BEGINNINGS as usize }> =
     LruHashMap::new();
 
 #[btf_map]

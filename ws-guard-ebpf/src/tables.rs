@@ -281,10 +281,10 @@ pub fn insert_flow(context: &Context) -> bool {
     };
     // SAFETY: this CPU's scratch value, of a flow's size and alignment.
     let flow = unsafe { &mut *new.cast::<Flow>() };
-    if let Some(began) = BEGINNINGS.get_ptr(key) {
+    if let Some(unopened) = BEGINNINGS.get_ptr(key) {
         // SAFETY: a map value; an LRU entry may be reused for another key meanwhile, and then no
         // SYN-ACK matches it.
-        flow.began = unsafe { *began };
+        flow.began = unsafe { (*unopened).began };
     }
     let flow = &*flow;
     let inserted = FLOWS.insert(key, flow, BPF_ANY.into()).is_ok()

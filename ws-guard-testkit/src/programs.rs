@@ -18,8 +18,8 @@ use ws_guard_common::{
     forwarded::names::HeaderNames,
     held::{self, Held},
     maps::{
-        Address, Beginning, Counter, Counters, FlowKey, Network, Operation, Pending, Policy, Ports,
-        Request, Rule, SCOPES, Shared, SourceKey, Stranger, Suspect, Tunnels, global, name,
+        Address, Counter, Counters, FlowKey, Network, Operation, Pending, Policy, Ports, Request,
+        Rule, SCOPES, Shared, SourceKey, Stranger, Suspect, Tunnels, Unopened, global, name,
         program,
     },
     source::Source,
@@ -51,7 +51,7 @@ macro_rules! pod {
 
 pod!(
     Address,
-    Beginning,
+    Unopened,
     Counters,
     Flow,
     FlowKey,
@@ -267,7 +267,7 @@ impl Programs {
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PROVEN)?;
         self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
-        self.empty::<Raw<FlowKey>, Raw<Beginning>>(name::BEGINNINGS)?;
+        self.empty::<Raw<FlowKey>, Raw<Unopened>>(name::BEGINNINGS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::COARSE)?;
         self.empty::<Raw<Address>, Raw<Suspect>>(name::SUSPECTS)?;

@@ -1,6 +1,9 @@
 //! Connections without a flow: requests without an answer, and candidates for midstream pickup.
 
-use crate::handshake;
+use crate::{
+    handshake,
+    seq::{after, later},
+};
 
 /// [`Pending::flags`]: the request's head is longer than [`crate::handshake::MAX_HEAD`], so that
 /// its end is unknown.
@@ -125,7 +128,7 @@ impl Pending {
     }
 }
 
-/// Beginning of a connection, by the server's SYN-ACK: value of [`super::name::BEGINNINGS`].
+/// Beginning of a connection, by the server's SYN-ACK.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Beginning {
@@ -135,41 +138,91 @@ pub struct Beginning {
     pub server_next: u32,
     /// Scale of the server's windows, encoded as in [`crate::pace::scale`].
     pub scale: u8,
-    /// 1 until the server sends data: until then the client's bytes are followed from the first one on.
-    pub silent: u8,
-    /// Bytes from the client's first one up to the end of what passed, at most `u16::MAX`.
-    pub passed: u16,
+    pub _pad: [u8; 3],
 }
 
-impl Beginning {
-    /// Check whether a client's segment must not pass before the server has sent anything.
+/// Stage of a connection without a flow.
+pub mod stage {
+    /// The server has sent no data.
+    pub const SILENT: u8 = 0;
+    /// It has.
+    pub const SPOKEN: u8 = 1;
+    /// Its 101 was dropped: the client has no answer yet, and nothing to say.
+    pub const REFUSED: u8 = 2;
+}
+
+/// Connection without a flow, since its beginning: value of [`super::name::BEGINNINGS`].
+///
+/// The client's bytes are followed far enough to know that nothing has passed ahead of a request.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Unopened {
+    pub began: Beginning,
+    /// End of the client's bytes that the server has acknowledged.
+    pub acked: u32,
+    /// The same when the server last sent data: the next request begins there or later.
+    pub answered: u32,
+    /// End of the client's bytes that passed.
+    pub high: u32,
+    /// One of [`stage`].
+    pub stage: u8,
+    pub _pad: [u8; 3],
+}
+
+/// Bytes past an acknowledgement that an honest client does not have under way: what passed there was
+/// spoofed.
+const FAR: u32 = 1 << 24;
+
+impl Unopened {
+    #[inline(always)]
+    pub const fn new(began: Beginning) -> Unopened {
+        let first = began.client_next;
+        let (acked, answered, high) = (first, first, first);
+        Unopened { began, acked, answered, high, stage: stage::SILENT, _pad: [0; 3] }
+    }
+
+    /// Check whether a client's segment must not pass.
     ///
-    /// Either it acknowledges something else than the SYN-ACK, or the client's first bytes are missing
-    /// before it: the server would get frames ahead of the request that fills the gap.
+    /// Before the server's first data it has to acknowledge the SYN-ACK. And the first bytes after
+    /// the server's data come in order: past a gap, the server would get frames ahead of the request
+    /// that fills it.
     #[inline(always)]
     pub const fn refuses(&self, seq: u32, ack: u32) -> bool {
-        let ahead = seq.wrapping_sub(self.client_next) as i32 > 0;
-        self.silent != 0 && (ack != self.server_next || self.passed == 0 && ahead)
+        let forged = self.stage == stage::SILENT && ack != self.began.server_next;
+        let ahead = after(seq, self.acked) && !after(self.high, self.answered);
+        forged || ahead || self.stage == stage::REFUSED
     }
 
     /// Note that a segment passes.
     #[inline(always)]
     pub const fn pass(&mut self, seq: u32, len: u32) {
-        let end = seq.wrapping_add(len).wrapping_sub(self.client_next);
-        if self.silent != 0 && end as i32 > self.passed as i32 {
-            self.passed = if end < u16::MAX as u32 { end as u16 } else { u16::MAX };
-        }
+        self.high = later(self.high, seq.wrapping_add(len));
     }
 
     /// Check whether more has passed than a request that ends at `end`: frames, before any answer.
     #[inline(always)]
     pub const fn passed_beyond(&self, end: u32) -> bool {
-        let end = end.wrapping_sub(self.client_next) as i32;
-        self.silent != 0 && end < self.passed as i32
+        after(self.high, end)
+    }
+
+    /// Take over the server's acknowledgement; it `speaks` where its segment has data or a FIN.
+    #[inline(always)]
+    pub const fn acknowledge(&mut self, ack: u32, speaks: bool) {
+        self.acked = later(self.acked, ack);
+        if !speaks {
+            return;
+        }
+        self.answered = self.acked;
+        if self.high.wrapping_sub(self.acked) as i32 > FAR as i32 {
+            self.high = self.acked;
+        }
+        if self.stage == stage::SILENT {
+            self.stage = stage::SPOKEN;
+        }
     }
 }
 
-/// Maximum of [`Beginning`]s.
+/// Maximum of [`Unopened`]s.
 pub const BEGINNINGS: u32 = 16_384;
 
 /// An untrusted peer whose requests carry forwarding headers: value of [`super::name::SUSPECTS`].
@@ -247,31 +300,62 @@ mod tests {
 
     const FIRST: u32 = u32::MAX - 50;
 
-    fn began() -> Beginning {
-        Beginning { client_next: FIRST, server_next: 7, silent: 1, ..Beginning::default() }
+    fn began() -> Unopened {
+        Unopened::new(Beginning { client_next: FIRST, server_next: 7, ..Beginning::default() })
+    }
+
+    fn at(offset: u32) -> u32 {
+        FIRST.wrapping_add(offset)
     }
 
     #[test]
     fn before_the_server_speaks_the_first_bytes_come_first() {
         let mut began = began();
-        assert!(began.refuses(FIRST.wrapping_add(138), 7), "a gap in front");
+        assert!(began.refuses(at(138), 7), "a gap in front");
         assert!(began.refuses(FIRST, 6) && began.refuses(FIRST, 8), "another acknowledgement");
         assert!(!began.refuses(FIRST, 7));
         began.pass(FIRST, 100);
-        assert!(!began.refuses(FIRST.wrapping_add(200), 7), "an upload may come out of order");
-        began.silent = 0;
-        assert!(!began.refuses(FIRST.wrapping_add(200), 9));
+        assert!(!began.refuses(at(200), 7), "an upload may come out of order");
+        began.acknowledge(at(100), false);
+        assert!(!began.refuses(at(200), 7), "also after a pure acknowledgement");
+    }
+
+    #[test]
+    fn after_the_server_has_spoken_the_next_bytes_come_first_again() {
+        let mut began = began();
+        began.pass(FIRST, 100);
+        began.acknowledge(at(100), true);
+        assert!(began.refuses(at(101), 9), "a gap in front of the next request");
+        assert!(!began.refuses(at(100), 9) && !began.refuses(at(50), 9));
+        began.acknowledge(at(120), false);
+        assert!(!began.refuses(at(120), 9), "the server has what is missing here");
+        began.pass(at(100), 20);
+        began.pass(at(120), 80);
+        began.acknowledge(at(120), true);
+        assert!(!began.refuses(at(200), 9), "under way while the server spoke");
+        began.pass(at(1 << 30), 1);
+        began.acknowledge(at(200), true);
+        assert!(began.refuses(at(201), 9), "nothing of what was spoofed is under way");
     }
 
     #[test]
     fn a_request_is_late_behind_what_passed_beyond_it() {
         let mut began = began();
         began.pass(FIRST, 138);
-        assert!(!began.passed_beyond(FIRST.wrapping_add(138)));
-        assert!(began.passed_beyond(FIRST.wrapping_add(137)));
-        began.pass(FIRST.wrapping_add(10), 5);
-        assert_eq!(began.passed, 138);
-        began.pass(FIRST, 1 << 20);
-        assert!(began.passed_beyond(FIRST.wrapping_add(65_534)));
+        assert!(!began.passed_beyond(at(138)));
+        assert!(began.passed_beyond(at(137)));
+        began.pass(at(10), 5);
+        assert_eq!(began.high, at(138));
+        began.acknowledge(at(138), true);
+        began.pass(at(138), 1 << 20);
+        assert!(began.passed_beyond(at(1 << 20)));
+    }
+
+    #[test]
+    fn a_refused_connection_passes_nothing() {
+        let mut began = began();
+        began.stage = stage::REFUSED;
+        began.acknowledge(at(10), true);
+        assert!(began.refuses(at(10), 7));
     }
 }

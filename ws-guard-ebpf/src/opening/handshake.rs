@@ -437,8 +437,11 @@ fn open(context: &Context) -> Verdict {
         report::count(Counter::RequestsUnseen);
         if throttled(context) {
             // Pings may have passed unseen, and the server has taken them.
-            return context.drop(Counter::DroppedUnseen);
+            let verdict = context.drop(Counter::DroppedUnseen);
+            pending_upgrades::refuse(verdict == Verdict::Drop);
+            return verdict;
         }
+        pending_upgrades::refuse(false);
         flow.open(segment.ack, server_next, flags | flow::REQUEST_UNSEEN, now);
     }
     if let Some(account) = packet::account() {

@@ -249,7 +249,7 @@ pub fn is_first(segment: &Segment) -> bool {
     match BEGINNINGS.get_ptr(&segment.key) {
         // SAFETY: a single word. An LRU entry may be reused for another key meanwhile: then the
         // number does not match.
-        Some(beginning) => unsafe { (*beginning).client_next == segment.seq },
+        Some(unopened) => unsafe { (*unopened).began.client_next == segment.seq },
         None => false,
     }
 }

@@ -16,7 +16,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     forwarded::preface,
-    maps::{Beginning, FlowKey, Pending},
+    maps::{FlowKey, Pending, Unopened, stage},
     seq::after,
 };
 
@@ -136,18 +136,17 @@ extern "C" fn ws_guard_find_request() -> u32 {
     new.is_under_way() as u32
 }
 
-/// The beginning of the connection at hand.
+/// The connection at hand, since its SYN-ACK.
 #[inline(always)]
-fn beginning() -> Option<(&'static Segment, &'static mut Beginning)> {
+fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
     let segment = packet::segment()?;
-    let beginning = BEGINNINGS.get_ptr_mut(&segment.key)?;
+    let unopened = BEGINNINGS.get_ptr_mut(&segment.key)?;
     // SAFETY: a map value. An LRU entry may be reused for another key meanwhile: at worst that key's
     // connection has a segment sent again, or is no longer followed from its first byte on.
-    Some((segment, unsafe { &mut *beginning }))
+    Some((segment, unsafe { &mut *unopened }))
 }
 
-/// Check whether the client's segment must not pass before the server has sent anything, see
-/// [`Beginning::refuses`].
+/// Check whether the client's segment must not pass, see [`Unopened::refuses`].
 #[inline(always)]
 pub fn refused() -> bool {
     ws_guard_refused() != 0
@@ -157,17 +156,36 @@ pub fn refused() -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_refused() -> u32 {
-    let Some((segment, beginning)) = beginning() else {
+    let Some((segment, unopened)) = unopened() else {
         return 0;
     };
-    // A SYN is not of the connection that began.
-    let syn = segment.flags & SYN != 0;
-    let acks = segment.flags & ACK != 0;
-    let refuses = beginning.refuses(segment.seq, segment.ack) || beginning.silent != 0 && !acks;
-    (refuses && !syn) as u32
+    // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4), except with a SYN, which is
+    // not of the connection that began.
+    let refuses = match segment.flags & (SYN | ACK) {
+        ACK => unopened.refuses(segment.seq, segment.ack),
+        0 => true,
+        _ => false,
+    };
+    refuses as u32
 }
 
-/// Note that the client's segment passes, see [`Beginning::pass`].
+/// Record that the server's 101 was dropped, or that it passes after all.
+#[inline(always)]
+pub fn refuse(refused: bool) {
+    ws_guard_refuse(refused as u32);
+}
+
+/// [`refuse`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_refuse(refused: u32) -> u32 {
+    if let Some((_, unopened)) = unopened() {
+        unopened.stage = if refused != 0 { stage::REFUSED } else { stage::SPOKEN };
+    }
+    0
+}
+
+/// Note that the client's segment passes, see [`Unopened::pass`].
 #[inline(always)]
 pub fn passes() {
     ws_guard_passes();
@@ -177,8 +195,8 @@ pub fn passes() {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_passes() -> u32 {
-    if let Some((segment, beginning)) = beginning() {
-        beginning.pass(segment.seq, segment.len);
+    if let Some((segment, unopened)) = unopened() {
+        unopened.pass(segment.seq, segment.len);
     }
     0
 }
@@ -193,8 +211,8 @@ pub fn comes_late() -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_comes_late() -> u32 {
-    beginning().is_some_and(|(segment, beginning)| {
-        beginning.passed_beyond(segment.seq.wrapping_add(segment.len))
+    unopened().is_some_and(|(segment, unopened)| {
+        unopened.passed_beyond(segment.seq.wrapping_add(segment.len))
     }) as u32
 }
 
@@ -209,7 +227,7 @@ pub fn is_first_request() -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_is_first_request() -> u32 {
-    beginning().is_some_and(|(_, beginning)| beginning.silent != 0) as u32
+    unopened().is_some_and(|(_, unopened)| unopened.stage == stage::SILENT) as u32
 }
 
 /// Check whether the segment acknowledges the server's SYN-ACK, and nothing more.
@@ -219,7 +237,7 @@ fn answers_the_server(segment: &Segment) -> bool {
     // does not match.
     BEGINNINGS
         .get_ptr(&segment.key)
-        .is_some_and(|beginning| unsafe { (*beginning).server_next == segment.ack })
+        .is_some_and(|unopened| unsafe { (*unopened).began.server_next == segment.ack })
 }
 
 /// [`keep`], as a global function.
@@ -275,8 +293,8 @@ extern "C" fn ws_guard_prove_request() -> u32 {
         let _ = PROVEN.remove(key);
     }
     let speaks = segment.len > 0 || segment.flags & FIN != 0;
-    if let (true, Some((_, beginning))) = (speaks, beginning()) {
-        beginning.silent = 0;
+    if let (true, Some((_, unopened))) = (segment.flags & ACK != 0, unopened()) {
+        unopened.acknowledge(segment.ack, speaks);
     }
     // A RST answers segments of no connection (RFC 9293, 3.10.7.1).
     if segment.flags & (ACK | FIN | RST) != ACK {

@@ -8,8 +8,8 @@ use ws_guard_common::{
     forwarded::names::HeaderNames,
     held::{self, Held},
     maps::{
-        Address, BEGINNINGS, Beginning, COARSE, Counters, FlowKey, PROVEN, Pending, Policy, Ports,
-        Rule, SCOPES, STRANGERS, SUSPECTS, Shared, SourceKey, Stranger, Suspect, name,
+        Address, BEGINNINGS, COARSE, Counters, FlowKey, PROVEN, Pending, Policy, Ports, Rule,
+        SCOPES, STRANGERS, SUSPECTS, Shared, SourceKey, Stranger, Suspect, Unopened, name,
     },
     source::Source,
     trail::{TRAILS, Trail},
@@ -101,7 +101,7 @@ pub const LAYOUTS: [Layout; 19] = [
     map::<PrefixKey, u32>(name::PROXIES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, HeaderNames>(name::HEADERS, MapType::Array, Entries::Fixed(2), 0),
     map::<Address, Suspect>(name::SUSPECTS, MapType::LruHash, Entries::Fixed(SUSPECTS), 0),
-    map::<FlowKey, Beginning>(name::BEGINNINGS, MapType::LruHash, Entries::Fixed(BEGINNINGS), 0),
+    map::<FlowKey, Unopened>(name::BEGINNINGS, MapType::LruHash, Entries::Fixed(BEGINNINGS), 0),
 ];
 
 impl Layout {

@@ -6,7 +6,7 @@ use ws_guard_common::{
     maps::{Counter::*, action},
 };
 use ws_guard_testkit::packets::{
-    REQUEST, SWITCHING,
+    Packet, REQUEST, SWITCHING,
     flag::{ACK, FIN, PSH, RST, SYN, URG},
 };
 
@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(out_of_step());
     cases.extend(endings());
     cases.extend(beginnings());
+    cases.extend(later_requests());
     cases
 }
 
@@ -193,6 +194,72 @@ fn syn_ack(case: Case, acked: i64) -> Case {
         packet.flags = SYN | ACK;
         packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32 + 1);
     })
+}
+
+const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
+
+/// A connection on which the server has answered a request for a page.
+fn kept_alive(name: &'static str) -> Case {
+    let request = -(REQUEST.len() as i64);
+    let first = request - PAGE.len() as i64;
+    let earlier = |packet: &mut Packet| packet.seq = packet.seq.wrapping_sub(HTTP.len() as u32);
+    syn_ack(case(name), first).with(earlier).client_at(first, PAGE).server(request, HTTP).with(
+        move |packet| {
+            earlier(packet);
+            packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32);
+        },
+    )
+}
+
+/// Requests on connections that are kept alive, and refused ones.
+fn later_requests() -> Vec<Case> {
+    let request = -(REQUEST.len() as i64);
+    let upgrade = |case: Case| case.request().answer(SWITCHING);
+    vec![
+        upgrade(
+            kept_alive("pings ahead of a second request are dropped")
+                .client_at(0, pings(3))
+                .dropped(),
+        )
+        .client(pings(31))
+        .defused(&[180])
+        .counts(&[(DroppedEarly, 1), (RequestsUnseen, 0), (Pings, 31)]),
+        upgrade(
+            kept_alive("the end of a second request, and pings, ahead of its beginning")
+                .client_at(-1, [&b"\n"[..], &pings(3)].concat())
+                .dropped(),
+        )
+        .client(pings(31))
+        .defused(&[180])
+        .counts(&[(DroppedEarly, 1), (RequestsUnseen, 0), (Pings, 31)]),
+        kept_alive("pings far ahead of a second request, behind its first bytes")
+            .client_at(request, &REQUEST[..10])
+            .client_at(70_000, pings(3))
+            .client_at(request + 10, &REQUEST[10..])
+            .dropped()
+            .leaves_no_flow()
+            .counts(&[(DroppedEarly, 1)]),
+        upgrade(kept_alive("an ordinary second request"))
+            .client(pings(31))
+            .defused(&[180])
+            .counts(&[(DroppedEarly, 0), (RequestsUnseen, 0), (Pings, 31)]),
+        kept_alive("an upload behind an answer may come out of order past its first bytes")
+            .client_at(request, *b"POST /upload HTTP/1.1")
+            .client_at(4000, [b'y'; 100])
+            .client_at(2000, [b'z'; 100])
+            .counts(&[(DroppedEarly, 0)]),
+        syn_ack(case("after a refused 101 its client is not heard"), request)
+            .throttle()
+            .answer(SWITCHING)
+            .dropped()
+            .client(pings(1))
+            .dropped()
+            .release()
+            .answer(SWITCHING)
+            .client_at(0, pings(1))
+            .leaves(state::OPEN)
+            .counts(&[(DroppedUnseen, 1), (DroppedEarly, 1), (Pings, 1)]),
+    ]
 }
 
 /// SYNs, and what looks like the beginning of a connection.
