@@ -346,10 +346,14 @@ fn stream<P: Packet>(
     // After the commit: what is dropped for its frames is not charged again when it is
     // retransmitted. TCP would merge more and more frames into one segment, which alone would
     // exceed the limit for good.
+    let was_over = flow.is_over_limit(context.now);
     let over = context.limits_classes() && frame_limits::charge(context, flow);
     let verdict = if over { Verdict::Drop } else { settle(context, flow, payload) };
     // After `settle`, which corrects the newest checkpoint: the filler's.
     out_of_order::follow(context, flow);
+    if !was_over && flow.is_over_limit(context.now) && pace::refuses_first(context.now) {
+        return Verdict::Drop;
+    }
     verdict
 }
 

@@ -213,6 +213,32 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     !passes as u32
 }
 
+/// Check whether the segment that took the connection over its limit is refused: it passes only as
+/// long as its source has first windows left, because a merged segment has as many frames as one.
+#[inline(always)]
+pub fn refuses_first(now: u64) -> bool {
+    ws_guard_refuses_first(now) != 0
+}
+
+/// [`refuses_first`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_refuses_first(now: u64) -> u32 {
+    let (Some((flow, _)), Some(segment)) = (sources::at_hand(), packet::segment()) else {
+        return 0;
+    };
+    if flow.paced != paced::YES || flow.hold.held != 0 {
+        return 0;
+    }
+    let len = segment.len;
+    if sources::grant_first(flow, millis(now), len, len, 0) == len {
+        flow.hold.granted = flow.hold.granted.saturating_add(len);
+        return 0;
+    }
+    report::count(Counter::DroppedPoliced);
+    1
+}
+
 /// Pass the segment that the server waits for at a minimum rate.
 /// With an empty bucket, which a source's connections share, nothing else would pass. The same
 /// after a window was cut.
