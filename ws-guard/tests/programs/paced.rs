@@ -13,7 +13,7 @@ use ws_guard_common::{
     },
 };
 use ws_guard_testkit::{
-    packets::{SWITCHING, flag},
+    packets::{REQUEST, SWITCHING, flag},
     tunnel::Tunnel,
 };
 
@@ -29,19 +29,43 @@ const LONG: [u8; 8] = [0x82, 0x80 | 126, 0x70, 0, 0, 0, 0, 0];
 /// What the first segment after the pings offers, and so the edge: its window is 10 units.
 const EDGE: i64 = PINGS + (10 << 7);
 
+/// The SYN-ACK of a server that agrees to window scaling with these options.
+fn accepts(case: Case, options: &'static [u8]) -> Case {
+    case.server(0, []).with(move |packet| {
+        packet.flags = flag::SYN | flag::ACK;
+        packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32 + 1);
+        packet.ack = packet.ack.wrapping_sub(REQUEST.len() as u32);
+        packet.tcp_options = options.to_vec();
+    })
+}
+
 /// A connection over its limit whose server agreed to window scaling with these options.
 fn over(name: &'static str, options: Option<&'static [u8]>) -> Case {
-    let mut new = case(name).policy(|policy| policy.pace = RATE);
-    if let Some(options) = options {
-        let answers = -(SWITCHING.len() as i64);
-        new = new.server(0, []).with(move |packet| {
-            packet.flags = flag::SYN | flag::ACK;
-            packet.seq = packet.seq.wrapping_add(answers as u32).wrapping_sub(1);
-            packet.ack = packet.ack.wrapping_sub(ws_guard_testkit::packets::REQUEST.len() as u32);
-            packet.tcp_options = options.to_vec();
-        });
-    }
+    let new = case(name).policy(|policy| policy.pace = RATE);
+    let new = match options {
+        Some(options) => accepts(new, options),
+        None => new,
+    };
     new.open().client(pings(32)).defused(&[180, 186])
+}
+
+/// Segments of many small frames, by two connections of a source.
+fn first_windows() -> Case {
+    // Each costs a quarter of the first windows.
+    const MANY: usize = 500;
+    let over = |from: usize| (from..MANY).map(|ping| ping * 6).collect::<Vec<_>>();
+    let new = case("past a source's first windows the segment over the limit is refused");
+    let new = accepts(new.policy(|policy| policy.pace = RATE), &SCALED).open();
+    let mut new = new.client(pings(MANY)).defused(&over(30));
+    for _ in 0..5 {
+        new = new.client(pings(MANY)).defused(&over(0));
+    }
+    new = new.client(pings(MANY)).dropped();
+    accepts(new.on(1), &SCALED)
+        .open()
+        .client(pings(MANY))
+        .dropped()
+        .counts(&[(DroppedPoliced, 2), (Pings, 7 * MANY as u64)])
 }
 
 /// A segment of the server that offers a window.
@@ -107,6 +131,7 @@ pub fn cases() -> Vec<Case> {
             (WindowsHeld, 0),
         ]),
     ];
+    cases.push(first_windows());
     cases.extend(scales());
     cases.extend(beyond());
     cases.extend(liars());
