@@ -182,11 +182,12 @@ impl RawTcp {
         self.acked = self.next;
         self.next = self.next.wrapping_add(1 + data.len() as u32);
         let (client, server) = (self.client, self.server);
+        // With data in the SYN, what answers that may be captured first.
+        let accepts = |flags| flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK;
         let answer = self
             .capture
-            .next(PATIENCE, |s| s.source == server && s.destination == client)?
+            .next(PATIENCE, |s| s.source == server && s.destination == client && accepts(s.flags))?
             .with_context(|| format!("{server} does not answer the SYN of {client}"))?;
-        ensure!(answer.flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK, "{answer:?}");
         self.timestamps = self.note_timestamp(&answer);
         self.expected = answer.seq.wrapping_add(1);
         self.acked = answer.ack;
