@@ -174,6 +174,17 @@ pub enum What {
         #[serde(skip_serializing_if = "Option::is_none")]
         closed_us: Option<u64>,
     },
+    /// The side's receive window stayed small while it acknowledged data; how long, where it opened.
+    HeldWindow {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        held_us: Option<u64>,
+        /// Bytes that it acknowledged meanwhile, and by how many its right edge moved.
+        acknowledged: u64,
+        advanced: u64,
+        /// Its smallest and its greatest window before, in bytes.
+        smallest: u32,
+        greatest: u32,
+    },
     /// Where its frames begin is not known any more.
     Unsynced,
     /// Frames were found, by a chain of headers that proves them.
@@ -256,12 +267,13 @@ pub enum Kind {
     Gap,
     Snapped,
     ZeroWindow,
+    HeldWindow,
     Unsynced,
     PickedUp,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Frame,
         Kind::Unit,
         Kind::SplitPoint,
@@ -276,6 +288,7 @@ impl Kind {
         Kind::Gap,
         Kind::Snapped,
         Kind::ZeroWindow,
+        Kind::HeldWindow,
         Kind::Unsynced,
         Kind::PickedUp,
     ];
@@ -297,6 +310,7 @@ impl Kind {
             Kind::Gap => "gap",
             Kind::Snapped => "snapped",
             Kind::ZeroWindow => "zero_window",
+            Kind::HeldWindow => "held_window",
             Kind::Unsynced => "unsynced",
             Kind::PickedUp => "picked_up",
         }
@@ -320,6 +334,7 @@ impl What {
             What::Gap { .. } => Kind::Gap,
             What::Snapped { .. } => Kind::Snapped,
             What::ZeroWindow { .. } => Kind::ZeroWindow,
+            What::HeldWindow { .. } => Kind::HeldWindow,
             What::Unsynced => Kind::Unsynced,
             What::PickedUp => Kind::PickedUp,
         }
@@ -388,6 +403,16 @@ impl fmt::Display for What {
             What::Snapped { len } => write!(f, "{len} bytes were cut off by the capture"),
             What::ZeroWindow { closed_us: Some(us) } => write!(f, "closed for {us} µs"),
             What::ZeroWindow { closed_us: None } => f.write_str("closed to the end"),
+            What::HeldWindow { held_us, acknowledged, advanced, smallest, greatest } => {
+                match held_us {
+                    Some(us) => write!(f, "held for {us} µs")?,
+                    None => f.write_str("held to the end")?,
+                }
+                write!(
+                    f,
+                    ": {acknowledged} bytes acknowledged, the right edge moved by {advanced}, down to {smallest} bytes of {greatest}"
+                )
+            }
             What::Unsynced => f.write_str("where its frames begin is not known from here"),
             What::PickedUp => f.write_str("eight headers in a row prove its frames"),
         }

@@ -66,7 +66,7 @@ pub struct Inspect {
     nested: Vec<OnPort>,
     /// List findings of these kinds instead of connections: frame, unit, split_point, split_header,
     /// split_frame, violation, ping, unasked_pong, close, retransmission, out_of_order, gap, snapped,
-    /// zero_window, unsynced, picked_up
+    /// zero_window, held_window, unsynced, picked_up
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     kind: Vec<Kind>,
     /// List the first N entries only
