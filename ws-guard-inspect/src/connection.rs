@@ -30,6 +30,8 @@ pub struct Known {
     pub nested: HashMap<u16, Arc<Protocol>>,
     /// First bytes of each frame that are kept for whoever shows them.
     pub keep: usize,
+    /// Bytes of each message that are shown, if they are.
+    pub show: Option<usize>,
 }
 
 /// What a connection is.
@@ -156,7 +158,7 @@ impl Connection {
             client: protocol.map(|server| 1 - server),
             protocol: protocol.and_then(|server| known.alone.get(&ports[server]).cloned()),
             nested: ports.iter().find_map(|port| known.nested.get(port)).cloned(),
-            lanes: [Side::Client, Side::Server].map(|side| Lane::new(side, known.keep)),
+            lanes: [Side::Client, Side::Server].map(|side| Lane::new(side, known.keep, known.show)),
             is_midstream: first.flags & flag::SYN == 0,
             picked_up: false,
             request_unseen: false,

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use serde::{Serialize, Serializer};
 use ws_guard_common::frame::Violation;
 
-use crate::explain::opcode_name;
+use crate::{explain::opcode_name, message::Message};
 
 /// A packet: the number of its file (from 1), its own in there, as other tools count, and its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +103,8 @@ pub struct Frame {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
     Frame(Frame),
+    /// What a message says, where that was asked for.
+    Message(Message),
     /// A header and body of a length-delimited protocol.
     Unit {
         frame: u64,
@@ -254,6 +256,7 @@ impl Serialize for Broken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Frame,
+    Message,
     Unit,
     SplitPoint,
     SplitHeader,
@@ -273,8 +276,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Frame,
+        Kind::Message,
         Kind::Unit,
         Kind::SplitPoint,
         Kind::SplitHeader,
@@ -297,6 +301,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Frame => "frame",
+            Kind::Message => "message",
             Kind::Unit => "unit",
             Kind::SplitPoint => "split_point",
             Kind::SplitHeader => "split_header",
@@ -321,6 +326,7 @@ impl What {
     pub const fn kind(&self) -> Kind {
         match self {
             What::Frame(_) => Kind::Frame,
+            What::Message(_) => Kind::Message,
             What::Unit { .. } => Kind::Unit,
             What::SplitPoint { .. } => Kind::SplitPoint,
             What::SplitHeader { .. } => Kind::SplitHeader,
@@ -366,6 +372,7 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             What::Frame(frame) => frame.fmt(f),
+            What::Message(message) => message.fmt(f),
             What::Unit { frame, length, .. } => write!(f, "{frame}: {length} bytes"),
             What::SplitPoint { frames, len, offsets } => {
                 let offsets: Vec<String> = offsets.iter().map(u32::to_string).collect();

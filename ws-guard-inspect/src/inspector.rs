@@ -92,6 +92,11 @@ impl<V: Visitor> Inspector<V> {
         self.known.keep = bytes;
     }
 
+    /// Tell of each message what it says, so many bytes of it, as [`crate::finding::What::Message`].
+    pub fn show(&mut self, bytes: usize) {
+        self.known.show = Some(bytes);
+    }
+
     /// Take the next packet.
     pub fn packet(&mut self, packet: &Packet<'_>) {
         self.totals.packets += 1;

@@ -9,7 +9,7 @@
 //! 3. [`reassembly`] puts one direction's segments in order.
 //! 4. [`opening`] finds the upgrade, [`pickup`] the frames where the upgrade was not captured.
 //! 5. [`lane`] follows one direction's frames, [`units`] those of another [`protocol`] that says how
-//!    long each is, also [`nested`] in messages.
+//!    long each is, also [`nested`] in messages, and [`message`] what they say.
 //! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings, [`window`] tells
 //!    receive windows that are held.
 //! 7. [`inspector`] has the table of connections; [`report`] is what it says of each, [`summary`] in
@@ -26,6 +26,7 @@ pub mod heartbeat;
 pub mod input;
 pub mod inspector;
 pub mod lane;
+pub mod message;
 pub mod nested;
 pub mod opening;
 pub mod packet;

@@ -175,6 +175,7 @@ impl Lists {
             }),
             What::SplitPoint { .. } => self.split_points.push(|| finding.clone()),
             What::Frame(_)
+            | What::Message(_)
             | What::Retransmission { .. }
             | What::OutOfOrder { .. }
             | What::Ping { answered_in_packet: Some(_), .. } => {}

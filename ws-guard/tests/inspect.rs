@@ -113,6 +113,21 @@ fn one_connection_is_written_and_which_has_to_be_named() {
 }
 
 #[test]
+fn messages_are_listed_with_what_they_say() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("said.pcap");
+    let mut talk = Talk::open(false, [1, 2], false);
+    talk.send(Side::Client, &frame(Side::Client, 0x81, b"twelve bytes"));
+    std::fs::write(&path, talk.pcap()).unwrap();
+    let file = path.display().to_string();
+    let (code, out, _) = run(&[&file, "--payload=6"]);
+    assert!(code == 0 && out.contains("text, 12 bytes: \"twelve\"…"), "{out}");
+    let found = &document(&[&file, "--kind", "message"])["findings"];
+    assert_eq!((&found[0]["text"], found.as_array().unwrap().len()), (&"twelve bytes".into(), 1));
+    assert_eq!(document(&[&file])["flows"][0]["findings_total"], 0);
+}
+
+#[test]
 fn a_page_is_written() {
     let folder = TempDir::new().unwrap();
     let file = pings(folder.path(), "one.pcap", 4711);

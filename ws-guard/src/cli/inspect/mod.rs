@@ -28,6 +28,9 @@ use self::{
 };
 use super::output::plural;
 
+/// Bytes of a message that are shown where nothing else is said.
+const SHOWN: usize = 1024;
+
 /// Form of the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -64,7 +67,11 @@ pub struct Inspect {
     /// Look for such a protocol inside of the WebSocket messages of PORT
     #[arg(long, value_name = "PORT=LAYOUT")]
     nested: Vec<OnPort>,
-    /// List findings of these kinds instead of connections: frame, unit, split_point, split_header,
+    /// List what each message says, BYTES of it at most, inflated where it is compressed. With --kind,
+    /// that of kind message
+    #[arg(long, value_name = "BYTES", num_args = 0..=1, require_equals = true, default_missing_value = "1024")]
+    payload: Option<usize>,
+    /// List findings of these kinds instead of connections: frame, message (see --payload), unit, split_point, split_header,
     /// split_frame, violation, ping, unasked_pong, close, retransmission, out_of_order, gap, snapped,
     /// zero_window, held_window, unsynced, picked_up
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
@@ -114,6 +121,9 @@ impl Inspect {
         } else if self.html.is_some() {
             inspector.keep(page::SHOWN);
         }
+        if let Some(bytes) = self.payload() {
+            inspector.show(bytes);
+        }
         self.protocol.into_iter().for_each(|known| inspector.know(known));
         self.nested.into_iter().for_each(|known| inspector.know_nested(known));
         let (mut listing, totals, error) =
@@ -130,10 +140,17 @@ impl Inspect {
         error.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
     }
 
+    /// Bytes of each message that are shown, if they are.
+    fn payload(&self) -> Option<usize> {
+        self.payload.or_else(|| self.kind.contains(&Kind::Message).then_some(SHOWN))
+    }
+
     fn listing(&self) -> anyhow::Result<Listing<'static>> {
+        let is_payload_alone = self.payload.is_some() && self.kind.is_empty();
+        let kinds = if is_payload_alone { vec![Kind::Message] } else { self.kind.clone() };
         let selection = Selection {
             ends: self.flow.clone(),
-            kinds: self.kind.clone(),
+            kinds,
             since: self.since,
             until: self.until,
             first_ns: 0,
