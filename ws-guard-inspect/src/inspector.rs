@@ -97,6 +97,11 @@ impl<V: Visitor> Inspector<V> {
         self.known.show = Some(bytes);
     }
 
+    /// What is told of all that is found.
+    pub const fn visitor(&mut self) -> &mut V {
+        &mut self.visitor
+    }
+
     /// Take the next packet.
     pub fn packet(&mut self, packet: &Packet<'_>) {
         self.totals.packets += 1;

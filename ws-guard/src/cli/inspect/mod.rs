@@ -3,6 +3,7 @@
 mod demo;
 mod hexdump;
 mod listing;
+mod live;
 mod progress;
 mod tables;
 
@@ -16,7 +17,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use ws_guard_inspect::{
-    Captures, End, FrameName, Inspector, Kind, Moment, Selection,
+    Captures, End, FrameName, Inspector, Kind, Moment, ReadError, Selection, Totals,
     export::Export,
     page::{self, Page},
     protocol::OnPort,
@@ -50,8 +51,14 @@ enum Format {
 pub struct Inspect {
     /// pcap or pcapng, plain, gzip or zstd; `-` is standard input. Several are read in the order of
     /// their first packets
-    #[arg(required_unless_present = "demo", value_name = "FILE")]
+    #[arg(required_unless_present_any = ["demo", "interface"], value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Inspect what goes over an interface now, until Ctrl-C or --seconds. Needs CAP_NET_RAW
+    #[arg(short, long, value_name = "IF", conflicts_with_all = ["files", "demo"])]
+    interface: Option<String>,
+    /// End after N seconds
+    #[arg(long, value_name = "N", requires = "interface", conflicts_with_all = ["files", "demo"])]
+    seconds: Option<u64>,
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -107,14 +114,19 @@ pub struct Inspect {
     demo: bool,
 }
 
+/// What was read, and why no more.
+struct Read {
+    names: Vec<String>,
+    totals: Totals,
+    error: Option<ReadError>,
+}
+
 impl Inspect {
     /// What could be read is reported also where the capture is damaged further on.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         if self.demo {
             return demo::run().map(|()| ExitCode::SUCCESS);
         }
-        let mut captures = Captures::open(&self.files)?;
-        let mut bar = Bar::new(captures.progress());
         let mut inspector = Inspector::new(self.listing()?);
         if self.hexdump.is_some() {
             inspector.keep(hexdump::SHOWN);
@@ -124,20 +136,32 @@ impl Inspect {
         if let Some(bytes) = self.payload() {
             inspector.show(bytes);
         }
-        self.protocol.into_iter().for_each(|known| inspector.know(known));
-        self.nested.into_iter().for_each(|known| inspector.know_nested(known));
-        let (mut listing, totals, error) =
-            ws_guard_inspect::inspect(&mut captures, inspector, || bar.tick());
-        bar.clear();
+        self.protocol.iter().cloned().for_each(|known| inspector.know(known));
+        self.nested.iter().cloned().for_each(|known| inspector.know_nested(known));
+        let (mut listing, Read { names, totals, error }) = self.read(inspector)?;
         listing.finish();
         if let Some(path) = &self.write {
             write(&mut listing, path)?;
         }
         if let (Some(path), Some(page)) = (&self.html, listing.page.take()) {
-            draw(page, captures.names(), path)?;
+            draw(page, &names, path)?;
         }
-        listing.print(captures.names(), &totals)?;
+        listing.print(&names, &totals)?;
         error.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
+    }
+
+    /// Read the files, or from the interface.
+    fn read<'a>(&self, inspector: Inspector<Listing<'a>>) -> anyhow::Result<(Listing<'a>, Read)> {
+        if let Some(interface) = &self.interface {
+            let (listing, totals) = live::inspect(interface, self.seconds, inspector)?;
+            return Ok((listing, Read { names: vec![interface.clone()], totals, error: None }));
+        }
+        let mut captures = Captures::open(&self.files)?;
+        let mut bar = Bar::new(captures.progress());
+        let (listing, totals, error) =
+            ws_guard_inspect::inspect(&mut captures, inspector, || bar.tick());
+        bar.clear();
+        Ok((listing, Read { names: captures.names().to_vec(), totals, error }))
     }
 
     /// Bytes of each message that are shown, if they are.
