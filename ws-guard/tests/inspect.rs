@@ -128,6 +128,28 @@ fn messages_are_listed_with_what_they_say() {
 }
 
 #[test]
+fn layouts_come_from_a_file() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (capture, layouts) = (at("units.pcap"), at("layouts.toml"));
+    let mut talk = Talk::new(false, [1, 2]);
+    talk.server.set_port(9000);
+    talk.handshake();
+    talk.send(Side::Client, b"\x03\0abc\x01\0d");
+    std::fs::write(&capture, talk.pcap()).unwrap();
+    let fields = "[[protocol]]\nport = 9000\nheader = 2\nwidth = 2\norder = \"little\"\n";
+    std::fs::write(&layouts, fields).unwrap();
+    let flow = &document(&[&capture, "--layouts", &layouts])["flows"][0];
+    assert_eq!((&flow["frames_client"], &flow["violations_total"]), (&2.into(), &0.into()));
+    // The command line prevails.
+    let given = [&capture, "--layouts", &layouts, "--protocol", "9000=length-prefix"];
+    assert_eq!(document(&given)["flows"][0]["protocol"], "length-prefix");
+    std::fs::write(&layouts, "[[protocol]]\nport = 9000\nheader = 0\n").unwrap();
+    let (code, _, error) = run(&[&capture, "--layouts", &layouts]);
+    assert!(code == 1 && error.contains("layouts.toml") && error.contains("9000"), "{error}");
+}
+
+#[test]
 fn a_page_is_written() {
     let folder = TempDir::new().unwrap();
     let file = pings(folder.path(), "one.pcap", 4711);

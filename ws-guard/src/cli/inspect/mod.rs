@@ -2,6 +2,7 @@
 
 mod demo;
 mod hexdump;
+mod layouts;
 mod listing;
 mod live;
 mod progress;
@@ -24,6 +25,7 @@ use ws_guard_inspect::{
 };
 
 use self::{
+    layouts::Layouts,
     listing::{Limit, Listing},
     progress::Bar,
 };
@@ -74,6 +76,9 @@ pub struct Inspect {
     /// Look for such a protocol inside of the WebSocket messages of PORT
     #[arg(long, value_name = "PORT=LAYOUT")]
     nested: Vec<OnPort>,
+    /// Read such layouts from a TOML file as well; for the same port, --protocol and --nested prevail
+    #[arg(long, value_name = "FILE")]
+    layouts: Option<PathBuf>,
     /// List what each message says, BYTES of it at most, inflated where it is compressed. With --kind,
     /// that of kind message
     #[arg(long, value_name = "BYTES", num_args = 0..=1, require_equals = true, default_missing_value = "1024")]
@@ -136,8 +141,12 @@ impl Inspect {
         if let Some(bytes) = self.payload() {
             inspector.show(bytes);
         }
-        self.protocol.iter().cloned().for_each(|known| inspector.know(known));
-        self.nested.iter().cloned().for_each(|known| inspector.know_nested(known));
+        let layouts = self.layouts.as_deref().map(Layouts::read).transpose()?.unwrap_or_default();
+        // The later one prevails.
+        let alone = layouts.protocol.iter().chain(&self.protocol);
+        alone.cloned().for_each(|known| inspector.know(known));
+        let nested = layouts.nested.iter().chain(&self.nested);
+        nested.cloned().for_each(|known| inspector.know_nested(known));
         let (mut listing, Read { names, totals, error }) = self.read(inspector)?;
         listing.finish();
         if let Some(path) = &self.write {
