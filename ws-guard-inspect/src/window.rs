@@ -12,6 +12,10 @@ use crate::finding::{At, What};
 const SMALL: u32 = 8;
 /// Acknowledgements of new data in a small window that make it a held one.
 const PROOF: u32 = 3;
+/// A full buffer that is read at speed is small for moments; a held window lasts, in nanoseconds...
+const LASTS_NS: u64 = 200_000_000;
+/// ...and its edge moves by less than the greatest window in this time.
+const SECOND_NS: u128 = 1_000_000_000;
 
 /// One side's receive window.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +66,7 @@ impl Window {
         let small = self.greatest / SMALL;
         match &mut self.held {
             Some(held) if window <= 2 * small => {
-                held.acks += u32::from(acknowledged > 0);
+                held.acks += u32::from(acknowledged > 0 && window > 0);
                 held.acknowledged += u64::from(acknowledged);
                 held.advanced += u64::from(advanced);
                 // A closed one is told on its own.
@@ -87,6 +91,11 @@ impl Window {
     pub fn end(&mut self, now_ns: u64, has_opened: bool) -> Option<(At, What)> {
         let held = self.held.take().filter(|held| held.acks >= PROOF)?;
         let held_ns = now_ns.saturating_sub(held.since.time_ns);
+        let is_slow =
+            u128::from(held.advanced) * SECOND_NS < u128::from(self.greatest) * u128::from(held_ns);
+        if held_ns < LASTS_NS || !is_slow {
+            return None;
+        }
         self.count += 1;
         self.held_ns += held_ns;
         let Held { since, acknowledged, advanced, smallest, .. } = held;
