@@ -241,6 +241,8 @@ fn an_interface_is_inspected_live() -> anyhow::Result<()> {
         return Ok(());
     }
     let pair = Pair::new(PairOptions::default())?;
+    // First, for it may have to be compiled.
+    let server = Server::start(&pair.server, Library::TokioTungstenite, 9001, None)?;
     let mut command = pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
     command.args(["inspect", "--interface", INTERFACE, "-o", "jsonl", "--payload"]);
     // Where nothing is found it ends all the same.
@@ -252,7 +254,6 @@ fn an_interface_is_inspected_live() -> anyhow::Result<()> {
     let mut line = String::new();
     said.read_line(&mut line)?;
     assert!(line.starts_with("listening on "), "{line}");
-    let server = Server::start(&pair.server, Library::TokioTungstenite, 9001, None)?;
     let at = server.at(Family::V6.server());
     let mut client = Client::connect(&pair.client, at, ConnectOptions::default())?;
     client.send(&["one", "two"].map(Frame::text), &Cut::Whole)?;
