@@ -13,6 +13,7 @@ use crate::{
     pickup::Pickup,
     protocol::Protocol,
     reassembly::{Chunk, Ready, Stream, Taken},
+    window::Window,
 };
 
 /// Segments that are searched for frames before a connection is taken for something else.
@@ -29,6 +30,8 @@ pub struct Known {
     pub nested: HashMap<u16, Arc<Protocol>>,
     /// First bytes of each frame that are kept for whoever shows them.
     pub keep: usize,
+    /// Bytes of each message that are shown, if they are.
+    pub show: Option<usize>,
 }
 
 /// What a connection is.
@@ -58,6 +61,8 @@ pub struct Wire {
     pub zero_windows: u64,
     pub zero_window_ns: u64,
     closed_since: Option<At>,
+    /// Whether it is held.
+    pub held: Window,
     pub latest_ns: Option<u64>,
     /// When it sent data last, and its longest time without.
     pub latest_data_ns: Option<u64>,
@@ -153,7 +158,7 @@ impl Connection {
             client: protocol.map(|server| 1 - server),
             protocol: protocol.and_then(|server| known.alone.get(&ports[server]).cloned()),
             nested: ports.iter().find_map(|port| known.nested.get(port)).cloned(),
-            lanes: [Side::Client, Side::Server].map(|side| Lane::new(side, known.keep)),
+            lanes: [Side::Client, Side::Server].map(|side| Lane::new(side, known.keep, known.show)),
             is_midstream: first.flags & flag::SYN == 0,
             picked_up: false,
             request_unseen: false,
@@ -238,13 +243,25 @@ impl Connection {
         if ends && self.client.is_some() && self.closed_by.is_none() {
             self.closed_by = Some(self.side(direction));
         }
+        if flags & flag::SYN != 0 {
+            self.directions[direction].wire.held.open(segment.scale);
+        }
+        let shift = {
+            let [own, other] = [direction, 1 - direction].map(|one| self.directions[one].wire.held);
+            own.shift(&other)
+        };
         let wire = &mut self.directions[direction].wire;
         wire.packets += 1;
         wire.latest_ns = Some(place.time_ns);
         wire.has_fin |= flags & flag::FIN != 0;
         wire.has_rst |= flags & flag::RST != 0;
         if flags & (flag::SYN | flag::RST) == 0 {
-            wire.window(At::new(place, segment.seq, 0), segment.window, said);
+            let at = At::new(place, segment.seq, 0);
+            wire.window(at, segment.window, said);
+            if let (Some(shift), true) = (shift, flags & flag::ACK != 0) {
+                let window = u32::from(segment.window) << shift;
+                said.extend(wire.held.advertise(at, segment.ack, window));
+            }
         }
     }
 
@@ -594,6 +611,7 @@ impl Connection {
                 wire.zero_window_ns += self.latest_ns.saturating_sub(at.time_ns);
                 said.push((at, What::ZeroWindow { closed_us: None }));
             }
+            said.extend(wire.held.end(self.latest_ns, false));
             if self.state != State::Frames {
                 continue;
             }

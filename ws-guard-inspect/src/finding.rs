@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use serde::{Serialize, Serializer};
 use ws_guard_common::frame::Violation;
 
-use crate::explain::opcode_name;
+use crate::{explain::opcode_name, message::Message};
 
 /// A packet: the number of its file (from 1), its own in there, as other tools count, and its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +103,8 @@ pub struct Frame {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
     Frame(Frame),
+    /// What a message says, where that was asked for.
+    Message(Message),
     /// A header and body of a length-delimited protocol.
     Unit {
         frame: u64,
@@ -174,6 +176,17 @@ pub enum What {
         #[serde(skip_serializing_if = "Option::is_none")]
         closed_us: Option<u64>,
     },
+    /// The side's receive window stayed small while it acknowledged data; how long, where it opened.
+    HeldWindow {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        held_us: Option<u64>,
+        /// Bytes that it acknowledged meanwhile, and by how many its right edge moved.
+        acknowledged: u64,
+        advanced: u64,
+        /// Its smallest and its greatest window before, in bytes.
+        smallest: u32,
+        greatest: u32,
+    },
     /// Where its frames begin is not known any more.
     Unsynced,
     /// Frames were found, by a chain of headers that proves them.
@@ -243,6 +256,7 @@ impl Serialize for Broken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Frame,
+    Message,
     Unit,
     SplitPoint,
     SplitHeader,
@@ -256,13 +270,15 @@ pub enum Kind {
     Gap,
     Snapped,
     ZeroWindow,
+    HeldWindow,
     Unsynced,
     PickedUp,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Frame,
+        Kind::Message,
         Kind::Unit,
         Kind::SplitPoint,
         Kind::SplitHeader,
@@ -276,6 +292,7 @@ impl Kind {
         Kind::Gap,
         Kind::Snapped,
         Kind::ZeroWindow,
+        Kind::HeldWindow,
         Kind::Unsynced,
         Kind::PickedUp,
     ];
@@ -284,6 +301,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Frame => "frame",
+            Kind::Message => "message",
             Kind::Unit => "unit",
             Kind::SplitPoint => "split_point",
             Kind::SplitHeader => "split_header",
@@ -297,6 +315,7 @@ impl Kind {
             Kind::Gap => "gap",
             Kind::Snapped => "snapped",
             Kind::ZeroWindow => "zero_window",
+            Kind::HeldWindow => "held_window",
             Kind::Unsynced => "unsynced",
             Kind::PickedUp => "picked_up",
         }
@@ -307,6 +326,7 @@ impl What {
     pub const fn kind(&self) -> Kind {
         match self {
             What::Frame(_) => Kind::Frame,
+            What::Message(_) => Kind::Message,
             What::Unit { .. } => Kind::Unit,
             What::SplitPoint { .. } => Kind::SplitPoint,
             What::SplitHeader { .. } => Kind::SplitHeader,
@@ -320,6 +340,7 @@ impl What {
             What::Gap { .. } => Kind::Gap,
             What::Snapped { .. } => Kind::Snapped,
             What::ZeroWindow { .. } => Kind::ZeroWindow,
+            What::HeldWindow { .. } => Kind::HeldWindow,
             What::Unsynced => Kind::Unsynced,
             What::PickedUp => Kind::PickedUp,
         }
@@ -351,6 +372,7 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             What::Frame(frame) => frame.fmt(f),
+            What::Message(message) => message.fmt(f),
             What::Unit { frame, length, .. } => write!(f, "{frame}: {length} bytes"),
             What::SplitPoint { frames, len, offsets } => {
                 let offsets: Vec<String> = offsets.iter().map(u32::to_string).collect();
@@ -388,6 +410,16 @@ impl fmt::Display for What {
             What::Snapped { len } => write!(f, "{len} bytes were cut off by the capture"),
             What::ZeroWindow { closed_us: Some(us) } => write!(f, "closed for {us} µs"),
             What::ZeroWindow { closed_us: None } => f.write_str("closed to the end"),
+            What::HeldWindow { held_us, acknowledged, advanced, smallest, greatest } => {
+                match held_us {
+                    Some(us) => write!(f, "held for {us} µs")?,
+                    None => f.write_str("held to the end")?,
+                }
+                write!(
+                    f,
+                    ": {acknowledged} bytes acknowledged, the right edge moved by {advanced}, down to {smallest} bytes of {greatest}"
+                )
+            }
             What::Unsynced => f.write_str("where its frames begin is not known from here"),
             What::PickedUp => f.write_str("eight headers in a row prove its frames"),
         }

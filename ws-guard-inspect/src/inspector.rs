@@ -92,6 +92,16 @@ impl<V: Visitor> Inspector<V> {
         self.known.keep = bytes;
     }
 
+    /// Tell of each message what it says, so many bytes of it, as [`crate::finding::What::Message`].
+    pub fn show(&mut self, bytes: usize) {
+        self.known.show = Some(bytes);
+    }
+
+    /// What is told of all that is found.
+    pub const fn visitor(&mut self) -> &mut V {
+        &mut self.visitor
+    }
+
     /// Take the next packet.
     pub fn packet(&mut self, packet: &Packet<'_>) {
         self.totals.packets += 1;

@@ -10,6 +10,7 @@ use ws_guard_common::{
 
 use crate::{
     finding::{At, Broken, Frame, Place, Side, What},
+    message::Messages,
     nested::Nested,
     pickup::{Found, Pickup},
     protocol::Protocol,
@@ -124,12 +125,14 @@ pub struct Lane {
     units: Option<Units>,
     /// What is inside of its messages.
     pub nested: Option<Nested>,
+    /// What they say.
+    messages: Option<Messages>,
     pub counts: Counts,
 }
 
 impl Lane {
-    /// `keep`: so many of the first bytes of each frame.
-    pub fn new(side: Side, keep: usize) -> Lane {
+    /// `keep`: so many of the first bytes of each frame; `show`: of what each message says.
+    pub fn new(side: Side, keep: usize, show: Option<usize>) -> Lane {
         Lane {
             side,
             tracker: None,
@@ -145,6 +148,7 @@ impl Lane {
             is_closed: false,
             units: None,
             nested: None,
+            messages: show.map(|bytes| Messages::new(side, bytes)),
             counts: Counts::default(),
         }
     }
@@ -175,6 +179,7 @@ impl Lane {
         self.tracker = Some(Tracker::new(seq, self.flags | MESSAGE_UNKNOWN));
         self.pickup = Pickup::default();
         (self.open, self.cut) = (None, None);
+        self.messages.iter_mut().for_each(Messages::interrupt);
     }
 
     /// Where its frames begin is known.
@@ -276,6 +281,7 @@ impl Lane {
         out.push(Event::Found(self.side, At::new(place, seq, 0), What::Unsynced));
         self.tracker = None;
         (self.open, self.cut) = (None, None);
+        self.messages.iter_mut().for_each(Messages::interrupt);
         if let Some(nested) = &mut self.nested {
             nested.interrupt(At::new(place, seq, 0), out);
         }
@@ -393,6 +399,11 @@ impl Lane {
         if let (Some(nested), true) = (&mut self.nested, is_data(open.frame.opcode)) {
             nested.frame(open.frame.length, self.is_compressed);
         }
+        if let (Some(messages), opcode::TEXT | opcode::BINARY) =
+            (&mut self.messages, open.frame.opcode)
+        {
+            messages.begin(at, self.number, open.frame.opcode, self.is_compressed);
+        }
         let known = part(&chunk.bytes, from, end);
         let is_holed = known.len() as i64 != end.min(chunk.len.into()) - from;
         self.payload(&mut open, known, is_holed);
@@ -418,16 +429,27 @@ impl Lane {
             open.body.extend_from_slice(&bytes[..room]);
             return;
         }
-        let Some(nested) = &mut self.nested else { return };
+        if self.nested.is_none() && self.messages.is_none() {
+            return;
+        }
         let missing = if open.is_masked { 4 - open.body.len() } else { 0 };
         let (key, payload) = bytes.split_at(missing.min(bytes.len()));
         open.body.extend_from_slice(key);
         let key = open.body.first_chunk().copied().unwrap_or([0; 4]);
         let first = open.unmasked;
         open.unmasked += payload.len();
-        nested.push((first..).zip(payload).map(|(place, byte)| byte ^ key[place % 4]));
-        if is_holed {
-            nested.miss();
+        let plain = (first..).zip(payload).map(|(place, byte)| byte ^ key[place % 4]);
+        if let Some(messages) = &mut self.messages {
+            messages.push(&plain.clone().collect::<Vec<u8>>());
+            if is_holed {
+                messages.miss();
+            }
+        }
+        if let Some(nested) = &mut self.nested {
+            nested.push(plain);
+            if is_holed {
+                nested.miss();
+            }
         }
     }
 
@@ -474,6 +496,9 @@ impl Lane {
         }
         if let (Some(nested), true) = (&mut self.nested, is_data(frame.opcode) && frame.fin) {
             nested.end(ended, out);
+        }
+        if let (Some(messages), true) = (&mut self.messages, is_data(frame.opcode) && frame.fin) {
+            messages.end(out);
         }
         let body = unmasked(body, is_masked, frame.length);
         if frame.opcode == opcode::CLOSE {

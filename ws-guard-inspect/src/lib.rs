@@ -9,8 +9,9 @@
 //! 3. [`reassembly`] puts one direction's segments in order.
 //! 4. [`opening`] finds the upgrade, [`pickup`] the frames where the upgrade was not captured.
 //! 5. [`lane`] follows one direction's frames, [`units`] those of another [`protocol`] that says how
-//!    long each is, also [`nested`] in messages.
-//! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings.
+//!    long each is, also [`nested`] in messages, and [`message`] what they say.
+//! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings, [`window`] tells
+//!    receive windows that are held.
 //! 7. [`inspector`] has the table of connections; [`report`] is what it says of each, [`summary`] in
 //!    one sentence. [`selection`] says which of all that is wanted.
 //! 8. [`explain`] says what the bytes of a header mean, [`export`] writes a connection with comments,
@@ -25,6 +26,7 @@ pub mod heartbeat;
 pub mod input;
 pub mod inspector;
 pub mod lane;
+pub mod message;
 pub mod nested;
 pub mod opening;
 pub mod packet;
@@ -36,6 +38,7 @@ pub mod report;
 pub mod selection;
 pub mod summary;
 pub mod units;
+pub mod window;
 
 pub use finding::{Ends, Finding, Kind, Side, What};
 pub use input::{Captures, ReadError};

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    EtherType, IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice, ether_type, ip_number,
+    EtherType, IpNumber, LaxNetSlice, LaxSlicedPacket, TcpOptionElement, TcpSlice, TransportSlice,
+    ether_type, ip_number,
 };
 
 use crate::{finding::Place, input::Packet};
@@ -48,6 +49,8 @@ pub struct Segment<'a> {
     pub flags: u8,
     /// As the header has it, not scaled.
     pub window: u16,
+    /// Shift of the windows to come, where a SYN has the option.
+    pub scale: Option<u8>,
     /// What was captured of the payload.
     pub payload: &'a [u8],
     /// Bytes of payload that the segment had.
@@ -121,6 +124,7 @@ fn of_sliced<'a>(place: Place, sliced: &LaxSlicedPacket<'a>, depth: u32) -> Pars
                     | bit(tcp.rst(), flag::RST)
                     | bit(tcp.ack(), flag::ACK),
                 window: tcp.window_size(),
+                scale: if tcp.syn() { scale(tcp) } else { None },
                 payload: tcp.payload(),
                 len: u32::try_from(tcp.payload().len()).unwrap_or(0).saturating_add(missing),
             })
@@ -140,6 +144,14 @@ fn of_sliced<'a>(place: Place, sliced: &LaxSlicedPacket<'a>, depth: u32) -> Pars
             _ => Parsed::Other,
         },
     }
+}
+
+/// RFC 7323, 2.2: the window scale option, whose shift is 14 at most.
+fn scale(tcp: &TcpSlice<'_>) -> Option<u8> {
+    tcp.options_iterator().find_map(|option| match option {
+        Ok(TcpOptionElement::WindowScale(shift)) => Some(shift.min(14)),
+        _ => None,
+    })
 }
 
 /// Addresses, and how many bytes behind the captured ones the packet had.

@@ -52,6 +52,8 @@ pub struct SideReport {
     pub snapped_bytes: u64,
     pub zero_windows: u64,
     pub zero_window_us: u64,
+    pub held_windows: u64,
+    pub held_window_us: u64,
     pub longest_silence_us: u64,
     /// From its last data to the connection's last packet.
     pub final_silence_us: Option<u64>,
@@ -173,6 +175,7 @@ impl Lists {
             }),
             What::SplitPoint { .. } => self.split_points.push(|| finding.clone()),
             What::Frame(_)
+            | What::Message(_)
             | What::Retransmission { .. }
             | What::OutOfOrder { .. }
             | What::Ping { answered_in_packet: Some(_), .. } => {}
@@ -251,6 +254,8 @@ fn side(connection: &Connection, side: Side) -> SideReport {
         snapped_bytes: wire.snapped_bytes,
         zero_windows: wire.zero_windows,
         zero_window_us: wire.zero_window_ns / 1000,
+        held_windows: wire.held.count,
+        held_window_us: wire.held.held_ns / 1000,
         longest_silence_us: wire.longest_silence_ns / 1000,
         final_silence_us: wire.latest_data_ns.map(silence),
         close_code,

@@ -441,6 +441,59 @@ fn windows_that_close_are_timed() {
     assert_eq!(found[1].1, What::ZeroWindow { closed_us: None });
 }
 
+/// The server acknowledges `count` segments of 500 bytes, and offers windows of its choice.
+fn windows(scale: bool, every_ms: u64, count: u32, window: impl Fn(u32) -> u16) -> Talk {
+    let mut talk = open();
+    if !scale {
+        talk.packets.drain(..3);
+    }
+    for number in 0..count {
+        talk.window = 65_000;
+        talk.send(Client, &text(Client, 492));
+        talk.window = window(number);
+        talk.ack(Server);
+        talk.wait_ms(every_ms);
+    }
+    talk.window = 65_000;
+    talk.ack(Server);
+    talk
+}
+
+#[test]
+fn held_windows_are_no_zero_windows() {
+    // The edge follows by 300 bytes where 500 are acknowledged.
+    let talk = windows(true, 48, 10, |number| 3000 - 200 * number as u16);
+    let (told, _) = inspected(&talk.pcap());
+    let server = &told.flow().of_server;
+    assert_eq!((server.held_windows, server.zero_windows), (1, 0));
+    assert_eq!(server.held_window_us, 499_000);
+    let found: Vec<_> = told.of(Server).iter().map(|f| (f.at.packet, f.what.clone())).collect();
+    let (held_us, acknowledged) = (Some(499_000), 5000);
+    let (smallest, greatest) = (1200, 65_000);
+    let held = What::HeldWindow { held_us, acknowledged, advanced: 0, smallest, greatest };
+    assert_eq!(found, [(7, held)]);
+    assert_eq!(told.flow().of_client.held_windows, 0);
+}
+
+#[test]
+fn what_looks_like_a_held_window_and_is_none() {
+    let of = |talk: Talk| {
+        let (told, _) = inspected(&talk.pcap());
+        let server = &told.flow().of_server;
+        (server.held_windows, server.zero_windows)
+    };
+    // The program reads late, and in time: the edge waits, the window stays wide.
+    assert_eq!(of(windows(true, 48, 40, |number| 65_000 - 500 * (number as u16 % 10))), (0, 0));
+    // It does not read: the window closes.
+    assert_eq!(of(windows(true, 48, 5, |_| 0)), (0, 1));
+    // It reads at speed from a full buffer: the edge moves by 500 bytes each 2 ms.
+    assert_eq!(of(windows(true, 0, 400, |_| 900)), (0, 0));
+    // Two small windows in a row happen.
+    assert_eq!(of(windows(true, 300, 2, |_| 900)), (0, 0));
+    // Without the SYNs what a window means is not known.
+    assert_eq!(of(windows(false, 48, 10, |_| 900)), (0, 0));
+}
+
 /// A million frames, and what is kept of them is bounded.
 #[test]
 fn lists_are_bounded_and_say_how_long_they_would_be() {

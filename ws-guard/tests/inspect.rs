@@ -113,6 +113,43 @@ fn one_connection_is_written_and_which_has_to_be_named() {
 }
 
 #[test]
+fn messages_are_listed_with_what_they_say() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("said.pcap");
+    let mut talk = Talk::open(false, [1, 2], false);
+    talk.send(Side::Client, &frame(Side::Client, 0x81, b"twelve bytes"));
+    std::fs::write(&path, talk.pcap()).unwrap();
+    let file = path.display().to_string();
+    let (code, out, _) = run(&[&file, "--payload=6"]);
+    assert!(code == 0 && out.contains("text, 12 bytes: \"twelve\"…"), "{out}");
+    let found = &document(&[&file, "--kind", "message"])["findings"];
+    assert_eq!((&found[0]["text"], found.as_array().unwrap().len()), (&"twelve bytes".into(), 1));
+    assert_eq!(document(&[&file])["flows"][0]["findings_total"], 0);
+}
+
+#[test]
+fn layouts_come_from_a_file() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (capture, layouts) = (at("units.pcap"), at("layouts.toml"));
+    let mut talk = Talk::new(false, [1, 2]);
+    talk.server.set_port(9000);
+    talk.handshake();
+    talk.send(Side::Client, b"\x03\0abc\x01\0d");
+    std::fs::write(&capture, talk.pcap()).unwrap();
+    let fields = "[[protocol]]\nport = 9000\nheader = 2\nwidth = 2\norder = \"little\"\n";
+    std::fs::write(&layouts, fields).unwrap();
+    let flow = &document(&[&capture, "--layouts", &layouts])["flows"][0];
+    assert_eq!((&flow["frames_client"], &flow["violations_total"]), (&2.into(), &0.into()));
+    // The command line prevails.
+    let given = [&capture, "--layouts", &layouts, "--protocol", "9000=length-prefix"];
+    assert_eq!(document(&given)["flows"][0]["protocol"], "length-prefix");
+    std::fs::write(&layouts, "[[protocol]]\nport = 9000\nheader = 0\n").unwrap();
+    let (code, _, error) = run(&[&capture, "--layouts", &layouts]);
+    assert!(code == 1 && error.contains("layouts.toml") && error.contains("9000"), "{error}");
+}
+
+#[test]
 fn a_page_is_written() {
     let folder = TempDir::new().unwrap();
     let file = pings(folder.path(), "one.pcap", 4711);
@@ -172,4 +209,84 @@ fn the_demonstration_shows_what_it_says() {
         }
     }
     assert_eq!(run(&["--demo", "app.pcap"]).0, 2);
+}
+
+/// A process that ends with the test.
+struct Live(std::process::Child);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // It has ended already where all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_interface_is_inspected_live() -> anyhow::Result<()> {
+    use nix::{sys::signal, unistd::Pid};
+    use std::{
+        io::{BufRead, BufReader},
+        process::Stdio,
+    };
+    use ws_guard_testkit::{
+        client::{Client, ConnectOptions, Cut},
+        frame::Frame,
+        netns::{Family, INTERFACE, Pair, PairOptions},
+        servers::{Library, Server},
+        skip_reason,
+    };
+    if let Some(reason) = skip_reason() {
+        println!("skipped: {reason}");
+        return Ok(());
+    }
+    let pair = Pair::new(PairOptions::default())?;
+    // First, for it may have to be compiled.
+    let server = Server::start(&pair.server, Library::TokioTungstenite, 9001, None)?;
+    let mut command = pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
+    command.args(["inspect", "--interface", INTERFACE, "-o", "jsonl", "--payload"]);
+    // Where nothing is found it ends all the same.
+    command.args(["--seconds", "20"]);
+    command.args(["--kind", "message,split_point,close"]);
+    let mut live = Live(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
+    let mut lines = BufReader::new(live.0.stdout.take().unwrap()).lines();
+    let mut said = BufReader::new(live.0.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line)?;
+    assert!(line.starts_with("listening on "), "{line}");
+    let at = server.at(Family::V6.server());
+    let mut client = Client::connect(&pair.client, at, ConnectOptions::default())?;
+    client.send(&["one", "two"].map(Frame::text), &Cut::Whole)?;
+    let wait = std::time::Duration::from_secs(20);
+    assert!(client.wait(wait, |received| received.messages == 2));
+    client.close()?;
+    // Lines come while it runs: that of the server's close is the last but for the totals.
+    let mut found: Vec<Value> = Vec::new();
+    while found.iter().filter(|line| line["kind"] == "close").count() < 2 {
+        found.push(serde_json::from_str(&lines.next().unwrap()?)?);
+    }
+    signal::kill(Pid::from_raw(live.0.id() as i32), signal::Signal::SIGINT)?;
+    let totals: Value = serde_json::from_str(&lines.next().unwrap()?)?;
+    assert_eq!((&totals["kind"], &totals["websocket"]), (&"totals".into(), &1.into()));
+    assert!(lines.next().is_none() && live.0.wait()?.success());
+    let of = |kind: &str, side: &str| {
+        let of_it = found.iter().filter(|line| line["kind"] == kind && line["direction"] == side);
+        of_it.cloned().collect::<Vec<Value>>()
+    };
+    let texts = |side| of("message", side).iter().map(|m| m["text"].clone()).collect::<Vec<_>>();
+    assert_eq!(
+        (texts("client"), texts("server")),
+        (vec!["one".into(), "two".into()], vec!["one".into(), "two".into()])
+    );
+    assert_eq!(of("split_point", "client")[0]["offsets"], serde_json::json!([9]));
+    server.stop()?;
+    Ok(())
+}
+
+#[test]
+fn an_interface_has_to_be_there() {
+    let (code, _, error) = run(&["--interface", "none-such", "--seconds", "1"]);
+    assert!(code == 66 && error.contains("none-such") && error.contains("ip link"), "{error}");
+    assert_eq!(run(&["--interface", "lo", "file.pcap"]).0, 2);
+    assert_eq!(run(&["file.pcap", "--seconds", "1"]).0, 2);
 }

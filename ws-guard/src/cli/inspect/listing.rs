@@ -175,6 +175,18 @@ impl Listing<'_> {
         }
     }
 
+    /// Let the lines so far be read.
+    pub fn flush(&mut self) {
+        if self.failed.is_none() {
+            self.failed = self.out.flush().err();
+        }
+    }
+
+    /// No more can be printed.
+    pub const fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
     /// The connections that were chosen.
     pub fn flows(&self) -> &VecDeque<FlowReport> {
         &self.flows.entries

@@ -2,7 +2,9 @@
 
 mod demo;
 mod hexdump;
+mod layouts;
 mod listing;
+mod live;
 mod progress;
 mod tables;
 
@@ -16,17 +18,21 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use ws_guard_inspect::{
-    Captures, End, FrameName, Inspector, Kind, Moment, Selection,
+    Captures, End, FrameName, Inspector, Kind, Moment, ReadError, Selection, Totals,
     export::Export,
     page::{self, Page},
     protocol::OnPort,
 };
 
 use self::{
+    layouts::Layouts,
     listing::{Limit, Listing},
     progress::Bar,
 };
 use super::output::plural;
+
+/// Bytes of a message that are shown where nothing else is said.
+const SHOWN: usize = 1024;
 
 /// Form of the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -47,8 +53,14 @@ enum Format {
 pub struct Inspect {
     /// pcap or pcapng, plain, gzip or zstd; `-` is standard input. Several are read in the order of
     /// their first packets
-    #[arg(required_unless_present = "demo", value_name = "FILE")]
+    #[arg(required_unless_present_any = ["demo", "interface"], value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Inspect what goes over an interface now, until Ctrl-C or --seconds. Needs CAP_NET_RAW
+    #[arg(short, long, value_name = "IF", conflicts_with_all = ["files", "demo"])]
+    interface: Option<String>,
+    /// End after N seconds
+    #[arg(long, value_name = "N", requires = "interface", conflicts_with_all = ["files", "demo"])]
+    seconds: Option<u64>,
     /// Form of the report
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -64,9 +76,16 @@ pub struct Inspect {
     /// Look for such a protocol inside of the WebSocket messages of PORT
     #[arg(long, value_name = "PORT=LAYOUT")]
     nested: Vec<OnPort>,
-    /// List findings of these kinds instead of connections: frame, unit, split_point, split_header,
+    /// Read such layouts from a TOML file as well; for the same port, --protocol and --nested prevail
+    #[arg(long, value_name = "FILE")]
+    layouts: Option<PathBuf>,
+    /// List what each message says, BYTES of it at most, inflated where it is compressed. With --kind,
+    /// that of kind message
+    #[arg(long, value_name = "BYTES", num_args = 0..=1, require_equals = true, default_missing_value = "1024")]
+    payload: Option<usize>,
+    /// List findings of these kinds instead of connections: frame, message (see --payload), unit, split_point, split_header,
     /// split_frame, violation, ping, unasked_pong, close, retransmission, out_of_order, gap, snapped,
-    /// zero_window, unsynced, picked_up
+    /// zero_window, held_window, unsynced, picked_up
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     kind: Vec<Kind>,
     /// List the first N entries only
@@ -100,40 +119,71 @@ pub struct Inspect {
     demo: bool,
 }
 
+/// What was read, and why no more.
+struct Read {
+    names: Vec<String>,
+    totals: Totals,
+    error: Option<ReadError>,
+}
+
 impl Inspect {
     /// What could be read is reported also where the capture is damaged further on.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         if self.demo {
             return demo::run().map(|()| ExitCode::SUCCESS);
         }
-        let mut captures = Captures::open(&self.files)?;
-        let mut bar = Bar::new(captures.progress());
         let mut inspector = Inspector::new(self.listing()?);
         if self.hexdump.is_some() {
             inspector.keep(hexdump::SHOWN);
         } else if self.html.is_some() {
             inspector.keep(page::SHOWN);
         }
-        self.protocol.into_iter().for_each(|known| inspector.know(known));
-        self.nested.into_iter().for_each(|known| inspector.know_nested(known));
-        let (mut listing, totals, error) =
-            ws_guard_inspect::inspect(&mut captures, inspector, || bar.tick());
-        bar.clear();
+        if let Some(bytes) = self.payload() {
+            inspector.show(bytes);
+        }
+        let layouts = self.layouts.as_deref().map(Layouts::read).transpose()?.unwrap_or_default();
+        // The later one prevails.
+        let alone = layouts.protocol.iter().chain(&self.protocol);
+        alone.cloned().for_each(|known| inspector.know(known));
+        let nested = layouts.nested.iter().chain(&self.nested);
+        nested.cloned().for_each(|known| inspector.know_nested(known));
+        let (mut listing, Read { names, totals, error }) = self.read(inspector)?;
         listing.finish();
         if let Some(path) = &self.write {
             write(&mut listing, path)?;
         }
         if let (Some(path), Some(page)) = (&self.html, listing.page.take()) {
-            draw(page, captures.names(), path)?;
+            draw(page, &names, path)?;
         }
-        listing.print(captures.names(), &totals)?;
+        listing.print(&names, &totals)?;
         error.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
     }
 
+    /// Read the files, or from the interface.
+    fn read<'a>(&self, inspector: Inspector<Listing<'a>>) -> anyhow::Result<(Listing<'a>, Read)> {
+        if let Some(interface) = &self.interface {
+            let (listing, totals) = live::inspect(interface, self.seconds, inspector)?;
+            return Ok((listing, Read { names: vec![interface.clone()], totals, error: None }));
+        }
+        let mut captures = Captures::open(&self.files)?;
+        let mut bar = Bar::new(captures.progress());
+        let (listing, totals, error) =
+            ws_guard_inspect::inspect(&mut captures, inspector, || bar.tick());
+        bar.clear();
+        Ok((listing, Read { names: captures.names().to_vec(), totals, error }))
+    }
+
+    /// Bytes of each message that are shown, if they are.
+    fn payload(&self) -> Option<usize> {
+        self.payload.or_else(|| self.kind.contains(&Kind::Message).then_some(SHOWN))
+    }
+
     fn listing(&self) -> anyhow::Result<Listing<'static>> {
+        let is_payload_alone = self.payload.is_some() && self.kind.is_empty();
+        let kinds = if is_payload_alone { vec![Kind::Message] } else { self.kind.clone() };
         let selection = Selection {
             ends: self.flow.clone(),
-            kinds: self.kind.clone(),
+            kinds,
             since: self.since,
             until: self.until,
             first_ns: 0,

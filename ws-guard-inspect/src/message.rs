@@ -1,0 +1,229 @@
+//! What messages say: their payload without the mask, inflated where it is compressed.
+//!
+//! Bytes are inflated as they come and only the first of them are kept, so that a message of any
+//! length costs as much memory as a short one. A window of 32 KiB reads whatever was negotiated.
+
+use std::fmt;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use flate2::{Decompress, FlushDecompress, Status};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use crate::{
+    explain::opcode_name,
+    finding::{At, Side, What},
+    lane::Event,
+};
+
+/// A message that inflates to more is not followed further, in bytes.
+const MOST: u64 = 16 << 20;
+/// RFC 7692, 7.2.2: what the sender took off the end of a compressed message.
+const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// Its first frame.
+    pub frame: u64,
+    #[serde(skip)]
+    pub opcode: u8,
+    /// Bytes of payload on the wire.
+    pub length: u64,
+    pub compressed: bool,
+    /// Bytes of what it says, as far as they are known.
+    pub bytes: u64,
+    /// The first of them.
+    #[serde(flatten)]
+    pub shown: Shown,
+    /// Why that is not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<Note>,
+}
+
+/// Bytes to look at: `text` where they are UTF-8, or `base64`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown(pub Vec<u8>);
+
+impl Shown {
+    /// The text that they are; the bytes of a last character may be cut off.
+    fn text(&self) -> Option<&str> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => Some(text),
+            Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => {
+                std::str::from_utf8(&self.0[..error.valid_up_to()]).ok()
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        match self.text() {
+            Some(text) => map.serialize_entry("text", text)?,
+            None => map.serialize_entry("base64", &BASE64_STANDARD.encode(&self.0))?,
+        }
+        map.end()
+    }
+}
+
+/// Why a message is not shown as it was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Note {
+    /// Some of its bytes are not in the capture.
+    NotCaptured,
+    /// It refers to an earlier message that is not known.
+    EarlierUnknown,
+    /// It is no valid deflate data.
+    NotDeflate,
+    /// It inflates to more than is followed, as a zip bomb does.
+    TooMuch,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::NotCaptured => f.write_str("the rest is not in the capture"),
+            Note::EarlierUnknown => {
+                f.write_str("the rest cannot be inflated: an earlier message is not known")
+            }
+            Note::NotDeflate => f.write_str("the rest is no valid deflate data"),
+            Note::TooMuch => {
+                write!(f, "it inflates to more than {} MiB and is not followed further", MOST >> 20)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Message { frame, opcode, length, compressed, bytes, shown, note } = self;
+        write!(f, "{frame}: {}, {length} bytes", opcode_name(*opcode))?;
+        if *compressed {
+            write!(f, ", inflated {bytes}")?;
+        }
+        match shown.text() {
+            Some(text) => write!(f, ": {text:?}")?,
+            None => {
+                f.write_str(": ")?;
+                shown.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+            }
+        }
+        if *bytes > shown.0.len() as u64 {
+            f.write_str("…")?;
+        }
+        note.map_or(Ok(()), |note| write!(f, "; {note}"))
+    }
+}
+
+/// One direction's messages.
+#[derive(Debug)]
+pub struct Messages {
+    side: Side,
+    /// Bytes that are kept of each.
+    keep: usize,
+    /// With the window of the messages before.
+    inflater: Option<Decompress>,
+    /// There were messages that the window has not seen.
+    is_partial: bool,
+    open: Option<(At, Message)>,
+}
+
+impl Messages {
+    pub const fn new(side: Side, keep: usize) -> Messages {
+        Messages { side, keep, inflater: None, is_partial: false, open: None }
+    }
+
+    /// The first frame of a message.
+    pub fn begin(&mut self, at: At, frame: u64, opcode: u8, compressed: bool) {
+        let (shown, note) = (Shown::default(), None);
+        let message = Message { frame, opcode, length: 0, compressed, bytes: 0, shown, note };
+        self.open = Some((at, message));
+    }
+
+    /// The next bytes of its payload, unmasked.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let Some((_, message)) = &mut self.open else { return };
+        message.length += bytes.len() as u64;
+        if message.note.is_some() {
+            return;
+        }
+        if !message.compressed {
+            message.say(bytes, self.keep);
+            return;
+        }
+        self.inflate(bytes);
+    }
+
+    fn inflate(&mut self, mut bytes: &[u8]) {
+        let Some((_, message)) = &mut self.open else { return };
+        let inflater = self.inflater.get_or_insert_with(|| Decompress::new(false));
+        let mut space = [0; 8 << 10];
+        loop {
+            let (read, written) = (inflater.total_in(), inflater.total_out());
+            let status = inflater.decompress(bytes, &mut space, FlushDecompress::Sync);
+            let read = (inflater.total_in() - read) as usize;
+            let written = (inflater.total_out() - written) as usize;
+            message.say(&space[..written], self.keep);
+            bytes = &bytes[read..];
+            let note = match status {
+                _ if message.bytes > MOST => Note::TooMuch,
+                Ok(Status::StreamEnd) => {
+                    // A final block, behind which another stream may begin.
+                    inflater.reset(false);
+                    if bytes.is_empty() || read == 0 {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(_) if read == 0 && written == 0 => return,
+                Ok(_) => continue,
+                Err(_) if self.is_partial => Note::EarlierUnknown,
+                Err(_) => Note::NotDeflate,
+            };
+            message.note = Some(note);
+            return self.forget();
+        }
+    }
+
+    /// The window has not seen all messages from here on.
+    fn forget(&mut self) {
+        self.inflater = None;
+        self.is_partial = true;
+    }
+
+    /// Bytes of the message are not in the capture.
+    pub fn miss(&mut self) {
+        let Some((_, message)) = &mut self.open else { return };
+        message.note.get_or_insert(Note::NotCaptured);
+        if message.compressed {
+            self.forget();
+        }
+    }
+
+    /// The message is whole.
+    pub fn end(&mut self, out: &mut Vec<Event>) {
+        if self.open.as_ref().is_some_and(|(_, open)| open.compressed && open.note.is_none()) {
+            self.inflate(&TAIL);
+        }
+        if let Some((at, message)) = self.open.take() {
+            out.push(Event::Found(self.side, at, What::Message(message)));
+        }
+    }
+
+    /// Messages are missing.
+    pub fn interrupt(&mut self) {
+        self.open = None;
+        self.forget();
+    }
+}
+
+impl Message {
+    fn say(&mut self, bytes: &[u8], keep: usize) {
+        self.bytes += bytes.len() as u64;
+        let room = keep.saturating_sub(self.shown.0.len()).min(bytes.len());
+        self.shown.0.extend_from_slice(&bytes[..room]);
+    }
+}
