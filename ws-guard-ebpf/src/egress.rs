@@ -57,7 +57,7 @@ fn follow(ctx: &TcContext) -> Verdict {
     };
     let key = &segment.key;
     if segment.flags & (SYN | ACK) == SYN | ACK {
-        begins(ctx, key, segment);
+        begins(ctx, key, segment, policy.generation);
         return Verdict::Pass;
     }
     // SAFETY: no arguments, no effects.
@@ -83,7 +83,7 @@ fn follow(ctx: &TcContext) -> Verdict {
         let _ = FLOWS.remove(key);
     }
     if segment.len == 0 {
-        pending_upgrades::prove();
+        pending_upgrades::prove(context.policy.generation);
         return Verdict::Pass;
     }
     unknown(ctx, &context)
@@ -103,7 +103,7 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
         return verdict;
     }
     let Some(flow) = FLOWS.get_ptr_mut(context.key()) else {
-        pending_upgrades::prove();
+        pending_upgrades::prove(context.policy.generation);
         midstream::remember(context, SkbPayload::new(ctx, context.segment, Side::Server), asked);
         return Verdict::Pass;
     };
@@ -185,7 +185,7 @@ fn done(flow: &mut Flow) {
 /// points. Unless it is a repetition, as the server sends while the client is silent (RFC 7413).
 #[cold]
 #[inline(never)]
-fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
+fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment, generation: u32) {
     let (seq, ack) = (segment.seq, segment.ack);
     let scale = skb::window_scale(ctx);
     // SAFETY: single words of a value that stays mapped while the program runs.
@@ -203,7 +203,8 @@ fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment) {
             return;
         }
         let (client_next, server_next, scale) = (ack, seq, scale as u8);
-        let new = Unopened::new(Beginning { client_next, server_next, scale, _pad: [0; 3] });
+        let began = Beginning { client_next, server_next, scale, _pad: [0; 3] };
+        let new = Unopened::new(began, generation);
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }

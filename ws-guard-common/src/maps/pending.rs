@@ -164,33 +164,57 @@ pub struct Unopened {
     pub answered: u32,
     /// End of the client's bytes that passed.
     pub high: u32,
+    /// End of the server's bytes that were sent.
+    pub server_high: u32,
+    /// Generation of the policy under which the connection was followed last.
+    pub generation: u32,
     /// One of [`stage`].
     pub stage: u8,
     pub _pad: [u8; 3],
 }
 
-/// Bytes past an acknowledgement that an honest client does not have under way: what passed there was
-/// spoofed.
+/// Distance that honest segments and acknowledgements keep within.
 const FAR: u32 = 1 << 24;
+
+/// Answers of [`Unopened::judge`].
+pub mod judged {
+    /// The segment must not pass.
+    pub const REFUSED: u32 = 0;
+    /// It passes.
+    pub const PASSES: u32 = 1;
+    /// It passes, and a request may begin with it.
+    pub const BEGINS: u32 = 2;
+}
 
 impl Unopened {
     #[inline(always)]
-    pub const fn new(began: Beginning) -> Unopened {
-        let first = began.client_next;
+    pub const fn new(began: Beginning, generation: u32) -> Unopened {
+        let (first, server_high) = (began.client_next, began.server_next);
         let (acked, answered, high) = (first, first, first);
-        Unopened { began, acked, answered, high, stage: stage::SILENT, _pad: [0; 3] }
+        let (stage, _pad) = (stage::SILENT, [0; 3]);
+        Unopened { began, acked, answered, high, server_high, generation, stage, _pad }
     }
 
-    /// Check whether a client's segment must not pass.
+    /// Judge a client's segment: one of [`judged`].
     ///
-    /// Before the server's first data it has to acknowledge the SYN-ACK. And the first bytes after
-    /// the server's data come in order: past a gap, the server would get frames ahead of the request
-    /// that fills it.
+    /// It has to acknowledge what the server sent not long ago, and to end not far past what the server
+    /// has. The first bytes after the server's data come in order: past a gap, the server would get
+    /// frames ahead of the request that fills it. And a request begins at the first byte that the
+    /// server does not have, or that has not passed.
     #[inline(always)]
-    pub const fn refuses(&self, seq: u32, ack: u32) -> bool {
-        let forged = self.stage == stage::SILENT && ack != self.began.server_next;
+    pub const fn judge(&self, seq: u32, len: u32, ack: u32) -> u32 {
+        let sent = self.server_high.wrapping_sub(self.began.server_next);
+        let back = if sent < FAR { sent } else { FAR };
+        let forged = self.server_high.wrapping_sub(ack) > back;
+        let far = seq.wrapping_add(len).wrapping_sub(self.acked) as i32 > FAR as i32;
         let ahead = after(seq, self.acked) && !after(self.high, self.answered);
-        forged || ahead || self.stage == stage::REFUSED
+        if forged || far || ahead || self.stage == stage::REFUSED {
+            judged::REFUSED
+        } else if seq == self.acked || seq == self.high {
+            judged::BEGINS
+        } else {
+            judged::PASSES
+        }
     }
 
     /// Note that a segment passes.
@@ -205,17 +229,20 @@ impl Unopened {
         after(self.high, end)
     }
 
-    /// Take over the server's acknowledgement; it `speaks` where its segment has data or a FIN.
+    /// Take over a server's segment that ends at `end`; it `speaks` where it has data or a FIN.
+    /// What passed under another policy was not followed: the connection is followed anew from here.
     #[inline(always)]
-    pub const fn acknowledge(&mut self, ack: u32, speaks: bool) {
+    pub const fn acknowledge(&mut self, ack: u32, end: u32, speaks: bool, generation: u32) {
+        if self.generation != generation {
+            self.generation = generation;
+            (self.acked, self.high, self.server_high) = (ack, ack, end);
+        }
         self.acked = later(self.acked, ack);
+        self.server_high = later(self.server_high, end);
         if !speaks {
             return;
         }
         self.answered = self.acked;
-        if self.high.wrapping_sub(self.acked) as i32 > FAR as i32 {
-            self.high = self.acked;
-        }
         if self.stage == stage::SILENT {
             self.stage = stage::SPOKEN;
         }
@@ -301,11 +328,18 @@ mod tests {
     const FIRST: u32 = u32::MAX - 50;
 
     fn began() -> Unopened {
-        Unopened::new(Beginning { client_next: FIRST, server_next: 7, ..Beginning::default() })
+        let began = Beginning { client_next: FIRST, server_next: 7, ..Beginning::default() };
+        Unopened::new(began, 1)
     }
 
     fn at(offset: u32) -> u32 {
         FIRST.wrapping_add(offset)
+    }
+
+    impl Unopened {
+        fn refuses(&self, seq: u32, ack: u32) -> bool {
+            self.judge(seq, 10, ack) == judged::REFUSED
+        }
     }
 
     #[test]
@@ -316,7 +350,7 @@ mod tests {
         assert!(!began.refuses(FIRST, 7));
         began.pass(FIRST, 100);
         assert!(!began.refuses(at(200), 7), "an upload may come out of order");
-        began.acknowledge(at(100), false);
+        began.acknowledge(at(100), 7, false, 1);
         assert!(!began.refuses(at(200), 7), "also after a pure acknowledgement");
     }
 
@@ -324,18 +358,39 @@ mod tests {
     fn after_the_server_has_spoken_the_next_bytes_come_first_again() {
         let mut began = began();
         began.pass(FIRST, 100);
-        began.acknowledge(at(100), true);
+        began.acknowledge(at(100), 9, true, 1);
         assert!(began.refuses(at(101), 9), "a gap in front of the next request");
-        assert!(!began.refuses(at(100), 9) && !began.refuses(at(50), 9));
-        began.acknowledge(at(120), false);
+        assert!(
+            began.refuses(at(100), 10) && began.refuses(at(100), 6),
+            "never sent by the server"
+        );
+        assert!(!began.refuses(at(100), 7) && !began.refuses(at(50), 9));
+        began.acknowledge(at(120), 9, false, 1);
         assert!(!began.refuses(at(120), 9), "the server has what is missing here");
         began.pass(at(100), 20);
         began.pass(at(120), 80);
-        began.acknowledge(at(120), true);
-        assert!(!began.refuses(at(200), 9), "under way while the server spoke");
-        began.pass(at(1 << 30), 1);
-        began.acknowledge(at(200), true);
-        assert!(began.refuses(at(201), 9), "nothing of what was spoofed is under way");
+        began.acknowledge(at(120), 11, true, 1);
+        assert!(!began.refuses(at(200), 11), "under way while the server spoke");
+        assert!(began.refuses(at(1 << 30), 11) && began.refuses(at(120 + FAR), 11), "too far");
+    }
+
+    #[test]
+    fn a_request_begins_where_the_stream_goes_on() {
+        let mut began = began();
+        assert_eq!(began.judge(FIRST, 10, 7), judged::BEGINS);
+        began.pass(FIRST, 100);
+        assert_eq!(began.judge(at(100), 10, 7), judged::BEGINS);
+        assert_eq!(began.judge(at(90), 10, 7), judged::PASSES);
+        assert_eq!(began.judge(at(0u32.wrapping_sub(1 << 20)), 10, 7), judged::PASSES);
+    }
+
+    #[test]
+    fn under_a_new_policy_a_connection_is_followed_anew() {
+        let mut began = began();
+        began.pass(FIRST, 100);
+        began.acknowledge(at(100), 9, true, 1);
+        began.acknowledge(at(5000), 800, true, 2);
+        assert!(!began.refuses(at(5000), 800) && began.refuses(at(5001), 800));
     }
 
     #[test]
@@ -346,7 +401,7 @@ mod tests {
         assert!(began.passed_beyond(at(137)));
         began.pass(at(10), 5);
         assert_eq!(began.high, at(138));
-        began.acknowledge(at(138), true);
+        began.acknowledge(at(138), 9, true, 1);
         began.pass(at(138), 1 << 20);
         assert!(began.passed_beyond(at(1 << 20)));
     }
@@ -355,7 +410,7 @@ mod tests {
     fn a_refused_connection_passes_nothing() {
         let mut began = began();
         began.stage = stage::REFUSED;
-        began.acknowledge(at(10), true);
-        assert!(began.refuses(at(10), 7));
+        began.acknowledge(at(10), 9, true, 1);
+        assert!(began.refuses(at(10), 9));
     }
 }

@@ -9,7 +9,7 @@ use ws_guard_common::{
         END, GET, HeadScanner, INTERIM, MAX_HEAD, METHODS, PERMESSAGE_DEFLATE, PROXY, SWITCHING,
         UPGRADE_WEBSOCKET, has_line_end,
     },
-    maps::{Counter, LOST, MAY_BAN, Pending},
+    maps::{Counter, LOST, MAY_BAN, Pending, judged},
 };
 
 use crate::{
@@ -198,7 +198,8 @@ pub enum Request {
 pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
     let segment = context.segment;
     let under_way = pending_upgrades::find().is_some();
-    if pending_upgrades::refused() {
+    let judged = pending_upgrades::judge(context.policy.generation);
+    if judged == judged::REFUSED {
         return Request::Early;
     }
     let Some(pending) = pending_upgrades::scratch() else {
@@ -213,7 +214,7 @@ pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
         if !role::claims(&mut pending.owner) {
             return Request::Head;
         }
-    } else if !begin(segment, pending, &packet) {
+    } else if judged != judged::BEGINS || !begin(segment, pending, &packet) {
         return Request::Stranger;
     }
     let Some(state) = walk::state() else {

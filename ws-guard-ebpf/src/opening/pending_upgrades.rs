@@ -16,7 +16,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     forwarded::preface,
-    maps::{FlowKey, Pending, Unopened, stage},
+    maps::{FlowKey, Pending, Unopened, judged, stage},
     seq::after,
 };
 
@@ -105,8 +105,8 @@ pub fn has_prefaces(segment: &Segment) -> bool {
 
 /// Take the server's packet, on a connection without a flow, as a proof if it is one.
 #[inline(always)]
-pub fn prove() {
-    ws_guard_prove_request();
+pub fn prove(generation: u32) {
+    ws_guard_prove_request(generation);
 }
 
 /// [`is_under_way`], as a global function.
@@ -146,27 +146,30 @@ fn unopened() -> Option<(&'static Segment, &'static mut Unopened)> {
     Some((segment, unsafe { &mut *unopened }))
 }
 
-/// Check whether the client's segment must not pass, see [`Unopened::refuses`].
+/// Judge the client's segment: one of [`judged`], see [`Unopened::judge`].
 #[inline(always)]
-pub fn refused() -> bool {
-    ws_guard_refused() != 0
+pub fn judge(generation: u32) -> u32 {
+    ws_guard_judge(generation)
 }
 
-/// [`refused`], as a global function.
+/// [`judge`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_refused() -> u32 {
+extern "C" fn ws_guard_judge(generation: u32) -> u32 {
     let Some((segment, unopened)) = unopened() else {
-        return 0;
+        return judged::BEGINS;
     };
+    if unopened.generation != generation {
+        // It was not followed under another policy, until the server's next segment.
+        return judged::BEGINS;
+    }
     // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4), except with a SYN, which is
     // not of the connection that began.
-    let refuses = match segment.flags & (SYN | ACK) {
-        ACK => unopened.refuses(segment.seq, segment.ack),
-        0 => true,
-        _ => false,
-    };
-    refuses as u32
+    match segment.flags & (SYN | ACK) {
+        ACK => unopened.judge(segment.seq, segment.len, segment.ack),
+        0 => judged::REFUSED,
+        _ => judged::BEGINS,
+    }
 }
 
 /// Record that the server's 101 was dropped, or that it passes after all.
@@ -284,7 +287,7 @@ extern "C" fn ws_guard_end_request() -> u32 {
 /// [`prove`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_prove_request() -> u32 {
+extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
     let Some(segment) = packet::segment() else {
         return 0;
     };
@@ -293,8 +296,10 @@ extern "C" fn ws_guard_prove_request() -> u32 {
         let _ = PROVEN.remove(key);
     }
     let speaks = segment.len > 0 || segment.flags & FIN != 0;
-    if let (true, Some((_, unopened))) = (segment.flags & ACK != 0, unopened()) {
-        unopened.acknowledge(segment.ack, speaks);
+    // A RST may answer a segment of no connection, with the numbers that this one has.
+    if let (ACK, Some((_, unopened))) = (segment.flags & (ACK | RST), unopened()) {
+        let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
+        unopened.acknowledge(segment.ack, end, speaks, generation);
     }
     // A RST answers segments of no connection (RFC 9293, 3.10.7.1).
     if segment.flags & (ACK | FIN | RST) != ACK {

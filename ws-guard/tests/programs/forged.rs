@@ -211,10 +211,15 @@ fn kept_alive(name: &'static str) -> Case {
     )
 }
 
+/// Acknowledge what the server sent in front of its 101.
+fn before_the_answer(packet: &mut Packet) {
+    packet.ack = packet.ack.wrapping_sub(SWITCHING.len() as u32);
+}
+
 /// Requests on connections that are kept alive, and refused ones.
 fn later_requests() -> Vec<Case> {
     let request = -(REQUEST.len() as i64);
-    let upgrade = |case: Case| case.request().answer(SWITCHING);
+    let upgrade = |case: Case| case.open();
     vec![
         upgrade(
             kept_alive("pings ahead of a second request are dropped")
@@ -235,10 +240,41 @@ fn later_requests() -> Vec<Case> {
         kept_alive("pings far ahead of a second request, behind its first bytes")
             .client_at(request, &REQUEST[..10])
             .client_at(70_000, pings(3))
+            .with(before_the_answer)
             .client_at(request + 10, &REQUEST[10..])
             .dropped()
             .leaves_no_flow()
             .counts(&[(DroppedEarly, 1)]),
+        kept_alive("pings before a second request, and a jump round the sequence space")
+            .client_at(request, b"x")
+            .client_at(0, pings(3))
+            .with(before_the_answer)
+            .client_at(0x7000_0000, b"x")
+            .with(before_the_answer)
+            .dropped()
+            .request()
+            .dropped()
+            .leaves_no_flow()
+            .counts(&[(DroppedEarly, 2)]),
+        upgrade(
+            kept_alive("an old request hides none that goes on")
+                .client_at(request - (1 << 20), &REQUEST[..20]),
+        )
+        .client(pings(31))
+        .defused(&[180])
+        .counts(&[(RequestsUnseen, 0), (Pings, 31)]),
+        kept_alive("off path, between two pieces of a second request")
+            .client_at(request, &REQUEST[..10])
+            .client_at(request + 40_000, b"x")
+            .with(|packet| packet.ack = packet.ack.wrapping_add(77_000))
+            .dropped()
+            .client_at(request - 100, &REQUEST[..20])
+            .with(|packet| packet.ack = packet.ack.wrapping_sub(77_000))
+            .dropped()
+            .client_at(request + 10, &REQUEST[10..])
+            .answer(SWITCHING)
+            .leaves(state::OPEN)
+            .counts(&[(DroppedEarly, 2), (RequestsUnseen, 0)]),
         upgrade(kept_alive("an ordinary second request"))
             .client(pings(31))
             .defused(&[180])
@@ -246,7 +282,9 @@ fn later_requests() -> Vec<Case> {
         kept_alive("an upload behind an answer may come out of order past its first bytes")
             .client_at(request, *b"POST /upload HTTP/1.1")
             .client_at(4000, [b'y'; 100])
+            .with(before_the_answer)
             .client_at(2000, [b'z'; 100])
+            .with(before_the_answer)
             .counts(&[(DroppedEarly, 0)]),
         syn_ack(case("after a refused 101 its client is not heard"), request)
             .throttle()
@@ -318,13 +356,14 @@ fn beginnings() -> Vec<Case> {
             .server(0, [HTTP, &[b' '; 42 - HTTP.len()], &[0x81, 0]].concat())
             .leaves(state::OPEN)
             .counts(&[(FramesOut, 2)]),
-        case("a request of an earlier connection is none of the next one's")
-            .client_at(-20, REQUEST)
-            .server(0, [])
-            .with(|packet| packet.flags = SYN | ACK)
-            .open()
-            .leaves(state::OPEN)
-            .counts(&[(RequestsUnseen, 0)]),
+        syn_ack(
+            case("a request of an earlier connection is none of the next one's")
+                .client_at(-20, REQUEST),
+            request,
+        )
+        .open()
+        .leaves(state::OPEN)
+        .counts(&[(RequestsUnseen, 0)]),
         syn_ack(case("pings ahead of the first request are dropped"), request)
             .client_at(-1, pings(3))
             .dropped()
