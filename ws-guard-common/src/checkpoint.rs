@@ -82,6 +82,16 @@ pub enum Rewalk {
     Refuse,
 }
 
+/// Part of a flow before [`Flow::rewind`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Rewindable {
+    pub client: Tracker,
+    pub kept: u8,
+    pub doubted: u8,
+    pub _pad: [u8; 2],
+}
+
 impl Flow {
     /// End of the newest checkpoint's segment.
     #[inline(always)]
@@ -317,6 +327,25 @@ impl Flow {
         self.doubted = !settled as u8;
         self.flags |= REWOUND;
         self.trace_anew();
+    }
+
+    /// What [`Flow::rewind`] would set back.
+    #[inline(always)]
+    pub const fn rewindable(&self) -> Rewindable {
+        Rewindable { client: self.client, kept: self.kept, doubted: self.doubted, _pad: [0; 2] }
+    }
+
+    /// Undo a rewind whose segment did not pass: the server may hold what it was to replace.
+    /// What the trail had of that is lost, and which of its pings were defused.
+    #[inline(always)]
+    pub fn undo_rewind(&mut self, before: &Rewindable) {
+        if self.flags & REWOUND == 0 {
+            return;
+        }
+        (self.client, self.kept, self.doubted) = (before.client, before.kept, before.doubted);
+        self.flags &= !REWOUND;
+        self.trace_anew();
+        (self.mixed, self.pieces) = (1, 1);
     }
 
     /// Check whether all checkpoints are in use.

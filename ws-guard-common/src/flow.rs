@@ -23,8 +23,8 @@
 //! until its stream has proved where frames start.
 
 pub use crate::checkpoint::{
-    CHECKPOINTS, Checkpoint, FLUSHED_NS, KNOWN, MERGED, REPLACES, Rewalk, SETTLED, SETTLED_NS,
-    UNPROVEN,
+    CHECKPOINTS, Checkpoint, FLUSHED_NS, KNOWN, MERGED, REPLACES, Rewalk, Rewindable, SETTLED,
+    SETTLED_NS, UNPROVEN,
 };
 use crate::{
     flood::ClassWindow,

@@ -305,8 +305,11 @@ impl Replay {
             Rewalk::Same(passed) => passed,
             Rewalk::Known => self.flow.old_pings(),
             Rewalk::New => {
+                let before = self.flow.rewindable();
                 self.flow.rewind(checkpoint.unwrap_or(0), true);
-                return self.walk(start, seq, payload, budget);
+                let verdict = self.walk(start, seq, payload, budget);
+                self.flow.undo_rewind(&before);
+                return verdict;
             }
             Rewalk::Refuse => return self.unless_observing(Reason::Changed),
         };

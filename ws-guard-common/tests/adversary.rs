@@ -30,3 +30,11 @@ fn attack(rng: &mut Rng, overlap: Overlap) {
 fn a_linux_receiver_reads_no_ping_that_was_not_charged() {
     cases(100_000, |rng| attack(rng, Overlap::Linux));
 }
+
+/// Cases that once failed: a replacement that did not pass had replaced what the receiver held.
+#[test]
+fn what_does_not_pass_replaces_nothing() {
+    for seed in [11_042_662_266_672_295_486, 5_783_003_261_296_077_973] {
+        attack(&mut Rng::with_seed(seed), Overlap::Linux);
+    }
+}

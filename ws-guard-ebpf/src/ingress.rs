@@ -37,7 +37,7 @@ use crate::{
         commit::{commit, count_walk, recommit, settle},
         fast_path::{self, came_to},
         midstream, out_of_order,
-        retransmit::again,
+        retransmit::{self, again},
         tls,
         trail::{self, TRAIL},
         walk::{self, Walker},
@@ -293,6 +293,7 @@ fn data<P: Packet>(
         true => stream(context, flow, plan, payload),
         false => context.drop(Counter::DroppedNoCheckpoint),
     };
+    retransmit::undo(flow);
     trail::leave();
     out_of_order::leave(flow);
     verdict

@@ -70,6 +70,7 @@ fn judge(context: &Context, flow: &mut Flow) -> Outcome {
     let (checkpoint, from) = (state.checkpoint as u8, state.from);
     let settled = context.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
     let known = trail::knows();
+    state.before = flow.rewindable();
     let judged = match checkpoint {
         TRAIL if known => Rewalk::Known,
         TRAIL => Rewalk::Refuse,
@@ -85,6 +86,7 @@ fn judge(context: &Context, flow: &mut Flow) -> Outcome {
         }
         Rewalk::Refuse => return context.drop(Counter::DroppedChanged).into(),
         Rewalk::New if rewind(context, flow, &state.start, checkpoint, &from) => {
+            state.rewound = 1;
             return Outcome::Rewound;
         }
         Rewalk::New => return context.drop(Counter::DroppedUnreadable).into(),
@@ -132,4 +134,17 @@ fn rewind(
         }
         unchanged
     })
+}
+
+/// Undo the rewind of a segment that was not committed in the end.
+#[cold]
+#[inline(never)]
+pub fn undo(flow: &mut Flow) {
+    let Some(state) = walk::resume() else {
+        return;
+    };
+    if state.rewound != 0 {
+        state.rewound = 0;
+        locked(flow, |flow| flow.undo_rewind(&state.before));
+    }
 }

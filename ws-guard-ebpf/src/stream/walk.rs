@@ -5,6 +5,7 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
 use ws_guard_common::{
     flood::Counts,
+    flow::Rewindable,
     frame::{Header, Violation},
     handshake::HeadScanner,
     maps::Policy,
@@ -71,6 +72,10 @@ pub struct State {
     pub checkpoint: u32,
     /// ...and the tracker there.
     pub from: Tracker,
+    /// Not 0: the flow was rewound for this segment...
+    pub rewound: u32,
+    /// ...and was this before.
+    pub before: Rewindable,
     /// Copy of out-of-order segments entered by this CPU: its number plus 1, or 0.
     pub held: u32,
     /// The walk reaches the copy, and may pass and fill the gap...
