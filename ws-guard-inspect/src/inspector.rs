@@ -87,12 +87,12 @@ impl<V: Visitor> Inspector<V> {
         self.known.nested.insert(known.port, Arc::new(known.protocol));
     }
 
-    /// Keep so many of the first bytes of each frame, header included, in [`crate::finding::Frame`].
+    /// Keep this number of leading bytes of each frame, header included, in [`crate::finding::Frame`].
     pub fn keep(&mut self, bytes: usize) {
         self.known.keep = bytes;
     }
 
-    /// Tell of each message what it says, so many bytes of it, as [`crate::finding::What::Message`].
+    /// Report each message with this number of leading bytes, as [`crate::finding::What::Message`].
     pub fn show(&mut self, bytes: usize) {
         self.known.show = Some(bytes);
     }

@@ -131,7 +131,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// `keep`: so many of the first bytes of each frame; `show`: of what each message says.
+    /// `keep`: number of leading bytes to keep of each frame; `show`: of each message's payload.
     pub fn new(side: Side, keep: usize, show: Option<usize>) -> Lane {
         Lane {
             side,

@@ -2,7 +2,7 @@
 //!
 //! A receiver whose program reads keeps the right edge of its window moving with what it acknowledges.
 //! One that reads slowly lets the window shrink to zero, and opens it again by a segment at least (RFC
-//! 9293, 3.8.6.2.2). Where the edge follows in small steps, or not at all, somebody holds it.
+//! 9293, 3.8.6.2.2). Where the edge follows in small steps, or not at all, it is held.
 
 use ws_guard_common::seq::after;
 
