@@ -13,9 +13,10 @@ use snow::{Builder, TransportState};
 use ws_guard_server::{
     coding::{
         Coding, Opened,
-        noise::{self, NoiseKey, PATTERN},
+        noise::{self, PATTERN},
     },
     negotiation::{Choice, Features},
+    noise_key::NoiseKey,
     protocol::{Kind, Message},
 };
 

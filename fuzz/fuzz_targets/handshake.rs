@@ -16,7 +16,7 @@ use std::{
 
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use ws_guard_server::{handshake::{self, Refusal}, negotiation::{Client, Table}, proxies::Proxies, Config};
+use ws_guard_server::{handshake, refusal::Refusal, negotiation::{Client, Table}, proxies::Proxies, Config};
 use ws_guard::config::server::ServerSection;
 
 /// Rows with and without a share, and one that is not compressed.
@@ -125,7 +125,7 @@ fn run(bytes: &[u8], proxy_protocol: bool, piece: usize) -> Outcome {
     });
     let outcome = polls.expect("it ends when its stream does");
     let written = written.take();
-    // An answer has the version of its request, and nobody upgrades HTTP/1.0 (RFC 6455, 4.1).
+    // An answer has the version of its request, and HTTP/1.0 has no upgrade (RFC 6455, 4.1).
     let answers = |version: &str, status: u16| {
         written.starts_with(format!("HTTP/{version} {status} ").as_bytes())
     };

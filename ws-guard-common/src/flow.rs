@@ -28,10 +28,12 @@ pub use crate::checkpoint::{
 };
 use crate::{
     flood::ClassWindow,
-    maps::{Account, Beginning, SpinLock},
+    maps::{Account, Beginning, FAR, SpinLock},
+    offer::{self, Shut, unread},
     pace::Hold,
     search::{Candidate, LONGEST, Search},
     seq::{after, before, later},
+    source::millis,
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
     verifier::forget,
     window::{Rate, RateWindow},
@@ -96,16 +98,23 @@ pub const SERVER_DONE: u8 = 1 << 7;
 /// Midstream pickup, where frames seemed to begin.
 pub const JOINED: u8 = 1 << 6;
 
+/// Value of [`Flow::ended`]. No small number: programs before schema 12 kept the time of a ping there.
+pub const ENDED: u32 = 0xE4DE_D0E5;
+
 /// Silence of a client after which its flow may make room for others, ns.
 pub const IDLE_NS: u64 = 300_000_000_000;
 
 /// Bytes of an out-of-sync client that pass before it has to let the server answer, see
-/// [`Flow::may_pass_unread`]: about the initial window of a TCP (RFC 6928).
+/// [`Flow::pass_unread`]: about the initial window of a TCP (RFC 6928).
 pub const UNREAD: u32 = 16 * 1024;
+/// The same of a [hidden](Flow::hidden) client: its frames are followed, unless they begin elsewhere.
+pub const HIDDEN: u32 = 1 << 20;
+/// Pongs without a ping of such a client that are taken for a server's own (RFC 6455, 5.5.3).
+const SPARE_PONGS: u64 = 8;
 /// Silence of a server with room to send after which it has nothing to send, ms.
 pub const QUIET_MS: u32 = 8;
-/// Window with room for some pongs, as in a TCP header: its scale is unknown.
-pub const ROOM: u32 = 64;
+/// Window with room for a segment of pongs: TCP sends nothing of one that does not fit.
+pub const ROOM: u32 = 4096;
 
 /// Maximum lag of a client's acknowledgement behind its latest, bytes: the largest window that a
 /// client offers. (Linux accepts what is within the largest that it has offered.)
@@ -157,6 +166,9 @@ pub struct Flow {
     pub doubted: u8,
     /// Not 0: out-of-order segments have passed, and are kept ([`crate::held`]).
     pub held: u8,
+    /// Not 0: what passed before the first frame was not read completely, so that frames may begin
+    /// elsewhere: [`Flow::pass_unread`].
+    pub hidden: u8,
     /// Number of [traces](crate::trail) of unacknowledged headers.
     pub traces: u16,
     /// Trail that holds them: its number plus 1, or 0.
@@ -173,18 +185,23 @@ pub struct Flow {
     pub witnessed: u32,
     /// Number of times the flow went out of sync; from the first on, the counters are lower bounds.
     pub unsynced_total: u32,
-    /// Latest ping-to-pong time (XDP to TC egress), microseconds; 0 when none was measured yet.
+    /// Latest time from a client's ping to its pong (XDP to TC egress), microseconds; 0 when none was
+    /// measured yet.
     pub heartbeat_rtt_us: u32,
     /// Segments past the cursor.
     pub gaps: u32,
+    /// The client's latest shut window, without [`ROOM`].
+    pub shut: Shut,
     /// Time when the handshake ended, ns of CLOCK_MONOTONIC.
     pub opened_ns: u64,
     /// Time of the client's latest segment with payload, the same clock (coarse).
     pub last_ns: u64,
     /// Time when the server last sent a segment without a new acknowledgement, the same clock.
     pub repeated_ns: u64,
-    /// Arrival of the ping that waits for its pong, the same clock; 0 when none waits.
-    pub ping_ns: u64,
+    /// Time of the server's latest segment with payload, milliseconds modulo 2^32.
+    pub server_ms: u32,
+    /// [`ENDED`] once the first sign of its end was counted.
+    pub ended: u32,
     /// Frames that began in the client's stream.
     pub frames_in: u64,
     /// PING frames among them.
@@ -219,7 +236,7 @@ pub struct Flow {
     pub over_generation: u32,
     /// Beginning of the connection; zeros where it was not seen.
     pub began: Beginning,
-    /// Bytes passed unread since the last reset: [`Flow::may_pass_unread`].
+    /// Bytes passed unread since the last reset: [`Flow::pass_unread`].
     pub unread: u32,
     /// [`Flow::server_high`] at that reset...
     pub unread_high: u32,
@@ -294,8 +311,10 @@ impl Flow {
         self.state = state::OPEN;
         self.flags = flags;
         self.held = 0;
+        self.hidden = 0;
         self.opened_ns = now_ns;
         self.last_ns = now_ns;
+        self.server_ms = millis(now_ns);
     }
 
     /// Open a flow at the server's ServerHello, from its acknowledgement number: of the client's
@@ -343,6 +362,15 @@ impl Flow {
     pub fn hear(&mut self, ack: u32) {
         self.client_ack = later(self.client_ack, ack);
         self.oldest_ack = later(self.oldest_ack, self.client_ack.wrapping_sub(OLDEST_ACK));
+    }
+
+    /// Take over the `window` of a client's credible segment, as in a TCP header.
+    /// A plain word, written by this side only.
+    #[inline(always)]
+    pub const fn offers(&mut self, seq: u32, window: u32) {
+        if !self.has_room(window) && seq.wrapping_sub(self.acked) <= FAR {
+            self.shut.offers(seq, false);
+        }
     }
 
     /// Plan the treatment of the client's segment of `len` payload bytes at `seq`. Changes nothing.
@@ -417,7 +445,9 @@ impl Flow {
         }
         self.forget(ack);
         let closed = self.state == state::CLOSED;
-        if self.flags & FIN_SEEN != 0 && ack == self.fin.wrapping_add(1) {
+        // An end would forget that the flow is out of sync, and any segment may have said where it is.
+        let ends = self.state != state::UNSYNCED && self.flags & FIN_SEEN != 0;
+        if ends && ack == self.fin.wrapping_add(1) {
             self.state = state::CLOSED;
             return if closed { Acknowledged::Fine } else { Acknowledged::Closed };
         }
@@ -443,35 +473,67 @@ impl Flow {
         self.unread_high = self.server_high;
     }
 
-    /// Decide whether a segment of `len` bytes passes while it is unknown where frames begin in it:
-    /// at most [`UNREAD`] bytes, and the rest of a segment, do before the client lets the server
-    /// answer. `ack` and `window` are the segment's.
+    /// Decide whether a segment of `len` bytes passes while it is unknown where frames begin in it: one
+    /// of [`unread`]. `seq`, `ack` and `window` are the segment's, `now` is in milliseconds.
     ///
     /// Pongs reveal unseen pings once they are sent, but a client that offers no window or
-    /// acknowledges nothing holds them back. So the count is reset when the client has taken
-    /// something sent since the last reset and it contains no unsolicited pong, or when there was
-    /// room and the server was silent.
+    /// acknowledges nothing holds them back. So it passes only with a window in which the server may
+    /// answer: at most [`UNREAD`] bytes, and the rest of a segment. That count is reset when the client
+    /// has taken something sent since the last reset and it contains no unsolicited pong, or when the
+    /// server was silent. Of a hidden one nothing has to be waited for.
     #[inline(always)]
-    pub fn may_pass_unread(&mut self, ack: u32, window: u32, len: u32, now_ms: u32) -> bool {
+    pub fn pass_unread(&mut self, seq: u32, ack: u32, window: u32, len: u32, now: u32) -> u32 {
+        let hidden = self.state != state::UNSYNCED;
+        let most = if hidden { HIDDEN } else { UNREAD };
         let told = self.witnessed != self.unread_witnessed;
+        let waited = hidden || now.wrapping_sub(self.unread_ms) >= QUIET_MS;
         let taken = after(ack, self.unread_high);
-        let waited = now_ms.wrapping_sub(self.unread_ms) >= QUIET_MS;
-        let quiet = waited && ack == self.server_high && window >= ROOM;
-        if taken || quiet {
+        let quiet = waited && ack == self.server_high;
+        let room = self.has_room(window);
+        let room = self.shut.offers(seq, room);
+        // Nor may it where its 101 may have been text: its pongs are not recognised then.
+        let room = room && (hidden || !self.may_be_http());
+        if room && (taken || quiet) {
             self.unread = if told { self.unread } else { 0 };
             self.unread_high = self.server_high;
             self.unread_witnessed = self.witnessed;
-            self.unread_ms = now_ms;
+            self.unread_ms = now;
         }
         // Records have no pongs.
-        let may = self.unread < UNREAD || self.in_records();
-        self.unread = self.unread.saturating_add(if may { len } else { 0 });
-        may
+        let decided = match self.in_records() {
+            true => unread::PASSES,
+            false => unread::decide(room, self.unread, most),
+        };
+        self.unread = self.unread.saturating_add(len);
+        decided
     }
 
-    /// Begin a search for frames in the segment of `len` payload bytes at `seq`, while unsynced.
+    /// Check whether the server may send a segment into the client's `window`, as in a TCP header.
+    #[inline(always)]
+    const fn has_room(&self, window: u32) -> bool {
+        offer::has_room(window, self.began.client_scale, ROOM)
+    }
+
+    /// Record that frames may begin elsewhere than it seems.
+    #[inline(always)]
+    pub const fn may_hide(&mut self, may: bool) {
+        self.hidden = may as u8;
+        self.unread_high = self.server_high;
+    }
+
+    /// Check whether the server may take new bytes from the segment of `len` payload bytes at `seq`.
+    #[inline(always)]
+    const fn is_near(&self, seq: u32, len: u32) -> bool {
+        let ahead = seq.wrapping_sub(self.acked) as i32;
+        after(seq.wrapping_add(len), self.acked) && ahead <= FAR as i32
+    }
+
+    /// Begin a search for frames in the segment of `len` payload bytes at `seq`, while unsynced. In one
+    /// of which the server takes nothing there are none.
     #[inline(always)]
     pub fn search(&self, seq: u32, len: u32) -> Search {
+        let near = self.is_near(seq, len);
+        let (seq, len) = if near { (seq, len) } else { (self.candidate.next, 0) };
         Search::new(self.candidate, seq, len).of_records(self.in_records())
     }
 
@@ -497,6 +559,7 @@ impl Flow {
         self.client.mark = mark;
         self.high = next;
         self.state = state::OPEN;
+        self.may_hide(true);
         self.flags = self.flags & !(GAP | HOLE | REWOUND) | JOINED;
         self.kept = 0;
         self.trace_anew();
@@ -536,8 +599,9 @@ impl Flow {
     #[inline(always)]
     pub fn unseen_pings(&mut self) -> u32 {
         let seen = self.pings_in.wrapping_sub(self.defused) + self.witnessed as u64;
-        let asks = self.state == state::UNSYNCED || self.is_uncertain();
-        if !asks || self.pongs_out <= seen {
+        let asks = self.state == state::UNSYNCED || self.is_uncertain() || self.hidden != 0;
+        let sure = self.state == state::OPEN && !self.is_uncertain();
+        if !asks || self.pongs_out <= seen + if sure { SPARE_PONGS } else { 0 } {
             return 0;
         }
         let unseen = (self.pongs_out - seen) as u32;
@@ -552,11 +616,12 @@ impl Flow {
     /// It ends the connection only at the server's exact next byte (RFC 5961, 3.2); the server
     /// ignores any other, and so does the guard.
     ///
-    /// Even then the server may have discarded it, for example for a bad checksum: if more data
+    /// One that is out of sync goes on: reopened, it would be taken for one that is followed. Even
+    /// at that byte the server may have discarded it, for example for a bad checksum: if more data
     /// arrives, [`Flow::reopen`].
     #[inline(always)]
     pub fn client_reset(&mut self, seq: u32) -> bool {
-        let ends = seq == self.acked && self.state != state::CLOSED;
+        let ends = seq == self.acked && self.state == state::OPEN;
         if ends {
             self.state = state::CLOSED;
         }
@@ -568,19 +633,26 @@ impl Flow {
     /// enough: see [`Flow::reopen`]. Only used under pressure.
     #[inline(always)]
     pub const fn is_over(&self, silent_ns: u64) -> bool {
-        let ended = self.state == state::CLOSED && self.flags & SERVER_DONE != 0;
-        ended || silent_ns > IDLE_NS
+        self.has_ended() || silent_ns > IDLE_NS
+    }
+
+    /// Check whether both sides have ended the connection. Where it is out of sync the client's end is
+    /// not known.
+    #[inline(always)]
+    pub const fn has_ended(&self) -> bool {
+        self.state != state::OPEN && self.flags & SERVER_DONE != 0
     }
 
     /// Reopen a closed flow at new data, up to `end`.
-    /// Otherwise a RST or FIN that only the guard accepted would let everything pass. The flow is
-    /// unsynced if it was before; `false` for old data.
+    /// Otherwise a RST or FIN that only the guard accepted would let everything pass.
+    /// `false` for old data.
     #[inline(always)]
     pub fn reopen(&mut self, end: u32) -> bool {
         let goes_on = after(end, self.acked);
         if goes_on {
             self.state = state::OPEN;
             self.flags &= !FIN_SEEN;
+            self.ended = 0;
             if after(self.acked, self.client.resume()) {
                 self.lose_step();
             }
@@ -614,6 +686,16 @@ impl Flow {
     #[inline(always)]
     pub const fn is_paced(&self, now: u64) -> bool {
         self.paced == paced::YES && self.is_over_limit(now)
+    }
+
+    /// Time since the latest payload in either direction, ns.
+    #[inline(always)]
+    pub const fn silent_ns(&self, now: u64) -> u64 {
+        let client = now.saturating_sub(self.last_ns);
+        // The flow may be younger than the reading of the clock.
+        let server = millis(now).wrapping_sub(self.server_ms) as i32;
+        let server = if server < 0 { 0 } else { server as u64 * 1_000_000 };
+        if client < server { client } else { server }
     }
 
     /// Check whether the connection is over the limit now.

@@ -14,16 +14,21 @@ mod key;
 mod pending;
 mod policy;
 mod request;
+mod server;
 mod shared;
+mod stranger;
+mod suspect;
+mod unopened;
 
 pub use self::{
-    client::*, counter::*, event::*, key::*, pending::*, policy::*, request::*, shared::*,
+    client::*, counter::*, event::*, key::*, pending::*, policy::*, request::*, server::*,
+    shared::*, stranger::*, suspect::*, unopened::*,
 };
 
 use crate::{flow::Flow, source::Source};
 
 /// Version of the layouts, kept in the pin directory.
-pub const SCHEMA_VERSION: u32 = 9;
+pub const SCHEMA_VERSION: u32 = 12;
 
 /// Names of the maps, as in the object and in the pin directory.
 pub mod name {
@@ -59,6 +64,9 @@ pub mod name {
     pub const SUSPECTS: &str = "SUSPECTS";
     /// LRU hash: [`super::FlowKey`] → [`super::Unopened`], connections since their SYN-ACK.
     pub const BEGINNINGS: &str = "BEGINNINGS";
+    /// Array of `u32`: window scales of the latest SYNs, by [`super::syn_slot`], with their
+    /// [`super::syn_tag`] and encoded as in [`crate::pace::scale`].
+    pub const SYNS: &str = "SYNS";
     /// Array of two sets of [`super::SCOPES`] [`super::Policy`]: the set in force, and the one being
     /// written.
     pub const POLICY: &str = "POLICY";
@@ -70,6 +78,13 @@ pub mod name {
     pub const SHARED: &str = "SHARED";
     /// Per-CPU array of one [`super::Counters`].
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU hash: [`super::ServerKey`] → [`super::Server`], figures of up to [`super::SERVERS`] servers.
+    pub const SERVERS: &str = "SERVERS";
+    /// LRU hash: [`super::FlowKey`] → [`crate::heartbeat::Heartbeats`], pings that wait for their pongs.
+    /// Changed under the flow's lock.
+    pub const HEARTBEATS: &str = "HEARTBEATS";
+    /// Per-CPU array of one [`super::Server`]: figures of all other servers together.
+    pub const OTHERS: &str = "OTHERS";
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
 }
@@ -100,8 +115,11 @@ const _: () = {
     assert!(size_of::<Source>() == 384);
     assert!(size_of::<Event>() == 80);
     assert!(size_of::<Request>() == 40);
-    assert!(size_of::<Pending>() == 264);
+    assert!(size_of::<Pending>() == 552);
     assert!(size_of::<Suspect>() == 40);
     assert!(size_of::<Stranger>() == 16);
     assert!(size_of::<Ports>() == 65_536);
+    assert!(size_of::<crate::heartbeat::Heartbeats>() == 36);
+    assert!(size_of::<ServerKey>() == 20);
+    assert!(size_of::<Server>() == 640);
 };

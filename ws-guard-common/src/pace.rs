@@ -47,6 +47,9 @@ pub const LEAST: u32 = 128;
 pub const DUE: u32 = 2048;
 /// Maximum wait until the next such segment, milliseconds.
 pub const LONGEST_DUE_MS: u32 = 32 * STALL_MS;
+/// Maximum of [`Budget::patience`], milliseconds: also a crowd behind one address, of which each goes a little
+/// over the limit, shares a source.
+const PATIENCE_MS: u32 = 4 * STALL_MS;
 /// Minimum interval between probes of one new byte that pass, ms.
 pub const PROBE_MS: u32 = 100;
 
@@ -221,7 +224,8 @@ impl Hold {
         if after(server.edge(), self.edge) { ahead } else { 0 }
     }
 
-    /// Number of the `wanted` bytes that the connection gets even from an empty bucket.
+    /// Number of the `wanted` bytes that the connection gets even from an empty bucket, unless it has to wait
+    /// longer: [`Budget::patience`].
     #[inline(always)]
     pub const fn minimum(&self, server: &Advertised, wanted: u32, now_ms: u32) -> u32 {
         if now_ms.wrapping_sub(self.moved_ms) < STALL_MS {
@@ -260,14 +264,15 @@ impl Hold {
 
     /// Decide whether a segment of `len` bytes that the server waits for may pass now.
     /// The next one may after [`STALL_MS`], and later by as much for each [`DUE`] bytes that its length
-    /// or its frames cost.
+    /// or its frames cost, and by its source's `patience`.
     #[inline(always)]
-    pub const fn due(&mut self, len: u32, now_ms: u32) -> bool {
+    pub const fn due(&mut self, len: u32, now_ms: u32, patience: u32) -> bool {
         let wait = self.due_ms.wrapping_sub(now_ms) as i32;
         if wait > LONGEST_DUE_MS as i32 {
             self.due_ms = now_ms.wrapping_add(LONGEST_DUE_MS);
         }
-        let due = wait <= 0;
+        let passed = self.due_ms != self.since_ms;
+        let due = wait <= if passed { -(patience as i32) } else { 0 };
         if due {
             self.due_ms = now_ms.wrapping_add((len / DUE + 1) * STALL_MS);
         }
@@ -330,7 +335,7 @@ impl Budget {
         cost: u32,
         more: u32,
     ) -> u32 {
-        self.fill(now_ms, rate / FIRSTS_FILL);
+        self.fill(now_ms, Self::first_rate(rate));
         self.owe_up_to(FIRSTS, more);
         let left = FIRSTS.saturating_sub(self.taken);
         if cost <= left {
@@ -339,6 +344,16 @@ impl Budget {
         }
         self.taken += left;
         (wanted as u64 * left as u64 / cost as u64) as u32
+    }
+
+    /// Decide whether a segment of `len` bytes passes for one of the first bytes of its source's
+    /// connections, as it does while any are left.
+    #[inline(always)]
+    pub const fn admits_first(&mut self, now_ms: u32, rate: u32, len: u32) -> bool {
+        self.fill(now_ms, Self::first_rate(rate));
+        let admits = self.taken < FIRSTS;
+        self.taken = if admits { self.taken.saturating_add(len) } else { self.taken };
+        admits
     }
 
     /// Take `bytes` that were not granted: those of a minimum.
@@ -354,6 +369,34 @@ impl Budget {
         let taken = self.taken.saturating_add(bytes);
         let most = if self.taken > most { self.taken } else { most };
         self.taken = if taken < most { taken } else { most };
+    }
+
+    /// Take `bytes` that passed on a connection because it waited for long. They come from the first bytes
+    /// of its source's connections, which many of them together may overdraw.
+    #[inline(always)]
+    pub const fn owe_first(&mut self, rate: u32, bytes: u32) {
+        let most = Self::first_rate(rate).saturating_mul(PATIENCE_MS / 1000);
+        self.owe_up_to(FIRSTS.saturating_add(most), bytes);
+    }
+
+    /// Time that each connection waits for such bytes beyond [`STALL_MS`], milliseconds: 0 unless they are
+    /// overdrawn.
+    #[inline(always)]
+    pub const fn patience(&mut self, now_ms: u32, rate: u32) -> u32 {
+        let rate = Self::first_rate(rate);
+        self.fill(now_ms, rate);
+        let over = self.taken.saturating_sub(FIRSTS) as u64;
+        let most = rate as u64 * (PATIENCE_MS / 1000) as u64;
+        if over >= most {
+            return PATIENCE_MS;
+        }
+        (over * 1000 / rate as u64) as u32
+    }
+
+    /// Rate at which first bytes are refilled.
+    #[inline(always)]
+    const fn first_rate(rate: u32) -> u32 {
+        if rate < FIRSTS_FILL { 1 } else { rate / FIRSTS_FILL }
     }
 
     /// Decide whether a segment of `len` bytes passes whole, as it does while anything is left. All
@@ -392,6 +435,31 @@ mod tests {
 
     fn server(ack: u32, window: u32, shift: u32) -> Advertised {
         Advertised { ack, window, shift }
+    }
+
+    #[test]
+    fn many_that_wait_share_what_passes_in_any_case() {
+        const RATE: u32 = 16 << 10;
+        let mut firsts = Budget::default();
+        // One connection's minimum, or its due segments, are refilled.
+        for second in 0..60 {
+            assert_eq!(firsts.patience(second * 1000, RATE), 0);
+            firsts.owe_first(RATE, 1448);
+        }
+        let mut firsts = Budget { taken: FIRSTS, filled_ms: 60_000 };
+        let (mut passed, mut next) = (0u32, [0u32; 300]);
+        for ms in (60_000..360_000).step_by(100) {
+            for next in &mut next {
+                let wait = STALL_MS + firsts.patience(ms, RATE);
+                if ms - *next >= wait {
+                    firsts.owe_first(RATE, 1448);
+                    (*next, passed) = (ms, passed + 1448);
+                }
+            }
+        }
+        // 300 of them for the longest wait each, after a first one.
+        assert!(passed < 300 * 1448 * (2 + 300_000 / (STALL_MS + PATIENCE_MS)), "{passed}");
+        assert_eq!(Budget::default().patience(0, 1), 0);
     }
 
     #[test]
@@ -542,16 +610,16 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever passes between them.
+        /// Whatever passes between them, of what fits a packet: that is paid for in LONGEST_DUE_MS.
         #[test]
-        fn what_is_due_is_paid_for_with_time(steps in prop::collection::vec((0u32..3000, 0u32..70_000, any::<bool>()), 1..200)) {
+        fn what_is_due_is_paid_for_with_time(steps in prop::collection::vec((0u32..3000, 0u32..65_536, any::<bool>()), 1..200)) {
             let (mut hold, mut now, mut passed) = (Hold::default(), 1000u32, 0u64);
             hold.begin(now, 0, 0);
             for (wait, len, probes) in steps {
                 now += wait;
                 if probes {
                     hold.reach(hold.edge, 1, now);
-                } else if hold.due(len, now) {
+                } else if hold.due(len, now, 0) {
                     let most = u64::from(now - 1000) * u64::from(DUE) / u64::from(STALL_MS);
                     prop_assert!(passed <= most, "{passed} bytes before the last one, {most} allowed");
                     passed += u64::from(len);
@@ -576,17 +644,17 @@ mod tests {
     fn a_due_segment_of_small_frames_is_waited_for_longer() {
         let mut hold = Hold::default();
         hold.begin(1000, 0, 0);
-        assert!(hold.due(1448, 1000));
+        assert!(hold.due(1448, 1000, 0));
         // Its 200 frames count as 51,200 bytes.
         assert_eq!(hold.count(1448, 200), 200 * FRAME - 1448);
         let wait = STALL_MS + (200 * FRAME - 1448) * STALL_MS / DUE;
-        assert!(!hold.due(1448, 1000 + wait - 1));
-        assert!(hold.due(1448, 1000 + wait));
+        assert!(!hold.due(1448, 1000 + wait - 1, 0));
+        assert!(hold.due(1448, 1000 + wait, 0));
         for frames in 0..100 {
             hold.count(10_000 + frames, 1_000_000 * frames);
         }
-        assert!(!hold.due(1448, 2000 + wait));
-        assert!(hold.due(1448, 2000 + wait + LONGEST_DUE_MS));
+        assert!(!hold.due(1448, 2000 + wait, 0));
+        assert!(hold.due(1448, 2000 + wait + LONGEST_DUE_MS, 0));
     }
 
     #[test]

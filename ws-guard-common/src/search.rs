@@ -6,6 +6,8 @@
 //! [`PROOF`] headers in a row count as frames. HTTP, HTTP/2 and TLS have no such chains: their
 //! first bytes lack the mask bit or set bits that RFC 6455 reserves.
 
+use core::hint::black_box;
+
 use crate::{
     frame::{self, MASK, MAX_CONTROL_PAYLOAD, RSV, RSV1, opcode},
     record,
@@ -193,14 +195,22 @@ fn frame_at<S: Segment>(segment: &S, at: u32, from_server: bool) -> u32 {
         let whole = first & frame::FIN != 0 && len7 <= MAX_CONTROL_PAYLOAD as u32;
         return if whole { 2 + key + len7 } else { 0 };
     }
+    // Servers accept lengths in more bytes than they need, and do not write them.
     if len7 == 126 {
-        let extended = segment.u16_at(at + 2).map_or(0, u32::from);
-        return if extended >= 126 { 4 + key + extended } else { 0 };
+        return match segment.u16_at(at + 2) {
+            Some(extended) if extended >= 126 || !from_server => 4 + key + u32::from(extended),
+            _ => 0,
+        };
     }
     if len7 == 127 {
-        let extended = segment.u64_at(at + 2).map_or(0, |length| length);
-        let fits = extended > 0xFFFF && extended <= LONGEST as u64;
-        return if fits { 10 + key + extended as u32 } else { 0 };
+        // Or LLVM reads both lengths with one check of bounds, which verifiers before Linux 6.12 do
+        // not follow.
+        return match segment.u64_at(black_box(at + 2)) {
+            Some(extended) if extended <= LONGEST as u64 && (extended > 0xFFFF || !from_server) => {
+                10 + key + extended as u32
+            }
+            _ => 0,
+        };
     }
     2 + key + len7
 }

@@ -13,7 +13,7 @@ use ws_guard_oracle::{
     streams::frame,
 };
 
-/// A connection that lost step: the server acknowledged `base`, which nobody saw coming.
+/// A connection out of sync: the server acknowledged the unseen `base`.
 fn unsynced(base: u32) -> Replay {
     let mut replay = Replay::open(base.wrapping_sub(1), 0, 0, Mode::Guard);
     replay.acknowledge(base);
@@ -233,7 +233,7 @@ fn a_stream_that_can_be_read_in_two_ways_is_read_in_the_first_one_that_proves_it
 }
 
 #[test]
-fn pongs_tell_of_pings_that_nobody_saw() {
+fn pongs_reveal_unseen_pings() {
     let mut replay = unsynced(0);
     replay.flow.pongs_out = 5;
     assert_eq!((replay.flow.unseen_pings(), replay.flow.unseen_pings()), (5, 0));

@@ -12,7 +12,7 @@ use ws_guard_oracle::{
 };
 
 const SEGMENT: usize = 1448;
-/// One in so many segments is lost.
+/// One in this number of segments is lost.
 const LOST: u32 = 20;
 /// Segments in a round trip.
 const WINDOW: usize = 40;

@@ -1,7 +1,7 @@
 //! One fixture for each error that the property tests found.
 
 use ws_guard_common::{
-    flow::{Acknowledged, CHECKPOINTS, Flow, OLDEST_ACK, state},
+    flow::{Acknowledged, CHECKPOINTS, FIN_SEEN, Flow, OLDEST_ACK, SERVER_DONE, state},
     replay::{Mode, Reason, Replay, Verdict},
     tracker::{Step, Walk},
     window::{Rate, RateWindow},
@@ -221,13 +221,25 @@ fn what_the_server_takes_of_a_closed_flow_unseen_is_noticed() {
     assert_eq!((replay.flow.state, replay.flow.unsynced_total), (state::UNSYNCED, 1));
 }
 
+/// Reopened, it would be taken for one that is followed, with a cursor of the attacker's choice.
 #[test]
-fn a_flow_that_lost_step_is_not_in_step_when_it_is_opened_again() {
-    let mut replay = guarded();
-    assert_eq!(replay.acknowledge(10), Acknowledged::Unsynced);
-    assert!(replay.flow.client_reset(10));
-    assert!(replay.flow.reopen(20));
-    assert_eq!(replay.flow.state, state::UNSYNCED);
+fn a_flow_out_of_sync_is_not_ended_by_what_the_server_may_not_have_seen() {
+    let out_of_sync = || {
+        let mut replay = guarded();
+        assert_eq!(replay.acknowledge(10), Acknowledged::Unsynced);
+        replay.flow.client.next = 1 << 29;
+        replay
+    };
+    let mut reset = out_of_sync();
+    assert!(!reset.flow.client_reset(10));
+    assert_eq!(reset.flow.state, state::UNSYNCED);
+    let mut finished = out_of_sync();
+    (finished.flow.fin, finished.flow.flags) = (30, FIN_SEEN);
+    assert_eq!(finished.acknowledge(31), Acknowledged::Fine);
+    assert_eq!(finished.flow.state, state::UNSYNCED);
+    assert!(!finished.flow.has_ended());
+    finished.flow.flags |= SERVER_DONE;
+    assert!(finished.flow.has_ended());
 }
 
 /// Who observes passes what it cannot judge, and knows no more than before.

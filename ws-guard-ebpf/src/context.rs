@@ -1,6 +1,5 @@
 //! Context of the current segment, and the verdicts about it.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
     flow::Flow,
     maps::{Account, Client, Counter, FlowKey, LIMITS_CLASSES, Policy, SourceKey, TLS},
@@ -8,10 +7,11 @@ use ws_guard_common::{
 };
 
 use crate::{
+    cpu,
     limits::sources,
     packet::{Packet, Segment},
     report,
-    stream::walk::{self, Walker},
+    stream::walk::Walker,
 };
 
 /// Verdict about a packet.
@@ -150,15 +150,9 @@ pub fn run_out<P: Packet>(
 /// Not in line: the caller's stack is also the walk's.
 #[inline(never)]
 fn grant(context: &Context, flow: &Flow) {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return;
     };
     let over = flow.is_over_limit(context.now) && context.enforces();
     state.walk.budget = if over { sources::budget(context.now) } else { Walk::UNLIMITED };
-    state.asked_ns = flow.ping_ns;
-    if flow.ping_ns == 0 && state.walk.budget > 0 {
-        // From now on a ping may wait for its pong.
-        // SAFETY: no arguments, no effects.
-        state.asked_ns = unsafe { bpf_ktime_get_ns() };
-    }
 }

@@ -2,32 +2,31 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::bpf_ktime_get_coarse_ns,
     programs::TcContext,
 };
 use ws_guard_common::{
     flow::{Acknowledged, Flow, SERVER_DONE, paced, state},
-    maps::{Beginning, Counter, EventKind, FlowKey, Unopened},
+    maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened},
     search::LONGEST,
     seq::{after, later},
+    source::millis,
     tracker::{GUESSED, RSV1_AGREED, Segment, Step, Tracker, Walk},
 };
 
 use crate::{
     context::{Context, Verdict},
-    debug,
+    cpu, debug,
     limits::sources,
     maps::{self, BEGINNINGS, FLOWS, STRANGERS, locked},
     opening::{handshake, identify, pending_upgrades, role},
     packet::{
-        self, ACK, FIN, Parsed, RST, SYN,
+        self, ACK, FIN, Parsed, RST, SYN, options,
         skb::{self, SkbPayload, parse_skb},
     },
     report::{self, Side},
-    stream::{
-        midstream, tls,
-        walk::{self, Walker},
-    },
+    servers,
+    stream::{heartbeat, midstream, tls, walk::Walker},
 };
 
 /// First bytes of every HTTP/1.1 response.
@@ -93,8 +92,21 @@ fn follow(ctx: &TcContext) -> Verdict {
 /// frames.
 #[inline(always)]
 fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
-    let asked = pending_upgrades::is_under_way();
+    let generation = context.policy.generation;
     let packet = SkbPayload::new(ctx, context.segment, Side::Server);
+    if !context.is_tls() && pending_upgrades::asks_nothing(generation) {
+        let switches = context.segment.len != 0 && handshake::is_switching(&packet, 0);
+        let other = switches && pending_upgrades::answers();
+        if !other && !pending_upgrades::awaits_body() {
+            // Text of a body may look like a 101.
+            pending_upgrades::prove(generation);
+            return Verdict::Pass;
+        }
+        if other {
+            // The server has read other requests.
+            pending_upgrades::doubt();
+        }
+    }
     let verdict = match context.is_tls() {
         true => tls::answer(context, packet),
         false => handshake::answer(context, packet),
@@ -103,8 +115,8 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
         return verdict;
     }
     let Some(flow) = FLOWS.get_ptr_mut(context.key()) else {
-        pending_upgrades::prove(context.policy.generation);
-        midstream::remember(context, SkbPayload::new(ctx, context.segment, Side::Server), asked);
+        pending_upgrades::prove(generation);
+        midstream::remember(context, SkbPayload::new(ctx, context.segment, Side::Server));
         return Verdict::Pass;
     };
     debug::opened(ctx);
@@ -123,6 +135,11 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
         return false;
     }
     report::count(Counter::EgressTracked);
+    if segment.len > 0 {
+        // A single word.
+        flow.server_ms = millis(context.now);
+        servers::in_place(Side::Server, segment.seq, flow.server_high);
+    }
     let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
     // A single word, and a connection's segments leave one after the other.
     flow.server_high = later(flow.server_high, end);
@@ -130,6 +147,8 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     let resets = segment.flags & RST != 0 && segment.seq == flow.server_high;
     if resets || segment.flags & FIN != 0 {
         done(flow);
+        let end = if resets { End::ServerReset } else { End::ServerFin };
+        servers::ended(end);
     }
     if resets && flow.state != state::CLOSED {
         locked(
@@ -164,7 +183,7 @@ fn tracked(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
 /// Not where those are counted: the stack is too small for both.
 #[inline(always)]
 fn charge_unseen(context: &Context) {
-    let unseen = walk::resume().map_or(0, |state| state.unseen);
+    let unseen = cpu::resume().map_or(0, |state| state.unseen);
     if unseen > 0 {
         midstream::witnessed(context, unseen);
     }
@@ -188,23 +207,28 @@ fn done(flow: &mut Flow) {
 fn begins(ctx: &TcContext, key: &FlowKey, segment: &packet::Segment, generation: u32) {
     let (seq, ack) = (segment.seq, segment.ack);
     let scale = skb::window_scale(ctx);
-    // SAFETY: single words of a value that stays mapped while the program runs.
-    let again = FLOWS.get_ptr(key).is_some_and(|flow| unsafe { (*flow).begins_again(seq, ack) });
+    let again = match FLOWS.get_ptr(key) {
+        // SAFETY: single words of a value that stays mapped while the program runs.
+        Some(flow) => unsafe { (*flow).begins_again(seq, ack) },
+        None => BEGINNINGS.get_ptr(key).is_some_and(|unopened| {
+            // SAFETY: as above.
+            let began = unsafe { (*unopened).began };
+            began.client_next == ack && began.server_next == seq
+        }),
+    };
+    // What passed before a repetition has passed.
     if !again {
+        servers::ended(End::Silence);
         let _ = FLOWS.remove(key);
+        let has_data = pending_upgrades::is_known();
         pending_upgrades::forget();
         let _ = STRANGERS.remove(key);
-        // SAFETY: single words, as above.
-        let known = BEGINNINGS.get_ptr(key).is_some_and(|unopened| unsafe {
-            (*unopened).began.client_next == ack && (*unopened).began.server_next == seq
-        });
-        if known {
-            // A repetition: what passed meanwhile has passed.
-            return;
-        }
-        let (client_next, server_next, scale) = (ack, seq, scale as u8);
-        let began = Beginning { client_next, server_next, scale, _pad: [0; 3] };
-        let new = Unopened::new(began, generation);
+        let (client_next, server_next) = (ack, seq);
+        let client_scale = options::client_scale(key, ack, scale) as u8;
+        let (scale, _pad) = (scale as u8, [0; 2]);
+        let began = Beginning { client_next, server_next, scale, client_scale, _pad };
+        let mut new = Unopened::new(began, generation);
+        new.unread = has_data as u8;
         let _ = BEGINNINGS.insert(key, &new, BPF_ANY.into());
     }
 }
@@ -238,7 +262,7 @@ fn closed(context: &Context, flow: &mut Flow) {
 /// WebSocket.
 #[inline(never)]
 fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return true;
     };
     state.unseen = 0;
@@ -253,6 +277,7 @@ fn frames(ctx: &TcContext, context: &Context, flow: &mut Flow) -> bool {
     }
     if matches!(walker.run(), Step::Done) {
         answered(context, flow);
+        heartbeat::server_walked(&walker.packet);
     }
     true
 }
@@ -271,7 +296,7 @@ fn has_news(context: &Context, flow: &Flow) -> bool {
         // took another route, follow it from here on: servers write whole frames.
         start = Tracker::new(segment.seq, start.flags | GUESSED);
     }
-    let Some(state) = walk::state() else {
+    let Some(state) = cpu::state() else {
         return false;
     };
     state.walk = Walk::new(start, &start, segment.seq, segment.len);
@@ -282,7 +307,7 @@ fn has_news(context: &Context, flow: &Flow) -> bool {
 /// Commit a walk through the server's frames.
 #[inline(never)]
 fn answered(context: &Context, flow: &mut Flow) {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return;
     };
     let walk = &state.walk;
@@ -298,26 +323,18 @@ fn answered(context: &Context, flow: &mut Flow) {
         );
         return;
     }
-    let (mut asked, mut unseen) = (0, 0);
-    // SAFETY: no arguments, no effects.
-    let precise = if walk.pongs > 0 { unsafe { bpf_ktime_get_ns() } } else { 0 };
+    let mut unseen = 0;
     locked(flow, |flow| {
         flow.server = walk.tracker;
         flow.frames_out += walk.frames as u64;
         flow.pongs_out += walk.pongs as u64;
         flow.violations += walk.violations as u64;
-        if walk.pongs > 0 && flow.ping_ns != 0 && flow.ping_ns < precise {
-            asked = flow.ping_ns;
-            flow.ping_ns = 0;
-            flow.heartbeat_rtt_us = ((precise - asked) / 1000) as u32;
-        }
         unseen = flow.unseen_pings();
     });
     state.unseen = unseen;
-    if asked != 0 {
-        report::heartbeat(precise - asked);
-    }
     report::add(Counter::FramesOut, walk.frames as u64);
     report::add(Counter::PongsOut, walk.pongs as u64);
     report::violation_event(Side::Server, context.key(), walk, context.now);
+    let splits_header = walk.tracker.carried != 0;
+    servers::walked(Side::Server, walk.coalesces(), splits_header, walk.violations);
 }

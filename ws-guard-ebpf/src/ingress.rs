@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use ws_guard_common::{
     flow::{self, Action, Flow, Plan},
-    maps::{Counter, EventKind, LIMITS_CLASSES, MAY_BAN},
+    maps::{Counter, End, EventKind, LIMITS_CLASSES, MAY_BAN},
     seq::{after, later},
     tracker::Walk,
     verifier::forget,
@@ -19,10 +19,11 @@ use ws_guard_common::{
 
 use crate::{
     context::{Context, Outcome, Verdict, finished, run_out},
-    debug,
-    limits::{frame_limits, pace, sources},
+    cpu, debug,
+    limits::{frame_limits, pace, sources, unread},
     maps::{self, FLOWS, locked},
     opening::{
+        chunks,
         handshake::{self, Request},
         identify, pending_upgrades, role,
     },
@@ -33,14 +34,15 @@ use crate::{
         xdp::{XdpPayload, parse_xdp},
     },
     report::{self, Side},
+    servers,
     stream::{
         commit::{commit, count_walk, recommit, settle},
         fast_path::{self, came_to},
-        midstream, out_of_order,
+        heartbeat, midstream, out_of_order,
         retransmit::{self, again},
         tls,
         trail::{self, TRAIL},
-        walk::{self, Walker},
+        walk::Walker,
     },
 };
 
@@ -146,6 +148,7 @@ fn guard<P: Packet>(payload: impl Fn(&Segment) -> P) -> Verdict {
         return if segment.len == 0 { Verdict::Pass } else { context.drop(Counter::DroppedForged) };
     }
     flow.hear(segment.ack);
+    flow.offers(segment.seq, segment.window);
     if segment.len == 0 || flow.state == flow::state::CLOSED && !reopens(&context, flow) {
         return Verdict::Pass;
     }
@@ -169,27 +172,48 @@ enum Stray {
 fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) -> Stray {
     let segment = context.segment;
     if segment.flags & (SYN | ACK) == SYN {
-        options::refuse_mptcp(context, payload);
+        options::syn(context, payload);
     }
     if segment.len == 0 {
+        pending_upgrades::hear();
         return Stray::Pass;
     }
     let begins = match context.is_tls() {
         true if tls::hello(context, payload(segment)) => Request::Head,
         true => Request::Stranger,
-        false => handshake::request(context, payload(segment)),
+        // Not in there: the stack has no room.
+        false => match handshake::request(context, payload(segment)) {
+            Request::Chunks if chunks::follow(payload(segment)) => Request::Head,
+            Request::Chunks => Request::Stranger,
+            other => other,
+        },
     };
+    if segment.flags & SYN != 0 {
+        pending_upgrades::begins_with_data();
+    }
     match begins {
-        Request::Head => {
-            pending_upgrades::passes();
+        Request::Head | Request::Chunks => {
+            pending_upgrades::passes(true);
             return Stray::Pass;
         }
         Request::Early => {
-            let dropped = context.drop(Counter::DroppedEarly) == Verdict::Drop;
-            return if dropped { Stray::Drop } else { Stray::Pass };
+            if context.drop(Counter::DroppedEarly) == Verdict::Drop {
+                return Stray::Drop;
+            }
+            pending_upgrades::passes(false);
+            return Stray::Pass;
         }
         Request::Banned => return Stray::Drop,
-        Request::Stranger => pending_upgrades::passes(),
+        Request::Stranger => {
+            let passes = context.is_tls() || {
+                let decided = pending_upgrades::pass_unread(context.policy.generation);
+                unread::admits(context.now, decided)
+            };
+            if !passes && context.drop(Counter::DroppedUnsynced) == Verdict::Drop {
+                return Stray::Drop;
+            }
+            pending_upgrades::passes(false);
+        }
     }
     let joins = segment.flags & SYN == 0 && midstream::find(context, payload(segment));
     if joins && midstream::open(context) { Stray::Joined } else { Stray::Pass }
@@ -238,6 +262,10 @@ fn ending(context: &Context, flow: &mut Flow) {
             flow.last_ns = context.now;
         }
     });
+    if closed || flow.flags & flow::FIN_SEEN != 0 {
+        let end = if closed { End::ClientReset } else { End::ClientFin };
+        servers::ended(end);
+    }
     if closed {
         report::count(Counter::FlowsClosed);
         report::flow_event(EventKind::FlowClosed, context.key(), context.now, flow.frames_in);
@@ -252,6 +280,10 @@ fn data<P: Packet>(
     payload: &impl Fn(&Segment) -> P,
 ) -> Verdict {
     let segment = context.segment;
+    servers::in_place(Side::Client, segment.seq, flow.high);
+    if flow.hidden != 0 && !midstream::may_go_on(context, flow) {
+        return Verdict::Drop;
+    }
     let plan = flow.plan(segment.seq, segment.len);
     match plan.action {
         Action::Pass => {
@@ -271,6 +303,10 @@ fn data<P: Packet>(
             let came_to = forget(came_to, segment.seq);
             if came_to & came_to::PING != 0 {
                 return fast_path::ping(context, flow, payload, came_to);
+            }
+            if came_to & came_to::PONG != 0 {
+                payload(segment).heartbeat(came_to >> came_to::AT, heartbeat::CLIENT_ANSWERS);
+                return Verdict::Pass;
             }
             if came_to != came_to::NOTHING {
                 return Verdict::Pass;
@@ -316,7 +352,7 @@ fn stream<P: Packet>(
             if on_trail && !trail::finds(context.segment.seq) {
                 return context.drop(Counter::DroppedNoCheckpoint);
             }
-            walk::from_checkpoint(if on_trail { TRAIL } else { plan.checkpoint });
+            cpu::from_checkpoint(if on_trail { TRAIL } else { plan.checkpoint });
             again(context, flow, payload)
         }
         Action::Gap if out_of_order::keep(context, flow, payload) => return Verdict::Pass,
@@ -355,7 +391,11 @@ fn stream<P: Packet>(
     if !was_over && flow.is_over_limit(context.now) && pace::refuses_first(context.now) {
         return Verdict::Drop;
     }
-    verdict
+    if matches!(verdict, Verdict::Drop) {
+        return verdict;
+    }
+    heartbeat::client_walked(&payload(context.segment));
+    Verdict::Pass
 }
 
 /// What a flow records about a segment that is not walked.
@@ -388,11 +428,11 @@ fn first<P: Packet>(
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
-    let Some(state) = walk::state() else {
+    let Some(state) = cpu::state() else {
         return Outcome::Pass;
     };
     state.start = flow.client;
-    state.traces = 0;
+    state.traces.left = 0;
     state.walk = Walk::new(state.start, &state.start, context.segment.seq, context.segment.len);
     state.small_as(context.policy);
     let mut walker = Walker { state, packet: payload(context.segment) };

@@ -8,10 +8,10 @@
 //! - [`stream`]: which bytes of a flow are new, and which frames they hold;
 //! - [`limits`]: what a source or connection may send, and what happens beyond it;
 //! - [`ingress`] takes a client's segment through these, [`egress`] the server's, with what the
-//!   [`context`] of the packet says;
+//!   [`context`] of the packet says and the state of this [`cpu`];
 //! - [`maps`] and [`tables`]: the BPF maps, and room in them under pressure;
 //! - [`control`]: changes to sources on the daemon's behalf;
-//! - [`report`]: counters and events; [`debug`]: log lines for developers.
+//! - [`report`]: counters and events; [`servers`]: figures by server; [`debug`]: log lines for developers.
 #![no_std]
 #![allow(
     clippy::needless_borrows_for_generic_args,
@@ -22,6 +22,7 @@
 
 pub mod context;
 pub mod control;
+pub mod cpu;
 pub mod debug;
 pub mod egress;
 pub mod ingress;
@@ -30,5 +31,6 @@ pub mod maps;
 pub mod opening;
 pub mod packet;
 pub mod report;
+pub mod servers;
 pub mod stream;
 pub mod tables;

@@ -4,27 +4,32 @@
 use core::hint::black_box;
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     helpers::{bpf_spin_lock, bpf_spin_unlock},
     macros::btf_map,
 };
 use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
+    heartbeat::Heartbeats,
     held::{Held, SLOTS as HELD_SLOTS},
     maps::{
         Address, BEGINNINGS as MAX_BEGINNINGS, COARSE as MAX_COARSE, Counters, Event, FlowKey,
-        Network, PROVEN as MAX_PROVEN, Pending, Policy, Ports, Rule, SCOPES,
-        STRANGERS as MAX_STRANGERS, SUSPECTS as MAX_SUSPECTS, Shared, SourceKey, Stranger, Suspect,
-        Unopened,
+        HEARTBEATS as MAX_HEARTBEATS, Network, PROVEN as MAX_PROVEN, Pending, Policy, Ports, Rule,
+        SCOPES, SERVERS as MAX_SERVERS, STRANGERS as MAX_STRANGERS, SUSPECTS as MAX_SUSPECTS,
+        SYNS as MAX_SYNS, Server, ServerKey, Shared, SourceKey, Stranger, Suspect, Unopened,
     },
     source::Source,
     trail::{TRAILS as MAX_TRAILS, Trail},
     window::SLOTS,
 };
 
+/// Flag of the tables whose memory grows with their use.
+const GROWING: usize = BPF_F_NO_PREALLOC as usize;
+
 #[btf_map]
-pub static FLOWS: HashMap<FlowKey, Flow, 32768> = HashMap::new();
+pub static FLOWS: HashMap<FlowKey, Flow, 32768, GROWING> = HashMap::new();
 
 #[btf_map]
 pub static PENDING: LruHashMap<FlowKey, Pending, 4096> = LruHashMap::new();
@@ -42,7 +47,7 @@ pub static HELD: Array<Held, { HELD_SLOTS as usize }> = Array::new();
 pub static STRANGERS: LruHashMap<FlowKey, Stranger, { MAX_STRANGERS as usize }> = LruHashMap::new();
 
 #[btf_map]
-pub static SOURCES: HashMap<SourceKey, Source, 32768> = HashMap::new();
+pub static SOURCES: HashMap<SourceKey, Source, 32768, GROWING> = HashMap::new();
 
 #[btf_map]
 pub static COARSE: HashMap<SourceKey, Source, { MAX_COARSE as usize }> = HashMap::new();
@@ -64,6 +69,9 @@ pub static BEGINNINGS: LruHashMap<FlowKey, Unopened, { MAX_BEGINNINGS as usize }
     LruHashMap::new();
 
 #[btf_map]
+pub static SYNS: Array<u32, { MAX_SYNS as usize }> = Array::new();
+
+#[btf_map]
 pub static POLICY: Array<Policy, { 2 * SCOPES as usize }> = Array::new();
 
 #[btf_map]
@@ -79,6 +87,17 @@ pub static SHARED: Array<Shared, 1> = Array::new();
 pub static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 
 #[btf_map]
+pub static SERVERS: PerCpuHashMap<ServerKey, Server, { MAX_SERVERS as usize }> =
+    PerCpuHashMap::new();
+
+#[btf_map]
+pub static HEARTBEATS: LruHashMap<FlowKey, Heartbeats, { MAX_HEARTBEATS as usize }> =
+    LruHashMap::new();
+
+#[btf_map]
+pub static OTHERS: PerCpuArray<Server, 1> = PerCpuArray::new();
+
+#[btf_map]
 pub static EVENTS: RingBuf<Event, 262144> = RingBuf::new();
 
 /// Scratch value for a new entry, which is too large for the stack.
@@ -88,6 +107,9 @@ pub static NEW_FLOW: PerCpuArray<[u64; size_of::<Flow>() / 8], 1> = PerCpuArray:
 
 #[btf_map]
 pub static NEW_SOURCE: PerCpuArray<[u64; size_of::<Source>() / 8], 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static NEW_SERVER: PerCpuArray<[u64; size_of::<Server>() / 8], 1> = PerCpuArray::new();
 
 /// Scratch value for regrouping a log of pings.
 #[btf_map]

@@ -2,10 +2,7 @@
 
 use ws_guard_common::{
     frame::{Violation, Violations},
-    maps::{
-        Counter, Counters, EVENTS_PER_SECOND, Event, EventKind, FlowKey, HEARTBEAT_BUCKETS,
-        SourceKey,
-    },
+    maps::{Counter, Counters, EVENTS_PER_SECOND, Event, EventKind, FlowKey, SourceKey},
     tracker::Walk,
 };
 
@@ -148,7 +145,7 @@ fn may_send(kind: u32, now: u64) -> bool {
     let second = now >> 30;
     if counters.event_second != second {
         counters.event_second = second;
-        counters.event_budget = [0; EventKind::COUNT];
+        counters.event_budget = [0; EventKind::ROOM];
     }
     let Some(budget) = counters.event_budget.get_mut(kind as usize) else {
         return false;
@@ -159,27 +156,4 @@ fn may_send(kind: u32, now: u64) -> bool {
         count(Counter::EventsSuppressed);
     }
     may
-}
-
-/// Add a ping-to-pong time to the histogram.
-#[inline(always)]
-pub fn heartbeat(ns: u64) {
-    let Some(counters) = counters() else {
-        return;
-    };
-    counters.heartbeat_sum_ns += ns;
-    // Bucket n holds times below 2^n × 64 µs; 64 µs is 65,536 ns to within 2.4 %, but the bounds
-    // are decimal, and so is the comparison.
-    let mut bound = 64_000u64;
-    let mut bucket = 0usize;
-    while bucket < HEARTBEAT_BUCKETS - 1 {
-        if ns < bound {
-            break;
-        }
-        bound <<= 1;
-        bucket += 1;
-    }
-    if bucket < HEARTBEAT_BUCKETS {
-        counters.heartbeat[bucket] += 1;
-    }
 }

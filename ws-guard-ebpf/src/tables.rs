@@ -23,10 +23,10 @@ use ws_guard_common::{
 
 use crate::{
     context::{Context, Verdict},
+    cpu,
     maps::{BEGINNINGS, COARSE, FLOWS, NEW_FLOW, SHARED, SOURCES, STRANGERS},
     opening::pending_upgrades,
-    report,
-    stream::walk,
+    report, servers,
 };
 
 /// Minimum interval between searches of a full table, ns: a search touches every entry.
@@ -97,7 +97,7 @@ fn visit_all<K, V, C, const N: usize, const F: usize>(
 }
 
 /// Context of a visit to a source's connections.
-/// Their number is in [`walk::State::found`], because nothing may change here from one element to
+/// Their number is in [`cpu::State::found`], because nothing may change here from one element to
 /// the next.
 struct Connections {
     key: SourceKey,
@@ -145,17 +145,17 @@ pub fn is_alone(flow: &Flow, now: u64) -> bool {
 /// Count connections with `visit`.
 #[inline(always)]
 fn count_with(connections: &mut Connections, visit: Visit<FlowKey, Flow, Connections>) -> u32 {
-    if let Some(state) = walk::resume() {
+    if let Some(state) = cpu::resume() {
         state.found = 0;
     }
     visit_all(&FLOWS, connections, visit);
-    walk::resume().map_or(0, |state| state.found)
+    cpu::resume().map_or(0, |state| state.found)
 }
 
 /// Count a connection.
 #[inline(always)]
 fn found() {
-    if let Some(state) = walk::resume() {
+    if let Some(state) = cpu::resume() {
         state.found += 1;
     }
 }
@@ -285,6 +285,8 @@ pub fn insert_flow(context: &Context) -> bool {
         // SAFETY: a map value; an LRU entry may be reused for another key meanwhile, and then no
         // SYN-ACK matches it.
         flow.began = unsafe { (*unopened).began };
+        // SAFETY: as above.
+        flow.shut = unsafe { (*unopened).shut };
     }
     let flow = &*flow;
     let inserted = FLOWS.insert(key, flow, BPF_ANY.into()).is_ok()
@@ -327,6 +329,7 @@ unsafe extern "C" fn visit_flow(
     unsafe {
         let silent = (*sweep).now.saturating_sub((*flow).last_ns);
         if (*flow).is_over(silent) {
+            servers::silent(&*key, &*flow);
             bpf_map_delete_elem(map, key.cast_mut().cast());
             report::count(Counter::FlowsReclaimed);
         }

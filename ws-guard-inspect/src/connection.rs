@@ -18,8 +18,9 @@ use crate::{
 
 /// Segments that are searched for frames before a connection is taken for something else.
 const MOST_SEARCHED: u32 = 2_000;
-/// Bytes of a client that wait for the server's 101 at most.
+/// Bytes of a client that wait for the server's 101 at most, and segments that they lie in.
 const BACKLOG: usize = 64 << 10;
+const BACKLOG_SEGMENTS: usize = 1024;
 
 /// What is spoken on ports, by the user's word.
 #[derive(Debug, Default)]
@@ -260,9 +261,10 @@ impl Connection {
             wire.window(at, segment.window, said);
             if let (Some(shift), true) = (shift, flags & flag::ACK != 0) {
                 let window = u32::from(segment.window) << shift;
-                said.extend(wire.held.advertise(at, segment.ack, window));
+                said.extend(wire.held.advertise(at, segment.ack, window, segment.len > 0));
             }
         }
+        self.directions[1 - direction].wire.held.ask();
     }
 
     /// Payload: put it in order.
@@ -315,13 +317,19 @@ impl Connection {
         }
     }
 
-    /// The upgrade may be what is missing: frames are searched for from now on.
+    /// Bytes are missing, and no chain of headers goes on.
     fn interrupt(&mut self, direction: usize) {
+        let side = &mut self.directions[direction];
+        side.as_client.interrupt();
+        side.as_server.interrupt();
+        self.interrupt_opening(direction);
+    }
+
+    /// The upgrade may be what is missing: frames are searched for from now on.
+    fn interrupt_opening(&mut self, direction: usize) {
         let side = &mut self.directions[direction];
         side.requests.interrupt();
         side.answers.interrupt();
-        side.as_client.interrupt();
-        side.as_server.interrupt();
         self.is_midstream = true;
     }
 
@@ -337,7 +345,7 @@ impl Connection {
         }
         self.chunk_in_order(direction, chunk);
         if snapped > 0 && self.state == State::Seeking {
-            self.interrupt(direction);
+            self.interrupt_opening(direction);
         }
     }
 
@@ -390,7 +398,7 @@ impl Connection {
         if self.asked.is_some() && !chunk.bytes.starts_with(b"GET ") {
             self.backlog.push(chunk.clone().into_owned());
             let kept: usize = self.backlog.iter().map(|chunk| chunk.bytes.len()).sum();
-            if kept > BACKLOG {
+            if kept > BACKLOG || self.backlog.len() > BACKLOG_SEGMENTS {
                 self.miss_answer();
             }
             return true;
@@ -433,7 +441,8 @@ impl Connection {
 
     /// A server's bytes: `true` if they are part of the opening.
     fn answer(&mut self, direction: usize, chunk: &Chunk<'_>) -> bool {
-        match self.directions[direction].answers.take(chunk) {
+        let (asked, ahead) = (self.asked.is_some(), self.directions[1 - direction].requests.ahead);
+        match self.directions[direction].answers.take(chunk, asked, ahead) {
             Answered::Upgrade { end, deflate } => {
                 let asked = self.asked.take();
                 // Without its request, a 101 is believed only where the request can be missing.
@@ -443,6 +452,11 @@ impl Connection {
                     return true;
                 }
                 false
+            }
+            // An earlier request's.
+            Answered::Refused if ahead > 0 => {
+                self.directions[1 - direction].requests.ahead -= 1;
+                true
             }
             Answered::Refused => {
                 self.asked = None;
@@ -624,7 +638,9 @@ impl Connection {
         if self.state == State::Frames {
             for direction in 0..2 {
                 let (side, ends) = (self.side(direction), self.ends());
-                for (at, what) in self.directions[direction].heartbeat.end() {
+                let unfinished = self.lanes[lane(side)].unfinished();
+                let unanswered = self.directions[direction].heartbeat.end();
+                for (at, what) in unfinished.into_iter().chain(unanswered) {
                     found(&ends, Finding::new(side, at, what));
                 }
             }

@@ -32,11 +32,19 @@ const NANOSECONDS: u8 = 9;
 /// Where a packet is: file and number.
 type Key = (u32, u64);
 
+/// What is said of a packet.
+struct Comment {
+    ends: Ends,
+    text: String,
+    /// Number of another packet, in the capture, that the text names.
+    other: Option<u64>,
+}
+
 /// A connection that is to be written.
 pub struct Export<F: Read + Write + Seek> {
     /// Packets that were put aside.
     aside: BufWriter<F>,
-    comments: HashMap<Key, Vec<(Ends, String)>>,
+    comments: HashMap<Key, Vec<Comment>>,
     left: usize,
     failed: Option<io::Error>,
 }
@@ -85,7 +93,8 @@ impl<F: Read + Write + Seek> Export<F> {
         let end = (0..=LONGEST.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
         text.truncate(end.unwrap_or(0));
         let key = (finding.at.file, finding.at.packet);
-        self.comments.entry(key).or_default().push((*ends, text));
+        let other = finding.what.other_packet();
+        self.comments.entry(key).or_default().push(Comment { ends: *ends, text, other });
     }
 
     /// Write the packets of a connection.
@@ -94,16 +103,14 @@ impl<F: Read + Write + Seek> Export<F> {
             return Err(error);
         }
         let mut file = self.aside.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let numbers = numbers(&self.comments, flow, &mut file)?;
         file.rewind()?;
         let mut aside = BufReader::new(file);
         let mut links = Vec::new();
         let mut written = Written::default();
         out.write_all(&section()?)?;
         while let Some(packet) = take_back(&mut aside)? {
-            let Aside { place, ends, .. } = &packet;
-            let both = [flow.ends.client, flow.ends.server];
-            let is_of_it = both.iter().all(|end| ends.contains(end));
-            if !is_of_it || !(flow.first..=flow.last).contains(&place.time_ns) {
+            if !packet.is_of(flow) {
                 continue;
             }
             if !links.contains(&packet.link) {
@@ -111,15 +118,67 @@ impl<F: Read + Write + Seek> Export<F> {
                 out.write_all(&interface(packet.link)?)?;
             }
             let interface = links.iter().position(|link| *link == packet.link).unwrap_or(0);
-            let comments = self.comments.get(&(place.file, place.packet));
-            let comments = comments.into_iter().flatten().filter(|(ends, _)| *ends == flow.ends);
-            let comments: Vec<&str> = comments.map(|(_, text)| text.as_str()).collect();
+            let key = (packet.place.file, packet.place.packet);
+            let comments = self.comments.get(&key).into_iter().flatten();
+            let comments = comments.filter(|comment| comment.ends == flow.ends);
+            let comments: Vec<String> =
+                comments.map(|comment| comment.renumbered(key, &numbers)).collect();
             written.packets += 1;
             written.comments += comments.len() as u64;
             out.write_all(&enhanced(&packet, interface as u32, &comments)?)?;
         }
         out.flush()?;
         Ok(written)
+    }
+}
+
+/// Numbers of packets in what is written, by their numbers in the captures: those that comments name.
+type Numbers = HashMap<u64, Vec<(Key, u64)>>;
+
+fn numbers(
+    comments: &HashMap<Key, Vec<Comment>>,
+    flow: &FlowReport,
+    aside: &mut (impl Read + Seek),
+) -> io::Result<Numbers> {
+    let of_it = comments.values().flatten().filter(|comment| comment.ends == flow.ends);
+    let named = of_it.filter_map(|comment| comment.other);
+    let mut numbers: Numbers = named.map(|packet| (packet, Vec::new())).collect();
+    aside.rewind()?;
+    let mut aside = BufReader::new(aside);
+    let mut written = 0;
+    while let Some(packet) = take_back(&mut aside)? {
+        if packet.is_of(flow) {
+            written += 1;
+            let Place { file, packet, .. } = packet.place;
+            if let Some(places) = numbers.get_mut(&packet) {
+                places.push(((file, packet), written));
+            }
+        }
+    }
+    Ok(numbers)
+}
+
+impl Comment {
+    /// Its text, with the number that the other packet has in what is written.
+    fn renumbered(&self, of: Key, numbers: &Numbers) -> String {
+        let Some(other) = self.other else { return self.text.clone() };
+        // It is a later one, of the same file or of one behind it.
+        let mut places = numbers.get(&other).into_iter().flatten();
+        match places.find(|(key, _)| *key >= of) {
+            Some((_, number)) => {
+                self.text.replacen(&format!("packet {other}"), &format!("packet {number}"), 1)
+            }
+            None => self.text.clone(),
+        }
+    }
+}
+
+impl Aside {
+    /// It is a packet of the connection.
+    fn is_of(&self, flow: &FlowReport) -> bool {
+        let both = [flow.ends.client, flow.ends.server];
+        let is_between = both.iter().all(|end| self.ends.contains(end));
+        is_between && (flow.first..=flow.last).contains(&self.place.time_ns)
     }
 }
 
@@ -216,7 +275,7 @@ fn interface(link: i32) -> io::Result<Vec<u8>> {
     })
 }
 
-fn enhanced(packet: &Aside, interface: u32, comments: &[&str]) -> io::Result<Vec<u8>> {
+fn enhanced(packet: &Aside, interface: u32, comments: &[String]) -> io::Result<Vec<u8>> {
     bytes(&mut EnhancedPacketBlock {
         block_type: 0,
         block_len1: 0,

@@ -66,6 +66,14 @@ impl At {
     }
 }
 
+/// What a packet is called: with its file, where that is not the first one.
+pub fn packet(file: u32, packet: u64) -> String {
+    match file {
+        0 | 1 => format!("packet {packet}"),
+        _ => format!("packet {packet} of file {file}"),
+    }
+}
+
 /// A time as RFC 3339 has it.
 pub fn time(ns: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(ns);
@@ -130,6 +138,12 @@ pub enum What {
         segments: u32,
         length: u64,
         ends_in_packet: u64,
+    },
+    /// When the capture or the connection ended, `missing` bytes of the frame had not come.
+    Unfinished {
+        frame: u64,
+        length: u64,
+        missing: u64,
     },
     /// RFC 6455 is violated.
     Violation {
@@ -204,6 +218,10 @@ pub enum Broken {
     CloseReason,
     /// A data frame after the side's close frame.
     AfterClose,
+    /// A text message that is not UTF-8, where messages are shown.
+    Text,
+    /// A compressed message that is no deflate data, where messages are shown.
+    Deflate,
     /// Of a length-delimited protocol: not the magic that its headers have.
     Magic,
     /// A longer body than may be.
@@ -219,6 +237,8 @@ impl Broken {
             Broken::CloseCode => "invalid_close_code",
             Broken::CloseReason => "invalid_close_reason",
             Broken::AfterClose => "data_after_close",
+            Broken::Text => "text_not_utf8",
+            Broken::Deflate => "not_deflate",
             Broken::Magic => "wrong_magic",
             Broken::TooLong => "length_too_long",
             Broken::TooShort => "length_too_short",
@@ -241,6 +261,8 @@ impl Broken {
             Broken::CloseCode => "RFC 6455, 7.4",
             Broken::CloseReason => "RFC 6455, 5.5.1 and 8.1",
             Broken::AfterClose => "RFC 6455, 5.5.1",
+            Broken::Text => "RFC 6455, 5.6 and 8.1",
+            Broken::Deflate => "RFC 7692, 7.2",
             Broken::Magic | Broken::TooLong | Broken::TooShort => "the layout",
         }
     }
@@ -261,6 +283,7 @@ pub enum Kind {
     SplitPoint,
     SplitHeader,
     SplitFrame,
+    Unfinished,
     Violation,
     Ping,
     UnaskedPong,
@@ -276,13 +299,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Frame,
         Kind::Message,
         Kind::Unit,
         Kind::SplitPoint,
         Kind::SplitHeader,
         Kind::SplitFrame,
+        Kind::Unfinished,
         Kind::Violation,
         Kind::Ping,
         Kind::UnaskedPong,
@@ -306,6 +330,7 @@ impl Kind {
             Kind::SplitPoint => "split_point",
             Kind::SplitHeader => "split_header",
             Kind::SplitFrame => "split_frame",
+            Kind::Unfinished => "unfinished",
             Kind::Violation => "violation",
             Kind::Ping => "ping",
             Kind::UnaskedPong => "unasked_pong",
@@ -331,6 +356,7 @@ impl What {
             What::SplitPoint { .. } => Kind::SplitPoint,
             What::SplitHeader { .. } => Kind::SplitHeader,
             What::SplitFrame { .. } => Kind::SplitFrame,
+            What::Unfinished { .. } => Kind::Unfinished,
             What::Violation { .. } => Kind::Violation,
             What::Ping { .. } => Kind::Ping,
             What::UnaskedPong { .. } => Kind::UnaskedPong,
@@ -343,6 +369,17 @@ impl What {
             What::HeldWindow { .. } => Kind::HeldWindow,
             What::Unsynced => Kind::Unsynced,
             What::PickedUp => Kind::PickedUp,
+        }
+    }
+}
+
+impl What {
+    /// Another packet that it is about, as its text names it.
+    pub const fn other_packet(&self) -> Option<u64> {
+        match self {
+            What::SplitFrame { ends_in_packet, .. } => Some(*ends_in_packet),
+            What::Ping { answered_in_packet, .. } => *answered_in_packet,
+            _ => None,
         }
     }
 }
@@ -377,7 +414,9 @@ impl fmt::Display for What {
             What::SplitPoint { frames, len, offsets } => {
                 let offsets: Vec<String> = offsets.iter().map(u32::to_string).collect();
                 let offsets = offsets.join(", ");
-                write!(f, "{frames} frames begin in {len} bytes: cut at {offsets}")
+                let frames =
+                    if *frames == 1 { "1 frame begins" } else { &format!("{frames} frames begin") };
+                write!(f, "{frames} in {len} bytes: cut at {offsets}")
             }
             What::SplitHeader { frame, have } => {
                 write!(f, "header of frame {frame} is cut after {have} bytes")
@@ -386,6 +425,9 @@ impl fmt::Display for What {
                 f,
                 "frame {frame} of {length} bytes lies in {segments} segments, to packet {ends_in_packet}"
             ),
+            What::Unfinished { frame, length, missing } => {
+                write!(f, "frame {frame} of {length} bytes lacks its last {missing} at the end")
+            }
             What::Violation { violation, frame, rfc } => {
                 write!(f, "{} in frame {frame} ({rfc})", violation.name())
             }

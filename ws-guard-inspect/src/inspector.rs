@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Connections that are followed at once.
-const MOST_CONNECTIONS: usize = 65_536;
+const MOST_CONNECTIONS: usize = 64_000;
 /// A connection that is over waits so long for what comes late, in nanoseconds of the capture.
 const LINGER_NS: u64 = 10_000_000_000;
 
@@ -44,6 +44,8 @@ pub struct Totals {
     pub unreadable: u64,
     /// Packets of a link type that is not read.
     pub unknown_link: u64,
+    /// Live: packets that came too fast to be read.
+    pub too_fast: u64,
     /// Connections that were followed.
     pub websocket: u64,
     /// Other TCP connections.

@@ -276,6 +276,16 @@ impl Lane {
         }
     }
 
+    /// The frame whose last bytes have not come, if there is one: to be asked at the end.
+    pub fn unfinished(&self) -> Option<(At, What)> {
+        if let Some(units) = &self.units {
+            return units.unfinished();
+        }
+        let Open { at, frame, left, .. } = self.open.as_ref()?;
+        let (frame, length) = (frame.frame, frame.length);
+        Some((*at, What::Unfinished { frame, length, missing: *left }))
+    }
+
     /// Where the next frame begins is not known.
     fn lose(&mut self, place: Place, seq: u32, out: &mut Vec<Event>) {
         out.push(Event::Found(self.side, At::new(place, seq, 0), What::Unsynced));
@@ -498,7 +508,7 @@ impl Lane {
             nested.end(ended, out);
         }
         if let (Some(messages), true) = (&mut self.messages, is_data(frame.opcode) && frame.fin) {
-            messages.end(out);
+            self.counts.violations += u64::from(messages.end(out).is_some());
         }
         let body = unmasked(body, is_masked, frame.length);
         if frame.opcode == opcode::CLOSE {

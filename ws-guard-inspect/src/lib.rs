@@ -38,6 +38,7 @@ pub mod report;
 pub mod selection;
 pub mod summary;
 pub mod units;
+pub mod utf8;
 pub mod window;
 
 pub use finding::{Ends, Finding, Kind, Side, What};
@@ -49,24 +50,23 @@ pub use selection::{End, FrameName, Moment, Selection};
 /// Packets between two calls of a `tick`.
 const TICK: u64 = 4096;
 
-/// Read captures to their end, or as far as they can be read. `tick` is called now and then.
+/// Read captures to their end, or each as far as it can be read: what is wrong with one costs the rest of
+/// that one. `tick` is called now and then.
 pub fn inspect<V: Visitor>(
     captures: &mut Captures,
     mut inspector: Inspector<V>,
     mut tick: impl FnMut(),
-) -> (V, Totals, Option<ReadError>) {
-    let error = loop {
+) -> (V, Totals, Vec<ReadError>) {
+    let mut errors = Vec::new();
+    loop {
         match captures.next_file() {
-            Ok(true) => {}
-            Ok(false) => break None,
-            Err(error) => break Some(error),
+            Ok(true) => errors.extend(read_file(captures, &mut inspector, &mut tick).err()),
+            Ok(false) => break,
+            Err(error) => errors.push(error),
         }
-        if let Err(error) = read_file(captures, &mut inspector, &mut tick) {
-            break Some(error);
-        }
-    };
+    }
     let (visitor, totals) = inspector.end();
-    (visitor, totals, error)
+    (visitor, totals, errors)
 }
 
 fn read_file<V: Visitor>(

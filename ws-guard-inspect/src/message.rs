@@ -8,11 +8,13 @@ use std::fmt;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use flate2::{Decompress, FlushDecompress, Status};
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use ws_guard_common::frame::opcode;
 
 use crate::{
     explain::opcode_name,
-    finding::{At, Side, What},
+    finding::{At, Broken, Side, What},
     lane::Event,
+    utf8::Utf8,
 };
 
 /// A message that inflates to more is not followed further, in bytes.
@@ -128,7 +130,15 @@ pub struct Messages {
     inflater: Option<Decompress>,
     /// There were messages that the window has not seen.
     is_partial: bool,
-    open: Option<(At, Message)>,
+    open: Option<Open>,
+}
+
+/// The message at hand.
+#[derive(Debug)]
+struct Open {
+    at: At,
+    message: Message,
+    utf8: Utf8,
 }
 
 impl Messages {
@@ -140,25 +150,25 @@ impl Messages {
     pub fn begin(&mut self, at: At, frame: u64, opcode: u8, compressed: bool) {
         let (shown, note) = (Shown::default(), None);
         let message = Message { frame, opcode, length: 0, compressed, bytes: 0, shown, note };
-        self.open = Some((at, message));
+        self.open = Some(Open { at, message, utf8: Utf8::default() });
     }
 
     /// The next bytes of its payload, unmasked.
     pub fn push(&mut self, bytes: &[u8]) {
-        let Some((_, message)) = &mut self.open else { return };
-        message.length += bytes.len() as u64;
-        if message.note.is_some() {
+        let Some(open) = &mut self.open else { return };
+        open.message.length += bytes.len() as u64;
+        if open.message.note.is_some() {
             return;
         }
-        if !message.compressed {
-            message.say(bytes, self.keep);
+        if !open.message.compressed {
+            open.say(bytes, self.keep);
             return;
         }
         self.inflate(bytes);
     }
 
     fn inflate(&mut self, mut bytes: &[u8]) {
-        let Some((_, message)) = &mut self.open else { return };
+        let Some(open) = &mut self.open else { return };
         let inflater = self.inflater.get_or_insert_with(|| Decompress::new(false));
         let mut space = [0; 8 << 10];
         loop {
@@ -166,10 +176,10 @@ impl Messages {
             let status = inflater.decompress(bytes, &mut space, FlushDecompress::Sync);
             let read = (inflater.total_in() - read) as usize;
             let written = (inflater.total_out() - written) as usize;
-            message.say(&space[..written], self.keep);
+            open.say(&space[..written], self.keep);
             bytes = &bytes[read..];
             let note = match status {
-                _ if message.bytes > MOST => Note::TooMuch,
+                _ if open.message.bytes > MOST => Note::TooMuch,
                 Ok(Status::StreamEnd) => {
                     // A final block, behind which another stream may begin.
                     inflater.reset(false);
@@ -183,7 +193,7 @@ impl Messages {
                 Err(_) if self.is_partial => Note::EarlierUnknown,
                 Err(_) => Note::NotDeflate,
             };
-            message.note = Some(note);
+            open.message.note = Some(note);
             return self.forget();
         }
     }
@@ -196,21 +206,32 @@ impl Messages {
 
     /// Bytes of the message are not in the capture.
     pub fn miss(&mut self) {
-        let Some((_, message)) = &mut self.open else { return };
-        message.note.get_or_insert(Note::NotCaptured);
-        if message.compressed {
+        let Some(open) = &mut self.open else { return };
+        open.message.note.get_or_insert(Note::NotCaptured);
+        if open.message.compressed {
             self.forget();
         }
     }
 
-    /// The message is whole.
-    pub fn end(&mut self, out: &mut Vec<Event>) {
-        if self.open.as_ref().is_some_and(|(_, open)| open.compressed && open.note.is_none()) {
+    /// The message is whole: what it says, and what that violates.
+    pub fn end(&mut self, out: &mut Vec<Event>) -> Option<Broken> {
+        let is_deflate = |open: &Open| open.message.compressed && open.message.note.is_none();
+        if self.open.as_ref().is_some_and(is_deflate) {
             self.inflate(&TAIL);
         }
-        if let Some((at, message)) = self.open.take() {
-            out.push(Event::Found(self.side, at, What::Message(message)));
-        }
+        let Open { at, message, utf8 } = self.open.take()?;
+        let broken = match message.note {
+            None if message.opcode == opcode::TEXT && !utf8.is_whole() => Some(Broken::Text),
+            Some(Note::NotDeflate) => Some(Broken::Deflate),
+            _ => None,
+        };
+        let (frame, side) = (message.frame, self.side);
+        out.push(Event::Found(side, at, What::Message(message)));
+        out.extend(broken.map(|violation| {
+            let rfc = violation.rfc();
+            Event::Found(side, at, What::Violation { violation, frame, rfc })
+        }));
+        broken
     }
 
     /// Messages are missing.
@@ -220,10 +241,14 @@ impl Messages {
     }
 }
 
-impl Message {
+impl Open {
     fn say(&mut self, bytes: &[u8], keep: usize) {
-        self.bytes += bytes.len() as u64;
-        let room = keep.saturating_sub(self.shown.0.len()).min(bytes.len());
-        self.shown.0.extend_from_slice(&bytes[..room]);
+        let Message { opcode, bytes: said, shown, .. } = &mut self.message;
+        *said += bytes.len() as u64;
+        let room = keep.saturating_sub(shown.0.len()).min(bytes.len());
+        shown.0.extend_from_slice(&bytes[..room]);
+        if *opcode == opcode::TEXT {
+            self.utf8.push(bytes);
+        }
     }
 }

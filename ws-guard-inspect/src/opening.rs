@@ -49,6 +49,8 @@ pub enum Answered {
 pub struct Requests {
     head: Option<Head>,
     is_begun: bool,
+    /// Other requests, whose answers come before that to an upgrade.
+    pub ahead: u32,
 }
 
 /// A server's answers.
@@ -85,6 +87,11 @@ fn preface(bytes: &[u8]) -> usize {
     }
 }
 
+/// Where a 101 begins behind other bytes.
+fn behind(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(SWITCHING.len()).position(|text| text == SWITCHING)
+}
+
 impl Requests {
     /// A request is being read, so that the next bytes belong to it.
     pub const fn is_open(&self) -> bool {
@@ -93,40 +100,55 @@ impl Requests {
 
     /// Bytes are missing.
     pub fn interrupt(&mut self) {
-        self.head = None;
+        (self.head, self.ahead) = (None, 0);
     }
 
-    /// Take a client's next bytes. Requests are looked for at the beginnings of segments.
+    /// Take a client's next bytes. Requests are looked for at the beginnings of segments, and behind
+    /// one another.
     pub fn take(&mut self, chunk: &Chunk<'_>) -> Asked {
-        let mut bytes = &*chunk.bytes;
         let mut at = 0;
-        if self.head.is_none() {
-            at = if self.is_begun { 0 } else { preface(bytes) };
-            bytes = &bytes[at..];
-            let is_get = bytes.starts_with(GET);
-            let is_http = is_get || METHODS.iter().any(|method| bytes.starts_with(*method));
-            let is_first = !std::mem::replace(&mut self.is_begun, true);
-            // A request in pieces of less than four bytes is not told from something else.
-            if !is_get {
-                let is_odd = is_first && !is_http && !bytes.is_empty();
-                return if is_odd { Asked::NoHttp } else { Asked::Nothing };
+        while at == 0 || at < chunk.bytes.len() {
+            if self.head.is_none() {
+                if at == 0 {
+                    at = if self.is_begun { 0 } else { preface(&chunk.bytes) };
+                }
+                if let Err(asked) = self.begin(&chunk.bytes[at..], at > 0) {
+                    return asked;
+                }
             }
-        }
-        let head = self.head.get_or_insert_default();
-        match head.push(bytes) {
-            Some(taken) => {
-                let upgrades = head.found(UPGRADE_WEBSOCKET);
-                self.head = None;
-                let end = chunk.seq.wrapping_add((at + taken) as u32);
-                if upgrades { Asked::Upgrade(end) } else { Asked::Nothing }
-            }
-            None => {
+            let head = self.head.get_or_insert_default();
+            let Some(taken) = head.push(&chunk.bytes[at..]) else {
                 if chunk.snapped() > 0 || head.length > MAX_HEAD {
                     self.head = None;
                 }
-                Asked::Nothing
+                return Asked::Nothing;
+            };
+            let upgrades = head.found(UPGRADE_WEBSOCKET);
+            self.head = None;
+            at += taken;
+            if upgrades {
+                return Asked::Upgrade(chunk.seq.wrapping_add(at as u32));
             }
+            self.ahead = self.ahead.saturating_add(1);
         }
+        Asked::Nothing
+    }
+
+    /// Whether a request with a head to read begins; if not, what the bytes are. `is_behind`: something
+    /// came before them in the segment.
+    fn begin(&mut self, bytes: &[u8], is_behind: bool) -> Result<(), Asked> {
+        let is_get = bytes.starts_with(GET);
+        let is_http = is_get || METHODS.iter().any(|method| bytes.starts_with(method));
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        // The first one may come byte by byte, and so one behind another; any other is not told from
+        // something else then.
+        let may_be = (is_first || is_behind) && !bytes.is_empty() && GET.starts_with(bytes);
+        if is_get || may_be {
+            return Ok(());
+        }
+        self.ahead = self.ahead.saturating_add(u32::from(is_http));
+        let is_odd = is_first && !is_http && !bytes.is_empty();
+        Err(if is_odd { Asked::NoHttp } else { Asked::Nothing })
     }
 }
 
@@ -136,15 +158,22 @@ impl Answers {
         self.head = None;
     }
 
-    /// Take a server's next bytes. Answers are looked for at the beginnings of segments.
-    pub fn take(&mut self, chunk: &Chunk<'_>) -> Answered {
+    /// Take a server's next bytes. Answers are looked for at the beginnings of segments; a 101 also behind
+    /// other bytes, where an upgrade was asked for with `ahead` requests before.
+    pub fn take(&mut self, chunk: &Chunk<'_>, asked: bool, ahead: u32) -> Answered {
         let mut at = 0;
         loop {
             let bytes = chunk.bytes.get(at..).unwrap_or_default();
             if self.head.is_none() {
                 if !bytes.starts_with(INTERIM) {
-                    let refused = at == 0 && bytes.starts_with(ANSWER);
-                    return if refused { Answered::Refused } else { Answered::Nothing };
+                    let is_answer = at == 0 && bytes.starts_with(ANSWER);
+                    let may_follow = asked && at == 0 && (ahead > 0 || !is_answer);
+                    match may_follow.then(|| behind(bytes)).flatten() {
+                        Some(place) => at = place,
+                        None if is_answer => return Answered::Refused,
+                        None => return Answered::Nothing,
+                    }
+                    continue;
                 }
                 let is_interim = !bytes.starts_with(SWITCHING);
                 self.head = Some(Head { is_interim, ..Head::default() });

@@ -10,10 +10,21 @@ use ws_guard_common::search::{Candidate, Search};
 
 use crate::reassembly::Chunk;
 
-/// Bytes of a server that are kept to search in.
+/// Bytes that are kept to search in.
 const KEPT: usize = 64 << 10;
-/// Segments that may be the beginning of a server's chain.
+/// Segments that may be the beginning of a chain.
 const STARTS: usize = 16;
+
+/// Bytes from a chain's first header on that must not be a run.
+const RUN: usize = 64;
+
+/// What is at `seq` repeats every four bytes, as equal bytes under a masking key do. One key in 64 makes
+/// them a chain of headers that was not sent.
+fn is_masked_run(chunk: &Chunk<'_>, seq: u32) -> bool {
+    let bytes = chunk.bytes.get(seq.wrapping_sub(chunk.seq) as usize..).unwrap_or_default();
+    let bytes = &bytes[..bytes.len().min(RUN)];
+    bytes.len() == RUN && bytes.iter().zip(&bytes[4..]).all(|(one, next)| one == next)
+}
 
 /// What is known of one direction's frames.
 #[derive(Debug, Default)]
@@ -43,10 +54,32 @@ impl Pickup {
         search.run(&&*chunk.bytes);
         self.searched = self.searched.saturating_add(1);
         if let Some(seq) = search.proven() {
-            return Some(Found { seq, chunks: vec![chunk.clone().into_owned()] });
+            if is_masked_run(chunk, seq) {
+                self.interrupt();
+                return None;
+            }
+            self.keep(chunk);
+            return self
+                .whole_chain()
+                .or_else(|| Some(Found { seq, chunks: vec![chunk.clone().into_owned()] }));
         }
         self.candidate = search.known();
+        if self.candidate.proof > 0 && chunk.snapped() == 0 {
+            self.keep(chunk);
+        } else {
+            (self.kept_bytes, self.kept) = (0, VecDeque::new());
+        }
         None
+    }
+
+    /// The chain from its first frame on, as far as what was kept reaches back: the headers that prove it
+    /// are frames as well.
+    fn whole_chain(&mut self) -> Option<Found> {
+        self.prove(|seq, bytes| {
+            let mut search = Search::new(Candidate::default(), seq, bytes.len() as u32);
+            search.run(&bytes);
+            search.proven()
+        })
     }
 
     /// Look for a server's frames.
@@ -56,23 +89,35 @@ impl Pickup {
             self.interrupt();
             return None;
         }
+        self.keep(chunk);
+        let found = self.prove(|seq, bytes| {
+            let mut search = Search::of_server(seq, bytes.len() as u32);
+            search.run(&bytes);
+            search.proven()
+        });
+        found.filter(|found| {
+            !found.chunks.first().is_some_and(|first| is_masked_run(first, found.seq))
+        })
+    }
+
+    fn keep(&mut self, chunk: &Chunk<'_>) {
         self.kept_bytes += chunk.bytes.len();
         self.kept.push_back(chunk.clone().into_owned());
         while self.kept_bytes > KEPT || self.kept.len() > STARTS {
             self.drop_first();
         }
+    }
+
+    /// The first kept segment from which `search` proves a chain in all that is kept.
+    fn prove(&mut self, search: impl Fn(u32, &[u8]) -> Option<u32>) -> Option<Found> {
         let bytes: Vec<u8> = self.kept.iter().flat_map(|chunk| &*chunk.bytes).copied().collect();
         let mut at = 0;
-        let proven = self.kept.iter().position(|chunk| {
+        let (first, seq) = self.kept.iter().enumerate().find_map(|(index, chunk)| {
             let from = &bytes[at..];
             at += chunk.bytes.len();
-            let mut search = Search::of_server(chunk.seq, from.len() as u32);
-            search.run(&from);
-            search.proven().is_some()
+            search(chunk.seq, from).map(|seq| (index, seq))
         })?;
-        let chunks: Vec<_> = self.kept.drain(proven..).collect();
-        let seq = chunks.first()?.seq;
-        Some(Found { seq, chunks })
+        Some(Found { seq, chunks: self.kept.drain(first..).collect() })
     }
 
     fn drop_first(&mut self) {

@@ -42,6 +42,12 @@ impl Chunk<'_> {
         self.len - self.bytes.len().min(self.len as usize) as u32
     }
 
+    /// Whether all of `other` is in it, and was captured.
+    fn covers(&self, other: &Chunk<'_>) -> bool {
+        let is_inside = !after(self.seq, other.seq) && !after(other.end(), self.end());
+        is_inside && self.snapped() == 0
+    }
+
     /// The same, to be kept.
     pub fn into_owned(self) -> Chunk<'static> {
         let Chunk { place, base, seq, bytes, len } = self;
@@ -158,10 +164,22 @@ impl Stream {
         Taken::Next { chunk, again }
     }
 
+    /// As Linux does: what a waiting segment covers whole is left out, and what covers waiting ones takes
+    /// their place. So beginnings and ends have the same order.
     fn wait(&mut self, chunk: Chunk<'static>) {
+        let mut at = self.waiting.partition_point(|waiting| !after(waiting.seq, chunk.seq));
+        if at > 0 && self.waiting[at - 1].covers(&chunk) {
+            return;
+        }
+        while at > 0 && chunk.covers(&self.waiting[at - 1]) {
+            at -= 1;
+        }
+        let covered = self.waiting.range(at..).take_while(|waiting| chunk.covers(waiting)).count();
+        for left_out in self.waiting.drain(at..at + covered) {
+            self.waiting_bytes -= left_out.bytes.len() + OVERHEAD;
+        }
         self.waiting_bytes += chunk.bytes.len() + OVERHEAD;
-        let place = self.waiting.partition_point(|waiting| !after(waiting.seq, chunk.seq));
-        self.waiting.insert(place, chunk);
+        self.waiting.insert(at, chunk);
     }
 
     /// What comes next of what waits: to be asked until there is none.
@@ -255,6 +273,24 @@ mod tests {
         let parts: [(u32, &[u8]); 5] =
             [(first, b"ab"), (2, b"ef"), (3, b"fg"), (first, b"abcd"), (5, b"h")];
         assert_eq!(put(&mut stream, &parts), "abcdefgh");
+    }
+
+    #[test]
+    fn what_waits_is_replaced_as_linux_does() {
+        let mut stream = Stream::default();
+        stream.begin(0);
+        // The second is covered by the first, the fourth covers the third, the last two overlap.
+        let parts: [(u32, &[u8]); 7] = [
+            (2, b"abcd"),
+            (3, b"xx"),
+            (8, b"ef"),
+            (7, b"EFGH"),
+            (6, b"YZ"),
+            (9, b"zzzI"),
+            (0, b"__"),
+        ];
+        assert_eq!(put(&mut stream, &parts), "__abcdYZFGHzI");
+        assert_eq!((stream.waiting_bytes, stream.waiting.len()), (0, 0));
     }
 
     #[test]

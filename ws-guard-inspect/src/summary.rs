@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     connection::Connection,
-    finding::Side,
+    finding::{Finding, Side, What, packet},
     heartbeat::Heartbeat,
     report::{FlowReport, Violated},
 };
@@ -45,8 +45,40 @@ impl LooksLike {
     }
 }
 
-/// Say it.
+/// Say it, and what else one has to know to act on it.
 pub fn of(connection: &Connection, report: &FlowReport) -> (LooksLike, String) {
+    let (looks_like, mut said) = killer(connection, report);
+    for (side, of_side) in [(Side::Server, &report.of_server), (Side::Client, &report.of_client)] {
+        let (name, other) = (side.name(), side.other().name());
+        if of_side.packets == 0 {
+            said +=
+                &format!("; the capture has no packet of the {name}, so what it sent is not known");
+        } else if !of_side.in_step {
+            said += &format!("; where the {name}'s frames begin was not known at the end");
+        }
+        if of_side.held_windows > 0 {
+            let held = seconds(of_side.held_window_us * 1000);
+            said += &format!(
+                "; the {name}'s receive window was held for {held}, as where a guard paces the {other}"
+            );
+        } else if of_side.zero_window_us * 1000 >= PAUSE_NS {
+            let closed = seconds(of_side.zero_window_us * 1000);
+            said += &format!(
+                "; the {name}'s receive window was closed for {closed}, as where its program reads too slowly"
+            );
+        }
+        let unfinished = connection.lanes[side as usize].unfinished();
+        if let Some((at, What::Unfinished { frame, length, missing })) = unfinished {
+            let packet = packet(at.file, at.packet);
+            said += &format!(
+                "; the {name}'s frame {frame} ({packet}) lacked {missing} of its {length} bytes at the end"
+            );
+        }
+    }
+    (looks_like, said)
+}
+
+fn killer(connection: &Connection, report: &FlowReport) -> (LooksLike, String) {
     for pinging in [Side::Server, Side::Client] {
         if let Some(said) = silent(connection, pinging) {
             return (LooksLike::Heartbeat, said);
@@ -74,7 +106,9 @@ fn silent(connection: &Connection, pinging: Side) -> Option<String> {
     let waited = connection.latest_ns.saturating_sub(first.ended.time_ns);
     let usual = heartbeat.answers.longest_ns.saturating_mul(UNUSUAL);
     let has_spoken = silent.wire.latest_data_ns.is_some_and(|time| time > first.ended.time_ns);
-    if waited < SILENCE_NS.max(usual) || has_spoken || silent.wire.has_rst {
+    // Of a side that the capture lacks, nothing is known.
+    let is_captured = silent.wire.packets > 0;
+    if waited < SILENCE_NS.max(usual) || has_spoken || silent.wire.has_rst || !is_captured {
         return None;
     }
     let acknowledged = pinger.acknowledged(first.at.seq);
@@ -86,9 +120,9 @@ fn silent(connection: &Connection, pinging: Side) -> Option<String> {
     } else {
         format!("nothing acknowledged the first, so the {who}'s host or the path to it was gone")
     };
-    let (packet, waited) = (first.at.packet, seconds(waited));
+    let (packet, waited) = (packet(first.at.file, first.at.packet), seconds(waited));
     Some(format!(
-        "the {who} has not answered {pings} of the {pinging} since packet {packet} and sent no data \
+        "the {who} has not answered {pings} of the {pinging} since {packet} and sent no data \
          in {waited}; {why}"
     ))
 }
@@ -103,11 +137,11 @@ fn pause(heartbeat: &Heartbeat, pinging: Side) -> Option<String> {
     let (at, ended) = heartbeat.slowest?;
     let who = pinging.other().name();
     Some(format!(
-        "the {who} answered the ping of packet {} after {} (packet {}), where the median of {} is \
-         {}; the {who}, or the path to it, paused",
-        at.packet,
+        "the {who} answered the ping of {} after {} ({}), where the median of {} is {}; the {who}, or \
+         the path to it, paused",
+        packet(at.file, at.packet),
         seconds(longest),
-        ended.packet,
+        packet(ended.file, ended.packet),
         heartbeat.answers.count,
         seconds(median),
     ))
@@ -115,11 +149,11 @@ fn pause(heartbeat: &Heartbeat, pinging: Side) -> Option<String> {
 
 fn violation(report: &FlowReport, first: &Violated) -> String {
     format!(
-        "the {} violates {} ({}) in packet {} at offset {}; {} in all",
+        "the {} violates {} ({}) in {} at offset {}; {} in all",
         first.direction.name(),
         first.rfc,
         first.kind.name(),
-        first.at.packet,
+        packet(first.at.file, first.at.packet),
         first.at.offset,
         report.violations_total,
     )
@@ -131,8 +165,15 @@ fn framing(report: &FlowReport) -> Option<String> {
     if joined + split == 0 {
         return None;
     }
-    let first = report.split_points.iter().chain(&report.findings).map(|finding| finding.at.packet);
-    let first = first.min().map_or(String::new(), |packet| format!(", first in packet {packet}"));
+    let is_border = |finding: &&Finding| {
+        let is_split = matches!(finding.what, What::SplitHeader { .. } | What::SplitFrame { .. });
+        is_split && !finding.nested
+    };
+    let borders = report.findings.iter().filter(is_border);
+    let first =
+        report.split_points.iter().chain(borders).map(|found| (found.at.file, found.at.packet));
+    let first =
+        first.min().map_or(String::new(), |at| format!(", first in {}", packet(at.0, at.1)));
     Some(format!(
         "segments do not match frames ({joined} hold several, {split} frames and {} headers are cut \
          by borders{first}): legal in TCP, and what breaks a reader that takes each read for a frame",
@@ -143,10 +184,16 @@ fn framing(report: &FlowReport) -> Option<String> {
 fn nothing(report: &FlowReport) -> String {
     let frames = report.frames_client + report.frames_server;
     let (pings, answered) = (report.pings_client + report.pings_server, report.pings_answered());
-    format!(
-        "no sign of any of the three in {frames} frames: each segment holds whole frames, {answered} \
-         of {pings} pings were answered"
-    )
+    let pings = match pings {
+        0 => "nothing was pinged".into(),
+        _ => format!("{answered} of {pings} pings were answered"),
+    };
+    match frames {
+        0 => "no frame was captured, and so no sign of any of the three".into(),
+        _ => format!(
+            "no sign of any of the three in {frames} frames: each segment holds whole frames, {pings}"
+        ),
+    }
 }
 
 /// A duration in a unit that shows it.

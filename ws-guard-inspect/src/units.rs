@@ -87,6 +87,13 @@ impl Units {
         }
     }
 
+    /// The unit whose last bytes have not come; of one without a whole header, the cut was told.
+    pub fn unfinished(&self) -> Option<(At, What)> {
+        let open = self.open.filter(|_| self.left > 0)?;
+        let (frame, length, missing) = (self.number, open.length, self.left);
+        Some((open.at, What::Unfinished { frame, length, missing }))
+    }
+
     /// Where the next header begins is not known.
     pub fn lose(&mut self, at: At, out: &mut Vec<Event>) {
         if self.is_in_step {

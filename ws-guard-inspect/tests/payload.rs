@@ -100,3 +100,25 @@ fn what_cannot_be_inflated_is_said_and_not_guessed() {
     let notes: Vec<_> = said(&talk, Client, 99).iter().map(|m| m.note).collect();
     assert_eq!(notes, [Some(Note::NotCaptured), Some(Note::EarlierUnknown)]);
 }
+
+#[test]
+fn what_messages_violate_is_found_where_they_are_shown() {
+    let mut talk = Talk::open(false, [1, 2], true);
+    // A character over the border of two frames is none that is broken.
+    let whole = "grüße".as_bytes();
+    talk.send(Client, &frame(Client, 0x01, &whole[..3]));
+    talk.send(Client, &frame(Client, 0x80, &whole[3..]));
+    talk.send(Client, &frame(Client, 0x82, b"\xFF"));
+    let text = talk.send(Client, &frame(Client, 0x81, &whole[..3]));
+    let deflate = talk.send(Client, &frame(Client, 0xC2, &[0xFF; 9]));
+    let mut inspector = Inspector::new(Told::default());
+    inspector.show(4);
+    let (told, ..) = inspect_with(&talk.pcap(), inspector);
+    let flow = told.flow();
+    let found: Vec<_> =
+        flow.violations.iter().map(|v| (v.kind.name(), v.at.packet, v.frame)).collect();
+    assert_eq!(found, [("text_not_utf8", text, 4), ("not_deflate", deflate, 5)]);
+    // Without their payload nothing is known of it.
+    let (told, ..) = inspect_with(&talk.pcap(), Inspector::new(Told::default()));
+    assert_eq!(told.flow().violations_total, 0);
+}

@@ -4,30 +4,38 @@
 mod common;
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    collections::HashSet,
+    io::{BufRead, BufReader, Cursor, Read},
     path::Path,
     process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use common::{Told, inspect, tshark::compare};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use common::{ETHERNET, Packet, Told, inspect, pcap, tshark::compare};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use ws_guard_inspect::{Side, What, finding::Kind};
+use ws_guard_inspect::{
+    Side, What,
+    finding::Kind,
+    input::{Capture, Damage},
+};
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
     frame::{Frame, encode, opcode},
     netns::{Family, INTERFACE, Namespace, Pair, PairOptions},
     servers::{Library, Server},
     skip_reason,
+    strangers::Stranger,
 };
 
 const PORT: u16 = 9001;
 const WAIT: Duration = Duration::from_secs(20);
+/// Which packets are left out of a capture, one at a time.
+const EVERY: usize = 5;
 
 /// dumpcap on a namespace's interface.
 struct Dumpcap(Child);
@@ -155,6 +163,109 @@ fn real_connections_are_told_as_they_were() -> Result<()> {
         let compared = run(&pair, library, family).with_context(|| format!("{library:?}"))?;
         if !compared {
             println!("skipped: {library:?} with tshark, or dumpcap is missing");
+        }
+    }
+    Ok(())
+}
+
+/// A foreign client and a server that also deflates, where the client offers it and `deflate` says so.
+fn visit(
+    pair: &Pair,
+    (client, library): (Stranger, Library),
+    family: Family,
+    deflate: bool,
+) -> Result<bool> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("real.pcapng");
+    let server = match deflate {
+        true => Server::start_deflating(&pair.server, library, PORT)?,
+        false => Server::start(&pair.server, library, PORT, None)?,
+    };
+    let Some(dumpcap) = Dumpcap::start(&pair.server, &file)? else {
+        return Ok(false);
+    };
+    let at = server.at(family.server());
+    let Some(process) = client.start(&pair.client, at, deflate, folder.path())? else {
+        println!("skipped: there is no chromium here (Debian: apt-get install chromium)");
+        return Ok(true);
+    };
+    let closed = |line: &str| line.contains("\"closed\"").then_some(());
+    let closed = server.process().wait_for(WAIT, closed);
+    closed.with_context(|| process.lines().join("\n"))?;
+    let totals = server.stop()?;
+    let bytes = dumpcap.stop(&file)?;
+    drop(process);
+    let (told, _, damage) = inspect(&bytes);
+    ensure!(damage.is_none(), "{damage:?}");
+    let flow = told.flow();
+    let of_client = &flow.of_client;
+    ensure!((of_client.messages, flow.pings_client) == (totals.messages, totals.pings), "{flow:?}");
+    ensure!(of_client.close_code == Some(4001) && flow.closed_by == Some(Side::Client), "{flow:?}");
+    ensure!(of_client.close_reason.as_deref() == Some("enough"), "{flow:?}");
+    ensure!(flow.deflate == Some(deflate) && flow.violations_total == 0, "{flow:?}");
+    ensure!((of_client.compressed_messages > 0) == deflate, "{flow:?}");
+    lacking(&told, &bytes)?;
+    Ok(compare(&bytes, PORT))
+}
+
+/// The packets of a capture.
+fn packets(bytes: &[u8]) -> Result<Vec<Packet>, Damage> {
+    let mut capture = Capture::new(Cursor::new(bytes.to_vec()), 1)?;
+    let mut packets = Vec::new();
+    while let Some(packet) = capture.packet()? {
+        let (time_ns, data) = (packet.place.time_ns, packet.data.to_vec());
+        packets.push(Packet { time_ns, data, cut: 0 });
+    }
+    Ok(packets)
+}
+
+/// Captures without one of the packets, and without the beginning: what is found in them is in the whole
+/// one at the same place, and what is missing is said.
+fn lacking(whole: &Told, bytes: &[u8]) -> Result<()> {
+    let packets = packets(bytes).map_err(|damage| anyhow!("{damage:?}"))?;
+    let of = |told: &Told, side| -> HashSet<(u32, u8, bool, u64)> {
+        let frames = told.frames(side).into_iter();
+        frames.map(|(seq, _, frame)| (seq, frame.opcode, frame.fin, frame.length)).collect()
+    };
+    for first in (0..packets.len()).step_by(EVERY) {
+        for lost in [0..first, first..first + 1] {
+            let left: Vec<Packet> =
+                packets[..lost.start].iter().chain(&packets[lost.end..]).cloned().collect();
+            let (told, ..) = inspect(&pcap(ETHERNET, &left));
+            for side in [Side::Client, Side::Server] {
+                let (found, all) = (of(&told, side), of(whole, side));
+                ensure!(found.is_subset(&all), "{lost:?} are lost: {:?}", found.difference(&all));
+                let Some(flow) = told.flows.first().filter(|_| found != all) else { continue };
+                let report = if side == Side::Client { &flow.of_client } else { &flow.of_server };
+                let is_said = report.gaps > 0 || flow.midstream || flow.request_unseen;
+                ensure!(is_said, "{lost:?} are lost, and nothing says so: {flow:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn foreign_clients_are_told_as_tshark_does() -> Result<()> {
+    if let Some(reason) = skip_reason() {
+        println!("skipped: {reason}");
+        return Ok(());
+    }
+    let pair = Pair::new(PairOptions::default())?;
+    let visits = [
+        (Stranger::Python, Library::Python, true),
+        (Stranger::Ws, Library::Ws, true),
+        (Stranger::Chromium, Library::Python, true),
+        (Stranger::Chromium, Library::Ws, false),
+        (Stranger::Python, Library::Ws, false),
+        (Stranger::Ws, Library::Python, false),
+    ];
+    for ((client, library, deflate), family) in
+        visits.into_iter().zip(Family::BOTH.into_iter().cycle())
+    {
+        let compared = visit(&pair, (client, library), family, deflate);
+        if !compared.with_context(|| format!("{client:?}, {library:?}, {deflate}"))? {
+            println!("skipped: {client:?} with tshark, or dumpcap is missing");
         }
     }
     Ok(())

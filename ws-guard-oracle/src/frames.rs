@@ -114,7 +114,7 @@ fn violations(
     rule(side.from_client && !masked, Violation::Unmasked);
     rule(!side.from_client && masked, Violation::Masked);
     // 5.5: control frames "MUST have a payload length of 125 bytes or less"; the length field of
-    // one that uses an extended form stands for more, and where it does not, it is not minimal.
+    // one that uses an extended form means more, and where it does not, it is not minimal.
     rule(control && length_bytes > 0, Violation::ControlTooLong);
     rule(control && !fin, Violation::ControlFragmented);
     rule(length_bytes == 2 && length < 126, Violation::NonMinimalLength);

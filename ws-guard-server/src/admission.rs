@@ -1,4 +1,4 @@
-//! Who may come in, and how many pings of whom are answered. One for all shards.
+//! Admission of connections, and of pings by source and connection. Shared by all shards.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,10 +13,8 @@ use std::{
 use ipnet::IpNet;
 use ws_guard_common::window::{Rate, RateWindow};
 
-use super::{config::Config, proxies::Caller};
+use super::{bucket::Bucket, config::Config, proxies::Caller};
 
-/// Steps of the clock that stamps pings, in milliseconds.
-pub const CLOCK_STEP_MS: u32 = 1;
 /// Sources are looked through for those that are gone at most so often.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -70,7 +68,7 @@ fn place((network, port): Counted) -> (Counted, fn(&mut Source) -> &mut usize) {
 #[derive(Debug)]
 struct Sources {
     by_source: HashMap<Counted, Source>,
-    /// Open connections of those who said who they are.
+    /// Open connections of identified users.
     by_user: HashMap<Box<str>, usize>,
     swept: Instant,
 }
@@ -95,6 +93,8 @@ pub struct Admission {
     handshakes: AtomicUsize,
     open: AtomicUsize,
     sources: Mutex<Sources>,
+    /// New connections.
+    pub(super) rate: Bucket,
 }
 
 impl Default for Admission {
@@ -109,13 +109,14 @@ impl Default for Admission {
                 by_user: HashMap::new(),
                 swept: now,
             }),
+            rate: Bucket::default(),
         }
     }
 }
 
 impl Admission {
     /// Begin a handshake, unless there are too many. Half of the places are for others than this
-    /// source, so that nobody keeps everybody out by saying nothing; a trusted proxy speaks for many.
+    /// source, so that silent clients cannot use up all places; a trusted proxy speaks for many.
     pub fn handshake(
         self: &Arc<Admission>,
         address: IpAddr,
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_nobody_vouches_for_is_charged_alone() {
+    fn a_connection_without_a_known_client_is_charged_alone() {
         let (admission, config) = (Arc::new(Admission::default()), config());
         let proxy = caller("10.0.0.1");
         let alone = |port| Caller { port: Some(port), ..proxy };

@@ -1,25 +1,14 @@
-//! How the connections of a thread are looked at from outside: each is woken and says how it stands,
-//! a few at a time. So listing costs a connection nothing while nobody asks.
+//! Introspection of a thread's connections: each is woken and reports its state, a few at a time.
+//! So listing costs a connection nothing except while it runs.
 
 use std::rc::Rc;
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::yield_now,
-};
+use tokio::{sync::mpsc, task::yield_now};
 
-use super::shard::Shard;
-use crate::view::ConnectionView;
+use super::{service::Ask, shard::Shard};
 
 /// Connections that are asked at once; others get their turn in between.
 const AT_ONCE: usize = 128;
-
-/// A question to a thread.
-pub struct Ask {
-    /// One connection, or all.
-    pub id: Option<u64>,
-    pub reply: oneshot::Sender<Vec<ConnectionView>>,
-}
 
 impl Shard {
     /// Answer questions, for ever.

@@ -1,4 +1,4 @@
-//! The canary of a shard, and what it sets off.
+//! The canary of a shard, and the reaction to its delays.
 
 use std::{
     rc::Rc,
@@ -10,13 +10,13 @@ use tokio::time::sleep;
 use super::{
     charges::{Charges, thread_time},
     shard::Shard,
-    stall::{Beside, Level, Monitor},
+    stall::{Circumstances, Level, Monitor},
 };
 use crate::seldom::Seldom;
 
 /// How long the canary sleeps.
 const NAP: Duration = Duration::from_millis(10);
-/// Connections that are closed at a time: one in so many, and at least one.
+/// Connections that are closed at a time: one in this number, and at least one.
 const SHARE: usize = 20;
 /// Pause between two such times.
 const BETWEEN: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ impl Shard {
         let Some((connection, took)) = self.turns.most() else { return Duration::ZERO };
         let now = Instant::now();
         let charge = charges.charge(took, worked, now).min(delay);
-        self.service.metrics.charged.inc_by(charge.as_secs_f64());
+        self.service.metrics.charge(connection, charge.as_secs_f64());
         if charge > self.service.config.stalls.refuse
             && let Some(before) = said.say(now)
         {
@@ -79,12 +79,12 @@ impl Shard {
         charge
     }
 
-    /// Say what happened, and what was going on beside it: a stall without new connections is this
+    /// Report what happened, and the circumstances: a stall without new connections is this
     /// machine's, one with many may be theirs.
     fn change_level(&self, level: Level, delay: Duration, pong: Duration, came: (f64, f64)) {
         self.set_level(level);
         let service = &self.service;
-        let beside = Beside {
+        let during = Circumstances {
             new_per_second: came.0,
             reconnects_per_second: came.1,
             connections: self.wheel.len(),
@@ -92,22 +92,22 @@ impl Shard {
             budget: service.config.memory_budget,
         };
         service.metrics.threads.with_label_values(&[level.name()]).inc();
-        service.metrics.stalls.with_label_values(&[level.name(), beside.name()]).inc();
+        service.metrics.stalls.with_label_values(&[level.name(), during.name()]).inc();
         tracing::warn!(
             level = level.name(),
-            beside = beside.name(),
+            during = during.name(),
             delay_ms = delay.as_millis() as u64,
             pong_ms = pong.as_millis() as u64,
-            new_connections_per_second = beside.new_per_second as u64,
-            reconnects_per_second = beside.reconnects_per_second as u64,
-            queued_bytes = beside.queued,
+            new_connections_per_second = during.new_per_second as u64,
+            reconnects_per_second = during.reconnects_per_second as u64,
+            queued_bytes = during.queued,
             handshakes = service.admission.handshaking(),
-            connections = beside.connections,
+            connections = during.connections,
             "stall level changed"
         );
     }
 
-    /// Close some of the connections that nobody uses.
+    /// Close some of the idle connections.
     fn shed(&self, now: Instant) {
         let Some(before) = now.checked_sub(self.service.config.stalls.idle) else { return };
         self.wheel.shed(before, self.wheel.len().div_ceil(SHARE));

@@ -1,4 +1,6 @@
-//! Why a connection ended: one cause for each, the same in logs, metrics and listings.
+//! Causes of closed connections: one for each, the same in logs, metrics and listings.
+
+use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
 use super::{
     heartbeat::Action,
@@ -22,7 +24,7 @@ pub enum Cause {
     SlowSender,
     /// The peer broke the protocol or a limit of it.
     Protocol(ProtocolError),
-    /// The server is late, and nobody was using the connection; or it has no memory left, and the
+    /// The server is late, and the connection was idle; or it has no memory left, and the
     /// connection held more than its share of it in an unfinished message.
     Shed,
     /// The server is shutting down.
@@ -30,6 +32,19 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every [`Cause::name`].
+    pub const NAMES: [&str; 9] = [
+        Cause::PeerClosed.name(),
+        Cause::PeerVanished.name(),
+        Cause::PingTimeout.name(),
+        Cause::Silence.name(),
+        Cause::SlowReader.name(),
+        Cause::SlowSender.name(),
+        Cause::Protocol(ProtocolError::Utf8).name(),
+        Cause::Shed.name(),
+        Cause::Shutdown.name(),
+    ];
+
     /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -59,11 +74,11 @@ impl Cause {
             Cause::SlowReader | Cause::SlowSender => code::POLICY_VIOLATION,
             Cause::Protocol(error) => error.close_code(),
             Cause::Shed => code::TRY_AGAIN_LATER,
-            Cause::Shutdown => code::GOING_AWAY,
+            Cause::Shutdown => code::SERVICE_RESTART,
         }
     }
 
-    /// The close frame's reason, and what the log says.
+    /// What the log says, and what the close frame's reason begins with: [`Cause::told`].
     pub const fn reason(self) -> &'static str {
         match self {
             Cause::PeerClosed => "",
@@ -76,6 +91,24 @@ impl Cause {
             Cause::Shed => "server is busy",
             Cause::Shutdown => "server is shutting down",
         }
+    }
+}
+
+/// A client that is closed because the server is busy comes back after any of these times, in ms.
+const BUSY: RangeInclusive<u64> = 1000..=5000;
+/// Where connections are not closed over a longer time, their clients come back over this one.
+const SOON: Duration = Duration::from_secs(1);
+
+impl Cause {
+    /// The close frame's reason: with a time to come back after where the client is not at fault, drawn
+    /// at random over the time in which the server is left.
+    pub fn told(self, spread: Duration) -> Cow<'static, str> {
+        let after = match self {
+            Cause::Shutdown => fastrand::u64(0..=spread.max(SOON).as_millis() as u64),
+            Cause::Shed => fastrand::u64(BUSY),
+            _ => return self.reason().into(),
+        };
+        format!("{}, retry-after-ms={after}", self.reason()).into()
     }
 }
 

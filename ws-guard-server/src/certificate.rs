@@ -1,4 +1,4 @@
-//! Who a certificate is for.
+//! Names in client certificates.
 
 use x509_parser::{
     certificate::X509Certificate,
@@ -6,8 +6,8 @@ use x509_parser::{
     prelude::FromDer,
 };
 
-use super::identity::LONGEST;
-
+/// Longest name in bytes, also of a user or a region: what OpenID Connect (Core, 2) allows for `sub`.
+pub const LONGEST: usize = 255;
 /// What a certificate without a name is called.
 pub const NAMELESS: &str = "nameless";
 

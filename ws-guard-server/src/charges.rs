@@ -1,4 +1,4 @@
-//! Which connection kept a thread from its canary. What one connection takes is charged to it: it is
+//! Blame for a delayed canary. What one connection takes is charged to it: it is
 //! no reason to refuse others.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Less than this is nobody's fault.
+/// Less than this is not charged.
 const WORTH_CHARGING: Duration = Duration::from_millis(1);
 /// How long charges are remembered, for pings that waited through several of them.
 const REMEMBERED: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! What the server allows, and how long it waits.
+//! Limits and time-outs of the server.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,6 +10,7 @@ use super::{
     pings::Pings,
     protocol::{Limits, extension::DeflateOptions},
     proxies::Proxies,
+    routing::Share,
     seen::Seen,
     stall::Thresholds,
     tls::Tls,
@@ -18,13 +19,13 @@ use super::{
 use crate::trace::Trace;
 
 /// What becomes of messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum HandlerKind {
-    /// They go back to who sent them.
+    /// They go back to their sender.
     #[default]
     Echo,
     /// Publish and subscribe.
-    Topic(TopicLimits),
+    Topic(Box<TopicLimits>),
 }
 
 /// Everything a server has to be told. The defaults are those of the command line.
@@ -39,11 +40,16 @@ pub struct Config {
     pub max_connections_per_source: usize,
     /// Open connections of one user; above that a handshake is answered with 429.
     pub max_connections_per_user: usize,
-    /// Who may connect, and how they say who they are.
+    /// New connections a second, and as many at once; above that a handshake is answered with 503. 0 is
+    /// no such limit.
+    pub admission_rate: u32,
+    /// Users of other clusters are answered with 421.
+    pub user_cluster: Option<Share>,
+    /// Admission, and identification of clients.
     pub access: Access,
     /// With a certificate, the server speaks TLS only.
     pub tls: Option<Arc<Tls>>,
-    /// Which subprotocol who gets.
+    /// Assignment of subprotocols.
     pub negotiation: Arc<Negotiation>,
     /// Where pings are noted that no guard in front of the server can see: those inside TLS.
     pub seen: Option<Arc<Seen>>,
@@ -65,14 +71,16 @@ pub struct Config {
     pub memory_budget: usize,
     /// How long the socket may take no byte while there are some to write.
     pub write_timeout: Duration,
-    /// A frame that began may take so long, and a second more for each KiB that came.
+    /// Maximum duration of a frame, plus a second for each KiB received.
     pub frame_timeout: Duration,
     /// From a close frame to the peer's answer and the end of its TCP stream.
     pub close_timeout: Duration,
     /// How long the server goes on accepting once it is told to end. Meanwhile it is not ready, so that
     /// whoever sends clients to it can stop.
     pub shutdown_delay: Duration,
-    /// For all connections together at the end.
+    /// Over which connections are closed at the end, so that their clients come back one after another.
+    pub shutdown_spread: Duration,
+    /// For all connections together at the end, after that.
     pub drain_timeout: Duration,
     pub heartbeat: Times,
     /// What is a stall, and what is done about it.
@@ -81,6 +89,8 @@ pub struct Config {
     pub pings: Arc<Pings>,
     /// What becomes of messages.
     pub handler: HandlerKind,
+    /// Requests that are no handshake may get a page to try messaging on.
+    pub demo_page: bool,
     /// What happens to connections goes there as well.
     pub trace: Option<Arc<dyn Trace>>,
     /// permessage-deflate, unless it is switched off.
@@ -96,6 +106,8 @@ impl Config {
             max_connections: 16_384,
             max_connections_per_source: 16_384,
             max_connections_per_user: 16_384,
+            admission_rate: 0,
+            user_cluster: None,
             access: Access::default(),
             tls: None,
             negotiation: Arc::default(),
@@ -111,11 +123,13 @@ impl Config {
             frame_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             shutdown_delay: Duration::ZERO,
+            shutdown_spread: Duration::ZERO,
             drain_timeout: Duration::from_secs(10),
             heartbeat: Times::default(),
             stalls: Thresholds::default(),
             pings: Arc::default(),
             handler: HandlerKind::Echo,
+            demo_page: false,
             trace: None,
             deflate: Some(DeflateOptions::default()),
         }
@@ -141,7 +155,7 @@ mod tests {
         assert_eq!(config.max_connections, config.max_connections_per_user);
         let seconds = |time: Duration| format!("{} s", time.as_secs());
         let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
-        let topics = TopicLimits::DEFAULT;
+        let topics = TopicLimits::default();
         let document = include_str!("../../docs/server.md");
         for (what, limit) in [
             ("connections; of one source; of one user", grouped(config.max_connections)),

@@ -1,4 +1,4 @@
-//! What a connection is for: what becomes of its messages.
+//! Handlers: processing of a connection's messages.
 
 use std::task::Waker;
 
@@ -58,7 +58,7 @@ pub struct Replies<'a> {
     pub(super) treatment: Treatment<'a>,
     pub(super) turn: &'a mut Turn,
     pub(super) totals: &'a mut Totals,
-    /// For those who follow the connection.
+    /// For followers of the connection.
     pub(super) happened: Option<Happened>,
 }
 
@@ -74,7 +74,7 @@ impl Replies<'_> {
         self.send(message, Payload::Shared);
     }
 
-    /// Work was done that takes as long as so many bytes take to be compressed.
+    /// Work was done, in bytes that take as long to compress.
     pub fn spend(&mut self, bytes: usize) {
         self.turn.spend(bytes);
     }

@@ -24,8 +24,11 @@ use tokio::{
 
 use super::{
     config::Config,
+    demo,
+    identity::RESUME,
     negotiation::{self, Choice, Client, Table, VERSION_FIELD, offers},
     protocol::extension::{self, Agreed, DeflateOptions},
+    refusal::Refusal,
 };
 
 /// What the accept key is made with (RFC 6455, 1.3).
@@ -38,166 +41,6 @@ const MIN_REQUEST: usize = 8192;
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Most that is read of what a refused client sent behind its request, in bytes.
 const MAX_UNREAD: usize = 64 * 1024;
-/// Whoever is sent away may come back after so many seconds.
-const RETRY_AFTER: &str = "5";
-
-/// Why a request is no upgrade, or why the upgrade is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// No request came, or none that hyper could read: broken, too long, or cut off.
-    NotHttp,
-    /// It took longer than [`Config::handshake_timeout`].
-    Timeout,
-    NotGet,
-    /// Plain HTTP, or HTTP/1.0.
-    NoUpgrade,
-    Version,
-    Key,
-    /// No `Host`, or more than one.
-    Host,
-    /// A request for an upgrade with a body, which would be taken for frames.
-    Body,
-    /// A proxy that has to say whom it connects for did not.
-    ProxyHeader,
-    /// No TLS, where it has to be, or one that could not be agreed.
-    Tls,
-    /// A page of an origin that may not connect.
-    Origin,
-    NoToken,
-    /// Expired, signed by somebody else, or no token at all.
-    BadToken,
-    /// The client has to say who it is, and did not.
-    NoUser,
-    /// What it says is no name of a user: too long, not UTF-8, with control characters, or twice.
-    BadUser,
-    /// Too many connections.
-    ServerFull,
-    /// Too many connections of this source.
-    SourceFull,
-    /// Too many connections of this user.
-    UserFull,
-    /// Connections hold as much memory as they may.
-    MemoryFull,
-    /// The server is late with what it has.
-    Stalled,
-    /// The server is shutting down.
-    Shutdown,
-}
-
-impl Refusal {
-    /// The name in metrics and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Refusal::NotHttp => "not_http",
-            Refusal::Timeout => "handshake_timeout",
-            Refusal::NotGet => "not_get",
-            Refusal::NoUpgrade => "no_upgrade",
-            Refusal::Version => "version",
-            Refusal::Key => "key",
-            Refusal::Host => "host",
-            Refusal::Body => "body",
-            Refusal::ProxyHeader => "proxy_header",
-            Refusal::Tls => "tls",
-            Refusal::Origin => "origin",
-            Refusal::NoToken => "no_token",
-            Refusal::BadToken => "bad_token",
-            Refusal::NoUser => "no_user",
-            Refusal::BadUser => "bad_user",
-            Refusal::ServerFull => "server_full",
-            Refusal::SourceFull => "source_full",
-            Refusal::UserFull => "user_full",
-            Refusal::MemoryFull => "memory_full",
-            Refusal::Stalled => "stalled",
-            Refusal::Shutdown => "shutdown",
-        }
-    }
-
-    /// The answer's status, where there is one to answer.
-    pub const fn status(self) -> Option<StatusCode> {
-        Some(match self {
-            Refusal::NotHttp | Refusal::Timeout | Refusal::ProxyHeader | Refusal::Tls => {
-                return None;
-            }
-            Refusal::NotGet => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
-            Refusal::Key | Refusal::Host | Refusal::Body | Refusal::BadUser => {
-                StatusCode::BAD_REQUEST
-            }
-            Refusal::ServerFull | Refusal::MemoryFull | Refusal::Stalled | Refusal::Shutdown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Refusal::SourceFull | Refusal::UserFull => StatusCode::TOO_MANY_REQUESTS,
-            Refusal::Origin => StatusCode::FORBIDDEN,
-            Refusal::NoToken | Refusal::BadToken | Refusal::NoUser => StatusCode::UNAUTHORIZED,
-        })
-    }
-
-    /// What the answer's body says.
-    const fn explanation(self) -> &'static str {
-        match self {
-            Refusal::NotHttp => "this is not an HTTP/1.1 request",
-            Refusal::Timeout => "the handshake took too long",
-            Refusal::NotGet => "a WebSocket handshake is a GET request",
-            Refusal::NoUpgrade => {
-                "this is a WebSocket server: send Connection: Upgrade and Upgrade: websocket over HTTP/1.1"
-            }
-            Refusal::Version => "Sec-WebSocket-Version has to be 13",
-            Refusal::Key => "Sec-WebSocket-Key has to be 16 bytes in base64, once",
-            Refusal::Host => "a request has exactly one Host field",
-            Refusal::Body => {
-                "a WebSocket handshake has no body: send no Content-Length and no Transfer-Encoding"
-            }
-            Refusal::ProxyHeader => "a trusted proxy did not send the PROXY protocol's header",
-            Refusal::Tls => "the TLS handshake failed",
-            Refusal::Origin => "pages of this origin may not connect",
-            Refusal::NoToken => "send a token: Authorization: Bearer, or access_token in the query",
-            Refusal::BadToken => "the token is not valid, or no longer",
-            Refusal::NoUser => "the request has to say who its user is",
-            Refusal::BadUser => {
-                "the user's name has to be given once, in up to 255 bytes of UTF-8 without control characters"
-            }
-            Refusal::UserFull => "this user has as many connections as it may have",
-            Refusal::ServerFull => {
-                "the server has as many connections as it takes: try again later"
-            }
-            Refusal::SourceFull => "your address has as many connections as it may have",
-            Refusal::MemoryFull | Refusal::Stalled => "the server is busy: try again later",
-            Refusal::Shutdown => "the server is shutting down: try again later",
-        }
-    }
-
-    fn response(self) -> Response<Full<Bytes>> {
-        let body = format!("{}\n", self.explanation());
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = self.status().unwrap_or(StatusCode::BAD_REQUEST);
-        let mut field = |name, value| {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
-        };
-        field(header::CONTENT_TYPE, "text/plain; charset=utf-8");
-        field(header::CONNECTION, "close");
-        match self {
-            Refusal::NotGet => field(header::ALLOW, "GET"),
-            Refusal::NoUpgrade | Refusal::Version => {
-                field(header::UPGRADE, "websocket");
-                field(header::SEC_WEBSOCKET_VERSION, "13");
-            }
-            Refusal::NoToken => field(header::WWW_AUTHENTICATE, "Bearer"),
-            Refusal::BadToken => {
-                field(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"");
-            }
-            Refusal::ServerFull
-            | Refusal::SourceFull
-            | Refusal::UserFull
-            | Refusal::MemoryFull
-            | Refusal::Stalled
-            | Refusal::Shutdown => {
-                field(header::RETRY_AFTER, RETRY_AFTER);
-            }
-            _ => {}
-        }
-        response
-    }
-}
 
 /// What a request asks for, once it is known to be a proper one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +50,8 @@ pub struct Upgrade {
     pub protocol: Option<Choice>,
     /// There are protocols to choose from, and the answer says which it is.
     versioned: bool,
+    /// Where none was chosen: browsers want one of those that they offer.
+    resuming: bool,
 }
 
 impl Upgrade {
@@ -240,7 +85,13 @@ impl Upgrade {
         let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
         let offers = offers.iter().filter_map(|value| value.to_str().ok());
         let deflate = deflate.and_then(|options| extension::negotiate(offers, options));
-        Ok(Upgrade { accept: accept_key(key), deflate, protocol: None, versioned: false })
+        Ok(Upgrade {
+            accept: accept_key(key),
+            deflate,
+            protocol: None,
+            versioned: false,
+            resuming: false,
+        })
     }
 
     /// Choose a subprotocol of those that the client offers.
@@ -254,6 +105,11 @@ impl Upgrade {
         }
     }
 
+    /// Have the subprotocol of clients that come back, where they offer it and get no other.
+    pub fn resume(&mut self, headers: &HeaderMap) {
+        self.resuming = offers::offers(headers).contains(&RESUME);
+    }
+
     fn response(&self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -263,10 +119,11 @@ impl Upgrade {
         let extensions = self.deflate.map(|agreed| agreed.response());
         let protocol = self.protocol.as_ref().map(|choice| &*choice.protocol);
         let version = self.versioned.then(|| protocol.unwrap_or(negotiation::NONE));
+        let resuming = self.resuming.then_some(RESUME);
         for (name, value) in [
             (header::SEC_WEBSOCKET_ACCEPT, Some(&*self.accept)),
             (header::SEC_WEBSOCKET_EXTENSIONS, extensions.as_deref()),
-            (header::SEC_WEBSOCKET_PROTOCOL, protocol),
+            (header::SEC_WEBSOCKET_PROTOCOL, protocol.or(resuming)),
             (HeaderName::from_static(VERSION_FIELD), version),
         ] {
             // All are made of characters that a header may have.
@@ -343,7 +200,11 @@ where
         });
         let response = match &admitted {
             Ok((upgrade, _)) => upgrade.response(),
-            Err(refusal) => refusal.response(),
+            Err(refusal) => {
+                let asked = config.demo_page && *refusal == Refusal::NoUpgrade;
+                let page = asked.then(|| demo::answer(&request)).flatten();
+                page.unwrap_or_else(|| refusal.response())
+            }
         };
         *outcome.borrow_mut() = admitted;
         async { Ok::<_, Infallible>(response) }
@@ -455,16 +316,5 @@ mod tests {
         let mut twice = request(None);
         twice.headers_mut().append("sec-websocket-key", HeaderValue::from_static(GOOD[4].1));
         assert_eq!(Upgrade::check(&twice, None), Err(Refusal::Key));
-    }
-
-    #[test]
-    fn answers_tell_what_to_do() {
-        let field = |refusal: Refusal, name: &str| {
-            let response = refusal.response();
-            response.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
-        };
-        assert_eq!(field(Refusal::Version, "sec-websocket-version").as_deref(), Some("13"));
-        assert_eq!(field(Refusal::ServerFull, "retry-after").as_deref(), Some(RETRY_AFTER));
-        assert_eq!(Refusal::SourceFull.response().status(), 429);
     }
 }

@@ -1,4 +1,4 @@
-//! Is the peer alive, or does it only look so? A state machine without a clock or a socket.
+//! Liveness of the peer. A state machine without a clock or a socket.
 //!
 //! ```text
 //! Idle ── first ping ──▶ Handshaking ── pong ──▶ Active ── one timeout ──▶ Suspect ── three ──▶ Dead
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Timeouts after which a direction is dead.
 pub const MISSES: u8 = 3;
 
-/// Where one direction stands.
+/// State of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// No ping yet.
@@ -223,7 +223,7 @@ impl Heartbeat {
         Some(self.ping(now, times))
     }
 
-    /// Where the peer's side stands.
+    /// State of the peer's side.
     pub fn state(&self) -> State {
         self.probe.state
     }

@@ -1,9 +1,9 @@
-//! How much memory the buffers of all connections take.
+//! Memory budget of the buffers of all connections.
 
 use bytes::Bytes;
 use prometheus::IntGauge;
 
-/// Bytes of memory, counted by those who hold them.
+/// Bytes of memory, counted by their holders.
 #[derive(Clone, Debug)]
 pub struct Held(IntGauge);
 
@@ -13,7 +13,7 @@ impl Held {
         Held(gauge)
     }
 
-    /// Somebody holds `now` bytes, and held `before`.
+    /// A holder has `now` bytes, and had `before`.
     pub fn change(&self, before: usize, now: usize) {
         if now != before {
             self.0.add(now as i64 - before as i64);

@@ -1,4 +1,4 @@
-//! Who a client is, and whether a browser's page may connect: decided before the upgrade.
+//! Identity of a client, and origin checks for browsers: decided before the upgrade.
 
 use std::borrow::Cow;
 
@@ -8,14 +8,23 @@ use hyper::{
 };
 use percent_encoding::percent_decode_str;
 
-use super::{certificate::NAMELESS, handshake::Refusal, origin::Origin, token::TokenKey};
+use super::{
+    certificate::{LONGEST, NAMELESS},
+    negotiation::offers::offers,
+    origin::Origin,
+    refusal::Refusal,
+    token::TokenKey,
+    topics::rules::Grants,
+};
 
-/// Longest name of a user or region in bytes: what OpenID Connect (Core, 2) allows for `sub`.
-pub const LONGEST: usize = 255;
 /// Region of clients whose own is no name.
 const INVALID_REGION: &str = "invalid";
 /// Query parameter that a browser has to use, which cannot set a header (RFC 6750, 2.3).
 const TOKEN_PARAMETER: &str = "access_token";
+/// Query parameter of the topics and positions that a client goes on with.
+const RESUME_PARAMETER: &str = "resume";
+/// Subprotocol of clients that offer them as another one, which begins with this and a dot.
+pub const RESUME: &str = "ws-guard.resume";
 
 /// What is known of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +33,8 @@ pub struct Identity {
     pub region: Option<Box<str>>,
     /// Whose certificate it showed.
     pub certificate: Option<Box<str>>,
+    /// What its token permits.
+    pub grants: Grants,
 }
 
 /// Where a request names something.
@@ -62,7 +73,7 @@ pub struct Access {
     pub region: Option<Field>,
     /// With one, a client needs a token, and its fields are not asked.
     pub token: Option<TokenKey>,
-    /// A client has to say who it is.
+    /// A client has to identify itself.
     pub user_required: bool,
 }
 
@@ -77,9 +88,11 @@ impl Access {
     ) -> Result<Identity, Refusal> {
         self.check_origin(request.headers())?;
         let shown = Shown { request, trusted, certificate };
+        let mut grants = Grants::default();
         let (user, region) = match &self.token {
             Some(key) => {
                 let claims = key.claims(&token(request)?).ok_or(Refusal::BadToken)?;
+                grants = claims.grants;
                 (Ok(claims.sub.map(Cow::Owned)), Ok(claims.region.map(Cow::Owned)))
             }
             None => (shown.field(self.user.as_ref()), shown.field(self.region.as_ref())),
@@ -90,7 +103,7 @@ impl Access {
         if self.user_required && user_id.is_none() {
             return Err(Refusal::NoUser);
         }
-        Ok(Identity { user_id, region, certificate: certificate.map(Box::from) })
+        Ok(Identity { user_id, region, certificate: certificate.map(Box::from), grants })
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -105,6 +118,16 @@ impl Access {
             Err(Refusal::Origin)
         }
     }
+}
+
+/// The resume token in a request's query, or among the subprotocols that it offers.
+pub fn resume_token<B>(request: &Request<B>) -> Option<Box<str>> {
+    if let Some(token) = parameters(request.uri().query(), RESUME_PARAMETER).next() {
+        return Some(token.ok()?.into_owned().into_boxed_str());
+    }
+    let offered = offers(request.headers()).into_iter();
+    let mut tokens = offered.filter_map(|name| name.strip_prefix(RESUME)?.strip_prefix('.'));
+    tokens.next().map(Box::from)
 }
 
 /// `Authorization: Bearer`, or the query's `access_token`; one of them, once (RFC 6750, 2).
@@ -281,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_and_certificates_that_name_nobody_are_refused() {
+    fn fields_and_certificates_without_a_name_are_refused() {
         let mut access = Access { user: Some(Field::Certificate), ..Access::default() };
         let named = |access: &Access, certificate| {
             access.check(&request("/", &[]), true, certificate).map(|identity| identity.user_id)
@@ -358,7 +381,7 @@ mod tests {
         }
     }
 
-    /// Members that are no extension's list and nobody's name, but are there.
+    /// Members that are neither an extension's list nor a name.
     #[test]
     fn malformed_demands_are_demands() {
         let key = TokenKey::from(key::shared(SECRET).unwrap());

@@ -4,7 +4,6 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::{
@@ -13,22 +12,22 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{certificate, tcp_info};
+use super::{certificate, tcp_info::TcpInfo};
 
-/// A byte stream that knows when bytes came.
+/// A byte stream that knows its TCP.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// How long the latest bytes have been with the kernel, whether they were read or not. In steps
-    /// of the kernel's timer, 1 to 10 ms.
-    fn since_arrival(&self) -> Option<Duration>;
+    /// What the kernel says of it. Times since something are in steps of the kernel's timer, 1 to
+    /// 10 ms.
+    fn tcp(&self) -> Option<TcpInfo>;
 }
 
 impl Stream for Io {
-    fn since_arrival(&self) -> Option<Duration> {
+    fn tcp(&self) -> Option<TcpInfo> {
         let stream = match self {
             Io::Plain(stream) => stream,
             Io::Tls(stream) => stream.get_ref().0,
         };
-        tcp_info::since_arrival(stream)
+        TcpInfo::of(stream)
     }
 }
 

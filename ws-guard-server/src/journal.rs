@@ -1,4 +1,4 @@
-//! What is remembered of connections: how the latest ended, and what happened to which. Bounded,
+//! Recent history of connections: causes of the latest ends, and events of each. Bounded,
 //! whatever happens, and nothing of it is kept by connection.
 
 use std::{
@@ -32,19 +32,19 @@ const LAG: usize = 1024;
 /// What happened to a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Happened {
-    /// Its handshake was done, and took so long.
+    /// Its handshake was done; the time it took.
     Opened(Duration),
     /// The heartbeat says something else of it.
     State(State),
     /// This side closes it.
     Closing(Cause),
     Closed(Cause, u16),
-    /// What follows is told only while somebody follows the connection.
+    /// The following ones are recorded only while the connection is followed.
     PingSent,
     Pong(Option<Duration>),
     /// The peer's; whether it is answered.
     Ping(bool),
-    /// A message of so many bytes.
+    /// A message, and its bytes.
     Message(usize),
     Subscribed(Box<str>),
     Unsubscribed(Box<str>),
@@ -126,14 +126,14 @@ impl Journal {
         let mut events = lock(&self.events);
         // Sent under the lock, so that a new follower gets each event once.
         if self.followers.load(Ordering::Relaxed) > 0 {
-            // Nobody listening is no error.
+            // No listener is no error.
             let _ = self.sender.send(entry.clone());
         }
         push(&mut events, EVENTS, entry);
     }
 
-    /// Remember one of those that are told only while somebody follows the connection. Costs the
-    /// look at a counter while nobody follows any.
+    /// Record one of those that are only for followers of the connection. Without any it costs
+    /// reading a counter.
     pub fn detail(&self, id: u64, what: impl FnOnce() -> Happened) {
         if self.followers.load(Ordering::Relaxed) > 0 && lock(&self.followed).contains_key(&id) {
             self.record(id, what());
@@ -192,6 +192,7 @@ impl Gone {
             heartbeat_rtt_ms: ended.round_trip.map(|time| time.as_secs_f64() * 1e3),
             last_pong: ended.last_pong.map(Timestamp),
             message_queue_size: ended.queued as u64,
+            tcp: ended.tcp.map(|tcp| tcp.view()),
             ..self.origin.view(&ended.totals, ping_interval)
         }
     }
@@ -278,7 +279,7 @@ mod tests {
             peer,
             client: peer.ip().into(),
             identity: None,
-            region: Regions::default().intern(None, &metrics),
+            region: Regions::new(&metrics).intern(None, &metrics),
             protocol: None,
             started: Instant::now(),
             handshake_us: 0,
@@ -291,6 +292,7 @@ mod tests {
             queued: 0,
             round_trip: None,
             last_pong: None,
+            tcp: None,
         };
         (origin, ended)
     }

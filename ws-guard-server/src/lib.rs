@@ -3,13 +3,15 @@
 //!
 //! [`protocol`] is what it speaks, without a socket; [`heartbeat`] how it tells the living from the
 //! dead, without a clock. A [`connection`] is one future over both, [`shard`] the thread that it
-//! lives on, and [`service`] all of them together. [`telemetry`] exports what happens to connections,
+//! lives on, [`service`] what threads share, and [`server`] all of them together. [`telemetry`] exports what happens to connections,
 //! and any registry of metrics.
 #![deny(unsafe_code)]
 
+mod accept;
 pub mod access_log;
 pub mod admission;
 mod asking;
+mod bucket;
 mod canary;
 pub mod cause;
 pub mod certificate;
@@ -17,6 +19,7 @@ mod charges;
 pub mod coding;
 pub mod config;
 pub mod connection;
+mod demo;
 pub mod handler;
 pub mod handshake;
 pub mod heartbeat;
@@ -27,10 +30,12 @@ pub mod journal;
 pub mod listen;
 pub mod metrics;
 pub mod negotiation;
+pub mod noise_key;
 pub mod origin;
 mod outbox;
 pub mod output_limit;
 pub mod packets;
+pub mod page_headers;
 mod pem;
 pub mod pings;
 mod places;
@@ -40,12 +45,17 @@ pub mod proxies;
 mod readiness;
 pub mod reconnects;
 pub mod record;
+pub mod refusal;
+pub mod register;
 pub mod regular;
+pub mod routing;
 pub mod seen;
 pub mod seldom;
+pub mod server;
 pub mod service;
 pub mod shard;
 pub mod source;
+pub mod specimen;
 pub mod stall;
 mod tcp_info;
 pub mod telemetry;
@@ -61,4 +71,4 @@ pub mod wheel;
 
 pub use config::{Config, HandlerKind};
 pub use pings::{PingPolicy, PingRates, Pings};
-pub use service::{Server, StartError};
+pub use server::{Server, StartError};

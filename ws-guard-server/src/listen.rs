@@ -38,7 +38,7 @@ fn open(address: SocketAddr, shared: bool, every: bool) -> io::Result<TcpListene
 /// A listener for each shard: the kernel spreads connections over them.
 pub fn for_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
     let shards = shards.max(1);
-    // One that does not share its port finds out whether somebody else has it.
+    // One that does not share its port finds out whether another process has it.
     let alone = bind(address, false)?;
     if shards == 1 {
         return Ok(vec![alone]);

@@ -1,4 +1,4 @@
-//! How many bytes may be on their way to a client before nothing more is read from it.
+//! Limit of pending output, above which nothing more is read from a client.
 
 use std::{
     ops::RangeInclusive,

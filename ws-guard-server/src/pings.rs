@@ -1,4 +1,4 @@
-//! How many pings are answered, and whose count together: the server's part of the guard's policy.
+//! Limits of answered pings, and the sources that share them: the server's part of the guard's policy.
 
 use std::{
     fmt,
@@ -10,8 +10,10 @@ use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 use ws_guard_common::window::{Rate, RateError};
 
-use super::admission::CLOCK_STEP_MS;
 use crate::source::Prefixes;
+
+/// Steps of the clock that stamps pings, in milliseconds.
+pub const CLOCK_STEP_MS: u32 = 1;
 
 /// Pings that are answered; a limit of 0 answers all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub struct PingRates {
 }
 
 impl PingRates {
-    /// At most so many pings in any `window_seconds`, of a source and of a connection.
+    /// Maximum of pings in any `window_seconds`, of a source and of a connection.
     pub fn new(source: u32, connection: u32, window_seconds: u32) -> Result<PingRates, RateError> {
         let window_ms = window_seconds.saturating_mul(1000);
         let rate = |limit| Rate::new(limit, window_ms, CLOCK_STEP_MS);
@@ -79,7 +81,7 @@ impl Pings {
         Pings(RwLock::new(policy))
     }
 
-    /// Answer so many pings from now on. What was counted stays counted, and connections that are open
+    /// Change the limit from now on. What was counted stays counted, and connections that are open
     /// stay with their source.
     pub fn set(&self, policy: PingPolicy) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;

@@ -1,4 +1,4 @@
-//! Places for work that takes more than a turn: so many connections of a thread have one at a time,
+//! Places for work that takes more than a turn: a limited number of a thread's connections have one,
 //! and the others wait in the order in which they came. So a round of turns takes no longer however
 //! many have such work, and no more compressors are in use than there are places.
 

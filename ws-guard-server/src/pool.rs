@@ -13,7 +13,7 @@ pub const ROOM: usize = 132 * 1024;
 const WORTH_READING: usize = 16 * 1024;
 /// Buffers of a kind that a thread keeps.
 const KEPT: usize = 4;
-/// A buffer that is kept across waits may be so many times larger than what is in it.
+/// Maximum ratio of a kept buffer to its content.
 const SLACK: usize = 4;
 /// Below this size there is nothing to gain.
 const SMALL: usize = 1024;
@@ -31,7 +31,7 @@ pub fn borrow_read(buffer: &mut BytesMut) {
         return;
     }
     if buffer.len() >= ROOM / 2 {
-        // A long message: as much again as has come, so that nobody gets memory by announcing it.
+        // A long message: as much again as has come, so that announcing a length gains no memory.
         buffer.reserve(buffer.len());
         return;
     }

@@ -1,4 +1,4 @@
-//! Where a client really is, when it comes through a proxy: PROXY protocol, `Forwarded` (RFC 7239)
+//! Address of a client behind a proxy: PROXY protocol, `Forwarded` (RFC 7239)
 //! and `X-Forwarded-For`, each believed from configured proxies only, and read as the kernel reads
 //! them.
 
@@ -33,7 +33,7 @@ pub struct Proxies {
 pub struct Caller {
     pub address: IpAddr,
     /// The peer's port, where the caller is this one connection of a proxy, which said something that
-    /// cannot be used: it is charged to nobody else.
+    /// cannot be used: it is charged to no other.
     pub port: Option<u16>,
 }
 

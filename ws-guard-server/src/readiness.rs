@@ -1,4 +1,4 @@
-//! Whether new clients should be sent to this server: what a load balancer, or Kubernetes, asks
+//! Readiness for new clients: what a load balancer, or Kubernetes, asks
 //! `/readyz`. Not being ready ends no connection.
 
 use std::sync::atomic::Ordering;
@@ -14,14 +14,14 @@ pub enum NotReady {
     Leaving,
     #[error("{held} bytes wait in buffers, over the memory budget of {budget}")]
     Memory { held: usize, budget: usize },
-    #[error("{0} connections are open, as many as may be")]
+    #[error("connection limit reached ({0})")]
     Full(usize),
-    #[error("{late} of {threads} threads are late and let nobody in")]
+    #[error("{late} of {threads} threads are late and refuse new connections")]
     Stalled { late: usize, threads: usize },
 }
 
 impl Service {
-    /// Whether whoever comes now is let in, as far as that does not depend on who it is.
+    /// Whether a new client is admitted, as far as that does not depend on its identity.
     ///
     /// A late thread refuses its own share of newcomers only: with fewer than half of the threads
     /// late, sending everybody to other servers would do more harm.

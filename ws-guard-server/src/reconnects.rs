@@ -1,4 +1,4 @@
-//! Who comes back? After a pause of the server the clients that timed out all reconnect, which is
+//! Detection of reconnects. After a pause of the server the clients that timed out all reconnect, which is
 //! another thing than new ones that come.
 //!
 //! A table of fixed size, without a lock: an address has one place, and whoever else falls there takes
@@ -14,14 +14,14 @@ use super::proxies::Caller;
 
 /// Places in the table: 128 KiB.
 const PLACES: usize = 16 * 1024;
-/// Whoever comes within so long after leaving comes back.
+/// Time after leaving within which a new connection counts as a reconnect.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Addresses whose connections ended lately.
 pub struct Reconnects {
     started: Instant,
     hasher: RandomState,
-    /// Half of an address's hash, and the second it left in, from 1; 0 is nobody.
+    /// Half of an address's hash, and the second it left in, from 1; 0: empty.
     places: Box<[AtomicU64]>,
 }
 

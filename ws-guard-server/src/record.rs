@@ -1,4 +1,4 @@
-//! What is known and kept of a connection, for the log and for listings.
+//! Record of a connection, for the log and for listings.
 
 use std::{
     net::SocketAddr,
@@ -12,6 +12,7 @@ use super::{
     metrics::Region,
     protocol::{Close, code},
     proxies::Caller,
+    tcp_info::TcpInfo,
 };
 pub use crate::view::Totals;
 use crate::{timestamp::Timestamp, view::ConnectionView};
@@ -60,6 +61,7 @@ impl Origin {
             heartbeat_rtt_ms: None,
             message_queue_size: 0,
             totals: *totals,
+            tcp: None,
             topics: Vec::new(),
         }
     }
@@ -82,6 +84,8 @@ pub struct Ended {
     pub queued: usize,
     pub round_trip: Option<Duration>,
     pub last_pong: Option<SystemTime>,
+    /// What the kernel said of it last.
+    pub tcp: Option<TcpInfo>,
 }
 
 impl Ended {

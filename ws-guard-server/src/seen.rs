@@ -8,6 +8,8 @@ use std::{
 use ipnet::IpNet;
 use prometheus::{IntCounter, Registry};
 
+use crate::register::Register;
+
 /// Sources that may wait to be taken. It is one batch of reports; more of them between two takings
 /// are lost and counted, and limited by the server alone.
 pub const MOST: usize = 1000;
@@ -23,18 +25,14 @@ pub struct Seen {
 impl Seen {
     /// Nothing seen yet; its counters go to `registry`.
     pub fn new(registry: &Registry) -> prometheus::Result<Seen> {
-        let counter = |name: &str, help: &str| -> prometheus::Result<_> {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
+        let register = Register::new(registry);
         Ok(Seen {
             by_source: Mutex::default(),
-            noted: counter(
+            noted: register.counter(
                 "wsguard_server_tls_pings_total",
                 "Pings inside TLS that were noted for the kernel's table of sources.",
             )?,
-            lost: counter(
+            lost: register.counter(
                 "wsguard_server_tls_pings_lost_total",
                 "Pings inside TLS that were not, because too many sources pinged at once.",
             )?,

@@ -1,4 +1,4 @@
-//! Sources: whom a limit is about.
+//! Sources: subjects of limits.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
-//! Is this thread late? A canary sleeps for a moment, and looks how late it wakes.
+//! Detection of late threads. A canary sleeps for a moment, and looks how late it wakes.
 //!
 //! What a pause costs is not the pause: it is the clients that time out, all reconnect at once, and
-//! make the next one. So past the first threshold nobody new is let in for a while, and past the
+//! make the next one. So past the first threshold new connections are refused for a while, and past the
 //! second idle connections are sent away, a few at a time.
 
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ pub struct Thresholds {
     pub refuse: Duration,
     /// Past this one idle connections are closed with 1013 as well.
     pub shed: Duration,
-    /// A level is left only when no delay came near its threshold, half of it, for so long.
+    /// A level is left only when no delay was over half its threshold for this time.
     pub hold: Duration,
-    /// A connection without a message for so long is idle.
+    /// Time without a message after which a connection is idle.
     pub idle: Duration,
 }
 
@@ -107,9 +107,9 @@ impl Monitor {
     }
 }
 
-/// What goes on beside a stall, so that a pause of this machine can be told from a surge of clients.
+/// Circumstances of a stall, so that a pause of this machine can be told from a surge of clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Beside {
+pub struct Circumstances {
     /// TCP connections that were accepted in a second, and handshakes of clients that came back.
     pub new_per_second: f64,
     pub reconnects_per_second: f64,
@@ -123,8 +123,8 @@ pub struct Beside {
 /// Fewer new connections a second are no surge.
 const SURGE: f64 = 20.0;
 
-impl Beside {
-    /// What [`Beside::name`] may say.
+impl Circumstances {
+    /// What [`Circumstances::name`] may say.
     pub const NAMES: [&str; 4] = ["quiet", "surge", "reconnects", "queues"];
 
     /// The name in metrics and logs: `quiet`, `surge`, `reconnects` or `queues`.
@@ -166,11 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn what_went_on_beside_it() {
+    fn circumstances_are_named() {
         let name = |new, back, connections, queued| {
             let (new_per_second, reconnects_per_second) = (new, back);
             let budget = 1000;
-            Beside { new_per_second, reconnects_per_second, connections, queued, budget }.name()
+            Circumstances { new_per_second, reconnects_per_second, connections, queued, budget }
+                .name()
         };
         assert_eq!(name(0.0, 0.0, 5000, 0), "quiet");
         assert_eq!(name(20.0, 20.0, 0, 0), "quiet");

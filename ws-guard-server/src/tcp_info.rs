@@ -1,12 +1,51 @@
-//! What the kernel knows of a TCP connection: `TCP_INFO`, for which no crate of ours has a safe call.
+//! Kernel statistics of a TCP connection: `TCP_INFO`, for which no crate of ours has a safe call.
 #![allow(unsafe_code)]
 
 use std::{mem::MaybeUninit, os::fd::AsRawFd, time::Duration};
 
 use tokio::net::TcpStream;
 
-/// How long the latest bytes have been with the kernel, whether they were read or not.
-pub fn since_arrival(stream: &TcpStream) -> Option<Duration> {
+use super::view::TcpView;
+
+/// What the kernel says of a connection, as `ss -i` shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// How long the latest bytes have been with the kernel, whether they were read or not.
+    pub since_arrival: Duration,
+    /// The smoothed round-trip time, and its mean deviation.
+    pub round_trip: Duration,
+    pub deviation: Duration,
+    /// Segments sent again, from the beginning.
+    pub retransmitted: u32,
+    /// Segments that the peer has not acknowledged.
+    pub unacknowledged: u32,
+}
+
+impl TcpInfo {
+    pub fn of(stream: &TcpStream) -> Option<TcpInfo> {
+        let info = read(stream)?;
+        let microseconds = |count: u32| Duration::from_micros(count.into());
+        Some(TcpInfo {
+            since_arrival: Duration::from_millis(info.tcpi_last_data_recv.into()),
+            round_trip: microseconds(info.tcpi_rtt),
+            deviation: microseconds(info.tcpi_rttvar),
+            retransmitted: info.tcpi_total_retrans,
+            unacknowledged: info.tcpi_unacked,
+        })
+    }
+
+    pub fn view(&self) -> TcpView {
+        let milliseconds = |time: Duration| time.as_micros() as f64 / 1e3;
+        TcpView {
+            rtt_ms: milliseconds(self.round_trip),
+            rtt_deviation_ms: milliseconds(self.deviation),
+            retransmitted: self.retransmitted,
+            unacknowledged: self.unacknowledged,
+        }
+    }
+}
+
+fn read(stream: &TcpStream) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the descriptor is open for as long as `stream` is borrowed, and the kernel writes at
@@ -21,6 +60,5 @@ pub fn since_arrival(stream: &TcpStream) -> Option<Duration> {
         )
     };
     // SAFETY: integers alone, all of them zero where the kernel wrote nothing.
-    let info = unsafe { info.assume_init() };
-    (done == 0).then(|| Duration::from_millis(info.tcpi_last_data_recv.into()))
+    (done == 0).then(|| unsafe { info.assume_init() })
 }

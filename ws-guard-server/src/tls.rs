@@ -34,7 +34,7 @@ pub enum TlsError {
     Unusable(PathBuf, PathBuf, rustls::Error),
 }
 
-/// How clients prove who they are.
+/// Authentication of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clients {
     /// Certificates that vouch for theirs, in PEM.

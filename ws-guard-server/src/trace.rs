@@ -12,8 +12,11 @@ pub trait Trace: fmt::Debug + Send + Sync {
     /// Whether a connection's message with this number, from 1, is traced.
     fn wants_message(&self, number: u64) -> bool;
 
-    /// A message of so many bytes was read, with so many waiting to be written.
+    /// A message was read: its bytes, and those waiting to be written.
     fn message(&self, origin: &Origin, ping_interval: Duration, bytes: usize, queue: usize);
+
+    /// The number that the trace of a connection is exported under.
+    fn id(&self, connection_id: u64) -> u128;
 
     /// A connection ended.
     fn closed(&self, origin: &Origin, ping_interval: Duration, ended: &Ended);

@@ -1,8 +1,8 @@
-//! How much is done for one connection before others get their turn.
+//! Amount of work for one connection before others get their turn.
 //!
 //! Work is counted in bytes that are compressed, decompressed, encrypted or checked, and what is not
 //! done by bytes in as many as take about as long. Where bytes take longer than they should, because
-//! of what somebody put into them or on a slow machine, the clock ends the turn.
+//! because of their content or on a slow machine, the clock ends the turn.
 
 use std::time::{Duration, Instant};
 

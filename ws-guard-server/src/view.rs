@@ -17,6 +17,18 @@ pub struct Totals {
     pub pings_ignored: u64,
 }
 
+/// A connection's TCP, as `ss -i` shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpView {
+    /// The smoothed round-trip time, and its mean deviation.
+    pub rtt_ms: f64,
+    pub rtt_deviation_ms: f64,
+    /// Segments sent again, from the beginning.
+    pub retransmitted: u32,
+    /// Segments that the client has not acknowledged.
+    pub unacknowledged: u32,
+}
+
 /// A connection in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionView {
@@ -47,6 +59,8 @@ pub struct ConnectionView {
     pub message_queue_size: u64,
     #[serde(flatten)]
     pub totals: Totals,
+    /// What the kernel says of its TCP; of a closed one, said last.
+    pub tcp: Option<TcpView>,
     /// What it has subscribed to.
     pub topics: Vec<String>,
 }
@@ -56,7 +70,7 @@ pub struct ConnectionView {
 pub struct StoryEvent {
     pub time: Timestamp,
     pub connection_id: u64,
-    /// `opened`, `state`, `closing`, `closed`, `missed`; while somebody follows it also
+    /// `opened`, `state`, `closing`, `closed`, `missed`; while it is followed also
     /// `ping_sent`, `pong`, `ping`, `message`, `subscribed`, `unsubscribed`, `dropped`.
     pub event: Cow<'static, str>,
     /// What there is to say of it.

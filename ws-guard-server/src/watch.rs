@@ -1,4 +1,4 @@
-//! Notices that a file of settings, a key or a certificate has changed.
+//! Change detection for files of settings, keys and certificates.
 
 use std::{path::PathBuf, time::Duration};
 

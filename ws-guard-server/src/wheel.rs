@@ -95,25 +95,37 @@ impl Wheel {
 
     /// A message came.
     pub fn touch(&self, slot: usize, now: Instant) {
-        if let Some(slot) = self.slots.borrow_mut().get_mut(slot) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(slot)
+            && slot.used.is_some()
+        {
             slot.used = Some(now);
         }
     }
 
-    /// Tell at most so many connections to close that had no message since `before`.
+    /// Close at most `most` connections without a message since `before`.
     pub fn shed(&self, before: Instant, most: usize) {
+        self.order(Cause::Shed, most, |used| used < before);
+    }
+
+    /// Tell at most `most` of those to close that were last used at such a time.
+    fn order(&self, cause: Cause, most: usize, is_meant: impl Fn(Instant) -> bool) {
         let wakers: Vec<Waker> = {
             let mut slots = self.slots.borrow_mut();
-            let idle = slots.iter_mut().filter(|(_, slot)| slot.used.is_some_and(|t| t < before));
-            let told = idle.take(most).filter_map(|(_, slot)| {
+            let meant = slots.iter_mut().filter(|(_, slot)| slot.used.is_some_and(&is_meant));
+            let told = meant.take(most).filter_map(|(_, slot)| {
                 // Once: one that is told is on its way out.
                 slot.used = None;
-                slot.signals.order = Some(Cause::Shed);
+                slot.signals.order = Some(cause);
                 slot.waker.take()
             });
             told.collect()
         };
         wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Tell some that were not told yet to close.
+    pub fn order_some(&self, cause: Cause, most: usize) {
+        self.order(cause, most, |_| true);
     }
 
     /// Connections that have a place.

@@ -14,7 +14,8 @@ const web = http.createServer((request, response) => {
   response.flushHeaders();
   request.pipe(response);
 });
-const server = new WebSocketServer({ server: web, perMessageDeflate: false });
+const perMessageDeflate = process.env.ECHO_DEFLATE ? { threshold: 0 } : false;
+const server = new WebSocketServer({ server: web, perMessageDeflate });
 
 web.listen({ host: "::", port }, () => say({ event: "listening", port }));
 

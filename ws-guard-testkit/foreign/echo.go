@@ -1,4 +1,7 @@
 // An echo server on gorilla/websocket. See src/servers.rs for what it prints.
+//
+// A ping "pause N" keeps it for N ms, behind a pong that answers nothing; it prints how long by its own
+// clock: {"event":"paused","peer":P,"us":N}. A ping "ask" makes it ping, too.
 package main
 
 import (
@@ -10,6 +13,7 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/gorilla/websocket"
 )
@@ -38,7 +42,21 @@ func echo(writer http.ResponseWriter, request *http.Request) {
 	connection.SetPingHandler(func(data string) error {
 		pings.Add(1)
 		herePings++
-		return answer(data)
+		soon := time.Now().Add(time.Second)
+		if data == "ask" {
+			connection.WriteControl(websocket.PingMessage, []byte("asked"), soon)
+		}
+		var pause int
+		if n, _ := fmt.Sscanf(data, "pause %d", &pause); n == 0 {
+			return answer(data)
+		}
+		begin := time.Now()
+		connection.WriteControl(websocket.PongMessage, []byte("nobody asked"), soon)
+		time.Sleep(time.Duration(pause) * time.Millisecond)
+		err := answer(data)
+		paused := time.Since(begin).Microseconds()
+		say(map[string]any{"event": "paused", "peer": request.RemoteAddr, "us": paused})
+		return err
 	})
 	connection.SetPongHandler(func(string) error {
 		pongs.Add(1)

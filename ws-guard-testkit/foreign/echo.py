@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 
@@ -64,7 +65,7 @@ async def main(port):
         create_connection=Counting,
         ping_interval=None,
         max_size=16 << 20,
-        compression=None,
+        compression="deflate" if os.environ.get("ECHO_DEFLATE") else None,
         close_timeout=1,
     )
     async with listening:

@@ -29,7 +29,7 @@ from websockets.uri import parse_uri
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 APPLICATION_DATA = 23
 WINDOW = 10
-# How long an echo may take that is still to come, in seconds.
+# How long an answer may take that is still to come, in seconds.
 PATIENCE = 20
 WORDS = """the be to of and a in that have I it for not on with he as you do at this but his by from
 they we say her she or an will my one all would there their what so up out if about who get which go me
@@ -117,9 +117,9 @@ class Client:
                 self.took.append(time.monotonic() - self.said.popleft())
         return True
 
-    def ping(self, count, length, coalesce):
-        """So many pings; what is answered within two seconds of silence."""
-        self.socket.settimeout(2)
+    def ping(self, count, length, coalesce, patience):
+        """So many pings, and what is answered until `patience` seconds are silent."""
+        self.socket.settimeout(patience)
         for _ in range(0, count, coalesce):
             for _ in range(coalesce):
                 self.ws.send_ping(random.randbytes(length))
@@ -129,7 +129,7 @@ class Client:
             while self.receive(0):
                 pass
         while self.pongs < count:
-            if not self.receive(2):
+            if not self.receive(patience):
                 raise TimeoutError("no answer to all of them")
 
     def chat(self, seconds, pause, words, after=0):
@@ -165,12 +165,13 @@ class Client:
 
 def main(wanted):
     pings, chat = wanted.pop("pings", None), wanted.pop("chat", None)
-    how = {name: wanted.pop(name) for name in ("length", "coalesce", "pause", "words", "after") if name in wanted}
+    how = {name: wanted.pop(name) for name in ("length", "coalesce", "patience", "pause", "words", "after") if name in wanted}
     client = Client(**wanted)
     before, silent = len(client.records), False
     try:
         if pings:
-            client.ping(pings, how.get("length", 0), how.get("coalesce", 1))
+            patience = how.get("patience", PATIENCE)
+            client.ping(pings, how.get("length", 0), how.get("coalesce", 1), patience)
         if chat:
             client.chat(chat, how["pause"], how["words"], how.get("after", 0))
     except (TimeoutError, ConnectionError):

@@ -96,18 +96,29 @@ impl Capture {
             if left.is_zero() {
                 return Ok(None);
             }
-            // Rounded up: a poll of 0 ms would spin.
-            let left = PollTimeout::try_from(left + Duration::from_millis(1))?;
-            let mut waiting = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            poll(&mut waiting, left).context("waiting for a packet")?;
+            self.wait(left)?;
         }
+    }
+
+    /// Wait until there is a packet, or the time is up.
+    pub fn wait(&self, timeout: Duration) -> Result<()> {
+        // Rounded up: a poll of 0 ms would spin.
+        let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1))?;
+        let mut waiting = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut waiting, timeout).context("waiting for a packet")?;
+        Ok(())
+    }
+
+    /// The next packet that is already there, as an Ethernet frame.
+    pub fn frame(&mut self) -> Option<&[u8]> {
+        // The only error is that there is none.
+        let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).ok()?;
+        self.buffer.get(..length)
     }
 
     /// The next packet that is already there; inside, its TCP segment if it has one.
     fn next_waiting(&mut self) -> Option<Option<Captured>> {
-        // The only error is that there is none.
-        let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).ok()?;
-        Some(parse(self.buffer.get(..length)?))
+        self.frame().map(parse)
     }
 }
 

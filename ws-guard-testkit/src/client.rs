@@ -91,6 +91,8 @@ pub struct Received {
     pub kept: VecDeque<(Instant, Vec<u8>)>,
     /// Payloads of the last 1,000 pongs.
     pub pong_payloads: VecDeque<Vec<u8>>,
+    /// Payload of the latest ping.
+    pub asked: Option<Vec<u8>>,
     /// The server sent a close frame: its status code, 1005 when it has none (RFC 6455, 7.1.5).
     pub close: Option<u16>,
     /// The stream ended.
@@ -243,6 +245,15 @@ impl Client {
     /// Send the end of a frame, of which the socket took the beginning, before all else.
     pub fn send_first(&mut self, rest: &[u8]) {
         self.unsent = rest.to_vec();
+    }
+
+    /// Send what a flood left of its last frame. `false` when it left nothing.
+    pub fn send_rest(&mut self) -> Result<bool> {
+        let left = !self.unsent.is_empty();
+        if left {
+            self.write_segment(&[])?;
+        }
+        Ok(left)
     }
 
     /// Write as much of `bytes` as the socket takes at once; `Ok(0)` when it takes none within the
@@ -436,7 +447,10 @@ impl Received {
         self.frames += 1;
         self.bytes += frame.payload.len() as u64;
         match frame.opcode {
-            opcode::PING => self.pings += 1,
+            opcode::PING => {
+                self.pings += 1;
+                self.asked = Some(frame.payload);
+            }
             opcode::PONG => {
                 self.pongs += 1;
                 if self.pong_payloads.len() == 1000 {

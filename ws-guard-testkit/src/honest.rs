@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::{
     client::{Client, Received},
-    frame::Frame,
+    frame::{Frame, opcode},
 };
 
 /// How often a message goes out.
@@ -62,6 +62,22 @@ pub fn run_every(
     let mut received = client.received();
     let served = Served { messages, pings, pongs: received.pongs, ..Served::default() };
     measure(&sent, &mut received, served)
+}
+
+/// Answer the server's pings, as any client does, while `go_on` says so; their number.
+pub fn answer(client: &mut Client, go_on: impl Fn() -> bool) -> Result<u64> {
+    let mut answered = 0;
+    while go_on() {
+        client.wait(MESSAGE_EVERY, |received| received.asked.is_some() || received.ended);
+        let asked = client.received().asked.take();
+        match asked {
+            Some(payload) => client.send_one(Frame::new(opcode::PONG, payload))?,
+            None if client.received().ended => break,
+            None => continue,
+        }
+        answered += 1;
+    }
+    Ok(answered)
 }
 
 fn text(number: usize) -> String {

@@ -19,26 +19,34 @@
 //! - [`raw_tcp`]: a client with a TCP of its own, which can lie in every field of a segment; [`beyond`]: one
 //!   that floods and heeds no window; [`probing`]: one that heeds it, and probes with new bytes; [`ip`] and
 //!   [`tunnel`]: what networks do to packets, and put around them;
+//! - [`foreign_tcp`]: a client whose TCP is smoltcp, in user space;
 //! - [`capture`]: segments as they pass an interface;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a network;
-//! - [`variant`]: kernel programs that differ and do the same, as after an upgrade;
+//! - [`variant`]: kernel programs that differ and do the same, as after an upgrade; [`older`]: guards of
+//!   earlier versions;
 //! - [`usage`]: memory and CPU time as the kernel tells them; [`statistics`]: what a namespace's TCP counts;
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
+//! - [`filled`]: pinned tables with as many entries as are wanted;
+//! - [`browser`]: a browser without a screen, in a namespace;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
 pub mod autobahn;
 pub mod beyond;
+pub mod browser;
 pub mod capture;
 pub mod certificate;
 pub mod client;
 pub mod edge;
+pub mod filled;
 pub mod flood;
 pub mod flooders;
+pub mod foreign_tcp;
 pub mod frame;
 pub mod honest;
 pub mod ip;
 pub mod leftovers;
 pub mod netns;
 pub mod node;
+pub mod older;
 pub mod others;
 pub mod packets;
 pub mod path;
@@ -50,14 +58,18 @@ pub mod proxies;
 pub mod raw;
 pub mod raw_tcp;
 pub mod recut;
+pub mod redis;
 pub mod servers;
 pub mod sink;
 pub mod statistics;
+pub mod strangers;
+pub mod tmux;
 pub mod tools;
 pub mod tunnel;
 pub mod usage;
 pub mod variant;
 pub mod visitors;
+pub mod wait;
 pub mod wire;
 
 use aya::util::KernelVersion;

@@ -53,10 +53,11 @@ impl Family {
     }
 }
 
-/// A network namespace, removed when dropped.
+/// A network namespace, removed when dropped if it was made here.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    borrowed: bool,
 }
 
 impl Namespace {
@@ -66,10 +67,15 @@ impl Namespace {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}-{}-{number}-{label}", std::process::id());
         run("ip", &["netns", "add", &name])?;
-        let namespace = Namespace { name };
+        let namespace = Namespace { name, borrowed: false };
         namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "0")?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
+    }
+
+    /// A namespace of this name that something else makes and removes.
+    pub fn borrow(name: &str) -> Namespace {
+        Namespace { name: name.to_owned(), borrowed: true }
     }
 
     pub fn name(&self) -> &str {
@@ -178,6 +184,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        if self.borrowed {
+            return;
+        }
         if let Err(error) = run("ip", &["netns", "del", &self.name]) {
             eprintln!("could not remove the namespace {}: {error:#}", self.name);
         }

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::netns::{Family, Namespace, Pair, PairOptions};
 
-/// Of a pod, inside.
-const INSIDE: &str = "eth0";
+/// A pod's interface, inside.
+pub const INSIDE: &str = "eth0";
 
 /// A pod's namespace, and the host's side of its interface.
 #[derive(Debug)]

@@ -50,12 +50,12 @@ const MSS: usize = 1428;
 pub struct Impairment {
     /// Lost segments in a thousand.
     pub lost: u32,
-    /// Of a thousand, so many come so much later.
+    /// Number of a thousand that are delayed, and by how much.
     pub late: u32,
     pub lateness: Duration,
     /// For everything, either way.
     pub delay: Duration,
-    /// Of a thousand, so many are cut in two, and put together with the one before.
+    /// Number of a thousand that are cut in two, and put together with the one before.
     pub cut: u32,
     pub merged: u32,
     /// Longer packets are thrown away, and their sender is told; 0 for never.

@@ -10,17 +10,18 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 pub use aya::Pod;
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, lpm_trie},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, lpm_trie},
     programs::{Program, ProgramError, TestRun, TestRunOptions, Xdp, XdpMode},
 };
 use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
+    heartbeat::Heartbeats,
     held::{self, Held},
     maps::{
         Address, Counter, Counters, FlowKey, Network, Operation, Pending, Policy, Ports, Request,
-        Rule, SCOPES, Shared, SourceKey, Stranger, Suspect, Tunnels, Unopened, global, name,
-        program,
+        Rule, SCOPES, Server, ServerKey, Shared, SourceKey, Stranger, Suspect, Tunnels, Unopened,
+        global, name, program,
     },
     source::Source,
     trail::Trail,
@@ -56,12 +57,15 @@ pod!(
     Flow,
     FlowKey,
     HeaderNames,
+    Heartbeats,
     Held,
     Network,
     Pending,
     Policy,
     Ports,
     Rule,
+    Server,
+    ServerKey,
     Shared,
     Source,
     SourceKey,
@@ -82,7 +86,7 @@ pub struct Run {
 
 /// Loaded programs, with private maps.
 pub struct Programs {
-    ebpf: Ebpf,
+    pub(crate) ebpf: Ebpf,
     /// Segments behind gaps when they were last forgotten.
     gaps: u64,
 }
@@ -271,6 +275,8 @@ impl Programs {
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::COARSE)?;
         self.empty::<Raw<Address>, Raw<Suspect>>(name::SUSPECTS)?;
+        self.empty::<Raw<FlowKey>, Raw<Heartbeats>>(name::HEARTBEATS)?;
+        self.forget_servers()?;
         let gaps = self.counters()?.events[Counter::Gaps as usize];
         // Eight megabytes: not for each row.
         for slot in 0..if gaps > self.gaps { held::SLOTS } else { 0 } {
@@ -306,6 +312,30 @@ impl Programs {
         Ok(self.look_up::<_, Raw<Source>>(name::SOURCES, key)?.map(|Raw(source)| source))
     }
 
+    /// Figures of the server of a flow.
+    pub fn server(&mut self, flow: FlowKey) -> Result<Option<Server>> {
+        let key = Raw(ServerKey::from(&flow));
+        match self.servers()?.get(&key, 0) {
+            Ok(values) => Ok(Some(values.iter().fold(Server::default(), |mut sum, Raw(one)| {
+                sum.add(one);
+                sum
+            }))),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).context("reading the figures of servers"),
+        }
+    }
+
+    fn forget_servers(&mut self) -> Result<()> {
+        let mut table = self.servers()?;
+        let keys = table.keys().collect::<Result<Vec<_>, _>>()?;
+        keys.iter().try_for_each(|key| table.remove(key)).context("forgetting servers")
+    }
+
+    fn servers(&mut self) -> Result<PerCpuHashMap<&mut MapData, Raw<ServerKey>, Raw<Server>>> {
+        let map = self.map(name::SERVERS)?;
+        PerCpuHashMap::try_from(map).context("opening the figures of servers")
+    }
+
     /// How many flows and how many sources there are.
     pub fn occupancy(&mut self) -> Result<(usize, usize)> {
         let flows = self.entries::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
@@ -317,7 +347,7 @@ impl Programs {
         let map = self.map(name::COUNTERS)?;
         let array = PerCpuArray::<&mut MapData, Raw<Counters>>::try_from(map)?;
         let mut totals = Totals {
-            events: [0; Counter::COUNT],
+            events: [0; Counter::ROOM],
             violations_in: [0; ws_guard_common::frame::Violation::COUNT],
         };
         for Raw(counters) in array.get(&0, 0).context("reading the counters")?.iter() {
@@ -385,7 +415,7 @@ fn last_words(error: &ProgramError) -> String {
 /// Counters summed over all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals {
-    pub events: [u64; Counter::COUNT],
+    pub events: [u64; Counter::ROOM],
     pub violations_in: [u64; ws_guard_common::frame::Violation::COUNT],
 }
 

@@ -67,7 +67,7 @@ pub fn address(family: Family, n: u8) -> IpAddr {
 }
 
 /// Where the head of a 101 ends, behind whatever the server answered before.
-fn end_of_answer(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn end_of_answer(bytes: &[u8]) -> Option<usize> {
     let find = |text: &[u8], from: usize| {
         let at = bytes.get(from..)?.windows(text.len()).position(|part| part == text)?;
         Some(from + at)

@@ -1,5 +1,6 @@
 //! Echo servers made with other people's WebSocket libraries.
 //!
+//! The one on gorilla/websocket pauses where a ping asks for it, and says for how long by its own clock.
 //! The one on npm's `ws` also gives ordinary requests their own body back, and makes the head of its
 //! 101 longer where `/?pad=N` asks for it.
 //!
@@ -114,7 +115,7 @@ pub struct Closed {
 pub struct Server {
     process: Process,
     port: u16,
-    /// Of each peer so many connections' ends were returned: its port may be used again.
+    /// Number of connections' ends returned, by peer: its port may be used again.
     returned: Mutex<HashMap<SocketAddr, usize>>,
 }
 
@@ -127,7 +128,19 @@ impl Server {
         port: u16,
         limit: Option<u64>,
     ) -> Result<Server> {
-        let mut command = library.command(namespace, limit)?;
+        Server::spawn(library.command(namespace, limit)?, library, port)
+    }
+
+    /// As [`Server::start`], with permessage-deflate for who offers it: of Python `websockets` and npm
+    /// `ws` alone.
+    pub fn start_deflating(namespace: &Namespace, library: Library, port: u16) -> Result<Server> {
+        ensure!(matches!(library, Library::Python | Library::Ws), "{library:?} does not deflate");
+        let mut command = library.command(namespace, None)?;
+        command.env("ECHO_DEFLATE", "1");
+        Server::spawn(command, library, port)
+    }
+
+    fn spawn(mut command: Command, library: Library, port: u16) -> Result<Server> {
         command.arg(port.to_string());
         let process = Process::spawn(library.name(), command)?;
         process.wait_for(START, |line| field(line, "listening"))?;
@@ -146,7 +159,7 @@ impl Server {
         SocketAddr::new(address, self.port)
     }
 
-    /// Wait for the end of so many connections of `peer`, behind those that were returned before, and
+    /// Wait for the end of this number of connections of `peer`, behind those that were returned before, and
     /// return what the server counted on each.
     pub fn closed(&self, peer: SocketAddr, count: usize, timeout: Duration) -> Result<Vec<Closed>> {
         let returned = || self.returned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,6 +177,17 @@ impl Server {
         })?;
         returned().insert(peer, before + found.len());
         Ok(found)
+    }
+
+    /// Wait until the gorilla server has made so many pauses, and return the last one's length by its own
+    /// clock, microseconds.
+    pub fn paused(&self, count: usize, timeout: Duration) -> Result<u64> {
+        let mut seen = 0;
+        self.process.wait_for(timeout, |line| {
+            let paused = field(line, "paused")?;
+            seen += 1;
+            if seen == count { paused["us"].as_u64() } else { None }
+        })
     }
 
     /// SIGTERM, and what the server counted.

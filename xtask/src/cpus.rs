@@ -34,8 +34,8 @@ pub fn start_on<T>(cpu: usize, start: impl FnOnce() -> Result<T>) -> Result<T> {
     started
 }
 
-/// Give this thread, and what it starts from now on, such a priority (nice) beside the other work of its
-/// session; where the kernel does not group by sessions, beside all other work. `false` where that is not permitted.
+/// Give this thread, and what it starts from now on, such a priority (nice) relative to the other work of its
+/// session; where the kernel does not group by sessions, to all other work. `false` where that is not permitted.
 pub fn set_priority(nice: i32) -> bool {
     // SAFETY: it takes numbers and changes nothing but the scheduler's.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) == 0 }

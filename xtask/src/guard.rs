@@ -79,6 +79,22 @@ impl Guard {
         format!("{} {}", self.program.display(), self.place.join(" "))
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where its tables are.
+    pub fn pin_dir(&self) -> &std::path::Path {
+        std::path::Path::new(&self.place[1])
+    }
+
+    /// The command line that reaches it, without a subcommand.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.place);
+        command
+    }
+
     /// The modes it is attached in, as `status` shows them.
     pub fn modes(&self) -> Result<String> {
         let status = self.ask("status")?;
@@ -117,8 +133,7 @@ impl Guard {
 
     /// Run the command line with these words; what it says.
     pub fn tell(&self, words: &[&str]) -> Result<Vec<u8>> {
-        let mut command = Command::new(&self.program);
-        let output = command.args(&self.place).args(words).output().context("running ws-guard")?;
+        let output = self.command().args(words).output().context("running ws-guard")?;
         ensure!(
             output.status.success(),
             "`ws-guard {}` failed: {}",

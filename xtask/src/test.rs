@@ -1,4 +1,7 @@
 //! `cargo xtask test`: every check and test, one after the other, and a summary.
+mod client;
+mod dependencies;
+mod events;
 mod kernels;
 mod report;
 
@@ -8,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use ws_guard_testkit::{netns, skip_reason, tools};
 
-use crate::{autobahn, bench, build_ebpf, image, setup, step, vm};
+use crate::{autobahn, bench, build_ebpf, image, k8s, setup, step, vm};
+use events::Events;
 use kernels::{Choice, Suite};
 use report::{Report, Tally};
 
@@ -25,7 +29,12 @@ const BENCH: &str = "rows of the kernel benchmark";
 const DIFFERENTIAL: &str = "differential";
 /// The test targets whose tests run at the same time, each in namespaces or with a server of its own.
 /// Those of the others measure times, or take all the descriptors that a process may have.
-const TOGETHER: [&str; 5] = ["adversary", "attach", "guard", "loader", "server"];
+const TOGETHER: [&str; 7] =
+    ["adversary", "attach", "deploy", "guard", "loader", "proxies", "server"];
+
+/// Libraries whose documentation may hold tests.
+const DOCUMENTED: [&str; 5] =
+    ["ws-guard", "ws-guard-common", "ws-guard-inspect", "ws-guard-server", "ws-guard-testkit"];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -33,8 +42,8 @@ pub struct Args {
     /// run only the packet suite there
     #[arg(long, conflicts_with = "nightly")]
     quick: bool,
-    /// A million cases for each property test, a million streams through the kernel programs, and the
-    /// tests that are ignored otherwise
+    /// A million cases for each property test, a million streams through the kernel programs, all tested
+    /// kernels, and the tests that are ignored otherwise
     #[arg(long)]
     nightly: bool,
     /// Run the kernel tests on a kernel of this series in a virtual machine, and nothing else: 6.1,
@@ -50,11 +59,16 @@ pub struct Args {
 enum Only {
     /// Run all cases of Autobahn|Testsuite, compression included, against the companion server
     Autobahn(autobahn::Args),
+    /// Run the image, the chart and the kubectl plug-in on a real cluster: that of KUBECONFIG, or one of
+    /// one node that the test brings up
+    K8s(k8s::Args),
 }
 
-pub fn main(args: Args) -> Result<()> {
-    if let Some(Only::Autobahn(args)) = &args.only {
-        return autobahn::main(args);
+pub fn main(mut args: Args) -> Result<()> {
+    match args.only.take() {
+        Some(Only::Autobahn(args)) => return autobahn::main(&args),
+        Some(Only::K8s(args)) => return k8s::main(args),
+        None => {}
     }
     let mut report = Report::default();
     let chosen: Vec<vm::Release> = args.kernel.iter().filter_map(Choice::release).collect();
@@ -65,7 +79,8 @@ pub fn main(args: Args) -> Result<()> {
         let suite = if args.quick { Suite::Packets } else { Suite::Whole };
         kernels::test(&mut report, &chosen, suite);
     } else if args.kernel.is_empty() {
-        kernels::test(&mut report, &vm::TESTED, Suite::Sample);
+        let kernels: &[vm::Release] = if args.nightly { &vm::TESTED } else { &vm::TESTED[..1] };
+        kernels::test(&mut report, kernels, Suite::Sample);
     }
     let tally = report.print();
     ensure!(tally.failed == 0, "{} of the checks and tests failed", tally.failed);
@@ -80,6 +95,7 @@ fn everything(report: &mut Report, args: &Args) -> Result<()> {
         eprintln!("removed the namespace {name}, which an earlier run left behind");
     }
     report.check("formatting", || step::run("formatting", cargo(&["fmt", "--all", "--check"])));
+    dependencies::check(report);
     report.check("lints, host crates", || {
         let lint = ["clippy", "--all-targets", "--", "-Dwarnings"];
         step::run("linting the host crates", cargo(&lint))
@@ -97,6 +113,7 @@ fn everything(report: &mut Report, args: &Args) -> Result<()> {
     });
     report.check("committed object is fresh", build_ebpf::check);
     host_tests(report, args);
+    client::check(report, args.nightly);
     match skip_reason() {
         Some(reason) => report.skip("container image", &reason),
         // The deployment tests run what is in it.
@@ -114,24 +131,30 @@ fn everything(report: &mut Report, args: &Args) -> Result<()> {
 }
 
 fn host_tests(report: &mut Report, args: &Args) {
-    let mut common = cargo(&["test", "--package", "ws-guard-common"]);
+    let mut common = cargo(&["test", "--package", "ws-guard-common", "--tests"]);
     if args.nightly {
         // Optimised: the cases are many, and pure computation.
         common.arg("--release").env(CASES, NIGHTLY_CASES);
     }
     tests(report, "tests, tracker", common, args);
     // The committed object has a step of its own above.
-    let inspector = cargo(&["test", "--package", "ws-guard-inspect", "--no-fail-fast"]);
+    let each = ["--tests", "--no-fail-fast"];
+    let mut inspector = cargo(&["test", "--package", "ws-guard-inspect"]);
+    inspector.args(each);
     tests(report, "tests, inspector", inspector, args);
-    let server = cargo(&["test", "--package", "ws-guard-server", "--no-fail-fast"]);
+    let mut server = cargo(&["test", "--package", "ws-guard-server"]);
+    server.args(each);
     tests(report, "tests, companion server", server, args);
-    let others =
-        cargo(&["test", "--package", "xtask", "--package", "ws-guard-testkit", "--no-fail-fast"]);
-    tests(report, "tests, xtask and test kit", others, args);
+    let mut others = cargo(&["test", "--package", "xtask", "--package", "ws-guard-testkit"]);
+    others.args(["--package", "kubectl-ws-guard"]).args(each);
+    tests(report, "tests, xtask, test kit, kubectl plug-in", others, args);
     let daemon = cargo(&["test", "--package", "ws-guard", "--lib", "--bins"]);
     tests(report, "tests, daemon", daemon, args);
-    let docs = cargo(&["test", "--package", "ws-guard", "--doc"]);
-    tests(report, "tests, daemon's documentation", docs, args);
+    let mut docs = cargo(&["test", "--doc", "--no-fail-fast"]);
+    for package in DOCUMENTED {
+        docs.args(["--package", package]);
+    }
+    tests(report, "tests, documentation", docs, args);
 }
 
 /// The tests on the real kernel, against the fresh object and against the committed one.
@@ -198,27 +221,39 @@ fn kernel_test(report: &mut Report, args: &Args, target: &str, (build, object): 
 
 /// Run a `cargo test` command; its failures are printed, and its results added up.
 fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
-    command.args(["--", "--show-output"]);
+    // rustdoc runs its tests itself, without cargo's runner.
+    if command.get_args().any(|argument| argument == "--doc") {
+        command.args(["--", "--show-output"]);
+    } else {
+        command.args(["--config", events::RUNNER, "--", "--show-output"]).args(events::ARGUMENTS);
+    }
     if args.nightly {
         command.arg("--include-ignored");
     }
     eprintln!("  {name} ...");
     let start = Instant::now();
-    let tally = match step::stream(command, show) {
+    let (mut events, mut told) = (Events::default(), Vec::new());
+    let each = |line: &str| {
+        let lines = events.tell(line);
+        lines.iter().for_each(|line| show(line));
+        told.extend(lines);
+    };
+    let tally = match step::stream(command, each) {
         Err(error) => {
             eprintln!("  {error:#}");
             Tally { failed: 1, ..Tally::default() }
         }
         Ok(outcome) => {
-            let mut tally = Tally::of(&outcome.lines);
+            let mut tally = Tally::of(&told);
             if !outcome.status.success() {
-                report.failed(name, &outcome.lines);
+                report.failed(name, &told);
                 // It may have failed before any test did, while compiling for example.
                 tally.failed = tally.failed.max(1);
             }
             tally
         }
     };
+    report.timed(name, events.times);
     report.add(name, start.elapsed(), tally);
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{handshake::has_line_end, maps::Pending};
+use crate::{handshake::has_control, maps::Pending};
 
 fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
@@ -304,7 +304,8 @@ proptest! {
             if word_at(at).is_some_and(|word| skipping.skip(word, &names)) {
                 at += 8;
                 // The rest of the line by words that nobody shows to the reader.
-                while word_at(at).is_some_and(|word| !has_line_end(word)) {
+                let line = skipping.head.skips_line();
+                while line && word_at(at).is_some_and(|word| !has_control(word)) {
                     at += 8;
                 }
             } else {

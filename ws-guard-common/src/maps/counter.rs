@@ -126,28 +126,38 @@ pub enum Counter {
 impl Counter {
     /// Number of counters.
     pub const COUNT: usize = Counter::DroppedPoliced as usize + 1;
+    /// Room for them in [`Counters`]: a version with more takes over the maps of an older one.
+    pub const ROOM: usize = 128;
 }
-
-/// Buckets of the heartbeat histogram: bucket `n` counts times below 2^n × 64 µs, the last one all
-/// others.
-pub const HEARTBEAT_BUCKETS: usize = 20;
 
 /// Counters of one CPU. They only grow.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Counters {
     /// By [`Counter`].
-    pub events: [u64; Counter::COUNT],
+    pub events: [u64; Counter::ROOM],
     /// Client frames by kind of violation, index [`crate::frame::Violation`].
     pub violations_in: [u64; crate::frame::Violation::COUNT],
     /// Server frames by kind of violation.
     pub violations_out: [u64; crate::frame::Violation::COUNT],
-    /// Ping-to-pong times by bucket, not cumulative.
-    pub heartbeat: [u64; HEARTBEAT_BUCKETS],
-    /// Sum of the ping-to-pong times, nanoseconds.
-    pub heartbeat_sum_ns: u64,
+    /// Of schema 11 and before: the heartbeats of all servers, now in [`super::Server`].
+    pub retired: [u64; 21],
     /// Second of the clock that `event_budget` is for.
     pub event_second: u64,
     /// Events sent in that second, by [`EventKind`].
-    pub event_budget: [u64; EventKind::COUNT],
+    pub event_budget: [u64; EventKind::ROOM],
 }
+
+impl Counters {
+    /// Nothing counted yet.
+    pub const ZERO: Counters = Counters {
+        events: [0; Counter::ROOM],
+        violations_in: [0; crate::frame::Violation::COUNT],
+        violations_out: [0; crate::frame::Violation::COUNT],
+        retired: [0; 21],
+        event_second: 0,
+        event_budget: [0; EventKind::ROOM],
+    };
+}
+
+const _: () = assert!(Counter::COUNT <= Counter::ROOM && EventKind::COUNT <= EventKind::ROOM);

@@ -37,6 +37,8 @@ pub enum EventKind {
 
 impl EventKind {
     pub const COUNT: usize = 11;
+    /// Room for their budgets in [`super::Counters`], as [`super::Counter::ROOM`].
+    pub const ROOM: usize = 32;
     pub const ALL: [EventKind; Self::COUNT] = [
         EventKind::Throttled,
         EventKind::Released,

@@ -160,6 +160,7 @@ mod user {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
     use super::{Address, FlowKey};
+    use crate::maps::ServerKey;
 
     impl From<IpAddr> for Address {
         fn from(address: IpAddr) -> Address {
@@ -202,6 +203,12 @@ mod user {
 
         pub fn server_addr(&self) -> SocketAddr {
             SocketAddr::new(self.server.into(), u16::from_be(self.server_port))
+        }
+    }
+
+    impl From<&ServerKey> for SocketAddr {
+        fn from(server: &ServerKey) -> Self {
+            SocketAddr::new(server.address.into(), u16::from_be(server.port))
         }
     }
 }

@@ -1,9 +1,13 @@
-//! Connections without a flow: requests without an answer, and candidates for midstream pickup.
+//! Requests without an answer.
 
 use crate::{
+    frame::{FIN, MASK, OPCODE, RSV, RSV1, opcode},
     handshake,
-    seq::{after, later},
 };
+
+mod pieces;
+
+pub use pieces::{Digest, PIECES, Piece, Pieces};
 
 /// [`Pending::flags`]: the request's head is longer than [`crate::handshake::MAX_HEAD`], so that
 /// its end is unknown.
@@ -15,6 +19,31 @@ pub const PREFACE: u8 = 1 << 1;
 /// [`Pending::flags`]: the request took too long to read ([`Pending::patience`]): from then on only
 /// the end of its head is read, not its client.
 pub const HEAD_ONLY: u8 = 1 << 2;
+
+/// [`Pending::flags`]: the server has answered something since the request for an upgrade is whole. It
+/// may have refused it, or be answering an earlier request: the client's next bytes tell
+/// ([`is_frame`]).
+pub const ANSWERED: u8 = 1 << 3;
+
+/// [`Pending::flags`]: it begins anew, in other cuts. If the server has some of its former bytes after all,
+/// it reads another request.
+pub const RESTARTED: u8 = 1 << 4;
+
+/// Budget for the head of a request that may be spoofed, once its client is no longer read.
+const SPOOFED_HEAD: u32 = 300;
+
+/// Check whether a client's frame may begin with these two bytes (RFC 6455, 5.2), the first one in
+/// the high byte. No method of HTTP does (RFC 9110, 9.1).
+#[inline(always)]
+pub const fn is_frame(word: u16) -> bool {
+    let (first, second) = ((word >> 8) as u8, word as u8);
+    let control = opcode::is_control(first & OPCODE);
+    let allowed = if control { 0 } else { RSV1 };
+    second & MASK != 0
+        && !opcode::is_reserved(first & OPCODE)
+        && first & RSV & !allowed == 0
+        && (!control || first & FIN != 0)
+}
 
 /// Request without an answer so far: value of [`super::name::PENDING`] and [`super::name::PROVEN`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,7 +57,7 @@ pub struct Pending {
     pub next: u32,
     /// Bytes of the head so far.
     pub length: u32,
-    /// [`LOST`], [`PREFACE`], [`HEAD_ONLY`].
+    /// [`LOST`], [`PREFACE`], [`HEAD_ONLY`], [`ANSWERED`], [`RESTARTED`].
     pub flags: u8,
     /// Programs that read the request, one of [`owner`](crate::flow::owner).
     pub owner: u8,
@@ -46,23 +75,41 @@ pub struct Pending {
     pub client: crate::forwarded::ClientReader,
     /// On a TLS port: tracker of the client's records.
     pub records: crate::tracker::Tracker,
+    /// Its latest segments, or those of the one before.
+    pub pieces: Pieces,
 }
 
 impl Pending {
-    /// End the request. The preface of the first one is kept.
+    /// End the request. The preface of the first one is kept, and so are the latest one's segments.
     #[inline(always)]
     pub fn end(&mut self) {
-        self.begin();
+        self.head = Default::default();
+        self.length = 0;
         self.answer_length = 0;
+        self.flags = 0;
+        self.client.next_request();
     }
 
     /// Begin a request.
     #[inline(always)]
     pub fn begin(&mut self) {
-        self.head = Default::default();
-        self.length = 0;
-        self.flags = 0;
-        self.client.next_request();
+        let answer_length = self.answer_length;
+        self.end();
+        self.answer_length = answer_length;
+        self.pieces.count = 0;
+    }
+
+    /// Begin another request in the same segment. Where the latest one took too long to read, neither
+    /// is the client of this one read.
+    #[inline(always)]
+    pub fn begin_next(&mut self) {
+        let gave_up = self.flags & HEAD_ONLY != 0;
+        let restarted = self.flags & RESTARTED;
+        self.begin();
+        self.flags |= restarted;
+        if gave_up {
+            self.give_up_client();
+        }
     }
 
     /// Take the next eight bytes of the request's head at once, the first one in the high byte, if
@@ -73,11 +120,11 @@ impl Pending {
             return false;
         }
         let folded = word | handshake::FOLD;
-        let skips = !handshake::has_line_end(word)
-            && self.head.skips(folded)
+        let skips = !handshake::has_control(word)
+            && self.head.skips(word, folded)
             && self.client.skips(word, folded, names);
         if skips {
-            self.head.skip();
+            self.head.skip(word);
             self.client.skip();
         }
         skips
@@ -87,20 +134,27 @@ impl Pending {
     #[inline(always)]
     pub const fn skip_head(&mut self, word: u64) -> bool {
         let folded = word | handshake::FOLD;
-        let skips = !handshake::has_line_end(word) && self.head.skips(folded);
+        let skips = !handshake::has_control(word) && self.head.skips(word, folded);
         if skips {
-            self.head.skip();
+            self.head.skip(word);
         }
         skips
     }
 
-    /// Stop reading the client's identity.
-    /// `false` where the beginning of the request is not certain.
+    /// Stop reading the client's identity. Returns the budget for the rest of the segment, as
+    /// [`Pending::patience`]; 0 where the request is not to be read further: its beginning is not
+    /// certain, or it takes too long again and may be spoofed.
     #[inline(always)]
-    pub fn give_up_client(&mut self) -> bool {
+    pub fn give_up_client(&mut self) -> u32 {
+        let again = self.flags & HEAD_ONLY != 0;
         self.flags |= HEAD_ONLY;
         self.client.spoil();
-        self.client.preface.is_over()
+        match (self.real != 0, again) {
+            _ if !self.client.preface.is_over() => 0,
+            (true, _) => u32::MAX,
+            (false, false) => SPOOFED_HEAD,
+            (false, true) => 0,
+        }
     }
 
     /// Budget of bytes of a segment's `length` to be read one by one for the client's identity; up
@@ -128,289 +182,25 @@ impl Pending {
     }
 }
 
-/// Beginning of a connection, by the server's SYN-ACK.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Beginning {
-    /// Sequence number of the client's first byte.
-    pub client_next: u32,
-    /// Sequence number of the server's first byte.
-    pub server_next: u32,
-    /// Scale of the server's windows, encoded as in [`crate::pace::scale`].
-    pub scale: u8,
-    pub _pad: [u8; 3],
-}
-
-/// Stage of a connection without a flow.
-pub mod stage {
-    /// The server has sent no data.
-    pub const SILENT: u8 = 0;
-    /// It has.
-    pub const SPOKEN: u8 = 1;
-    /// Its 101 was dropped: the client has no answer yet, and nothing to say.
-    pub const REFUSED: u8 = 2;
-}
-
-/// Connection without a flow, since its beginning: value of [`super::name::BEGINNINGS`].
-///
-/// The client's bytes are followed far enough to know that nothing has passed ahead of a request.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Unopened {
-    pub began: Beginning,
-    /// End of the client's bytes that the server has acknowledged.
-    pub acked: u32,
-    /// The same when the server last sent data: the next request begins there or later.
-    pub answered: u32,
-    /// End of the client's bytes that passed.
-    pub high: u32,
-    /// End of the server's bytes that were sent.
-    pub server_high: u32,
-    /// Generation of the policy under which the connection was followed last.
-    pub generation: u32,
-    /// One of [`stage`].
-    pub stage: u8,
-    pub _pad: [u8; 3],
-}
-
-/// Distance that honest segments and acknowledgements keep within.
-const FAR: u32 = 1 << 24;
-
-/// Answers of [`Unopened::judge`].
-pub mod judged {
-    /// The segment must not pass.
-    pub const REFUSED: u32 = 0;
-    /// It passes.
-    pub const PASSES: u32 = 1;
-    /// It passes, and a request may begin with it.
-    pub const BEGINS: u32 = 2;
-}
-
-impl Unopened {
-    #[inline(always)]
-    pub const fn new(began: Beginning, generation: u32) -> Unopened {
-        let (first, server_high) = (began.client_next, began.server_next);
-        let (acked, answered, high) = (first, first, first);
-        let (stage, _pad) = (stage::SILENT, [0; 3]);
-        Unopened { began, acked, answered, high, server_high, generation, stage, _pad }
-    }
-
-    /// Judge a client's segment: one of [`judged`].
-    ///
-    /// It has to acknowledge what the server sent not long ago, and to end not far past what the server
-    /// has. The first bytes after the server's data come in order: past a gap, the server would get
-    /// frames ahead of the request that fills it. And a request begins at the first byte that the
-    /// server does not have, or that has not passed.
-    #[inline(always)]
-    pub const fn judge(&self, seq: u32, len: u32, ack: u32) -> u32 {
-        let sent = self.server_high.wrapping_sub(self.began.server_next);
-        let back = if sent < FAR { sent } else { FAR };
-        let forged = self.server_high.wrapping_sub(ack) > back;
-        let far = seq.wrapping_add(len).wrapping_sub(self.acked) as i32 > FAR as i32;
-        let ahead = after(seq, self.acked) && !after(self.high, self.answered);
-        if forged || far || ahead || self.stage == stage::REFUSED {
-            judged::REFUSED
-        } else if seq == self.acked || seq == self.high {
-            judged::BEGINS
-        } else {
-            judged::PASSES
-        }
-    }
-
-    /// Note that a segment passes.
-    #[inline(always)]
-    pub const fn pass(&mut self, seq: u32, len: u32) {
-        self.high = later(self.high, seq.wrapping_add(len));
-    }
-
-    /// Check whether more has passed than a request that ends at `end`: frames, before any answer.
-    #[inline(always)]
-    pub const fn passed_beyond(&self, end: u32) -> bool {
-        after(self.high, end)
-    }
-
-    /// Take over a server's segment that ends at `end`; it `speaks` where it has data or a FIN.
-    /// What passed under another policy was not followed: the connection is followed anew from here.
-    #[inline(always)]
-    pub const fn acknowledge(&mut self, ack: u32, end: u32, speaks: bool, generation: u32) {
-        if self.generation != generation {
-            self.generation = generation;
-            (self.acked, self.high, self.server_high) = (ack, ack, end);
-        }
-        self.acked = later(self.acked, ack);
-        self.server_high = later(self.server_high, end);
-        if !speaks {
-            return;
-        }
-        self.answered = self.acked;
-        if self.stage == stage::SILENT {
-            self.stage = stage::SPOKEN;
-        }
-    }
-}
-
-/// Maximum of [`Unopened`]s.
-pub const BEGINNINGS: u32 = 16_384;
-
-/// An untrusted peer whose requests carry forwarding headers: value of [`super::name::SUSPECTS`].
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Suspect {
-    /// Time of the latest such request, ns of CLOCK_MONOTONIC (coarse).
-    pub last_ns: u64,
-    /// Time when the suspicion was reported, the same clock; 0 if it was not.
-    pub told_ns: u64,
-    /// Bit `n`: a client whose address hashes to `n` was named.
-    pub clients: u64,
-    /// Such requests so far.
-    pub requests: u64,
-    /// Scope of the latest one.
-    pub scope: u32,
-    pub _pad: u32,
-}
-
-/// Maximum of [`Suspect`]s.
-pub const SUSPECTS: u32 = 1024;
-
-/// Number of clients that make a peer a suspected proxy.
-pub const SUSPICIOUS_CLIENTS: u32 = 8;
-
-impl Suspect {
-    /// Record that a request named `client`. `true` when the peer becomes suspected.
-    #[inline(always)]
-    pub fn named(&mut self, client: &super::Address, now: u64) -> bool {
-        let [a, b, c, d] = client.0;
-        let mixed = (a ^ b.rotate_left(11) ^ c.rotate_left(22) ^ d).wrapping_mul(0x9E37_79B1);
-        self.clients |= 1 << (mixed >> 26);
-        self.requests += 1;
-        self.last_ns = now;
-        let new = self.told_ns == 0 && self.count() >= SUSPICIOUS_CLIENTS;
-        if new {
-            self.told_ns = now;
-        }
-        new
-    }
-
-    /// Minimum number of clients named; without a loop, for the kernel's verifier.
-    #[inline(always)]
-    pub const fn count(&self) -> u32 {
-        let mut bits = self.clients;
-        bits -= bits >> 1 & 0x5555_5555_5555_5555;
-        bits = (bits & 0x3333_3333_3333_3333) + (bits >> 2 & 0x3333_3333_3333_3333);
-        bits = (bits + (bits >> 4)) & 0x0F0F_0F0F_0F0F_0F0F;
-        (bits.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
-    }
-}
-
 /// Maximum of requests of proven connections.
 pub const PROVEN: u32 = 16_384;
-
-/// Maximum of [`Stranger`]s.
-pub const STRANGERS: u32 = 16_384;
-
-/// Candidate for midstream pickup, after data of the server without a flow: value of
-/// [`super::name::STRANGERS`].
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Stranger {
-    /// Candidate for the client's next header.
-    pub candidate: crate::search::Candidate,
-    /// End of the client's bytes that the server has acknowledged.
-    pub acked: u32,
-    /// End of the server's bytes that were sent.
-    pub server_high: u32,
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FIRST: u32 = u32::MAX - 50;
-
-    fn began() -> Unopened {
-        let began = Beginning { client_next: FIRST, server_next: 7, ..Beginning::default() };
-        Unopened::new(began, 1)
-    }
-
-    fn at(offset: u32) -> u32 {
-        FIRST.wrapping_add(offset)
-    }
-
-    impl Unopened {
-        fn refuses(&self, seq: u32, ack: u32) -> bool {
-            self.judge(seq, 10, ack) == judged::REFUSED
+    #[test]
+    fn no_method_is_a_frame() {
+        for method in ["GET ", "HEAD", "POST", "PUT ", "DELETE", "OPTIONS", "PATCH", "ACL", "\r\n"]
+        {
+            let bytes = method.as_bytes();
+            assert!(!is_frame(u16::from_be_bytes([bytes[0], bytes[1]])), "{method}");
         }
-    }
-
-    #[test]
-    fn before_the_server_speaks_the_first_bytes_come_first() {
-        let mut began = began();
-        assert!(began.refuses(at(138), 7), "a gap in front");
-        assert!(began.refuses(FIRST, 6) && began.refuses(FIRST, 8), "another acknowledgement");
-        assert!(!began.refuses(FIRST, 7));
-        began.pass(FIRST, 100);
-        assert!(!began.refuses(at(200), 7), "an upload may come out of order");
-        began.acknowledge(at(100), 7, false, 1);
-        assert!(!began.refuses(at(200), 7), "also after a pure acknowledgement");
-    }
-
-    #[test]
-    fn after_the_server_has_spoken_the_next_bytes_come_first_again() {
-        let mut began = began();
-        began.pass(FIRST, 100);
-        began.acknowledge(at(100), 9, true, 1);
-        assert!(began.refuses(at(101), 9), "a gap in front of the next request");
-        assert!(
-            began.refuses(at(100), 10) && began.refuses(at(100), 6),
-            "never sent by the server"
-        );
-        assert!(!began.refuses(at(100), 7) && !began.refuses(at(50), 9));
-        began.acknowledge(at(120), 9, false, 1);
-        assert!(!began.refuses(at(120), 9), "the server has what is missing here");
-        began.pass(at(100), 20);
-        began.pass(at(120), 80);
-        began.acknowledge(at(120), 11, true, 1);
-        assert!(!began.refuses(at(200), 11), "under way while the server spoke");
-        assert!(began.refuses(at(1 << 30), 11) && began.refuses(at(120 + FAR), 11), "too far");
-    }
-
-    #[test]
-    fn a_request_begins_where_the_stream_goes_on() {
-        let mut began = began();
-        assert_eq!(began.judge(FIRST, 10, 7), judged::BEGINS);
-        began.pass(FIRST, 100);
-        assert_eq!(began.judge(at(100), 10, 7), judged::BEGINS);
-        assert_eq!(began.judge(at(90), 10, 7), judged::PASSES);
-        assert_eq!(began.judge(at(0u32.wrapping_sub(1 << 20)), 10, 7), judged::PASSES);
-    }
-
-    #[test]
-    fn under_a_new_policy_a_connection_is_followed_anew() {
-        let mut began = began();
-        began.pass(FIRST, 100);
-        began.acknowledge(at(100), 9, true, 1);
-        began.acknowledge(at(5000), 800, true, 2);
-        assert!(!began.refuses(at(5000), 800) && began.refuses(at(5001), 800));
-    }
-
-    #[test]
-    fn a_request_is_late_behind_what_passed_beyond_it() {
-        let mut began = began();
-        began.pass(FIRST, 138);
-        assert!(!began.passed_beyond(at(138)));
-        assert!(began.passed_beyond(at(137)));
-        began.pass(at(10), 5);
-        assert_eq!(began.high, at(138));
-        began.acknowledge(at(138), 9, true, 1);
-        began.pass(at(138), 1 << 20);
-        assert!(began.passed_beyond(at(1 << 20)));
-    }
-
-    #[test]
-    fn a_refused_connection_passes_nothing() {
-        let mut began = began();
-        began.stage = stage::REFUSED;
-        began.acknowledge(at(10), 9, true, 1);
-        assert!(began.refuses(at(10), 9));
+        for frame in [0x8980, 0x81FE, 0xC180, 0x0180, 0x0080, 0x8A85] {
+            assert!(is_frame(frame), "{frame:#x}");
+        }
+        for none in [0x8900, 0x0980, 0xC980, 0xA180, 0x8380] {
+            assert!(!is_frame(none), "{none:#x}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use ws_guard_common::{flow::Flow, maps::Counter, source::millis, verifier::forget};
 
-use crate::{context::Context, limits::sources, maps::locked, report, stream::walk};
+use crate::{context::Context, cpu, limits::sources, maps::locked, report};
 
 /// Charge the current connection with the frames of the committed walk, by class.
 /// `true` when the segment is to be dropped.
@@ -21,14 +21,14 @@ pub fn charge(context: &Context, flow: &mut Flow) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_floods(now: u64) -> u32 {
-    let (Some(state), Some((flow, policy))) = (walk::resume(), sources::at_hand()) else {
+    let (Some(state), Some((flow, policy))) = (cpu::resume(), sources::at_hand()) else {
         return 0;
     };
     let (now_ms, window_ms) = (millis(now), policy.rate.window_ms);
     let over = locked(
         flow,
         #[inline(always)]
-        |flow| flow.classes.charge(now_ms, &policy.class_limits, window_ms, &state.classes),
+        |flow| flow.classes.charge(now_ms, &policy.class_limits, window_ms, &state.counted.classes),
     );
     forget(over, now_ms)
 }

@@ -185,7 +185,11 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
             return 0;
         }
         let cut = flow.hold.is_cut();
-        let probes = reach == Reach::Probe as u32 || cut && is_due(flow, segment, now_ms);
+        let due = cut && is_due(flow, segment, now_ms);
+        if due {
+            sources::police(flow, now_ms, len, true, 0);
+        }
+        let probes = reach == Reach::Probe as u32 || due;
         report::count(if probes { Counter::Probes } else { Counter::DroppedBeyond });
         return !probes as u32;
     }
@@ -244,11 +248,13 @@ extern "C" fn ws_guard_refuses_first(now: u64) -> u32 {
 /// after a window was cut.
 #[inline(always)]
 fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
-    let len = segment.len;
-    segment.seq == flow.acked
-        && locked(
-            flow,
-            #[inline(always)]
-            |flow| flow.hold.due(len, now_ms),
-        )
+    if segment.seq != flow.acked {
+        return false;
+    }
+    let (len, patience) = (segment.len, sources::patience(flow, now_ms));
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| flow.hold.due(len, now_ms, patience),
+    )
 }

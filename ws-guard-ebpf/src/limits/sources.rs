@@ -12,6 +12,7 @@ use ws_guard_common::{
         Account, BAN_FORCED, COARSE_LEVELS, Client, Counter, EventKind, Limits, Network, Policy,
         Rule, SOURCES_FAIL_CLOSED, SourceKey, action, identity, own,
     },
+    pace::STALL_MS,
     source::{ALLOWED, BANNED, Pings, Source, millis},
     tracker::Walk,
     verifier::forget,
@@ -44,7 +45,7 @@ pub fn any_banned(now: u64) -> bool {
 
 /// Entry of the source table; it stays mapped while a program runs.
 #[derive(Clone, Copy)]
-pub struct Entry(*mut Source);
+pub struct Entry(pub *mut Source);
 
 /// Find the entry of a source or of a coarser prefix, as `source` says.
 #[inline(always)]
@@ -351,7 +352,7 @@ const MS: u64 = 1_000_000;
 
 #[inline(always)]
 fn charge_source(policy: &Policy, flow: &mut Flow, now: u64, mut pings: Pings) -> u32 {
-    let source = Entry(up_to_date(policy, flow, now));
+    let source = Entry(up_to_date(policy, &flow.account, now));
     if source.0.is_null() {
         return charge_share(policy, flow, now, pings);
     }
@@ -425,12 +426,12 @@ pub fn settle_dropped(context: &Context, flow: &mut Flow) {
     }
 }
 
-/// Entry of the flow's source with its current limits; null where no table has room.
+/// Entry of the account's source with its current limits; null where no table has room.
 #[inline(always)]
-fn up_to_date(policy: &Policy, flow: &Flow, now: u64) -> *mut Source {
-    let source = find_or_insert(&flow.account, now);
+pub fn up_to_date(policy: &Policy, account: &Account, now: u64) -> *mut Source {
+    let source = find_or_insert(account, now);
     if !source.is_null() {
-        Entry(source).refresh(&flow.account.client, policy);
+        Entry(source).refresh(&account.client, policy);
     }
     source
 }
@@ -510,7 +511,7 @@ extern "C" fn ws_guard_ban(now: u64) -> u32 {
 /// `true` when the segment is to be dropped.
 #[inline(never)]
 pub fn flood(context: &Context, flow: &mut Flow, over: u32) -> bool {
-    let source = Entry(up_to_date(context.policy, flow, context.now));
+    let source = Entry(up_to_date(context.policy, &flow.account, context.now));
     // SAFETY: a single word of a map value, which stays readable while a program runs.
     if source.0.is_null() || unsafe { (*source.0).flags } & ALLOWED != 0 {
         return false;
@@ -619,11 +620,13 @@ extern "C" fn ws_guard_make_source(now: u64) -> u32 {
     let Some(policy) = maps::policy_of_scope(key.scope()) else {
         return NO_LEVEL;
     };
-    if insert(key) || (tables::reclaim_sources(now, policy.rate.window_ms) && insert(key)) {
+    // Another CPU may have inserted it meanwhile: its first ping is not logged yet, and a sweep would
+    // take it for an idle one.
+    if insert(key) || find(key).is_some() {
         return 0;
     }
-    // Another CPU may have inserted it meanwhile.
-    if find(key).is_some() {
+    let made = tables::reclaim_sources(now, policy.rate.window_ms) && insert(key);
+    if made || find(key).is_some() {
         return 0;
     }
     report::count(Counter::SourcesRefused);
@@ -705,10 +708,11 @@ unsafe fn raise_word(lock: *mut u32, word: *mut u64, until: u64) {
     }
 }
 
-/// Grant a paced connection up to `wanted` bytes, and `least` in any case.
+/// Grant a paced connection up to `wanted` bytes, and `least` if it has waited for long.
 /// Returns the number granted. `more`: what its frames cost beyond their bytes.
 #[inline(always)]
 pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u32 {
+    let waited = now_ms.wrapping_sub(flow.hold.moved_ms);
     let source = charged(&flow.account.source);
     if source.is_null() {
         return least;
@@ -719,8 +723,10 @@ pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u3
             let rate = source.limits.pace;
             source.budget.owe_frames(now_ms, rate, more);
             let granted = source.budget.take(now_ms, rate, wanted);
-            let rest = least.saturating_sub(granted);
+            let waits = waited < STALL_MS + source.firsts.patience(now_ms, rate);
+            let rest = if waits { 0 } else { least.saturating_sub(granted) };
             source.budget.owe(rate, rest);
+            source.firsts.owe_first(rate, rest);
             granted + rest
         },
     )
@@ -744,6 +750,23 @@ pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32, cost: u32, more: u32) 
     )
 }
 
+/// Time that a connection waits longer for bytes that pass in any case, see
+/// [`ws_guard_common::pace::Budget::patience`].
+#[inline(never)]
+pub fn patience(flow: &Flow, now_ms: u32) -> u32 {
+    let source = charged(&flow.account.source);
+    if source.is_null() {
+        return 0;
+    }
+    Entry(source).locked(
+        #[inline(always)]
+        |source| {
+            let rate = source.limits.pace;
+            source.firsts.patience(now_ms, rate)
+        },
+    )
+}
+
 /// Decide whether a segment of `len` bytes passes on a connection paced without its window; a `due`
 /// one always does. `more`: what its frames cost beyond their bytes.
 #[inline(never)]
@@ -758,7 +781,9 @@ pub fn police(flow: &Flow, now_ms: u32, len: u32, due: bool, more: u32) -> bool 
             let rate = source.limits.pace;
             source.budget.owe_frames(now_ms, rate, more);
             let admits = source.budget.admits(now_ms, rate, len);
-            source.budget.owe(rate, if due && !admits { len } else { 0 });
+            let owed = if due && !admits { len } else { 0 };
+            source.budget.owe(rate, owed);
+            source.firsts.owe_first(rate, owed);
             admits || due
         },
     )

@@ -5,47 +5,67 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::helpers::bpf_loop;
 use ws_guard_common::{
     flow,
+    frame::MASK,
     handshake::{
-        END, GET, HeadScanner, INTERIM, MAX_HEAD, METHODS, PERMESSAGE_DEFLATE, PROXY, SWITCHING,
-        UPGRADE_WEBSOCKET, has_line_end,
+        END, GET, HeadScanner, MAX_HEAD, MINOR, PERMESSAGE_DEFLATE, PROXY, SWITCHING,
+        UPGRADE_WEBSOCKET, has_control, is_method,
     },
-    maps::{Counter, LOST, MAY_BAN, Pending, judged},
+    maps::{ANSWERED, Counter, FAR, LOST, MAY_BAN, Pending, RESTARTED, is_frame, judged},
+    offer::unread::FEW,
+    seq::after,
+    verifier::forget,
 };
 
 use crate::{
     context::{Context, Verdict, throttled},
-    limits::sources,
-    opening::{identify, pending_upgrades, role},
-    packet::{self, Packet, Segment},
+    cpu,
+    limits::{sources, unread},
+    opening::{
+        identify,
+        pending_upgrades::{self, Body},
+        pieces, role,
+    },
+    packet::{self, Packet, Segment, skb::SkbPayload},
     report,
-    stream::walk::{self, Walker},
+    stream::walk::Walker,
     tables,
 };
+
+/// Turns of the loop over a segment after which it reads no further request: what follows passes unread.
+/// About ten requests of a browser, or a hundred of six bytes.
+const PIPELINED: u32 = 400;
 
 /// Words that [`skip_line`] reads per turn of the loop.
 const SKIPPED_WORDS: u32 = 7;
 
-/// Read an answer's head from the segment's start to its end or the segment's, whichever comes
-/// first. The result is in the state: `head`, and in `at` the number of bytes read.
+/// Read an answer's head from offset `at` of the state to its end or the segment's, whichever comes
+/// first, but no more than `most` bytes. The result is in the state: `head`, and `at` behind it.
 #[inline(always)]
-fn read_head<P: Packet>(walker: &mut Walker<P>, head: HeadScanner) {
-    walker.state.head = head;
-    walker.state.at = 0;
+pub fn read_head<P: Packet>(walker: &mut Walker<P>, head: HeadScanner, most: u32) {
+    walker.state.reading.head = head;
     let turn: unsafe extern "C" fn(u32, *mut Walker<P>) -> c_long = read_byte::<P>;
     // SAFETY: the callback gets the walker back, which outlives the loop.
     unsafe {
-        bpf_loop(MAX_HEAD, turn as *mut c_void, core::ptr::from_mut(walker).cast(), 0);
+        bpf_loop(most, turn as *mut c_void, core::ptr::from_mut(walker).cast(), 0);
     }
 }
 
 unsafe extern "C" fn read_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
     // SAFETY: passed by `read_head`, with no other user during the loop.
     let walker = unsafe { &mut *walker };
-    let Some(byte) = walker.packet.u8_at(walker.state.at) else {
+    let Some(byte) = walker.packet.u8_at(walker.state.reading.at) else {
         return 1;
     };
-    walker.state.at += 1;
-    walker.state.head.push(byte) as c_long
+    walker.state.reading.at += 1;
+    (forget(ws_guard_answer_byte(byte.into()), byte.into()) != 0) as c_long
+}
+
+/// Take a byte of an answer's head; 1 for its last one. A global function: the verifier checks it once, not
+/// in each loop.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_answer_byte(byte: u32) -> u32 {
+    cpu::resume().is_some_and(|state| state.reading.head.push(byte as u8)) as u32
 }
 
 /// Context of the loop over a request's bytes.
@@ -54,13 +74,14 @@ struct Reading<'a, 'b, P> {
     context: &'a Context<'b>,
 }
 
-/// Continue reading the request in [`pending_upgrades::scratch`] from the segment's start. In the
-/// state: `at` is the number of bytes read, and `read` the last result of [`identify::read`].
+/// Continue reading the request in [`pending_upgrades::scratch`] from offset `from` of the segment. In
+/// the state: `at` is the offset behind what was read, and `read` the last result of
+/// [`identify::read`].
 #[inline(always)]
-fn read_request<P: Packet>(reading: &mut Reading<P>, patience: u32) {
-    reading.walker.state.at = 0;
-    reading.walker.state.patience = patience;
-    reading.walker.state.read = identify::MORE;
+fn read_request<P: Packet>(reading: &mut Reading<P>, from: u32, patience: u32) {
+    reading.walker.state.reading.at = from;
+    reading.walker.state.reading.patience = patience;
+    reading.walker.state.reading.read = identify::MORE;
     let turn: unsafe extern "C" fn(u32, *mut Reading<P>) -> c_long = request_word::<P>;
     // SAFETY: the callback gets `reading` back, which outlives the loop.
     unsafe {
@@ -68,40 +89,46 @@ fn read_request<P: Packet>(reading: &mut Reading<P>, patience: u32) {
     }
 }
 
-unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<P>) -> c_long {
+unsafe extern "C" fn request_word<P: Packet>(index: u32, reading: *mut Reading<P>) -> c_long {
     // SAFETY: passed by `read_request`, with no other user during the loop.
     let reading = unsafe { &mut *reading };
     let (packet, state) = (&reading.walker.packet, &mut *reading.walker.state);
-    state.at += identify::skip_fields(packet.bytes().saturating_sub(state.at));
-    let (word, count) = match packet.u64_at(state.at) {
+    state.reading.at += identify::skip_fields(packet.bytes().saturating_sub(state.reading.at));
+    let (word, count) = match packet.u64_at(state.reading.at) {
         Some(word) => (word, 8),
-        None => match packet.u8_at(state.at) {
+        None => match packet.u8_at(state.reading.at) {
             Some(byte) => (u64::from(byte) << 56, 1),
             None => return 1,
         },
     };
     let taken = identify::read(word, count, reading.context.policy);
-    state.at += taken.bytes();
-    state.read = taken.came_to();
-    if state.patience >= taken.costs() {
-        state.patience -= taken.costs();
-    } else if !give_up_client() {
-        state.read = identify::TOO_COSTLY;
+    state.reading.at += taken.bytes();
+    state.reading.read = taken.came_to();
+    if state.reading.patience >= taken.costs() {
+        state.reading.patience -= taken.costs();
+    } else {
+        state.reading.patience = give_up_client();
+        if state.reading.patience == 0 {
+            state.reading.read = identify::TOO_COSTLY;
+        }
     }
     if taken.at_once() {
         skip_line(packet, state);
     }
-    if state.read != identify::END {
-        return (state.read != identify::MORE) as c_long;
+    if state.reading.read != identify::END {
+        return (state.reading.read != identify::MORE) as c_long;
     }
     let Some(pending) = pending_upgrades::scratch() else {
         return 1;
     };
     let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
-    if !upgrade && reading.walker.packet.u8_at(state.at) == Some(GET[0]) {
+    let next =
+        pending.head.body() == Some(0) && state.reading.at < packet.bytes() && index < PIPELINED;
+    if !upgrade && next {
         // The next request follows immediately (RFC 9112, 9.3.2).
-        pending.begin();
-        state.read = identify::MORE;
+        pending.begin_next();
+        pending_upgrades::doubt();
+        state.reading.read = identify::MORE;
         return 0;
     }
     1
@@ -110,17 +137,17 @@ unsafe extern "C" fn request_word<P: Packet>(_index: u32, reading: *mut Reading<
 /// Continue without the client of a request that takes too long to read, see
 /// [`Pending::give_up_client`].
 #[inline(always)]
-fn give_up_client() -> bool {
-    pending_upgrades::scratch().is_some_and(Pending::give_up_client)
+fn give_up_client() -> u32 {
+    pending_upgrades::scratch().map_or(0, Pending::give_up_client)
 }
 
 /// Skip the next words of a line whose rest does not matter.
 #[inline(always)]
-fn skip_line<P: Packet>(packet: &P, state: &mut walk::State) {
+fn skip_line<P: Packet>(packet: &P, state: &mut cpu::State) {
     let mut i = 0;
     while i < SKIPPED_WORDS {
-        match packet.u64_near(state.at) {
-            Some(word) if !has_line_end(word) => state.at += 8,
+        match packet.u64_near(state.reading.at) {
+            Some(word) if !has_control(word) => state.reading.at += 8,
             _ => return,
         }
         i += 1;
@@ -162,12 +189,22 @@ fn begins_word<P: Packet>(packet: &P, word: &[u8; 4]) -> bool {
 ///
 /// Empty lines in front are to be ignored (RFC 9112, 2.2). Version 2 of the PROXY protocol begins
 /// like them.
-#[inline(always)]
+///
+/// A function of its own: where LLVM keeps the payload's offset on the stack, verifiers before Linux
+/// 6.12 lose its bound.
+#[inline(never)]
 fn begins_request<P: Packet>(packet: &P) -> bool {
     if packet.u8_at(0).is_some_and(|byte| byte == b'\r' || byte == b'\n') {
         return true;
     }
     begins_word(packet, GET)
+}
+
+/// Check whether the payload begins a request of any method, of which less than eight bytes may be there
+/// only with [`GET`].
+#[inline(always)]
+fn begins_any<P: Packet>(packet: &P) -> bool {
+    begins_request(packet) || packet.u64_at(0).is_some_and(is_method)
 }
 
 /// Check whether a connection's first payload begins with a header of the PROXY protocol.
@@ -179,8 +216,10 @@ pub fn begins_preface<P: Packet>(packet: &P) -> bool {
 /// Kind of a client's segment on a connection without a flow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// A request, or a piece of it.
+    /// A request, or a piece of it, or a body.
     Head,
+    /// The same, if the framing of its chunked body says so: [`super::chunks::follow`].
+    Chunks,
     /// Data between a request and its answer, or a piece of the request that is not the next one.
     Early,
     /// A request of a banned source.
@@ -192,44 +231,100 @@ pub enum Request {
 /// Read the head of a request for an upgrade, if a client's payload without a flow is one.
 ///
 /// Only in order, and from the connection's first byte on: data in front of that is dropped. Unread
-/// passes what is more than [`MAX_HEAD`] ahead of a pending request, and what follows an answer.
+/// passes what follows an answer.
 #[cold]
 #[inline(never)]
 pub fn request<P: Packet>(context: &Context, packet: P) -> Request {
     let segment = context.segment;
-    let under_way = pending_upgrades::find().is_some();
     let judged = pending_upgrades::judge(context.policy.generation);
     if judged == judged::REFUSED {
         return Request::Early;
     }
-    let Some(pending) = pending_upgrades::scratch() else {
+    if judged == judged::BODY {
+        return Request::Head;
+    }
+    if judged == judged::CHUNKS {
+        return Request::Chunks;
+    }
+    // Without a request there may be the beginning of an answer.
+    let mut under_way = pending_upgrades::find().is_some_and(|pending| pending.length != 0);
+    let (Some(pending), Some(state)) = (pending_upgrades::scratch(), cpu::state()) else {
         return Request::Stranger;
     };
+    let mut walker = Walker { state, packet };
+    let answered = under_way && pending.flags & ANSWERED != 0 && segment.seq == pending.next;
+    if answered && begins_frame(&walker.packet) {
+        // The 101 is yet to come.
+        return Request::Early;
+    }
+    if answered || under_way && pending_upgrades::is_outrun() {
+        // The upgrade was refused, and HTTP goes on; or this is to be taken for its end. Or else these
+        // bytes are discarded, and the 101 is yet to come.
+        pending_upgrades::doubt();
+        pending_upgrades::answered();
+        under_way = false;
+    }
+    let (mut known, mut restarts_now) = (0, false);
     if under_way {
-        match piece(context, pending, &packet) {
-            Request::Head => {}
-            // Its owner and its rest are of no interest.
-            other => return other,
+        known = pieces::repeated(segment, pending, &mut walker);
+        if known == segment.len {
+            return Request::Head;
+        }
+        if known == 0 && restarts(segment, pending, &walker.packet, judged) {
+            pending.begin();
+            pending_upgrades::begin();
+            restarts_now = true;
+        } else {
+            match piece(context, pending, &walker.packet, judged, known) {
+                Request::Head => {}
+                // Its owner and its rest are of no interest.
+                other => return other,
+            }
         }
         if !role::claims(&mut pending.owner) {
             return Request::Head;
         }
-    } else if judged != judged::BEGINS || !begin(segment, pending, &packet) {
+    } else if pieces::repeated(segment, pending, &mut walker) == segment.len {
+        return Request::Head;
+    } else if judged == judged::REACHES && hides_request(segment, &walker.packet) {
+        return Request::Early;
+    } else if judged != judged::BEGINS || !begin(segment, pending, &walker.packet) {
         return Request::Stranger;
     }
-    let Some(state) = walk::state() else {
-        return Request::Head;
-    };
-    let mut reading = Reading { walker: Walker { state, packet }, context };
+    let mut reading = Reading { walker, context };
     let trusted = identify::trusts(&segment.key.client, context.policy.proxies);
-    read_request(&mut reading, pending.patience(segment.len, trusted));
-    let (read, came_to) = (reading.walker.state.at, reading.walker.state.read);
+    if restarts_now && !trusted {
+        pending.flags |= RESTARTED;
+    }
+    read_request(&mut reading, known, pending.patience(segment.len, trusted));
+    let (read, came_to) = (reading.walker.state.reading.at, reading.walker.state.reading.read);
+    pieces::add(segment, pending, &mut reading.walker, known);
+    pending.length = pending.length.wrapping_add(read).wrapping_sub(known);
     end(context, read, came_to)
 }
 
-/// Check whether the segment is the next piece of the pending request: then [`Request::Head`].
+/// Check whether the segment begins the pending request anew: the server has none of it, and its sender
+/// cuts it otherwise.
 #[inline(always)]
-fn piece<P: Packet>(context: &Context, pending: &mut Pending, packet: &P) -> Request {
+fn restarts<P: Packet>(segment: &Segment, pending: &Pending, packet: &P, judged: u32) -> bool {
+    let pieces = &pending.pieces;
+    judged == judged::BEGINS
+        && pieces.count > 0
+        && segment.seq == pieces.from
+        && segment.seq != pending.next
+        && begins_any(packet)
+}
+
+/// Check whether the segment is the next piece of the pending request, perhaps behind `known` bytes:
+/// then [`Request::Head`].
+#[inline(always)]
+fn piece<P: Packet>(
+    context: &Context,
+    pending: &mut Pending,
+    packet: &P,
+    judged: u32,
+    known: u32,
+) -> Request {
     if pending.flags & LOST != 0 {
         return Request::Stranger;
     }
@@ -237,13 +332,23 @@ fn piece<P: Packet>(context: &Context, pending: &mut Pending, packet: &P) -> Req
         return Request::Head;
     }
     let segment = context.segment;
+    let whole = pending.head.found & END != 0;
+    if known > 0 {
+        return if whole { Request::Early } else { Request::Head };
+    }
     if segment.seq != pending.next {
+        let end = segment.seq.wrapping_add(segment.len);
+        let pieces = &pending.pieces;
+        let before = pieces.count > 0 && !after(end, pieces.from) && judged == judged::BEGINS;
+        if before && !begins_request(packet) {
+            // A part of an upload was lost, in which a request seemed to begin later.
+            return Request::Stranger;
+        }
         // Another piece of this request, or something unknown. The server may have old bytes, or
         // keep what follows a gap: only in order is it certain what it reads.
         let distance = segment.seq.wrapping_sub(pending.next).wrapping_add(MAX_HEAD);
-        return if distance < 2 * MAX_HEAD { Request::Early } else { Request::Stranger };
+        return if distance < MAX_HEAD + FAR { Request::Early } else { Request::Stranger };
     }
-    let whole = pending.head.found & END != 0;
     if begins_another(packet, whole) && !pending_upgrades::is_first_request() {
         // No frame begins like this (RFC 6455, 5.1 and 5.2). Either what was taken for a request
         // was in the body of another one, or this is.
@@ -254,48 +359,78 @@ fn piece<P: Packet>(context: &Context, pending: &mut Pending, packet: &P) -> Req
     if whole { Request::Early } else { Request::Head }
 }
 
-/// Check whether the payload begins with a request's method; GET counts only after a `whole`
-/// request.
+/// Check whether a request begins in the segment, where the server's bytes end or those that passed.
 #[inline(always)]
-fn begins_another<P: Packet>(packet: &P, whole: bool) -> bool {
-    let (Some(high), Some(low)) = (packet.u16_at(0), packet.u16_at(2)) else {
+fn hides_request<P: Packet>(segment: &Segment, packet: &P) -> bool {
+    let (acked, high) = pending_upgrades::reached();
+    [acked, high].into_iter().any(|from| {
+        let at = from.wrapping_sub(segment.seq);
+        at < segment.len && begins_at(packet, at)
+    })
+}
+
+/// Check whether a method is at `at`, behind up to two empty lines. Prefixes of methods and lines alone
+/// may be text.
+#[inline(always)]
+fn begins_at<P: Packet>(packet: &P, mut at: u32) -> bool {
+    let mut i = 0;
+    while i < 4 && matches!(packet.u8_at(at), Some(b'\r' | b'\n')) {
+        (at, i) = (at + 1, i + 1);
+    }
+    let Some(word) = packet.u64_at(at) else {
         return false;
     };
-    let word = (high as u32) << 16 | low as u32;
-    let mut begins = whole && word == u32::from_be_bytes(*GET);
-    let mut i = 0;
-    while i < METHODS.len() {
-        begins |= word == u32::from_be_bytes(*METHODS[i]);
-        i += 1;
+    is_method(word) || is_get(word)
+}
+
+/// Check whether these eight bytes, the first one in the high byte, begin with [`GET`].
+#[inline(always)]
+const fn is_get(word: u64) -> bool {
+    (word >> 32) as u32 == u32::from_be_bytes(*GET)
+}
+
+/// Check whether the payload may begin with a client's frame, see [`is_frame`].
+#[inline(always)]
+fn begins_frame<P: Packet>(packet: &P) -> bool {
+    match (packet.u16_at(0), packet.u8_at(0)) {
+        (Some(word), _) => is_frame(word),
+        (None, Some(byte)) => is_frame((byte as u16) << 8 | MASK as u16),
+        (None, None) => false,
     }
-    begins
+}
+
+/// Check whether the payload begins with a request's method; GET counts only after a `whole`
+/// request.
+#[inline(never)]
+fn begins_another<P: Packet>(packet: &P, whole: bool) -> bool {
+    packet.u64_at(0).is_some_and(|word| is_method(word) || whole && is_get(word))
 }
 
 /// Begin a request in the segment, or the preface of a connection's first one.
 /// `false` where neither begins.
 #[inline(always)]
 fn begin<P: Packet>(segment: &Segment, pending: &mut Pending, packet: &P) -> bool {
-    let request = begins_request(packet);
+    let request = begins_any(packet);
     // Only the first bytes of a connection are a preface: later ones may be the client's own.
     let first = (!request || packet.u8_at(0) == Some(b'\r')) && identify::is_first(segment);
     if !request && !(first && begins_preface(packet)) {
         return false;
     }
     pending.begin();
+    pending_upgrades::begin();
     if !first {
         pending.client.skip_preface();
     }
     true
 }
 
-/// Evaluate a segment after `read` bytes, the last of which returned `came_to`.
+/// Evaluate a segment after its first `read` bytes, the last of which returned `came_to`.
 #[inline(never)]
 fn end(context: &Context, read: u32, came_to: u32) -> Request {
     let segment = context.segment;
     let Some(pending) = pending_upgrades::scratch() else {
         return Request::Head;
     };
-    pending.length += read;
     let done = came_to == identify::END;
     let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
     if pending.length > MAX_HEAD || came_to == identify::TOO_COSTLY {
@@ -303,24 +438,45 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
         pending_upgrades::keep();
         return Request::Stranger;
     }
-    if came_to == identify::NO_REQUEST || done && !upgrade {
+    // Empty lines may be a part of an upload; a request behind them begins again.
+    let blank = pending.client.preface.is_over() && pending.head.is_blank();
+    if came_to == identify::NO_REQUEST || done && !upgrade || blank {
+        // Another request may be hidden in what follows.
+        let ended = came_to != identify::NO_REQUEST && done;
+        let body = if ended { pending_upgrades::completes(read) } else { Body::Unknown };
+        pending.next = segment.seq.wrapping_add(segment.len);
+        pending.owner = role::own();
         pending_upgrades::answered();
-        return if done { Request::Head } else { Request::Stranger };
+        return match body {
+            Body::Unknown => Request::Stranger,
+            Body::Known => Request::Head,
+            Body::Chunked => Request::Chunks,
+        };
     }
     if read < segment.len && context.enforces() {
         // Data follows the head: the request has to be retransmitted without it.
         return Request::Early;
     }
-    if done && context.enforces() && pending_upgrades::comes_late() {
-        // Data that was in front of it has passed: the server would read frames in it.
-        return Request::Early;
+    if context.enforces() && pending_upgrades::comes_late(done) {
+        // Unread data has passed before: the server would read frames in it.
+        if pending.client.preface.is_over() {
+            return Request::Early;
+        }
+        // Not behind the first bytes of another method, which may have been a preface's.
+        pending_upgrades::answered();
+        return Request::Stranger;
     }
     if done && context.policy.flags & MAY_BAN != 0 && is_banned(context) {
         return Request::Banned;
     }
+    let restarted = pending.flags & RESTARTED != 0 && context.enforces();
+    if restarted && !unread::admits(context.now, FEW) {
+        return Request::Early;
+    }
     pending.next = segment.seq.wrapping_add(segment.len);
     (pending.owner, pending.claimed) = (role::own(), segment.ack);
     pending_upgrades::keep();
+    pending_upgrades::asks();
     Request::Head
 }
 
@@ -333,19 +489,21 @@ fn is_banned(context: &Context) -> bool {
 
 /// Judge the server's payload without a flow. [`Verdict::Drop`] refuses the connection.
 #[inline(always)]
-pub fn answer<P: Packet>(context: &Context, packet: P) -> Verdict {
+pub fn answer(context: &Context, packet: SkbPayload) -> Verdict {
     if switches(context, packet) { open(context) } else { Verdict::Pass }
 }
 
 /// Check whether the payload continues, after `from` bytes, an answer that may be a 101, however
 /// few bytes it has.
 #[inline(never)]
-fn is_switching<P: Packet>(packet: &P, from: u32) -> bool {
+pub fn is_switching<P: Packet>(packet: &P, from: u32) -> bool {
     let bytes = packet.bytes();
     let mut i = 0;
     while i < SWITCHING.len() {
         let at = (i as u32).wrapping_sub(from);
-        if at < bytes && packet.u8_at(at) != Some(SWITCHING[i]) {
+        // A minor version of 0 counts as 1.
+        let even = (i == MINOR) as u8;
+        if at < bytes && packet.u8_at(at).map(|byte| byte | even) != Some(SWITCHING[i]) {
             return false;
         }
         i += 1;
@@ -357,38 +515,63 @@ fn is_switching<P: Packet>(packet: &P, from: u32) -> bool {
 /// The result of reading the head is then in this CPU's state.
 #[cold]
 #[inline(never)]
-fn switches<P: Packet>(context: &Context, packet: P) -> bool {
+fn switches(context: &Context, packet: SkbPayload) -> bool {
     let segment = context.segment;
     let under_way = pending_upgrades::is_under_way();
-    let (Some(pending), Some(state)) = (pending_upgrades::scratch(), walk::state()) else {
+    let (Some(pending), Some(state)) = (pending_upgrades::scratch(), cpu::state()) else {
         return false;
     };
     let goes_on = pending.answer_length != 0 && pending.answer_next == segment.seq;
     if !goes_on && pending.has_of_answer(segment.seq, segment.len) {
         return false;
     }
-    let mut length = if goes_on { pending.answer_length } else { 0 };
-    if !is_switching(&packet, length) {
-        if under_way && !begins(&packet, INTERIM) {
-            // Any other answer refuses the upgrade. An interim one is no answer (RFC 9110, 15.2).
-            pending_upgrades::answered();
+    let anywhere =
+        under_way || pending_upgrades::may_answer_hidden() || pending_upgrades::awaits_body();
+    let (scanner, before) = match goes_on {
+        true => (pending.answer, pending.answer_length),
+        false => (HeadScanner::default(), 0),
+    };
+    (state.reading.at, state.reading.until) = (0, before.wrapping_neg());
+    let mut found = is_switching(&packet, before);
+    let mut walker = Walker { state, packet };
+    if found {
+        read_head(&mut walker, scanner, MAX_HEAD);
+        found = walker.state.reading.head.found & (END | UPGRADE_WEBSOCKET) != END;
+    }
+    if !found && !(anywhere && walker.packet.find_merged()) {
+        if under_way {
+            other_answer(pending);
         }
         return false;
     }
-    let scanner = if goes_on { pending.answer } else { HeadScanner::default() };
-    let mut walker = Walker { state, packet };
-    read_head(&mut walker, scanner);
-    let (head, read) = (walker.state.head, walker.state.at);
-    length += read;
-    if head.found & END == 0 {
-        remember(segment, &head, length, read);
+    let Some(state) = cpu::resume() else {
         return false;
-    }
-    if head.found & UPGRADE_WEBSOCKET == 0 {
-        pending_upgrades::answered();
+    };
+    let (head, read) = (state.reading.head, state.reading.at);
+    if head.found & END == 0 {
+        remember(segment, &head, read.wrapping_sub(state.reading.until), read);
         return false;
     }
     true
+}
+
+/// Handle something else that the server says while the request in [`pending_upgrades::scratch`] has
+/// no answer: a refusal, an interim answer (RFC 9110, 15.2), or the answer to an earlier request,
+/// which a 101 may follow in the same segment.
+#[inline(always)]
+fn other_answer(pending: &mut Pending) {
+    if pending.flags & LOST != 0 {
+        pending_upgrades::answered();
+        return;
+    }
+    let whole = pending.head.found & END != 0;
+    if whole && pending.flags & ANSWERED == 0 || pending.answer_length != 0 {
+        if whole {
+            pending.flags |= ANSWERED;
+        }
+        pending.answer_length = 0;
+        pending_upgrades::keep();
+    }
 }
 
 /// Keep the scanner of a 101 whose head continues in the next segment.
@@ -413,18 +596,20 @@ fn remember(segment: &Segment, scanner: &HeadScanner, length: u32, read: u32) {
 #[inline(never)]
 fn open(context: &Context) -> Verdict {
     let Context { segment, now, .. } = *context;
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return Verdict::Pass;
     };
-    let server_next = segment.seq.wrapping_add(state.at);
-    let deflate = state.head.found & PERMESSAGE_DEFLATE != 0;
+    let server_next = segment.seq.wrapping_add(state.reading.at);
+    let deflate = state.reading.head.found & PERMESSAGE_DEFLATE != 0;
     let Some(flow) = tables::new_flow() else {
         return Verdict::Pass;
     };
     let flags = if deflate { flow::DEFLATE } else { 0 };
     let known = pending_upgrades::find();
     let followed = known.as_ref().is_some_and(|pending| {
-        pending.flags & LOST == 0 && pending.head.found & END != 0 && pending.next == segment.ack
+        pending.flags & (LOST | RESTARTED) == 0
+            && pending.head.found & END != 0
+            && pending.next == segment.ack
     });
     if let (Some(pending), false) = (known, followed) {
         // Its headers were not read completely.
@@ -449,5 +634,6 @@ fn open(context: &Context) -> Verdict {
         flow.account = *account;
     }
     flow.server_high = segment.seq.wrapping_add(segment.len);
+    flow.may_hide(!followed || pending_upgrades::may_hide_another());
     tables::admit(context)
 }

@@ -54,7 +54,7 @@ impl Taken {
         self.0 & 0xF
     }
 
-    /// Check whether the bytes were irrelevant, and taken at once.
+    /// Check whether the bytes were irrelevant, and taken at once, and so is the rest of their line.
     #[inline(always)]
     pub const fn at_once(self) -> bool {
         self.0 & ONE_BY_ONE == 0
@@ -74,7 +74,7 @@ impl Taken {
     }
 }
 
-/// In [`Taken`]: the bytes were taken one by one.
+/// In [`Taken`]: the bytes were taken one by one, or in a name.
 const ONE_BY_ONE: u32 = 1 << 4;
 /// In [`Taken`]: an address was looked up among those of the proxies.
 const HOP: u32 = 1 << 5;
@@ -91,7 +91,7 @@ extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies
         return head_word(pending, word, count);
     }
     if count == 8 && pending.skip(word, names) {
-        return 8;
+        return skipped(pending);
     }
     let (mut word, mut taken) = (word, 0);
     while taken < 8 {
@@ -113,11 +113,17 @@ extern "C" fn ws_guard_request_word(word: u64, count: u32, headers: u32, proxies
     taken | ONE_BY_ONE
 }
 
+/// Eight bytes that were irrelevant; their line's rest may be, too.
+#[inline(always)]
+fn skipped(pending: &Pending) -> u32 {
+    8 | if pending.head.skips_line() { 0 } else { ONE_BY_ONE }
+}
+
 /// [`read`] of a request whose client is no longer read.
 #[inline(always)]
 fn head_word(pending: &mut Pending, word: u64, count: u32) -> u32 {
     if count == 8 && pending.skip_head(word) {
-        return 8;
+        return skipped(pending);
     }
     let (mut word, mut taken) = (word, 0);
     while taken < 8 {
@@ -134,14 +140,14 @@ fn head_word(pending: &mut Pending, word: u64, count: u32) -> u32 {
     taken | ONE_BY_ONE
 }
 
-/// Internal to [`read`]: a byte of the head alone.
+/// Internal to [`read`]: a byte for the scanner of the head.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_head_byte(byte: u32) -> u32 {
     let (Some(pending), byte) = (pending_upgrades::scratch(), byte as u8) else {
         return NO_REQUEST;
     };
-    if pending.head.is_empty() && byte != b'G' && byte != b'\r' && byte != b'\n' {
+    if !pending.head.begins(byte) {
         return NO_REQUEST;
     }
     if pending.head.push(byte) { END } else { MORE }
@@ -192,11 +198,11 @@ fn request_byte(pending: &mut Pending, byte: u8, names: &HeaderNames) -> u32 {
             return came_to;
         }
     }
-    if pending.head.is_empty() && byte != b'G' && byte != b'\r' && byte != b'\n' {
-        return NO_REQUEST;
+    let ends = ws_guard_head_byte(byte.into());
+    if ends == NO_REQUEST {
+        return ends;
     }
     let step = pending.client.step(byte, names);
-    let ends = if pending.head.push(byte) { END } else { MORE };
     bits(step) | ends
 }
 

@@ -13,11 +13,14 @@
 //! All of it is about the connection of the current segment. Functions with a name in the object's
 //! BTF are global ones: the verifier checks each once, not at each call.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_ktime_get_ns};
 use ws_guard_common::{
+    chunks::Chunks,
     forwarded::preface,
-    maps::{FlowKey, Pending, Unopened, judged, stage},
+    maps::{ANSWER_ROOM, FlowKey, Pending, RESTARTED, Unopened, judged, stage},
+    offer::unread,
     seq::after,
+    source::millis,
 };
 
 use crate::{
@@ -84,6 +87,23 @@ pub fn forget() {
         let _ = PENDING.remove(&segment.key);
         let _ = PROVEN.remove(&segment.key);
     }
+}
+
+/// Note that the connection's SYN has data, which is not followed.
+#[inline(always)]
+pub fn begins_with_data() {
+    if let (Some(segment), Some(new)) = (packet::segment(), scratch())
+        && PENDING.get_ptr(&segment.key).is_none()
+    {
+        *new = Pending::default();
+        let _ = PENDING.insert(&segment.key, new, BPF_ANY.into());
+    }
+}
+
+/// Check whether there is an entry for the connection.
+#[inline(always)]
+pub fn is_known() -> bool {
+    packet::segment().is_some_and(|segment| PENDING.get_ptr(&segment.key).is_some())
 }
 
 /// Record that the peer speaks the PROXY protocol to this server, as it will on each of its
@@ -159,17 +179,28 @@ extern "C" fn ws_guard_judge(generation: u32) -> u32 {
     let Some((segment, unopened)) = unopened() else {
         return judged::BEGINS;
     };
+    // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4), except with a SYN. One that
+    // begins another connection between the same end points comes again without data (RFC 7413, 4.2.1).
+    if segment.flags & (SYN | ACK) != ACK {
+        return judged::REFUSED;
+    }
     if unopened.generation != generation {
         // It was not followed under another policy, until the server's next segment.
         return judged::BEGINS;
     }
-    // No TCP takes data without an acknowledgement (RFC 9293, 3.10.7.4), except with a SYN, which is
-    // not of the connection that began.
-    match segment.flags & (SYN | ACK) {
-        ACK => unopened.judge(segment.seq, segment.len, segment.ack),
-        0 => judged::REFUSED,
-        _ => judged::BEGINS,
-    }
+    unopened.judge(segment.seq, segment.len, segment.ack)
+}
+
+/// End of the server's bytes that were sent. `None` where the connection's beginning was not seen.
+#[inline(always)]
+pub fn server_high() -> Option<u32> {
+    unopened().map(|(_, unopened)| unopened.server_high)
+}
+
+/// Ends of the client's bytes that the server has acknowledged, and of those that passed.
+#[inline(always)]
+pub fn reached() -> (u32, u32) {
+    unopened().map_or((0, 0), |(_, unopened)| (unopened.acked, unopened.high))
 }
 
 /// Record that the server's 101 was dropped, or that it passes after all.
@@ -188,35 +219,306 @@ extern "C" fn ws_guard_refuse(refused: u32) -> u32 {
     0
 }
 
-/// Note that the client's segment passes, see [`Unopened::pass`].
+/// Note that the client's segment passes, see [`Unopened::pass`]. Not of one that [`judge`] does not
+/// judge: its numbers are anybody's.
 #[inline(always)]
-pub fn passes() {
-    ws_guard_passes();
+pub fn passes(read: bool) {
+    ws_guard_passes(read as u32);
 }
 
 /// [`passes`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_passes() -> u32 {
-    if let Some((segment, unopened)) = unopened() {
-        unopened.pass(segment.seq, segment.len);
+extern "C" fn ws_guard_passes(read: u32) -> u32 {
+    if let Some((segment, unopened)) = unopened()
+        && segment.flags & (SYN | ACK) == ACK
+    {
+        unopened.pass(segment.seq, segment.len, read != 0);
     }
     0
 }
 
-/// Check whether data past the upgrade request that the segment ends has passed before it.
+/// Decide whether the client's unread segment passes: one of [`unread`], see [`Unopened::pass_unread`].
 #[inline(always)]
-pub fn comes_late() -> bool {
-    ws_guard_comes_late() != 0
+pub fn pass_unread(generation: u32) -> u32 {
+    ws_guard_pass_unread(generation)
+}
+
+/// [`pass_unread`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_pass_unread(generation: u32) -> u32 {
+    let Some((segment, unopened)) = unopened() else {
+        return unread::PASSES;
+    };
+    // What is not followed has no place among the client's bytes.
+    if segment.flags & (SYN | ACK) != ACK || unopened.generation != generation {
+        return unread::PASSES;
+    }
+    // SAFETY: the helper has no preconditions.
+    let now_ms = millis(unsafe { bpf_ktime_get_ns() });
+    unopened.pass_unread(segment.seq, segment.ack, segment.window, segment.len, now_ms)
+}
+
+/// Take over the window of the client's segment without data, where it may be too small for an answer.
+#[inline(always)]
+pub fn hear() {
+    ws_guard_hear();
+}
+
+/// [`hear`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_hear() -> u32 {
+    let small = packet::segment().is_some_and(|segment| segment.window < ANSWER_ROOM);
+    if small
+        && let Some((segment, unopened)) = unopened()
+        && segment.flags & (SYN | ACK | RST) == ACK
+        && unopened.judge(segment.seq, 0, segment.ack) != judged::REFUSED
+    {
+        unopened.offers(segment.seq, segment.window);
+    }
+    0
+}
+
+/// Note that a request begins with the segment, see [`Unopened::begin`].
+#[inline(always)]
+pub fn begin() {
+    ws_guard_begin();
+}
+
+/// [`begin`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_begin() -> u32 {
+    if let Some((segment, unopened)) = unopened() {
+        unopened.begin(segment.seq);
+    }
+    0
+}
+
+/// Note that a request may be hidden in what passed.
+#[inline(always)]
+pub fn doubt() {
+    ws_guard_doubt();
+}
+
+/// [`doubt`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_doubt() -> u32 {
+    if let Some((_, unopened)) = unopened() {
+        unopened.unread = 1;
+    }
+    0
+}
+
+/// Note that the connection's latest request is not complete, or asks for an upgrade.
+#[inline(always)]
+pub fn asks() {
+    ws_guard_asks();
+}
+
+/// [`asks`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_asks() -> u32 {
+    if let Some((_, unopened)) = unopened() {
+        unopened.asks = 1;
+    }
+    0
+}
+
+/// Body of a request that asks for no upgrade, in the segment that ends its head.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Body {
+    /// Not all of the rest of the segment belongs to it, or where it ends is not known.
+    Unknown = 0,
+    /// The rest of the segment belongs to it.
+    Known = 1,
+    /// It is chunked: [`super::chunks::follow`].
+    Chunked = 2,
+}
+
+/// Note that the request in [`scratch`], which asks for no upgrade, ends behind the segment's first
+/// `read` bytes.
+#[inline(always)]
+pub fn completes(read: u32) -> Body {
+    match ws_guard_completes(read) {
+        0 => Body::Unknown,
+        1 => Body::Known,
+        _ => Body::Chunked,
+    }
+}
+
+/// [`completes`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_completes(read: u32) -> u32 {
+    let (Some((segment, unopened)), Some(pending)) = (unopened(), scratch()) else {
+        return Body::Unknown as u32;
+    };
+    let from = segment.seq.wrapping_add(read);
+    let anew = pending.flags & RESTARTED != 0;
+    if !anew && pending.head.is_chunked() {
+        unopened.complete_chunked(from);
+        return Body::Chunked as u32;
+    }
+    let length = if anew { None } else { pending.head.body() };
+    unopened.complete(from, length);
+    length.is_some_and(|length| segment.len.wrapping_sub(read) <= length) as u32
+}
+
+/// Reader of the chunked body's framing, and the offset in the segment of its next byte.
+#[inline(always)]
+pub fn chunks() -> Option<(Chunks, u32)> {
+    unopened()
+        .map(|(segment, unopened)| (unopened.chunks, unopened.body_end.wrapping_sub(segment.seq)))
+}
+
+/// Store the reader, which has read up to offset `framed` of the segment, and whose next byte is at `at`.
+#[inline(always)]
+pub fn keep_chunks(chunks: Chunks, framed: u32, at: u32) {
+    if let Some((segment, unopened)) = unopened() {
+        let base = segment.seq;
+        unopened.read_chunks(chunks, base.wrapping_add(framed), base.wrapping_add(at));
+    }
+}
+
+/// Check whether the server's segment may answer a request in another one's body, see
+/// [`Unopened::awaits_body`].
+#[inline(always)]
+pub fn awaits_body() -> bool {
+    ws_guard_awaits_body() != 0
+}
+
+/// [`awaits_body`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_awaits_body() -> u32 {
+    unopened().is_some_and(|(segment, unopened)| unopened.awaits_body(segment.ack)) as u32
+}
+
+/// Check whether the server can have no request for an upgrade, see [`Unopened::asks_nothing`].
+#[inline(always)]
+pub fn asks_nothing(generation: u32) -> bool {
+    ws_guard_asks_nothing(generation) != 0
+}
+
+/// [`asks_nothing`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_asks_nothing(generation: u32) -> u32 {
+    unopened().is_some_and(|(segment, unopened)| unopened.asks_nothing(segment.ack, generation))
+        as u32
+}
+
+/// Check whether the server's segment may begin an answer, see [`Unopened::may_answer`].
+#[inline(always)]
+pub fn answers() -> bool {
+    ws_guard_answers() != 0
+}
+
+/// [`answers`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_answers() -> u32 {
+    unopened().is_some_and(|(segment, unopened)| unopened.may_answer(segment.ack)) as u32
+}
+
+/// Check whether a request may be hidden in what passed: not all of it was read, or the connection's
+/// beginning was not seen.
+#[inline(always)]
+pub fn may_hide_another() -> bool {
+    ws_guard_may_hide_another() != 0
+}
+
+/// [`may_hide_another`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_may_hide_another() -> u32 {
+    unopened().is_none_or(|(_, unopened)| unopened.unread != 0) as u32
+}
+
+/// Check whether the server's segment may answer a request that was not read, see [`super::merged`].
+/// Not where the connection's beginning was not seen: midstream pickup finds its frames.
+#[inline(always)]
+pub fn may_answer_hidden() -> bool {
+    ws_guard_may_answer_hidden() != 0
+}
+
+/// [`may_answer_hidden`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_may_answer_hidden() -> u32 {
+    unopened().is_some_and(|(_, unopened)| unopened.unread != 0) as u32
+}
+
+/// Number of bytes of a 101 that the server's data in front of the segment ends with.
+#[inline(always)]
+pub fn begun() -> u32 {
+    ws_guard_begun()
+}
+
+/// [`begun`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_begun() -> u32 {
+    unopened().map_or(0, |(segment, unopened)| {
+        if segment.seq == unopened.server_high { unopened.begun as u32 } else { 0 }
+    })
+}
+
+/// Record how many bytes of a 101 the segment ends with, unless it is an old one.
+#[inline(always)]
+pub fn begins(bytes: u32) {
+    ws_guard_begins(bytes);
+}
+
+/// [`begins`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_begins(bytes: u32) -> u32 {
+    if let Some((segment, unopened)) = unopened()
+        && after(segment.seq.wrapping_add(segment.len), unopened.server_high)
+    {
+        unopened.begun = bytes as u8;
+    }
+    0
+}
+
+/// Check whether data has passed before a request that the segment ends, or a piece of it where it is not
+/// `whole`, see [`Unopened::passed_beyond`].
+#[inline(always)]
+pub fn comes_late(whole: bool) -> bool {
+    ws_guard_comes_late(whole as u32) != 0
 }
 
 /// [`comes_late`], as a global function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn ws_guard_comes_late() -> u32 {
+extern "C" fn ws_guard_comes_late(whole: u32) -> u32 {
     unopened().is_some_and(|(segment, unopened)| {
-        unopened.passed_beyond(segment.seq.wrapping_add(segment.len))
+        unopened.passed_beyond(segment.seq.wrapping_add(segment.len), whole != 0)
     }) as u32
+}
+
+/// Check whether the server has the rest of the pending request, which was read only in part: its
+/// beginning came again, see [`Unopened::took_more`].
+#[inline(always)]
+pub fn is_outrun() -> bool {
+    ws_guard_is_outrun() != 0
+}
+
+/// [`is_outrun`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_is_outrun() -> u32 {
+    let (Some((_, unopened)), Some(pending)) = (unopened(), scratch()) else {
+        return 0;
+    };
+    (pending.length != 0 && unopened.took_more(pending.next)) as u32
 }
 
 /// Check whether the server has sent nothing so far: then the pending request is the connection's
@@ -275,10 +577,10 @@ extern "C" fn ws_guard_end_request() -> u32 {
         let _ = PENDING.remove(key);
         // SAFETY: as in `ws_guard_find_request`.
         unsafe { copy(new, proven) };
-    } else if new.client.preface.said == preface::said::NOTHING {
+    } else if new.client.preface.said == preface::said::NOTHING && new.pieces.count == 0 {
         let _ = PENDING.remove(key);
     } else {
-        // The preface of the first request holds for those that follow.
+        // The preface of the first request holds for those that follow; its segments may come again.
         let _ = PENDING.insert(key, new, BPF_ANY.into());
     }
     0
@@ -299,7 +601,10 @@ extern "C" fn ws_guard_prove_request(generation: u32) -> u32 {
     // A RST may answer a segment of no connection, with the numbers that this one has.
     if let (ACK, Some((_, unopened))) = (segment.flags & (ACK | RST), unopened()) {
         let end = segment.seq.wrapping_add(segment.len + (segment.flags & FIN));
-        unopened.acknowledge(segment.ack, end, speaks, generation);
+        if unopened.acknowledge(segment.ack, end, speaks, generation) {
+            // SAFETY: the helper has no preconditions.
+            unopened.spoke_ms = millis(unsafe { bpf_ktime_get_ns() });
+        }
     }
     // A RST answers segments of no connection (RFC 9293, 3.10.7.1).
     if segment.flags & (ACK | FIN | RST) != ACK {

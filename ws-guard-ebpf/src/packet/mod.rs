@@ -23,7 +23,7 @@ use ws_guard_common::{
 
 use crate::packet::{
     headers::ETH_P_TEB,
-    payload::{Hook, Window},
+    payload::{CHUNK, Hook, Window},
 };
 
 /// Largest offset for direct reads: the verifier wants offset and size, of an IPv6 header at most,
@@ -209,13 +209,18 @@ pub trait Packet: tracker::Segment {
     fn bytes(&self) -> u32;
     /// Begin (or end) a dry run: count and change nothing.
     fn only_look(&mut self, dry: bool);
-    /// Count new frames by class, unless `on` is 0: [`crate::stream::walk::State::classes`].
+    /// Count new frames by class, unless `on` is 0: [`crate::cpu::Counted::classes`].
     fn classify(&mut self, on: u8);
+    /// [`crate::stream::heartbeat::at`], with what the control frame at offset `at` is.
+    fn heartbeat(&self, at: u32, what: u32);
     /// Copy `len` bytes of payload from `at` on. `false` when the packet does not hold them.
     ///
     /// # Safety
     /// `len` bytes may be written at `to`.
     unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool;
+    /// The [`CHUNK`] bytes of payload from `at` on, until more of it is read.
+    /// `None` where it does not hold so many.
+    fn chunk(&self, at: u32) -> Option<&'static [u8; CHUNK as usize]>;
     /// Fix the TCP checksum after `even` and `odd` headers at such offsets were rewritten.
     fn fix_checksum(&mut self, segment: &Segment, even: u32, odd: u32);
 }

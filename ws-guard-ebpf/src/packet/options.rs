@@ -3,13 +3,18 @@
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::bpf_loop;
-use ws_guard_common::{maps::Counter, pace::scale};
+use ws_guard_common::{
+    maps::{Counter, FlowKey, syn_slot, syn_tag},
+    pace::scale,
+};
 
 use crate::{
     context::Context,
+    cpu,
+    maps::SYNS,
     packet::{self, Packet, Segment, TCP_HEADER},
     report,
-    stream::walk::{self, Walker},
+    stream::walk::Walker,
 };
 
 /// Option kinds, RFC 9293, 3.1, RFC 7323, 2.2, and RFC 8684, 3.
@@ -20,7 +25,7 @@ const MPTCP: u8 = 30;
 /// Maximum length of a header's options.
 const MAX_OPTIONS: u32 = 40;
 
-/// Refuse Multipath TCP in a client's SYN.
+/// Read a client's SYN: note its window scale until the SYN-ACK leaves, and refuse Multipath TCP.
 /// MPTCP (RFC 8684) could spread frames over several connections, which the guard follows
 /// separately. So where the guard enforces, MPTCP options get the next number, which is reserved: a
 /// server skips unknown options (RFC 9293, MUST-6), and both sides go on with plain TCP (RFC 8684,
@@ -30,17 +35,23 @@ const MAX_OPTIONS: u32 = 40;
 /// way.
 #[cold]
 #[inline(never)]
-pub fn refuse_mptcp<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
-    if !context.enforces() {
-        return;
-    }
+pub fn syn<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> P) {
     let (Some(Walker { state, mut packet }), Some(segment)) =
-        (read(payload, false), packet::segment())
+        (read(payload, !context.enforces()), packet::segment())
     else {
         return;
     };
-    if state.even + state.odd > 0 {
-        packet.fix_checksum(segment, state.even, state.odd);
+    if let Some(noted) = SYNS.get_ptr_mut(syn_slot(&segment.key)) {
+        let tag = syn_tag(&segment.key, segment.seq);
+        // SAFETY: a single word of a map value.
+        unsafe {
+            let (known, scale) = (*noted & 0xFF, state.reading.scale);
+            let least = if *noted & !0xFF == tag && known < scale { known } else { scale };
+            *noted = tag | least;
+        }
+    }
+    if state.rewrite.even + state.rewrite.odd > 0 {
+        packet.fix_checksum(segment, state.rewrite.even, state.rewrite.odd);
         report::count(Counter::MptcpRefused);
     }
 }
@@ -48,13 +59,22 @@ pub fn refuse_mptcp<P: Packet>(context: &Context, payload: impl Fn(&Segment) -> 
 /// Window scale in a server's SYN-ACK, encoded as in [`scale`].
 #[inline(always)]
 pub fn window_scale<P: Packet>(payload: impl Fn(&Segment) -> P) -> u32 {
-    read(payload, true).map_or(scale::UNKNOWN, |walker| walker.state.scale)
+    read(payload, true).map_or(scale::UNKNOWN, |walker| walker.state.reading.scale)
+}
+
+/// Scale of the client's windows on a connection whose first byte is at `seq`, and whose SYN-ACK has `server` for
+/// the server's: none if that has none (RFC 7323, 2.2), or if another SYN was noted since.
+#[inline(always)]
+pub fn client_scale(key: &FlowKey, seq: u32, server: u32) -> u32 {
+    let noted = SYNS.get(syn_slot(key)).copied().unwrap_or(0);
+    let own = noted == 0 || noted & !0xFF == syn_tag(key, seq);
+    if server == scale::NONE || !own { scale::NONE } else { noted & 0xFF }
 }
 
 /// Read the options of the current segment, and refuse MPTCP unless it is only to be `looked` at.
 #[inline(always)]
 fn read<P: Packet>(payload: impl Fn(&Segment) -> P, looked: bool) -> Option<Walker<P>> {
-    let (Some(current), Some(state)) = (packet::current(), walk::state()) else {
+    let (Some(current), Some(state)) = (packet::current(), cpu::state()) else {
         return None;
     };
     // SAFETY: this CPU's element, with no other user meanwhile.
@@ -65,7 +85,7 @@ fn read<P: Packet>(payload: impl Fn(&Segment) -> P, looked: bool) -> Option<Walk
         let options = (*segment).tcp + TCP_HEADER;
         (*segment).payload = options;
         (*segment).len = data.wrapping_sub(options);
-        (state.at, state.scale) = (0, scale::NONE);
+        (state.reading.at, state.reading.scale) = (0, scale::NONE);
         let mut walker = Walker { state, packet: payload(&*segment) };
         walker.packet.only_look(looked);
         let turn: unsafe extern "C" fn(u32, *mut Walker<P>) -> c_long = option::<P>;
@@ -79,7 +99,7 @@ fn read<P: Packet>(payload: impl Fn(&Segment) -> P, looked: bool) -> Option<Walk
 unsafe extern "C" fn option<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
     // SAFETY: passed by `read`, with no other user during the loop.
     let walker = unsafe { &mut *walker };
-    let at = walker.state.at;
+    let at = walker.state.reading.at;
     let Some(kind) = walker.packet.u8_at(at) else {
         return 1;
     };
@@ -87,7 +107,7 @@ unsafe extern "C" fn option<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c
         return 1;
     }
     if kind == NOP {
-        walker.state.at = at + 1;
+        walker.state.reading.at = at + 1;
         return 0;
     }
     let Some(length) = walker.packet.u8_at(at + 1) else {
@@ -96,11 +116,13 @@ unsafe extern "C" fn option<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c
     if kind == MPTCP {
         walker.packet.defuse(at);
     }
+    // Receivers skip one of another length.
     if kind == WINDOW_SCALE
+        && length == 3
         && let Some(shift) = walker.packet.u8_at(at + 2)
     {
-        walker.state.scale = scale::of(shift);
+        walker.state.reading.scale = scale::of(shift);
     }
-    walker.state.at = at + u32::from(length);
+    walker.state.reading.at = at + u32::from(length);
     (length < 2) as c_long
 }

@@ -14,13 +14,13 @@ use ws_guard_common::{
 };
 
 use crate::{
+    cpu,
     packet::{self, Packet, Segment},
     report::{self, Side},
-    stream::walk,
 };
 
 /// Bytes per copy.
-const CHUNK: u32 = 64;
+pub const CHUNK: u32 = 64;
 /// Result of [`cover`] and [`byte`]: not available.
 const NONE: u32 = 1 << 31;
 
@@ -52,6 +52,8 @@ pub trait Hook {
     fn byte(&self, at: u32) -> u32;
     /// [`defuse`], likewise.
     fn defuse(&self, at: u32) -> u32;
+    /// [`crate::stream::heartbeat::at`], likewise.
+    fn heartbeat(&self, at: u32, what: u32);
     /// Add one to the byte at `offset` of the packet. `false` when the packet does not hold it.
     fn raise(&self, offset: u32) -> bool;
     /// Fix the TCP checksum after `even` and `odd` bytes at such offsets were raised by one.
@@ -200,7 +202,7 @@ impl<H: Hook> tracker::Segment for Payload<H> {
         if self.flags & DRY == 0 {
             report::violations(Side::from(u32::from(self.flags & SERVER)), violations);
             if self.classes != 0 {
-                walk::count_class(&header);
+                cpu::count_class(&header);
             }
         }
     }
@@ -210,7 +212,7 @@ impl<H: Hook> tracker::Segment for Payload<H> {
         if self.flags & DRY == 0 {
             report::violations(Side::from(u32::from(self.flags & SERVER)), violations);
             if self.classes != 0 {
-                walk::count_record(record);
+                cpu::count_record(record);
             }
         }
     }
@@ -234,7 +236,7 @@ pub fn defuse<H: Hook>(hook: &H, at: u32) -> u32 {
     if at >= segment.len || !hook.raise(offset) {
         return 0;
     }
-    walk::rewritten(offset.wrapping_sub(segment.tcp));
+    cpu::rewritten(offset.wrapping_sub(segment.tcp));
     // A copy of it may be in the window.
     if let Some(window) = packet::window() {
         let place = black_box(offset.wrapping_sub(window.from));
@@ -262,9 +264,22 @@ impl<H: Hook> Packet for Payload<H> {
     }
 
     #[inline(always)]
+    fn heartbeat(&self, at: u32, what: u32) {
+        self.hook.heartbeat(at, what);
+    }
+
+    #[inline(always)]
     unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: the caller vouches for `to`.
         unsafe { self.hook.load(u32::from(self.payload) + at, to, len) }
+    }
+
+    #[inline(always)]
+    fn chunk(&self, at: u32) -> Option<&'static [u8; CHUNK as usize]> {
+        if self.len < CHUNK || at > self.len - CHUNK || self.hook.cover(at, CHUNK) != 0 {
+            return None;
+        }
+        packet::window().map(|window| &window.bytes)
     }
 
     #[inline(always)]

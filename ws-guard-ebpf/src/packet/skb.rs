@@ -11,12 +11,15 @@ use aya_ebpf::{
 };
 
 use crate::{
+    cpu,
     limits::pace,
+    opening::merged,
     packet::{
         self, Parsed, Segment, TCP_CHECK, TCP_WINDOW, checksum, headers, options,
         payload::{self, Hook, Payload},
     },
     report::Side,
+    stream::{heartbeat, walk::Walker},
 };
 
 /// Usual length of headers, in bytes: Ethernet with two tags, IPv6 with some extensions, TCP with
@@ -48,6 +51,22 @@ impl SkbPayload {
     pub fn new(ctx: &TcContext, segment: &Segment, side: Side) -> Self {
         Payload::at(Skb(ctx.as_ptr().cast()), segment, side)
     }
+
+    /// Find the head of a 101 in the server's segment, see [`merged::find`].
+    #[inline(always)]
+    pub fn find_merged(&self) -> bool {
+        ws_guard_find_merged_skb(self.hook.0) != 0
+    }
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_find_merged_skb(ctx: *mut __sk_buff) -> u32 {
+    let (Some(segment), Some(state)) = (packet::segment(), cpu::resume()) else {
+        return 0;
+    };
+    let packet = Payload::at(Skb(ctx), segment, Side::Server);
+    merged::find(&mut Walker { state, packet }) as u32
 }
 
 impl Skb {
@@ -166,7 +185,18 @@ extern "C" fn ws_guard_scale_skb(ctx: *mut __sk_buff) -> u32 {
     options::window_scale(|segment| Payload::at(Skb(ctx), segment, Side::Server))
 }
 
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_heartbeat_skb(ctx: *mut __sk_buff, at: u32, what: u32) -> u32 {
+    heartbeat::at(&Skb(ctx), at, what)
+}
+
 impl Hook for Skb {
+    #[inline(always)]
+    fn heartbeat(&self, at: u32, what: u32) {
+        heartbeat::count(what, ws_guard_heartbeat_skb(self.0, at, what));
+    }
+
     #[inline(always)]
     fn linear(&self) -> (usize, usize) {
         // SAFETY: the context outlives the program's run.

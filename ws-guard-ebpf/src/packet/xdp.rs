@@ -16,6 +16,7 @@ use crate::{
         payload::{self, Hook, Payload},
     },
     report::Side,
+    stream::heartbeat,
 };
 
 /// Find the TCP segment of a client's packet at XDP.
@@ -67,7 +68,18 @@ extern "C" fn ws_guard_defuse_xdp(ctx: *mut xdp_md, at: u32) -> u32 {
     payload::defuse(&Xdp(ctx), at)
 }
 
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_heartbeat_xdp(ctx: *mut xdp_md, at: u32, what: u32) -> u32 {
+    heartbeat::at(&Xdp(ctx), at, what)
+}
+
 impl Hook for Xdp {
+    #[inline(always)]
+    fn heartbeat(&self, at: u32, what: u32) {
+        heartbeat::count(what, ws_guard_heartbeat_xdp(self.0, at, what));
+    }
+
     #[inline(always)]
     fn linear(&self) -> (usize, usize) {
         // SAFETY: the context outlives the program's run.

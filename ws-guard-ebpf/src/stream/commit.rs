@@ -9,14 +9,13 @@ use ws_guard_common::{
 
 use crate::{
     context::{Context, Verdict},
+    cpu::{self, State},
     limits::sources,
     maps::locked,
     packet::{Packet, Segment},
     report::{self, Side},
-    stream::{
-        trail::TRAIL,
-        walk::{self, State, Walker},
-    },
+    servers,
+    stream::{trail::TRAIL, walk::Walker},
 };
 
 /// Commit a walk of new bytes.
@@ -29,12 +28,12 @@ pub fn commit(context: &Context, flow: &mut Flow) -> bool {
 #[cold]
 #[inline(never)]
 pub fn recommit(context: &Context, flow: &mut Flow) -> bool {
-    let checkpoint = walk::resume().map_or(0, |state| state.checkpoint as u8);
+    let checkpoint = cpu::resume().map_or(0, |state| state.rewind.checkpoint as u8);
     take_over(
         context,
         flow,
         // An acknowledgement on another CPU may have moved the checkpoints up.
-        |flow, state| checkpoint == TRAIL || flow.starts_at(checkpoint, &state.from),
+        |flow, state| checkpoint == TRAIL || flow.starts_at(checkpoint, &state.rewind.from),
         |flow, known, walk, passed| {
             flow.let_through(walk.base(), walk.len());
             match checkpoint {
@@ -54,7 +53,7 @@ fn take_over(
     valid: impl FnOnce(&Flow, &State) -> bool,
     take: impl FnOnce(&mut Flow, &Tracker, &Walk, u32),
 ) -> bool {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return false;
     };
     let walk = &state.walk;
@@ -63,25 +62,22 @@ fn take_over(
     let (mut committed, mut lost) = (false, false);
     locked(flow, |flow| {
         // Segments that another CPU keeps out of order meanwhile are not judged yet.
-        let judged = (flow.held == 0) | (state.held != 0);
+        let judged = (flow.held == 0) | (state.gap.copy != 0);
         // Traces beyond the room are retransmitted in pieces, or after the server has acknowledged
         // others. The same for untraced headers, where another CPU has begun a trail meanwhile.
-        let untraced = (state.trail == 0) & (flow.trail == 0);
-        let fits = untraced | (state.trail != 0) & (state.traces <= state.room);
+        let untraced = (state.traces.trail == 0) & (flow.trail == 0);
+        let fits = untraced | (state.traces.trail != 0) & (state.traces.left <= state.traces.room);
         let stands =
             judged & fits & (flow.client == state.start) & (flow.state == flow::state::OPEN);
         if stands && valid(flow, state) {
-            if pings > 0 {
-                flow.ping_ns = state.asked_ns;
-            }
             take(flow, &state.start, walk, passed);
-            flow.take_traces(state.traces);
+            flow.take_traces(state.traces.left);
             flow.last_ns = context.now;
             lost = flow.state != flow::state::OPEN;
             committed = true;
         }
     });
-    state.passed = passed;
+    state.counted.passed = passed;
     if lost {
         report::count(Counter::FlowsUnsynced);
     }
@@ -95,11 +91,11 @@ pub fn settle<P: Packet>(
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> Verdict {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return Verdict::Pass;
     };
     let mut walker = Walker { state, packet: payload(context.segment) };
-    let charges = walker.state.walk.pings > 0 && walker.state.whole == 0;
+    let charges = walker.state.walk.pings > 0 && walker.state.gap.whole == 0;
     if charges && !charge(context, flow, &mut walker) {
         return Verdict::Drop;
     }
@@ -110,7 +106,7 @@ pub fn settle<P: Packet>(
 /// Charge the source for the segment's pings. `false` to drop the segment.
 #[inline(always)]
 fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>) -> bool {
-    let (pings, passed) = (walker.state.walk.pings, walker.state.passed);
+    let (pings, passed) = (walker.state.walk.pings, walker.state.counted.passed);
     let segment = context.segment;
     let answer = sources::charge(context.now, pings);
     if answer & sources::OBSERVED != 0 {
@@ -120,6 +116,7 @@ fn charge<P: Packet>(context: &Context, flow: &mut Flow, walker: &mut Walker<P>)
     let kept = if charged < passed { charged } else { passed };
     if kept < passed {
         take_back(flow, passed - kept, pings - kept);
+        walker.state.counted.passed = kept;
     }
     if kept == pings {
         return true;
@@ -151,7 +148,7 @@ pub fn take_back(flow: &mut Flow, pings: u32, over: u32) {
 /// Fix the checksum.
 #[inline(always)]
 fn finish<P: Packet>(context: &Context, walker: &mut Walker<P>) {
-    let (even, odd) = (walker.state.even, walker.state.odd);
+    let (even, odd) = (walker.state.rewrite.even, walker.state.rewrite.odd);
     if even + odd > 0 {
         walker.packet.fix_checksum(context.segment, even, odd);
         report::add(Counter::Rewritten, (even + odd) as u64);
@@ -161,12 +158,15 @@ fn finish<P: Packet>(context: &Context, walker: &mut Walker<P>) {
 /// Count the result of a walk.
 #[inline(never)]
 pub fn count_walk(context: &Context) {
-    let (Some(counters), Some(state)) = (report::counters(), walk::resume()) else {
+    let (Some(counters), Some(state)) = (report::counters(), cpu::resume()) else {
         return;
     };
-    let small = state.classes.0[Class::SmallRecord as usize];
+    let small = state.counted.classes.0[Class::SmallRecord as usize];
     counters.events[Counter::SmallRecords as usize] += small as u64;
-    count(context, &state.walk, &state.start);
+    let (walk, start) = (&state.walk, &state.start);
+    count(context, walk, start);
+    // Not of out-of-order segments, whose walk has no stack left for it.
+    servers::walked(Side::Client, walk.coalesces(), walk.splits_header(start), walk.violations);
 }
 
 /// Count the result of a walk from `start` on, without its classes.

@@ -3,7 +3,6 @@
 //! A shortcut through [`crate::ingress`] with the same result: no loop, no state outside registers,
 //! the flow's lock taken once. Everything unusual is left to the slow path.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ws_guard_common::{
     flood::{Class, Counts},
     flow::{Flow, state},
@@ -21,7 +20,7 @@ use crate::{
     maps::locked,
     packet::{Packet, Segment},
     report,
-    stream::{commit::take_back, trail},
+    stream::{commit::take_back, heartbeat, trail},
 };
 
 /// Result of the fast path in one word: bits, and above them the offset of a ping's first byte.
@@ -38,8 +37,10 @@ pub mod came_to {
     pub const FITS_SHARE: u32 = 1 << 2;
     /// The ping is within the connection's limit.
     pub const FITS_CONNECTION: u32 = 1 << 3;
-    /// From this bit on: payload offset of the ping's first byte.
-    pub const AT: u32 = 4;
+    /// The frame is a PONG.
+    pub const PONG: u32 = 1 << 4;
+    /// From this bit on: payload offset of the ping's or the pong's first byte.
+    pub const AT: u32 = 5;
 }
 
 /// Commit the segment if it is of the common kind.
@@ -61,11 +62,6 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     }
     let is_ping = walk.pings > 0;
     let now_ms = millis(context.now);
-    let mut asked_ns = flow.ping_ns;
-    if is_ping && asked_ns == 0 {
-        // SAFETY: no arguments, no effects.
-        asked_ns = unsafe { bpf_ktime_get_ns() };
-    }
     let classes = if LIMITS { class_of(context, &start, &walk, word) } else { Counts::default() };
     let share = Rate { limit: context.policy.share, ..context.policy.rate };
     let mut fits = 0;
@@ -90,7 +86,6 @@ pub fn pass<P: Packet, const LIMITS: bool>(
                 let fits_share = (share.limit > 0 && flow.window.has_room(now_ms, share)) as u32;
                 let kept = flow.charge(now_ms, context.policy.connection_rate, 1);
                 fits = fits_share * came_to::FITS_SHARE + kept * came_to::FITS_CONNECTION;
-                flow.ping_ns = asked_ns;
             }
             flow.commit(&start, &walk, walk.pings);
             flow.last_ns = context.now;
@@ -110,7 +105,13 @@ pub fn pass<P: Packet, const LIMITS: bool>(
     }
     count(&walk, &start, &classes);
     let at = start.next.wrapping_sub(context.segment.seq);
-    if is_ping { came_to::TAKEN | came_to::PING | fits | at << came_to::AT } else { came_to::TAKEN }
+    if is_ping {
+        return came_to::TAKEN | came_to::PING | fits | at << came_to::AT;
+    }
+    if walk.pongs > 0 {
+        return came_to::TAKEN | came_to::PONG | at << came_to::AT;
+    }
+    came_to::TAKEN
 }
 
 /// Count the one frame or record by class.
@@ -157,7 +158,9 @@ pub fn ping<P: Packet>(
     let share = (ping & came_to::FITS_SHARE != 0) as u32;
     let most = (ping & came_to::FITS_CONNECTION != 0) as u32;
     let answer = sources::charge_one(context, flow, share, most);
+    let at = ping >> came_to::AT;
     if answer & (sources::KEPT | sources::OBSERVED) != 0 {
+        payload(context.segment).heartbeat(at, heartbeat::CLIENT_ASKS);
         return Verdict::Pass;
     }
     take_back(flow, 1, 1);
@@ -165,7 +168,6 @@ pub fn ping<P: Packet>(
         return Verdict::Drop;
     }
     report::count(Counter::Defused);
-    let at = ping >> came_to::AT;
     let mut packet = payload(context.segment);
     packet.defuse(at);
     let odd = (context.segment.payload + at - context.segment.tcp) & 1;

@@ -8,43 +8,44 @@ use aya_ebpf::bindings::BPF_ANY;
 use ws_guard_common::{
     flow::{self, Flow},
     maps::{Counter, EventKind, Stranger},
+    offer::unread::PASSES,
     record,
     search::{Candidate, Search},
+    seq::after,
     source::millis,
     tracker::{GUESSED, RSV1_AGREED, Tracker},
 };
 
 use crate::{
-    context::{Context, Outcome},
-    limits::sources,
+    context::{Context, Outcome, Verdict},
+    cpu,
+    limits::{sources, unread},
     maps::{STRANGERS, locked},
-    opening::role,
+    opening::{pending_upgrades, role},
     packet::{self, Packet, Segment},
     report,
-    stream::walk::{self, Walker},
+    stream::walk::Walker,
     tables,
 };
 
 /// Record a server's data on a connection without a flow, after it opened none.
 ///
-/// Only if it looks like WebSocket, or the client `asked` for that: the 101 may follow. On a TLS
-/// port: only if the segment begins with a record of application data.
+/// Only if it looks like WebSocket. On a TLS port: only if the segment begins with a record of
+/// application data.
 #[cold]
 #[inline(never)]
-pub fn remember<P: Packet>(context: &Context, packet: P, asked: bool) {
+pub fn remember<P: Packet>(context: &Context, packet: P) {
     let segment = context.segment;
     let server_high = segment.seq.wrapping_add(segment.len);
     if let Some(known) = STRANGERS.get_ptr_mut(context.key()) {
-        // SAFETY: single words; an LRU entry may be reused for another key meanwhile, whose search
-        // then begins with a wrong candidate and detects that.
-        unsafe {
-            ((*known).acked, (*known).server_high) = (segment.ack, server_high);
-        }
+        // SAFETY: an LRU entry may be reused for another key meanwhile, whose search then begins with a
+        // wrong candidate and detects that.
+        unsafe { (*known).hear(segment.ack, server_high) };
         return;
     }
     let speaks = match context.is_tls() {
         true => record::data_at(&packet, 0) > 0,
-        false => asked || is_whole(context, packet),
+        false => is_whole(context, packet),
     };
     if !speaks {
         return;
@@ -56,7 +57,7 @@ pub fn remember<P: Packet>(context: &Context, packet: P, asked: bool) {
 /// Check whether the server's segment consists of whole frames.
 #[inline(always)]
 fn is_whole<P: Packet>(context: &Context, packet: P) -> bool {
-    let Some(state) = walk::state() else {
+    let Some(state) = cpu::state() else {
         return false;
     };
     state.search = Search::of_server(context.segment.seq, context.segment.len);
@@ -70,11 +71,14 @@ fn is_whole<P: Packet>(context: &Context, packet: P) -> bool {
 #[inline(never)]
 pub fn find<P: Packet>(context: &Context, packet: P) -> bool {
     let segment = context.segment;
-    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(context.key()), walk::state()) else {
+    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(context.key()), cpu::state()) else {
         return false;
     };
     // SAFETY: as in `remember`.
     let known = unsafe { &mut *known };
+    if !known.may_send(segment.seq, segment.len, segment.ack) {
+        return false;
+    }
     let search = Search::new(known.candidate, segment.seq, segment.len);
     state.search = search.of_records(context.is_tls());
     let mut walker = Walker { state, packet };
@@ -91,7 +95,7 @@ pub fn find<P: Packet>(context: &Context, packet: P) -> bool {
 #[cold]
 #[inline(never)]
 pub fn open(context: &Context) -> bool {
-    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(context.key()), walk::resume()) else {
+    let (Some(known), Some(state)) = (STRANGERS.get_ptr_mut(context.key()), cpu::resume()) else {
         return false;
     };
     // SAFETY: as in `remember`.
@@ -115,7 +119,10 @@ pub fn open(context: &Context) -> bool {
     if let Some(account) = packet::account() {
         flow.account = *account;
     }
+    // The client of one that is older than the guard cannot have prepared for it.
+    flow.may_hide(pending_upgrades::server_high().is_some());
     flow.acked = known.acked;
+    flow.oldest_ack = known.server_high.wrapping_sub(flow::OLDEST_ACK);
     let joined = tables::insert_flow(context);
     if joined {
         let _ = STRANGERS.remove(context.key());
@@ -134,15 +141,14 @@ pub fn search<P: Packet>(
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
     let segment = context.segment;
-    let Some(state) = walk::state() else {
+    let Some(state) = cpu::state() else {
         return Outcome::Pass;
     };
     state.search = flow.search(segment.seq, segment.len);
     let mut walker = Walker { state, packet: payload(segment) };
     walker.search();
     let search = &walker.state.search;
-    let (mut found, mut passes) = (false, true);
-    let (ack, window, len) = (segment.ack, segment.window, segment.len);
+    let (mut found, mut passed) = (false, PASSES);
     let now_ms = millis(context.now);
     locked(
         flow,
@@ -150,7 +156,7 @@ pub fn search<P: Packet>(
         |flow| {
             if flow.state == flow::state::UNSYNCED {
                 found = flow.searched(search);
-                passes = found || flow.may_pass_unread(ack, window, len, now_ms);
+                passed = if found { PASSES } else { pass_unread(flow, segment, now_ms) };
                 flow.last_ns = context.now;
             }
         },
@@ -160,11 +166,37 @@ pub fn search<P: Packet>(
         return Outcome::Rewound;
     }
     // What cannot be followed cannot be defused either.
-    if !passes || flow.is_over_limit(context.now) {
+    if !unread::admits(context.now, passed) || flow.is_over_limit(context.now) {
         context.drop(Counter::DroppedUnsynced).into()
     } else {
         Outcome::Pass
     }
+}
+
+/// Check whether new bytes of a [hidden](Flow::hidden) client may pass, see [`Flow::pass_unread`].
+#[cold]
+#[inline(never)]
+pub fn may_go_on(context: &Context, flow: &mut Flow) -> bool {
+    let segment = context.segment;
+    let end = segment.seq.wrapping_add(segment.len);
+    let now_ms = millis(context.now);
+    let mut passed = PASSES;
+    locked(
+        flow,
+        #[inline(always)]
+        |flow| {
+            if flow.state == flow::state::OPEN && after(end, flow.acked) {
+                passed = pass_unread(flow, segment, now_ms);
+            }
+        },
+    );
+    unread::admits(context.now, passed) || context.drop(Counter::DroppedUnsynced) == Verdict::Pass
+}
+
+/// [`Flow::pass_unread`] for the segment.
+#[inline(always)]
+fn pass_unread(flow: &mut Flow, segment: &Segment, now_ms: u32) -> u32 {
+    flow.pass_unread(segment.seq, segment.ack, segment.window, segment.len, now_ms)
 }
 
 /// Charge unseen pings that the server has answered.

@@ -13,6 +13,7 @@
 
 pub mod commit;
 pub mod fast_path;
+pub mod heartbeat;
 pub mod midstream;
 pub mod out_of_order;
 pub mod retransmit;

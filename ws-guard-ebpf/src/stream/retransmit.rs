@@ -8,12 +8,13 @@ use ws_guard_common::{
 
 use crate::{
     context::{Context, Outcome, finished, run_out},
+    cpu,
     maps::locked,
     packet::{Packet, Segment},
     report,
     stream::{
         trail::{self, TRAIL},
-        walk::{self, Walker},
+        walk::Walker,
     },
 };
 
@@ -39,20 +40,21 @@ pub fn again<P: Packet>(
 #[cold]
 #[inline(never)]
 fn look<P: Packet>(context: &Context, flow: &mut Flow, payload: &impl Fn(&Segment) -> P) -> bool {
-    let Some(state) = walk::state() else {
+    let Some(state) = cpu::state() else {
         return false;
     };
-    if state.checkpoint != TRAIL.into() {
-        let Some(from) = flow.checkpoint(state.checkpoint as u8) else {
+    if state.rewind.checkpoint != TRAIL.into() {
+        let Some(from) = flow.checkpoint(state.rewind.checkpoint as u8) else {
             return false;
         };
-        state.from = from;
+        state.rewind.from = from;
     }
     state.start = flow.client;
-    state.walk = Walk::new(state.from, &state.start, context.segment.seq, context.segment.len);
+    state.walk =
+        Walk::new(state.rewind.from, &state.start, context.segment.seq, context.segment.len);
     state.walk.budget = Walk::UNLIMITED;
     state.walk.begins_at(&state.start);
-    state.looks = 1;
+    state.traces.looks = 1;
     let mut walker = Walker { state, packet: payload(context.segment) };
     walker.packet.only_look(true);
     matches!(walker.run_on(), Step::Done)
@@ -63,14 +65,14 @@ fn look<P: Packet>(context: &Context, flow: &mut Flow, payload: &impl Fn(&Segmen
 #[cold]
 #[inline(never)]
 fn judge(context: &Context, flow: &mut Flow) -> Outcome {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return Outcome::Pass;
     };
-    state.looks = 0;
-    let (checkpoint, from) = (state.checkpoint as u8, state.from);
+    state.traces.looks = 0;
+    let (checkpoint, from) = (state.rewind.checkpoint as u8, state.rewind.from);
     let settled = context.now.saturating_sub(flow.last_ns) > flow::SETTLED_NS;
     let known = trail::knows();
-    state.before = flow.rewindable();
+    state.rewind.before = flow.rewindable();
     let judged = match checkpoint {
         TRAIL if known => Rewalk::Known,
         TRAIL => Rewalk::Refuse,
@@ -81,12 +83,12 @@ fn judge(context: &Context, flow: &mut Flow) -> Outcome {
     };
     let old_budget = match judged {
         Rewalk::Known => {
-            state.checkpoint = TRAIL.into();
+            state.rewind.checkpoint = TRAIL.into();
             if context.enforces() { flow.old_pings() } else { Walk::UNLIMITED }
         }
         Rewalk::Refuse => return context.drop(Counter::DroppedChanged).into(),
         Rewalk::New if rewind(context, flow, &state.start, checkpoint, &from) => {
-            state.rewound = 1;
+            state.rewind.rewound = 1;
             return Outcome::Rewound;
         }
         Rewalk::New => return context.drop(Counter::DroppedUnreadable).into(),
@@ -107,7 +109,7 @@ fn rewalk<P: Packet>(
     flow: &mut Flow,
     payload: &impl Fn(&Segment) -> P,
 ) -> Outcome {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return Outcome::Pass;
     };
     state.small_as(context.policy);
@@ -140,11 +142,11 @@ fn rewind(
 #[cold]
 #[inline(never)]
 pub fn undo(flow: &mut Flow) {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return;
     };
-    if state.rewound != 0 {
-        state.rewound = 0;
-        locked(flow, |flow| flow.undo_rewind(&state.before));
+    if state.rewind.rewound != 0 {
+        state.rewind.rewound = 0;
+        locked(flow, |flow| flow.undo_rewind(&state.rewind.before));
     }
 }

@@ -18,10 +18,11 @@ use ws_guard_common::{
 
 use crate::{
     context::{Context, Verdict},
+    cpu,
     opening::{handshake, identify, pending_upgrades, role},
     packet::{self, Packet},
     report,
-    stream::walk::{self, Walker},
+    stream::walk::Walker,
     tables,
 };
 
@@ -71,7 +72,7 @@ pub fn hello<P: Packet>(context: &Context, packet: P) -> bool {
 #[inline(never)]
 fn follow<P: Packet>(context: &Context, mut packet: P, start: Tracker, length: u32) -> bool {
     let segment = context.segment;
-    let (Some(state), Some(new)) = (walk::state(), pending_upgrades::scratch()) else {
+    let (Some(state), Some(new)) = (cpu::state(), pending_upgrades::scratch()) else {
         return true;
     };
     state.walk = Walk::new(start, &start, segment.seq, segment.len);
@@ -101,21 +102,21 @@ fn begins_preface<P: Packet>(context: &Context, packet: &P) -> bool {
 #[inline(never)]
 fn preface<P: Packet>(context: &Context, packet: P) -> bool {
     let segment = context.segment;
-    let (Some(state), Some(pending)) = (walk::state(), pending_upgrades::scratch()) else {
+    let (Some(state), Some(pending)) = (cpu::state(), pending_upgrades::scratch()) else {
         return true;
     };
     let is_next = pending.flags & PREFACE == 0 || pending.next == segment.seq;
     if !is_next {
         return true;
     }
-    state.at = 0;
+    state.reading.at = 0;
     let mut walker = Walker { state, packet };
     let turn: unsafe extern "C" fn(u32, *mut Walker<P>) -> c_long = preface_byte::<P>;
     // SAFETY: the callback gets the walker back, which outlives the loop.
     unsafe {
         bpf_loop(MAX_HEAD, turn as *mut c_void, (&raw mut walker).cast(), 0);
     }
-    let at = walker.state.at;
+    let at = walker.state.reading.at;
     pending.next = segment.seq.wrapping_add(at);
     (pending.owner, pending.claimed) = (role::own(), segment.ack);
     // Until the ClientHello only this flag makes the request a pending one.
@@ -135,13 +136,13 @@ fn preface<P: Packet>(context: &Context, packet: P) -> bool {
 unsafe extern "C" fn preface_byte<P: Packet>(_index: u32, walker: *mut Walker<P>) -> c_long {
     // SAFETY: passed by `preface`, with no other user during the loop.
     let walker = unsafe { &mut *walker };
-    let left = walker.packet.bytes().saturating_sub(walker.state.at);
-    walker.state.at += identify::skip_fields(left);
-    let Some(byte) = walker.packet.u8_at(walker.state.at) else {
+    let left = walker.packet.bytes().saturating_sub(walker.state.reading.at);
+    walker.state.reading.at += identify::skip_fields(left);
+    let Some(byte) = walker.packet.u8_at(walker.state.reading.at) else {
         return 1;
     };
     let none = identify::read_preface(byte) != identify::MORE;
-    walker.state.at += !none as u32;
+    walker.state.reading.at += !none as u32;
     let over = pending_upgrades::scratch().is_none_or(|pending| pending.client.preface.is_over());
     (none | over) as c_long
 }

@@ -16,9 +16,9 @@ use ws_guard_common::{
 };
 
 use crate::{
+    cpu::{self, State},
     maps::{FLOWS, TRAILS as MAP, locked},
     packet, report,
-    stream::walk::{self, State},
 };
 
 /// Checkpoint number for a walk that begins on the trail.
@@ -27,11 +27,11 @@ pub const TRAIL: u8 = u8::MAX;
 /// This CPU's state and the trail that it has entered, if any.
 #[inline(always)]
 fn entered() -> Option<(&'static mut State, &'static mut Trail)> {
-    let state = walk::resume()?;
-    if state.trail == 0 {
+    let state = cpu::resume()?;
+    if state.traces.trail == 0 {
         return None;
     }
-    let trail = MAP.get_ptr_mut(state.trail.wrapping_sub(1))?;
+    let trail = MAP.get_ptr_mut(state.traces.trail.wrapping_sub(1))?;
     // SAFETY: map values stay mapped while a program runs, and the CPU that has entered is alone
     // there.
     Some((state, unsafe { &mut *trail }))
@@ -81,11 +81,11 @@ pub fn enter(now: u64) -> bool {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
-    let (Some(state), Some(segment), Some(flow)) = (walk::resume(), packet::segment(), flow())
+    let (Some(state), Some(segment), Some(flow)) = (cpu::resume(), packet::segment(), flow())
     else {
         return 0;
     };
-    (state.trail, state.traces, state.looks) = (0, 0, 0);
+    (state.traces.trail, state.traces.left, state.traces.looks) = (0, 0, 0);
     if let Some(counters) = report::counters() {
         // For a walk that is not committed.
         state.violations = counters.violations_in;
@@ -121,11 +121,11 @@ extern "C" fn ws_guard_trail_enter(now: u64) -> u32 {
         (trail.owner, trail.acked, trail.last_ns) = (owner, flow.acked, now);
         trail.key = segment.key;
     }
-    state.trail = index + 1;
+    state.traces.trail = index + 1;
     if flow.traces as u32 > trail::TRACES / 2 {
         prune(flow, trail);
     }
-    (state.next_trace, state.room) = (flow.next_trace, flow.trail_room());
+    (state.traces.next, state.traces.room) = (flow.next_trace, flow.trail_room());
     1
 }
 
@@ -182,7 +182,7 @@ pub fn leave() {
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trail_leave() -> u32 {
     if let Some((state, trail)) = entered() {
-        state.trail = 0;
+        state.traces.trail = 0;
         release(trail);
     }
     0
@@ -199,13 +199,17 @@ pub fn trace_seen(kept: bool) {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return 0;
     };
-    let seen = if kept != 0 { &mut state.held_walk.seen } else { &mut state.walk.seen };
+    let seen = if kept != 0 { &state.gap.walk.seen } else { &state.walk.seen };
     let trace = seen.trace();
+    if (kept | state.traces.looks) == 0 {
+        state.counted.beats.note(seen, state.walk.base());
+    }
+    let seen = if kept != 0 { &mut state.gap.walk.seen } else { &mut state.walk.seen };
     seen.count = 0;
-    if state.looks == 0 {
+    if state.traces.looks == 0 {
         keep(trace);
     }
     0
@@ -216,18 +220,18 @@ extern "C" fn ws_guard_trace_seen(kept: u32) -> u32 {
 #[inline(always)]
 fn keep(trace: Trace) {
     if let Some((state, trail)) = entered() {
-        if state.traces < state.room {
-            trail.put(state.next_trace.wrapping_add(state.traces), trace);
+        if state.traces.left < state.traces.room {
+            trail.put(state.traces.next.wrapping_add(state.traces.left), trace);
         }
-        state.traces = state.traces.wrapping_add(1);
+        state.traces.left = state.traces.left.wrapping_add(1);
     }
 }
 
 /// Set whether a dry run follows.
 #[inline(always)]
 pub fn looks(looks: bool) {
-    if let Some(state) = walk::resume() {
-        state.looks = looks.into();
+    if let Some(state) = cpu::resume() {
+        state.traces.looks = looks.into();
     }
 }
 
@@ -284,7 +288,7 @@ extern "C" fn ws_guard_trail_finds(seq: u32) -> u32 {
     };
     match trail.stood_at(flow, seq) {
         Some(tracker) => {
-            state.from = tracker;
+            state.rewind.from = tracker;
             1
         }
         None => 0,

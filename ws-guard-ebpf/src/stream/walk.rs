@@ -2,19 +2,10 @@
 
 use core::ffi::{c_long, c_void};
 
-use aya_ebpf::{btf_maps::PerCpuArray, helpers::bpf_loop, macros::btf_map};
-use ws_guard_common::{
-    flood::Counts,
-    flow::Rewindable,
-    frame::{Header, Violation},
-    handshake::HeadScanner,
-    maps::Policy,
-    record::Record,
-    search::{self, Search},
-    tracker::{Step, Tracker, Walk},
-};
+use aya_ebpf::helpers::bpf_loop;
+use ws_guard_common::{search, tracker::Step};
 
-use crate::{packet::Packet, stream::trail};
+use crate::{cpu::State, packet::Packet, stream::trail};
 
 /// Maximum of steps in a walk.
 /// A step covers at least two bytes, the shortest header, except for the two headers that a segment
@@ -22,184 +13,10 @@ use crate::{packet::Packet, stream::trail};
 /// reaches the bound.
 pub const MAX_STEPS: u32 = 32_800;
 
-/// State that changes in a loop.
-///
-/// Not on the stack: there the verifier would follow every value of a counter, without end.
-#[repr(C)]
-pub struct State {
-    pub walk: Walk,
-    /// The flow's tracker when the walk began.
-    pub start: Tracker,
-    /// For a head: its scanner, and the offset of its next byte.
-    pub head: HeadScanner,
-    pub at: u32,
-    /// Window scale in the TCP options, encoded as in [`ws_guard_common::pace::scale`].
-    pub scale: u32,
-    /// Result of a request's latest byte.
-    pub read: u32,
-    /// Number of further bytes of it to be read one by one.
-    pub patience: u32,
-    /// For midstream pickup.
-    pub search: Search,
-    /// The flow's `ping_ns` after the commit.
-    pub asked_ns: u64,
-    /// Number of pings passed so far.
-    pub passed: u32,
-    /// Bytes rewritten at even and at odd offsets of the segment.
-    pub even: u32,
-    pub odd: u32,
-    step: u32,
-    /// Unseen pings that the pongs in the server's segment reveal.
-    pub unseen: u32,
-    /// Number of a source's connections found.
-    pub found: u32,
-    /// New frames by class, if classes have limits...
-    pub classes: Counts,
-    /// ...and the longest payload of a tiny one.
-    pub tiny_bytes: u32,
-    /// Shortest and longest of the small records.
-    pub record_min: u16,
-    pub record_max: u16,
-    /// Trail entered by this CPU: its number plus 1, or 0.
-    pub trail: u32,
-    /// Number of its next trace, room for traces, and traces left by the current walk.
-    pub next_trace: u32,
-    pub room: u32,
-    pub traces: u32,
-    /// Not 0: the walk is a dry run, and leaves no traces.
-    pub looks: u32,
-    /// Checkpoint for the walk of a retransmission, counted from the oldest...
-    pub checkpoint: u32,
-    /// ...and the tracker there.
-    pub from: Tracker,
-    /// Not 0: the flow was rewound for this segment...
-    pub rewound: u32,
-    /// ...and was this before.
-    pub before: Rewindable,
-    /// Copy of out-of-order segments entered by this CPU: its number plus 1, or 0.
-    pub held: u32,
-    /// The walk reaches the copy, and may pass and fill the gap...
-    pub reached: u32,
-    /// ...with all its pings, which are charged already.
-    pub whole: u32,
-    /// Violations by kind that this CPU had counted before the segment.
-    pub violations: [u64; Violation::COUNT],
-    /// The next segment in the copy.
-    pub cut: u32,
-    /// Walk through the copy, and the tracker when it began.
-    pub held_walk: Walk,
-    pub held_start: Tracker,
-    /// Result of its last step, a [`Step`].
-    pub held_step: u32,
-    /// Position of copying or comparing: in the segment, in the copy, and the bytes left.
-    pub held_from: u32,
-    pub held_to: u32,
-    pub held_left: u32,
-}
-
-#[btf_map]
-static STATE: PerCpuArray<State, 1> = PerCpuArray::new();
-
-/// This CPU's state, ready for a new packet.
-#[inline(always)]
-pub fn state() -> Option<&'static mut State> {
-    // SAFETY: the element is this CPU's alone, lives as long as the map, and is taken once a packet.
-    let state = unsafe { &mut *STATE.get_ptr_mut(0)? };
-    state.even = 0;
-    state.odd = 0;
-    state.passed = 0;
-    state.reached = 0;
-    state.whole = 0;
-    state.classes = Counts::default();
-    Some(state)
-}
-
-/// This CPU's state, as the same packet left it.
-#[inline(always)]
-pub fn resume() -> Option<&'static mut State> {
-    // SAFETY: as in `state`; its previous user has returned.
-    STATE.get_ptr_mut(0).map(|state| unsafe { &mut *state })
-}
-
-/// Set the checkpoint for the walk of a retransmission.
-/// Not an argument: the verifier would check the whole function once for each.
-#[inline(always)]
-pub fn from_checkpoint(checkpoint: u8) {
-    if let Some(state) = STATE.get_ptr_mut(0) {
-        // SAFETY: this CPU's element.
-        unsafe { (*state).checkpoint = checkpoint.into() };
-    }
-}
-
-/// Note a rewritten byte, `offset` bytes behind the start of the TCP header.
-#[inline(always)]
-pub fn rewritten(offset: u32) {
-    if let Some(state) = STATE.get_ptr_mut(0) {
-        // SAFETY: this CPU's element; plain additions.
-        unsafe {
-            (*state).odd += offset & 1;
-            (*state).even += !offset & 1;
-        }
-    }
-}
-
-/// Count a new frame by its class.
-#[inline(always)]
-pub fn count_class(header: &Header) {
-    ws_guard_class(u32::from(header.first), header.payload_len);
-}
-
-/// [`count_class`], as a global function: the verifier checks it once, on its own.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_class(first: u32, payload_len: u64) -> u32 {
-    let header = Header { first: first as u8, second: 0, payload_len };
-    if let Some(state) = STATE.get_ptr_mut(0) {
-        // SAFETY: this CPU's element; the walk at hand uses other fields of it.
-        unsafe {
-            let tiny_bytes = (*state).tiny_bytes;
-            let classes = &raw mut (*state).classes;
-            (*classes).add(&header, tiny_bytes);
-        }
-    }
-    0
-}
-
-/// Count a new TLS record by its class.
-#[inline(always)]
-pub fn count_record(record: Record) {
-    ws_guard_record(record.kind.into(), record.length.into());
-}
-
-/// [`count_record`], as a global function: the verifier checks it once, on its own.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn ws_guard_record(kind: u32, length: u32) -> u32 {
-    let record = Record { kind: kind as u8, major: 0, length: length as u16 };
-    if let Some(state) = STATE.get_ptr_mut(0) {
-        // SAFETY: this CPU's element; the walk at hand uses other fields of it.
-        unsafe {
-            let (shortest, longest) = ((*state).record_min, (*state).record_max);
-            let classes = &raw mut (*state).classes;
-            (*classes).add_record(&record, shortest, longest);
-        }
-    }
-    0
-}
-
 /// Walk through a payload; the context of the loop's callback.
 pub struct Walker<P> {
     pub state: &'static mut State,
     pub packet: P,
-}
-
-impl State {
-    /// Set the sizes of tiny frames and small records.
-    #[inline(always)]
-    pub fn small_as(&mut self, policy: &Policy) {
-        self.tiny_bytes = policy.tiny_bytes;
-        (self.record_min, self.record_max) = (policy.record_min, policy.record_max);
-    }
 }
 
 impl<P: Packet> Walker<P> {

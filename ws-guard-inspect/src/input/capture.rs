@@ -17,6 +17,8 @@ use crate::finding::Place;
 const BUFFER: usize = 256 << 10;
 /// Longest block that is read, in bytes: packets have at most 256 KiB.
 const LONGEST_BLOCK: usize = 16 << 20;
+/// Block type of packets that the format has given up.
+const OBSOLETE_PACKET: u32 = 2;
 /// Interfaces of one pcapng section that are remembered.
 const MOST_INTERFACES: usize = 4096;
 
@@ -130,6 +132,9 @@ impl Capture {
                     packet.map(|packet| Found { consumed, packet })
                 }
                 Err(PcapError::Eof) => return Ok(None),
+                Err(PcapError::Incomplete(missing)) if missing > LONGEST_BLOCK => {
+                    return damage(&format!("what should be a packet has {missing} bytes"));
+                }
                 Err(PcapError::Incomplete(_)) => {
                     self.refill(offset)?;
                     continue;
@@ -214,6 +219,9 @@ fn read_block(
         PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
             let interface = *interfaces.first().ok_or("a packet without an interface")?;
             return Ok(Some((interface, 0, packet.origlen)));
+        }
+        PcapBlockOwned::NG(Block::Unknown(block)) if block.block_type == OBSOLETE_PACKET => {
+            return Err("an obsolete packet block (`editcap -F pcapng` rewrites the file)");
         }
         PcapBlockOwned::NG(_) => {}
     }

@@ -2,6 +2,7 @@
 
 mod capture;
 mod open;
+mod zstd;
 
 use std::{
     fmt,
@@ -93,14 +94,17 @@ impl Captures {
                 true => None,
                 false => Some(std::fs::metadata(path).map_err(|error| unopened(path, error))?),
             };
+            if size.as_ref().is_some_and(std::fs::Metadata::is_dir) {
+                return Err(unopened(path, io::ErrorKind::IsADirectory.into()));
+            }
             let size = size.filter(|size| size.is_file()).map(|size| size.len());
             total = total.zip(size).map(|(total, size)| total + size);
             // One file needs no order, and what is no regular file can be read once only.
             let first = if files.len() > 1 && size.is_some() { first_time(path)? } else { None };
             timed.push((first.unwrap_or(u64::MAX), path.clone()));
         }
-        timed.sort_by_key(|(first, _)| std::cmp::Reverse(*first));
-        let left = timed.into_iter().map(|(_, path)| path).collect();
+        timed.sort_by_key(|(first, _)| *first);
+        let left = timed.into_iter().rev().map(|(_, path)| path).collect();
         let progress = Progress { total, ..Progress::default() };
         Ok(Captures { left, current: None, names: Vec::new(), progress })
     }

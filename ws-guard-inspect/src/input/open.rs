@@ -2,16 +2,17 @@
 
 use std::{
     cell::RefCell,
-    io::{self, BufReader, Cursor, Read},
+    io::{self, BufReader, Cursor, ErrorKind, Read},
     rc::Rc,
 };
 
 use flate2::read::MultiGzDecoder;
 
+use super::zstd::{self, Zstd};
+
 /// Longest section header of a pcapng file that is read, in bytes.
 const LONGEST_SECTION_HEADER: usize = 1 << 20;
 const GZIP: [u8; 2] = [0x1F, 0x8B];
-const ZSTD: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 /// Block type of a pcapng section header, the same in either byte order.
 const PCAPNG: [u8; 4] = [0x0A, 0x0D, 0x0D, 0x0A];
 
@@ -42,7 +43,7 @@ impl Read for Source {
         }
         loop {
             match self.rest.read(space) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let kind = error.kind();
                     *self.trouble.borrow_mut() = Some(error);
@@ -58,14 +59,20 @@ impl Read for Source {
 pub fn open(mut source: Box<dyn Read>) -> io::Result<Opened> {
     let magic = up_to(&mut source, 4)?;
     let source: Box<dyn Read> = Box::new(Cursor::new(magic.clone()).chain(source));
-    let mut source = if magic.starts_with(&GZIP) {
-        Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, source)))
-    } else if magic == ZSTD {
-        Box::new(Zstd { source: BufReader::with_capacity(1 << 16, source), frame: None })
+    let mut source: Box<dyn Read> = if magic.starts_with(&GZIP) {
+        Box::new(Gzip(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, source))))
+    } else if zstd::is_magic(&magic) {
+        Box::new(Zstd::new(source))
     } else {
         source
     };
     let mut head = up_to(&mut source, 12)?;
+    if head.is_empty() {
+        return Err(io::Error::other("nothing in it"));
+    }
+    if head.starts_with(&GZIP) || zstd::is_magic(&head[..head.len().min(4)]) {
+        return Err(io::Error::other("compressed twice: decompress it once before"));
+    }
     let is_pcapng = head.starts_with(&PCAPNG);
     let length = if is_pcapng { section_header_len(&head) } else { 24 };
     let more = length.saturating_sub(head.len());
@@ -87,44 +94,23 @@ fn section_header_len(head: &[u8]) -> usize {
 }
 
 /// Read `count` bytes, or fewer where the source ends.
-fn up_to(source: &mut impl Read, count: usize) -> io::Result<Vec<u8>> {
+pub fn up_to(source: &mut impl Read, count: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.by_ref().take(count as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-type Frame = ruzstd::decoding::FrameDecoder;
+/// A gzip stream, whose errors say that they are its own.
+struct Gzip<R>(R);
 
-/// A zstd stream of any number of frames: `zstd` and `cat` make such.
-struct Zstd<R> {
-    source: BufReader<R>,
-    frame: Option<Frame>,
-}
-
-impl<R: Read> Read for Zstd<R> {
+impl<R: Read> Read for Gzip<R> {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        use ruzstd::decoding::BlockDecodingStrategy::UptoBytes;
-        loop {
-            let Some(frame) = &mut self.frame else {
-                let first = up_to(&mut self.source, 4)?;
-                if first.is_empty() {
-                    return Ok(0);
-                }
-                let mut frame = Frame::new();
-                let mut source = Cursor::new(first).chain(&mut self.source);
-                frame.reset(&mut source).map_err(io::Error::other)?;
-                self.frame = Some(frame);
-                continue;
-            };
-            if frame.can_collect() > 0 {
-                return frame.read(space);
+        self.0.read(space).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => io::Error::other("the gzip data end early"),
+            ErrorKind::InvalidInput | ErrorKind::InvalidData => {
+                io::Error::other(format!("broken gzip data: {error}"))
             }
-            if frame.is_finished() {
-                self.frame = None;
-                continue;
-            }
-            let wanted = UptoBytes(space.len().max(1));
-            frame.decode_blocks(&mut self.source, wanted).map_err(io::Error::other)?;
-        }
+            _ => error,
+        })
     }
 }

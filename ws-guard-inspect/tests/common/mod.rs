@@ -251,6 +251,16 @@ impl Told {
     }
 }
 
+/// Two frames in a segment, a ping and its pong: 8 packets.
+pub fn talk(v6: bool) -> Talk {
+    let mut talk = Talk::open(v6, [100, u32::MAX - 20], false);
+    let two = [frame(Side::Client, 0x81, b"one"), frame(Side::Client, 0x82, &[7; 300])].concat();
+    talk.send(Side::Client, &two);
+    talk.send(Side::Server, &frame(Side::Server, 0x89, b"alive"));
+    talk.send(Side::Client, &frame(Side::Client, 0x8A, b"alive"));
+    talk
+}
+
 /// Inspect a capture in memory, as far as it can be read.
 pub fn inspect(file: &[u8]) -> (Told, Totals, Option<Damage>) {
     inspect_with(file, Inspector::new(Told::default()))

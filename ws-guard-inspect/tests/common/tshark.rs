@@ -7,13 +7,13 @@ use ws_guard_inspect::{Side, What};
 use super::inspected;
 
 /// One frame as both see it: from the client, packet in which it ends, FIN, opcode, length.
-type Seen = (bool, u64, bool, u8, u64);
+pub type Seen = (bool, u64, bool, u8, u64);
 
 /// A close: from the client, its code.
-type Close = (bool, u16);
+pub type Close = (bool, u16);
 
 /// What tshark says: its frames, and the code of each close; `None` where there is none.
-fn tshark(file: &[u8], port: u16) -> Option<(Vec<Seen>, Vec<Close>)> {
+pub fn tshark(file: &[u8], port: u16) -> Option<(Vec<Seen>, Vec<Close>)> {
     let capture = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(capture.path(), file).unwrap();
     let fields = ["frame.number", "tcp.dstport", "websocket.fin", "websocket.opcode"];
@@ -63,7 +63,7 @@ fn frames_of(line: &str, port: u16) -> Vec<Seen> {
 }
 
 /// What the inspector says, in the order in which frames end.
-fn inspector(file: &[u8]) -> (Vec<Seen>, Vec<Close>) {
+pub fn inspector(file: &[u8]) -> (Vec<Seen>, Vec<Close>) {
     let (told, _) = inspected(file);
     let mut seen: Vec<Seen> = Vec::new();
     for (side, is_client) in [(Side::Client, true), (Side::Server, false)] {

@@ -27,6 +27,7 @@ use super::{
     proxies::Caller,
     record::{Ended, Totals},
 };
+use crate::view::TcpView;
 
 /// Lines that may wait for the disk or the terminal; more are lost and counted.
 const WAITING: usize = 8192;
@@ -117,6 +118,9 @@ pub struct Closed<'a> {
     pub message_queue_size: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_rtt_ms: Option<f64>,
+    /// What the kernel said of its TCP last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpView>,
 }
 
 impl<'a> Closed<'a> {
@@ -131,6 +135,7 @@ impl<'a> Closed<'a> {
             totals: ended.totals,
             message_queue_size: ended.queued,
             heartbeat_rtt_ms: ended.round_trip.map(milliseconds),
+            tcp: ended.tcp.map(|tcp| tcp.view()),
         }
     }
 }
@@ -282,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_counted_and_nobody_waits() {
+    fn lost_lines_are_counted_without_waiting() {
         let (go, stuck) = channel();
         let (log, _flush) = AccessLog::to(Stuck(stuck));
         let registry = Registry::new();

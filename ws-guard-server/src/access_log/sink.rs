@@ -71,7 +71,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     append(path)
 }
 
-/// Open a file to append to. A pipe that nobody reads is an error at once: whoever waits for a reader
+/// Open a file to append to. A pipe without a reader is an error at once: whoever waits for a reader
 /// may wait for ever, and does not hear that the server shall end.
 fn append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pipe_that_nobody_reads_is_not_waited_for() {
+    fn a_pipe_without_a_reader_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let (target, mut sink) = Target::open(&path).unwrap();

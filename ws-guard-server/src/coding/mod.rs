@@ -10,10 +10,11 @@ pub mod snappy;
 
 use std::{task::Poll, time::Instant};
 
-use self::noise::{Noise, NoiseKey};
+use self::noise::Noise;
 pub use self::{opening::Opening, sealing::Sealing};
 use super::{
     negotiation::Choice,
+    noise_key::NoiseKey,
     protocol::{Kind, Message, ProtocolError},
     turn::Turn,
 };
@@ -35,7 +36,7 @@ pub enum Opened {
 }
 
 impl Coding {
-    /// What a choice comes to: `deflated` is whether permessage-deflate was agreed, and a handshake
+    /// Result of a choice: `deflated` is whether permessage-deflate was agreed, and a handshake
     /// has to be done by `deadline`.
     pub fn of(
         choice: &Choice,

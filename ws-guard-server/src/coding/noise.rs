@@ -7,24 +7,19 @@
 //!
 //! After it every message is binary, and a row of Noise messages one behind the other: each but the
 //! last is 65,535 bytes, the most that there can be. The first byte of each, encrypted with it, says
-//! whether it is the last and what the whole is, so that nobody on the way can cut or join messages.
+//! whether it is the last and what the whole is, so that messages cannot be cut or joined on the way.
 //! Every 65,536 Noise messages a direction has a new key (11.3).
 
-use std::{fmt, path::Path, time::Instant};
+use std::{fmt, time::Instant};
 
 use bytes::Bytes;
-use snow::{
-    Builder, HandshakeState, TransportState,
-    params::DHChoice,
-    resolvers::{CryptoResolver, DefaultResolver},
-};
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+use snow::{Builder, HandshakeState, TransportState};
 
 use crate::{
     negotiation::Choice,
+    noise_key::NoiseKey,
     pool,
     protocol::{Kind, Message, ProtocolError},
-    regular,
     turn::Turn,
 };
 
@@ -45,61 +40,6 @@ pub const LAST: u8 = 1;
 pub const TEXT: u8 = 2;
 /// The message is a block of Snappy.
 pub const SNAPPY: u8 = 4;
-
-/// The server's static key, X25519.
-#[derive(Clone)]
-pub struct NoiseKey {
-    private: [u8; 32],
-    public: [u8; 32],
-}
-
-impl fmt::Debug for NoiseKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NoiseKey").field("public", &self.public_hex()).finish_non_exhaustive()
-    }
-}
-
-/// Why a file is no such key.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    #[error("it cannot be read")]
-    File(#[from] std::io::Error),
-    #[error("it is no private key in PEM")]
-    Pem(#[from] tokio_rustls::rustls::pki_types::pem::Error),
-    #[error("it is no X25519 key; make one with `openssl genpkey -algorithm x25519`")]
-    NotX25519,
-}
-
-/// A private X25519 key in PKCS #8, up to the key itself (RFC 8410, 7 and 10.3).
-const PKCS8: [u8; 16] = [0x30, 0x2E, 2, 1, 0, 0x30, 5, 6, 3, 0x2B, 0x65, 0x6E, 4, 0x22, 4, 0x20];
-
-impl NoiseKey {
-    /// Read a private key in PEM, as `openssl genpkey -algorithm x25519` makes it.
-    pub fn from_file(path: &Path) -> Result<NoiseKey, KeyError> {
-        let key = PrivateKeyDer::from_pem_slice(&regular::read(path)?)?;
-        let private = key.secret_der().strip_prefix(&PKCS8).ok_or(KeyError::NotX25519)?;
-        let private = private.try_into().map_err(|_| KeyError::NotX25519)?;
-        NoiseKey::from_private(private).ok_or(KeyError::NotX25519)
-    }
-
-    /// From the private key's 32 bytes.
-    pub fn from_private(private: [u8; 32]) -> Option<NoiseKey> {
-        let mut curve = DefaultResolver.resolve_dh(&DHChoice::Curve25519)?;
-        curve.set(&private);
-        let public = curve.pubkey().try_into().ok()?;
-        Some(NoiseKey { private, public })
-    }
-
-    /// What clients have to know.
-    pub fn public(&self) -> &[u8; 32] {
-        &self.public
-    }
-
-    /// The same in hexadecimal digits.
-    pub fn public_hex(&self) -> String {
-        self.public.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
 
 /// One connection's encryption.
 pub struct Noise {

@@ -12,7 +12,7 @@ use crate::{
     turn::{SLICE, Turn},
 };
 
-/// What checking text costs, beside what decompressing it does.
+/// Cost of checking text, in addition to decompressing it.
 const CHECKING: usize = 8;
 
 /// How far that has come.

@@ -76,7 +76,7 @@ pub struct Unpacking {
     at: usize,
     /// Bytes of a literal that are not copied yet.
     literal: usize,
-    /// What it says that it comes to.
+    /// Announced length.
     len: usize,
     out: Vec<u8>,
 }
@@ -155,7 +155,7 @@ impl Unpacking {
         }
     }
 
-    /// A number of so many bytes, the lowest first.
+    /// A number of `bytes` bytes, little-endian.
     fn number(&mut self, bytes: usize) -> Option<usize> {
         let bytes = self.block.get(self.at..self.at + bytes)?;
         self.at += bytes.len();
@@ -188,7 +188,7 @@ impl Unpacking {
         Some(())
     }
 
-    /// Whether so many bytes more are not too many; then there is memory for them.
+    /// Whether there is room for this number of bytes more.
     fn has_room(&mut self, more: usize) -> Option<()> {
         let (made, most) = (self.out.len(), self.len);
         let left = (most - made).checked_sub(more)?;

@@ -34,7 +34,8 @@ impl<I: Stream> Connection<I> {
     pub(super) fn begin_close(&mut self, cause: Cause, now: Instant) {
         if self.phase == Phase::Open {
             self.cause.get_or_insert(cause);
-            self.send_close(cause.close_code(), cause.reason());
+            let spread = self.shard.service.config.shutdown_spread;
+            self.send_close(cause.close_code(), &cause.told(spread));
             self.shard.service.journal.record(self.origin.id, Happened::Closing(cause));
             self.phase = Phase::Closing;
             self.bound_closing(now);
@@ -83,6 +84,7 @@ impl<I: Stream> Connection<I> {
             queued: self.outbox.waiting() + self.handler.waiting(),
             round_trip: self.heartbeat.round_trip(),
             last_pong: self.heartbeat.last_pong().map(|at| wall(at).0),
+            tcp: self.show_path(),
         }
     }
 }

@@ -74,7 +74,8 @@ impl<I: Stream> Connection<I> {
             return self.shard.service.metrics.pings_over_limit.inc();
         }
         if self.caught_up && self.outbox.is_empty() {
-            let arrived = self.io.since_arrival().and_then(|ago| Instant::now().checked_sub(ago));
+            let arrived =
+                self.io.tcp().and_then(|tcp| Instant::now().checked_sub(tcp.since_arrival));
             self.answering = arrived;
         }
         let service = &self.shard.service;
@@ -146,7 +147,7 @@ impl<I: Stream> Connection<I> {
         worked
     }
 
-    /// Tell of a message with this number, to those who want to know.
+    /// Report the message with this number to its listeners.
     fn tell_message(&self, number: u64, bytes: usize) {
         self.detail(|| Happened::Message(bytes));
         if let Some(trace) = &self.shard.service.config.trace

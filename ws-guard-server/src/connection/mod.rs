@@ -1,7 +1,8 @@
-//! One connection, from its 101 to its end: a single future, with no task or buffer beside it.
+//! One connection, from its 101 to its end: a single future, without another task or buffer.
 
 mod closing;
 mod handling;
+mod path;
 mod timing;
 mod view;
 mod working;
@@ -19,7 +20,7 @@ use bytes::{BufMut, BytesMut};
 use tokio_util::io::poll_read_buf;
 use ws_guard_common::window::RateWindow;
 
-use self::timing::FrameTime;
+use self::{path::Looked, timing::FrameTime};
 use super::{
     admission::Ticket,
     cause::Cause,
@@ -29,6 +30,7 @@ use super::{
     heartbeat::{Heartbeat, State},
     io::Stream,
     journal::Happened,
+    metrics::{Standee, Standing},
     outbox::Outbox,
     places::Place,
     pool,
@@ -38,14 +40,14 @@ use super::{
     },
     record::{Origin, Totals},
     shard::Shard,
-    topics::subscriber::Subscriber,
+    topics::subscriber::{Beginning, Subscriber},
     turn::{self, Turn},
 };
 
 /// Bytes that are read before others get their turn: as many small frames take their time.
 const TURN: u64 = turn::TURN as u64;
 
-/// Where a connection stands.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
@@ -82,7 +84,7 @@ pub struct Connection<I> {
     pings: Option<Box<RateWindow>>,
     phase: Phase,
     /// The gauge it is counted in.
-    shown: &'static str,
+    standee: Standee,
     /// What the journal was told of the heartbeat.
     told: State,
     cause: Option<Cause>,
@@ -99,6 +101,7 @@ pub struct Connection<I> {
     /// When closing has to be over.
     close_by: Option<Instant>,
     totals: Totals,
+    looked: Looked,
     /// Bytes of memory that it said it holds.
     held: usize,
 }
@@ -110,6 +113,7 @@ impl<I: Stream> Connection<I> {
         origin: Origin,
         ticket: Ticket,
         done: Done<I, ()>,
+        beginning: Beginning,
     ) -> Connection<I> {
         let config = &shard.service.config;
         let agreed = done.upgrade.deflate;
@@ -119,7 +123,7 @@ impl<I: Stream> Connection<I> {
         let handler: Box<dyn Handler> = match &shard.service.topics {
             // Without state it takes no memory.
             None => Box::new(Echo),
-            Some(topics) => Box::new(Subscriber::new(origin.id, topics.clone())),
+            Some(topics) => Box::new(Subscriber::new(origin.id, topics.clone(), beginning)),
         };
         if handler.streams() && choice.is_some_and(|choice| choice.features.streaming) {
             decoder.stream();
@@ -132,7 +136,7 @@ impl<I: Stream> Connection<I> {
         let spread = (origin.id as u32).wrapping_mul(0x9E37_79B9);
         let heartbeat = Heartbeat::new(Instant::now(), &config.heartbeat, spread);
         let slot = shard.wheel.enter(origin.id);
-        shard.show(&origin.region, None, Some("open"));
+        let standee = Standee::new(origin.region.clone());
         let input = BytesMut::from(done.leftover);
         let bytes_in = input.len() as u64;
         Connection {
@@ -151,7 +155,7 @@ impl<I: Stream> Connection<I> {
             heartbeat,
             pings: None,
             phase: Phase::Open,
-            shown: "open",
+            standee,
             told: State::Idle,
             cause: None,
             close: None,
@@ -161,6 +165,7 @@ impl<I: Stream> Connection<I> {
             caught_up: true,
             answering: None,
             close_by: None,
+            looked: Looked::default(),
             held: 0,
             totals: Totals { bytes_in, ..Totals::default() },
             shard,
@@ -265,7 +270,8 @@ impl<I: Stream> Connection<I> {
         let answering = self.answering.take();
         if !self.outbox.owes_pong() {
             self.heartbeat.pong_sent();
-            answering.inspect(|arrived| self.shard.answered_ping(arrived.elapsed()));
+            answering
+                .inspect(|arrived| self.shard.answered_ping(self.origin.id, arrived.elapsed()));
         }
         Ok(())
     }
@@ -337,21 +343,18 @@ impl<I: Stream> Connection<I> {
     /// Keep the gauge of connections by state true.
     fn show(&mut self) {
         let state = match (self.phase, self.heartbeat.state()) {
-            (Phase::Open, State::Suspect | State::Dead) => "suspect",
-            (Phase::Open, _) => "open",
-            _ => "closing",
+            (Phase::Open, State::Suspect | State::Dead) => Standing::Suspect,
+            (Phase::Open, _) => Standing::Open,
+            _ => Standing::Closing,
         };
         if self.told != self.heartbeat.state() {
             self.told = self.heartbeat.state();
             self.shard.service.journal.record(self.origin.id, Happened::State(self.told));
         }
-        if state != self.shown {
-            self.shard.show(&self.origin.region, Some(self.shown), Some(state));
-            self.shown = state;
-        }
+        self.standee.change(state);
     }
 
-    /// Tell those who follow this connection, if anybody does.
+    /// Tell the followers of this connection, if any.
     fn detail(&self, what: impl FnOnce() -> Happened) {
         self.shard.service.journal.detail(self.origin.id, what);
     }
@@ -366,7 +369,7 @@ impl<I: Stream> Future for Connection<I> {
         let before = this.totals;
         let signals = this.shard.wheel.signals(this.slot, cx);
         this.handler.register(cx.waker());
-        let order = this.shard.service.is_stopping().then_some(Cause::Shutdown);
+        let order = this.shard.closing.get().then_some(Cause::Shutdown);
         if let Some(cause) = signals.order.or(order) {
             this.begin_close(cause, now);
         }
@@ -389,15 +392,16 @@ impl<I: Stream> Future for Connection<I> {
             this.shard.wheel.touch(this.slot, now);
         }
         if over {
+            let ended = this.ended();
             // Also where the peer just went: TLS ends with a close_notify (RFC 8446, 6.1).
             let _ = Pin::new(&mut this.io).poll_shutdown(cx);
-            let ended = this.ended();
             this.shard.closed(&this.origin, &ended);
             return Poll::Ready(());
         }
         pool::return_read(&mut this.input);
         this.account();
         this.show();
+        this.look_at_path(now);
         if signals.report {
             this.shard.reports.borrow_mut().push(this.view());
         }
@@ -416,7 +420,6 @@ impl<I> Drop for Connection<I> {
         self.input.clear();
         pool::return_read(&mut self.input);
         self.shard.service.hold(self.held, 0);
-        self.shard.show(&self.origin.region, Some(self.shown), None);
         self.shard.wheel.leave(self.slot);
     }
 }

@@ -1,9 +1,9 @@
-//! How a live connection stands, for listings.
+//! State of a live connection, for listings.
 
 use super::{Connection, Phase};
-use crate::{record::wall, view::ConnectionView};
+use crate::{io::Stream, record::wall, view::ConnectionView};
 
-impl<I> Connection<I> {
+impl<I: Stream> Connection<I> {
     pub(super) fn view(&self) -> ConnectionView {
         let state = match self.phase {
             Phase::Open => self.heartbeat.state().name(),
@@ -16,6 +16,7 @@ impl<I> Connection<I> {
             last_pong: self.heartbeat.last_pong().map(wall),
             heartbeat_rtt_ms: self.heartbeat.round_trip().map(|time| time.as_secs_f64() * 1e3),
             message_queue_size: (self.outbox.waiting() + self.handler.waiting()) as u64,
+            tcp: self.io.tcp().map(|tcp| tcp.view()),
             topics: self.handler.topics(),
             ..self.origin.view(&self.totals, ping_interval)
         }

@@ -11,11 +11,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use share::Share;
 pub use table::{Choice, Client, Features, Row, Table};
 
-use super::coding::noise::NoiseKey;
+use super::noise_key::NoiseKey;
 
 /// Name of the response's field that says which protocol it is.
 pub const VERSION_FIELD: &str = "x-ws-protocol-version";
-/// What stands there, in the log and in metrics, where none was agreed.
+/// Value in the log and in metrics where none was agreed.
 pub const NONE: &str = "none";
 
 /// The table in force, and what its features need.

@@ -2,7 +2,7 @@
 
 use hyper::{HeaderMap, header};
 
-/// Offers that are looked at; who makes more of them means none in particular.
+/// Maximum of offers that are read.
 const MOST: usize = 32;
 
 /// The protocols of all fields, in the client's order; what is no token is passed over.

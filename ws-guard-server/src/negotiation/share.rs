@@ -19,7 +19,7 @@ pub enum Share {
 impl Share {
     pub const ALL: Share = Share::Parts(PARTS as u16);
 
-    /// Whether a user is among them. Who does not say who it is, is only where all are.
+    /// Whether a user is among them. A user without an identity is only in a share of all.
     pub fn includes(self, protocol: &str, user: Option<&str>) -> bool {
         if self == Share::ALL {
             return true;
@@ -58,7 +58,7 @@ fn remainder(protocol: &str, user: &str) -> u64 {
 mod tests {
     use super::*;
 
-    /// Anybody can work out who is in: `printf 'v3+encryption\0alice' | sha256sum`.
+    /// Membership can be computed: `printf 'v3+encryption\0alice' | sha256sum`.
     #[test]
     fn the_hash_is_what_the_documentation_says() {
         assert_eq!(hash("v3+encryption", "alice"), 0xD60C_ABBF_C6AE_B2D3);

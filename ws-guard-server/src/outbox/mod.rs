@@ -1,4 +1,4 @@
-//! What is on its way to a peer: bounded, and with control frames ahead of what waits.
+//! Pending output to a peer: bounded, and with control frames ahead of what waits.
 //!
 //! A message that takes longer than a turn to compress or encrypt waits in a backlog, with all that
 //! comes behind it, and is one frame when it is done. So control frames may go out meanwhile, and a
@@ -32,13 +32,13 @@ use super::{
     turn::{TURN, Turn},
 };
 
-/// While the socket takes what it gets, so many times the limit may gather if payloads go from where
+/// While the socket takes what it gets, this multiple of the limit may gather if payloads go from where
 /// they stand: those of a buffer that was read go out together.
 const TOGETHER: usize = 3;
 /// So little is copied when the socket takes no more.
 const LITTLE: usize = 48 * 1024;
 
-/// Writing costs so many times less than compressing.
+/// Cost of compressing, as a multiple of writing.
 const WRITING: usize = 16;
 
 /// The latest ping whose pong could not go out yet. RFC 6455, 5.5.3 allows to answer only the
@@ -364,7 +364,7 @@ mod tests {
         outbox.message(message, Payload::Own, Treatment::default(), &mut Turn::endless());
     }
 
-    /// Let the socket take so many bytes more.
+    /// Let the socket take this number of bytes more.
     fn flush(outbox: &mut Outbox, socket: &mut Socket, room: usize) {
         socket.room = room;
         let written = outbox.poll_flush(
@@ -468,7 +468,7 @@ mod tests {
         assert_eq!((outbox.held(), outbox.waiting(), outbox.is_empty()), (0, 0, true));
     }
 
-    /// As it is, and from where it stands.
+    /// Uncompressed, and from its place in memory.
     #[test]
     fn a_long_message_that_does_not_get_shorter_goes_uncompressed() {
         let (mut outbox, mut socket, mut deflater) =

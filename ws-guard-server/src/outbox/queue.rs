@@ -88,7 +88,7 @@ impl Queue {
         self.with_room(CONTROL)
     }
 
-    /// Where so many bytes are appended.
+    /// Room for appending this number of bytes.
     pub fn with_room(&mut self, more: usize) -> &mut Vec<u8> {
         let needed = self.copied.len() + more;
         if self.copied.capacity() == 0 {
@@ -137,7 +137,7 @@ impl Queue {
         Pin::new(io).poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
     }
 
-    /// The socket has taken so many bytes.
+    /// The socket has taken this number of bytes.
     pub fn advance(&mut self, written: usize) {
         self.written += written;
         if self.waiting() == 0 {

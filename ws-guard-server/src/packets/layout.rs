@@ -1,4 +1,4 @@
-//! What stands before a body.
+//! Layout of the header before a body.
 
 use bytes::{BufMut, BytesMut};
 
@@ -13,7 +13,7 @@ pub trait Layout {
     /// not say. What has come is checked.
     fn length(head: &[u8]) -> Result<Option<usize>, PacketError>;
 
-    /// Write a header for a body of so many bytes.
+    /// Write a header for a body of this length.
     fn write(length: u32, out: &mut BytesMut);
 }
 
@@ -84,7 +84,7 @@ impl Layout for LengthMagic {
     }
 }
 
-/// Compare what has come of a magic number that stands at `offset`.
+/// Compare what has arrived of a magic number at `offset`.
 fn magic(expected: &[u8], head: &[u8], offset: usize) -> Result<(), PacketError> {
     let there = head.get(offset..).unwrap_or_default();
     let wrong = expected.iter().zip(there).position(|(expected, found)| expected != found);

@@ -1,7 +1,7 @@
 //! Binary protocols with a length in front, as services put them on a TCP stream or into WebSocket
 //! messages.
 //!
-//! A [`Layout`] says what stands before the body. [`Packets`] cuts a stream into bodies by it, as a
+//! A [`Layout`] describes the header before the body. [`Packets`] cuts a stream into bodies by it, as a
 //! `tokio_util` codec, and [`single`] takes the one body out of a whole message. A header is judged
 //! as far as it has come, so that a stream out of step is noticed at its first wrong byte, and a
 //! length before anything is set aside for it.

@@ -5,7 +5,6 @@ use super::ProtocolError;
 /// Status codes, RFC 6455, 7.4.1, and the registry it founded.
 pub mod code {
     pub const NORMAL: u16 = 1000;
-    pub const GOING_AWAY: u16 = 1001;
     pub const PROTOCOL_ERROR: u16 = 1002;
     /// Never on the wire: the peer's close frame had no status code.
     pub const NO_STATUS: u16 = 1005;
@@ -15,6 +14,7 @@ pub mod code {
     pub const POLICY_VIOLATION: u16 = 1008;
     pub const TOO_BIG: u16 = 1009;
     pub const INTERNAL_ERROR: u16 = 1011;
+    pub const SERVICE_RESTART: u16 = 1012;
     pub const TRY_AGAIN_LATER: u16 = 1013;
 }
 

@@ -270,7 +270,7 @@ impl Decoder {
         Ok(Some(Frame { first: header.first, key, len, done: 0 }))
     }
 
-    /// The payload's length, if the message may be so long.
+    /// The payload's length, if the message may have it.
     fn admit(&self, header: &Header) -> Result<usize, ProtocolError> {
         let len = usize::try_from(header.payload_len).map_err(|_| ProtocolError::TooBig)?;
         if opcode::is_control(header.opcode()) {
@@ -312,7 +312,7 @@ impl Decoder {
         Ok(whole)
     }
 
-    /// The payload is text as it stands there.
+    /// The payload is text, uncompressed.
     fn is_plain_text(&self, frame: &Frame) -> bool {
         match (frame.opcode(), &self.fragments) {
             (opcode::TEXT, _) => frame.first & RSV1 == 0,

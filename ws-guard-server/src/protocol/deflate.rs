@@ -13,18 +13,18 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::{ProtocolError, extension::Agreed};
+use super::{
+    ProtocolError,
+    extension::{Agreed, MAX_WINDOW_BITS, MIN_WINDOW_BITS},
+};
 use crate::turn::{SLICE, TURN, Turn};
 
 /// What a sync flush ends with, and the message on the wire goes without (7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
-/// Output is grown from at least so many bytes.
+/// Smallest size from which output grows.
 const FIRST_OUTPUT: usize = 512;
 /// What the end of a stream counts for in a turn: the next one has to be begun.
 const STREAM: usize = 256;
-/// Smallest and largest exponent of the window that zlib offers; RFC 7692 also knows 8.
-pub const MIN_WINDOW_BITS: u8 = 9;
-pub const MAX_WINDOW_BITS: u8 = 15;
 
 /// Memory of a compressor and of a decompressor with the largest window, in bytes.
 const COMPRESSOR: usize = 272 * 1024;
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_refused_and_harms_nobody_else() {
+    fn rubbish_is_refused_and_harms_no_other_connection() {
         let mut inflater = Inflater::default();
         assert_eq!(whole(&mut inflater, &[0xFF; 9], 100), Err(ProtocolError::Deflate));
         let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];

@@ -55,7 +55,7 @@ impl HeaderBytes {
     }
 }
 
-/// Append a control frame; of a payload over 125 bytes only so many.
+/// Append a control frame; a payload over 125 bytes is cut there.
 pub fn control(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     let payload = payload.get(..125).unwrap_or(payload);
     out.extend_from_slice(HeaderBytes::new(FIN | opcode, payload.len()).as_slice());

@@ -1,6 +1,8 @@
 //! `Sec-WebSocket-Extensions`, RFC 6455, 9.1, and what RFC 7692, 7.1, has to say in it.
 
-use super::deflate::{MAX_WINDOW_BITS, MIN_WINDOW_BITS};
+/// Smallest and largest exponent of the window that zlib offers; RFC 7692 also knows 8.
+pub const MIN_WINDOW_BITS: u8 = 9;
+pub const MAX_WINDOW_BITS: u8 = 15;
 
 const NAME: &str = "permessage-deflate";
 const SERVER_TAKEOVER: &str = "server_no_context_takeover";

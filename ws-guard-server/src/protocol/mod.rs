@@ -65,6 +65,22 @@ impl ProtocolError {
         }
     }
 
+    /// Every [`ProtocolError::name`].
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let others = [
+            ProtocolError::CloseTruncated,
+            ProtocolError::CloseCode(0),
+            ProtocolError::Utf8,
+            ProtocolError::TooBig,
+            ProtocolError::TooManyFragments,
+            ProtocolError::Deflate,
+            ProtocolError::Snappy,
+            ProtocolError::Encryption,
+        ];
+        let headers = Violation::ALL.into_iter().map(ProtocolError::Header);
+        headers.chain(others).map(ProtocolError::name)
+    }
+
     /// The name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {

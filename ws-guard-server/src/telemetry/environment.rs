@@ -10,8 +10,8 @@ use super::Endpoint;
 /// How long a request to the collector may take, unless a variable says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PREFIX: &str = "OTEL_EXPORTER_OTLP_";
-/// What is honoured beside those of exporters.
-const KNOWN: [&str; 12] = [
+/// Variables that are honoured in addition to those of exporters.
+const KNOWN: [&str; 16] = [
     "OTEL_SDK_DISABLED",
     "OTEL_SERVICE_NAME",
     "OTEL_RESOURCE_ATTRIBUTES",
@@ -21,6 +21,10 @@ const KNOWN: [&str; 12] = [
     "OTEL_BSP_MAX_QUEUE_SIZE",
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
     "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
+    "OTEL_BLRP_SCHEDULE_DELAY",
+    "OTEL_BLRP_EXPORT_TIMEOUT",
+    "OTEL_BLRP_MAX_QUEUE_SIZE",
+    "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
     "OTEL_EXPORTER_OTLP_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_CLIENT_KEY",
@@ -82,7 +86,7 @@ impl Environment {
         self.get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// How `TRACES` or `METRICS` are exported, if they are. `base` is where all of them go that have no
+    /// How `TRACES`, `METRICS` or `LOGS` are exported, if they are. `base` is where all of them go that have no
     /// endpoint of their own.
     pub fn signal(&self, name: &str, base: Option<&Endpoint>) -> Result<Option<Signal>, String> {
         if self.get(&format!("OTEL_{name}_EXPORTER")).is_some_and(|exporter| exporter == "none") {
@@ -137,18 +141,18 @@ impl Environment {
         let said = |(name, value): (&String, &String)| {
             let (name, value) = (name.as_str(), value.trim());
             let of_exporter = name.strip_prefix(PREFIX).map(|rest| {
-                rest.strip_prefix("TRACES_").or(rest.strip_prefix("METRICS_")).unwrap_or(rest)
+                let signals = ["TRACES_", "METRICS_", "LOGS_"];
+                signals.iter().find_map(|signal| rest.strip_prefix(signal)).unwrap_or(rest)
             });
             match (name, of_exporter) {
                 (_, Some("PROTOCOL")) if value != "http/protobuf" => {
                     Some(format!("{name}={value}: http/protobuf is what is spoken"))
                 }
                 (_, Some(what)) if OF_SIGNALS.contains(&what) => None,
-                ("OTEL_TRACES_EXPORTER" | "OTEL_METRICS_EXPORTER", _) => {
+                ("OTEL_TRACES_EXPORTER" | "OTEL_METRICS_EXPORTER" | "OTEL_LOGS_EXPORTER", _) => {
                     let known = ["otlp", "none"].contains(&value);
                     (!known).then(|| format!("{name}={value}: otlp is what is exported"))
                 }
-                ("OTEL_LOGS_EXPORTER", _) if value == "none" => None,
                 _ if KNOWN.contains(&name) => None,
                 _ => Some(format!("{name} is not honoured")),
             }

@@ -20,7 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use opentelemetry_http::{HttpClient, HttpError, ResponseExt};
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Registry};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -29,6 +29,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
+use crate::register::Register;
+
+/// How a request went.
+const RESULTS: [&str; 2] = ["ok", "error"];
 /// Longest answer of a collector.
 const LONGEST: usize = 1 << 20;
 
@@ -53,6 +57,22 @@ impl fmt::Debug for Http {
     }
 }
 
+/// Requests by how they went and what they carried.
+pub(crate) fn requests(registry: &Registry) -> prometheus::Result<IntCounterVec> {
+    Register::new(registry).counters(
+        "wsguard_otlp_requests_total",
+        "Requests to the OTLP collector, by how they went and what they carried.",
+        &["result", "signal"],
+    )
+}
+
+/// Make the series of a signal before its first request.
+pub(crate) fn prepare(requests: &IntCounterVec, signal: &str) {
+    for result in RESULTS {
+        requests.with_label_values(&[result, signal]);
+    }
+}
+
 impl Http {
     /// Requests are counted in `registry`; those to `https` need `tls`.
     pub fn new(
@@ -60,23 +80,20 @@ impl Http {
         tls: Option<TlsConnector>,
         registry: &Registry,
     ) -> prometheus::Result<Http> {
-        let help = "Requests to the OTLP collector, by how they went and what they carried.";
-        let requests = IntCounterVec::new(
-            Opts::new("wsguard_otlp_requests_total", help),
-            &["result", "signal"],
-        )?;
-        registry.register(Box::new(requests.clone()))?;
+        let requests = requests(registry)?;
         let timeout = Duration::from_secs(10);
         Ok(Http { runtime, tls, requests, signal: "", timeout, failing: Arc::default() })
     }
 
     /// The same for one signal, with so much time for a request.
     pub fn carrying(&self, signal: &'static str, timeout: Duration) -> Http {
+        prepare(&self.requests, signal);
         Http { signal, timeout, ..self.clone() }
     }
 
     fn note(&self, to: &Uri, result: &Result<Response<Bytes>, HttpError>) {
-        let name = if result.is_ok() { "ok" } else { "error" };
+        let [ok, error] = RESULTS;
+        let name = if result.is_ok() { ok } else { error };
         self.requests.with_label_values(&[name, self.signal]).inc();
         let failed_before = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match result {
@@ -118,7 +135,7 @@ async fn exchange(
     if !secure {
         return ask(stream, request).await;
     }
-    // An IPv6 address stands in brackets in an URL, and nowhere else.
+    // An IPv6 address is in brackets in a URL, and nowhere else.
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(name.to_owned())?;
     let stream = tls.ok_or("TLS is not set up")?.connect(name, stream).await?;

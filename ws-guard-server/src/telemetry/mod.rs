@@ -1,10 +1,11 @@
 //! OpenTelemetry over OTLP (HTTP and protobuf), when an endpoint is configured: spans of the companion
-//! server's connections, and everything that `/metrics` has. Without an endpoint nothing of it runs.
+//! server's connections, everything that `/metrics` has, and events as logs where they are wanted. Without an endpoint nothing of it runs.
 //!
 //! The standard variables hold, those of [`environment`] and [`tls`]; others are warned about.
 
 mod environment;
-mod http;
+pub(crate) mod http;
+pub mod logs;
 mod metrics;
 mod spans;
 mod tls;
@@ -13,7 +14,8 @@ use std::{fmt, io, str::FromStr, sync::Arc, thread::JoinHandle};
 
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{
-    Compression, ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
+    Compression, ExporterBuildError, LogExporter, Protocol, SpanExporter, WithExportConfig,
+    WithHttpConfig,
 };
 use opentelemetry_sdk::Resource;
 use prometheus::Registry;
@@ -24,6 +26,7 @@ use url::Url;
 use self::{
     environment::{Environment, Signal},
     http::Http,
+    logs::Logs,
     metrics::Push,
     spans::Spans,
     tls::TrustError,
@@ -42,7 +45,7 @@ impl Endpoint {
         self.0.scheme() == "https"
     }
 
-    /// The address for a signal (`traces` or `metrics`).
+    /// The address for a signal: `traces`, `metrics` or `logs`.
     fn of(&self, signal: &str) -> String {
         let mut address = self.0.clone();
         // There is a path below every address with a host.
@@ -80,8 +83,8 @@ impl fmt::Display for Endpoint {
 pub enum TelemetryError {
     #[error("cannot start the thread that exports telemetry: {0}")]
     Thread(#[from] io::Error),
-    #[error("cannot export spans: {0}")]
-    Spans(#[from] ExporterBuildError),
+    #[error("cannot export spans or logs: {0}")]
+    Exporter(#[from] ExporterBuildError),
     #[error("{0}")]
     Variable(String),
     #[error("cannot export over TLS: {0}")]
@@ -92,10 +95,17 @@ pub enum TelemetryError {
 
 /// Which signals a process exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signals {
-    All,
-    Traces,
-    Metrics,
+pub struct Signals {
+    pub traces: bool,
+    pub metrics: bool,
+    pub logs: bool,
+}
+
+impl Signals {
+    /// Those of a server alone, which has no log of events.
+    pub const SERVER: Signals = Signals { traces: true, metrics: true, logs: false };
+    /// Those of a server under a guard, which exports the rest.
+    pub const TRACES: Signals = Signals { traces: true, metrics: false, logs: false };
 }
 
 /// What is to be exported where, with the files that it takes read: from here on no privilege is
@@ -103,6 +113,7 @@ pub enum Signals {
 pub struct Export {
     traces: Option<Signal>,
     metrics: Option<Signal>,
+    logs: Option<Signal>,
     tls: Option<TlsConnector>,
     resource: Resource,
 }
@@ -115,9 +126,10 @@ impl Export {
     ) -> Result<Option<Export>, TelemetryError> {
         let environment = Environment::of_process();
         let signal = |name| environment.signal(name, endpoint).map_err(TelemetryError::Variable);
-        let traces = signal("TRACES")?.filter(|_| signals != Signals::Metrics);
-        let metrics = signal("METRICS")?.filter(|_| signals != Signals::Traces);
-        if traces.is_none() && metrics.is_none() {
+        let traces = signal("TRACES")?.filter(|_| signals.traces);
+        let metrics = signal("METRICS")?.filter(|_| signals.metrics);
+        let logs = signal("LOGS")?.filter(|_| signals.logs);
+        if traces.is_none() && metrics.is_none() && logs.is_none() {
             return Ok(None);
         }
         if environment.is_disabled() {
@@ -125,12 +137,17 @@ impl Export {
             return Ok(None);
         }
         // One process says it for both.
-        for variable in environment.in_vain().iter().filter(|_| signals != Signals::Traces) {
+        for variable in environment.in_vain().iter().filter(|_| signals.metrics) {
             tracing::warn!("{variable}");
         }
-        let secure = [&traces, &metrics].into_iter().flatten().any(|signal| signal.secure);
+        let secure = [&traces, &metrics, &logs].into_iter().flatten().any(|signal| signal.secure);
         let tls = secure.then(tls::connector).transpose()?;
-        Ok(Some(Export { traces, metrics, tls, resource: resource(&environment) }))
+        Ok(Some(Export { traces, metrics, logs, tls, resource: resource(&environment) }))
+    }
+
+    /// Whether logs go anywhere.
+    pub const fn has_logs(&self) -> bool {
+        self.logs.is_some()
     }
 
     /// Export until [`Telemetry::stop`]: the metrics in `registry`, and the spans that
@@ -140,6 +157,7 @@ impl Export {
         let http = Http::new(runtime.handle().clone(), self.tls, registry)?;
         let resource = self.resource;
         let spans = self.traces.map(|signal| spans(&http, &signal, &resource)).transpose()?;
+        let logs = self.logs.map(|signal| logs(&http, &signal, resource.clone())).transpose()?;
         let (stop, stopped) = oneshot::channel();
         let push = self.metrics.map(|signal| Push::new(&http, signal, registry.clone(), &resource));
         let thread = std::thread::Builder::new().name("otlp".into()).spawn(move || {
@@ -151,24 +169,25 @@ impl Export {
                 }
             });
         })?;
-        Ok(Telemetry { spans, stop, thread })
+        Ok(Telemetry { spans, logs, stop, thread })
     }
 }
 
 /// What exports, on threads of its own.
 pub struct Telemetry {
     spans: Option<Arc<Spans>>,
+    logs: Option<Arc<Logs>>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Telemetry {
-    /// Export all signals, as [`Export`] does.
+    /// Export what a server alone has, as [`Export`] does.
     pub fn start(
         endpoint: Option<&Endpoint>,
         registry: &Registry,
     ) -> Result<Option<Telemetry>, TelemetryError> {
-        let export = Export::read(endpoint, Signals::All)?;
+        let export = Export::read(endpoint, Signals::SERVER)?;
         export.map(|export| export.start(registry)).transpose()
     }
 
@@ -177,10 +196,18 @@ impl Telemetry {
         self.spans.clone().map(|spans| spans as Arc<dyn Trace>)
     }
 
+    /// For events, where logs go anywhere.
+    pub fn logs(&self) -> Option<Arc<Logs>> {
+        self.logs.clone()
+    }
+
     /// Export what waits, and end. Blocks for as long as two requests may take.
     pub fn stop(self) {
         if let Some(spans) = &self.spans {
             spans.stop();
+        }
+        if let Some(logs) = &self.logs {
+            logs.stop();
         }
         // A thread that has ended needs no telling.
         let _ = self.stop.send(());
@@ -205,6 +232,19 @@ fn spans(
         exporter = exporter.with_compression(Compression::Gzip);
     }
     Ok(Arc::new(Spans::new(exporter.build()?, resource)))
+}
+
+fn logs(http: &Http, signal: &Signal, resource: Resource) -> Result<Arc<Logs>, ExporterBuildError> {
+    let mut exporter = LogExporter::builder()
+        .with_http()
+        .with_http_client(http.carrying("logs", signal.timeout))
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(&signal.address)
+        .with_timeout(signal.timeout);
+    if signal.gzip {
+        exporter = exporter.with_compression(Compression::Gzip);
+    }
+    Ok(Arc::new(Logs::new(exporter.build()?, resource)))
 }
 
 /// Who sends it.

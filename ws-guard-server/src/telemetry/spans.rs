@@ -22,7 +22,7 @@ use crate::{
     trace::Trace,
 };
 
-/// Of a connection's messages, the first and then one in so many has a span.
+/// Sampling: of a connection's messages, the first and then one in this number has a span.
 const MESSAGES: u64 = 100;
 
 /// Makes spans, and hands them to what exports them. Never waits: spans that find no room are lost.
@@ -35,7 +35,7 @@ pub struct Spans {
     instance: u64,
 }
 
-/// What a span says beside the fields that all of them have.
+/// Fields of a span in addition to the common ones.
 struct Said {
     name: &'static str,
     kind: SpanKind,
@@ -68,6 +68,10 @@ impl Trace for Spans {
         let size = KeyValue::new("message_size", bytes as i64);
         let said = Said::at("onmessage", SystemTime::now(), queue);
         self.child(origin, ping_interval, Said { more: vec![size], ..said });
+    }
+
+    fn id(&self, connection_id: u64) -> u128 {
+        u128::from(self.instance) << 64 | u128::from(connection_id)
     }
 
     fn closed(&self, origin: &Origin, ping_interval: Duration, ended: &Ended) {
@@ -135,9 +139,7 @@ impl Spans {
         parent: SpanId,
         said: Said,
     ) {
-        let trace = TraceId::from_bytes(
-            (u128::from(self.instance) << 64 | u128::from(origin.id)).to_be_bytes(),
-        );
+        let trace = TraceId::from_bytes(self.id(origin.id).to_be_bytes());
         let mut attributes = fields(origin, ping_interval, said.queue);
         attributes.extend(said.more);
         self.processor.on_end(SpanData {

@@ -1,4 +1,4 @@
-//! TLS to a collector: whom to trust and who we are, by the variables of the OpenTelemetry Protocol
+//! TLS to a collector: trust and identity, by the variables of the OpenTelemetry Protocol
 //! Exporter specification. They are read once, at the start.
 
 use std::{env, path::PathBuf, sync::Arc};
@@ -26,7 +26,7 @@ pub enum TrustError {
     #[error(
         "this system trusts no certificate: install its CA certificates, or name some in {TRUSTED}"
     )]
-    Nobody,
+    NoRoots,
     #[error("{CHAIN} and {KEY} go together: set both, or neither")]
     Half,
     #[error("TLS cannot be set up: {0}")]
@@ -36,7 +36,7 @@ pub enum TrustError {
 /// For connections to a collector.
 ///
 /// # Errors
-/// Where a variable names a file that cannot be used, or where nobody is trusted.
+/// Where a variable names a file that cannot be used, or where no certificate is trusted.
 pub fn connector() -> Result<TlsConnector, TrustError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
@@ -68,7 +68,7 @@ fn roots(trusted: Option<PathBuf>) -> Result<RootCertStore, TrustError> {
     let Some(path) = trusted else {
         // Systems have certificates that no library can read any more.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return if roots.is_empty() { Err(TrustError::Nobody) } else { Ok(roots) };
+        return if roots.is_empty() { Err(TrustError::NoRoots) } else { Ok(roots) };
     };
     for certificate in certificates(&path).map_err(|error| in_file(TRUSTED, error))? {
         roots.add(certificate).map_err(|error| TrustError::Unusable(TRUSTED, error))?;

@@ -111,7 +111,7 @@ pub fn shared(bytes: &[u8]) -> Result<Key, KeyError> {
     Ok(Key { decoding: DecodingKey::from_secret(secret), algorithms })
 }
 
-/// What of asymmetric keys somebody may take for a secret, in any of the shapes that they are passed
+/// Parts of asymmetric keys that may be taken for a secret, in any of the shapes that they are passed
 /// on in.
 fn published(bytes: &[u8]) -> Option<&'static str> {
     // UTF-16, as some editors save it, is ASCII with zeros in between.

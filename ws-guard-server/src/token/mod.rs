@@ -1,4 +1,4 @@
-//! Signed tokens that say who a client is (JWT, RFC 7519).
+//! Signed tokens that identify a client (JWT, RFC 7519).
 
 pub mod key;
 
@@ -9,7 +9,7 @@ use jsonwebtoken::{Validation, decode};
 use serde::Deserialize;
 
 use self::key::{Key, KeyError};
-use crate::regular;
+use crate::{regular, topics::rules::Grants};
 
 /// What tokens are checked with: a key, and algorithms of one family, so that a public key is never
 /// taken for a shared secret.
@@ -25,6 +25,9 @@ pub struct TokenKey {
 pub struct Claims {
     pub sub: Option<String>,
     pub region: Option<String>,
+    /// Patterns of the topics that it may publish on and subscribe to.
+    #[serde(flatten)]
+    pub grants: Grants,
     /// Whom it is meant for: others than us, who have no name to be meant by (RFC 7519, 4.1.3).
     #[serde(default, deserialize_with = "whatever")]
     aud: bool,

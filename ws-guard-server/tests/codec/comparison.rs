@@ -21,7 +21,7 @@ pub fn comparable(events: &[Event]) -> Vec<Said> {
             Said::Text(message.payload.to_vec())
         }
         Event::Message(message) => Said::Binary(message.payload.to_vec()),
-        Event::Chunk(chunk) => panic!("nobody asked for {chunk:?}"),
+        Event::Chunk(chunk) => panic!("unexpected {chunk:?}"),
         Event::Ping(payload) => Said::Ping(payload.to_vec()),
         Event::Pong(payload) => Said::Pong(payload.to_vec()),
         Event::Close(close) => {

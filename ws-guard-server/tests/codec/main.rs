@@ -13,7 +13,7 @@ use self::comparison::{Said, as_tungstenite_has_it, comparable, tungstenite_read
 
 const LIMITS: Limits = Limits { message: 1000, fragments: 20 };
 
-/// What a stream comes to: its events, and the error it ended with.
+/// Result of a stream: its events, and the error it ended with.
 type Outcome = (Vec<Event>, Option<ProtocolError>);
 
 fn decoder(role: Role, deflate: bool) -> Decoder {

@@ -134,6 +134,11 @@ impl Proxy {
         self.process.terminate().map(drop)
     }
 
+    /// Wait until it has written this.
+    pub fn wait_for(&self, patience: Duration, text: &str) -> Result<()> {
+        self.process.wait_for(patience, |line| line.contains(text).then_some(()))
+    }
+
     /// What it has written so far.
     pub fn log(&self) -> String {
         self.process.lines().join("\n")

@@ -8,7 +8,10 @@ use super::{
     backend::{Backend, daemon},
     output::{Column, Listing, Table, plural, print, show},
 };
-use crate::control::{Allow, AllowView, Origin};
+use crate::{
+    api::message::Allow,
+    domain::origin::{AllowView, Origin},
+};
 
 const HELP: &str = "\
 Entries added here outlive the daemon; the configuration's are removed with it.

@@ -1,19 +1,19 @@
 //! Where listings come from: the daemon, or with none the pins it left.
 
+use std::io::Write;
+
 use super::Global;
 use crate::{
-    control::{
-        AllowView,
-        client::{Client, ClientError},
-        reader::Reader,
-    },
+    api::client::{Client, ClientError},
     domain::{
         flow::FlowView,
+        origin::AllowView,
         policy::PolicySettings,
         source::{SourceState, SourceView},
         status::Status,
     },
     guard::{self, Maps},
+    state::{listing, reader::Reader},
 };
 
 /// A guard to read.
@@ -61,12 +61,31 @@ impl Backend {
 
     pub async fn sources(&self, state: Option<SourceState>) -> Read<Vec<SourceView>> {
         match self {
-            Backend::Daemon(client) => {
-                let query = state.map_or(String::new(), |state| format!("?state={}", state.name()));
-                Ok(client.get(&format!("/v1/sources{query}")).await?)
-            }
+            Backend::Daemon(client) => Ok(client.get(&sources_path(state)).await?),
             Backend::Pins(reader, _) => Ok(reader.sources(state)?),
         }
+    }
+
+    /// The same as JSON, as it is read.
+    pub async fn write_sources(
+        &self,
+        state: Option<SourceState>,
+        out: &mut impl Write,
+    ) -> Read<()> {
+        match self {
+            Backend::Daemon(client) => {
+                client.copy(&sources_path(state), |piece| out.write_all(piece)).await?;
+            }
+            Backend::Pins(reader, _) => {
+                let mut written = Ok(());
+                listing::sources(reader, state, |piece| {
+                    written = out.write_all(&piece);
+                    written.is_ok()
+                })?;
+                written?;
+            }
+        }
+        Ok(out.flush()?)
     }
 
     pub async fn policy(&self) -> Read<PolicySettings> {
@@ -82,6 +101,11 @@ impl Backend {
             Backend::Pins(reader, _) => Ok(reader.allow()?),
         }
     }
+}
+
+fn sources_path(state: Option<SourceState>) -> String {
+    let query = state.map_or(String::new(), |state| format!("?state={}", state.name()));
+    format!("/v1/sources{query}")
 }
 
 /// The daemon, for what changes something; it has to guard the pin directory that was named.

@@ -65,3 +65,9 @@ fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
         command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
     own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
 }
+
+/// The variables of a command's flags.
+pub fn variables(command: &Command) -> Vec<String> {
+    let variables = command.get_arguments().filter_map(Arg::get_env);
+    variables.map(|name| name.to_string_lossy().into_owned()).collect()
+}

@@ -8,9 +8,9 @@ use super::{
     Global, SERVE_SOCKET,
     output::{Column, Format, Listing, Table, ago, plural, print, printable, show, span},
 };
-use ws_guard_server::view::{ConnectionStory, ConnectionView, StoryEvent};
+use ws_guard_server::view::{ConnectionStory, ConnectionView, StoryEvent, TcpView};
 
-use crate::control::client::{Client, ClientError};
+use crate::api::client::{Client, ClientError};
 
 const HELP: &str = "\
 Connections of the companion server: of the daemon's (`run --listen`), or of `serve`. Those that ended
@@ -107,7 +107,7 @@ impl Companions {
         self.first(async |client: &Client| client.get(path).await).await
     }
 
-    async fn lines(&self, path: &str) -> Result<crate::control::client::Lines, ClientError> {
+    async fn lines(&self, path: &str) -> Result<crate::api::client::Lines, ClientError> {
         self.first(async |client: &Client| client.lines(path).await).await
     }
 
@@ -156,6 +156,9 @@ fn table(views: &[ConnectionView]) -> Table {
             Column::number("BYTES-OUT").wide(),
             Column::number("PINGS").wide(),
             Column::number("IGNORED").wide(),
+            Column::number("TCP-RTT").wide(),
+            Column::number("RETRANSMITTED").wide(),
+            Column::number("UNACKED").wide(),
             Column::text("TOPICS").wide(),
         ],
         rows: views.iter().map(row).collect(),
@@ -165,6 +168,7 @@ fn table(views: &[ConnectionView]) -> Table {
 
 fn row(view: &ConnectionView) -> Vec<String> {
     let text = |value: Option<&str>| value.unwrap_or("-").to_owned();
+    let tcp = |shown: &dyn Fn(&TcpView) -> String| view.tcp.as_ref().map_or("-".into(), shown);
     vec![
         view.id.to_string(),
         view.client.clone(),
@@ -185,6 +189,9 @@ fn row(view: &ConnectionView) -> Vec<String> {
         view.totals.bytes_out.to_string(),
         view.totals.pings_in.to_string(),
         view.totals.pings_ignored.to_string(),
+        tcp(&|tcp| format!("{:.3}±{:.3}ms", tcp.rtt_ms, tcp.rtt_deviation_ms)),
+        tcp(&|tcp| tcp.retransmitted.to_string()),
+        tcp(&|tcp| tcp.unacknowledged.to_string()),
         view.topics.join(","),
     ]
 }
@@ -253,6 +260,12 @@ mod tests {
                 pings_in: 0,
                 pings_ignored: 0,
             },
+            tcp: Some(TcpView {
+                rtt_ms: 0.25,
+                rtt_deviation_ms: 0.125,
+                retransmitted: 3,
+                unacknowledged: 2,
+            }),
             topics: vec!["a".into()],
         }
     }
@@ -275,5 +288,7 @@ mod tests {
         assert!(text.starts_with("id            7\nclient        127.0.0.1\n"), "{text}");
         assert!(text.contains("\ncause         silence\ncode          1006\n"), "{text}");
         assert!(text.contains("\nregion        -\n") && text.ends_with("a\n\n"), "{text}");
+        let tcp = "\ntcp-rtt       0.250±0.125ms\nretransmitted 3\nunacked       2\n";
+        assert!(text.contains(tcp), "{text}");
     }
 }

@@ -1,62 +1,126 @@
 //! `ws-guard events`.
 
-use clap::Args;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum, builder::PossibleValuesParser};
+use ipnet::IpNet;
 
 use super::{
     Global,
     backend::daemon,
-    output::{Column, Format, Table, plural, print},
+    output::{Column, Table, plural, print},
 };
-use crate::{control::client::Client, domain::event::EventView};
+use crate::{
+    api::{client::ClientError, events::EventQuery},
+    domain::{
+        event::EventView,
+        event_filter::{kinds, network},
+    },
+};
+
+const HELP: &str = "\
+The daemon keeps the latest 1,000 events. Each throttle says why: limit, window, what was counted,
+what is done, and how many connections share the source.
+
+Examples:
+  ws-guard events -f                                       what was, and what comes
+  ws-guard events --since 10m --kind throttled --kind banned
+  ws-guard events -f --source 203.0.113.0/24 -o json       a line of JSON an event
+  ws-guard events -f --since 4711                          go on after the event of that number
+
+Exit codes: 0 done, 69 no daemon, or it ended while events were followed.";
+
+/// Form of the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// What fits a terminal
+    #[default]
+    Table,
+    /// All columns
+    Wide,
+    /// For scripts: a line of JSON an event
+    Json,
+}
 
 #[derive(Args)]
+#[command(after_help = HELP)]
 pub struct EventsCommand {
     /// Go on with events as they come, until interrupted
     #[arg(short, long, alias = "watch")]
     follow: bool,
-    /// Only events with a higher number than this
-    #[arg(long, value_name = "SEQ", default_value_t = 0)]
-    since: u64,
-    /// Form of the output; json is an array, with --follow a document a line
+    /// Only events of the last 10m, 90s or 2h; a number without a unit is that of an event, and
+    /// asks for those after it
+    #[arg(long, value_name = "DURATION", value_parser = since)]
+    since: Option<Since>,
+    /// Only events about the sources in this network, or the source of this address; repeatable
+    #[arg(long = "source", value_name = "NET", value_parser = network)]
+    sources: Vec<IpNet>,
+    /// Only events of this kind; repeatable
+    #[arg(long = "kind", value_name = "KIND", value_parser = PossibleValuesParser::new(kinds()))]
+    kinds: Vec<String>,
+    /// Form of the output
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
+    output: Form,
+}
+
+/// Where events begin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Since {
+    /// So long ago.
+    Span(Duration),
+    /// After the event of this number.
+    Number(u64),
+}
+
+/// A span always has a unit, and a number never has.
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(Since::Number(number));
+    }
+    let span = humantime::parse_duration(text);
+    span.map(Since::Span).map_err(|error| {
+        format!("{error}; write a span of time as 90s, 10m or 2h, or the number of an event")
+    })
 }
 
 impl EventsCommand {
     pub async fn run(&self, global: &Global) -> anyhow::Result<()> {
         let client = daemon(global).await?;
-        let path = format!("/v1/events?since={}&follow={}", self.since, self.follow);
-        if self.follow {
-            self.follow(&client, &path).await
-        } else {
-            self.list(&client, &path).await
-        }
-    }
-
-    async fn list(&self, client: &Client, path: &str) -> anyhow::Result<()> {
-        let mut lines = client.lines(path).await?;
-        let mut events: Vec<EventView> = Vec::new();
+        let mut lines = client.lines(&self.query().path()).await?;
+        let mut listed = Vec::new();
         while let Some(line) = lines.next().await? {
-            events.push(serde_json::from_str(&line)?);
-        }
-        print(&match self.output {
-            Format::Json => serde_json::to_string_pretty(&events)? + "\n",
-            format => table(&events).render(format == Format::Wide),
-        })
-    }
-
-    async fn follow(&self, client: &Client, path: &str) -> anyhow::Result<()> {
-        let mut lines = client.lines(path).await?;
-        while let Some(line) = lines.next().await? {
-            if self.output == Format::Json {
+            if self.output == Form::Json {
                 print(&(line + "\n"))?;
                 continue;
             }
             let event: EventView = serde_json::from_str(&line)?;
-            print(&format!("{}  {:<11}  {event}\n", event.time, event.kind))?;
+            if self.follow {
+                print(&format!("{}  {:<11}  {event}\n", event.time, event.kind))?;
+            } else {
+                listed.push(event);
+            }
         }
-        // The daemon ended: say so in the exit code, or a script would take it for quiet.
-        Err(crate::control::client::ClientError::Unreachable(client.socket().to_owned()).into())
+        if self.follow {
+            // The daemon ended: say so in the exit code, or a script would take it for quiet.
+            return Err(ClientError::Unreachable(client.socket().to_owned()).into());
+        }
+        match self.output {
+            Form::Json => Ok(()),
+            form => print(&table(&listed).render(form == Form::Wide)),
+        }
+    }
+
+    fn query(&self) -> EventQuery {
+        let query = EventQuery { follow: self.follow, ..EventQuery::default() };
+        let query = match self.since {
+            None => query,
+            Some(Since::Number(since)) => EventQuery { since, ..query },
+            Some(Since::Span(span)) => {
+                EventQuery { within_seconds: Some(span.as_secs_f64()), ..query }
+            }
+        };
+        let kinds: Vec<&str> = self.kinds.iter().map(String::as_str).collect();
+        query.only(&self.sources, &kinds)
     }
 }
 
@@ -78,5 +142,19 @@ fn table(events: &[EventView]) -> Table {
         ],
         rows: events.iter().map(row).collect(),
         count: plural(events.len(), "event", "events"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_tells_a_span_from_the_number_of_an_event() {
+        assert_eq!(since("10m"), Ok(Since::Span(Duration::from_secs(600))));
+        assert_eq!(since("4711"), Ok(Since::Number(4711)));
+        for wrong in ["soon", "-1", "10x", ""] {
+            assert!(since(wrong).unwrap_err().contains("10m"), "{wrong}");
+        }
     }
 }

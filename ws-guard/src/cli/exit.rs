@@ -7,7 +7,7 @@ use std::{
 
 use ws_guard_inspect::ReadError;
 
-use crate::{config::ConfigError, control::client::ClientError, guard::GuardError};
+use crate::{api::client::ClientError, config::ConfigError, guard::GuardError};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -75,7 +75,7 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<GuardError>() {
         Some(GuardError::Privileges(_)) => NO_PERMISSION,
         Some(GuardError::Incompatible(..)) => INCOMPATIBLE,
-        Some(GuardError::NotLoaded(_)) => UNAVAILABLE,
+        Some(GuardError::NotLoaded(_) | GuardError::Earlier(..)) => UNAVAILABLE,
         _ => FAILED,
     }
 }

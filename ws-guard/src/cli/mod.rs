@@ -11,14 +11,18 @@ mod exit;
 mod flows;
 mod hand_over;
 mod inspect;
+mod log;
+mod manual;
 mod output;
 mod policy;
+mod route;
 mod run;
 mod serve;
 mod settings;
 mod sources;
 mod status;
 mod throttle;
+mod top;
 mod unload;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -36,7 +40,8 @@ const EXAMPLES: &str = "\
 Examples:
   ws-guard run --interface eth0 --port 8080        protect a server: 30 pings in any 10 s
   ws-guard status                                  is it loaded, and is it doing anything
-  ws-guard throttled --watch                       who is over the limit, now and on
+  ws-guard throttled --watch                       sources over the limit, continuously
+  ws-guard top                                     all of it live
   ws-guard policy set --max-ping-rate 60           from the next packet on
   ws-guard allow 10.0.0.0/8                        count them, never act on them
   ws-guard inspect app.pcap                        where frames join and split in a capture
@@ -100,6 +105,8 @@ enum Command {
     Connections(connections::Connections),
     /// Show one of them, and what happened to it
     Connection(connections::Connection),
+    /// Show the cluster that a user belongs to
+    Route(route::Route),
     /// Show or change the policy of the running daemon
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -111,6 +118,10 @@ enum Command {
     Allow(allow::AllowCommand),
     /// Show what happened: throttlings, releases, violations, connections
     Events(events::EventsCommand),
+    /// Show or change what the running daemon logs
+    Log(log::LogCommand),
+    /// Watch clients, verdicts and events live, and throttle, release or allow with a key
+    Top(top::Top),
     /// Read packet captures: where frames join and split, heartbeats, violations
     Inspect(Box<inspect::Inspect>),
     /// Check kernel, privileges and interfaces, each with a remedy
@@ -121,6 +132,8 @@ enum Command {
     HandOver(hand_over::HandOver),
     /// Print a completion script for a shell
     Completions(completions::Completions),
+    /// Write the manual pages, one a command
+    Manual(manual::Manual),
 }
 
 /// Parse, run, and turn what went wrong into a message and an exit code.
@@ -162,6 +175,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(serve) => serve.run(&global),
         Command::HandOver(hand_over) => hand_over.run().map(|()| ExitCode::SUCCESS),
         Command::Completions(completions) => completions.run(),
+        Command::Route(route) => route.run(),
+        Command::Manual(manual) => manual.run(),
         Command::Inspect(inspect) => inspect.run(),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -179,18 +194,22 @@ async fn ask(command: Command, global: &Global) -> anyhow::Result<ExitCode> {
         Command::Flows(listing) => flows::run(&listing, global).await?,
         Command::Connections(connections) => connections.run(global).await?,
         Command::Connection(connection) => connection.run(global).await?,
+        Command::Log(log) => log.run(global).await?,
         Command::Policy(policy) => policy.run(global).await?,
         Command::Throttle(throttle) => throttle.run(global).await?,
         Command::Release(release) => release.run(global).await?,
         Command::Allow(allow) => allow.run(global).await?,
         Command::Events(events) => events.run(global).await?,
+        Command::Top(top) => top.run(global).await?,
         Command::Unload(unload) => unload.run(global).await?,
         Command::Doctor(doctor) => return doctor.run(global).await,
         Command::Run(_)
         | Command::Serve(_)
         | Command::Inspect(_)
         | Command::HandOver(_)
-        | Command::Completions(_) => {}
+        | Command::Completions(_)
+        | Command::Route(_)
+        | Command::Manual(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

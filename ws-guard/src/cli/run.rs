@@ -1,12 +1,11 @@
 //! `ws-guard run`.
 
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Arg, Args, Command};
+use clap::{Args, Command};
 use tracing::subscriber::{NoSubscriber, with_default};
-use tracing_subscriber::{EnvFilter, fmt};
 
-use super::{Global, serve::ServerFlags, settings::RunFlags};
+use super::{Global, blame::variables, serve::ServerFlags, settings::RunFlags};
 use ws_guard_server::{self as server, watch::Watch};
 
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
     config::{Inputs, LogFormat},
     daemon::{self, RunOptions},
     listener::descriptors,
+    log::log_to_stderr,
 };
 
 const HELP: &str = "\
@@ -114,26 +114,4 @@ impl Run {
 /// The variables of the flags that the companion server shares with `serve`.
 fn server_variables() -> Vec<String> {
     variables(&ServerFlags::augment_args(Command::new("server")))
-}
-
-/// The variables of a command's flags.
-pub fn variables(command: &Command) -> Vec<String> {
-    let variables = command.get_arguments().filter_map(Arg::get_env);
-    variables.map(|name| name.to_string_lossy().into_owned()).collect()
-}
-
-/// Log to standard error, from `level` on unless RUST_LOG says otherwise.
-pub fn log_to_stderr(format: LogFormat, level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let log = fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        // They would go to standard error as well, and panic if that is closed.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     Global,
     backend::Backend,
-    output::{Column, Listing, Table, absolute, ago, ahead, plural, show},
+    output::{Column, Format, Listing, Table, absolute, ago, ahead, plural, show},
 };
 use crate::domain::source::{SourceState, SourceView};
 
@@ -41,6 +41,10 @@ async fn list(
     state: Option<SourceState>,
     global: &Global,
 ) -> anyhow::Result<()> {
+    if listing.output == Format::Json && !listing.watch {
+        let backend = Backend::connect(global).await?;
+        return backend.write_sources(state, &mut std::io::stdout().lock()).await;
+    }
     let read = async || Backend::connect(global).await?.sources(state).await;
     show(listing, read, |views, wide| table(views).render(wide)).await
 }

@@ -6,7 +6,10 @@ use clap::Args;
 use hyper::Method;
 
 use super::{Global, backend::daemon, output::print};
-use crate::control::{Decision, Release, Throttle, ThrottleAction};
+use crate::{
+    api::message::Release,
+    operator::throttling::{Decision, Throttle, ThrottleAction},
+};
 
 const HELP: &str = "\
 A ban drops everything of the source, new connections too. It is refused, unless forced, where it
@@ -45,7 +48,7 @@ pub struct ReleaseCommand {
     source: String,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         Ok(_) => Err("it has to be longer than 0".into()),

@@ -7,7 +7,7 @@ use super::{
     output::{plural, print},
 };
 use crate::{
-    control::client::{Client, ClientError},
+    api::client::{Client, ClientError},
     guard::{self, GuardError},
 };
 

@@ -2,10 +2,19 @@
 
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use serde::{Deserialize, Serialize};
+use ws_guard_server::metrics::Exemplar;
 
 /// What the server's metrics are called.
 const PREFIX: &str = "wsguard_server_";
 const OTHERS: [&str; 2] = ["websocket_connections_total", "wsguard_otlp_requests_total"];
+
+/// What a scrape has of the server.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reading {
+    pub families: Vec<Family>,
+    /// Connections behind samples.
+    pub exemplars: Vec<Exemplar>,
+}
 
 /// A family of metrics.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,7 +72,7 @@ impl Family {
     }
 
     /// As a registry has it. None where its name or a label is not one of the server's: a server that
-    /// somebody took over may speak for itself, and not for the guard.
+    /// was taken over may speak for itself, and not for the guard.
     pub fn received(self) -> Option<MetricFamily> {
         if !self.is_the_servers() {
             return None;
@@ -178,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_is_spoken_for() {
+    fn other_families_are_left_out() {
         let family = |name: &str, label: &str| Family {
             name: name.into(),
             help: String::new(),

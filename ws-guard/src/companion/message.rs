@@ -12,7 +12,7 @@ use crate::{
     domain::{policy::PolicySettings, proxies::TrustedProxies},
 };
 
-/// What the server is started with, beside its flags: they are those of the daemon.
+/// What the server is started with in addition to its flags, which are those of the daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Start {
     pub listen: SocketAddr,
@@ -74,7 +74,7 @@ mod tests {
     use ws_guard_server::Pings;
 
     use super::*;
-    use crate::domain::overrides::{parse_network, parse_port};
+    use crate::domain::policy::{parse_network, parse_port};
 
     #[test]
     fn ports_networks_and_the_allowlist_go_before_the_rest() {

@@ -36,16 +36,15 @@ use ws_guard_server::{
     service::Service,
     telemetry::{Endpoint, Export, Signals, Telemetry},
     tls::Tls,
-    topics::bus::LocalBus,
 };
 
 use super::{
     channel::{self, Handed},
-    families::Family,
+    families::{Family, Reading},
     message::{Following, Start, TakenPings},
     privileges,
 };
-use crate::{config::reloadable::Reloadable, control};
+use crate::{api, config::reloadable::Reloadable};
 
 /// What the daemon asks for, below `/companion/`.
 pub mod path {
@@ -64,7 +63,7 @@ const WAITING: usize = 64;
 /// The socket that the daemon made standard input, and what it says first.
 ///
 /// # Errors
-/// Where standard input is no such socket: somebody else started this.
+/// Where standard input is no such socket: not started by the daemon.
 pub fn begin() -> anyhow::Result<(OwnedFd, Start)> {
     close_inherited()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
@@ -88,7 +87,7 @@ pub fn serve(mut config: Config, start: &Start, socket: OwnedFd) -> anyhow::Resu
     let log = access_log::open(&start.access_log)
         .with_context(|| format!("cannot write the access log {}", start.access_log.display()))?;
     let endpoint = start.otlp_endpoint.as_deref().map(str::parse::<Endpoint>).transpose();
-    let export = Export::read(endpoint.map_err(anyhow::Error::msg)?.as_ref(), Signals::Traces)?;
+    let export = Export::read(endpoint.map_err(anyhow::Error::msg)?.as_ref(), Signals::TRACES)?;
     let address = config.listen;
     let listeners = listen::for_shards(address, config.shards)
         .map_err(|error| StartError::Listen(address, error))?;
@@ -103,7 +102,7 @@ pub fn serve(mut config: Config, start: &Start, socket: OwnedFd) -> anyhow::Resu
     let seen = Arc::new(Seen::new(&registry)?);
     config.seen = Some(seen.clone());
     let (reloadable, tls) = (Reloadable::of(&config), config.tls.clone());
-    let server = Server::start_with(listeners, LocalBus::connect, config, access_log, &registry)?;
+    let server = Server::start_with(listeners, config, access_log, &registry)?;
     tracing::info!("serving WebSocket connections on {}", server.address());
     let (address, service) = (server.address(), server.service().clone());
     let running = Arc::new(Running {
@@ -217,7 +216,7 @@ fn router(running: Arc<Running>) -> Router {
         // The daemon's own: whatever it has, it may send.
         .layer(DefaultBodyLimit::disable())
         .with_state(running);
-    control::routes::of_server(service).merge(own)
+    api::routes::of_server(service).merge(own)
 }
 
 async fn ready(Shared(running): Asked) -> Result<Json<()>, Failed> {
@@ -225,8 +224,9 @@ async fn ready(Shared(running): Asked) -> Result<Json<()>, Failed> {
     ready.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why.to_string()))
 }
 
-async fn families(Shared(running): Asked) -> Json<Vec<Family>> {
-    Json(running.registry.gather().iter().filter_map(Family::sent).collect())
+async fn families(Shared(running): Asked) -> Json<Reading> {
+    let families = running.registry.gather().iter().filter_map(Family::sent).collect();
+    Json(Reading { families, exemplars: running.service.exemplars() })
 }
 
 async fn follow(

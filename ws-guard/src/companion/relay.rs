@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::supervisor::Shared as Server;
-use crate::control::{companion::PATHS, error::ApiError};
+use crate::{api::companion::PATHS, operator::error::ApiError};
 
 /// From a request to the head of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -27,11 +27,11 @@ use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
-use ws_guard_server::{access_log, tls::Tls};
+use ws_guard_server::{access_log, metrics::Exemplar, register::Register, tls::Tls};
 
 use super::{
     channel::{self, Handed},
-    families::Family,
+    families::{Family, Reading},
     link::{AskError, Link},
     message::{Following, Start, TakenPings},
     process::path,
@@ -48,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Before a server that died is started again; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// After so long, its next death is the first one again.
+/// Uptime after which its next death counts as the first one.
 const STABLE: Duration = Duration::from_secs(60);
 /// Beyond its own times, for a server that ends.
 const END: Duration = Duration::from_secs(15);
@@ -70,7 +70,7 @@ pub trait Daemon: Send + Sync {
 pub struct Shared {
     link: Mutex<Option<Arc<Link>>>,
     /// As last seen: for a scrape while it is gone.
-    families: Mutex<Vec<Family>>,
+    last: Mutex<Reading>,
     /// It is told to end, and not started again.
     ending: AtomicBool,
 }
@@ -114,11 +114,16 @@ impl Shared {
 
     fn read_families(&self) -> Vec<Family> {
         let read = self.link().ok().and_then(|link| link.ask("GET", path::FAMILIES, &()).ok());
-        let mut last = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(read) = read {
             *last = read;
         }
-        last.clone()
+        last.families.clone()
+    }
+
+    /// Connections behind samples of the last scrape.
+    pub fn exemplars(&self) -> Vec<Exemplar> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).exemplars.clone()
     }
 }
 
@@ -136,6 +141,14 @@ impl Collector for Relayed {
     fn collect(&self) -> Vec<MetricFamily> {
         self.shared.read_families().into_iter().filter_map(Family::received).collect()
     }
+}
+
+/// How often the server's process was started again.
+pub(crate) fn restarts(registry: &Registry) -> prometheus::Result<IntCounter> {
+    Register::new(registry).counter(
+        "wsguard_server_restarts_total",
+        "Starts of the companion server's process after it died.",
+    )
 }
 
 /// How the daemon was configured, as far as the server's process has to know.
@@ -167,19 +180,15 @@ impl Companion {
             tls: config.tls.clone(),
             access_log,
             shutdown_delay: config.shutdown_delay,
-            drain_timeout: config.drain_timeout,
+            drain_timeout: config.shutdown_spread + config.drain_timeout,
             daemon,
         };
         let shared = Arc::new(Shared {
             link: Mutex::default(),
-            families: Mutex::default(),
+            last: Mutex::default(),
             ending: AtomicBool::new(false),
         });
-        let restarts = IntCounter::new(
-            "wsguard_server_restarts_total",
-            "Starts of the companion server's process after it died.",
-        )?;
-        registry.register(Box::new(restarts.clone()))?;
+        let restarts = restarts(registry)?;
         let (child, link) = plan.spawn().await?;
         shared.set(Some(link));
         let desc = Desc::new(

@@ -14,11 +14,11 @@ use toml::{
 };
 use ws_guard_server::regular;
 
-use super::{
-    layers::{Given, Place, Problem},
-    server::SECTION,
-};
+use super::problem::{Given, Place, Problem};
 use crate::domain::{overrides::Overrides, setting::closest};
+
+/// The section's name.
+pub const SECTION: &str = "server";
 
 /// The values of a file, each with its place.
 #[derive(Default)]

@@ -1,8 +1,7 @@
-//! Where values come from, which of them wins, and everything that is wrong with them.
+//! Where values come from, and which of them wins.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
     path::PathBuf,
 };
 
@@ -11,90 +10,21 @@ use ws_guard_server::source::Prefixes;
 
 use super::{
     file::{self, FileLayer},
+    problem::{ConfigError, Given, Place, Problem},
+    run::RUN,
     server::ServerSection,
-    settings::{RUN, Settings},
+    settings::Settings,
 };
 use crate::domain::{
     address::{Given as Meant, exemption},
-    overrides::{NetworkPolicy, parse_network},
-    policy::POLICY,
+    overrides::NetworkPolicy,
+    policy::{POLICY, parse_network},
     setting::{Setting, closest},
 };
 use crate::guard::OBJECT_VARIABLE;
 
 /// What was given on the command line: by setting, the flag's values.
 pub type Arguments = BTreeMap<String, Vec<String>>;
-
-/// The place of a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    Flag(String),
-    Variable(String),
-    /// `line` counts from 1; 0 is the file as a whole.
-    File {
-        path: PathBuf,
-        line: usize,
-        key: String,
-    },
-    /// Wanted, and given nowhere.
-    Missing(&'static str),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Flag(name) => write!(f, "--{name}"),
-            Place::Variable(name) => f.write_str(name),
-            Place::Missing(name) => f.write_str(name),
-            Place::File { path, line: 0, .. } => write!(f, "{}", path.display()),
-            Place::File { path, line, key } if key.is_empty() => {
-                write!(f, "{}:{line}", path.display())
-            }
-            Place::File { path, line, key } => write!(f, "{}:{line}: {key}", path.display()),
-        }
-    }
-}
-
-/// One text and where it was given.
-#[derive(Clone, Debug)]
-pub struct Given {
-    pub text: String,
-    pub place: Place,
-}
-
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub place: Place,
-    /// Names the value and the remedy.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
-    }
-}
-
-/// Everything that is wrong with a configuration.
-#[derive(Clone, Debug, thiserror::Error)]
-pub struct ConfigError(pub Vec<Problem>);
-
-impl ConfigError {
-    pub fn lines(&self) -> Vec<String> {
-        self.0.iter().map(Problem::to_string).collect()
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.len() {
-            1 => write!(f, "the configuration has an error, nothing was changed:")?,
-            n => write!(f, "the configuration has {n} errors, nothing was changed:")?,
-        }
-        self.lines().iter().try_for_each(|line| write!(f, "\n  {line}"))
-    }
-}
 
 /// Where settings come from. Kept by the daemon, which reads the file again and again.
 #[derive(Clone, Debug, Default)]

@@ -3,11 +3,16 @@
 
 mod file;
 mod layers;
+mod problem;
 pub mod reloadable;
+mod run;
 pub mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod topics;
 
-pub use layers::{Arguments, ConfigError, Inputs, Place, Problem, unknown_variables};
-pub use settings::{LogFormat, RUN, RunSettings, Settings, listen_address};
+pub use layers::{Arguments, Inputs, unknown_variables};
+pub use problem::{ConfigError, Place, Problem};
+pub use run::{LogFormat, RUN, RunSettings, listen_address};
+pub use settings::Settings;

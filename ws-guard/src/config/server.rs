@@ -1,7 +1,7 @@
 //! The section `server` of the configuration file: the companion server's table of subprotocols, and
 //! what else of it may change while connections are open.
 
-use std::{ops::Range, path::Path};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{
@@ -10,21 +10,23 @@ use toml::{
 };
 
 use super::{
-    file,
-    layers::{ConfigError, Place, Problem},
-    settings::RUN,
+    file::{self, SECTION},
+    problem::{ConfigError, Place, Problem},
+    run::RUN,
+    topics,
 };
 use ws_guard_server::{
     negotiation::{Features, Row, Share, Table, offers::is_token, share::PARTS},
     output_limit,
+    topics::rules::{Rule, Rules},
 };
 
 use crate::domain::policy::POLICY;
 
-/// The section's name.
-pub const SECTION: &str = "server";
 /// The key of a row, in messages.
 const ROW: &str = "server.protocol";
+/// The key of a topic's row, in messages.
+const TOPIC: &str = "server.topic";
 /// What a row may have.
 const FIELDS: &str = "give offer, answer, features, percent or user-id-below";
 /// Rows of a table; each protocol has time series of its own.
@@ -36,6 +38,8 @@ pub struct ServerSection {
     pub protocols: Table,
     /// Bytes that may wait for a client that does not read.
     pub max_output: Option<u32>,
+    /// Which topics have a history or are queues.
+    pub topics: Rules,
 }
 
 /// A row as it is written: what of it could be read.
@@ -68,7 +72,7 @@ impl ServerSection {
     /// Read the section of a file that may also hold settings of `run`.
     ///
     /// # Errors
-    /// With everything that is wrong with the section, and with keys that nobody knows.
+    /// Every error in the section, unknown keys included.
     pub fn load(path: &Path) -> Result<ServerSection, ConfigError> {
         let text = file::read(path).map_err(|problem| ConfigError(vec![problem]))?;
         let known: Vec<&str> =
@@ -127,8 +131,10 @@ impl Reading<'_> {
             match key.get_ref().as_ref() {
                 "protocol" => read.protocols = Table { rows: self.rows(value) },
                 "max-output" => read.max_output = self.max_output(value),
+                "topic" => read.topics = Rules(self.topics(value)),
                 other => {
-                    let message = format!("unknown field `{other}`: give protocol or max-output");
+                    let message =
+                        format!("unknown field `{other}`: give protocol, topic or max-output");
                     self.problem(SECTION, key.span(), message);
                 }
             }
@@ -140,6 +146,20 @@ impl Reading<'_> {
         let (key, span) = ("server.max-output", value.span());
         let checked = output(self.value(key, value)?);
         checked.map_err(|message| self.problem(key, span, message)).ok()
+    }
+
+    fn topics(&mut self, value: Spanned<DeValue<'_>>) -> Vec<Arc<Rule>> {
+        let span = value.span();
+        let DeValue::Array(written) = value.into_inner() else {
+            self.problem(TOPIC, span, "rows are required: write [[server.topic]]".into());
+            return Vec::new();
+        };
+        let rows = written.into_iter().filter_map(|row| {
+            let span = row.span();
+            let checked = topics::check(&self.value(TOPIC, row)?);
+            checked.map_err(|message| self.problem(TOPIC, span, message)).ok()
+        });
+        rows.collect()
     }
 
     fn rows(&mut self, value: Spanned<DeValue<'_>>) -> Vec<Row> {
@@ -351,6 +371,29 @@ mod tests {
     }
 
     #[test]
+    fn topics_have_histories_or_are_queues() {
+        let rows = "[[server.topic]]\nmatch = \"chat:*\"\nhistory = 1000\nttl = \"5m\"\n\
+                    [[server.topic]]\nmatch = \"jobs\"\nkind = \"queue\"\nprefetch = 4\n";
+        let rules = parsed(rows).unwrap().topics;
+        let history = rules.of("chat:1").unwrap().history().copied().unwrap();
+        assert_eq!((history.messages, history.age.as_secs()), (1000, 300));
+        assert_eq!(rules.of("jobs").unwrap().queueing().unwrap().prefetch, 4);
+        assert_eq!(rules.of("else"), None);
+        for (row, wanted) in [
+            ("history = 1000", "missing field `match`"),
+            ("match = \"a*b\"", "is no pattern of topics"),
+            ("match = \"a\"\nttl = \"5m\"", "add history"),
+            ("match = \"a\"\nhistory = 1\nttl = \"soon\"", "ttl: "),
+            ("match = \"a\"\nkind = \"queue\"\nhistory = 1", "a queue has no history"),
+            ("match = \"a\"\nprefetch = 1", "prefetch is for queues"),
+            ("match = \"a\"\nmore = 1", "unknown field `more`"),
+        ] {
+            let errors = parsed(&format!("[[server.topic]]\n{row}\n")).unwrap_err();
+            assert!(errors[0].contains(wanted), "{errors:?}");
+        }
+    }
+
+    #[test]
     fn the_seeds_features() {
         let table = seed();
         let features = |offered: &[&str]| {
@@ -436,8 +479,8 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             ServerSection::load(&path).map_err(|error| error.lines().join("\n"))
         };
-        let beside = "port = 80\n[[server.protocol]]\noffer = \"v2\"\npercent = 12.5\n";
-        let rows = load(beside).unwrap().protocols.rows;
+        let section = "port = 80\n[[server.protocol]]\noffer = \"v2\"\npercent = 12.5\n";
+        let rows = load(section).unwrap().protocols.rows;
         assert_eq!((rows.len(), rows[0].share), (1, Share::Parts(1250)));
         assert_eq!(load("port = 80\n").unwrap(), ServerSection::default());
         assert_eq!(load("[server]\nmax-output = 65536\n").unwrap().max_output, Some(65_536));

@@ -6,15 +6,15 @@ use anyhow::Context as _;
 use ipnet::IpNet;
 use ws_guard_server::seen;
 
-use super::state::State;
 use crate::{
     companion::{
         message::{Following, Limits, Start},
         supervisor::Daemon,
     },
     config::LogFormat,
-    control::reports,
     domain::event::EventView,
+    operator::reports,
+    state::State,
 };
 
 // What the server collects fits into one batch.

@@ -7,12 +7,12 @@ use std::{
 };
 
 use tokio::sync::mpsc::Receiver;
-use ws_guard_common::maps::{Event, EventKind, SourceKey};
+use ws_guard_common::maps::{Counter, Counters, Event, EventKind, SourceKey};
 use ws_guard_server::source::Prefixes;
 
 use super::{
+    reasons::Reasons,
     releases::{News, Releases},
-    state::State,
 };
 use crate::{
     domain::{
@@ -20,30 +20,36 @@ use crate::{
         clock::Clock,
         event::EventView,
         source::SourceState,
+        status::counter,
     },
     guard::GuardError,
+    state::State,
 };
 
-/// How often the source table is read.
+/// How often the throttled sources are looked at...
 const INTERVAL: Duration = Duration::from_secs(1);
+/// ...and how often the whole source table is read where no event is missing.
+const WHOLE: Duration = Duration::from_secs(30);
 /// A reading waits for this many times what the last one took, so that a huge table costs at most
 /// a twentieth of a CPU.
-const PATIENCE: u32 = 20;
+pub(super) const PATIENCE: u32 = 20;
 
 /// Runs until it is dropped.
 pub async fn run(state: State, mut kernel: Receiver<Event>) {
     let mut releases = Releases::default();
+    let mut reasons = Reasons::default();
     // Sources throttled at the start were reported by the previous daemon.
     if let Err(error) = throttled(&state).map(|now| releases.seen(&now)) {
         tracing::warn!("cannot read the source table: {error}");
     }
+    let mut table = TableReading { losses: losses(&state), at: Instant::now() };
     let mut pause = INTERVAL;
     let mut kernel_lives = true;
     let mut tick = Box::pin(tokio::time::sleep(pause));
     loop {
         tokio::select! {
             event = kernel.recv(), if kernel_lives => match event {
-                Some(event) => from_kernel(&state, &mut releases, &event),
+                Some(event) => from_kernel(&state, &mut releases, &mut reasons, &event),
                 None => {
                     kernel_lives = false;
                     tracing::error!("the event reader has ended: throttles are still reported from the table");
@@ -51,7 +57,7 @@ pub async fn run(state: State, mut kernel: Receiver<Event>) {
             },
             () = &mut tick => {
                 let began = Instant::now();
-                from_table(&state, &mut releases);
+                from_table(&state, &mut releases, &mut reasons, &mut table);
                 pause = INTERVAL.max(began.elapsed() * PATIENCE);
                 tick = Box::pin(tokio::time::sleep(pause));
             }
@@ -63,7 +69,7 @@ fn prefixes(state: &State) -> Prefixes {
     state.reader.maps.policy().map_or(Prefixes { v4: 32, v6: 64 }, |policy| prefixes_of(&policy))
 }
 
-fn from_kernel(state: &State, releases: &mut Releases, event: &Event) {
+fn from_kernel(state: &State, releases: &mut Releases, reasons: &mut Reasons, event: &Event) {
     let source = event.source;
     let news = match EventKind::ALL.get(usize::from(event.kind)) {
         Some(EventKind::Throttled) => releases.throttled(source, event.time),
@@ -76,12 +82,43 @@ fn from_kernel(state: &State, releases: &mut Releases, event: &Event) {
         _ => true,
     };
     if news && let Some(view) = EventView::from_kernel(event, prefixes(state), &Clock::now()) {
-        state.events.record(view);
+        state.events.record(reasons.told(state, event, view));
     }
 }
 
-fn from_table(state: &State, releases: &mut Releases) {
-    let now = match throttled(state) {
+/// The latest reading of the whole source table.
+struct TableReading {
+    /// Events that had not come by then.
+    losses: u64,
+    at: Instant,
+}
+
+/// Events that will not come: the ring was full, the kernel held them back, or we were too slow.
+fn losses(state: &State) -> u64 {
+    let missing = |counters: &Counters| {
+        [Counter::EventsLost, Counter::EventsSuppressed].map(|which| counter(counters, which))
+    };
+    let of_kernel = state.reader.maps.counters().map_or([0; 2], |counters| missing(&counters));
+    of_kernel.iter().sum::<u64>() + state.events_dropped()
+}
+
+/// The table tells what events do not; it is read whole only where some are missing, and now and
+/// then.
+fn from_table(
+    state: &State,
+    releases: &mut Releases,
+    reasons: &mut Reasons,
+    table: &mut TableReading,
+) {
+    let losses = losses(state);
+    let missing = losses != table.losses || state.take_throttle();
+    let now = if missing || table.at.elapsed() >= WHOLE {
+        *table = TableReading { losses, at: Instant::now() };
+        throttled(state)
+    } else {
+        still_throttled(state, releases)
+    };
+    let now = match now {
         Ok(now) => now,
         Err(error) => {
             tracing::warn!("cannot read the source table: {error}");
@@ -96,15 +133,41 @@ fn from_table(state: &State, releases: &mut Releases) {
         };
         let time = time.unwrap_or(crate::domain::clock::Timestamp(clock.wall));
         let view = EventView::bare(kind, time);
-        state.events.record(EventView { source: Some(source_text(&prefixes, &source)), ..view });
+        let why = (kind == "throttled").then(|| reasons.why(state, &source, None)).flatten();
+        let source = Some(source_text(&prefixes, &source));
+        state.events.record(EventView { source, why, ..view });
     }
+}
+
+/// Which of the known throttles go on, and since when.
+fn still_throttled(
+    state: &State,
+    releases: &Releases,
+) -> Result<HashMap<SourceKey, u64>, GuardError> {
+    let mut known = releases.open().peekable();
+    if known.peek().is_none() {
+        return Ok(HashMap::new());
+    }
+    let views = state.reader.source_views()?;
+    let mut throttled = HashMap::new();
+    for key in known {
+        if let Some(source) = state.reader.maps.source(key)?
+            && views.state(key, &source) == SourceState::Throttled
+        {
+            throttled.insert(*key, source.throttled_since);
+        }
+    }
+    Ok(throttled)
 }
 
 /// Sources throttled now, and since when.
 fn throttled(state: &State) -> Result<HashMap<SourceKey, u64>, GuardError> {
     let views = state.reader.source_views()?;
-    let sources = state.reader.maps.sources()?.into_iter();
-    let throttled =
-        sources.filter(|(key, source)| views.state(key, source) == SourceState::Throttled);
-    Ok(throttled.map(|(key, source)| (key, source.throttled_since)).collect())
+    let mut throttled = HashMap::new();
+    state.reader.maps.each_source(|key, source| {
+        if views.state(key, source) == SourceState::Throttled {
+            throttled.insert(*key, source.throttled_since);
+        }
+    })?;
+    Ok(throttled)
 }

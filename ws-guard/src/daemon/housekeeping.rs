@@ -1,24 +1,27 @@
-//! Forgets connections that closed a while ago, and gives back the memory that listings took. Open
-//! connections are never touched, however idle: that would be a free pass. One that only the client says is
-//! closed may be open: it goes where the table is nearly full, and it has been silent for as long as those
-//! that make room in a full one.
+//! Forgets connections that closed a while ago, and servers that are gone, for newer ones to have figures of
+//! their own; gives back the memory that listings took. Open connections are never touched, however idle:
+//! that would be a free pass. One that only the client says is closed may be open: it goes where the table
+//! is nearly full, and it has been silent for as long as those that make room in a full one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
 use ws_guard_common::{
-    flow::{Flow, SERVER_DONE, state},
-    maps::FlowKey,
+    flow::{Flow, state},
+    maps::{FlowKey, SERVERS, Server, ServerKey},
 };
 
-use super::{memory, state::State};
-use crate::domain::clock::monotonic_ns;
+use super::memory;
+use crate::{domain::clock::monotonic_ns, state::State};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a closed connection stays, for `flows` to show.
 const KEEP: Duration = Duration::from_secs(60);
+
+/// How long a server without connections keeps its figures where others need the room, ns.
+const GONE_NS: u64 = 3_600_000_000_000;
 
 /// Eighths in use above which a table is nearly full.
 const CROWDED: usize = 7;
@@ -33,13 +36,10 @@ struct Closed(HashMap<(FlowKey, u32), Instant>);
 
 impl Closed {
     /// The flows that have been closed for long enough.
-    fn due(&mut self, flows: &[(FlowKey, Flow)], now: Instant) -> Vec<Closing> {
-        let ended = |flow: &Flow| flow.state == state::CLOSED && flow.flags & SERVER_DONE != 0;
-        let closed = flows.iter().filter(|(_, flow)| ended(flow));
+    fn due(&mut self, ended: &[Closing], now: Instant) -> Vec<Closing> {
         let known = std::mem::take(&mut self.0);
         let mut due = Vec::new();
-        for (key, flow) in closed {
-            let id = (*key, flow.generation);
+        for id in ended.iter().copied() {
             let since = known.get(&id).copied().unwrap_or(now);
             if now.duration_since(since) >= KEEP {
                 due.push(id);
@@ -51,17 +51,51 @@ impl Closed {
     }
 }
 
-/// Those that only their clients closed, and that were silent for long, where so many flows are nearly all
-/// that there is room for.
-fn silent(flows: &[(FlowKey, Flow)], capacity: usize, now_ns: u64) -> Vec<Closing> {
-    if flows.len() * 8 <= capacity * CROWDED {
+/// What one reading of the flow table brought: all flows are counted, and those kept that may go.
+#[derive(Default)]
+struct Reading {
+    flows: usize,
+    ended: Vec<Closing>,
+    /// Those that only their clients closed, and that were silent for long.
+    silent: Vec<Closing>,
+    /// Servers with a connection.
+    servers: HashSet<ServerKey>,
+}
+
+impl Reading {
+    fn add(&mut self, key: &FlowKey, flow: &Flow, now_ns: u64) {
+        self.flows += 1;
+        self.servers.insert(ServerKey::from(key));
+        let id = (*key, flow.generation);
+        if flow.has_ended() {
+            self.ended.push(id);
+        }
+        if flow.state == state::CLOSED && flow.is_over(now_ns.saturating_sub(flow.last_ns)) {
+            self.silent.push(id);
+        }
+    }
+
+    /// The silent ones, where so many flows are nearly all that there is room for.
+    fn crowding(&self, capacity: usize) -> &[Closing] {
+        if self.flows * 8 <= capacity * CROWDED { &[] } else { &self.silent }
+    }
+}
+
+/// Servers without a connection and without anything to count for long, once a quarter of the table is
+/// left.
+fn gone(
+    in_use: &HashSet<ServerKey>,
+    servers: &[(Option<ServerKey>, Server)],
+    now_ns: u64,
+) -> Vec<ServerKey> {
+    if servers.len() * 4 < SERVERS as usize * 3 {
         return Vec::new();
     }
-    let goes = |flow: &Flow| {
-        flow.state == state::CLOSED && flow.is_over(now_ns.saturating_sub(flow.last_ns))
+    let goes = |(key, server): &(Option<ServerKey>, Server)| {
+        let idle = now_ns.saturating_sub(server.last_ns) > GONE_NS;
+        key.filter(|key| idle && !in_use.contains(key))
     };
-    let going = flows.iter().filter(|(_, flow)| goes(flow));
-    going.map(|(key, flow)| (*key, flow.generation)).collect()
+    servers.iter().filter_map(goes).collect()
 }
 
 /// Runs until it is dropped.
@@ -70,9 +104,14 @@ pub async fn run(state: State) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let maps = &state.reader.maps;
-        let forgotten = maps.flows().and_then(|flows| {
-            let mut due = closed.due(&flows, Instant::now());
-            due.extend(silent(&flows, maps.table_sizes().flows as usize, monotonic_ns()));
+        let (mut reading, now_ns) = (Reading::default(), monotonic_ns());
+        let read = maps.each_flow(|key, flow| reading.add(key, flow, now_ns));
+        let forgotten = read.and_then(|()| {
+            for key in gone(&reading.servers, &maps.servers()?, now_ns) {
+                maps.remove_server(&key)?;
+            }
+            let mut due = closed.due(&reading.ended, Instant::now());
+            due.extend(reading.crowding(maps.table_sizes().flows as usize));
             due.iter().try_for_each(|(key, generation)| maps.remove_flow(key, *generation))
         });
         if let Err(error) = forgotten {
@@ -84,9 +123,25 @@ pub async fn run(state: State) {
 
 #[cfg(test)]
 mod tests {
-    use ws_guard_common::flow::IDLE_NS;
+    use ws_guard_common::flow::{IDLE_NS, SERVER_DONE};
 
     use super::*;
+
+    #[test]
+    fn only_servers_without_connections_make_room_and_only_when_it_is_needed() {
+        let key = |port| ServerKey { port, ..ServerKey::default() };
+        let server = |last_ns| Server { last_ns, ..Server::default() };
+        let in_use = HashSet::from([key(2)]);
+        let mut servers = vec![
+            (Some(key(1)), server(5)),
+            (Some(key(2)), server(5)),
+            (Some(key(3)), server(GONE_NS)),
+            (None, server(5)),
+        ];
+        assert_eq!(gone(&in_use, &servers, 6 + GONE_NS), []);
+        servers.extend((100..150).map(|port| (Some(key(port)), server(GONE_NS))));
+        assert_eq!(gone(&in_use, &servers, 6 + GONE_NS), [key(1)]);
+    }
 
     #[test]
     fn only_closed_flows_go_and_only_after_a_minute() {
@@ -96,16 +151,25 @@ mod tests {
         let flows = [(key(1), flow(state::CLOSED, 7)), (key(2), flow(state::OPEN, 8))];
         let mut closed = Closed::default();
         let start = Instant::now();
-        assert!(closed.due(&flows, start).is_empty());
-        assert!(closed.due(&flows, start + KEEP - Duration::from_secs(1)).is_empty());
+        let read = |flows: &[(FlowKey, Flow)], now_ns| {
+            let mut reading = Reading::default();
+            flows.iter().for_each(|(key, flow)| reading.add(key, flow, now_ns));
+            reading
+        };
+        let ended = |flows: &[(FlowKey, Flow)]| read(flows, 0).ended;
+        let silent = |flows: &[(FlowKey, Flow)], capacity, now_ns| {
+            read(flows, now_ns).crowding(capacity).to_vec()
+        };
+        assert!(closed.due(&ended(&flows), start).is_empty());
+        assert!(closed.due(&ended(&flows), start + KEEP - Duration::from_secs(1)).is_empty());
         // The slot was used again meanwhile, and closed again: its minute begins anew.
         let again = [(key(1), flow(state::CLOSED, 9))];
-        assert!(closed.due(&again, start + KEEP).is_empty());
-        assert_eq!(closed.due(&again, start + KEEP + KEEP), [(key(1), 9)]);
+        assert!(closed.due(&ended(&again), start + KEEP).is_empty());
+        assert_eq!(closed.due(&ended(&again), start + KEEP + KEEP), [(key(1), 9)]);
         // Only the client has said so: the server may not have taken its word.
         let unsure = [(key(1), Flow { flags: 0, ..flow(state::CLOSED, 10) })];
-        assert!(closed.due(&unsure, start).is_empty());
-        assert!(closed.due(&unsure, start + 1000 * KEEP).is_empty());
+        assert!(closed.due(&ended(&unsure), start).is_empty());
+        assert!(closed.due(&ended(&unsure), start + 1000 * KEEP).is_empty());
         assert_eq!(silent(&unsure, 1, IDLE_NS), []);
         assert_eq!(silent(&unsure, 1, IDLE_NS + 1), [(key(1), 10)]);
         assert_eq!(silent(&unsure, 8, IDLE_NS + 1), []);

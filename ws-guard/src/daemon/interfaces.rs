@@ -8,13 +8,13 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::state::State;
 use crate::{
     domain::{event::EventView, status::PatternStatus},
     guard::{
         self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Lost, Mode, Overtaken,
         Role, Selection,
     },
+    state::State,
 };
 
 /// How often to look without being told: for attaches that failed, and the daemon's own figures.
@@ -110,10 +110,10 @@ impl Supervisor {
     }
 
     /// Detach from interfaces that an earlier daemon left attached and the configuration does not
-    /// name: nobody would look after the old programs there. And remove the pins of those that went
+    /// name: the old programs there would be left unattended. And remove the pins of those that went
     /// away meanwhile.
     fn drop_unwanted(&mut self) {
-        let pinned = match guard::pinned_interfaces(&self.state.info().pin_dir) {
+        let pinned = match guard::pinned_interfaces(self.state.pin_dir()) {
             Ok(pinned) => pinned,
             Err(error) => {
                 tracing::warn!("cannot list the attachments of earlier daemons: {error}");
@@ -167,7 +167,7 @@ impl Supervisor {
         if self.overtaken.1 > Instant::now() {
             return;
         }
-        let found = guard::overtaken(&self.state.info().pin_dir).unwrap_or_default();
+        let found = guard::overtaken(self.state.pin_dir()).unwrap_or_default();
         for new in found.iter().filter(|new| !self.overtaken.0.contains(new)) {
             tracing::warn!("{new}");
             self.state.events.record(EventView::message("interface", new.to_string()));
@@ -216,7 +216,7 @@ impl Supervisor {
     /// Say which pins are gone, once; whether all of them are, as after `unload --force`.
     fn inspect_pins(&self) -> bool {
         let missing = self.guard.missing_pins();
-        let dir = self.state.info().pin_dir;
+        let dir = self.state.pin_dir();
         let unloaded = !missing.is_empty() && missing.iter().any(|path| path.ends_with("FLOWS"));
         let lost = match missing.first() {
             None => None,
@@ -246,6 +246,7 @@ impl Supervisor {
         let what: Vec<String> = lost.iter().map(Lost::to_string).collect();
         let again = self.state.config().settings.run.reattach && !unloaded;
         let then = if again { "attaching again" } else { "it is not reattached" };
+        let blind = lost.iter().any(Lost::is_blind) && !unloaded;
         let message = format!("{name} lost its attachment, {then}; {}", what.join(", "));
         tracing::error!(interface = name, "{message}");
         self.state.events.record(EventView::message("interface", message));
@@ -254,9 +255,29 @@ impl Supervisor {
             wanted.lost.extend_from_slice(lost);
         }
         self.publish();
+        self.forget_connections();
         if again {
             self.restore(attachment, lost);
-            self.publish();
+        } else if blind {
+            self.detach_blind(name);
+        }
+        self.publish();
+    }
+
+    /// Detach the direction that is left. Without the server's side each request would wait for an
+    /// answer that is never seen, and the client's frames with it.
+    fn detach_blind(&mut self, name: &str) {
+        self.detach(name);
+        if let Some(wanted) = self.wanted.get_mut(name) {
+            (wanted.attachment.ingress, wanted.attachment.egress) = (None, None);
+        }
+    }
+
+    /// Forget the connections of an interface of which a direction was not seen: their records are
+    /// out of date, and honest segments would look forged. Flows do not name their interface.
+    fn forget_connections(&self) {
+        if let Err(error) = self.state.reader.maps.forget_connections() {
+            tracing::warn!("cannot remove connections that were not seen for a while: {error}");
         }
     }
 
@@ -277,6 +298,7 @@ impl Supervisor {
                 );
                 (wanted.index, wanted.retry) = (None, Some(Instant::now() + RETRY));
                 wanted.failure = Some(error.to_string());
+                self.detach_blind(name);
             }
         }
     }
@@ -313,7 +335,7 @@ impl Supervisor {
         }
     }
 
-    /// Forget the flows of a role that no interface has any more: nobody follows them, and the
+    /// Forget the flows of a role that no interface has any more: they are not followed, and the
     /// programs of the other role would leave them to it.
     fn disown(&self) {
         let gone = Role::ALL.into_iter().filter(|role| !self.selection.wants(*role));
@@ -359,6 +381,9 @@ impl Supervisor {
         // the old one without a gap.
         if now.is_none_or(|(index, _)| *index != was) {
             self.detach(name);
+            if self.exists(name, was) {
+                self.forget_connections();
+            }
         }
         if was.is_some() {
             self.state.events.record(EventView::message("interface", message));

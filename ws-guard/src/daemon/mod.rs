@@ -1,16 +1,16 @@
 //! The daemon: start-up order, supervision, signals, and an end that leaves protection in place.
 
 mod companion;
-pub mod events;
+mod event_log;
 mod feed;
 mod housekeeping;
 mod interfaces;
 pub mod memory;
 mod notify;
 mod readiness;
+mod reasons;
 mod releases;
 mod reload;
-pub mod state;
 mod suspects;
 
 use std::path::{Path, PathBuf};
@@ -24,21 +24,23 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{companion::Companion, interfaces::Supervisor, reload::Reloader, state::State};
+use self::{companion::Companion, event_log::EventLog, interfaces::Supervisor, reload::Reloader};
 use ws_guard_server::{
     self as server,
-    telemetry::{self, Export},
+    telemetry::{self, Export, Telemetry},
     watch::Watch,
 };
 
 use crate::{
+    api::{self, routes, socket::Socket},
     companion::{relay, supervisor::Companion as Server},
     config::{Inputs, Settings, reloadable::Reloadable},
-    control::{self, routes, socket::Socket},
     domain::{policy::PolicySettings, tunnel::Tunnel},
     guard::{self, Guard, GuardError, LoadOptions, interfaces::Interface},
     listener::{self, http::Limits},
     metrics,
+    page::Page,
+    state::State,
 };
 
 /// What `run` is started with, already validated.
@@ -67,9 +69,14 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         })?),
         None => None,
     };
+    let exporter = export(&settings)?;
+    let file = settings.run.event_log.as_deref().filter(|path| !event_log::is_collector(path));
+    let mut event_log = file.map(EventLog::open).transpose()?;
     let mut guard = load(&options)?;
     let state = State::new(guard.maps(), options.pin_dir.clone(), settings.clone());
     put_in_force(&state, &settings)?;
+    // Before anybody asks: of those who scrape, none waits for the tables.
+    state.surveys.renew(&state.reader)?;
     let kernel_events = guard.events()?;
     let selection = settings.run.interfaces.clone();
     let supervisor = Supervisor::start(guard, state.clone(), settings.run.attach, selection)?;
@@ -85,10 +92,12 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
     tasks.spawn(ended("housekeeping", housekeeping::run(state.clone())));
     tasks.spawn(ended("suspicion", suspects::run(state.clone())));
     tasks.spawn(ended("reload", reloader.run()));
-    let endpoint = settings.run.otlp_endpoint.as_ref();
-    // Spans are those of the companion server, whose process exports them.
-    let exporter = Export::read(endpoint, telemetry::Signals::Metrics)?;
     let telemetry = exporter.map(|export| export.start(&registry)).transpose()?;
+    let logs = telemetry.as_ref().and_then(Telemetry::logs);
+    event_log = event_log.or(logs.map(EventLog::Collector));
+    if let Some(log) = event_log {
+        tasks.spawn(ended("log of events", event_log::run(state.clone(), log)));
+    }
     let companion = match &options.server {
         Some(config) => {
             let daemon = Companion::daemon(state.clone(), config.listen);
@@ -100,11 +109,18 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         None => None,
     };
     let server = companion.as_ref().map(Server::shared);
-    let api = server.clone().map_or_else(control::companion::absent, relay::router);
-    tasks.spawn(serve_control(socket.listener()?, routes::router(state.clone(), api)));
+    let relayed = server.clone().map(relay::router);
+    let routes_of_server = relayed.clone().unwrap_or_else(api::companion::absent);
+    tasks.spawn(serve_control(socket.listener()?, routes::router(state.clone(), routes_of_server)));
     if let Some(listener) = metrics_listener {
+        let asked = server.clone();
+        let exemplars = move || asked.as_ref().map_or(Vec::new(), |server| server.exemplars());
         let ready = move || server.as_ref().map_or(Ok(()), |server| server.ready());
-        tasks.spawn(metrics::serve(listener, registry.clone(), state.clone(), ready));
+        let page = Page::new(state.clone(), settings.run.page_addresses, relayed);
+        let router =
+            metrics::router(registry.clone(), exemplars, state.clone(), ready).merge(page.router());
+        tasks.spawn(metrics::serve(listener, router));
+        tasks.spawn(ended("the page", page.run()));
     }
     // Before readiness is reported: from then on signals end the daemon in order.
     let mut signals = Signals::new()?;
@@ -129,6 +145,20 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         companion.end();
     }
     ended
+}
+
+/// What is exported of the daemon. Spans are those of the companion server, whose process exports
+/// them.
+fn export(settings: &Settings) -> anyhow::Result<Option<Export>> {
+    let run = &settings.run;
+    let logs = run.event_log.as_deref().is_some_and(event_log::is_collector);
+    let signals = telemetry::Signals { traces: false, metrics: true, logs };
+    let export = Export::read(run.otlp_endpoint.as_ref(), signals)?;
+    anyhow::ensure!(
+        !logs || export.as_ref().is_some_and(Export::has_logs),
+        "--event-log otlp: there is no collector for logs: give --otlp-endpoint, or a file"
+    );
+    Ok(export)
 }
 
 /// Before anything else asks for them, and fails with less to say.
@@ -180,11 +210,14 @@ fn tell_changes(left: &PolicySettings, new: &PolicySettings) {
 
 fn announce(state: &State, socket: &Path) {
     let policy = &state.config().settings.policy;
+    let tables =
+        state.reader.maps.memory().map_or_else(|error| error.to_string(), |m| m.to_string());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         ports = ?policy.ports,
         action = policy.action.name(),
         limit = format!("{} pings in any {} s", policy.max_ping_rate, policy.window_seconds),
+        tables,
         control_socket = %socket.display(),
         "started"
     );

@@ -1,8 +1,7 @@
 //! What the log says of readiness: the same as `/readyz`, in the same word.
 
+use crate::state::State;
 use std::time::Duration;
-
-use super::state::State;
 
 /// How often it is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -20,6 +20,11 @@ pub enum News {
 }
 
 impl Releases {
+    /// The sources whose throttle is not known to have ended.
+    pub fn open(&self) -> impl Iterator<Item = &SourceKey> {
+        self.open.keys()
+    }
+
     /// Record the beginning of a throttle, and return whether it is news.
     pub fn throttled(&mut self, source: SourceKey, since: u64) -> bool {
         let known = self.open.entry(source).or_insert(0);

@@ -5,17 +5,17 @@ use tokio::{
     sync::watch,
 };
 
-use super::state::State;
-use ws_guard_server::{
-    negotiation::TableError,
-    watch::{Watch, changed},
-};
+use ws_guard_server::watch::{Watch, changed};
 
 use crate::{
-    config::{Inputs, Settings, reloadable::Reloadable},
-    control::error::ApiError,
+    config::{
+        Inputs, Settings,
+        reloadable::{ReloadError, Reloadable},
+    },
     domain::{clock::Timestamp, event::EventView},
     guard::Selection,
+    operator::error::ApiError,
+    state::State,
 };
 
 /// Why a reload happens.
@@ -90,7 +90,7 @@ impl Reloader {
     }
 
     /// What can be refused before anything is changed.
-    fn check(&self, new: &Settings) -> Result<(), TableError> {
+    fn check(&self, new: &Settings) -> Result<(), ReloadError> {
         self.server.as_ref().map_or(Ok(()), |server| server.check(&new.server))
     }
 

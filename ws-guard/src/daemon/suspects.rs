@@ -6,11 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::state::State;
-use crate::domain::{event::EventView, suspects::SuspectedProxy};
+use crate::{
+    domain::{event::EventView, suspects::SuspectedProxy},
+    state::State,
+};
 
 /// How often the tables are looked at, but for when the kernel tells of a suspect.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// A look waits for this many times what the last one took, so that huge tables cost little.
+const PATIENCE: u32 = 100;
 /// What is still so after this time is told again.
 const AGAIN: Duration = Duration::from_secs(3600);
 
@@ -31,13 +35,18 @@ impl Told {
 
 /// Runs until it is dropped.
 pub async fn run(state: State) {
-    let (mut told, mut failed) = (Told::default(), None);
+    let (mut told, mut failed, mut pause) = (Told::default(), None, INTERVAL);
     loop {
         // The kernel's word, or the next look.
-        let _ = tokio::time::timeout(INTERVAL, state.suspicion().notified()).await;
-        let error = match state.reader.suspected_proxies() {
-            Ok(suspects) => {
-                let news = told.news(suspects, Instant::now());
+        let _ = tokio::time::timeout(pause, state.suspicion().notified()).await;
+        // Huge tables take a while: not on a thread that serves connections.
+        let reading = state.clone();
+        let read =
+            tokio::task::spawn_blocking(move || reading.surveys.renew(&reading.reader)).await;
+        let error = match read.map_err(anyhow::Error::from).and_then(|survey| Ok(survey?)) {
+            Ok(survey) => {
+                pause = INTERVAL.max(survey.took() * PATIENCE);
+                let news = told.news(survey.proxies_suspected.clone(), Instant::now());
                 news.iter().for_each(|suspect| state.events.record(event(suspect)));
                 None
             }
@@ -60,24 +69,13 @@ fn event(suspect: &SuspectedProxy) -> EventView {
 mod tests {
     use super::*;
 
-    fn suspect(peer: &str) -> SuspectedProxy {
-        SuspectedProxy {
-            peer: peer.parse().unwrap(),
-            reason: "headers".into(),
-            clients: Some(9),
-            connections: 0,
-            pings_percent: 0,
-            setting: "trusted-proxy = [\"203.0.113.7\"]".into(),
-            flag: "--trusted-proxy 203.0.113.7".into(),
-        }
-    }
-
     #[test]
     fn each_is_told_of_once_an_hour() {
         let (mut told, start) = (Told::default(), Instant::now());
-        let both = || vec![suspect("203.0.113.7"), suspect("fd77::1")];
-        assert_eq!(told.news(vec![suspect("203.0.113.7")], start).len(), 1);
-        assert_eq!(told.news(both(), start), [suspect("fd77::1")]);
+        let both =
+            || vec![SuspectedProxy::sample("203.0.113.7"), SuspectedProxy::sample("fd77::1")];
+        assert_eq!(told.news(vec![SuspectedProxy::sample("203.0.113.7")], start).len(), 1);
+        assert_eq!(told.news(both(), start), [SuspectedProxy::sample("fd77::1")]);
         // Not while it comes and goes.
         assert!(told.news(Vec::new(), start + AGAIN / 2).is_empty());
         assert!(told.news(both(), start + AGAIN / 2).is_empty());
@@ -86,7 +84,7 @@ mod tests {
 
     #[test]
     fn an_event_says_what_to_set() {
-        let text = event(&suspect("203.0.113.7")).to_string();
+        let text = event(&SuspectedProxy::sample("203.0.113.7")).to_string();
         for part in ["203.0.113.7 · its requests name 9 clients", "trusted-proxy = [", "--trusted"]
         {
             assert!(text.contains(part), "{part} in {text}");

@@ -12,6 +12,8 @@ use ws_guard_server::source::Prefixes;
 use super::{
     address::source_text,
     clock::{Clock, Timestamp},
+    event_filter::kinds,
+    why::Why,
 };
 
 /// An event in JSON. Fields that do not belong to its kind are left out.
@@ -20,9 +22,7 @@ pub struct EventView {
     /// Counts up from 1 while the daemon lives; 0 before it is recorded.
     pub seq: u64,
     pub time: Timestamp,
-    /// `throttled`, `released`, `banned`, `paced`, `unpaced`, `violation`, `flow_opened`, `flow_closed`, `unsynced`,
-    /// `table_full`, `proxy_suspected`, or one of the daemon's own: `missed`, `interface`, `policy`,
-    /// `config`, `config_error`, `server`.
+    /// One of [`kinds`].
     pub kind: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
@@ -30,6 +30,9 @@ pub struct EventView {
     pub client: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
+    /// Where the connection's source comes from, as in [`super::flow::FlowView`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Cow<'static, str>>,
     /// Side of a violation: `client` or `server`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub side: Option<Cow<'static, str>>,
@@ -45,11 +48,15 @@ pub struct EventView {
     pub count: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// `throttled`: the limit, what was counted, and what is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
 }
 
 impl EventView {
     /// One with nothing but a kind and a time.
     pub fn bare(kind: &'static str, time: Timestamp) -> EventView {
+        debug_assert!(kinds().any(|known| known == kind), "{kind} is not among the kinds");
         EventView {
             seq: 0,
             time,
@@ -57,11 +64,13 @@ impl EventView {
             source: None,
             client: None,
             server: None,
+            identity: None,
             side: None,
             violations: Vec::new(),
             table: None,
             count: None,
             message: None,
+            why: None,
         }
     }
 
@@ -139,6 +148,7 @@ impl std::fmt::Display for EventView {
             parts.push(format!("{count} {unit}"));
         }
         parts.extend(self.message.clone());
+        parts.extend(self.why.as_ref().map(Why::to_string));
         f.write_str(&parts.join(" · "))
     }
 }

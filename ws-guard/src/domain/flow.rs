@@ -12,7 +12,7 @@ use ws_guard_server::source::Prefixes;
 
 use super::{
     address::source_text,
-    clock::{Clock, Timestamp, monotonic_ns},
+    clock::{Clock, Timestamp},
 };
 
 /// A connection in JSON.
@@ -39,7 +39,7 @@ pub struct FlowView {
     /// Its receive window is held now...
     #[serde(default)]
     pub paced: bool,
-    /// ...and may advance so many bytes a second, on average since that began; null when it is not.
+    /// ...and its rate in bytes per second, on average since that began; null when it is not.
     #[serde(default)]
     pub paced_bytes_per_second: Option<u64>,
     /// Segments dropped because of that, but for those added to its source's already.
@@ -130,18 +130,20 @@ pub struct FlowStates {
 }
 
 impl FlowStates {
-    pub fn count(flows: &[(FlowKey, Flow)], pending: usize) -> FlowStates {
-        let now_ns = monotonic_ns();
-        let in_state =
-            |wanted| flows.iter().filter(|(_, flow)| flow.state == wanted).count() as u32;
-        let is_paced = |flow: &Flow| flow.state != state::CLOSED && flow.is_paced(now_ns);
-        FlowStates {
-            handshake: pending as u32,
-            open: in_state(state::OPEN),
-            unsynced: in_state(state::UNSYNCED),
-            closed: in_state(state::CLOSED),
-            paced: flows.iter().filter(|(_, flow)| is_paced(flow)).count() as u32,
+    /// Count one flow more.
+    pub fn add(&mut self, flow: &Flow, now_ns: u64) {
+        match flow.state {
+            state::OPEN => self.open += 1,
+            state::UNSYNCED => self.unsynced += 1,
+            state::CLOSED => self.closed += 1,
+            _ => {}
         }
+        self.paced += u32::from(flow.state != state::CLOSED && flow.is_paced(now_ns));
+    }
+
+    /// All there are in the flow table.
+    pub const fn in_table(&self) -> u32 {
+        self.open + self.unsynced + self.closed
     }
 
     /// Connections that live.
@@ -196,12 +198,12 @@ mod tests {
 
     #[test]
     fn states_are_counted() {
-        let with = |state| (key(), Flow { state, ..Flow::default() });
-        let flows =
-            [with(state::OPEN), with(state::OPEN), with(state::UNSYNCED), with(state::CLOSED)];
-        let counted = FlowStates::count(&flows, 5);
+        let mut counted = FlowStates { handshake: 5, ..FlowStates::default() };
+        for state in [state::OPEN, state::OPEN, state::UNSYNCED, state::CLOSED] {
+            counted.add(&Flow { state, ..Flow::default() }, 0);
+        }
         assert_eq!(counted, FlowStates { handshake: 5, open: 2, unsynced: 1, closed: 1, paced: 0 });
-        assert_eq!(counted.live(), 3);
+        assert_eq!((counted.live(), counted.in_table()), (3, 4));
     }
 
     #[test]

@@ -4,11 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use ws_guard_common::{
     flow::{Flow, state},
-    maps::{COARSE_LEVELS, FlowKey, SourceKey},
-    source::Source,
+    maps::{COARSE_LEVELS, SourceKey},
 };
-
-use super::clock::monotonic_ns;
 
 /// The connections of one source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,32 +20,35 @@ pub struct Open {
     pub dropped: u64,
 }
 
-/// The connections of all sources, from one reading of the tables.
+/// The connections of sources, from one reading of the tables.
 #[derive(Clone, Debug, Default)]
 pub struct OpenFlows(HashMap<SourceKey, Open>);
 
+/// What a connection is charged to: its source, or where that has no entry the finest of the coarser
+/// prefixes that has one.
+pub fn charged(
+    source: SourceKey,
+    coarse: &HashSet<SourceKey>,
+    is_known: impl FnOnce(&SourceKey) -> bool,
+) -> SourceKey {
+    let coarser = || (1..=COARSE_LEVELS).filter_map(|level| source.coarser(level));
+    // Whether there is an entry is asked only where that decides.
+    match coarser().find(|key| coarse.contains(key)) {
+        Some(coarser) if !is_known(&source) => coarser,
+        _ => source,
+    }
+}
+
 impl OpenFlows {
-    /// A connection whose source has no entry belongs to the coarser prefix that it is charged to.
-    pub fn count(flows: &[(FlowKey, Flow)], sources: &[(SourceKey, Source)]) -> OpenFlows {
-        let now_ns = monotonic_ns();
-        let known: HashSet<SourceKey> = sources.iter().map(|(key, _)| *key).collect();
-        let charged = |key: SourceKey| {
-            let mut coarser = (1..=COARSE_LEVELS).filter_map(|level| key.coarser(level));
-            match known.contains(&key) {
-                true => key,
-                false => coarser.find(|coarse| known.contains(coarse)).unwrap_or(key),
-            }
-        };
-        let mut open: HashMap<SourceKey, Open> = HashMap::new();
-        for (_, flow) in flows {
-            let entry = open.entry(charged(flow.account.source)).or_default();
-            let is_open = flow.state != state::CLOSED;
-            entry.connections += u32::from(is_open);
-            entry.over_limit += u32::from(is_open && flow.is_over_limit(now_ns));
-            entry.paced += u32::from(is_open && flow.is_paced(now_ns));
-            entry.dropped = entry.dropped.saturating_add(flow.dropped);
-        }
-        OpenFlows(open)
+    /// Add a flow, which is charged to this source: its own, or the coarser prefix where that has
+    /// no entry.
+    pub fn add(&mut self, source: SourceKey, flow: &Flow, now_ns: u64) {
+        let entry = self.0.entry(source).or_default();
+        let is_open = flow.state != state::CLOSED;
+        entry.connections += u32::from(is_open);
+        entry.over_limit += u32::from(is_open && flow.is_over_limit(now_ns));
+        entry.paced += u32::from(is_open && flow.is_paced(now_ns));
+        entry.dropped = entry.dropped.saturating_add(flow.dropped);
     }
 
     pub fn of(&self, source: &SourceKey) -> Open {
@@ -60,7 +60,7 @@ impl OpenFlows {
 mod tests {
     use std::net::IpAddr;
 
-    use ws_guard_common::maps::{Account, Address, Client};
+    use ws_guard_common::maps::{Account, Address, Client, FlowKey};
 
     use super::*;
     use crate::domain::policy::PolicySettings;
@@ -91,8 +91,13 @@ mod tests {
             flow(Client::of(&address("198.51.100.9"), 1), state::OPEN, 1),
         ];
         let coarse = key("198.51.100.9").coarser(1).unwrap();
-        let sources = [(key("192.0.2.7"), Source::default()), (coarse, Source::default())];
-        let open = OpenFlows::count(&flows, &sources);
+        let known = HashSet::from([key("192.0.2.7")]);
+        let prefixes = HashSet::from([coarse, key("192.0.2.7").coarser(1).unwrap()]);
+        let mut open = OpenFlows::default();
+        for (_, flow) in &flows {
+            let source = flow.account.source;
+            open.add(charged(source, &prefixes, |key| known.contains(key)), flow, 0);
+        }
         assert_eq!(
             open.of(&key("192.0.2.7")),
             Open { connections: 2, dropped: 9, ..Open::default() }

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_stand_beside_private_and_mapped_ones_are_of_ipv4() {
+    fn networks_add_to_private_and_mapped_ones_are_of_ipv4() {
         let proxies = of(&["203.0.113.7", "private", "::ffff:198.51.100.0/120"]).unwrap();
         assert_eq!(proxies.texts(), ["private", "198.51.100.0/24", "203.0.113.7"]);
         // Part of what is private is not all of it.

@@ -70,6 +70,30 @@ pub struct SourceView {
     pub port: Option<u16>,
 }
 
+#[cfg(test)]
+impl SourceView {
+    /// A source within its limit, for tests.
+    pub fn sample(source: &str, pings_total: u64) -> SourceView {
+        SourceView {
+            source: source.into(),
+            state: SourceState::Ok,
+            pings_in_window: 2,
+            pings_total,
+            defused_total: 0,
+            dropped_total: 0,
+            connections: 1,
+            paced: 0,
+            last_ping: None,
+            throttled_since: None,
+            throttled_until: None,
+            manual: false,
+            escalated: false,
+            banned: false,
+            port: None,
+        }
+    }
+}
+
 /// The rules, for longest-prefix questions.
 #[derive(Clone, Debug, Default)]
 pub struct Rules(JointPrefixMap<IpNet, Rule>);
@@ -257,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exempt_proxy_does_not_exempt_who_hides_behind_it() {
+    fn an_exempt_proxy_does_not_exempt_its_clients() {
         let views = views(&[("10.0.0.0", 8, Rule::ALLOW)]);
         let address = "10.1.1.1".parse::<IpAddr>().unwrap().into();
         let key = SourceKey { address, scope: SourceKey::of_connection(0, 4711) };

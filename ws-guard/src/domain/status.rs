@@ -25,7 +25,7 @@ pub const DROP_REASONS: [(Counter, &str); 14] = [
 ];
 
 /// `status` in JSON.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
     /// Of the daemon that answers; null when read from the pins.
@@ -65,7 +65,7 @@ pub struct PatternStatus {
     pub interfaces: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packets {
     /// That client-side programs saw. One that passes two guarded interfaces is seen twice, and in all
     /// that follows counted once.
@@ -77,7 +77,7 @@ pub struct Packets {
     pub dropped: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tables {
     pub flows: Occupancy,
     pub sources: Occupancy,
@@ -91,7 +91,7 @@ pub struct Tables {
     pub coarse: Occupancy,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Occupancy {
     pub entries: u32,
     pub capacity: u32,
@@ -114,7 +114,7 @@ impl Tables {
 }
 
 /// Lost or suppressed events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventLoss {
     /// The ring buffer was full.
     pub lost: u64,

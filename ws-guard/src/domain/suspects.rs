@@ -69,6 +69,15 @@ impl SuspectedProxy {
     }
 }
 
+#[cfg(test)]
+impl SuspectedProxy {
+    /// A peer whose requests name nine clients, for tests.
+    pub fn sample(peer: &str) -> SuspectedProxy {
+        let peer = peer.parse().unwrap();
+        suspect(peer, Some(9), Peer::default(), 0, &TrustedProxies::default())
+    }
+}
+
 /// Summary of a peer's open connections.
 #[derive(Clone, Copy, Default)]
 struct Peer {
@@ -76,60 +85,67 @@ struct Peer {
     pings: u64,
 }
 
-/// The suspected proxies, by address. `views` are of now.
-pub fn suspected(
-    flows: &[(FlowKey, Flow)],
-    suspects: &[(Address, Suspect)],
-    views: &SourceViews,
-) -> Vec<SuspectedProxy> {
-    let trusted = TrustedProxies::of(&views.policies.proxies);
-    let (peers, all) = peers(flows, views);
-    let mut found: HashMap<IpAddr, Option<u32>> = HashMap::new();
-    for (address, peer) in &peers {
-        let most = peer.pings.saturating_mul(100) > all.saturating_mul(MOST);
-        let many = peer.connections >= MANY_CONNECTIONS && peer.pings >= ENOUGH_PINGS;
-        // Who allows it knows it.
-        if many && most && !views.rules.allow(*address) {
-            found.insert(*address, None);
-        }
-    }
-    for (address, suspect) in suspects {
-        let recent = views.clock.now_ns.saturating_sub(suspect.last_ns) < RECENT_NS;
-        if suspect.told_ns != 0 && recent {
-            found.insert((*address).into(), Some(suspect.count()));
-        }
-    }
-    let mut found: Vec<SuspectedProxy> = found
-        .into_iter()
-        .filter(|(address, _)| !trusted.trusts(*address))
-        .map(|(address, clients)| {
-            let peer = peers.get(&address).copied().unwrap_or_default();
-            suspect(address, clients, peer, all, &trusted)
-        })
-        .collect();
-    found.sort_by_key(|suspect| suspect.peer);
-    found
+/// The peers that are their connections' client, and the pings of all connections in the window.
+#[derive(Clone, Default)]
+pub struct Peers {
+    by_address: HashMap<IpAddr, Peer>,
+    pings: u64,
 }
 
-/// The peers that are their connections' client, and the pings of all connections in the window.
-fn peers(flows: &[(FlowKey, Flow)], views: &SourceViews) -> (HashMap<IpAddr, Peer>, u64) {
-    let (mut peers, mut all) = (HashMap::<IpAddr, Peer>::new(), 0);
-    let now = views.clock.now_ns;
-    for (key, flow) in flows.iter().filter(|(_, flow)| flow.state != state::CLOSED) {
+impl Peers {
+    /// Add a flow. `views` are of now.
+    pub fn add(&mut self, key: &FlowKey, flow: &Flow, views: &SourceViews) {
+        if flow.state == state::CLOSED {
+            return;
+        }
+        let now = views.clock.now_ns;
         let scope = flow.account.source.scope() as usize;
         let window_ms = views.policies.scopes.get(scope).map_or(0, |policy| policy.rate.window_ms);
         let rate = Rate { window_ms, ..Rate::default() };
         let pings = u64::from(flow.window.count(millis(now), rate));
-        all += pings;
+        self.pings += pings;
         // A flood is no sign of a crowd.
         let kept = flow.account.client.identity == identity::PEER && !flow.is_over_limit(now);
         if kept {
-            let peer = peers.entry(key.client.into()).or_default();
+            let peer = self.by_address.entry(key.client.into()).or_default();
             peer.connections += 1;
             peer.pings += pings;
         }
     }
-    (peers, all)
+
+    /// The suspected proxies among them, by address.
+    pub fn suspected(
+        &self,
+        suspects: &[(Address, Suspect)],
+        views: &SourceViews,
+    ) -> Vec<SuspectedProxy> {
+        let trusted = TrustedProxies::of(&views.policies.proxies);
+        let mut found: HashMap<IpAddr, Option<u32>> = HashMap::new();
+        for (address, peer) in &self.by_address {
+            let most = peer.pings.saturating_mul(100) > self.pings.saturating_mul(MOST);
+            let many = peer.connections >= MANY_CONNECTIONS && peer.pings >= ENOUGH_PINGS;
+            // Who allows it knows it.
+            if many && most && !views.rules.allow(*address) {
+                found.insert(*address, None);
+            }
+        }
+        for (address, suspect) in suspects {
+            let recent = views.clock.now_ns.saturating_sub(suspect.last_ns) < RECENT_NS;
+            if suspect.told_ns != 0 && recent {
+                found.insert((*address).into(), Some(suspect.count()));
+            }
+        }
+        let mut found: Vec<SuspectedProxy> = found
+            .into_iter()
+            .filter(|(address, _)| !trusted.trusts(*address))
+            .map(|(address, clients)| {
+                let peer = self.by_address.get(&address).copied().unwrap_or_default();
+                suspect(address, clients, peer, self.pings, &trusted)
+            })
+            .collect();
+        found.sort_by_key(|suspect| suspect.peer);
+        found
+    }
 }
 
 fn suspect(
@@ -180,7 +196,7 @@ mod tests {
         text.parse::<IpAddr>().unwrap().into()
     }
 
-    /// Connections of a peer with so many pings each, just now.
+    /// Connections of a peer with this number of pings each, just now.
     fn flows(views: &SourceViews, peer: &str, n: u16, pings: u32) -> Vec<(FlowKey, Flow)> {
         let now = views.clock.now_ns;
         let flow = |port| {
@@ -194,7 +210,9 @@ mod tests {
     }
 
     fn found(views: &SourceViews, flows: &[(FlowKey, Flow)]) -> Vec<SuspectedProxy> {
-        suspected(flows, &[], views)
+        let mut peers = Peers::default();
+        flows.iter().for_each(|(key, flow)| peers.add(key, flow, views));
+        peers.suspected(&[], views)
     }
 
     #[test]
@@ -217,12 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_no_crowd_and_who_is_known_is_not_suspected() {
+    fn a_flood_is_no_crowd_and_known_proxies_are_not_suspected() {
         let mut views = views(&["private"]);
         let mut flood = flows(&views, PROXY, 40, 60);
         flood.iter_mut().for_each(|(_, flow)| flow.over_until = u64::MAX);
         assert_eq!(found(&views, &flood), []);
-        // Behind a trusted proxy that names nobody, or allowed.
+        // Behind a trusted proxy that names no client, or allowed.
         assert_eq!(found(&views, &flows(&views, "10.0.0.1", 40, 3)), []);
         let allow = Rule { flags: Rule::ALLOW, ..Rule::default() };
         views.rules = Rules::new([(PROXY.parse().unwrap(), 32, allow)]);
@@ -234,8 +252,9 @@ mod tests {
         let views = views(&["none"]);
         let now = views.clock.now_ns;
         let mut suspect = Suspect { last_ns: now, clients: 0xFFF, ..Suspect::default() };
-        let of =
-            |suspect, views: &SourceViews| suspected(&[], &[(address("10.0.0.1"), suspect)], views);
+        let of = |suspect, views: &SourceViews| {
+            Peers::default().suspected(&[(address("10.0.0.1"), suspect)], views)
+        };
         assert_eq!(of(suspect, &views), [], "the kernel has not told yet");
         suspect.told_ns = now;
         let suspects = of(suspect, &views);

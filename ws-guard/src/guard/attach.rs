@@ -6,14 +6,13 @@ use aya::{
 use ws_guard_common::maps::program;
 
 use super::{
-    AttachMode, Attachment, Mode, clsact,
+    AttachMode, Attachment, Mode, clsact, detach,
     error::GuardError,
     interfaces::Interface,
     links::{self, HookError, Takeover},
     namespaces::Namespace,
-    pins::{self, Pinned, Pins},
+    pins::{Pinned, Pins},
     role::{Direction, Role, Side},
-    sys, unload,
 };
 
 impl AttachMode {
@@ -83,7 +82,7 @@ impl Attacher<'_> {
     /// What an earlier daemon left: programs of the other role, filters in another namespace.
     fn forget_the_past(&self, modes: [Mode; 2]) -> Result<(), GuardError> {
         let name = &self.interface.name;
-        unload::detach_other_roles(self.pins, name, self.role)?;
+        detach::detach_other_roles(self.pins, name, self.role)?;
         let here = Namespace::current().map_err(GuardError::netlink("network namespaces"))?;
         let kept = modes.contains(&Mode::Clsact).then_some(here);
         clsact::forget_namespaces(self.pins, name, kept)
@@ -235,7 +234,7 @@ impl Attacher<'_> {
     }
 
     fn remove(&self, direction: Direction, mode: Mode) -> Result<(), GuardError> {
-        remove(self.pins, &self.pinned(direction, mode)).map(drop)
+        detach::remove(self.pins, &self.pinned(direction, mode)).map(drop)
     }
 
     fn bridge(&mut self, direction: Direction) -> Result<FdLink, GuardError> {
@@ -298,19 +297,6 @@ impl Attacher<'_> {
         let reasons = describe(refusals);
         GuardError::Attach { interface, direction: direction.name(), reasons }
     }
-}
-
-/// Remove what is attached; whether there was anything. The clsact qdisc stays.
-pub fn remove(pins: &Pins, pinned: &Pinned) -> Result<bool, GuardError> {
-    if pinned.mode == Mode::Clsact {
-        return clsact::remove(pins, pinned);
-    }
-    let path = pins.attachment(pinned);
-    if let Err(error) = sys::detach_link(&path) {
-        // Severed, or gone: removing the pin is all there is to do.
-        tracing::debug!(path = %path.display(), %error, "the link was not detached");
-    }
-    pins::remove(&path)
 }
 
 fn describe(refusals: &[Refusal]) -> String {

@@ -2,10 +2,7 @@
 use std::path::Path;
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use ws_guard_common::{
-    frame::Violation,
-    maps::{Counter, Counters, EventKind, HEARTBEAT_BUCKETS, name},
-};
+use ws_guard_common::maps::{Counters, name};
 
 use super::{error::GuardError, plain::Raw};
 
@@ -28,27 +25,15 @@ impl CounterMap {
             operation: "look-up",
             source: std::io::Error::other(error),
         })?;
-        let mut sum = Box::new(ZERO);
+        let mut sum = Box::new(Counters::ZERO);
         for Raw(one) in values.iter() {
             add(&mut sum.events, &one.events);
             add(&mut sum.violations_in, &one.violations_in);
             add(&mut sum.violations_out, &one.violations_out);
-            add(&mut sum.heartbeat, &one.heartbeat);
-            sum.heartbeat_sum_ns = sum.heartbeat_sum_ns.wrapping_add(one.heartbeat_sum_ns);
         }
         Ok(sum)
     }
 }
-
-const ZERO: Counters = Counters {
-    events: [0; Counter::COUNT],
-    violations_in: [0; Violation::COUNT],
-    violations_out: [0; Violation::COUNT],
-    heartbeat: [0; HEARTBEAT_BUCKETS],
-    heartbeat_sum_ns: 0,
-    event_second: 0,
-    event_budget: [0; EventKind::COUNT],
-};
 
 fn add(sum: &mut [u64], one: &[u64]) {
     for (sum, one) in sum.iter_mut().zip(one) {

@@ -11,6 +11,11 @@ use tokio::{
 
 use super::error::GuardError;
 
+/// The buffer that the lines come through.
+pub const MAP: &str = "AYA_LOGS";
+/// Its size where there are no lines, bytes: aya makes a page of it.
+pub const UNUSED: u32 = 4096;
+
 /// The value of [`aya_log::LEVEL`] to load with.
 pub fn level(enabled: bool) -> u8 {
     if enabled { Level::Trace as u8 } else { 0 }

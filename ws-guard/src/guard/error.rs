@@ -13,6 +13,10 @@ pub enum GuardError {
     )]
     Incompatible(PathBuf, String),
     #[error(
+        "the maps pinned under {0} have schema {1}, which an earlier version of ws-guard made: `ws-guard run` of this version takes them over"
+    )]
+    Earlier(PathBuf, u32),
+    #[error(
         "another ws-guard runs with the pin directory {0}: stop it first, or use another --pin-dir"
     )]
     InUse(PathBuf),

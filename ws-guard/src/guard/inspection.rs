@@ -35,10 +35,15 @@ impl fmt::Display for Lost {
 }
 
 impl Lost {
+    /// Check whether the direction's packets are not seen any more.
+    pub fn is_blind(&self) -> bool {
+        !self.in_force
+    }
+
     /// What is left of an attachment without these.
     pub fn left(lost: &[Lost], attachment: &Attachment) -> Attachment {
         let mut left = attachment.clone();
-        for lost in lost.iter().filter(|lost| !lost.in_force) {
+        for lost in lost.iter().filter(|lost| lost.is_blind()) {
             match lost.direction {
                 Direction::Ingress => left.ingress = None,
                 Direction::Egress => left.egress = None,
@@ -124,7 +129,7 @@ impl Guard {
         }
     }
 
-    /// A filter without the pin that says whose it is would be taken for somebody else's.
+    /// A filter without the pin that says whose it is would be taken for another program's.
     fn pin_again(
         &mut self,
         attachment: &Attachment,

@@ -6,10 +6,11 @@ use aya::maps::{MapInfo, MapType};
 use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
+    heartbeat::Heartbeats,
     held::{self, Held},
     maps::{
-        Address, BEGINNINGS, COARSE, Counters, FlowKey, PROVEN, Pending, Policy, Ports, Rule,
-        SCOPES, STRANGERS, SUSPECTS, Shared, SourceKey, Stranger, Suspect, Unopened, name,
+        Address, COARSE, Counters, FlowKey, Pending, Policy, Ports, Rule, SCOPES, SERVERS,
+        SUSPECTS, SYNS, Server, ServerKey, Shared, SourceKey, Stranger, Suspect, Unopened, name,
     },
     source::Source,
     trail::{TRAILS, Trail},
@@ -19,7 +20,7 @@ use super::plain::PrefixKey;
 
 /// BPF_F_NO_PREALLOC, which the kernel demands of LPM tries, and which lets an empty table cost
 /// nothing.
-const NO_PREALLOC: u32 = 1;
+pub const NO_PREALLOC: u32 = 1;
 
 /// How many entries a map may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,14 +83,14 @@ const fn map<K, V>(name: &'static str, kind: MapType, entries: Entries, flags: u
 }
 
 /// Every map that outlives the daemon. Maps that are not here are private to one load.
-pub const LAYOUTS: [Layout; 19] = [
-    map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, 0),
+pub const LAYOUTS: [Layout; 23] = [
+    map::<FlowKey, Flow>(name::FLOWS, MapType::Hash, Entries::Chosen, NO_PREALLOC),
     map::<FlowKey, Pending>(name::PENDING, MapType::LruHash, Entries::Chosen, 0),
-    map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Fixed(PROVEN), 0),
-    map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Fixed(STRANGERS), 0),
+    map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Chosen, 0),
+    map::<FlowKey, Stranger>(name::STRANGERS, MapType::LruHash, Entries::Chosen, 0),
     map::<u32, Trail>(name::TRAILS, MapType::Array, Entries::Fixed(TRAILS), 0),
     map::<u32, Held>(name::HELD, MapType::Array, Entries::Fixed(held::SLOTS), 0),
-    map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, 0),
+    map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, NO_PREALLOC),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2 * SCOPES), 0),
     map::<u32, u32>(name::ACTIVE, MapType::Array, Entries::Fixed(1), 0),
@@ -101,10 +102,20 @@ pub const LAYOUTS: [Layout; 19] = [
     map::<PrefixKey, u32>(name::PROXIES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, HeaderNames>(name::HEADERS, MapType::Array, Entries::Fixed(2), 0),
     map::<Address, Suspect>(name::SUSPECTS, MapType::LruHash, Entries::Fixed(SUSPECTS), 0),
-    map::<FlowKey, Unopened>(name::BEGINNINGS, MapType::LruHash, Entries::Fixed(BEGINNINGS), 0),
+    map::<ServerKey, Server>(name::SERVERS, MapType::PerCpuHash, Entries::Fixed(SERVERS), 0),
+    map::<FlowKey, Heartbeats>(name::HEARTBEATS, MapType::LruHash, Entries::Chosen, 0),
+    map::<u32, Server>(name::OTHERS, MapType::PerCpuArray, Entries::Fixed(1), 0),
+    map::<FlowKey, Unopened>(name::BEGINNINGS, MapType::LruHash, Entries::Chosen, 0),
+    map::<u32, u32>(name::SYNS, MapType::Array, Entries::Fixed(SYNS), 0),
 ];
 
 impl Layout {
+    /// Flags that are part of the layout: not those about when a hash table's memory is taken, which
+    /// earlier versions took at the start.
+    fn binding(&self, flags: u32) -> u32 {
+        if matches!(self.kind, MapType::Hash) { flags & !NO_PREALLOC } else { flags }
+    }
+
     /// # Errors
     /// The first difference, for a person to read.
     pub fn check(&self, found: &Found) -> Result<(), String> {
@@ -117,7 +128,7 @@ impl Layout {
             ("key size", found.key, self.key as u32),
             ("value size", found.value, self.value as u32),
             ("number of entries", found.entries, entries),
-            ("flags", found.flags, self.flags),
+            ("flags", self.binding(found.flags), self.binding(self.flags)),
         ];
         match differences.into_iter().find(|(_, found, wanted)| found != wanted) {
             Some((what, found, wanted)) => {
@@ -138,11 +149,16 @@ mod tests {
         let good =
             Found { kind: 1, key: 36, value: size_of::<Flow>() as u32, entries: 5, flags: 0 };
         assert_eq!(flows.check(&good), Ok(()));
+        assert_eq!(flows.check(&Found { flags: NO_PREALLOC, ..good }), Ok(()));
+        let rules = LAYOUTS.iter().find(|layout| layout.name == name::RULES).unwrap();
+        let value = size_of::<Rule>() as u32;
+        let trie = Found { kind: 11, key: 24, value, entries: 5, flags: 0 };
+        assert!(rules.check(&trie).unwrap_err().starts_with("flags"));
         for (bad, what) in [
             (Found { kind: 9, ..good }, "map type"),
             (Found { key: 40, ..good }, "key size"),
             (Found { value: 712, ..good }, "value size"),
-            (Found { flags: 1, ..good }, "flags"),
+            (Found { flags: 2, ..good }, "flags"),
         ] {
             assert!(flows.check(&bad).unwrap_err().starts_with(what));
         }

@@ -1,5 +1,5 @@
 //! Loading the object, with the maps that are pinned already.
-use std::{collections::HashMap, path::PathBuf};
+use std::path::PathBuf;
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -13,7 +13,8 @@ use super::{
     LoadOptions, TableSizes, debug_log,
     error::GuardError,
     kernel,
-    layout::{Found, LAYOUTS},
+    layout::LAYOUTS,
+    migration::{self, Migration},
     object::ObjectFile,
     pins::{self, Pins},
     plain::Raw,
@@ -29,37 +30,60 @@ const POD_PROGRAMS: [&str; 2] = [program::TC_INGRESS, program::TC_EGRESS];
 const ROLE: &str = "ROLE";
 
 impl TableSizes {
-    fn by_name(&self) -> [(&'static str, u32); 4] {
+    fn by_name(&self) -> [(&'static str, u32); 8] {
         [
             (name::FLOWS, self.flows),
             (name::SOURCES, self.sources),
             (name::PENDING, self.pending),
             (name::RULES, self.rules),
+            (name::PROVEN, self.opening),
+            (name::STRANGERS, self.opening),
+            (name::BEGINNINGS, self.opening),
+            (name::HEARTBEATS, self.opening),
         ]
     }
 }
 
 /// Load every program, onto the pinned maps where there are some, and pin the maps where there are
 /// none. Nothing that is attached changes yet.
-pub fn load(pins: &Pins, options: &LoadOptions) -> Result<Ebpf, GuardError> {
-    pins.check()?;
+///
+/// Pins of an earlier schema are taken over: see [`migration`].
+pub fn load(pins: &Pins, options: &LoadOptions) -> Result<(Ebpf, Option<Migration>), GuardError> {
+    migration::finish(pins)?;
+    let migration = Migration::plan(pins)?;
     let object = ObjectFile::find()?;
-    let defined = object.maps()?;
-    compare_sizes(pins, &options.sizes, &defined)?;
+    object.check()?;
+    let path = |map: &str| match &migration {
+        Some(migration) if migration.replaces(map) => migration::next(pins, map),
+        _ => pins.map(map),
+    };
+    compare_sizes(pins, path, &options.sizes)?;
     raise_memory_limit();
-    pins.write_schema()?;
-    let mut ebpf = load_programs(pins, options, &object, Role::Uplink, &PROGRAMS)?;
+    if migration.is_none() {
+        pins.write_schema()?;
+    }
+    let loaded = load_programs(path, options, &object, Role::Uplink, &PROGRAMS);
+    let committed = loaded.and_then(|ebpf| {
+        migration.as_ref().map_or(Ok(()), |migration| migration.commit(pins))?;
+        Ok(ebpf)
+    });
+    let mut ebpf = committed.inspect_err(|_| {
+        if let Err(error) = migration::discard(pins) {
+            tracing::warn!(%error, "cannot remove the maps of the failed takeover");
+        }
+    })?;
     pin_control(&mut ebpf, pins)?;
-    Ok(ebpf)
+    Ok((ebpf, migration))
 }
 
 /// Load the programs for pods' interfaces, onto the maps that [`load`] has pinned.
 pub fn load_for_pods(pins: &Pins, options: &LoadOptions) -> Result<Ebpf, GuardError> {
-    load_programs(pins, options, &ObjectFile::find()?, Role::Pod, &POD_PROGRAMS)
+    let path = |map: &str| pins.map(map);
+    load_programs(path, options, &ObjectFile::find()?, Role::Pod, &POD_PROGRAMS)
 }
 
 fn load_programs(
-    pins: &Pins,
+    path: impl Fn(&str) -> PathBuf,
     options: &LoadOptions,
     object: &ObjectFile,
     role: Role,
@@ -68,13 +92,16 @@ fn load_programs(
     let (level, owner) = (debug_log::level(options.kernel_debug_log), role.owner());
     let tunnels = Raw(options.tunnels);
     let paths: Vec<(&str, PathBuf)> =
-        LAYOUTS.iter().map(|layout| (layout.name, pins.map(layout.name))).collect();
+        LAYOUTS.iter().map(|layout| (layout.name, path(layout.name))).collect();
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, false);
     loader.override_global(global::TUNNELS, &tunnels, true);
     loader.override_global(ROLE, &owner, true);
     for (name, size) in options.sizes.by_name() {
         loader.map_max_entries(name, size);
+    }
+    if !options.kernel_debug_log {
+        loader.map_max_entries(debug_log::MAP, debug_log::UNUSED);
     }
     for (name, path) in &paths {
         loader.map_pin_path(name, path);
@@ -102,18 +129,15 @@ fn load_programs(
 /// The sizes of pinned tables stay: entries are worth more than room.
 fn compare_sizes(
     pins: &Pins,
+    path: impl Fn(&str) -> PathBuf,
     sizes: &TableSizes,
-    defined: &HashMap<&str, Found>,
 ) -> Result<(), GuardError> {
-    let asked: HashMap<&str, u32> = sizes.by_name().into();
-    for layout in &LAYOUTS {
-        let wanted = asked.get(layout.name).copied();
-        let wanted = wanted.or_else(|| defined.get(layout.name).map(|map| map.entries));
-        if let (Some(found), Some(wanted)) = (pins.found(layout)?, wanted)
+    for (map, wanted) in [(name::FLOWS, sizes.flows), (name::SOURCES, sizes.sources)] {
+        if let Some(found) = pins.found_at(&path(map))?
             && found.entries != wanted
         {
             tracing::warn!(
-                map = layout.name,
+                map,
                 pinned = found.entries,
                 wanted,
                 "the pinned map keeps its size and its entries; run `ws-guard unload` first to \

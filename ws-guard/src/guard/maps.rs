@@ -6,12 +6,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use aya::maps::MapData;
 use ws_guard_common::{
     flow::Flow,
     maps::{
-        Address, Counters, FlowKey, MAY_BAN, Pending, Policy, Request, Rule, SourceKey, Stranger,
-        Suspect, name,
+        Address, Counters, FlowKey, MAY_BAN, Pending, Policy, Request, Rule, Server, ServerKey,
+        SourceKey, Stranger, Suspect, Unopened, name,
     },
     source::{BANNED, Source},
 };
@@ -21,11 +20,13 @@ use super::{
     control::Control,
     counters::CounterMap,
     error::GuardError,
+    memory::{self, MapMemory, Memory},
     networks::{self, NetworkRule},
     pins::Pins,
-    plain::{Plain, PrefixKey},
-    policy::{Beside, PolicyMaps, PolicySet, PolicyWriter},
+    plain::PrefixKey,
+    policy::{InForce, PolicyMaps, PolicySet, PolicyWriter},
     role::Role,
+    servers::ServerMaps,
     sys,
     table::Table,
 };
@@ -55,9 +56,11 @@ struct Inner {
     pending: Table<FlowKey, Pending>,
     proven: Table<FlowKey, Pending>,
     strangers: Table<FlowKey, Stranger>,
+    beginnings: Table<FlowKey, Unopened>,
     sources: Table<SourceKey, Source>,
     coarse: Table<SourceKey, Source>,
     suspects: Table<Address, Suspect>,
+    servers: ServerMaps,
     rules: Table<PrefixKey, Rule>,
     policy: PolicyMaps,
     counters: CounterMap,
@@ -84,14 +87,16 @@ impl Maps {
     pub(super) fn open(pins: &Pins) -> Result<Maps, GuardError> {
         let dir = pins.dir();
         Ok(Maps(Arc::new(Inner {
-            flows: open(dir, name::FLOWS, sys::F_LOCK)?,
-            pending: open(dir, name::PENDING, 0)?,
-            proven: open(dir, name::PROVEN, 0)?,
-            strangers: open(dir, name::STRANGERS, 0)?,
-            sources: open(dir, name::SOURCES, sys::F_LOCK)?,
-            coarse: open(dir, name::COARSE, sys::F_LOCK)?,
-            suspects: open(dir, name::SUSPECTS, 0)?,
-            rules: open(dir, name::RULES, 0)?,
+            flows: Table::open(dir, name::FLOWS, sys::F_LOCK)?,
+            pending: Table::open(dir, name::PENDING, 0)?,
+            proven: Table::open(dir, name::PROVEN, 0)?,
+            strangers: Table::open(dir, name::STRANGERS, 0)?,
+            beginnings: Table::open(dir, name::BEGINNINGS, 0)?,
+            sources: Table::open(dir, name::SOURCES, sys::F_LOCK)?,
+            coarse: Table::open(dir, name::COARSE, sys::F_LOCK)?,
+            suspects: Table::open(dir, name::SUSPECTS, 0)?,
+            servers: ServerMaps::open(dir)?,
+            rules: Table::open(dir, name::RULES, 0)?,
             policy: PolicyMaps::open(dir)?,
             counters: CounterMap::open(dir)?,
             control: OnceLock::new(),
@@ -104,6 +109,11 @@ impl Maps {
         self.0.flows.entries()
     }
 
+    /// The same one by one, in constant memory.
+    pub fn each_flow(&self, visit: impl FnMut(&FlowKey, &Flow)) -> Result<(), GuardError> {
+        self.0.flows.each(visit)
+    }
+
     /// One flow.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, GuardError> {
         self.0.flows.get(key)
@@ -112,16 +122,19 @@ impl Maps {
     /// Connections whose handshake is without an answer yet, each once. Their entries have no lock: a
     /// value may be half-way through a change.
     pub fn handshakes(&self) -> Result<Handshakes, GuardError> {
-        let pending = self.0.pending.entries()?;
-        let proven = self.0.proven.entries()?;
-        let tables = (pending.len() as u32, proven.len() as u32);
-        let under_way = pending.into_iter().chain(proven);
-        // A port of 0 means all connections of a proxy, see `pending_upgrades::prefaces` of the
-        // programs.
-        let under_way =
-            under_way.filter(|(key, request)| key.client_port != 0 && request.is_under_way());
-        let keys = under_way.map(|(key, _)| key).collect();
-        Ok(Handshakes { keys, pending: tables.0, proven: tables.1 })
+        let mut found = Handshakes::default();
+        let Handshakes { keys, pending, proven } = &mut found;
+        for (table, count) in [(&self.0.pending, pending), (&self.0.proven, proven)] {
+            table.each(|key, request| {
+                *count += 1;
+                // A port of 0 means all connections of a proxy, see `pending_upgrades::prefaces` of
+                // the programs.
+                if key.client_port != 0 && request.is_under_way() {
+                    keys.insert(*key);
+                }
+            })?;
+        }
+        Ok(found)
     }
 
     /// Connections without a flow on which a server sent data. They have no lock either.
@@ -132,9 +145,23 @@ impl Maps {
     /// All sources, and the coarser prefixes that some were charged to; each read whole under its
     /// lock.
     pub fn sources(&self) -> Result<Vec<(SourceKey, Source)>, GuardError> {
-        let mut sources = self.0.sources.entries()?;
-        sources.extend(self.0.coarse.entries()?);
+        let mut sources = Vec::new();
+        self.each_source(|key, source| sources.push((*key, *source)))?;
         Ok(sources)
+    }
+
+    /// The same one by one, in constant memory; the coarser prefixes last.
+    pub fn each_source(
+        &self,
+        mut visit: impl FnMut(&SourceKey, &Source),
+    ) -> Result<(), GuardError> {
+        self.0.sources.each(&mut visit)?;
+        self.0.coarse.each(visit)
+    }
+
+    /// The coarser prefixes that sources without room are charged to.
+    pub fn coarse(&self) -> Result<Vec<(SourceKey, Source)>, GuardError> {
+        self.0.coarse.entries()
     }
 
     /// One source, by its masked address; or a coarser prefix.
@@ -146,6 +173,20 @@ impl Maps {
     /// half-way through a change.
     pub fn suspects(&self) -> Result<Vec<(Address, Suspect)>, GuardError> {
         self.0.suspects.entries()
+    }
+
+    /// Figures of servers, in order; last those of all others together.
+    pub fn servers(&self) -> Result<Vec<(Option<ServerKey>, Server)>, GuardError> {
+        let servers = self.0.servers.servers()?;
+        let mut servers: Vec<_> =
+            servers.into_iter().map(|(key, server)| (Some(key), server)).collect();
+        servers.push((None, self.0.servers.others()?));
+        Ok(servers)
+    }
+
+    /// Forget a server's figures.
+    pub fn remove_server(&self, key: &ServerKey) -> Result<(), GuardError> {
+        self.0.servers.remove(key)
     }
 
     /// Entries in use. The kernel cannot tell without reading them: a millisecond for each few
@@ -169,6 +210,21 @@ impl Maps {
         self.0.strangers.count()
     }
 
+    /// Memory that the pinned maps take in the kernel.
+    pub fn memory(&self) -> Result<Memory, GuardError> {
+        Ok(self.memory_by_map()?.iter().map(|map| map.memory).sum())
+    }
+
+    /// The same, map by map.
+    pub fn memory_by_map(&self) -> Result<Vec<MapMemory>, GuardError> {
+        memory::of_pins(&self.0.pins)
+    }
+
+    /// Entries that the table of strangers has room for.
+    pub fn stranger_capacity(&self) -> u32 {
+        self.0.strangers.max_entries()
+    }
+
     /// The sizes that the pinned tables have.
     pub fn table_sizes(&self) -> TableSizes {
         TableSizes {
@@ -176,6 +232,7 @@ impl Maps {
             sources: self.0.sources.max_entries(),
             pending: self.0.pending.max_entries(),
             rules: self.0.rules.max_entries(),
+            opening: self.0.proven.max_entries(),
         }
     }
 
@@ -194,10 +251,27 @@ impl Maps {
         if roles.is_empty() {
             return Ok(());
         }
-        let flows = self.flows()?.into_iter();
-        let mut theirs =
-            flows.filter(|(_, flow)| roles.iter().any(|role| role.owner() == flow.owner));
-        theirs.try_for_each(|(key, flow)| self.remove_flow(&key, flow.generation))
+        let mut theirs = Vec::new();
+        self.each_flow(|key, flow| {
+            if roles.iter().any(|role| role.owner() == flow.owner) {
+                theirs.push((*key, flow.generation));
+            }
+        })?;
+        theirs.iter().try_for_each(|(key, generation)| self.remove_flow(key, *generation))
+    }
+
+    /// Forget all connections: those that pass again are picked up midstream.
+    ///
+    /// For when one of their directions was not seen for a while. The client then acknowledges
+    /// bytes that no record has, as a forged segment does. What is known of proxies stays.
+    pub fn forget_connections(&self) -> Result<(), GuardError> {
+        let Inner { flows, pending, proven, strangers, beginnings, .. } = &*self.0;
+        flows.remove_where(|_| true)?;
+        for requests in [pending, proven] {
+            requests.remove_where(|key| key.client_port != 0)?;
+        }
+        strangers.remove_where(|_| true)?;
+        beginnings.remove_where(|_| true)
     }
 
     /// Summed over the CPUs.
@@ -256,7 +330,7 @@ impl Maps {
     ) -> Result<(), GuardError> {
         let rules = self.0.rules.entries()?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
-        writer.change(Beside { rules: &rules, bans }, change)
+        writer.change(InForce { rules: &rules, bans }, change)
     }
 
     /// Have the programs look for banned sources from the next packet on; to be called before one is
@@ -271,7 +345,9 @@ impl Maps {
 
     /// Some source is banned, or was and has sent no ping since.
     fn has_bans(&self) -> Result<bool, GuardError> {
-        Ok(self.sources()?.iter().any(|(_, source)| source.flags & BANNED != 0))
+        let mut banned = false;
+        self.each_source(|_, source| banned |= source.flags & BANNED != 0)?;
+        Ok(banned)
     }
 
     /// Prefix lengths are those of the address family (0..=32 or 0..=128); in order.
@@ -313,7 +389,7 @@ impl Maps {
     /// Have exactly these rules, with one change of policy; new ones are made before old ones go.
     ///
     /// # Errors
-    /// A bad prefix or a full table; then the new rules made so far stay beside the old ones.
+    /// A bad prefix or a full table; then the new rules made so far stay next to the old ones.
     pub fn set_rules(&self, wanted: &[NetworkRule]) -> Result<(), GuardError> {
         let wanted: Vec<(PrefixKey, Rule)> = wanted
             .iter()
@@ -368,16 +444,4 @@ impl Maps {
         };
         control.run(request)
     }
-}
-
-/// Open one pinned map.
-pub(super) fn open<K: Plain, V: Plain>(
-    dir: &Path,
-    name: &'static str,
-    flags: u64,
-) -> Result<Table<K, V>, GuardError> {
-    let incompatible = |reason| GuardError::Incompatible(dir.into(), reason);
-    let map = MapData::from_pin(dir.join(name))
-        .map_err(|error| incompatible(format!("{name}: {error}")))?;
-    Table::new(map, name, flags).map_err(incompatible)
 }

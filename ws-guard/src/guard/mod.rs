@@ -9,10 +9,12 @@
 //! |---|---|
 //! | object file, layout of maps | [`object`], [`layout`] |
 //! | loading, pin directory, bpffs | [`load`], [`pins`], [`bpffs`] |
+//! | pins of an earlier schema | [`migration`] |
 //! | which kernels | [`kernel`] |
 //! | which interfaces, in which role | [`selection`], [`role`], [`interfaces`] |
 //! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`], [`inspection`] |
-//! | tables, policy, networks, counters | [`maps`], [`table`], [`policy`], [`networks`], [`counters`] |
+//! | tables, policy, networks, counters | [`maps`], [`table`], [`policy`], [`networks`], [`counters`], [`servers`] |
+//! | detaching, unloading | [`detach`], [`unload`] |
 //! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
 mod attach;
 mod bpffs;
@@ -20,6 +22,7 @@ mod clsact;
 mod control;
 mod counters;
 mod debug_log;
+mod detach;
 mod error;
 mod events;
 mod inspection;
@@ -29,6 +32,8 @@ mod layout;
 mod links;
 mod load;
 mod maps;
+mod memory;
+mod migration;
 mod namespaces;
 mod netlink;
 mod networks;
@@ -40,6 +45,7 @@ mod precedence;
 mod privileges;
 mod role;
 mod selection;
+mod servers;
 mod sys;
 mod table;
 mod unload;
@@ -60,13 +66,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use ws_guard_common::maps::{Event, Tunnels};
 
-use self::{attach::Attacher, interfaces::Interface, pins::Pins, role::Direction};
+use self::{
+    attach::Attacher, interfaces::Interface, migration::Migration, pins::Pins, role::Direction,
+};
 pub use self::{
     bpffs::{MOUNT_POINT as BPFFS_MOUNT_POINT, is_bpffs},
     error::GuardError,
     inspection::Lost,
     interfaces::{InterfaceEvent, InterfaceWatcher},
     maps::{Handshakes, Maps},
+    memory::{MapMemory, Memory},
     networks::{NetworkRule, canonical},
     object::OBJECT_VARIABLE,
     pins::{DEFAULT_PIN_DIR, THROTTLE_MAP},
@@ -140,6 +149,22 @@ pub struct TableSizes {
     pub sources: u32,
     pub pending: u32,
     pub rules: u32,
+    /// Of each of the tables of connections without a flow, which are LRU tables and cannot grow.
+    pub opening: u32,
+}
+
+impl TableSizes {
+    /// Handshakes that may wait for their answer, and fewest entries of any LRU table: each CPU may
+    /// keep 128 of them free.
+    const FEWEST: u32 = 4096;
+    /// Entries of the allowlist.
+    const RULES: u32 = 4096;
+
+    /// What follows from the sizes that an operator chooses.
+    pub fn new(flows: u32, sources: u32) -> TableSizes {
+        let opening = (flows / 16 * 3).max(Self::FEWEST);
+        TableSizes { flows, sources, pending: Self::FEWEST, rules: Self::RULES, opening }
+    }
 }
 
 /// What [`Guard::load`] has to know.
@@ -163,6 +188,8 @@ pub struct Guard {
     options: LoadOptions,
     pins: Pins,
     maps: Maps,
+    /// Until the first program is attached.
+    migration: Option<Migration>,
     attachments: BTreeMap<String, Attachment>,
     events_dropped: Arc<AtomicU64>,
     /// Keeps other daemons out of the pin directory.
@@ -177,14 +204,16 @@ impl Guard {
     /// # Errors
     /// [`GuardError::Privileges`], [`GuardError::NoBpffs`], [`GuardError::InUse`],
     /// [`GuardError::Incompatible`], [`GuardError::Object`], [`GuardError::Load`]. A first load that
-    /// fails leaves nothing behind; pins that were there stay untouched.
+    /// fails leaves nothing behind; pins that were there stay untouched, also those of an earlier
+    /// schema.
     pub fn load(options: &LoadOptions) -> Result<Guard, GuardError> {
         privileges::check(&options.pin_dir)?;
         let pins = Pins::new(&options.pin_dir);
         let existed = pins.exist();
         let lock = pins.lock()?;
-        let loaded = load::load(&pins, options).and_then(|ebpf| Ok((ebpf, Maps::open(&pins)?)));
-        let (ebpf, maps) = match loaded {
+        let loaded = load::load(&pins, options)
+            .and_then(|(ebpf, migration)| Ok((ebpf, migration, Maps::open(&pins)?)));
+        let (ebpf, migration, maps) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 if !existed {
@@ -198,7 +227,17 @@ impl Guard {
         let events_dropped = Arc::default();
         let options = options.clone();
         let pod_ebpf = None;
-        Ok(Guard { ebpf, pod_ebpf, options, pins, maps, attachments, events_dropped, _lock: lock })
+        Ok(Guard {
+            ebpf,
+            pod_ebpf,
+            options,
+            pins,
+            maps,
+            migration,
+            attachments,
+            events_dropped,
+            _lock: lock,
+        })
     }
 
     /// The maps; cheap.
@@ -217,6 +256,7 @@ impl Guard {
     /// [`GuardError::Attach`] with the reason of each mode, [`GuardError::Privileges`].
     pub fn attach(&mut self, interface: &str, mode: AttachMode) -> Result<Attachment, GuardError> {
         let interface = Interface::find(interface)?;
+        self.end_migration()?;
         let (role, pins) = (Role::Uplink, &self.pins);
         let attachment = Attacher { ebpf: &mut self.ebpf, pins, interface, role }.attach(mode)?;
         self.attachments.insert(attachment.name.clone(), attachment.clone());
@@ -236,6 +276,7 @@ impl Guard {
     ) -> Result<Attachment, GuardError> {
         let interface = Interface::find(interface)?;
         self.load_for_pods()?;
+        self.end_migration()?;
         let Some(ebpf) = &mut self.pod_ebpf else {
             return Err(GuardError::NotLoaded(self.options.pin_dir.clone()));
         };
@@ -243,6 +284,12 @@ impl Guard {
         let attachment = Attacher { ebpf, pins, interface, role }.attach(mode)?;
         self.attachments.insert(attachment.name.clone(), attachment.clone());
         Ok(attachment)
+    }
+
+    /// Read what the old programs have written since [`Guard::load`], before the first of them is
+    /// replaced.
+    fn end_migration(&mut self) -> Result<(), GuardError> {
+        self.migration.take().map_or(Ok(()), |migration| migration.read(&self.pins))
     }
 
     /// Load what [`Guard::attach_pod`] attaches, so that the first pod need not wait for it.
@@ -258,7 +305,7 @@ impl Guard {
 
     /// Stop guarding an interface, or forget one that went away; its pins are removed.
     pub fn detach(&mut self, interface: &str) -> Result<(), GuardError> {
-        unload::detach(&self.pins, interface)?;
+        detach::detach(&self.pins, interface)?;
         self.attachments.remove(interface);
         Ok(())
     }

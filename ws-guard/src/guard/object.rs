@@ -1,5 +1,5 @@
 //! The compiled kernel programs: the ones built in, or, for tests, a fresh build.
-use std::{borrow::Cow, collections::HashMap, env, fs, path::PathBuf};
+use std::{borrow::Cow, env, fs, path::PathBuf};
 
 use aya_obj::Object;
 
@@ -41,13 +41,12 @@ impl ObjectFile {
         }
     }
 
-    /// The maps that outlive the daemon, as the object defines them.
+    /// Compare the maps that outlive the daemon with their layouts.
     ///
     /// # Errors
     /// When it cannot be parsed, lacks a map, or has one of another layout.
-    pub fn maps(&self) -> Result<HashMap<&'static str, Found>, GuardError> {
+    pub fn check(&self) -> Result<(), GuardError> {
         let object = Object::parse(&self.bytes).map_err(|error| self.error(error.to_string()))?;
-        let mut maps = HashMap::new();
         for layout in &LAYOUTS {
             let map = object.maps.get(layout.name);
             let map = map.ok_or_else(|| self.error(format!("no map {}", layout.name)))?;
@@ -57,9 +56,8 @@ impl ObjectFile {
                 (found.key, found.value) = (0, 0);
             }
             layout.check(&found).map_err(|reason| self.error(reason))?;
-            maps.insert(layout.name, found);
         }
-        Ok(maps)
+        Ok(())
     }
 
     pub fn error(&self, reason: String) -> GuardError {

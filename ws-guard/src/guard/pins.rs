@@ -28,6 +28,7 @@ use super::{
     error::GuardError,
     interfaces::Interface,
     layout::{Found, LAYOUTS, Layout},
+    migration,
     namespaces::Namespace,
     role::{Direction, Role},
 };
@@ -158,11 +159,15 @@ impl Pins {
     /// Compare what is pinned with this build; creates nothing.
     ///
     /// # Errors
-    /// [`GuardError::Incompatible`] with the first difference.
+    /// [`GuardError::Incompatible`] with the first difference; [`GuardError::Earlier`] for pins that a
+    /// daemon would take over.
     pub fn check(&self) -> Result<(), GuardError> {
         let incompatible = |reason| GuardError::Incompatible(self.dir.clone(), reason);
-        let wanted = format!("{SCHEMA}{SCHEMA_VERSION}");
+        let wanted = schema_note(SCHEMA_VERSION);
         let schemas = self.schemas()?;
+        if let Some(earlier) = migration::earlier_schema(self)? {
+            return Err(GuardError::Earlier(self.dir.clone(), earlier));
+        }
         if let Some(other) = schemas.iter().find(|schema| **schema != wanted) {
             return Err(incompatible(format!("they have {other}, this is {wanted}")));
         }
@@ -178,21 +183,33 @@ impl Pins {
 
     /// What is pinned for a layout, if anything.
     pub fn found(&self, layout: &Layout) -> Result<Option<Found>, GuardError> {
-        let path = self.map(layout.name);
+        self.found_at(&self.map(layout.name))
+    }
+
+    /// The map pinned at a path, if there is one.
+    pub fn found_at(&self, path: &Path) -> Result<Option<Found>, GuardError> {
         if !path.exists() {
             return Ok(None);
         }
         let unreadable = |error: aya::maps::MapError| {
             GuardError::Incompatible(self.dir.clone(), format!("{}: {error}", path.display()))
         };
-        let info = MapInfo::from_pin(&path).map_err(unreadable)?;
+        let info = MapInfo::from_pin(path).map_err(unreadable)?;
         Found::try_from(&info).map(Some).map_err(unreadable)
     }
 
     /// Say which version the pins have.
     pub fn write_schema(&self) -> Result<(), GuardError> {
-        let path = self.dir.join(format!("{SCHEMA}{SCHEMA_VERSION}"));
-        make_note(&path)
+        make_note(&self.dir.join(schema_note(SCHEMA_VERSION)))
+    }
+
+    /// Whether the pins have this version; two of them while a takeover is committed.
+    pub fn has_schema(&self, version: u32) -> Result<bool, GuardError> {
+        Ok(self.schemas()?.contains(&schema_note(version)))
+    }
+
+    pub fn remove_schema(&self, version: u32) -> Result<(), GuardError> {
+        remove(&self.dir.join(schema_note(version))).map(drop)
     }
 
     /// Pin the source table a second time where the article's readers look for it. What is there
@@ -292,6 +309,10 @@ pub fn names(dir: &Path) -> Result<Vec<String>, GuardError> {
     let mut names = names.map_err(GuardError::pin("listing", dir))?;
     names.sort();
     Ok(names)
+}
+
+fn schema_note(version: u32) -> String {
+    format!("{SCHEMA}{version}")
 }
 
 fn has_dot(name: &OsStr) -> bool {

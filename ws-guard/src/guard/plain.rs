@@ -3,8 +3,8 @@ use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     maps::{
-        Address, Counters, Event, FlowKey, Network, Pending, Policy, Ports, Rule, SourceKey,
-        Stranger, Suspect, Tunnels,
+        Address, Counters, Event, FlowKey, Network, Pending, Policy, Ports, Rule, Server,
+        ServerKey, SourceKey, Stranger, Suspect, Tunnels, Unopened,
     },
     source::Source,
 };
@@ -45,11 +45,14 @@ plain!(
     Ports,
     PrefixKey,
     Rule,
+    Server,
+    ServerKey,
     Source,
     SourceKey,
     Stranger,
     Suspect,
-    Tunnels
+    Tunnels,
+    Unopened
 );
 
 /// Lets aya's typed maps hold what this crate may not implement aya's `Pod` for.

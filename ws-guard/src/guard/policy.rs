@@ -17,7 +17,7 @@ use ws_guard_common::{
     maps::{Limits, MAY_BAN, Policy, Ports, Rule, SCOPES, action, name},
 };
 
-use super::{error::GuardError, maps::open, networks, plain::PrefixKey, table::Table};
+use super::{error::GuardError, networks, plain::PrefixKey, table::Table};
 
 /// A CPU that read the old sets' index may still be reading the sets: programs run with preemption
 /// or interrupts on for microseconds, never for as long as this.
@@ -38,7 +38,7 @@ pub struct PolicySet {
 
 /// What policies are made with that is no policy.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Beside<'a> {
+pub struct InForce<'a> {
     /// The rules by network.
     pub rules: &'a [Rule],
     /// Some source is banned, or about to be.
@@ -87,14 +87,14 @@ impl PolicySet {
 
     /// What all scopes have in common: how many rules and proxies there are, and what they may lead
     /// to.
-    fn finish(&mut self, generation: u32, headers: u32, beside: Beside<'_>) {
+    fn finish(&mut self, generation: u32, headers: u32, in_force: InForce<'_>) {
         for (scope, policy) in (0u32..).zip(&mut self.scopes) {
             let own = Limits::of(policy);
-            let bans = beside.bans
+            let bans = in_force.bans
                 || may_ban(&own)
-                || beside.rules.iter().any(|rule| may_ban(&own.with(rule)));
+                || in_force.rules.iter().any(|rule| may_ban(&own.with(rule)));
             policy.scope = scope;
-            policy.rules = beside.rules.len() as u32;
+            policy.rules = in_force.rules.len() as u32;
             policy.proxies = self.proxies.len() as u32;
             policy.headers = headers as u8;
             policy.generation = generation;
@@ -127,11 +127,11 @@ pub struct PolicyWriter<'a> {
 impl PolicyMaps {
     pub fn open(dir: &Path) -> Result<Self, GuardError> {
         Ok(PolicyMaps {
-            slots: open(dir, name::POLICY, 0)?,
-            ports: open(dir, name::PORTS, 0)?,
-            headers: open(dir, name::HEADERS, 0)?,
-            proxies: open(dir, name::PROXIES, 0)?,
-            active: open(dir, name::ACTIVE, 0)?,
+            slots: Table::open(dir, name::POLICY, 0)?,
+            ports: Table::open(dir, name::PORTS, 0)?,
+            headers: Table::open(dir, name::HEADERS, 0)?,
+            proxies: Table::open(dir, name::PROXIES, 0)?,
+            active: Table::open(dir, name::ACTIVE, 0)?,
             // Another process may have switched just before.
             switched: Mutex::new(Instant::now()),
         })
@@ -205,7 +205,7 @@ impl PolicyWriter<'_> {
     /// previous change.
     pub fn change(
         &mut self,
-        beside: Beside<'_>,
+        in_force: InForce<'_>,
         change: impl FnOnce(&mut PolicySet),
     ) -> Result<(), GuardError> {
         thread::sleep(GRACE.saturating_sub(self.switched.elapsed()));
@@ -213,7 +213,7 @@ impl PolicyWriter<'_> {
         let generation = set.scopes.first().map_or(0, |policy| policy.generation);
         change(&mut set);
         let other = 1 - self.maps.active()?;
-        set.finish(generation.wrapping_add(1).max(1), other, beside);
+        set.finish(generation.wrapping_add(1).max(1), other, in_force);
         for (scope, policy) in (0..SCOPES).zip(&set.scopes) {
             self.maps.slots.insert(&(other * SCOPES + scope), policy)?;
         }
@@ -254,7 +254,7 @@ mod tests {
             ..PolicySet::default()
         };
         let mut flags = |rules: &[Rule], bans| {
-            set.finish(7, 1, Beside { rules, bans });
+            set.finish(7, 1, InForce { rules, bans });
             let one = set.scopes[1];
             assert_eq!((one.scope, one.generation, one.rules), (1, 7, rules.len() as u32));
             assert_eq!((one.proxies, one.headers), (1, 1));

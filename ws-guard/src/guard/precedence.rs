@@ -1,7 +1,7 @@
 //! Whether our TCX programs still are the first on their hooks.
 //!
 //! They are put there at the head of the chain. Who attaches to the head later comes before them,
-//! and what such a program accepts (TC_ACT_OK) or drops, ours never see. Nobody fights for the place:
+//! and what such a program accepts (TC_ACT_OK) or drops, ours never see. There is no fight for the place:
 //! it is said.
 use std::{fmt, path::Path};
 

@@ -7,6 +7,7 @@ use std::{
     io,
     marker::PhantomData,
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
 };
 
 use aya::maps::MapData;
@@ -47,6 +48,14 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(Table { map, name, max_entries: info.max_entries(), flags, entry: PhantomData })
     }
 
+    /// Open a pinned map.
+    pub fn open(dir: &Path, name: &'static str, flags: u64) -> Result<Self, GuardError> {
+        let incompatible = |reason| GuardError::Incompatible(dir.into(), reason);
+        let map = MapData::from_pin(dir.join(name))
+            .map_err(|error| incompatible(format!("{name}: {error}")))?;
+        Table::new(map, name, flags).map_err(incompatible)
+    }
+
     pub fn max_entries(&self) -> u32 {
         self.max_entries
     }
@@ -73,13 +82,25 @@ impl<K: Plain, V: Plain> Table<K, V> {
         unsafe { sys::delete(self.fd(), key) }.map_err(self.error("removal"))
     }
 
+    /// Remove the entries of these keys; one that is made meanwhile may stay.
+    pub fn remove_where(&self, mut gone: impl FnMut(&K) -> bool) -> Result<(), GuardError> {
+        let mut keys = Vec::new();
+        self.each_batch(0, |batch, _| keys.extend(batch.iter().copied().filter(&mut gone)))?;
+        keys.iter().try_for_each(|key| self.remove(key).map(drop))
+    }
+
     /// All entries; one that comes or goes meanwhile may or may not be among them.
     pub fn entries(&self) -> Result<Vec<(K, V)>, GuardError> {
         let mut entries = Vec::new();
-        self.each_batch(self.flags, |keys, values| {
-            entries.extend(keys.iter().copied().zip(values.iter().copied()));
-        })?;
+        self.each(|key, value| entries.push((*key, *value)))?;
         Ok(entries)
+    }
+
+    /// The same one by one, in memory for one batch, whatever the size of the table.
+    pub fn each(&self, mut visit: impl FnMut(&K, &V)) -> Result<(), GuardError> {
+        self.each_batch(self.flags, |keys, values| {
+            keys.iter().zip(values).for_each(|(key, value)| visit(key, value));
+        })
     }
 
     /// How many entries there are. The kernel keeps no such number, so they are read, without the

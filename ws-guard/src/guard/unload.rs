@@ -5,12 +5,11 @@ use aya::maps::MapInfo;
 use ws_guard_common::maps::name;
 
 use super::{
-    attach, clsact,
+    clsact, detach,
     error::GuardError,
-    interfaces::Interface,
     layout::LAYOUTS,
-    pins::{self, Pinned, Pins},
-    role::Role,
+    migration,
+    pins::{self, Pins},
 };
 
 /// Remove links, filters, maps, programs and the directory; says what was removed.
@@ -31,6 +30,7 @@ fn remove_all(pins: &Pins) -> Result<Vec<String>, GuardError> {
     let control = pins.control();
     let mut paths = vec![control.with_file_name("new"), control];
     paths.extend(LAYOUTS.iter().map(|layout| pins.map(layout.name)));
+    paths.extend(LAYOUTS.iter().map(|layout| migration::next(pins, layout.name)));
     for path in paths {
         if pins::remove(&path)? {
             removed.push(path.display().to_string());
@@ -53,7 +53,7 @@ pub fn discard(pins: &Pins) {
 fn detach_all(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> {
     let mut failure = None;
     for pinned in pins.attachments()? {
-        match attach::remove(pins, &pinned) {
+        match detach::remove(pins, &pinned) {
             Ok(true) => {
                 let (direction, mode) = (pinned.direction.name(), pinned.mode.name());
                 removed.push(format!("{mode} on {direction} of {}", pinned.interface));
@@ -62,7 +62,7 @@ fn detach_all(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> 
             Err(error) => failure = Some(error),
         }
     }
-    for interface in qdisc_notes(pins)? {
+    for interface in detach::qdisc_notes(pins)? {
         match clsact::remove_qdisc(pins, &interface) {
             Ok(true) => removed.push(format!("clsact qdisc of {}", interface.name)),
             Ok(false) => {}
@@ -70,35 +70,6 @@ fn detach_all(pins: &Pins, removed: &mut Vec<String>) -> Result<(), GuardError> 
         }
     }
     failure.map_or(Ok(()), Err)
-}
-
-/// Remove what is attached to one interface, with its pins.
-pub fn detach(pins: &Pins, interface: &str) -> Result<(), GuardError> {
-    detach_those(pins, |pinned| pinned.interface == interface)?;
-    for noted in qdisc_notes(pins)? {
-        if noted.name == interface {
-            clsact::remove_qdisc(pins, &noted)?;
-        }
-    }
-    clsact::forget_namespaces(pins, interface, None)
-}
-
-/// Remove what is attached to an interface in another role than this one.
-pub fn detach_other_roles(pins: &Pins, interface: &str, role: Role) -> Result<(), GuardError> {
-    detach_those(pins, |pinned| pinned.interface == interface && pinned.role != role)
-}
-
-fn detach_those(pins: &Pins, these: impl Fn(&Pinned) -> bool) -> Result<(), GuardError> {
-    for pinned in pins.attachments()?.iter().filter(|pinned| these(pinned)) {
-        attach::remove(pins, pinned)?;
-    }
-    Ok(())
-}
-
-/// The interfaces whose clsact qdisc we made.
-fn qdisc_notes(pins: &Pins) -> Result<Vec<Interface>, GuardError> {
-    let names = pins::names(&pins.filters())?;
-    Ok(names.iter().filter_map(|name| pins::parse_qdisc(name)).collect())
 }
 
 /// The second pin of the source table goes only when it is the same map.

@@ -14,7 +14,7 @@ struct Places {
 }
 
 /// Raise the limit for open files as far as is needed and allowed; where that is not enough, take
-/// fewer connections, so that who is too many is answered as documented, and control always has one.
+/// fewer connections, so that connections over the limit are answered as documented, and control always has one.
 pub fn back(config: &mut Config) {
     let wanted = Places { connections: config.max_connections, handshakes: config.max_handshakes };
     let needed = RESERVED + (wanted.connections as u64).saturating_add(wanted.handshakes as u64);

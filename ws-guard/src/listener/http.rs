@@ -1,4 +1,4 @@
-//! HTTP for control, metrics and health: whoever says nothing, or does not read, keeps nobody out.
+//! HTTP for control, metrics and health; silent and slow clients do not exclude others.
 
 use std::{
     collections::VecDeque,
@@ -48,7 +48,7 @@ pub struct Limits {
     pub answer: Duration,
     /// For the peer to take some of the answer.
     pub write: Duration,
-    /// After so long an exchange counts as idle; never where answers may be streams.
+    /// Time after which an exchange counts as idle; never where answers may be streams.
     pub exchange: Option<Duration>,
 }
 
@@ -274,7 +274,7 @@ mod tests {
     const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
     #[test]
-    fn who_says_nothing_keeps_nobody_out() {
+    fn silent_clients_do_not_exclude_others() {
         let forever = Limits { head: Duration::from_secs(3600), ..LIMITS };
         let (_runtime, address) = start(forever);
         let mut idle: Vec<TcpStream> = (0..40).map(|_| connect(address)).collect();

@@ -69,7 +69,7 @@ pub static COUNTERS: [Family; 28] = [
     plain("pings_total", "PING frames of clients, each once.", &[(Counter::Pings, "")]),
     plain(
         "pings_witnessed_total",
-        "Pings that nobody saw, known from the pongs that answered them.",
+        "Unseen pings, known from the pongs that answered them.",
         &[(Counter::Witnessed, "")],
     ),
     by(
@@ -188,7 +188,7 @@ pub static COUNTERS: [Family; 28] = [
     ),
     plain(
         "events_suppressed_total",
-        "Events held back by the kernel's rate limit, so that nobody can flood the log.",
+        "Events suppressed by the kernel's rate limit, which keeps attackers from flooding the log.",
         &[(Counter::EventsSuppressed, "")],
     ),
 ];

@@ -8,21 +8,23 @@ use prometheus::{
 };
 use ws_guard_common::{
     frame::Violation,
-    maps::{Counters, HEARTBEAT_BUCKETS, SCHEMA_VERSION},
+    maps::{Counters, SCHEMA_VERSION},
 };
 
 use super::{
     catalogue::COUNTERS,
-    families::{Labels, counters, gauges, histogram},
+    families::{Labels, counters, gauges},
+    servers::{self, Servers},
+    top,
 };
 use crate::{
-    daemon::state::State,
     domain::status::{Status, counter},
     guard::GuardError,
+    state::State,
 };
 
-/// The first bucket's upper bound, seconds; each next one is twice the one before.
-const FIRST_BUCKET: f64 = 64e-6;
+/// Help of `wsguard_up`.
+const UP: &str = "1 when the kernel's maps could be read at this scrape.";
 
 /// All metrics of a daemon.
 pub struct GuardCollector {
@@ -33,63 +35,88 @@ pub struct GuardCollector {
 impl GuardCollector {
     pub fn new(state: State) -> prometheus::Result<GuardCollector> {
         // The registry wants one description to tell collectors apart; the families carry their own.
-        let help = "1 when the kernel's maps could be read at this scrape.".to_string();
-        let desc = Desc::new("wsguard_up".into(), help, Vec::new(), Default::default())?;
+        let desc = Desc::new("wsguard_up".into(), UP.into(), Vec::new(), Default::default())?;
         Ok(GuardCollector { state, desc })
     }
 
     fn read(&self) -> Result<Vec<MetricFamily>, GuardError> {
         let kernel = self.state.reader.maps.counters()?;
-        let status = self.state.status()?;
-        let mut families: Vec<MetricFamily> = from_catalogue(&kernel);
-        families.push(violations(&kernel));
-        families.push(heartbeat(&kernel));
-        families.extend(tables(&status));
-        families.extend(policy(&status));
-        families.extend(attached(&status));
-        families.extend(self.daemon());
+        let survey = self.state.surveys.recent(&self.state.reader)?;
+        let status = self.state.status_with(&survey)?;
+        let figures = self.state.reader.maps.servers()?;
+        let servers = Servers { figures, silence: survey.silence.counts() };
+        let mut families = families(&kernel, &servers, &status, &Daemon::of(&self.state));
+        let most = self.state.config().settings.run.top_sources;
+        if most > 0 {
+            let prefixes = self.state.reader.source_views()?.prefixes();
+            families.extend(top::family(&survey, &prefixes, most));
+        }
         Ok(families)
     }
+}
 
-    /// What no map holds.
-    fn daemon(&self) -> Vec<MetricFamily> {
-        let (ok, failed) = self.state.reloads();
-        let started = self.state.started_at().duration_since(UNIX_EPOCH).unwrap_or_default();
+/// What no map holds.
+#[derive(Default)]
+pub struct Daemon {
+    ready: bool,
+    /// Reloads that took effect, and that did not.
+    reloads: (u64, u64),
+    config_valid: bool,
+    attachments_lost: u64,
+    /// Events that the daemon, and that followers of the API, did not see.
+    missed: (u64, u64),
+    start_time_seconds: f64,
+}
+
+impl Daemon {
+    fn of(state: &State) -> Daemon {
+        let started = state.started_at().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Daemon {
+            ready: state.ready().is_ok(),
+            reloads: state.reloads(),
+            config_valid: state.config().errors.is_none(),
+            attachments_lost: state.attachments_lost(),
+            missed: (state.events_dropped(), state.events.missed()),
+            start_time_seconds: started.as_secs_f64(),
+        }
+    }
+
+    fn families(&self) -> Vec<MetricFamily> {
         let schema = SCHEMA_VERSION.to_string();
         let build: Labels<'_> = &[("schema", &schema), ("version", env!("CARGO_PKG_VERSION"))];
         vec![
             gauges(
                 "ready",
                 "1 while every wanted interface is attached and a policy is in force, as /readyz says.",
-                &[(&[], f64::from(self.state.ready().is_ok()))],
+                &[(&[], f64::from(self.ready))],
             ),
             counters(
                 "config_reload_total",
                 "Reloads of the configuration: ok took effect, error left the old one in force.",
-                &[(&[("result", "ok")], ok), (&[("result", "error")], failed)],
+                &[(&[("result", "ok")], self.reloads.0), (&[("result", "error")], self.reloads.1)],
             ),
             gauges(
                 "config_valid",
                 "0 from a configuration that was refused until one takes effect: the old one stays in force.",
-                &[(&[], f64::from(self.state.config().errors.is_none()))],
+                &[(&[], f64::from(self.config_valid))],
             ),
             counters(
                 "attachments_lost_total",
-                "Attachments that somebody else took away, each direction of an interface once; see the log, and --reattach.",
-                &[(&[], self.state.attachments_lost())],
+                "Attachments removed by others, counted per direction of an interface; see the log, and --reattach.",
+                &[(&[], self.attachments_lost)],
             ),
             counters(
                 "events_missed_total",
                 "Events that left the kernel and were not seen: the daemon, or a follower of the API, read too slowly.",
                 &[
-                    (&[("reader", "daemon")], self.state.events_dropped()),
-                    (&[("reader", "follower")], self.state.events.missed()),
+                    (&[("reader", "daemon")], self.missed.0),
+                    (&[("reader", "follower")], self.missed.1),
                 ],
             ),
             gauges(
                 "start_time_seconds",
                 "When the daemon started, seconds since 1970. The kernel's counters are older: they outlive it.",
-                &[(&[], started.as_secs_f64())],
+                &[(&[], self.start_time_seconds)],
             ),
             gauges(
                 "build_info",
@@ -107,7 +134,7 @@ impl Collector for GuardCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let read = self.read();
-        let up = gauges("up", &self.desc.help, &[(&[], f64::from(read.is_ok()))]);
+        let up = up(read.is_ok());
         let mut families = read.unwrap_or_else(|error| {
             tracing::error!("the maps cannot be read for a scrape: {error}");
             Vec::new()
@@ -115,6 +142,28 @@ impl Collector for GuardCollector {
         families.push(up);
         families
     }
+}
+
+/// All but `wsguard_up`, from readings of the kernel and of the daemon.
+pub fn families(
+    kernel: &Counters,
+    servers: &Servers,
+    status: &Status,
+    daemon: &Daemon,
+) -> Vec<MetricFamily> {
+    let mut families = from_catalogue(kernel);
+    families.push(violations(kernel));
+    families.extend(servers::families(servers));
+    families.extend(tables(status));
+    families.extend(policy(status));
+    families.extend(attached(status));
+    families.extend(daemon.families());
+    families
+}
+
+/// Whether the maps could be read.
+pub fn up(read: bool) -> MetricFamily {
+    gauges("up", UP, &[(&[], f64::from(read))])
 }
 
 fn from_catalogue(kernel: &Counters) -> Vec<MetricFamily> {
@@ -153,18 +202,6 @@ fn violations(kernel: &Counters) -> MetricFamily {
     )
 }
 
-fn heartbeat(kernel: &Counters) -> MetricFamily {
-    let bounds: Vec<f64> =
-        (0..HEARTBEAT_BUCKETS - 1).map(|bucket| FIRST_BUCKET * (1u64 << bucket) as f64).collect();
-    histogram(
-        "heartbeat_seconds",
-        "From a client's ping on the wire to the server's pong that answers it: grows when the server pauses.",
-        &bounds,
-        &kernel.heartbeat,
-        kernel.heartbeat_sum_ns as f64 / 1e9,
-    )
-}
-
 fn tables(status: &Status) -> Vec<MetricFamily> {
     let named = status.tables.named();
     let labels = named.map(|(name, _)| [("table", name)]);
@@ -176,7 +213,7 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
     vec![
         gauges(
             "table_entries",
-            "Entries in use. A full table refuses newcomers, see flow_events and source_events.",
+            "Entries in use. pending: requests without an answer; proven: those on connections on which the server has sent something; strangers: candidates for midstream pickup; coarse: coarser prefixes, charged for sources without room.",
             &samples(|table| table.entries),
         ),
         gauges("table_capacity", "Entries there is room for.", &samples(|table| table.capacity)),

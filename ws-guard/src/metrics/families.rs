@@ -56,25 +56,31 @@ pub fn gauges(name: &str, help: &str, samples: &[(Labels<'_>, f64)]) -> MetricFa
     family
 }
 
-/// A histogram from counts by bucket, not cumulative. `bounds` are the upper bounds of all but the
-/// last bucket, which is open.
-pub fn histogram(name: &str, help: &str, bounds: &[f64], counts: &[u64], sum: f64) -> MetricFamily {
-    let mut total = 0;
-    let mut buckets = Vec::with_capacity(bounds.len());
-    for (bound, count) in bounds.iter().zip(counts) {
-        total += count;
-        let mut bucket = Bucket::default();
-        bucket.set_upper_bound(*bound);
-        bucket.set_cumulative_count(total);
-        buckets.push(bucket);
-    }
-    let mut histogram = Histogram::default();
-    histogram.set_bucket(buckets);
-    histogram.set_sample_sum(sum);
-    histogram.set_sample_count(counts.iter().sum());
-    let mut metric = metric(&[]);
-    metric.set_histogram(histogram);
+/// Labels of a histogram, its counts by bucket, and its sum.
+pub type Counted<'a> = (Labels<'a>, &'a [u64], f64);
+
+/// A family of histograms from counts by bucket, not cumulative. `bounds` are the upper bounds of all
+/// but the last bucket, which is open.
+pub fn histograms(name: &str, help: &str, bounds: &[f64], samples: &[Counted<'_>]) -> MetricFamily {
+    let sample = |(labels, counts, sum): &Counted<'_>| {
+        let mut total = 0;
+        let mut buckets = Vec::with_capacity(bounds.len());
+        for (bound, count) in bounds.iter().zip(*counts) {
+            total += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(total);
+            buckets.push(bucket);
+        }
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_sum(*sum);
+        histogram.set_sample_count(counts.iter().sum());
+        let mut metric = metric(labels);
+        metric.set_histogram(histogram);
+        metric
+    };
     let mut family = family(name, help, MetricType::HISTOGRAM);
-    family.set_metric(vec![metric]);
+    family.set_metric(samples.iter().map(sample).collect());
     family
 }

@@ -1,23 +1,33 @@
 //! `/metrics`, `/healthz`, `/readyz`, and `/health`, which is the same as `/healthz`.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use prometheus::{Encoder, Registry, TextEncoder};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Mutex};
 
-use super::collector::GuardCollector;
-use ws_guard_server::service::Service;
+use super::{collector::GuardCollector, openmetrics};
+use ws_guard_server::{metrics::Exemplar, service::Service};
 
 use crate::{
-    daemon::state::State,
     listener::http::{self, Limits},
+    state::State,
 };
+
+/// An answer is given again until this many times what it took, so that however often it is asked for, it
+/// costs at most one in so many parts of a CPU...
+const AGAIN: u32 = 20;
+/// ...but no older one.
+const OLDEST: Duration = Duration::from_secs(1);
 
 /// A registry with the daemon's collector in it.
 pub fn registry(state: State) -> prometheus::Result<Registry> {
@@ -28,8 +38,13 @@ pub fn registry(state: State) -> prometheus::Result<Registry> {
 
 /// The endpoints of the guard, for any listener. It is ready when the companion server is as well,
 /// where there is one.
-pub fn router(registry: Registry, state: State, server: impl Ready) -> Router {
-    endpoints(registry, move || {
+pub fn router(
+    registry: Registry,
+    exemplars: impl Exemplify,
+    state: State,
+    server: impl Ready,
+) -> Router {
+    endpoints(registry, exemplars, move || {
         state.ready()?;
         server()
     })
@@ -37,7 +52,9 @@ pub fn router(registry: Registry, state: State, server: impl Ready) -> Router {
 
 /// Those of the companion server alone.
 pub fn router_alone(registry: Registry, server: Arc<Service>) -> Router {
-    endpoints(registry, move || server.ready().map_err(|why| why.to_string()))
+    let asked = server.clone();
+    let ready = move || server.ready().map_err(|why| why.to_string());
+    endpoints(registry, move || asked.exemplars(), ready)
 }
 
 /// Says why something is not ready. May block.
@@ -45,38 +62,110 @@ pub trait Ready: Fn() -> Result<(), String> + Clone + Send + Sync + 'static {}
 
 impl<F: Fn() -> Result<(), String> + Clone + Send + Sync + 'static> Ready for F {}
 
-fn endpoints(registry: Registry, ready: impl Ready) -> Router {
+/// Says which connections are behind samples.
+pub trait Exemplify: Fn() -> Vec<Exemplar> + Clone + Send + Sync + 'static {}
+
+impl<F: Fn() -> Vec<Exemplar> + Clone + Send + Sync + 'static> Exemplify for F {}
+
+fn endpoints(registry: Registry, exemplars: impl Exemplify, ready: impl Ready) -> Router {
+    let scraped = Scraped::default();
     Router::new()
-        .route("/metrics", get(move || text(registry.clone())))
+        .route(
+            "/metrics",
+            get(move |headers: HeaderMap| {
+                text(registry.clone(), exemplars.clone(), scraped.clone(), wanted(&headers))
+            }),
+        )
         .route("/healthz", get(async || "ok\n"))
         .route("/health", get(async || "ok\n"))
         .route("/readyz", get(move || answer(ready.clone())))
 }
 
 /// Serve until dropped.
-pub async fn serve(
-    listener: TcpListener,
-    registry: Registry,
-    state: State,
-    server: impl Ready,
-) -> anyhow::Result<()> {
-    http::serve(listener, router(registry, state, server), Limits::METRICS).await;
+pub async fn serve(listener: TcpListener, router: Router) -> anyhow::Result<()> {
+    http::serve(listener, router, Limits::METRICS).await;
     anyhow::bail!("the metrics port ended unexpectedly")
 }
 
-/// All that is in a registry, in Prometheus' text format.
-async fn text(registry: Registry) -> Response {
-    let scraped = tokio::task::spawn_blocking(move || {
-        let encoder = TextEncoder::new();
-        let mut text = Vec::new();
-        encoder.encode(&registry.gather(), &mut text)?;
-        Ok::<_, prometheus::Error>((encoder.format_type().to_string(), text))
-    });
-    match scraped.await {
-        Ok(Ok((kind, text))) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+/// How `/metrics` is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// Prometheus' text format.
+    Text,
+    OpenMetrics,
+}
+
+/// What a request asks for.
+fn wanted(headers: &HeaderMap) -> Format {
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    match accepts.into_iter().any(openmetrics::is_accepted) {
+        true => Format::OpenMetrics,
+        false => Format::Text,
     }
+}
+
+/// The latest answers of `/metrics`, one of each format. One is made at a time; whoever asks meanwhile
+/// waits for it.
+type Scraped = Arc<Mutex<[Option<Text>; 2]>>;
+
+#[derive(Clone)]
+struct Text {
+    kind: String,
+    text: Bytes,
+    made: Instant,
+    took: Duration,
+}
+
+impl Text {
+    /// All that is in a registry. Blocks.
+    fn of(
+        registry: &Registry,
+        exemplars: impl Exemplify,
+        format: Format,
+    ) -> prometheus::Result<Text> {
+        let began = Instant::now();
+        let families = registry.gather();
+        let (kind, text) = match format {
+            Format::Text => {
+                let (encoder, mut text) = (TextEncoder::new(), Vec::new());
+                encoder.encode(&families, &mut text)?;
+                (encoder.format_type().to_string(), text)
+            }
+            Format::OpenMetrics => (
+                openmetrics::KIND.to_owned(),
+                openmetrics::encode(&families, &exemplars()).into_bytes(),
+            ),
+        };
+        let made = Instant::now();
+        Ok(Text { kind, text: text.into(), made, took: made.duration_since(began) })
+    }
+
+    fn is_good(&self) -> bool {
+        self.made.elapsed() < (self.took * AGAIN).min(OLDEST)
+    }
+}
+
+async fn text(
+    registry: Registry,
+    exemplars: impl Exemplify,
+    scraped: Scraped,
+    format: Format,
+) -> Response {
+    let mut scraped = scraped.lock().await;
+    let latest = &mut scraped[format as usize];
+    if let Some(known) = latest.clone().filter(Text::is_good) {
+        return ([(header::CONTENT_TYPE, known.kind)], known.text).into_response();
+    }
+    let made = tokio::task::spawn_blocking(move || Text::of(&registry, exemplars, format)).await;
+    let error = match made {
+        Ok(Ok(made)) => {
+            *latest = Some(made.clone());
+            return ([(header::CONTENT_TYPE, made.kind)], made.text).into_response();
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
 async fn answer(ready: impl Ready) -> Response {
@@ -84,5 +173,51 @@ async fn answer(ready: impl Ready) -> Response {
     match ready.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(()) => "ready\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use prometheus::{
+        core::{Collector, Desc},
+        proto::MetricFamily,
+    };
+
+    use super::*;
+
+    /// Takes its time, and counts how often.
+    struct Slow(Arc<AtomicU64>, prometheus::IntCounter);
+
+    impl Collector for Slow {
+        fn desc(&self) -> Vec<&Desc> {
+            self.1.desc()
+        }
+
+        fn collect(&self) -> Vec<MetricFamily> {
+            std::thread::sleep(Duration::from_millis(100));
+            self.0.fetch_add(1, Ordering::Relaxed);
+            self.1.inc();
+            self.1.collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn many_scrapes_at_once_are_one() {
+        let (count, registry) = (Arc::new(AtomicU64::new(0)), Registry::new());
+        let counter = prometheus::IntCounter::new("slow", "slow").unwrap();
+        registry.register(Box::new(Slow(count.clone(), counter))).unwrap();
+        let scraped = Scraped::default();
+        let asks = (0..50).map(|_| text(registry.clone(), Vec::new, scraped.clone(), Format::Text));
+        for answer in futures_util::future::join_all(asks).await {
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        // An old one is made anew.
+        let old = scraped.lock().await[0].as_mut().map(|text| text.made -= OLDEST);
+        assert!(old.is_some());
+        text(registry, Vec::new, scraped, Format::Text).await;
+        assert_eq!(count.load(Ordering::Relaxed), 2);
     }
 }

@@ -23,7 +23,7 @@ pub fn pings(count: usize) -> Vec<u8> {
 /// A text frame without payload.
 pub const TEXT: [u8; 6] = [0x81, 0x80, 1, 2, 3, 4];
 
-/// The header of a binary frame with so many bytes of payload, which is all that comes of it.
+/// The header of a binary frame with this length of payload, which is all that comes of it.
 pub fn header(length: u16) -> Vec<u8> {
     let [high, low] = length.to_be_bytes();
     vec![0x82, 0xFE, high, low, 0, 0, 0, 0]

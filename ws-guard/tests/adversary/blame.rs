@@ -1,4 +1,4 @@
-//! Who is charged: floods spread thinly, and pings in somebody else's name.
+//! Who is charged: floods spread thinly, and pings under another's address.
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -44,7 +44,7 @@ fn hundred_connections_early(attacker: &Attacker) -> Result<Peers> {
     Ok(Vec::new())
 }
 
-/// Somebody behind the same address as a flooder, the first half of whose request is sent twice.
+/// A client behind the same address as a flooder, the first half of whose request is sent twice.
 fn neighbour_whose_request_comes_twice(attacker: &Attacker) -> Result<Peers> {
     let mut flooder = attacker.connect_number(1)?;
     try_all(&mut flooder, &pings(60))?;
@@ -60,7 +60,7 @@ fn neighbour_whose_request_comes_twice(attacker: &Attacker) -> Result<Peers> {
     Ok(vec![Box::new(flooder), Box::new(tcp)])
 }
 
-/// Pings in the SYN of somebody who never answers the server: it could have any address.
+/// Pings in the SYN of a client that never answers the server: it could have any address.
 fn spoofed_syn_with_pings(attacker: &Attacker) -> Result<Peers> {
     let stage = attacker.stage;
     let victim = attacker.local(0);

@@ -14,7 +14,7 @@ use crate::{
 
 const PINGS: usize = 100;
 const SOME: Reached = Reached::AtMost(PINGS as u64);
-/// Segments of somebody who does not see the connection, and how far they are apart.
+/// Segments of an off-path attacker, and how far they are apart.
 const GUESSES: u32 = 32_768;
 const STEP: u32 = u32::MAX / GUESSES + 1;
 /// Pings that an honest client sends.
@@ -59,9 +59,9 @@ fn filler_exchanged(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Somebody who knows the addresses and ports, and nothing else, spreads segments over all places that there
+/// An attacker that knows addresses and ports, and nothing else, spreads segments over all places that there
 /// are. What the guard keeps of them the server does not, and nothing could fill the gap before it.
-fn somebody_else_guesses(attacker: &Attacker) -> Result<Peers> {
+fn an_off_path_attacker_guesses(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;
     for guess in 0..GUESSES {
         let mut packet = tcp.segment(0, pings(1));
@@ -78,7 +78,11 @@ fn somebody_else_guesses(attacker: &Attacker) -> Result<Peers> {
 }
 
 pub const ROWS: &[Row] = &[
-    Row::new("somebody_else_guesses", Reached::Exactly(FEW as u64), somebody_else_guesses),
+    Row::new(
+        "an_off_path_attacker_guesses",
+        Reached::Exactly(FEW as u64),
+        an_off_path_attacker_guesses,
+    ),
     Row::new("pings_behind_a_gap", Reached::AtMost(0), pings_behind_a_gap),
     Row::new("harmless_behind_a_gap_then_pings", SOME, harmless_behind_a_gap_then_pings),
     Row::new("filler_exchanged", SOME, filler_exchanged),

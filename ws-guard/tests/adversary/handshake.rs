@@ -20,6 +20,8 @@ use crate::{
 };
 
 const PINGS: usize = 100;
+/// Pings that no pong tells of.
+const UNHEARD: usize = 9_000;
 const ALL: Reached = Reached::All(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 const NONE: Reached = Reached::Exactly(0);
@@ -27,6 +29,8 @@ const NONE: Reached = Reached::Exactly(0);
 const ANSWER: Duration = Duration::from_secs(3);
 /// A request that asks for no upgrade.
 const PLAIN_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
+/// A request with a body.
+const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 5\r\n\r\nhello";
 /// Ten times as many as pending requests are kept.
 const REQUESTS: u16 = 40_000;
 /// How often to try to open a connection at the right moment.
@@ -40,7 +44,7 @@ const OLD: u32 = 1000;
 /// What the guard knows a request by.
 const BEGIN: usize = 1;
 
-/// A request with a header of so many more bytes, in lines that servers read.
+/// A request with a header of this number of bytes more, in lines that servers read.
 pub fn long_request(bytes: usize) -> Vec<u8> {
     let line = format!("X-Padding: {}\r\n", "x".repeat(bytes.min(4000)));
     let padding = line.repeat((bytes / line.len()).max(1));
@@ -133,6 +137,35 @@ fn request_with_an_old_byte(attacker: &Attacker) -> Result<Peers> {
     kept_away(&mut tcp, &[&[rest, &pings(PINGS)].concat()])
 }
 
+/// A later request with a byte in front that the server has, in one segment.
+fn request_behind_an_old_byte(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    proven(&mut tcp, PLAIN_REQUEST)?;
+    ensure!(tcp.wait(ANSWER, |tcp| tcp.answer_bytes() > 0)?, "no answer to the first request");
+    tcp.take_bytes();
+    tcp.send(&tcp.segment(-1, [b"\n", REQUEST].concat()))?;
+    tcp.next = tcp.next.wrapping_add(REQUEST.len() as u32);
+    kept_away(&mut tcp, &[&pings(PINGS)])
+}
+
+/// A request in pieces that the server does not get the first time.
+fn request_lost_on_the_way(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    let head = long_request(1200);
+    let pieces: Vec<&[u8]> = head.chunks(100).collect();
+    let first = tcp.next;
+    for piece in &pieces {
+        let mut lost = tcp.segment(0, *piece);
+        lost.checksum = Checksum::Wrong;
+        tcp.send(&lost)?;
+        tcp.next = tcp.next.wrapping_add(piece.len() as u32);
+    }
+    tcp.next = first;
+    upgrade_in(&mut tcp, &pieces)?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
 /// A longer request that the server throws away, in place of the one that it takes.
 fn longer_request_as_bait(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
@@ -208,6 +241,30 @@ fn two_answers_at_once(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
+/// The same, with the request hidden behind the body of the one before it.
+fn answer_behind_the_one_to_a_body(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening::default())?;
+    tcp.window = 0;
+    tcp.push(&[POST, REQUEST].concat())?;
+    answer_waits(&mut tcp)?;
+    persist_all(&mut tcp, &pings(PINGS))?;
+    one(tcp)
+}
+
+/// The same, of a client that never lets the server answer.
+fn upgrade_behind_a_body_and_nothing_comes_out(attacker: &Attacker) -> Result<Peers> {
+    let mut tcp = attacker.tcp(0, &Opening { window: 0, ..Opening::default() })?;
+    tcp.push(&[POST, REQUEST].concat())?;
+    // The server refuses data that it has with the request.
+    tcp.settle(Duration::from_millis(100))?;
+    // Each once: what is dropped would only come later.
+    for segment in pings(UNHEARD).chunks(1200) {
+        tcp.push(segment)?;
+    }
+    answer_waits(&mut tcp)?;
+    one(tcp)
+}
+
 /// Make room when the server has more to say than one write.
 fn answer_waits(tcp: &mut RawTcp) -> Result<()> {
     tcp.settle(Duration::from_millis(100))?;
@@ -269,7 +326,7 @@ fn request_before_the_connection(attacker: &Attacker) -> Result<Peers> {
     one(tcp)
 }
 
-/// Requests without connections, from addresses that nobody has. Each comes in two pieces: the kernel
+/// Requests without connections, from unused addresses. Each comes in two pieces: the kernel
 /// is slower to forget what was looked up once.
 fn flood_of_requests(attacker: &Attacker) -> Result<()> {
     let sender = Sender::new(&attacker.stage.pair)?;
@@ -295,7 +352,7 @@ fn flood_of_requests(attacker: &Attacker) -> Result<()> {
     Ok(())
 }
 
-/// Ten times as many other requests as there is room for, with addresses that nobody has, as soon as
+/// Ten times as many other requests as there is room for, with unused addresses, as soon as
 /// the server has acknowledged the beginning of this one.
 fn request_forgotten_in_a_flood(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
@@ -343,7 +400,7 @@ fn ports_used_again(attacker: &Attacker) -> Result<Peers> {
 /// may begin a little below where the server's stream of the old one ended. The client begins behind what
 /// the server has acknowledged of the old one.
 ///
-/// Nobody waits 275 s for that: a segment of the server, made up, brings the old stream to where the clock
+/// Instead of waiting 275 s: a segment of the server, made up, brings the old stream to where the clock
 /// of the new connection will be.
 fn ports_used_again_when_the_clock_went_round(attacker: &Attacker) -> Result<Peers> {
     for n in 0..TRIES {
@@ -388,6 +445,8 @@ pub const ROWS: &[Row] = &[
     Row::new("pipelined_request", SOME, pipelined_request).on(Library::Ws),
     Row::new("head_of_24_kilobytes", SOME, head_of_24_kilobytes),
     Row::new("request_with_an_old_byte", SOME, request_with_an_old_byte),
+    Row::new("request_behind_an_old_byte", SOME, request_behind_an_old_byte).on(Library::Ws),
+    Row::new("request_lost_on_the_way", ALL, request_lost_on_the_way),
     Row::new("longer_request_as_bait", SOME, longer_request_as_bait),
     Row::new("answer_through_a_tiny_window", ALL, answer_through_a_tiny_window),
     Row::new("answer_that_begins_with_a_byte", ALL, answer_that_begins_with_a_byte),
@@ -395,6 +454,16 @@ pub const ROWS: &[Row] = &[
         .on(Library::Ws),
     Row::new("pongs_before_the_answer", SOME, pongs_before_the_answer),
     Row::new("two_answers_at_once", ALL, two_answers_at_once).on(Library::Ws),
+    Row::new("answer_behind_the_one_to_a_body", ALL, answer_behind_the_one_to_a_body)
+        .on(Library::Gorilla),
+    // A second's worth of the pace, and a quarter of it for a late clock.
+    Row::new(
+        "upgrade_behind_a_body_and_nothing_comes_out",
+        Reached::AtMost(UNHEARD as u64),
+        upgrade_behind_a_body_and_nothing_comes_out,
+    )
+    .allowed(16 * 1024 * 5 / 4 / 6)
+    .on(Library::Gorilla),
     Row::new("huge_head_of_the_answer", ALL, huge_head_of_the_answer).on(Library::Ws),
     Row::new("answer_in_small_segments", ALL, answer_in_small_segments).on(Library::Ws),
     Row::new("text_of_an_answer_in_a_body", SOME, text_of_an_answer_in_a_body).on(Library::Ws),

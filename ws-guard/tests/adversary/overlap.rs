@@ -57,7 +57,7 @@ fn harmless_second(attacker: &Attacker) -> Result<Peers> {
     finish(tcp, &[short_frame(), pings(PINGS)].concat())
 }
 
-/// Send what was meant all the time, from where the server stands, as long as it takes.
+/// Send what was meant all the time, from the server's position, as long as it takes.
 fn finish(mut tcp: RawTcp, meant: &[u8]) -> Result<Peers> {
     tcp.settle(Duration::from_millis(100))?;
     let done = usize::try_from(-tcp.unacknowledged()).unwrap_or(0).min(meant.len());

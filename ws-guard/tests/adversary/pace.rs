@@ -243,9 +243,9 @@ fn one_connection_after_the_other() -> Result<()> {
 /// message.
 struct AtEdge {
     tcp: RawTcp,
-    /// What comes to the server, behind the guard.
+    /// Segments that reach the server, behind the guard.
     to_server: Capture,
-    /// What comes to us.
+    /// Segments that reach the client.
     to_client: Capture,
     /// The messages that the server has to echo, and their frames.
     said: Vec<Vec<u8>>,
@@ -327,7 +327,7 @@ impl AtEdge {
         self.tcp.next.wrapping_add(self.tcp.room() as u32)
     }
 
-    /// A segment at so many bytes from the next one, of what the client has to say there.
+    /// A segment at this distance from the next byte, of what the client has to say there.
     fn past_next(&self, offset: i64, len: usize) -> Packet {
         let at = i64::from(self.tcp.next.wrapping_sub(self.base)) + offset;
         let said = (at..at + len as i64)
@@ -336,7 +336,7 @@ impl AtEdge {
         self.tcp.segment(offset, said.collect::<Vec<u8>>())
     }
 
-    /// The same at so many bytes from the edge.
+    /// The same at this distance from the edge.
     fn past_edge(&self, offset: i64, len: usize) -> Packet {
         self.past_next(i64::from(self.tcp.room()) + offset, len)
     }
@@ -449,7 +449,7 @@ fn nothing_passes_a_held_edge() -> Result<()> {
             ensure!(at.tcp.taken_beyond() == 0, "the server took what was beyond the edge");
             at.finish()
         };
-        stage.beside_honest(Library::Gorilla, Family::V4, n, || play().context(name))?;
+        stage.with_honest_clients(Library::Gorilla, Family::V4, n, || play().context(name))?;
     }
     let status: serde_json::Value = stage.guard.ask("status")?;
     println!("{}", status["drops"]);

@@ -168,7 +168,7 @@ fn no_payload_length(attacker: &Attacker) -> Result<Peers> {
     })
 }
 
-/// In VLANs that the server is not in. (Where the kernel has no 8021q, nobody is.) What arrives is seen
+/// In VLANs that the server is not in. (Where the kernel has no 8021q, no host is.) What arrives is seen
 /// behind the guard by a packet socket, which gets it from the interface.
 fn in_a_vlan<const N: usize>(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.connect()?;

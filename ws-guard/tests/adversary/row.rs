@@ -14,7 +14,9 @@ use crate::{
     stage::{Flow, LIMIT, Stage},
 };
 
-/// So long nothing comes from the server when it has dealt with everything.
+/// Names the only row to play.
+pub const ONE_ROW: &str = "WS_GUARD_ROW";
+/// Silence of the server after which it has dealt with everything.
 const QUIET: Duration = Duration::from_millis(120);
 /// The lowest port of an attacker.
 pub const PORT: u16 = 40_000;
@@ -113,7 +115,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// An attack with so many pings on the Python server, over IPv4 and IPv6.
+    /// An attack with `reached` pings on the Python server, over IPv4 and IPv6.
     pub const fn new(
         name: &'static str,
         reached: Reached,
@@ -151,7 +153,7 @@ impl Row {
     }
 }
 
-/// What a row came to.
+/// Outcome of a row.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Pings and pongs that the server's library received.
@@ -177,10 +179,10 @@ impl fmt::Display for Outcome {
 }
 
 impl Row {
-    /// Attack from address number `n` and ports from `port` on, beside an honest client.
+    /// Attack from address number `n` and ports from `port` on, together with an honest client.
     pub fn play(&self, stage: &Stage, family: Family, n: u8, port: u16) -> Result<Outcome> {
         let attacker = Attacker { stage, library: self.library, family, n, port };
-        stage.beside_honest(self.library, family, n, || {
+        stage.with_honest_clients(self.library, family, n, || {
             let mut peers = (self.attack)(&attacker)?;
             let mut outcome = Outcome { guard: "no flow".into(), ..Outcome::default() };
             // An address and port may have had several connections, one after the other.
@@ -258,13 +260,13 @@ impl Row {
     }
 }
 
-/// Play the rows one after the other, print what each came to, and fail when one did not do as it
-/// should.
+/// Play the rows one after the other, print each outcome, and fail when one differs from what is
+/// expected.
 ///
 /// What differs between IPv4 and IPv6 is in rows of its own; the others take turns, unless the run is
 /// one that has time.
 pub fn play(stage: Stage, rows: &[Row]) -> Result<()> {
-    let wanted = std::env::var("WS_GUARD_ROW").unwrap_or_default();
+    let wanted = std::env::var(ONE_ROW).unwrap_or_default();
     let both = std::env::var_os(NIGHTLY).is_some();
     let mut wrong = Vec::new();
     let mut n = 0;

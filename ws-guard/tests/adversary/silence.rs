@@ -15,7 +15,7 @@ const SOME: Reached = Reached::AtMost(PINGS as u64);
 /// Longer than a server delays its acknowledgements, shorter than it asks for an address.
 const SILENCE: Duration = Duration::from_millis(1400);
 
-/// The server does not know any more where the client is, and nobody answers when it asks.
+/// The server no longer knows the client's Ethernet address, and its requests get no answer.
 fn hide(attacker: &Attacker, tcp: &RawTcp) -> Result<()> {
     let at = format!("{} dev {INTERFACE}", tcp.client.ip());
     attacker.stage.pair.server.ip(&format!("neigh del {at}"))?;

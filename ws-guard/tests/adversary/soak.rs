@@ -54,7 +54,7 @@ impl Clock {
         self.start.elapsed() < self.time && !self.failed.load(Relaxed)
     }
 
-    /// Nobody is to go on when something is wrong.
+    /// Ends all threads when something is wrong.
     fn unless_wrong<T>(&self, result: Result<T>) -> Result<T> {
         self.failed.fetch_or(result.is_err(), Relaxed);
         result

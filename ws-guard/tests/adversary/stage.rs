@@ -20,13 +20,13 @@ use crate::process::Guard;
 
 /// Pings that a source may send in any window...
 pub const LIMIT: u64 = 30;
-/// ...which lasts longer than all rows together: nobody is forgiven between.
+/// ...which lasts longer than all rows together: no throttle ends between them.
 const WINDOW_SECONDS: u32 = 1200;
 /// Pings that a connection may send all the same while its source is throttled.
 pub const SHARE: u64 = 5;
 /// What errors of an honest client say.
 pub const HONEST: &str = "the honest client";
-/// Pings of an honest client beside a row.
+/// Pings of an honest client during a row.
 const HONEST_PINGS: u64 = 4;
 /// The first port that is protected. There are more than servers: others may come.
 pub const PORT: u16 = 9001;
@@ -124,7 +124,7 @@ impl Stage {
     }
 
     /// Run `attack` while an honest client talks to the same server, whose counts must be exact.
-    pub fn beside_honest<T>(
+    pub fn with_honest_clients<T>(
         &self,
         library: Library,
         family: Family,

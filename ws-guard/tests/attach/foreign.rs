@@ -123,7 +123,7 @@ fn load(kind: bpf_prog_type, instructions: &[u64]) -> io::Result<OwnedFd> {
     program.insns = instructions.as_ptr() as u64;
     program.license = license.as_ptr() as u64;
     let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attributes)?;
-    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    // SAFETY: the kernel has just given us this descriptor, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -19,7 +19,7 @@ fn removals(numbers: std::ops::Range<usize>) -> String {
     numbers.map(|n| format!("link del cali{n}\n")).collect()
 }
 
-/// Wait until so many interfaces are attached; how long it took.
+/// Wait until this number of interfaces is attached; the time it took.
 fn time_until_attached(guard: &Guard, count: usize) -> Result<Duration> {
     let start = Instant::now();
     eventually("all are attached", || Ok(guard.attached()? == count))?;
@@ -114,7 +114,7 @@ fn a_name_decides_whether_an_interface_is_guarded() -> Result<()> {
     Ok(())
 }
 
-/// Pods that go while nobody looks leave pins; the next daemon removes them and guards the others.
+/// Pods removed without a daemon leave pins; the next daemon removes them and guards the others.
 #[test]
 fn pods_come_and_go_while_the_daemon_is_down() -> Result<()> {
     needs_root!();
@@ -187,7 +187,7 @@ fn a_missing_name_is_an_error_and_an_idle_pattern_is_not() -> Result<()> {
     guard.finish()
 }
 
-/// Figures for the documentation: what so many interfaces cost.
+/// Figures for the documentation: cost of many interfaces.
 #[test]
 fn two_hundred_pods() -> Result<()> {
     needs_root!();

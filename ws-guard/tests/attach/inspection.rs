@@ -32,13 +32,15 @@ fn shape(node: &Namespace) -> Result<String> {
     Ok(words.filter(|word| !word.contains("tag")).collect::<Vec<_>>().join(" "))
 }
 
-fn remove(guard: &Guard, folder: &str, part: &str) -> Result<()> {
+/// Remove the pins in a folder with this part in their names; how many there were, at least one.
+pub fn remove(guard: &Guard, folder: &str, part: &str) -> Result<usize> {
     let folder = guard.pin_dir.join(folder);
     let entries = fs::read_dir(&folder)?.flatten();
     let found: Vec<_> =
         entries.filter(|entry| entry.file_name().to_string_lossy().contains(part)).collect();
     ensure!(!found.is_empty(), "no {part} in {}", folder.display());
-    found.iter().try_for_each(|entry| Ok(fs::remove_file(entry.path())?))
+    found.iter().try_for_each(|entry| fs::remove_file(entry.path()))?;
+    Ok(found.len())
 }
 
 type Theft = fn(&Namespace, &Guard) -> Result<()>;
@@ -49,9 +51,11 @@ fn what_is_taken_away_is_put_back_and_said() -> Result<()> {
     let thefts: [(&str, &str, Theft); 6] = [
         ("clsact", "the qdisc", |node, _| tc(node, "qdisc del dev cali0 clsact")),
         ("clsact", "one filter", |node, _| tc(node, "filter del dev cali0 ingress")),
-        ("clsact", "the pins of filters", |_, guard| remove(guard, "filters", "-clsact")),
-        ("tcx", "the pin of a link", |_, guard| remove(guard, "links", "-in-tcx")),
-        ("xdp-generic", "the pin of the XDP link", |_, guard| remove(guard, "links", "-in-xdp")),
+        ("clsact", "the pins of filters", |_, guard| remove(guard, "filters", "-clsact").map(drop)),
+        ("tcx", "the pin of a link", |_, guard| remove(guard, "links", "-in-tcx").map(drop)),
+        ("xdp-generic", "the pin of the XDP link", |_, guard| {
+            remove(guard, "links", "-in-xdp").map(drop)
+        }),
         ("tcx", "the folder of links", |_, guard| {
             remove(guard, "links", "cali0")?;
             Ok(fs::remove_dir(guard.pin_dir.join("links"))?)
@@ -117,7 +121,7 @@ fn a_daemon_with_another_socket_is_not_unloaded() -> Result<()> {
     eventually("it knows", || Ok(guard.attached()? == 0))?;
     guard.stop()?;
     ensure!(!guard.pin_dir.exists(), "{} is left behind", guard.pin_dir.display());
-    // What the pins said while nobody ran: nothing is loaded.
+    // The pins without a daemon: nothing is loaded.
     let status = guard.outside("status")?;
     ensure!(!status.status.success());
     Ok(())

@@ -19,9 +19,10 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    dashboard::expressions,
+    dashboard::{annotation, expressions},
+    pictures,
     prometheus::Prometheus,
-    rules::{Alert, alerts},
+    rules::{self, Alert, alerts},
     stage::{PORT, Stage, eventually},
 };
 
@@ -32,33 +33,51 @@ const FLOOD: Bounds =
 /// Alerts whose trouble no test here makes; promtool's tests alone show them fire.
 ///
 /// It takes an hour, a driver without native XDP, a full table of 32,768, a second node, a server that
-/// is late or silent on purpose, or three restarts.
-const NOT_MADE: [&str; 9] = [
+/// is late with all or silent on purpose, three restarts, or ten clients that fall silent.
+const NOT_MADE: [&str; 10] = [
     "WsGuardAbsent",
     "WsGuardGenericAttach",
     "WsGuardSourcesCoarse",
     "WsGuardPoliciesDiffer",
-    "WsGuardHeartbeatSlow",
     "WsGuardServerStalled",
+    "WsGuardServerTimeouts",
     "WsGuardRestarting",
     "WsGuardHeartbeatsUnanswered",
     "WsGuardServerPongSlow",
+    BUS_DOWN,
 ];
 
-/// The alert on companion servers, whose counter has no series before the first such end.
-const TIMEOUTS: &str = "WsGuardServerTimeouts";
+/// The alert on the server's process, which is the daemon's own only with `--listen`.
+const RESTARTED: &str = "WsGuardServerRestarted";
 
-/// The alerts that the tests make trouble for.
+/// The alert on the bus, which only a server with topics has.
+const BUS_DOWN: &str = "WsGuardBusDown";
+
+/// Panels that have data only where the guard has the server, with topics, a bus and export.
+const TOGETHER: [(&str, &str); 10] = [
+    ("ws-guard-server", "Restarts"),
+    ("ws-guard-server", "Pings inside TLS"),
+    ("ws-guard-server", "Topics"),
+    ("ws-guard-server", "Deliveries"),
+    ("ws-guard-server", "Recoveries"),
+    ("ws-guard-server", "History"),
+    ("ws-guard-server", "Bus"),
+    ("ws-guard-server", "Bus lag"),
+    ("ws-guard-server", "Queues"),
+    ("ws-guard-server", "OTLP requests"),
+];
+
+/// The alerts that the tests make trouble for, with guard and server apart.
 fn made() -> Result<Vec<Alert>> {
-    let made = |alert: &Alert| alert.alert != TIMEOUTS && !NOT_MADE.contains(&&*alert.alert);
+    let made = |alert: &Alert| alert.alert != RESTARTED && !NOT_MADE.contains(&&*alert.alert);
     Ok(alerts()?.into_iter().filter(made).collect())
 }
 
 /// What an alert compares with its bound: the expression without its comparisons.
 ///
-/// What has no series on a healthy node is left out: an absence, generic mode, ends by time-out.
+/// What has no series on a healthy node is left out: an absence, generic mode.
 fn compared(alert: &Alert) -> Vec<&str> {
-    if [TIMEOUTS, "WsGuardGenericAttach"].contains(&&*alert.alert) {
+    if alert.alert == "WsGuardGenericAttach" {
         return Vec::new();
     }
     let bound = |part: &str| {
@@ -66,6 +85,23 @@ fn compared(alert: &Alert) -> Vec<&str> {
     };
     let parts = alert.expr.split(" or ").filter(|part| !part.starts_with("absent("));
     parts.map(|part| &part[..bound(part)]).collect()
+}
+
+/// Everything that panels, alerts and recording rules ask; with the server in the guard, or apart.
+fn asked(together: bool) -> Result<BTreeSet<String>> {
+    let mut asked: BTreeSet<String> = expressions()?
+        .into_iter()
+        .filter(|((uid, title), _)| TOGETHER.contains(&(uid, title)) == together)
+        .map(|(_, expr)| expr)
+        .collect();
+    let is_of_both = |alert: &&Alert| [RESTARTED, BUS_DOWN].contains(&&*alert.alert);
+    for alert in alerts()?.iter().filter(|alert| is_of_both(alert) == together) {
+        asked.extend(compared(alert).into_iter().map(str::to_owned));
+    }
+    if !together {
+        asked.extend(rules::recorded()?);
+    }
+    Ok(asked)
 }
 
 #[test]
@@ -79,20 +115,27 @@ fn a_comparison_is_cut_off() -> Result<()> {
 #[test]
 fn every_expression_gives_data_under_the_demonstrations_traffic() -> Result<()> {
     needs_root!();
-    let stage = Stage::start()?;
+    let stage = Stage::apart(&["--ping-interval=1s"])?;
     let prometheus = Prometheus::start(&stage.pair.server, &stage.pods())?;
     let (mut flooder, mut user) = (stage.client(0, false)?, stage.client(1, true)?);
+    let mut quiet = stage.client(3, true)?;
     let brief = stage.client(2, true)?;
     brief.close()?;
     let go_on = AtomicBool::new(true);
     let empty = thread::scope(|scope| {
         let flooding = scope.spawn(|| flood::flood(&mut flooder, FLOOD, || go_on.load(Relaxed)));
         let served = scope.spawn(|| honest::run(&mut user, FLOOD.time, || go_on.load(Relaxed)));
-        let empty = without_data(&prometheus);
+        let answering = scope.spawn(|| honest::answer(&mut quiet, || go_on.load(Relaxed)));
+        let empty = without_data(&prometheus, asked(false)?);
+        let drawn = pictures::write_if_wanted(&prometheus);
         go_on.store(false, Relaxed);
-        let joined = (flooding.join(), served.join());
-        let (Ok(flooded), Ok(served)) = joined else { return Err(anyhow!("a client panicked")) };
+        let joined = (flooding.join(), served.join(), answering.join());
+        let (Ok(flooded), Ok(served), Ok(answered)) = joined else {
+            return Err(anyhow!("a client panicked"));
+        };
         ensure!(flooded?.pings > 1000 && served?.messages > 10, "there was no traffic");
+        ensure!(answered? > 1, "the server did not ping");
+        drawn?;
         empty
     })?;
     ensure!(empty.is_empty(), "no data for\n{}", empty.join("\n"));
@@ -100,11 +143,7 @@ fn every_expression_gives_data_under_the_demonstrations_traffic() -> Result<()> 
 }
 
 /// The expressions that go without data for long.
-fn without_data(prometheus: &Prometheus) -> Result<Vec<String>> {
-    let mut open: BTreeSet<String> = expressions()?.into_iter().map(|(_, expr)| expr).collect();
-    for alert in &alerts()? {
-        open.extend(compared(alert).into_iter().map(str::to_owned));
-    }
+fn without_data(prometheus: &Prometheus<'_>, mut open: BTreeSet<String>) -> Result<Vec<String>> {
     // Those that need two scrapes of what has only just begun come a little later than the others.
     for _ in 0..8 {
         let mut still = BTreeSet::new();
@@ -123,7 +162,7 @@ fn without_data(prometheus: &Prometheus) -> Result<Vec<String>> {
 }
 
 /// A node for the guard, a pod for the server, and no target of the other's job.
-fn instances_are_named_for_what_they_are(prometheus: &Prometheus) -> Result<()> {
+fn instances_are_named_for_what_they_are(prometheus: &Prometheus<'_>) -> Result<()> {
     for (job, instance) in [("ws-guard", "node-1"), ("ws-guard-server", "server-x")] {
         let found = prometheus.ask(&format!("up{{job=\"{job}\"}}"))?;
         ensure!(found.len() == 1 && found[0]["metric"]["instance"] == instance, "{found:?}");
@@ -131,8 +170,50 @@ fn instances_are_named_for_what_they_are(prometheus: &Prometheus) -> Result<()> 
     Ok(())
 }
 
+#[test]
+fn the_rest_gives_data_where_the_guard_has_the_server() -> Result<()> {
+    needs_root!();
+    let stage = Stage::together()?;
+    let prometheus = Prometheus::start(&stage.pair.server, &stage.pods())?;
+    let empty = without_data(&prometheus, asked(true)?)?;
+    ensure!(empty.is_empty(), "no data for\n{}", empty.join("\n"));
+    exemplars_lead_to_connections(&stage, &prometheus)?;
+    let alert = alerts()?.into_iter().find(|alert| alert.alert == RESTARTED);
+    let expr = alert.context("no such alert")?.expr;
+    let restarts = annotation("Restarts")?;
+    for quiet in [&expr, &restarts] {
+        ensure!(prometheus.ask(quiet)?.is_empty(), "{quiet} before the server died");
+    }
+    stage.kill_the_servers_process()?;
+    for told in [&expr, &restarts] {
+        eventually(told, || Ok(!prometheus.ask(told)?.is_empty()))?;
+    }
+    Ok(())
+}
+
+/// From a series in Prometheus to the connection that was counted in it.
+fn exemplars_lead_to_connections(stage: &Stage, prometheus: &Prometheus<'_>) -> Result<()> {
+    stage.client(0, true)?.close()?;
+    stage.client(1, true)?.close()?;
+    for series in [
+        "wsguard_server_closed_total{cause=\"peer_closed\"}",
+        "wsguard_server_handshake_seconds_bucket",
+        "wsguard_server_tcp_rtt_seconds_bucket",
+    ] {
+        eventually(series, || Ok(!prometheus.exemplars(series)?.is_empty()))?;
+        let listed = stage.connections()?;
+        let ids: Vec<String> =
+            listed.as_array().into_iter().flatten().map(|view| view["id"].to_string()).collect();
+        for labels in prometheus.exemplars(series)? {
+            let id = labels["connection_id"].as_str().context("no connection")?;
+            ensure!(ids.iter().any(|listed| listed == id), "{series}: {labels}, and {ids:?}");
+        }
+    }
+    Ok(())
+}
+
 /// The alerts that would fire now, if it stayed so.
-fn firing(prometheus: &Prometheus) -> Result<BTreeSet<String>> {
+fn firing(prometheus: &Prometheus<'_>) -> Result<BTreeSet<String>> {
     let mut firing = BTreeSet::new();
     for alert in made()? {
         if !prometheus.ask(&alert.expr)?.is_empty() {
@@ -143,7 +224,7 @@ fn firing(prometheus: &Prometheus) -> Result<BTreeSet<String>> {
 }
 
 /// Wait for the alerts of one trouble, take them out of `silent`, and see that no other came with them.
-fn fires(prometheus: &Prometheus, names: &[&str], silent: &mut BTreeSet<String>) -> Result<()> {
+fn fires(prometheus: &Prometheus<'_>, names: &[&str], silent: &mut BTreeSet<String>) -> Result<()> {
     for name in names {
         ensure!(silent.contains(*name), "{name} came before its trouble");
         eventually(name, || Ok(firing(prometheus)?.contains(*name)))?;
@@ -180,6 +261,8 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     flood::flood(&mut flooder, few, || true)?;
     fires(&prometheus, &["WsGuardThrottling", "WsGuardConnectionsPaced"], &mut silent)?;
 
+    let changes = annotation("Policy changes")?;
+    ensure!(prometheus.ask(&changes)?.is_empty(), "the policy changed before anything was done");
     // Peers on private addresses are trusted unless it is said otherwise.
     stage.configure("action = \"defuse\"\ntrusted-proxy = \"none\"\n")?;
     eventually("many clients of one peer", || {
@@ -187,6 +270,9 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
         Ok(firing(&prometheus)?.contains("WsGuardProxySuspected"))
     })?;
     fires(&prometheus, &["WsGuardProxySuspected"], &mut silent)?;
+
+    stage.configure("max-ping-rate = 31\n")?;
+    eventually("the change of the policy shows", || Ok(!prometheus.ask(&changes)?.is_empty()))?;
 
     stage.configure("action = \"destroy\"\n")?;
     fires(&prometheus, &["WsGuardReloadFailed"], &mut silent)?;
@@ -203,15 +289,40 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     stage.configure(&format!("allow = [{}]\n", networks.join(", ")))?;
     fires(&prometheus, &["WsGuardTableNearlyFull"], &mut silent)?;
 
+    pause_the_server(&stage)?;
+    fires(&prometheus, &["WsGuardHeartbeatSlow"], &mut silent)?;
+
     stage.pair.client.ip("link del veth0")?;
     fires(&prometheus, &["WsGuardNotAttached"], &mut silent)?;
 
     stage.guard.signal(Signal::SIGTERM)?;
     fires(&prometheus, &["WsGuardDown"], &mut silent)?;
 
-    stage.server.signal(Signal::SIGTERM)?;
+    stage.server.as_ref().context("no server")?.signal(Signal::SIGTERM)?;
     fires(&prometheus, &["WsGuardServerDown"], &mut silent)?;
     ensure!(silent.is_empty(), "no trouble was made for {silent:?}");
+    Ok(())
+}
+
+/// Stop the server while a ping waits for its pong, for as long as the alert calls slow.
+fn pause_the_server(stage: &Stage) -> Result<()> {
+    let server = stage.server.as_ref().context("no server")?;
+    // Sources of their own, so that the pings are within the limit; more than one in a hundred of the
+    // pings that the flood had answered, however slowly it was let through.
+    let clients = (30..40).map(|n| stage.client(n, true));
+    let mut clients = clients.collect::<Result<Vec<_>>>()?;
+    server.signal(Signal::SIGSTOP)?;
+    let ping = encode(&[Frame::ping("?")]);
+    let sent: Result<Vec<_>> =
+        clients.iter_mut().map(|client| client.write_some(&ping, FLOOD.time)).collect();
+    thread::sleep(Duration::from_millis(2500));
+    server.signal(Signal::SIGCONT)?;
+    sent?;
+    // A client that is gone by then gets no pong, and no time is taken.
+    ensure!(
+        clients.iter().all(|client| client.wait(FLOOD.time, |got| got.pongs > 0)),
+        "the server does not answer after its pause"
+    );
     Ok(())
 }
 

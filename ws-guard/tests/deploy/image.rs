@@ -107,7 +107,7 @@ fn the_guards_pod_protects_reloads_is_replaced_and_removed() -> Result<()> {
     let doctor = guard.exec(&["/ws-guard", "--pin-dir=/bpf", "doctor"])?;
     ensure!(doctor.contains(" 0 failed"), "{doctor}");
 
-    // Nobody guards while the pod is replaced, and yet it is guarded.
+    // Without a daemon, while the pod is replaced, the node stays guarded.
     guard.stop()?;
     assert_eq!(pongs(&pair, &server, 2)?, 30, "the kernel goes on");
     let guard = start_guard(&node, &pair.server)?;
@@ -212,7 +212,7 @@ fn the_servers_pod_serves_without_any_privilege() -> Result<()> {
     needs_image!();
     let pair = Pair::new(PairOptions::default())?;
     let node = Node::new()?;
-    let pod = pod("base", "Deployment", "ws-guard-server")?;
+    let pod = pod("overlays/companion", "Deployment", "ws-guard-server")?;
     let server = Container::start(&pod, "server", &node, &pair.server, "")?;
     let ready = || Ok(ask(&pair.server, "/readyz").is_ok_and(|(status, _)| status == 200));
     eventually("the server is ready", ready).map_err(|error| error.context(server.said()))?;

@@ -10,10 +10,13 @@ use ws_guard_testkit::tools;
 use crate::files::{self, find, objects, rendered};
 
 /// The oldest and the newest schema they have to pass.
-const VERSIONS: [&str; 2] = ["1.27", "1.37"];
+pub const VERSIONS: [&str; 2] = ["1.27", "1.37"];
+/// Everything that is meant to be applied.
+const FOLDERS: [&str; 5] =
+    ["base", "overlays/observe-only", "overlays/enforce", "overlays/companion", "unload"];
 
 /// `kubernetes-validate --strict` on a text.
-fn validate(text: &str, version: &str) -> Result<String> {
+pub fn validate(text: &str, version: &str) -> Result<String> {
     let file = tempfile::NamedTempFile::with_suffix(".yaml")?;
     fs::write(file.path(), text)?;
     let mut command = Command::new(tools::python());
@@ -23,7 +26,7 @@ fn validate(text: &str, version: &str) -> Result<String> {
 
 #[test]
 fn they_pass_a_strict_schema() -> Result<()> {
-    for folder in ["base", "unload"] {
+    for folder in FOLDERS {
         let text = rendered(folder)?;
         for version in VERSIONS {
             validate(&text, version)?;
@@ -56,7 +59,7 @@ fn capabilities(container: &Value) -> Vec<&str> {
 
 #[test]
 fn no_container_has_more_than_it_needs() -> Result<()> {
-    let (base, unload) = (objects("base")?, objects("unload")?);
+    let (base, unload) = (objects("overlays/companion")?, objects("unload")?);
     let guard = find(&base, "DaemonSet", "ws-guard")?;
     let server = find(&base, "Deployment", "ws-guard-server")?;
     let removal = find(&unload, "DaemonSet", "ws-guard")?;
@@ -89,7 +92,7 @@ fn no_container_has_more_than_it_needs() -> Result<()> {
 /// The removal works also where the base was deleted first, and its namespace with it.
 #[test]
 fn each_folder_brings_its_namespace_along() -> Result<()> {
-    for folder in ["base", "unload"] {
+    for folder in FOLDERS {
         let objects = objects(folder)?;
         find(&objects, "Namespace", "ws-guard")?;
         let elsewhere = objects.iter().filter(|object| {
@@ -103,7 +106,7 @@ fn each_folder_brings_its_namespace_along() -> Result<()> {
 /// The server has the time to end that it was told to take.
 #[test]
 fn the_server_has_time_to_end() -> Result<()> {
-    let base = objects("base")?;
+    let base = objects("overlays/companion")?;
     let pod = &find(&base, "Deployment", "ws-guard-server")?["spec"]["template"]["spec"];
     let args = pod["containers"][0]["args"].as_array().context("no arguments")?;
     let mut args = args.iter().filter_map(Value::as_str);
@@ -115,7 +118,7 @@ fn the_server_has_time_to_end() -> Result<()> {
     Ok(())
 }
 
-/// Each capability in the sources has its reason beside it.
+/// Each capability in the sources has its reason in the same line.
 #[test]
 fn every_capability_says_why() -> Result<()> {
     for name in ["base/guard.yaml", "unload/unload.yaml"] {
@@ -125,7 +128,7 @@ fn every_capability_says_why() -> Result<()> {
             added.flat_map(|rest| rest.lines().take_while(|l| l.trim().starts_with('-'))).collect();
         ensure!(!lines.is_empty(), "{name} adds no capability");
         for line in lines {
-            ensure!(line.contains(" # "), "{name}: no reason beside {line}");
+            ensure!(line.contains(" # "), "{name}: no reason in {line}");
         }
     }
     Ok(())

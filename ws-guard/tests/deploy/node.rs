@@ -52,7 +52,7 @@ impl Node {
             fs::create_dir_all(&folder)?;
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
         } else if !volume["configMap"].is_object() || !folder.exists() {
-            bail!("{volume}: a ConfigMap that was not written, or a kind of volume nobody knows");
+            bail!("{volume}: a ConfigMap that was not written, or an unknown kind of volume");
         }
         Ok(folder)
     }

@@ -3,19 +3,16 @@
 //! Debian builds it without the discovery of pods, so its targets are given in the place of
 //! `kubernetes_sd_configs`, with the labels that the discovery would give them: what the relabelling
 //! makes of them is the shipped configuration's.
-use std::{fs, process::Command};
+use std::{fs, net::SocketAddr, time::SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use ws_guard_testkit::{netns::Namespace, process::Process, tools};
 
-use crate::{
-    files::{self, run},
-    stage::eventually,
-};
+use crate::{files, http, stage::eventually};
 
-const LISTEN: &str = "127.0.0.1:9090";
+const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 9090);
 /// What the targets take the place of.
 const DISCOVERY: &str = "kubernetes_sd_configs:\n      - role: pod\n";
 
@@ -53,19 +50,30 @@ fn configuration(pods: &[Pod]) -> Result<String> {
     Ok(text.replace("15s", "1s"))
 }
 
+/// Labels, and values by time.
+pub struct Series {
+    pub labels: Value,
+    pub points: Vec<(f64, f64)>,
+}
+
 /// A server that scrapes.
-pub struct Prometheus {
+pub struct Prometheus<'a> {
     _process: Process,
-    namespace: std::path::PathBuf,
+    namespace: &'a Namespace,
     _folder: TempDir,
 }
 
-impl Prometheus {
-    /// Start it, and wait until it has scraped each pod a few times.
-    pub fn start(namespace: &Namespace, pods: &[Pod]) -> Result<Prometheus> {
+impl<'a> Prometheus<'a> {
+    /// Start it for these pods, and wait until it has scraped each a few times.
+    pub fn start(namespace: &'a Namespace, pods: &[Pod]) -> Result<Self> {
+        Prometheus::with(namespace, &configuration(pods)?, pods.len())
+    }
+
+    /// Start it with a configuration next to the rules, and wait for that many targets.
+    pub fn with(namespace: &'a Namespace, text: &str, wanted: usize) -> Result<Self> {
         let folder = TempDir::with_prefix("wsg-prometheus-")?;
         let config = folder.path().join("prometheus.yml");
-        fs::write(&config, configuration(pods)?)?;
+        fs::write(&config, text)?;
         for rules in files::RULES {
             fs::copy(files::path("deploy/prometheus").join(rules), folder.path().join(rules))?;
         }
@@ -73,11 +81,10 @@ impl Prometheus {
         let mut command = namespace.command(tools::prometheus());
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
-        command.arg(format!("--web.listen-address={LISTEN}"));
+        command.arg(format!("--web.listen-address={}", SocketAddr::from(LISTEN)));
+        command.arg("--enable-feature=exemplar-storage");
         let process = Process::spawn("prometheus", command)?;
-        let prometheus =
-            Prometheus { _process: process, namespace: namespace.path(), _folder: folder };
-        let wanted = pods.len();
+        let prometheus = Prometheus { _process: process, namespace, _folder: folder };
         let scraped = "count_over_time(up[1m]) > 3";
         let there = || Ok(prometheus.ask(scraped).is_ok_and(|found| found.len() == wanted));
         match eventually("all pods are scraped", there) {
@@ -88,11 +95,46 @@ impl Prometheus {
 
     /// What an expression gives now: series, each with its labels in `metric` and its `value`.
     pub fn ask(&self, expr: &str) -> Result<Vec<Value>> {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace.display())).arg("--");
-        command.arg(tools::promtool()).args(["query", "instant", "-o", "json"]);
-        command.arg(format!("http://{LISTEN}")).arg(expr);
-        serde_json::from_str(&run(command)?).with_context(|| expr.to_owned())
+        match self.answer("query?", expr)?["result"].take() {
+            Value::Array(series) => Ok(series),
+            other => bail!("{expr} gives {other}"),
+        }
+    }
+
+    /// The labels of all exemplars of the series that an expression names.
+    pub fn exemplars(&self, expr: &str) -> Result<Vec<Value>> {
+        let series = self.answer("query_exemplars?start=0&end=9999999999&", expr)?;
+        let of_series = |series: &Value| series["exemplars"].as_array().cloned();
+        let exemplars = series.as_array().into_iter().flatten().filter_map(of_series).flatten();
+        Ok(exemplars.map(|exemplar| exemplar["labels"].clone()).collect())
+    }
+
+    /// What it gave in the last minute.
+    pub fn range(&self, expr: &str) -> Result<Vec<Series>> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+        let question = format!("query_range?start={}&end={now}&step=1&", now - 60);
+        let found = self.answer(&question, expr)?["result"].take();
+        let point = |point: &Value| Some((point[0].as_f64()?, point[1].as_str()?.parse().ok()?));
+        let series = |series: &Value| Series {
+            labels: series["metric"].clone(),
+            points: series["values"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(point)
+                .filter(|(_, value): &(f64, f64)| value.is_finite())
+                .collect(),
+        };
+        Ok(found.as_array().into_iter().flatten().map(series).collect())
+    }
+
+    fn answer(&self, question: &str, expr: &str) -> Result<Value> {
+        let query: String = expr.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let path = format!("/api/v1/{question}query={query}");
+        let (status, answer) = http::get(self.namespace, LISTEN.into(), &path)?;
+        ensure!(status == 200, "{expr}: {answer}");
+        let mut answer: Value = serde_json::from_str(&answer).with_context(|| expr.to_owned())?;
+        Ok(answer["data"].take())
     }
 
     /// Whether it gives a number: a quantile of nothing is none.

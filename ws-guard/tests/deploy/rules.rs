@@ -12,7 +12,7 @@ use crate::files::{self, promtool};
 pub struct Alert {
     pub alert: String,
     pub expr: String,
-    annotations: Value,
+    pub annotations: Value,
     labels: Value,
 }
 
@@ -31,6 +31,14 @@ pub fn alerts() -> Result<Vec<Alert>> {
     Ok(groups.groups.into_iter().flat_map(|group| group.rules).collect())
 }
 
+/// What the recording rules make.
+pub fn recorded() -> Result<BTreeSet<String>> {
+    let rules: Value = files::yaml("deploy/prometheus/recording.yaml")?;
+    let groups = rules["groups"].as_array().context("no groups")?.iter();
+    let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
+    Ok(rules.filter_map(|rule| rule["record"].as_str().map(str::to_owned)).collect())
+}
+
 #[test]
 fn promtool_finds_nothing() -> Result<()> {
     for rules in files::RULES {
@@ -41,15 +49,34 @@ fn promtool_finds_nothing() -> Result<()> {
 }
 
 #[test]
-fn every_alert_has_a_test_in_which_it_fires() -> Result<()> {
+fn every_alert_has_tests_in_which_it_fires_and_is_silent() -> Result<()> {
     let tests: Value = files::yaml("deploy/prometheus/alerts_test.yaml")?;
     let cases = tests["tests"].as_array().context("no tests")?.iter();
     let cases = cases.flat_map(|test| test["alert_rule_test"].as_array().into_iter().flatten());
-    let fires = cases.filter(|case| case["exp_alerts"].as_array().is_some_and(|a| !a.is_empty()));
-    let fires: BTreeSet<String> =
-        fires.filter_map(|case| case["alertname"].as_str().map(str::to_owned)).collect();
+    let (mut fires, mut silent) = (BTreeSet::new(), BTreeSet::new());
+    for case in cases {
+        let name = case["alertname"].as_str().context("a test without a name")?.to_owned();
+        let expected = case["exp_alerts"].as_array().context("a test that expects nothing")?;
+        if expected.is_empty() {
+            silent.insert(name)
+        } else {
+            fires.insert(name)
+        };
+    }
     let all: BTreeSet<String> = alerts()?.into_iter().map(|alert| alert.alert).collect();
     assert_eq!(all, fires);
+    assert_eq!(all, silent);
+    Ok(())
+}
+
+#[test]
+fn every_alert_says_what_is_wrong() -> Result<()> {
+    for Alert { alert, annotations, .. } in alerts()? {
+        for (field, least) in [("summary", 20), ("description", 40)] {
+            let text = annotations[field].as_str().unwrap_or_default();
+            ensure!(text.len() > least, "{alert}: {field} is {text:?}");
+        }
+    }
     Ok(())
 }
 

@@ -8,6 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use ws_guard_testkit::{
@@ -25,6 +29,11 @@ pub const PORT: u16 = 8080;
 const GUARD_METRICS: u16 = 9464;
 const SERVER_METRICS: u16 = 9465;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ws-guard");
+/// The server's options in either place. It may be late here without refusing anybody.
+const SERVER: [&str; 4] =
+    ["--listen=[::]:8080", "--access-log=/dev/null", "--stall-refuse=20s", "--stall-shed=30s"];
+
 /// Wait until `done` says so.
 pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + WAIT;
@@ -38,7 +47,8 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<
 /// Both programs, and the namespaces that they are in.
 pub struct Stage {
     pub guard: Process,
-    pub server: Process,
+    /// In a process of its own; none where the guard has it.
+    pub server: Option<Process>,
     place: [String; 4],
     folder: TempDir,
     // Last, because the others are in it.
@@ -46,7 +56,45 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// Both apart, as in Kubernetes.
     pub fn start() -> Result<Stage> {
+        Stage::apart(&[])
+    }
+
+    /// The same with further options of the server.
+    pub fn apart(options: &[&str]) -> Result<Stage> {
+        Stage::with(|pair, _| {
+            let mut server = pair.server.command(PROGRAM);
+            server.args(["serve", "--max-ping-rate=0"]).args(SERVER).args(options);
+            server.arg(format!("--metrics-listen=127.0.0.1:{SERVER_METRICS}"));
+            Ok(Some(Process::spawn("ws-guard serve", server)?))
+        })
+    }
+
+    /// The server in the guard, `run --listen`, with topics, and a bus and telemetry that go nowhere.
+    pub fn together() -> Result<Stage> {
+        Stage::with(|_, guard| {
+            guard.args(SERVER).args(["--handler=topic", "--bus=redis://127.0.0.1:9"]);
+            guard.arg("--otlp-endpoint=http://127.0.0.1:9");
+            guard.args(["--event-log=otlp", "--top-sources=1"]);
+            Ok(None)
+        })
+    }
+
+    /// The server in the guard, which exports telemetry to a local collector ten times a second.
+    pub fn collected() -> Result<Stage> {
+        Stage::with(|_, guard| {
+            guard.args(SERVER).args(["--otlp-endpoint=http://127.0.0.1:4318", "--event-log=otlp"]);
+            for variable in ["METRIC_EXPORT_INTERVAL", "BSP_SCHEDULE_DELAY", "BLRP_SCHEDULE_DELAY"]
+            {
+                guard.env(format!("OTEL_{variable}"), "100");
+            }
+            Ok(None)
+        })
+    }
+
+    /// `server` starts one next to the guard, or adds it to the guard's command.
+    fn with(server: impl FnOnce(&Pair, &mut Command) -> Result<Option<Process>>) -> Result<Stage> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Relaxed);
         let pair = Pair::new(PairOptions { clients: 40, ..PairOptions::default() })?;
@@ -57,31 +105,33 @@ impl Stage {
             "--control-socket".to_owned(),
             folder.path().join("control.sock").display().to_string(),
         ];
-        let program = env!("CARGO_BIN_EXE_ws-guard");
-        let mut server = pair.server.command(program);
-        server.args(["serve", "--max-ping-rate=0", "--access-log=/dev/null"]);
-        // It may be late here without refusing anybody.
-        server.args(["--stall-refuse=20s", "--stall-shed=30s"]);
-        server.arg(format!("--listen=[::]:{PORT}"));
-        server.arg(format!("--metrics-listen=127.0.0.1:{SERVER_METRICS}"));
-        let server = Process::spawn("ws-guard serve", server)?;
-        let mut guard = pair.server.command(program);
+        let mut guard = pair.server.command(PROGRAM);
         guard.args(&place).args(["run", "--state-file=none", "--max-sources=64"]);
         guard.arg(format!("--interface={INTERFACE}")).arg(format!("--port={PORT}"));
         guard.arg(format!("--metrics-listen=127.0.0.1:{GUARD_METRICS}"));
         guard.arg("--config").arg(folder.path().join("guard.toml"));
         fs::write(folder.path().join("guard.toml"), "action = \"defuse\"\n")?;
+        let server = server(&pair, &mut guard)?;
         let guard = Process::spawn("ws-guard run", guard)?;
         let stage = Stage { guard, server, place, folder, pair };
-        let ready = |port| {
-            let answer = http::get(&stage.pair.server, ([127, 0, 0, 1], port).into(), "/readyz");
-            answer.is_ok_and(|(status, _)| status == 200)
-        };
-        let both = || Ok(ready(GUARD_METRICS) && ready(SERVER_METRICS));
-        match eventually("both are ready", both) {
+        let mut ports = vec![GUARD_METRICS];
+        ports.extend(stage.server.as_ref().map(|_| SERVER_METRICS));
+        let ready = |port: &u16| stage.get(*port, "/readyz").is_ok_and(|(status, _)| status == 200);
+        match eventually("both are ready", || Ok(ports.iter().all(ready))) {
             Ok(()) => Ok(stage),
             Err(error) => Err(error.context(stage.guard.lines().join("\n"))),
         }
+    }
+
+    fn get(&self, port: u16, path: &str) -> Result<(u16, String)> {
+        http::get(&self.pair.server, ([127, 0, 0, 1], port).into(), path)
+    }
+
+    /// The guard's metrics.
+    pub fn metrics(&self) -> Result<String> {
+        let (status, text) = self.get(GUARD_METRICS, "/metrics")?;
+        ensure!(status == 200, "{status}: {text}");
+        Ok(text)
     }
 
     /// Change the guard's configuration file.
@@ -89,26 +139,48 @@ impl Stage {
         fs::write(self.folder.path().join("guard.toml"), text).context("writing guard.toml")
     }
 
-    /// As the discovery of pods would show both.
-    pub fn pods(&self) -> [Pod; 2] {
-        let at = |port| format!("127.0.0.1:{port}");
-        [
-            Pod { component: "guard", name: "guard-x", node: "node-1", address: at(GUARD_METRICS) },
-            Pod {
-                component: "server",
-                name: "server-x",
-                node: "node-2",
-                address: at(SERVER_METRICS),
-            },
-        ]
+    /// As the discovery of pods would show what there is.
+    pub fn pods(&self) -> Vec<Pod> {
+        let pod = |component, name, node, port| {
+            let address = format!("127.0.0.1:{port}");
+            Pod { component, name, node, address }
+        };
+        let mut pods = vec![pod("guard", "guard-x", "node-1", GUARD_METRICS)];
+        let server = |_| pod("server", "server-x", "node-2", SERVER_METRICS);
+        pods.extend(self.server.as_ref().map(server));
+        pods
+    }
+
+    /// Kill the server's process under the guard.
+    pub fn kill_the_servers_process(&self) -> Result<()> {
+        let mut children = String::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.guard.pid()))? {
+            children += &fs::read_to_string(thread?.path().join("children"))?;
+        }
+        let child = children.split_whitespace().next().context("the guard has no child")?;
+        Ok(kill(Pid::from_raw(child.parse()?), Signal::SIGKILL)?)
     }
 
     /// What the pins say, also while the daemon does not answer.
     pub fn status(&self) -> Result<Value> {
-        let mut status = Command::new(env!("CARGO_BIN_EXE_ws-guard"));
+        let mut status = Command::new(PROGRAM);
         status.args(["--control-socket=/nobody-listens-here", "status", "-o", "json"]);
         status.args(&self.place[..2]);
         Ok(serde_json::from_str(&files::run(status)?)?)
+    }
+
+    /// Throttle client number `n` by hand.
+    pub fn throttle(&self, n: u8) -> Result<()> {
+        let mut throttle = Command::new(PROGRAM);
+        throttle.arg("throttle").arg(Family::V4.client(n).to_string()).args(&self.place);
+        files::run(throttle).map(drop)
+    }
+
+    /// The server's connections, also those that ended.
+    pub fn connections(&self) -> Result<Value> {
+        let mut connections = Command::new(PROGRAM);
+        connections.args(["connections", "--all", "-o", "json"]).args(&self.place);
+        Ok(serde_json::from_str(&files::run(connections)?)?)
     }
 
     /// Connect client number `n`.
@@ -122,9 +194,9 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         // One that a test has stopped would not hear anything else.
-        let _ = self.guard.signal(nix::sys::signal::Signal::SIGCONT);
+        let _ = self.guard.signal(Signal::SIGCONT);
         let ended = self.guard.terminate();
-        let mut unload = self.pair.server.command(env!("CARGO_BIN_EXE_ws-guard"));
+        let mut unload = self.pair.server.command(PROGRAM);
         unload.args(&self.place).args(["unload", "--if-loaded"]);
         let unloaded = files::run(unload);
         for error in [ended.err(), unloaded.err()].into_iter().flatten() {

@@ -69,13 +69,16 @@ pub struct Tally {
     /// Streams of connections whose window was held, and their segments beyond it.
     pub paced: u64,
     pub beyond: u64,
+    /// Captures that the inspector read like the others, and those of which also the borders were equal.
+    pub inspected: u64,
+    pub borders: u64,
     /// Streams that were not compared to their end: the host was too slow, or...
     pub stalled: u64,
     /// ...XDP could not tell what a checksum was meant to be.
     pub ambiguous: u64,
 }
 
-/// The guard in the kernel, with the tracker beside it, for one connection.
+/// The guard in the kernel, and the tracker on the host, for one connection.
 struct Both<'a> {
     kernel: &'a mut Kernel,
     connection: &'a mut Connection,
@@ -104,7 +107,8 @@ impl Guard for Both<'_> {
         };
         self.segments += 1;
         let paid = (self.limits, &mut *self.source);
-        let result = self.connection.client(self.kernel, paid, seq, payload, checksum);
+        let how = (checksum, taken);
+        let result = self.connection.client(self.kernel, paid, seq, payload, how);
         result.unwrap_or_else(|error| {
             self.note(Err(error));
             Verdict::Drop(Reason::Unreadable)
@@ -185,7 +189,7 @@ fn ends(rng: &mut Rng, source: usize, index: usize) -> packets::Connection {
 }
 
 /// What the server sends: whole, valid frames. Pongs only where every ping is followed: elsewhere they
-/// tell of pings that nobody saw.
+/// reveal unseen pings.
 fn answers(rng: &mut Rng, limits: &Limits) -> Vec<u8> {
     let mut message_open = false;
     let mut bytes = Vec::new();
@@ -331,6 +335,7 @@ fn conclude(kernel: &mut Kernel, limits: &Limits, party: &Party, tally: &mut Tal
         return Ok(());
     }
     party.connection.agree(kernel)?;
+    inspect(party, tally)?;
     let flow = &party.connection.host.flow;
     tally.frames += flow.frames_in;
     tally.paced += u64::from(party.connection.edge.is_some());
@@ -350,6 +355,25 @@ fn conclude(kernel: &mut Kernel, limits: &Limits, party: &Party, tally: &mut Tal
             tally.arrived += u64::from(whole);
             tally.defused_again += u64::from(honest(limits, party, link, whole)?);
         }
+    }
+    Ok(())
+}
+
+/// The inspector finds in a capture what the server read and sent, and of a stream that arrived whole what
+/// the guard counted.
+fn inspect(party: &Party, tally: &mut Tally) -> Result<()> {
+    let connection = &party.connection;
+    let (flow, captured) = (&connection.host.flow, &connection.captured);
+    let read = match &party.client {
+        Client::Lying(liar) => &liar.receiver,
+        Client::Honest(link) => &link.receiver,
+    };
+    let deflate = flow.flags & ws_guard_common::flow::DEFLATE != 0;
+    let found = captured.agrees(read, &connection.answers[..connection.answered], deflate)?;
+    tally.inspected += 1;
+    let Client::Honest(link) = &party.client else { return Ok(()) };
+    if link.receiver.stream.len() == link.stream.len() && flow.unsynced_total == 0 {
+        tally.borders += u64::from(captured.counts_agree(&found, flow)?);
     }
     Ok(())
 }

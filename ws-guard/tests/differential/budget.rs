@@ -73,7 +73,7 @@ impl Purse<'_> {
         pings.min(self.source.left.max(self.connection.share)).min(self.connection.left)
     }
 
-    /// Pay for `pings` pings, of which so many keep to the limit.
+    /// Pay for `pings` pings, and the number of them within the limit.
     fn pay(&mut self, pings: u32) -> u32 {
         let kept = self.kept(pings);
         self.source.throttled |= kept < pings;

@@ -1,5 +1,5 @@
-//! One connection, followed three times: by the kernel programs, by the tracker on the host, and by
-//! the oracle on what its server reads.
+//! One connection, followed four times: by the kernel programs, by the tracker on the host, by the oracle
+//! on what its server reads, and by the inspector on a capture of it.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,6 +17,7 @@ use ws_guard_testkit::packets::{self, Checksum, Packet, REQUEST, checksum_is_rig
 
 use crate::{
     budget::{self, Limits, Purse},
+    captured::Captured,
     kernel::{Hook, Kernel},
 };
 
@@ -32,7 +33,7 @@ pub enum Forged {
     BadAck,
     /// Data in a SYN.
     Syn,
-    /// A RST with a wrong checksum, so many bytes behind the acknowledged byte.
+    /// A RST with a wrong checksum, this number of bytes behind the acknowledged byte.
     Rst(i32),
     /// A FIN with a wrong checksum, likewise.
     Fin(i32),
@@ -71,6 +72,8 @@ pub struct Connection {
     pub was_closed: bool,
     /// Why nothing more can be said of it, if so.
     pub abandoned: Option<Abandoned>,
+    /// What the server takes and sends.
+    pub captured: Captured,
     /// What happened, for who has to find out.
     pub history: Vec<String>,
     latest: Instant,
@@ -97,26 +100,28 @@ impl Connection {
         limits: &Limits,
         answers: Vec<u8>,
     ) -> Result<Connection> {
-        if limits.pace > 0 {
-            // It says that there is no scale.
-            let tcp_options = vec![2, 4, 5, 0xB4];
-            kernel.server(&Packet { tcp_options, ..ends.accepted() })?;
-        }
+        // It says that there is no scale.
+        let tcp_options = vec![2, 4, 5, 0xB4];
+        kernel.server(&Packet { tcp_options, ..ends.accepted() })?;
         let deflate = one_in(rng, 4);
         let head = switching(deflate);
+        let answers_seq = ends.server_seq.wrapping_add(head.len() as u32);
+        let mut captured = Captured::new(&ends, [ends.frames_seq(), answers_seq], rng.bool())?;
         for (from, to) in pieces(rng, 1, REQUEST.len()) {
             let seq = ends.client_seq.wrapping_add(from as u32);
             let part = REQUEST[from..to].to_vec();
             let packet =
                 Packet::new(ends.client, ends.server, seq, ends.server_seq, part).build()?;
             ensure!(kernel.client(hook, &packet)?.is_some(), "the request is dropped");
+            captured.put_bytes(packet);
         }
         for (from, to) in pieces(rng, SWITCHING.len(), head.len()) {
             let seq = ends.server_seq.wrapping_add(from as u32);
             let (part, ack) = (head[from..to].to_vec(), ends.frames_seq());
-            kernel.server(&Packet::new(ends.server, ends.client, seq, ack, part))?;
+            let packet = Packet::new(ends.server, ends.client, seq, ack, part);
+            kernel.server(&packet)?;
+            captured.put(&packet)?;
         }
-        let answers_seq = ends.server_seq.wrapping_add(head.len() as u32);
         let flow = kernel.flow(key(&ends))?.context("no flow after the answer")?;
         let mode = if limits.action == action::OBSERVE { Mode::Observe } else { Mode::Guard };
         let flags = if deflate { flow::DEFLATE } else { 0 };
@@ -137,6 +142,7 @@ impl Connection {
             beyond: 0,
             was_closed: false,
             abandoned: None,
+            captured,
             history: vec![format!("{hook:?}, {limits:?}, deflate {deflate}")],
             latest: Instant::now(),
             rested: false,
@@ -161,25 +167,49 @@ impl Connection {
         Packet::new(self.ends.client, self.ends.server, seq, sent, payload.to_vec())
     }
 
-    /// A segment of the client, through the programs and the tracker. Both have to agree.
+    /// A segment of the client, through the programs and the tracker. Both have to agree. It is captured
+    /// where the server takes it.
     pub fn client(
+        &mut self,
+        kernel: &mut Kernel,
+        paid: (&Limits, &mut budget::Source),
+        seq: u32,
+        payload: &mut [u8],
+        (checksum, taken): (Checksum, bool),
+    ) -> Result<Verdict> {
+        let (verdict, out) = self.judged(kernel, paid, seq, payload, checksum)?;
+        match out.filter(|_| taken && verdict == Verdict::Pass) {
+            Some(out) => self.captured.taken(seq, payload.len(), out),
+            None => self.captured.lost(),
+        }
+        Ok(verdict)
+    }
+
+    /// The verdict on the segment, and how it comes out.
+    fn judged(
         &mut self,
         kernel: &mut Kernel,
         (limits, source): (&Limits, &mut budget::Source),
         seq: u32,
         payload: &mut [u8],
         checksum: Checksum,
-    ) -> Result<Verdict> {
+    ) -> Result<(Verdict, Option<Vec<u8>>)> {
         let at = self.offset(seq);
         self.history.push(format!("client {at}..{} {checksum:?}", at + payload.len() as i32));
         let packet = Packet { checksum, ..self.packet(seq, payload) };
         let built = packet.build()?;
-        let probes = kernel.probes()?;
+        let (probes, policed) = (kernel.probes()?, kernel.policed()?);
         let out = kernel.client(self.hook, &built)?;
         if self.is_beyond(seq, payload.len()) && kernel.probes()? == probes {
             ensure!(out.is_none(), "beyond the edge, and not dropped");
             self.beyond += 1;
-            return Ok(Verdict::Drop(Reason::Changed));
+            return Ok((Verdict::Drop(Reason::Changed), None));
+        }
+        // What the pace refuses of a connection that is over its limit already is not walked: how much
+        // that is is a matter of time. What takes it over the limit is walked and charged before.
+        let refused = self.paces && out.is_none() && kernel.policed()? > policed;
+        if refused && self.budget.is_over() {
+            return Ok((Verdict::Drop(Reason::Changed), None));
         }
         let dropped = limits.action == action::DROP && self.budget.is_over();
         let verdict = if dropped {
@@ -191,12 +221,15 @@ impl Connection {
             *last += &format!(": {verdict:?}");
         }
         let Some(out) = out else {
+            if refused {
+                return Ok((Verdict::Drop(Reason::Changed), None));
+            }
             ensure!(verdict != Verdict::Pass, "dropped by the programs, not by the tracker");
-            return Ok(verdict);
+            return Ok((verdict, None));
         };
         ensure!(verdict == Verdict::Pass, "passed by the programs, {verdict:?} by the tracker");
         self.compare(&Packet { payload: payload.to_vec(), ..packet }, &built, &out)?;
-        Ok(verdict)
+        Ok((verdict, Some(out)))
     }
 
     /// The client's bytes end beyond the edge of the window that is held.
@@ -299,6 +332,7 @@ impl Connection {
             packet.window = rng.u16(..4000);
         }
         let window = kernel.server(&packet)?;
+        self.captured.put(&Packet { window, ..packet.clone() })?;
         self.history.push(format!("window {} became {window}", packet.window));
         self.advertised(&packet, window)?;
         self.host.flow.server_high = self.answers_seq.wrapping_add(self.answered as u32);
@@ -328,14 +362,15 @@ impl Connection {
         match forged {
             Forged::NoAck => (packet.flags, drops) = (flag::PSH, true),
             Forged::BadAck => (packet.ack, drops) = (packet.ack.wrapping_add(1), true),
-            Forged::Syn => packet.flags = flag::SYN | flag::ACK,
+            // Where its beginning is known, it is none of the connection's.
+            Forged::Syn => (packet.flags, drops) = (flag::SYN | flag::ACK, true),
             Forged::Rst(_) => packet.flags = flag::RST,
             Forged::Fin(_) => packet.flags = flag::FIN | flag::ACK,
         }
         if matches!(forged, Forged::Rst(_) | Forged::Fin(_)) {
             packet.checksum = Checksum::Wrong;
         }
-        // A SYN is none of the connection's, a new one may begin; a RST may end it.
+        // A RST may end it.
         let over = limits.action == action::DROP && self.budget.is_over();
         let throttled = over && !matches!(forged, Forged::Syn | Forged::Rst(_));
         let drops = throttled || drops && limits.action != action::OBSERVE;
@@ -381,7 +416,7 @@ impl Connection {
         }
         let (found, wanted) = (standing(&flow), standing(&self.host.flow));
         if found != wanted {
-            bail!("the programs' flow stands at {found:x?}, the tracker's at {wanted:x?}");
+            bail!("the programs' flow is at {found:x?}, the tracker's at {wanted:x?}");
         }
         Ok(())
     }
@@ -418,7 +453,7 @@ fn figures(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
     (state::name(flow.state), counts)
 }
 
-/// Where it stands: what decides about the next segment.
+/// Its state: what decides about the next segment.
 fn standing(flow: &Flow) -> impl PartialEq + std::fmt::Debug {
     let kept = (0..flow.kept).map(|i| flow.oldest.wrapping_add(i) as usize % flow::CHECKPOINTS);
     let checkpoints: Vec<_> = kept.map(|at| flow.checkpoints[at]).collect();

@@ -30,7 +30,7 @@ pub enum Hook {
 
 impl Hook {
     /// Longest payload of a segment that the kernel lets the programs be run on, in bytes: at TC the
-    /// packet has to fit in a page, beside what the kernel keeps there.
+    /// packet has to fit in a page, with what the kernel keeps there.
     pub fn longest(self) -> usize {
         match self {
             Hook::Xdp => 60_000,
@@ -81,6 +81,12 @@ impl Kernel {
     /// How many segments passed a held edge as probes, of one new byte: which ones is a matter of time.
     pub fn probes(&mut self) -> Result<u64> {
         Ok(self.programs.counters()?.get(Counter::Probes))
+    }
+
+    /// Segments dropped because they took a connection over its limit, and its source's first windows
+    /// were used up.
+    pub fn policed(&mut self) -> Result<u64> {
+        Ok(self.programs.counters()?.get(Counter::DroppedPoliced))
     }
 
     pub fn flow(&mut self, key: FlowKey) -> Result<Option<Flow>> {

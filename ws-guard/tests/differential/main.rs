@@ -1,7 +1,10 @@
-//! The same streams through the kernel programs, the tracker on the host and an oracle on what the
-//! server reads: equal counts, or the flow says that it does not know.
+//! The same streams through the kernel programs, the tracker on the host, an oracle on what the server
+//! reads, and the inspector on captures: equal counts, or the flow says that it does not know.
 mod batch;
 mod budget;
+mod captured;
+#[path = "../../../ws-guard-inspect/tests/common/mod.rs"]
+mod common;
 mod connection;
 mod kernel;
 #[path = "../guard/process.rs"]
@@ -22,13 +25,13 @@ const STREAMS: u64 = 1_000;
 const ON_WIRE: u64 = 48;
 /// ...and at most: each takes real time, and an address of its own.
 const MOST_ON_WIRE: u64 = 240;
-/// Of so many honest streams one may show the known limit of what is sent again from a border.
+/// One in this number of honest streams may show the known limit of what is sent again from a border.
 const DEFUSED_AGAIN: u64 = 10_000;
 /// How often a long run says how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
 
 #[test]
-fn programs_tracker_and_oracle_agree() {
+fn programs_tracker_oracle_and_inspector_agree() {
     if let Some(reason) = skip_reason() {
         println!("skipped: {reason}");
         return;

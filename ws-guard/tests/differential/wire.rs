@@ -71,7 +71,7 @@ pub struct Wire {
     /// Behind the guard.
     behind: Capture,
     pair: Pair,
-    /// The next address that nobody has used.
+    /// The next unused address.
     next: u8,
     mark: u16,
 }

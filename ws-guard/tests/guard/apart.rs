@@ -15,7 +15,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring,
     pki_types::CertificateDer,
@@ -162,7 +161,7 @@ fn the_guard_survives_its_death_and_starts_it_again() -> Result<()> {
     let flows: Vec<Flow> = guard.ask("flows")?;
     let pinged: u64 = flows.iter().map(|flow| flow.pings_in).sum();
     ensure!(pinged == 23, "the guard has counted {pinged}: {flows:?}");
-    let events: Vec<Value> = guard.ask("events")?;
+    let events = guard.events("")?;
     let told: Vec<&str> = events
         .iter()
         .filter(|event| event["kind"] == "server")
@@ -180,7 +179,7 @@ fn the_guard_survives_its_death_and_starts_it_again() -> Result<()> {
     let second = child(&guard)?.context("a process")?;
     kill(Pid::from_raw(second.try_into()?), Signal::SIGKILL)?;
     eventually("its second death is told", || {
-        let events: Vec<Value> = guard.ask("events")?;
+        let events = guard.events("")?;
         let told = events.iter().filter_map(|event| event["message"].as_str());
         Ok(told.filter(|said| said.ends_with("started again in 1s")).count() == 1)
     })?;

@@ -19,7 +19,7 @@ use crate::{
     talk::{pings, round_trip},
 };
 
-/// Connect, also to a server that was just late and lets nobody in for a second.
+/// Connect, also to a server that was just late and refuses connections for a second.
 fn connect(pair: &Pair, server: SocketAddr) -> Result<Client> {
     let start = Instant::now();
     loop {

@@ -69,12 +69,16 @@ pub fn patient(pair: &Pair) -> Result<()> {
     pair.client.ip(&format!("-6 route add fd77::/48 dev {INTERFACE} metric 1 rto_min 4s"))
 }
 
-/// One server behind one attach mode.
+/// One server behind one attach mode. The pace is one at which the talk does not take a minute.
 fn defuses(library: Library, mode: &str, family: Family, offloads: bool) -> Result<()> {
     let pair = Pair::new(PairOptions { offloads, ..PairOptions::default() })?;
     patient(&pair)?;
     let usual = without_guard(&pair, library, family)?;
-    let stage = Stage::on(pair, &[library], &format!("--attach {mode} --window-seconds 60"))?;
+    let stage = Stage::on(
+        pair,
+        &[library],
+        &format!("--attach {mode} --window-seconds 60 --pace 256KiB/s"),
+    )?;
     let mut client = stage.client(family, 0)?;
     let before = lost(&stage.pair.client)?;
     let sent = flood_and_talk(&mut client)?;

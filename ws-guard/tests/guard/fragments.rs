@@ -1,4 +1,4 @@
-//! Fragments that carry no segment for a protected port are nobody's business.
+//! Fragments that carry no segment for a protected port pass.
 use std::{
     net::{SocketAddr, UdpSocket},
     time::Duration,

@@ -9,20 +9,22 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use ws_guard_common::seq::after;
 use ws_guard_testkit::{
     capture::{Capture, Captured},
     client::{Client, ConnectOptions},
     flood::{Bounds, flood},
-    netns::{Family, PairOptions},
-    node::Node,
+    netns::{Family, INTERFACE, PairOptions},
+    node::{INSIDE, Node},
     packets::flag,
     servers::{Library, Server},
 };
 
 use crate::{
+    inspected::Inspecting,
     process::Guard,
-    stage::{PORT, eventually},
+    stage::{PORT, WAIT, eventually},
 };
 
 /// The default of `--pace`.
@@ -46,7 +48,7 @@ fn watch(mut capture: Capture, start: Instant, stop: &AtomicBool) -> Result<Vec<
 }
 
 /// The shift that a SYN or SYN-ACK offers (RFC 7323, 2.2).
-fn shift(options: &[u8]) -> Option<u32> {
+pub fn shift(options: &[u8]) -> Option<u32> {
     let mut at = 0;
     loop {
         match *options.get(at)? {
@@ -126,6 +128,8 @@ fn the_client_goes_up_to_the_held_edge_and_not_beyond() -> Result<()> {
     let pod = &node.pods[0];
     let server = Server::start(&pod.namespace, Library::TokioTungstenite, PORT, None)?;
     let guard = Guard::start(node.namespace(), &format!("--port {PORT} --window-seconds 60"))?;
+    let places = [(&node.pair.client, INTERFACE), (&pod.namespace, INSIDE)];
+    let inspecting = places.map(|(namespace, name)| Inspecting::start(namespace, name));
     let (start, stop) = (Instant::now(), AtomicBool::new(false));
     let (in_front, behind, port, marks) = thread::scope(|scope| -> Result<_> {
         let stop = &stop;
@@ -140,6 +144,8 @@ fn the_client_goes_up_to_the_held_edge_and_not_beyond() -> Result<()> {
         Ok((in_front?, behind?, port, marks))
     })?;
     let [from, release] = marks;
+    let [front, back] = inspecting;
+    check(&front?.end()?, &back?.end()?, release - from)?;
     let lines = lines(&in_front, &behind, port, from)?;
     let release = release - from;
 
@@ -180,6 +186,22 @@ fn the_client_goes_up_to_the_held_edge_and_not_beyond() -> Result<()> {
     guard.finish()
 }
 
+/// The inspector calls the window held in front of the guard, for as long as it was, and not behind it.
+fn check(in_front: &Value, behind: &Value, held: f64) -> Result<()> {
+    let of = |flow: &Value, what: &str| flow["of_server"][what].as_u64().unwrap_or(u64::MAX);
+    let said = in_front["summary"].as_str().unwrap_or_default();
+    let found = of(in_front, "held_window_us") as f64 / 1e6;
+    println!("held for {held:.2} s, the inspector: {found:.2} s; {said}");
+    ensure!(of(in_front, "held_windows") > 0, "{in_front}");
+    // The client notices the release with its next probe, which a busy machine makes late.
+    let late = WAIT.as_secs_f64();
+    ensure!((held / 2.0..held + late).contains(&found), "{in_front}");
+    ensure!(said.contains("as where a guard paces the client"), "{said}");
+    ensure!(of(behind, "held_windows") + of(behind, "zero_windows") == 0, "{behind}");
+    ensure!(!behind["summary"].as_str().unwrap_or_default().contains("paces"), "{behind}");
+    Ok(())
+}
+
 /// The flood begins and the connection is released at the times that are returned, with its port.
 fn flood_and_release(node: &Node, guard: &Guard, start: Instant) -> Result<(u16, [f64; 2])> {
     let at = SocketAddr::new(node.pods[0].address(Family::V4), PORT);
@@ -196,7 +218,7 @@ fn flood_and_release(node: &Node, guard: &Guard, start: Instant) -> Result<(u16,
     guard.run(&format!("release {}", local.ip()))?;
     ensure!(client.drain(Duration::from_secs(10)), "the server does not take the rest");
     eventually("the pacing ends", || {
-        let flows: serde_json::Value = guard.ask("flows")?;
+        let flows: Value = guard.ask("flows")?;
         Ok(flows[0]["paced"] == false)
     })?;
     thread::sleep(Duration::from_millis(300));

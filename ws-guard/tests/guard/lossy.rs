@@ -4,6 +4,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
+    flood::{Bounds, flood},
     frame::Frame,
     netns::{Family, Namespace},
     path::{Impairment, Path},
@@ -21,7 +22,7 @@ const PINGS: u64 = 20;
 const WAIT: Duration = Duration::from_secs(30);
 const DELAY: Duration = Duration::from_millis(5);
 
-/// What a client sends: writes of so many messages of one length.
+/// What a client sends: writes of several messages of one length.
 #[derive(Clone, Copy)]
 struct Upload {
     writes: u64,
@@ -158,6 +159,28 @@ fn segments_cut_and_merged_behind_the_guard() -> Result<()> {
         let stage = Stage::before(Path::new(1)?, family, "")?;
         let impairment = Impairment { cut: 400, merged: 500, ..lost(lost_) };
         stage.upload(impairment, Upload { length: 100, messages: 200, ..UPLOAD })?;
+    }
+    Ok(())
+}
+
+/// Pings that were defused come again as pings, and are defused again: the flood is not stalled.
+#[test]
+fn a_flood_on_paths_that_lose() -> Result<()> {
+    needs_root!();
+    let places: [Place; 2] = [|path| &path.middle, |path| &path.pair.server];
+    for (place, merged) in places.into_iter().flat_map(|place| [(place, false), (place, true)]) {
+        let (path, attach) = match merged {
+            true => (Path::merged(1)?, "xdp-generic"),
+            false => (Path::new(1)?, "auto"),
+        };
+        let words = format!("--attach {attach} --pace off");
+        let mut stage = Stage::new(path, place, Family::V4, &words)?;
+        stage.path.set(Impairment { delay: Duration::ZERO, ..lost(10) });
+        let bounds = Bounds { pings: 5_000, time: WAIT, pause: Duration::ZERO };
+        let done = flood(&mut stage.client, bounds, || true)?;
+        let drained = done.pings == bounds.pings && stage.client.drain(WAIT);
+        ensure!(drained, "{attach}: {done:?}, {}", stage.drops()?);
+        stage.client.close()?;
     }
     Ok(())
 }

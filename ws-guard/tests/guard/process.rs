@@ -25,7 +25,7 @@ use ws_guard_testkit::{
 
 /// How long loading and attaching may take: the verifier reads every program.
 const START: Duration = Duration::from_secs(60);
-/// How long the kernel may take to free what nobody holds any more.
+/// How long the kernel may take to free what has no holder any more.
 const FREE: Duration = Duration::from_secs(10);
 
 /// A daemon with a pin directory and a control socket of its own; unloaded when dropped.
@@ -148,7 +148,8 @@ impl Guard {
         Ok(serde_json::from_slice(&self.run_now("status -o json")?)?)
     }
 
-    fn command(&self) -> Command {
+    /// A subcommand in the namespace.
+    pub fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.namespace.display())).arg("--");
         command.arg(env!("CARGO_BIN_EXE_ws-guard")).arg("--pin-dir").arg(&self.pin_dir);
@@ -162,6 +163,14 @@ impl Guard {
         serde_json::from_slice(&said).with_context(|| {
             format!("`ws-guard {words} -o json` said {}", String::from_utf8_lossy(&said))
         })
+    }
+
+    /// Its events.
+    #[allow(dead_code, reason = "not every test target that has this file does")]
+    pub fn events(&self, words: &str) -> Result<Vec<serde_json::Value>> {
+        let said = self.run(&format!("events -o json {words}"))?;
+        let events = serde_json::Deserializer::from_slice(&said).into_iter();
+        events.collect::<Result<_, _>>().context("a line of JSON an event")
     }
 
     /// Its control socket.

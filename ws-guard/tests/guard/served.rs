@@ -20,7 +20,7 @@ use crate::{
     stage::{Flow, PORT, WAIT, eventually},
 };
 
-const HEALTH: u16 = 9464;
+pub const HEALTH: u16 = 9464;
 
 fn start(pair: &Pair, more: &str) -> Result<Guard> {
     let words = format!(
@@ -45,7 +45,7 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<(u16, String
 }
 
 /// Ask the port for health checks, from the client's side of the network.
-fn get(pair: &Pair, path: &str) -> Result<(u16, String)> {
+pub fn get(pair: &Pair, path: &str) -> Result<(u16, String)> {
     let at = SocketAddr::new(Family::V4.server(), HEALTH);
     let stream = pair.client.run(|| TcpStream::connect_timeout(&at, WAIT))??;
     stream.set_read_timeout(Some(WAIT))?;
@@ -114,7 +114,7 @@ fn its_connections_and_topics_behind_the_guard() -> Result<()> {
     }
     let none = publish(&guard, &json!({"topic": "news", "data": 1}))?;
     ensure!(none.0 == 200 && none.1.contains("\"subscribers\":0"), "{none:?}");
-    ensure!(guard.run("connection 4711").is_err(), "nobody has this number");
+    ensure!(guard.run("connection 4711").is_err(), "there is no connection with this number");
     guard.finish()
 }
 
@@ -134,9 +134,9 @@ fn health_and_telemetry_of_guard_and_server() -> Result<()> {
     let mut client = connect(&pair, Family::V4)?;
     client.send_one(Frame::text("hello"))?;
     ensure!(message(&client)? == "hello");
-    // The guard is well; the server lets nobody else in.
+    // The guard is well; the server refuses further connections.
     let answer = get(&pair, "/readyz")?;
-    ensure!(answer.0 == 503 && answer.1.contains("1 connections are open"), "{answer:?}");
+    ensure!(answer.0 == 503 && answer.1.contains("connection limit reached (1)"), "{answer:?}");
     let (_, metrics) = get(&pair, "/metrics")?;
     for sample in ["wsguard_ready 1", "wsguard_server_opened_total 1"] {
         ensure!(metrics.lines().any(|line| line == sample), "{sample} is not in {metrics}");
@@ -148,10 +148,10 @@ fn health_and_telemetry_of_guard_and_server() -> Result<()> {
     let mut last = connect(&pair, Family::V4)?;
     guard.signal_end()?;
     ensure!(last.wait(WAIT, |r| r.close.is_some()), "no close frame");
-    ensure!(last.received().close == Some(1001), "{:?}", last.received().close);
+    ensure!(last.received().close == Some(1012), "{:?}", last.received().close);
     let answer = get(&pair, "/readyz")?;
     ensure!(answer.0 == 503 && answer.1.contains("is ending"), "{answer:?}");
-    last.send_one(Frame::new(opcode::CLOSE, 1001u16.to_be_bytes()))?;
+    last.send_one(Frame::new(opcode::CLOSE, 1012u16.to_be_bytes()))?;
     drop(last);
     guard.finish()?;
     let causes: Vec<_> = collector.spans("connection").iter().map(cause).collect();

@@ -21,6 +21,14 @@ pub const PORT: u16 = 9001;
 /// For what must come, on a busy machine.
 pub const WAIT: Duration = Duration::from_secs(10);
 
+/// Another congestion control for clients that flood.
+///
+/// BBR takes the pace for a policer's, and keeps to it long after (tcp_bbr.c, `lt_bw`): what a flooder
+/// had left does not arrive in time.
+pub fn replace_bbr(pair: &Pair) -> Result<()> {
+    pair.client.sysctl("net/ipv4/tcp_congestion_control", "reno")
+}
+
 /// A row of `flows -o json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Flow {
@@ -37,6 +45,7 @@ pub struct Flow {
     pub violations: u64,
     pub gaps: u64,
     pub unsynced_total: u64,
+    pub heartbeat_rtt_us: Option<u64>,
 }
 
 /// A row of `sources -o json`.
@@ -78,7 +87,12 @@ impl Stage {
             servers.map(|(library, port)| Server::start(&pair.server, *library, port, None));
         let servers = servers.collect::<Result<Vec<Server>>>()?;
         let guard = Guard::start(&pair.server, &format!("--port {} {words}", listed.join(",")))?;
-        Ok(Stage { guard, servers, pair })
+        Ok(Stage::of(pair, servers, guard))
+    }
+
+    /// A guard in front of these servers, which may be younger than their connections.
+    pub fn of(pair: Pair, servers: Vec<Server>, guard: Guard) -> Stage {
+        Stage { guard, servers, pair }
     }
 
     /// Connect client number `n` to the first server.
@@ -91,6 +105,11 @@ impl Stage {
         let options = ConnectOptions { source: Some(family.client(n)), ..Default::default() };
         let at = self.servers[server].at(family.server());
         Client::connect(&self.pair.client, at, options)
+    }
+
+    /// Server number `n`.
+    pub fn server(&self, n: usize) -> &Server {
+        &self.servers[n]
     }
 
     /// What the guard says about the client's connection.
@@ -112,6 +131,14 @@ impl Stage {
     pub fn drops(&self) -> String {
         let status = self.guard.ask::<serde_json::Value>("status");
         status.map_or_else(|error| format!("{error:#}"), |status| status["drops"].to_string())
+    }
+
+    /// What the guard and the client's own TCP say about its connection, for messages.
+    pub fn story(&self, client: &Client) -> String {
+        let port = format!("sport = :{}", client.local().port());
+        let told = self.pair.client.command("ss").args(["-Htnoi", &port]).output();
+        let told = told.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        format!("{:?}, drops {}, the client's TCP {told:?}", self.flow(client), self.drops())
     }
 
     /// The names that `throttled` lists.

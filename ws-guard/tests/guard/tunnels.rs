@@ -115,7 +115,7 @@ followed! {
     tcx_looks_into_vxlan: "tcx";
 }
 
-/// Nobody is guarded who was not asked for.
+/// Only what is configured is guarded.
 #[test]
 fn tunnels_are_left_alone_unless_asked_for() -> Result<()> {
     needs_root!();

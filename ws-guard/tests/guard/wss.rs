@@ -23,7 +23,7 @@ const PORT: u16 = 9443;
 const LIMIT: u64 = 30;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// A certificate for nobody in particular: what it is for is not what is tested.
+/// A certificate for any name: names are not tested.
 fn certify(folder: &Path) -> Result<String> {
     let made = rcgen::generate_simple_self_signed(vec!["ws-guard.test".into()])?;
     let path = |name: &str| folder.join(name).display().to_string();

@@ -26,6 +26,8 @@ macro_rules! needs_tcx {
 mod events;
 mod interfaces;
 mod maps;
+mod memory;
+mod migration;
 mod modes;
 mod pins;
 mod privileges;
@@ -48,8 +50,9 @@ use ws_guard_common::maps::{Counter, Tunnels};
 use ws_guard_testkit::{netns::Namespace, no_tcx_reason};
 
 /// Small, so that a full table is soon reached.
-const SIZES: TableSizes = TableSizes { flows: 4096, sources: 16384, pending: 1024, rules: 64 };
-/// Protected in these tests; nobody listens there.
+const SIZES: TableSizes =
+    TableSizes { flows: 4096, sources: 16384, pending: 1024, rules: 64, opening: 4096 };
+/// Protected in these tests; without a listener.
 const PORT: u16 = 9999;
 
 /// A pin directory, emptied when dropped.

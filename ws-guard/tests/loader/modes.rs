@@ -122,7 +122,7 @@ fn only_our_own_clsact_qdisc_is_removed() -> Result<()> {
     let mut tc = namespace.command("tc");
     assert!(tc.args(["qdisc", "add", "dev", "v0", "clsact"]).status()?.success());
     attach_once(&namespace, "v0", AttachMode::Clsact)?;
-    assert!(qdiscs()?, "somebody else's stays");
+    assert!(qdiscs()?, "a foreign one stays");
     Ok(())
 }
 
@@ -136,7 +136,7 @@ fn a_large_mtu_is_no_hindrance_to_native_xdp() -> Result<()> {
     Ok(())
 }
 
-/// A pod's interface has no use for XDP: an XDP mode, which holds for uplinks, stands for TC there.
+/// A pod's interface has no use for XDP: an XDP mode, which holds for uplinks, means TC there.
 #[test]
 fn every_mode_attaches_to_a_pod() -> Result<()> {
     needs_root!();

@@ -154,7 +154,7 @@ fn a_missing_bpffs_is_mounted_and_the_throttle_map_pinned() -> Result<()> {
         let removed = unload(&options.pin_dir)?;
         ensure!(removed.iter().any(|path| path == THROTTLE_MAP), "{removed:?}");
         ensure!(!Path::new(THROTTLE_MAP).exists());
-        // Somebody else's map of that name stays, and is no reason not to load.
+        // A foreign map of that name stays, and is no reason not to load.
         let theirs: HashMap<MapData, u32, u32> = HashMap::create(1, 0)?;
         theirs.pin(THROTTLE_MAP)?;
         drop(Guard::load(&options)?);

@@ -36,7 +36,7 @@ fn missing_capabilities_are_named() -> Result<()> {
                 .collect::<Vec<_>>())
         })
     };
-    // CAP_SYS_ADMIN stands in for the two that were split from it.
+    // CAP_SYS_ADMIN replaces the two that were split from it.
     assert_eq!(names(&[Capability::CAP_BPF, Capability::CAP_PERFMON])?, [""; 0]);
     assert_eq!(names(&[Capability::CAP_NET_ADMIN])?, ["CAP_NET_ADMIN"]);
     let pins = PinDir::new();

@@ -49,12 +49,14 @@ fn a_restart_keeps_links_and_entries() -> Result<()> {
 }
 
 /// One SYN each, as no packet is lost on a veth pair and each is answered by RST.
-fn connect_until(client: &Namespace, stop: &AtomicBool) -> Result<u64> {
+pub fn connect_until(client: &Namespace, stop: &AtomicBool) -> Result<u64> {
     let server = SocketAddr::new(Family::V4.server(), PORT);
     client.run(|| {
         let mut refused = 0;
         while !stop.load(Relaxed) && refused < 200_000 {
-            let error = TcpStream::connect(server).err().context("nobody listens there")?;
+            let error = TcpStream::connect(server)
+                .err()
+                .context("it is refused, as nothing listens there")?;
             ensure!(error.kind() == std::io::ErrorKind::ConnectionRefused, "{error}");
             refused += 1;
         }

@@ -1,10 +1,10 @@
-//! One row of the table: what comes, and what becomes of it.
+//! One row of the table: packets, and their verdicts.
 use std::time::Duration;
 
 use ws_guard_common::{
     flow::Flow,
     frame::Violation,
-    maps::{Address, Counter, Policy, Rule, action},
+    maps::{Address, Counter, Policy, Rule, Server, action},
     window::Rate,
 };
 use ws_guard_testkit::{
@@ -47,6 +47,9 @@ pub type Edit = Box<dyn Fn(&mut Packet)>;
 /// Changes its bytes afterwards.
 pub type EditBytes = Box<dyn Fn(&mut Vec<u8>)>;
 
+/// One of a server's figures.
+pub type Figure = fn(&Server) -> u64;
+
 /// Changes a flow.
 pub type EditFlow = Box<dyn Fn(&mut Flow)>;
 
@@ -86,14 +89,14 @@ pub enum Step {
     Ban,
     /// He releases it.
     Release,
-    /// A terminator reports so many pings of it.
+    /// A terminator reports this number of pings of it.
     Report(u32),
     Wait(Duration),
     /// The first connection's flow is different, as another CPU or other programs would make it.
     Flow(EditFlow),
     /// Another CPU is at its trail, or is no more.
     TrailBusy(bool),
-    /// So many requests of other connections of the first one's address, which nobody answers.
+    /// Number of unanswered requests of other connections from the first one's address.
     Requests(u16),
 }
 
@@ -106,6 +109,8 @@ pub struct Case {
     pub steps: Vec<Step>,
     /// What the counters grow by.
     pub counts: Vec<(Counter, u64)>,
+    /// Figures of the server at the end: what they are, where they are, and their values.
+    pub figures: Vec<(&'static str, Figure, u64)>,
     /// Which violations the client's frames have, one each.
     pub violations: Vec<Violation>,
     /// State of the first connection's flow at the end; `None` when it must have none.
@@ -145,6 +150,7 @@ pub fn case(name: &'static str) -> Case {
         rule: None,
         steps: Vec::new(),
         counts: Vec::new(),
+        figures: Vec::new(),
         violations: Vec::new(),
         state: None,
         client: None,
@@ -330,6 +336,11 @@ impl Case {
 
     pub fn counts(mut self, counts: &[(Counter, u64)]) -> Case {
         self.counts.extend(counts);
+        self
+    }
+
+    pub fn figure(mut self, name: &'static str, figure: Figure, value: u64) -> Case {
+        self.figures.push((name, figure, value));
         self
     }
 

@@ -80,8 +80,8 @@ fn costly() -> Vec<Case> {
     let twenty = request(&format!("X-Forwarded-For: {hops}, {CLIENT}\r\n"));
     let lines = format!("{}X-Forwarded-For: {CLIENT}\r\n", "A:\n".repeat(220));
     let lines = request(&lines);
-    let unread = |name, head: &[u8]| {
-        let unread = case(name).proxied().only(Family::V4).opens(head);
+    let unread = |case: Case, head: &[u8]| {
+        let unread = case.proxied().only(Family::V4).opens(head);
         unread
             .client_is("10.77.0.1", identity::CONNECTION)
             .client(pings(1))
@@ -94,7 +94,7 @@ fn costly() -> Vec<Case> {
             .accepted(twenty.len())
             .opens(&twenty)
             .client_is(CLIENT, identity::FORWARDED),
-        unread("twenty hops, whose connection may be made up", &twenty),
+        unread(case("twenty hops, whose connection may be made up"), &twenty),
         case("hundreds of lines of a peer that is no trusted proxy")
             .only(Family::V4)
             .accepted(lines.len())
@@ -102,6 +102,7 @@ fn costly() -> Vec<Case> {
             .client_is("10.77.0.1", identity::PEER)
             .counts(&[(RequestsUnseen, 0)]),
         case("pings behind one that takes long to read, before its answer")
+            .accepted(lines.len())
             .client_at(-(lines.len() as i64), [&lines[..], &pings(3)].concat())
             .dropped()
             .client_at(-(lines.len() as i64), &*lines)
@@ -110,7 +111,13 @@ fn costly() -> Vec<Case> {
             .answer(SWITCHING)
             .client_at(0, pings(3))
             .counts(&[(RequestsUnseen, 0), (DroppedEarly, 2), (Pings, 3)]),
-        unread("hundreds of lines", &lines),
+        case("hundreds of lines, whose connection may be made up: not read")
+            .proxied()
+            .only(Family::V4)
+            .opens(&lines)
+            .client_is("10.77.0.1", identity::CONNECTION)
+            .client(pings(1))
+            .counts(&[(RequestsUnseen, 1), (Pings, 1)]),
         case("hundreds of lines in segments of 60 bytes")
             .proxied()
             .opens_in_pieces(&lines, 60)
@@ -148,7 +155,7 @@ fn headers() -> Vec<Case> {
             .only(Family::V4)
             .opens(&own)
             .client_is("10.77.0.1", identity::PEER),
-        case("a trusted proxy names nobody")
+        case("a trusted proxy names no client")
             .proxied()
             .only(Family::V4)
             .open()

@@ -12,7 +12,7 @@ use ws_guard_testkit::packets::{
 
 use crate::case::{Case, case, pings, text};
 
-const HTTP: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+pub const HTTP: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 pub fn cases() -> Vec<Case> {
     let mut cases = not_taken();
@@ -64,14 +64,7 @@ fn not_taken() -> Vec<Case> {
     ]
 }
 
-impl Case {
-    /// The latest packet says that its sender has no room.
-    fn shut(self) -> Case {
-        self.with(|packet| packet.window = 0)
-    }
-}
-
-/// Nobody knows where frames begin, and the client keeps back the pongs that would tell of its pings.
+/// Where frames begin is unknown, and the client keeps back the pongs that would tell of its pings.
 fn out_of_step() -> Vec<Case> {
     let payload = || vec![0; 1000];
     let segments =
@@ -89,7 +82,7 @@ fn out_of_step() -> Vec<Case> {
             .client(payload())
             .with(|packet| packet.ack = packet.ack.wrapping_add(3))
             .counts(&[(DroppedUnsynced, 0)]),
-        unsynced("not where a pong in it tells of a ping that nobody saw")
+        unsynced("not where a pong in it reveals an unseen ping")
             .server(18_000, [0x8A, 0])
             .client(payload())
             .with(|packet| packet.ack = packet.ack.wrapping_add(2))
@@ -113,7 +106,7 @@ fn out_of_step() -> Vec<Case> {
             .defused(&[180, 186, 192, 198, 204, 210, 216, 222, 228, 234])
             .leaves(state::OPEN)
             .counts(&[(DroppedUnsynced, 1), (FlowsResynced, 1)]),
-        case("other bytes after a silence: nobody knows which of them the server has")
+        case("other bytes after a silence: which of them the server has is unknown")
             .open()
             .client(text("what the server may have"))
             .wait(Duration::from_millis(1100))
@@ -189,17 +182,19 @@ fn endings() -> Vec<Case> {
 }
 
 /// The server's SYN-ACK, in front of its answer.
-fn syn_ack(case: Case, acked: i64) -> Case {
+pub fn syn_ack(case: Case, acked: i64) -> Case {
     case.server(acked, []).with(|packet| {
         packet.flags = SYN | ACK;
         packet.seq = packet.seq.wrapping_sub(SWITCHING.len() as u32 + 1);
     })
 }
 
-const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
+/// The head of an upload.
+const UPLOAD: &[u8] = b"POST /upload HTTP/1.1\r\nContent-Length: 9000\r\n\r\n";
+pub const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n";
 
 /// A connection on which the server has answered a request for a page.
-fn kept_alive(name: &'static str) -> Case {
+pub fn kept_alive(name: &'static str) -> Case {
     let request = -(REQUEST.len() as i64);
     let first = request - PAGE.len() as i64;
     let earlier = |packet: &mut Packet| packet.seq = packet.seq.wrapping_sub(HTTP.len() as u32);
@@ -241,8 +236,8 @@ fn later_requests() -> Vec<Case> {
             .client_at(request, &REQUEST[..10])
             .client_at(70_000, pings(3))
             .with(before_the_answer)
-            .client_at(request + 10, &REQUEST[10..])
             .dropped()
+            .client_at(request + 10, &REQUEST[10..])
             .leaves_no_flow()
             .counts(&[(DroppedEarly, 1)]),
         kept_alive("pings before a second request, and a jump round the sequence space")
@@ -280,7 +275,7 @@ fn later_requests() -> Vec<Case> {
             .defused(&[180])
             .counts(&[(DroppedEarly, 0), (RequestsUnseen, 0), (Pings, 31)]),
         kept_alive("an upload behind an answer may come out of order past its first bytes")
-            .client_at(request, *b"POST /upload HTTP/1.1")
+            .client_at(request, UPLOAD)
             .client_at(4000, [b'y'; 100])
             .with(before_the_answer)
             .client_at(2000, [b'z'; 100])
@@ -330,8 +325,17 @@ fn beginnings() -> Vec<Case> {
             .with(|packet| (packet.flags, packet.ack) = (SYN | ACK, packet.ack.wrapping_sub(4000)))
             .with(|packet| packet.seq = packet.seq.wrapping_sub(9000))
             .leaves_no_flow(),
-        syn_ack(syn_ack(case("one that comes again before the client has said more"), 0).open(), 0)
-            .leaves(state::OPEN),
+        syn_ack(
+            syn_ack(
+                case("one that comes again before the client has said more")
+                    .request()
+                    .with(|packet| packet.flags = SYN),
+                0,
+            )
+            .answer(SWITCHING),
+            0,
+        )
+        .leaves(state::OPEN),
         syn_ack(
             syn_ack(case("the very same behind more of the client is another connection's"), 0)
                 .open()
@@ -350,7 +354,7 @@ fn beginnings() -> Vec<Case> {
             .server(0, HTTP)
             .leaves(state::OPEN)
             .counts(&[(FlowsReopened, 1), (FramesOut, 1)]),
-        case("HTTP in the middle of a frame of a server whose request nobody read")
+        case("HTTP in the middle of a frame of a server whose request was not read")
             .answer(SWITCHING)
             .server(0, [&[0x82, 50][..], &[b' '; 8]].concat())
             .server(0, [HTTP, &[b' '; 42 - HTTP.len()], &[0x81, 0]].concat())
@@ -396,7 +400,7 @@ fn beginnings() -> Vec<Case> {
             .client(pings(31))
             .defused(&[180])
             .counts(&[(DroppedEarly, 1), (RequestsUnseen, 0), (Pings, 31)]),
-        syn_ack(case("a request of somebody else does not hide the connection's own"), request)
+        syn_ack(case("a spoofed request does not hide the connection's own"), request)
             .client_at(-5000, REQUEST)
             .with(|packet| packet.ack = packet.ack.wrapping_add(77_000))
             .dropped()
@@ -404,7 +408,7 @@ fn beginnings() -> Vec<Case> {
             .leaves(state::OPEN)
             .counts(&[(RequestsUnseen, 0)]),
         syn_ack(case("an upload before any answer may come out of order"), request)
-            .client_at(request, *b"POST /upload HTTP/1.1")
+            .client_at(request, UPLOAD)
             .client_at(4000, [b'y'; 100])
             .with(|packet| packet.ack = packet.ack.wrapping_sub(SWITCHING.len() as u32))
             .client_at(2000, [b'z'; 100])
@@ -420,7 +424,7 @@ fn beginnings() -> Vec<Case> {
             .defused(&[180])
             .leaves(state::OPEN)
             .counts(&[(FlowsOpened, 2), (Pings, 31)]),
-        case("a throttled source opens no connection whose request nobody could read")
+        case("a throttled source opens no connection with an unread request")
             .open()
             .throttle()
             .on(1)

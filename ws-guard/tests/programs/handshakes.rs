@@ -109,7 +109,7 @@ fn answers() -> Vec<Case> {
             .open()
             .client(pings(40))
             .leaves(state::OPEN)
-            .counts(&[(FlowsOpened, 3), (FlowsRefused, 2), (Pings, 0)]),
+            .counts(&[(FlowsOpened, 3), (FlowsRefused, 1), (Pings, 0)]),
         case("a full flow table refuses connections, if it shall")
             .policy(|policy| policy.flags = FLOWS_FAIL_CLOSED)
             .open()
@@ -172,7 +172,7 @@ fn early_frames() -> Vec<Case> {
             .answer(SWITCHING)
             .leaves(state::OPEN)
             .counts(&[(DroppedEarly, 2), (RequestsUnseen, 0)]),
-        case("a request of somebody who does not know where it would be")
+        case("a request at a guessed sequence number")
             .client_at(1 << 20, request_and(pings(3)))
             .dropped()
             .client_at(1 << 20, REQUEST)

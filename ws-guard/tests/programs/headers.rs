@@ -1,4 +1,4 @@
-//! What stands before the payload.
+//! Headers before the payload.
 use ws_guard_common::maps::{Counter::*, UNREADABLE_PASSES, action};
 use ws_guard_testkit::{
     ip::{extend, header::*, tag},

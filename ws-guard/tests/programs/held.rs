@@ -123,7 +123,7 @@ fn refused() -> Vec<Case> {
             .client_at(0, text("x"))
             .dropped()
             .counts(&[(Gaps, 1), (DroppedGap, 2), (Frames, 0), (Pings, 0), (Throttled, 1)]),
-        case("so far behind that no window reaches there: nobody's place is taken")
+        case("so far behind that no window reaches there: no slot is taken")
             .open()
             .client_at(GAP + (1 << 20), text("y"))
             .dropped()

@@ -1,7 +1,10 @@
 //! The kernel programs on packets built by hand: one table, played at both client-side hooks and in
 //! both address families; and what they cost the verifier.
+mod answers;
+mod bodies;
 mod case;
 mod clients;
+mod figures;
 mod forged;
 mod fragments;
 mod handshakes;
@@ -16,6 +19,7 @@ mod streams;
 mod throttling;
 mod tls;
 mod tunnels;
+mod unread;
 mod verifier;
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -51,6 +55,8 @@ fn programs() -> Option<MutexGuard<'static, Programs>> {
 
 fn table() -> Vec<Case> {
     let mut cases = headers::cases();
+    cases.extend(answers::cases());
+    cases.extend(bodies::cases());
     cases.extend(fragments::cases());
     cases.extend(handshakes::cases());
     cases.extend(requests::cases());
@@ -63,6 +69,8 @@ fn table() -> Vec<Case> {
     cases.extend(tls::cases());
     cases.extend(mptcp::cases());
     cases.extend(paced::cases());
+    cases.extend(figures::cases());
+    cases.extend(unread::cases());
     cases
 }
 

@@ -54,7 +54,7 @@ pub fn cases() -> Vec<Case> {
         syn(case("where the guard only observes"), &usual, b"")
             .policy(|policy| policy.action = action::OBSERVE)
             .counts(&[(MptcpRefused, 0)]),
-        syn(case("of somebody who is allowed"), &usual, b"")
+        syn(case("of an allowed source"), &usual, b"")
             .rule(Rule { flags: Rule::ALLOW, ..Rule::default() })
             .counts(&[(MptcpRefused, 0)]),
         syn(case("on a TLS port, which is only watched"), &usual, b"")

@@ -79,6 +79,11 @@ pub fn play(programs: &mut Programs, case: &Case, hook: Hook, family: Family) ->
         let found = counted.get(*counter);
         ensure!(found == *wanted, "{counter:?} grew by {found}, not {wanted}");
     }
+    let server = programs.server(FlowKey::new(first.client, first.server))?.unwrap_or_default();
+    for (name, figure, wanted) in &case.figures {
+        let found = figure(&server);
+        ensure!(found == *wanted, "{name} is {found}, not {wanted}");
+    }
     for kind in Violation::ALL {
         let wanted = case.violations.iter().filter(|violation| **violation == kind).count() as u64;
         let found = counted.violations_in[kind as usize];

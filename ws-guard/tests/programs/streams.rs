@@ -9,7 +9,10 @@ use ws_guard_testkit::{
     packets::flag,
 };
 
-use crate::case::{Case, case, pings, text};
+use crate::{
+    answers::accepted,
+    case::{Case, case, pings, text},
+};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = frames();
@@ -153,12 +156,12 @@ fn repeated() -> Vec<Case> {
             .defused(&[0])
             .client_at(186, text("x"))
             .counts(&[(Pings, 31), (Defused, 1), (Frames, 32), (Rewritten, 2)]),
-        case("from the middle of a segment, where no checkpoint stands")
+        case("from the middle of a segment, where there is no checkpoint")
             .open()
             .client(pings(20))
             .client_at(60, pings(10))
             .counts(&[(Pings, 20), (DroppedNoCheckpoint, 0), (Rewritten, 0)]),
-        case("the same of one in which a ping was defused: which, nobody knows any more")
+        case("the same of one in which a ping was defused: which one is unknown")
             .open()
             .client(&*burst)
             .defused(&[180])
@@ -236,7 +239,7 @@ fn lost() -> Vec<Case> {
             .defused(&[180])
             .leaves(state::OPEN)
             .counts(&[(FlowsJoined, 1), (Pings, 31)]),
-        case("nobody makes a flow alone")
+        case("one side alone makes no flow")
             .client_at(0, pings(40))
             .client_at(240, pings(40))
             .leaves_no_flow()
@@ -246,7 +249,7 @@ fn lost() -> Vec<Case> {
             .client_at(0, pings(40))
             .leaves_no_flow()
             .counts(&[(FlowsJoined, 0), (Pings, 0)]),
-        case("pongs tell of pings that nobody saw")
+        case("pongs reveal unseen pings")
             .server(0, [0x81, 1, b'x'])
             .client_at(0, pings(10))
             .server(60, [0x8A, 0].repeat(41))
@@ -254,7 +257,7 @@ fn lost() -> Vec<Case> {
             .client_at(60, [0xFF; 10])
             .dropped()
             .counts(&[(FlowsJoined, 1), (Witnessed, 31), (DroppedUnsynced, 1), (Throttled, 1)]),
-        case("pongs that nobody asked for, where all frames were followed")
+        accepted("unsolicited pongs, where all frames were followed")
             .open()
             .server(0, [0x8A, 0].repeat(41))
             .leaves(state::OPEN)

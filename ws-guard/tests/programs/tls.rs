@@ -103,7 +103,7 @@ fn beginnings() -> Vec<Case> {
             .answer(server_hello())
             .client(data(30))
             .counts(&[(FlowsOpened, 1), (RequestsUnseen, 1), (Records, 1)]),
-        tls("nobody opens a flow but the server", action::DEFUSE)
+        tls("only the server opens a flow", action::DEFUSE)
             .client_at(BEFORE, &*hello)
             .client(data(30))
             .leaves_no_flow()
@@ -246,7 +246,7 @@ fn limits() -> Vec<Case> {
     ]
 }
 
-/// Until somebody says `drop`, no segment is held back; then as for frames.
+/// Without `drop`, no segment is held back; then as for frames.
 fn passive() -> Vec<Case> {
     let urgent = |case: Case| case.client(data(30)).with(|packet| packet.urgent = Some(1));
     vec![

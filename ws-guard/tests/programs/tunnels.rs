@@ -35,7 +35,7 @@ fn followed(name: &'static str, tunnel: Tunnel, v6: bool) -> Case {
     ])
 }
 
-/// One ping that nobody looks at.
+/// One ping that is not followed.
 fn passes(name: &'static str, tunnel: Tunnel) -> Case {
     case(name).inside(tunnel, false).client(pings(1)).counts(&NOT_LOOKED_AT)
 }

@@ -1,4 +1,4 @@
-//! What clients write about themselves to be charged as somebody else, through proxies and without.
+//! What clients write about themselves to be charged as another, through proxies and without.
 //!
 //! A flooder sends each kind of header, line and preface, which name an honest client or an address
 //! that is exempt. It has to be charged all the same, and no other source: told by its pongs, by those

@@ -3,7 +3,7 @@
 //! Requests with odd forwarding headers go from a trusted peer to a guarded server, and the same
 //! headers to nginx (`real_ip_recursive on`) and HAProxy (`hdr_ip`), which answer with the address
 //! that they conclude. Each list goes to the guard twice more: as `Forwarded`, which neither of
-//! Debian's releases reads, and as both headers at once; and beside a `Forwarded` that disagrees, so
+//! Debian's releases reads, and as both headers at once; and next to a `Forwarded` that disagrees, so
 //! that neither can be believed. The rules are the same, but for these places, where they differ on
 //! purpose:
 //!

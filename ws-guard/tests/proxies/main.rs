@@ -4,7 +4,7 @@
 //! peer. What is expected comes from the clients' own counts: [`row`] says what holds for each front,
 //! server, IP version, kind of address, place of the guard and action; [`headers`] has the rows.
 //! [`attacks`] has headers that lie. [`crowd`] has no header to tell clients apart, [`sources`] more clients than the table has room
-//! for, and [`comparison`] asks nginx and HAProxy who the client is.
+//! for, [`timeouts`] a proxy that gives up, and [`comparison`] asks nginx and HAProxy who the client is.
 //!
 //! Every combination is run by the nightly tests; `WS_GUARD_PART=0/3` runs the first of three parts.
 //!
@@ -29,3 +29,4 @@ mod process;
 mod row;
 mod sources;
 mod stage;
+mod timeouts;

@@ -166,8 +166,8 @@ impl Row {
     /// One that reads gets its limit.
     fn judge_steady(&self, seen: &Seen, flow: &Flow) -> Result<()> {
         let window = Duration::from_secs(self.size.window_seconds);
-        let most = seen.answered_within(window, Duration::ZERO);
-        ensure!(most <= LIMIT, "{most} answers in {window:?}: {flow:?}");
+        let most = seen.answered_within(window - LATE, Duration::ZERO);
+        ensure!(most <= LIMIT, "{most} answers in less than {window:?}: {flow:?}");
         ensure!(!seen.answered.is_empty(), "the flooder's first pings are not answered: {flow:?}");
         if self.action == "defuse" {
             let defused = seen.unanswered();
@@ -198,6 +198,8 @@ fn named(flows: Vec<Flow>) -> Result<BTreeMap<String, Flow>> {
 
 /// The default of `--max-ping-rate`.
 pub const LIMIT: usize = 30;
+/// How much later than others some answers may arrive, on a busy machine: the guard counts the pings.
+pub const LATE: Duration = Duration::from_millis(500);
 
 /// How the guard names the source at an address: the address, or its /64.
 pub fn source_name(address: IpAddr) -> String {

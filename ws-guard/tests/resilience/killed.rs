@@ -6,14 +6,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Map, MapData, PerCpuArray};
 use serde_json::Value;
+use ws_guard::guard::Maps;
+use ws_guard_common::maps::{Counter, Counters, EventKind, name};
 use ws_guard_testkit::{
     client::{Client, Cut},
     flood::{Bounds, flood},
     frame::Frame,
     leftovers::Holdings,
-    programs,
-    variant::variant,
+    programs::{self, Raw},
+    variant::{Added, variant, with_added},
 };
 
 use crate::stage::{Asker, Figures, Stage, eventually, number};
@@ -91,8 +94,11 @@ pub fn die_and_rise(stage: &mut Stage, round: u64) -> Result<()> {
 
 /// The next daemon has other programs than all before it.
 pub fn upgrade(stage: &mut Stage, round: u64) -> Result<()> {
+    upgrade_to(stage, &variant(&std::fs::read(programs::object())?, round as usize)?)
+}
+
+fn upgrade_to(stage: &mut Stage, changed: &[u8]) -> Result<()> {
     let (asker, object) = (stage.asker(), stage.socket().with_extension("bpf.o"));
-    let changed = variant(&std::fs::read(programs::object())?, round as usize)?;
     std::fs::write(&object, changed)?;
     stage.object = Some(object.clone());
     let (before, shown) = (counted(&asker)?, stage.metrics()?);
@@ -107,6 +113,61 @@ pub fn upgrade(stage: &mut Stage, round: u64) -> Result<()> {
     let same = new.programs.iter().filter(|(_, tag)| known.contains(tag)).count();
     let changed = new.programs.len() - same;
     ensure!(changed == new.programs.len(), "{same} are the same: {:?}, {known:?}", new.programs);
+    Ok(())
+}
+
+/// A version with one more counter and one more kind of event than this one.
+const ADDED: Added = Added {
+    old_counter: Counter::Coalesced,
+    counter: Counter::COUNT,
+    old_kind: EventKind::FlowOpened,
+    kind: EventKind::COUNT as u8,
+};
+
+/// Coalesced segments that this version counted, and the other.
+fn coalesced(stage: &Stage) -> Result<[u64; 2]> {
+    let counters = Maps::from_pins(stage.pin_dir())?.counters()?;
+    Ok([Counter::Coalesced as usize, ADDED.counter].map(|number| counters.events[number]))
+}
+
+/// Events that a connection was opened.
+fn opened(stage: &Stage) -> Result<usize> {
+    let kind = EventKind::FlowOpened.name();
+    Ok(stage.events()?.iter().filter(|event| event["kind"] == kind).count())
+}
+
+/// Events of the added kind in the last second that had any, of all CPUs.
+fn added_events(stage: &Stage) -> Result<u64> {
+    let map = MapData::from_pin(stage.pin_dir().join(name::COUNTERS))?;
+    let counters = PerCpuArray::<_, Raw<Counters>>::try_from(Map::PerCpuArray(map))?;
+    let counters = counters.get(&0, 0)?;
+    Ok(counters.iter().map(|Raw(one)| one.event_budget[usize::from(ADDED.kind)]).sum())
+}
+
+/// To that version, and back.
+fn add_and_take_away(stage: &mut Stage, round: u64) -> Result<()> {
+    let object = std::fs::read(programs::object())?;
+    let newer = round.is_multiple_of(2);
+    upgrade_to(stage, &if newer { with_added(&object, &ADDED)? } else { object })?;
+    let before = coalesced(stage)?;
+    eventually("coalesced segments are counted", || {
+        let [old, new] = coalesced(stage)?;
+        Ok(if newer { new } else { old } > before[usize::from(newer)])
+    })?;
+    let now = coalesced(stage)?;
+    let other = usize::from(!newer);
+    ensure!(now[other] == before[other], "{before:?} became {now:?}: version {newer}");
+    let events = opened(stage)?;
+    let third = stage.connect(2)?;
+    stage.flow(third.local())?;
+    if newer {
+        // A daemon of this version knows the counter and the kind as little as it will after a
+        // downgrade, and goes on.
+        eventually("the kind's events are sent", || Ok(added_events(stage)? > 0))?;
+        ensure!(opened(stage)? == events, "the new kind is taken for an old one");
+    } else {
+        eventually("the event is there", || Ok(opened(stage)? == events + 1))?;
+    }
     Ok(())
 }
 
@@ -146,12 +207,12 @@ pub fn exact(stage: &Stage, honest: &Client) -> Result<()> {
     Ok(())
 }
 
-/// `change` so often under a ping flood, beside an honest client.
+/// `rounds` times `change` under a ping flood, next to an honest client.
 fn in_a_flood(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Result<()> {
     let window = WINDOW.as_secs().to_string();
     // The flood is to go on through every change: that a hold survives one is in `paced.rs`.
     let words = ["--max-ping-rate", "30", "--window-seconds", &window, "--pace", "off"];
-    let mut stage = Stage::new(2, &words)?;
+    let mut stage = Stage::new(3, &words)?;
     let first = Holdings::of(stage.pin_dir())?;
     let (mut client, mut honest) = (stage.connect(0)?, stage.connect(1)?);
     let source = client.local().ip();
@@ -184,6 +245,10 @@ fn in_a_flood(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Result<
     eventually("pongs arrive", || Ok(client.received().pongs >= LIMIT))?;
     ensure!(client.received().pongs == LIMIT, "{} pongs", client.received().pongs);
     exact(&stage, &honest).context("the honest client")?;
+    let flows = Maps::from_pins(stage.pin_dir())?.flows()?;
+    let segments: u64 = flows.iter().map(|(_, flow)| flow.coalesced_segments).sum();
+    let counted = coalesced(&stage)?;
+    ensure!(counted.iter().sum::<u64>() == segments, "{counted:?} of {segments} segments");
     let answered = LIMIT + honest.sent().pings;
     drop((client, honest));
     let totals = stage.stop_server()?;
@@ -208,6 +273,12 @@ fn a_daemon_killed_a_hundred_times_lets_no_ping_more_through() -> Result<()> {
 fn an_upgrade_in_a_flood_lets_no_ping_more_through() -> Result<()> {
     needs_root!();
     in_a_flood(2, upgrade)
+}
+
+#[test]
+fn an_added_counter_and_kind_of_event_cost_an_upgrade_nothing() -> Result<()> {
+    needs_root!();
+    in_a_flood(2, add_and_take_away)
 }
 
 #[test]

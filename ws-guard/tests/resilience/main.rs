@@ -1,6 +1,6 @@
 //! What must hold when things go wrong: daemons that die, floods from nowhere, full tables,
 //! interfaces that go away. Each test runs the real `ws-guard run` between namespaces of its own and
-//! in front of a server made with somebody else's library, and proves that nothing is left behind.
+//! in front of a server made with a third-party library, and proves that nothing is left behind.
 
 /// Skip, loudly, without root.
 macro_rules! needs_root {
@@ -12,11 +12,22 @@ macro_rules! needs_root {
     };
 }
 
+/// Skip, loudly, where the kernel has no TCX.
+macro_rules! needs_tcx {
+    () => {
+        if let Some(reason) = ws_guard_testkit::no_tcx_reason() {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+}
+
 mod cpus;
 mod events;
 mod interface;
 mod kept;
 mod killed;
+mod migration;
 mod paced;
 mod policy;
 mod reports;

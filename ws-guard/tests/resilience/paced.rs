@@ -25,7 +25,7 @@ use crate::{
 const RATE: u64 = 2 << 10;
 /// Bytes of a masked ping.
 const PING: u64 = PAYLOAD as u64 + 6;
-/// More than any test here lasts, so that nobody is free in the middle of it.
+/// More than any test here lasts, so that no throttle ends in the middle of it.
 const FOR_LONG: Duration = Duration::from_secs(3600);
 /// At the pace it would take minutes.
 const LARGE: usize = 1 << 20;
@@ -63,9 +63,9 @@ fn held_meanwhile(
 /// The events of a kind about the flooder's connection.
 fn events(stage: &Stage, kind: &str, client: SocketAddr) -> Result<Vec<Value>> {
     let client = client.to_string();
-    let events = stage.ask("events")?;
-    let about = |event: &&Value| event["kind"] == kind && event["client"] == client.as_str();
-    Ok(events.as_array().context("events")?.iter().filter(about).cloned().collect())
+    let events = stage.events()?;
+    let about = |event: &Value| event["kind"] == kind && event["client"] == client.as_str();
+    Ok(events.into_iter().filter(about).collect())
 }
 
 /// Let the flooder go, whatever it sends.
@@ -93,7 +93,7 @@ fn is_free(stage: &Stage, flooder: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// `change` so often while one connection is paced, beside an honest client.
+/// `rounds` times `change` while one connection is paced, next to an honest client.
 fn paced_through(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Result<()> {
     let (window, pace) = (FOR_LONG.as_secs().to_string(), format!("{RATE}B/s"));
     let mut stage = Stage::new(2, &["--window-seconds", &window, "--pace", &pace])?;
@@ -110,7 +110,7 @@ fn paced_through(rounds: u64, change: fn(&mut Stage, u64) -> Result<()>) -> Resu
             Ok(stage.flow(local)?["paced"] == true && more <= RATE)
         });
         let done = done.and_then(|()| {
-            ensure!(events(&stage, "paced", local)?.len() == 1, "{}", stage.ask("events")?);
+            ensure!(events(&stage, "paced", local)?.len() == 1, "{:?}", stage.events()?);
             ensure!(number(&stage.source(local.ip())?["paced"])? == 1, "{local}");
             (0..rounds).try_for_each(|round| {
                 talk(&mut honest)?;

@@ -22,7 +22,7 @@ fn ping(stage: &Stage, n: u8, most: u32) -> Result<u64> {
     number(&line["answered"])
 }
 
-/// The example of the documentation, as it stands there.
+/// The example of the documentation, verbatim.
 #[test]
 fn a_flood_inside_tls_is_reported_throttled_and_dropped() -> Result<()> {
     needs_root!();

@@ -1,4 +1,4 @@
-//! Packets from nowhere: they make no state, and hurt nobody.
+//! Packets from nowhere: they make no state, and hurt no connection.
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -71,7 +71,7 @@ fn talk(client: &mut Client) -> Result<()> {
 }
 
 #[test]
-fn a_million_spoofed_sources_make_no_state_and_evict_nobody() -> Result<()> {
+fn a_million_spoofed_sources_make_no_state_and_evict_none() -> Result<()> {
     needs_root!();
     let mut stage = Stage::new(8, &["--max-ping-rate", "30"])?;
     route_back(&stage)?;

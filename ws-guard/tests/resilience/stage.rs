@@ -50,6 +50,13 @@ pub struct Stage {
 impl Stage {
     /// A guard with `options` of `run`, in front of a server.
     pub fn new(clients: u8, options: &[&str]) -> Result<Stage> {
+        let mut stage = Stage::unguarded(clients, options)?;
+        stage.start()?;
+        Ok(stage)
+    }
+
+    /// The server alone, and a guard for [`Stage::start`].
+    pub fn unguarded(clients: u8, options: &[&str]) -> Result<Stage> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("wsg-res-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let pair = Pair::new(PairOptions { clients, ..PairOptions::default() })?;
@@ -72,7 +79,6 @@ impl Stage {
         };
         stage.footprint.add_path(&stage.pin_dir.clone());
         stage.footprint.add_path(&stage.socket.clone());
-        stage.start()?;
         Ok(stage)
     }
 
@@ -164,6 +170,13 @@ impl Stage {
     /// A listing, as JSON: from the daemon, or from the pins while it is down.
     pub fn ask(&self, subcommand: &str) -> Result<Value> {
         self.asker().ask(subcommand)
+    }
+
+    /// The events that the daemon keeps.
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let said = self.cli(&["events", "-o", "json"])?;
+        let events = serde_json::Deserializer::from_str(&said).into_iter();
+        events.collect::<Result<_, _>>().context("a line of JSON an event")
     }
 
     /// The policy in force.

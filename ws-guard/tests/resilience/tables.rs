@@ -58,6 +58,11 @@ fn metric(stage: &Stage, name: &str) -> Result<u64> {
     figures.get(name).copied().with_context(|| format!("no {name} in {figures:?}"))
 }
 
+/// Wait until the metric has this value: an answer to a scrape holds for up to a second.
+fn reaches(stage: &Stage, name: &str, wanted: u64) -> Result<()> {
+    eventually(&format!("{name} is {wanted}"), || Ok(metric(stage, name)? == wanted))
+}
+
 fn connect(stage: &Stage, numbers: std::ops::Range<usize>) -> Result<Vec<Client>> {
     numbers.map(|n| stage.connect(n as u8)).collect()
 }
@@ -69,13 +74,13 @@ fn a_full_flow_table_lets_newcomers_through_untracked() -> Result<()> {
     let mut settled = connect(&stage, 0..ROOM)?;
     talk(&mut settled)?;
     let mut others = connect(&stage, ROOM..ROOM + MORE)?;
-    ensure!(metric(&stage, REFUSED_FLOWS)? == MORE as u64, "{:?}", stage.metrics()?);
+    reaches(&stage, REFUSED_FLOWS, MORE as u64)?;
     talk(&mut others)?;
     talk(&mut settled)?;
     tracked(&stage, &settled)?;
 
-    // Room comes back when somebody leaves; the table is searched for it once a second.
-    settled.pop().context("nobody")?.close()?;
+    // Room comes back when a connection ends; the table is searched for it once a second.
+    settled.pop().context("no connection")?.close()?;
     eventually("a newcomer is tracked", || {
         let newcomer = stage.connect(0)?;
         Ok(stage.flow(newcomer.local()).is_ok())
@@ -108,8 +113,9 @@ fn a_full_flow_table_refuses_newcomers_where_it_shall() -> Result<()> {
     stage.finish()
 }
 
-/// Real connections, of 250 addresses: as many as a process may have with 20,000 files open.
-const CROWD: usize = 9_900;
+/// Real connections, of 250 addresses: about as many as a process may have with 20,000 files open, two
+/// each, in addition to the tests that run at the same time.
+const CROWD: usize = 9_400;
 
 #[test]
 fn a_crowd_of_connections_with_room_for_a_thousand() -> Result<()> {
@@ -119,16 +125,14 @@ fn a_crowd_of_connections_with_room_for_a_thousand() -> Result<()> {
     for n in 0..CROWD {
         crowd.push(stage.connect((n % 250) as u8).with_context(|| format!("connection {n}"))?);
     }
-    let refused = metric(&stage, REFUSED_FLOWS)?;
-    ensure!(refused == (CROWD - 1000) as u64, "{refused} of {CROWD} were refused");
+    reaches(&stage, REFUSED_FLOWS, (CROWD - 1000) as u64)?;
     // Who is in is counted exactly, and who is not is served all the same.
     talk(&mut crowd[..1000])?;
     talk(&mut crowd[CROWD - 100..])?;
     tracked(&stage, &crowd[..1000])?;
     ensure!(in_table(&stage)? == 100, "the source table is not full");
     // 250 addresses pinged once on each of four connections that are tracked.
-    let refused = metric(&stage, REFUSED_SOURCES)?;
-    ensure!(refused == 150 * 4, "{refused} charges found no room");
+    reaches(&stage, REFUSED_SOURCES, 150 * 4)?;
     for n in 0..100 {
         let source = stage.source(Family::V4.client(n))?;
         ensure!(number(&source["pings_total"])? == 4 && source["state"] == "ok", "{source}");
@@ -161,7 +165,7 @@ fn newcomers_among_sources(policy: &str) -> Result<u64> {
         eventually("the echo", || Ok(client.received().messages == 1))?;
     }
     let pongs = others.iter().map(|client| client.received().pongs).sum();
-    ensure!(metric(&stage, REFUSED_SOURCES)? == MORE as u64, "{:?}", stage.metrics()?);
+    reaches(&stage, REFUSED_SOURCES, MORE as u64)?;
     talk(&mut settled)?;
     for n in 0..ROOM {
         let source = stage.source(Family::V4.client(n as u8))?;

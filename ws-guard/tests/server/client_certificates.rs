@@ -117,7 +117,7 @@ impl Files {
 }
 
 #[test]
-fn a_certificate_says_who_it_is() {
+fn a_certificate_names_the_user() {
     let authority = Authority::new();
     let files = Files::new(&authority);
     let stage = Stage::start(|config| {

@@ -122,10 +122,10 @@ fn a_client_that_answers_lives_on_and_suspicion_shows() {
         fast(&mut config.heartbeat);
         config.heartbeat.pong_timeout = Duration::from_millis(300);
     });
-    let state = |state| {
-        stage
-            .metric(&format!("websocket_connections_total{{region=\"unknown\",state=\"{state}\"}}"))
+    let of = |family: &str, state: &str| {
+        stage.metric(&format!("{family}{{region=\"unknown\",state=\"{state}\"}}"))
     };
+    let state = |state| of("wsguard_server_connections", state);
     let mut client = Client::connect(stage.address);
     let first = client.next().unwrap();
     assert_eq!(state("open"), 1.0);
@@ -142,6 +142,8 @@ fn a_client_that_answers_lives_on_and_suspicion_shows() {
     assert_eq!(client.close_code(), Some(1005));
     client.stream.shutdown(Shutdown::Both).unwrap();
     let rtt = stage.logged("close", client.local)["heartbeat_rtt_ms"].as_f64().unwrap();
+    let reached = ["open", "suspect"].map(|state| of("websocket_connections_total", state));
+    assert_eq!(reached, [1.0, 1.0], "once a state, however often it changed");
     assert!((0.0..300.0).contains(&rtt), "{rtt}");
 }
 
@@ -165,7 +167,7 @@ fn a_slow_reader_is_dropped() {
     let mut bytes = Vec::new();
     Frame::new(opcode::BINARY, vec![0; 60_000]).encode(&mut bytes);
     use std::io::Write;
-    // Until the server no longer reads, because nobody reads what it writes.
+    // Until the server no longer reads, because its output is not read.
     client.stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
     let ended = wait_for(PATIENCE, || client.stream.write_all(&bytes).err());
     assert!(ended.is_some());
@@ -229,15 +231,15 @@ fn shutdown_says_goodbye_and_waits_only_so_long() {
     let deaf = Client::connect(stage.address);
     let (local, address) = (polite.local, stage.address);
     let answering = std::thread::spawn(move || {
-        assert_eq!(polite.close_code(), Some(1001));
-        // Nobody is let in any more.
+        assert_eq!(polite.close_code(), Some(1012));
+        // New connections are refused now.
         assert!(std::net::TcpStream::connect(address).is_err());
-        polite.send(&[Frame::new(opcode::CLOSE, 1001u16.to_be_bytes())]);
+        polite.send(&[Frame::new(opcode::CLOSE, 1012u16.to_be_bytes())]);
         assert_eq!(polite.next(), None);
     });
     let took = stage.stop();
     answering.join().unwrap();
     assert!((Duration::from_millis(350)..Duration::from_secs(30)).contains(&took), "{took:?}");
-    assert_eq!(stage.logged("close", local)["code"], 1001);
+    assert_eq!(stage.logged("close", local)["code"], 1012);
     assert_eq!(stage.closed(&deaf), ("shutdown".into(), 1006));
 }

@@ -8,8 +8,12 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     common::v1::{KeyValue, any_value::Value},
+    logs::v1::LogRecord,
     metrics::v1::{Metric, metric::Data, number_data_point::Value::AsDouble},
     trace::v1::Span,
 };
@@ -20,6 +24,7 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 #[derive(Default)]
 pub struct Received {
     pub spans: Vec<Span>,
+    pub logs: Vec<LogRecord>,
     /// The latest of each export.
     pub metrics: Vec<Metric>,
     pub resources: Vec<String>,
@@ -138,6 +143,15 @@ fn receive(stream: impl Read + Write, into: &Mutex<Received>) {
                 received.resources.extend(text(&attributes, "service.name"));
                 received.metrics =
                     resource.scope_metrics.into_iter().flat_map(|s| s.metrics).collect();
+            }
+        }
+        "/v1/logs" => {
+            let request = ExportLogsServiceRequest::decode(&*body).unwrap();
+            for resource in request.resource_logs {
+                let attributes = resource.resource.unwrap().attributes;
+                received.resources.extend(text(&attributes, "service.name"));
+                let records = resource.scope_logs.into_iter().flat_map(|scope| scope.log_records);
+                received.logs.extend(records);
             }
         }
         path => panic!("{path}"),

@@ -79,6 +79,7 @@ fn live_connections_and_those_that_ended_are_listed() {
     second.close_code();
     let gone = listed.find(&second, |view| view["state"] == "closed");
     assert_eq!((&gone["cause"], &gone["code"]), (&"peer_closed".into(), &1000.into()));
+    assert!(gone["tcp"]["rtt_ms"].as_f64() > Some(0.0), "{gone}");
     let table = text(&listed.run(&["connections"]));
     assert!(table.starts_with("ID  CLIENT "), "{table}");
     assert!(table.ends_with("\n1 connection, 0 suspect, 1 closed\n"), "{table}");
@@ -122,7 +123,7 @@ fn the_story_of_a_client_that_falls_silent() {
     assert!(story.trim_end().ends_with("events"), "{story}");
 }
 
-/// What is told only while somebody follows: each thing once.
+/// Records for followers only: each once.
 #[test]
 fn a_follower_is_told_each_message_and_ping_once() {
     let listed = Listed::start(&[]);

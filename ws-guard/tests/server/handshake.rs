@@ -158,7 +158,7 @@ fn who_it_is_shows_in_log_and_metrics() {
         (line["user_id"].as_str(), line["region"].as_str(), line["client"].as_str()),
         (Some("u-1"), Some("shanghai"), Some("192.0.2.7"))
     );
-    let live = || stage.metric("websocket_connections_total{region=\"shanghai\",state=\"open\"}");
+    let live = || stage.metric("wsguard_server_connections{region=\"shanghai\",state=\"open\"}");
     assert_eq!(live(), 1.0);
     assert!(answer(request("?user=u-1", "")).starts_with("HTTP/1.1 429 "));
     drop(stream);

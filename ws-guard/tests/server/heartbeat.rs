@@ -58,7 +58,11 @@ fn pings_go_ahead_of_what_waits() {
     const SENT: usize = 1500;
     let stage = Stage::start(|config| {
         let mailbox = Bounds { messages: SENT, bytes: 64 << 20, when_full: WhenFull::Close };
-        config.handler = HandlerKind::Topic(TopicLimits { mailbox, topics: 1 });
+        config.handler = HandlerKind::Topic(Box::new(TopicLimits {
+            mailbox,
+            topics: 1,
+            ..TopicLimits::default()
+        }));
         config.heartbeat.ping_interval = Duration::from_millis(500);
         config.heartbeat.pong_timeout = PATIENCE;
         config.write_timeout = PATIENCE;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | negative or invalid length (Tomcat CVE-2020-13935, nginx Unit CVE-2025-1695) | [`impossible_lengths`] |
 //! | unknown opcode with a large payload (Jetty CVE-2026-19204) | [`an_unknown_opcode_is_refused_at_its_header`] |
-//! | a buffer leaked per PONG (Undertow CVE-2021-3690) | `leaks::pongs_that_nobody_asked_for` |
+//! | a buffer leaked per PONG (Undertow CVE-2021-3690) | `leaks::unsolicited_pongs` |
 //! | tiny fragments (ws CVE-2026-48779) | [`a_million_empty_fragments`], `leaks::a_million_fragments` |
 //! | a flood of header fields (tungstenite CVE-2023-43669) | `handshake::a_flood_of_headers_is_cut_off` |
 //! | memory disclosed in a ping (ws GHSA-2mhh-w6q8-5hxw) | `pings::a_pong_is_the_ping_to_the_byte` |
@@ -121,7 +121,7 @@ fn a_compression_bomb() {
     assert_eq!(client.close_code(), Some(1009));
 }
 
-/// A half-closed connection is over: nobody is there to answer a ping.
+/// A half-closed connection is over: no peer is left to answer a ping.
 #[test]
 fn half_closed_in_the_middle_of_a_frame() {
     let stage = Stage::start(|_| {});

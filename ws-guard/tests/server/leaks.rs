@@ -34,9 +34,9 @@ fn growth(served: &Served, before: u64) -> u64 {
     served.anonymous().saturating_sub(before)
 }
 
-/// Undertow CVE-2021-3690: a buffer for each PONG that nobody asked for.
+/// Undertow CVE-2021-3690: a buffer for each unsolicited PONG.
 #[test]
-fn pongs_that_nobody_asked_for() {
+fn unsolicited_pongs() {
     let (served, before) = served(&[]);
     let mut client = Client::connect(served.address);
     let pongs = encode(&vec![Frame::new(opcode::PONG, vec![7; 125]); 1000]);

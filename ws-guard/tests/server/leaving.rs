@@ -17,7 +17,7 @@ use super::{
 
 /// New connections, of which every other one is for the server that ends while it is an end point.
 const CLIENTS: usize = 1000;
-/// The signal comes behind so many.
+/// Number of connections before the signal.
 const BEFORE: usize = 200;
 /// How many come between the first `503` and the removal of the end point.
 const DELAY: usize = 500;
@@ -38,7 +38,7 @@ fn is_let_in(server: SocketAddr) -> bool {
 }
 
 #[test]
-fn nobody_is_refused_while_the_end_point_is_removed() {
+fn no_connection_is_refused_while_the_end_point_is_removed() {
     let health = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let listen = health.to_string();
     let mut ends = Served::start(&["--metrics-listen", &listen, "--shutdown-delay", "10m"]);
@@ -63,7 +63,7 @@ fn nobody_is_refused_while_the_end_point_is_removed() {
     old.send(&[ws_guard_testkit::frame::Frame::text("still here")]);
     assert_eq!(old.message(), b"still here");
     ends.process.signal(Signal::SIGTERM).unwrap();
-    assert_eq!(old.close_code(), Some(1001));
+    assert_eq!(old.close_code(), Some(1012));
     drop(old);
     wait_for(Duration::from_secs(30), || ends.process.ended().unwrap()).expect("it ends");
 }

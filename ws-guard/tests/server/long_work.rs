@@ -1,5 +1,5 @@
 //! Messages that take long to compress, decompress, encrypt or read: what one client has done for it
-//! keeps nobody else waiting.
+//! does not keep others waiting.
 
 use std::{
     io::{Read, Write},
@@ -101,20 +101,20 @@ impl Scene {
         client
     }
 
-    /// All of them were let in, and nobody was sent away.
+    /// All of them were accepted, and none closed.
     fn end(self) {
         let (came, refused) = self.newcomers.stop();
         println!("{came} came, {refused} were not let in");
         assert!(came > 0 && refused == 0, "{refused} of {came}: {:?}", self.served.process.lines());
         for mut client in self.idle {
             client.send(&[Frame::text("?")]);
-            assert_ne!(client.next().expect("nobody ended it").opcode, opcode::CLOSE);
+            assert_ne!(client.next().expect("it is open").opcode, opcode::CLOSE);
         }
     }
 }
 
 /// Send a message every second, a few times, and get it back as it was.
-fn nobody_notices(message: &[u8]) {
+fn others_do_not_notice(message: &[u8]) {
     let scene = Scene::begin(&[]);
     let mut busy = scene.busy();
     let bytes = encode(&[compressed(message)]);
@@ -137,19 +137,19 @@ fn random(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn large_random_messages_keep_nobody_out() {
-    nobody_notices(&random(4 << 20));
+fn large_random_messages_do_not_exclude_others() {
+    others_do_not_notice(&random(4 << 20));
 }
 
 #[test]
 fn nor_do_larger_ones() {
-    nobody_notices(&random(10 << 20));
+    others_do_not_notice(&random(10 << 20));
 }
 
 #[test]
 fn nor_do_those_that_get_shorter() {
     let letters: Vec<u8> = random(6 << 20).iter().map(|byte| b'a' + byte % 16).collect();
-    nobody_notices(&letters);
+    others_do_not_notice(&letters);
 }
 
 /// Of a few bytes each, so that all of them are read at once.

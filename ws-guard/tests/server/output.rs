@@ -21,7 +21,7 @@ fn sleeper(stage: &Stage) -> Client {
     Client::request(connect_from(Ipv4Addr::LOCALHOST, stage.address, Some(4096)), "", &[])
 }
 
-/// What the server holds of one connection beside its output up to the limit: a buffer that it has read
+/// What the server holds of one connection in addition to its output up to the limit: a buffer that it has read
 /// into, of 132 KiB, and one of 56 KiB that it writes from, with a few bytes in it or many.
 const BESIDE: f64 = 188.0 * 1024.0;
 

@@ -3,7 +3,7 @@
 use std::{io::Write, net::Ipv4Addr, time::Duration};
 
 use ws_guard_common::window::Rate;
-use ws_guard_server::{PingRates, admission::CLOCK_STEP_MS};
+use ws_guard_server::{PingRates, pings::CLOCK_STEP_MS};
 use ws_guard_testkit::frame::{Frame, encode, opcode};
 
 use super::stage::{Client, Stage, connect_from, limited, unlimited};
@@ -34,7 +34,7 @@ fn a_pong_is_the_ping_to_the_byte() {
 }
 
 #[test]
-fn a_source_is_answered_so_many_pings_in_any_window() {
+fn a_source_gets_a_limited_number_of_pongs_in_any_window() {
     let stage = Stage::start(|config| {
         config.pings = limited(PingRates { source: rate(30, 2000), ..PingRates::default() })
     });

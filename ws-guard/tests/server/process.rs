@@ -94,7 +94,7 @@ fn too_few_descriptors_are_said_and_the_documented_answer_holds() {
 }
 
 #[test]
-fn silent_connections_to_the_metrics_port_keep_nobody_out() {
+fn silent_connections_to_the_metrics_port_do_not_exclude_others() {
     let port = free_port();
     let metrics = format!("127.0.0.1:{port}");
     let served = Served::limited("ulimit -n 1024", &["--metrics-listen", &metrics]);

@@ -64,7 +64,7 @@ fn not_while_it_closes_its_connections() {
     let mut client = Client::connect(asked.served.address);
     asked.served.process.signal(Signal::SIGTERM).unwrap();
     // This client is slow to agree.
-    assert_eq!(client.close_code(), Some(1001));
+    assert_eq!(client.close_code(), Some(1012));
     asked.is_not_ready("is ending");
     client.send(&[Frame::new(opcode::CLOSE, [0x03, 0xE9])]);
     drop(client);
@@ -92,7 +92,7 @@ fn not_while_it_is_full() {
     let more = ["--max-connections", "2"];
     let asked = Asked::start(&[&CALM[..], &more].concat());
     let clients = [Client::connect(asked.served.address), Client::connect(asked.served.address)];
-    asked.is_not_ready("2 connections are open");
+    asked.is_not_ready("connection limit reached (2)");
     drop(clients);
     asked.is_ready();
 }

@@ -7,8 +7,9 @@ use snow::{Builder, TransportState};
 use ws_guard::config::server::ServerSection;
 use ws_guard_server::{
     Config,
-    coding::noise::{self, NoiseKey, PATTERN},
+    coding::noise::{self, PATTERN},
     negotiation::{Negotiation, Table},
+    noise_key::NoiseKey,
 };
 use ws_guard_testkit::frame::{Frame, opcode};
 
@@ -398,7 +399,7 @@ fn a_streamed_message_may_be_of_any_size() {
 }
 
 #[test]
-fn a_table_changes_for_new_connections_and_one_with_an_error_for_nobody() {
+fn a_table_changes_for_new_connections_and_one_with_an_error_for_none() {
     let stage = Stage::start(|config| negotiate(config, &rows("a", "")));
     let negotiation = stage.config().negotiation.clone();
     let mut old = offer(&stage, "1", "a, b");
@@ -428,7 +429,7 @@ fn serve_follows_its_file() {
         assert!(wait_for(PATIENCE, found).is_some(), "{:?}", served.process.lines());
     };
     std::fs::write(&file, "[[server.protocol]]\noffer = \"b\"\npercent = 101\n").unwrap();
-    says("the old subprotocols stay in force: ");
+    says("the old subprotocols and topics stay in force: ");
     says("rollout.toml:3: server.protocol: percent: 101 is not from 0 to 100");
     assert_eq!(gets().as_deref(), Some("a"));
     std::fs::write(&file, rows("b", "")).unwrap();

@@ -13,12 +13,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 use ws_guard_server::{
     Config, PingPolicy, PingRates, Pings, Server,
     access_log::{AccessLog, Flush},
-    topics::{
-        bus::{Bus, LocalBus},
-        exchange::Exchange,
-    },
+    topics::{bus::Bus, exchange::Exchange, local_bus::LocalBus},
 };
 use ws_guard_testkit::frame::{Decoder, Frame, encode, opcode};
+pub use ws_guard_testkit::wait::wait_for;
 
 /// How long anything may take that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -114,17 +112,6 @@ impl Stage {
         let text = String::from_utf8(text).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
-    }
-}
-
-/// Ask until there is an answer, or the time is up.
-pub fn wait_for<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let start = Instant::now();
-    loop {
-        match ask() {
-            None if start.elapsed() < patience => std::thread::sleep(Duration::from_millis(2)),
-            answer => return answer,
-        }
     }
 }
 

@@ -13,10 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 use ws_guard_server::{
     HandlerKind,
-    topics::{
-        TopicLimits,
-        bus::{Bus, BusError, Publication},
-    },
+    topics::bus::{Bus, Promise, Publication, Stored},
 };
 use ws_guard_testkit::frame::{Frame, opcode};
 
@@ -47,7 +44,7 @@ fn answer(served: &Served) -> String {
 }
 
 #[test]
-fn after_a_stall_nobody_is_let_in_for_a_while_and_nobody_is_sent_away() {
+fn after_a_stall_new_connections_are_refused_for_a_while_and_open_ones_stay() {
     let served = Served::watchful(&["--stall-refuse", "200ms", "--stall-shed", "1h"]);
     let mut client = Client::connect(served.address);
     stall(&served, Duration::from_millis(600));
@@ -55,7 +52,7 @@ fn after_a_stall_nobody_is_let_in_for_a_while_and_nobody_is_sent_away() {
     for field in ["new_connections_per_second=", "reconnects_per_second=0", "queued_bytes=0"] {
         assert!(line.contains(field), "{line}");
     }
-    assert!(line.contains("beside=\"quiet\""), "{line}");
+    assert!(line.contains("during=\"quiet\""), "{line}");
     let refusal = answer(&served);
     assert!(refusal.starts_with("HTTP/1.1 503 ") && refusal.contains("retry-after: "), "{refusal}");
     client.send(&[Frame::text("still here")]);
@@ -139,8 +136,8 @@ fn a_stall_in_a_surge_of_connections_is_told_from_one_without() {
     let line = reaches(&served, "refuse");
     over.store(true, Ordering::Relaxed);
     let count = surge.join().unwrap();
-    assert!(line.contains("beside=\"reconnects\""), "{line} ({count} connections)");
-    let changes = "wsguard_server_stall_changes_total{beside=\"reconnects\",level=\"refuse\"}";
+    assert!(line.contains("during=\"reconnects\""), "{line} ({count} connections)");
+    let changes = "wsguard_server_stall_changes_total{during=\"reconnects\",level=\"refuse\"}";
     assert!(Served::metric(port, changes) >= 1.0);
     assert!(Served::metric(port, "wsguard_server_reconnects_total") >= 20.0);
 }
@@ -168,7 +165,7 @@ fn the_time_from_a_ping_to_its_pong_counts_the_pause() {
     assert!(grown.is_some_and(|time| time < 5.0), "{} then {}", before, sum());
 }
 
-/// Pings that wait because their client does not read are its own affair: nobody else is refused.
+/// Pings that wait because their client does not read do not lead to refusals of others.
 #[test]
 fn a_client_that_does_not_read_is_no_stall() {
     let stage = Stage::start(|config| {
@@ -212,9 +209,9 @@ const STALL: Duration = Duration::from_secs(2);
 const TAKES: Duration = Duration::from_millis(2200);
 
 impl Bus for Slow {
-    fn publish(&self, _: Publication) -> Result<usize, BusError> {
+    fn publish(&self, _: Publication, promise: Promise<Stored>) {
         self.0(TAKES);
-        Ok(0)
+        promise(Ok(Stored::default()));
     }
 }
 
@@ -229,7 +226,7 @@ fn with_slow_bus(take: fn(Duration)) -> Stage {
     Stage::start_on(
         |_| Arc::new(Slow(take)),
         |config| {
-            config.handler = HandlerKind::Topic(TopicLimits::DEFAULT);
+            config.handler = HandlerKind::Topic(Box::default());
             config.stalls.refuse = STALL;
         },
     )
@@ -242,7 +239,7 @@ fn publish(publisher: &mut Client) {
 fn refusals(stage: &Stage) -> f64 {
     let changes = "wsguard_server_stall_changes_total";
     let count =
-        |beside| stage.metric(&format!("{changes}{{beside=\"{beside}\",level=\"refuse\"}}"));
+        |during| stage.metric(&format!("{changes}{{during=\"{during}\",level=\"refuse\"}}"));
     ["quiet", "surge", "reconnects", "queues"].into_iter().map(count).sum()
 }
 

@@ -34,7 +34,7 @@ fn many_messages_at_once_come_back_in_order() {
     let writing = std::thread::spawn(move || {
         use std::io::Write;
         for number in 0..count {
-            // Every size class of the output: copied, and written from where it stands.
+            // Every size class of the output: copied, and written in place.
             let mut payload = vec![0; number * 7 % 20_000 + 4];
             payload[..4].copy_from_slice(&(number as u32).to_be_bytes());
             let mut bytes = Vec::new();
@@ -72,7 +72,7 @@ fn compression_is_agreed_and_used() {
     let echo = client.next().unwrap();
     assert_eq!(echo.rsv, 4);
     assert!(echo.payload.len() < text.len() / 10, "{} bytes", echo.payload.len());
-    // What came compressed goes back compressed, and comes to the same.
+    // What came compressed goes back compressed, with the same content.
     let mut frame = Frame::new(opcode::TEXT, echo.payload.clone());
     frame.rsv = 4;
     client.send(&[frame]);
@@ -90,7 +90,7 @@ fn without_compression_nothing_is_agreed() {
     assert!(!client.answer.to_lowercase().contains("extensions"), "{}", client.answer);
 }
 
-/// Somebody else's client, against shards of more than one thread.
+/// A third-party client, against shards of more than one thread.
 #[tokio::test(flavor = "multi_thread")]
 async fn tungstenite_talks_to_it() {
     let stage = Stage::start(|config| config.shards = 2);

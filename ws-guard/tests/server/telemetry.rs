@@ -15,7 +15,7 @@ use ws_guard_testkit::frame::{Frame, opcode};
 use super::{
     collector::{Collector, text},
     served::Served,
-    stage::{Client, PATIENCE, connect, wait_for},
+    stage::{Client, PATIENCE, connect, free_port, refused, wait_for},
 };
 
 /// The fields that the seed names.
@@ -29,9 +29,14 @@ const FIELDS: [&str; 6] = [
 ];
 
 fn served(collector: &Collector) -> Served {
+    served_with(collector, &[])
+}
+
+fn served_with(collector: &Collector, more: &[&str]) -> Served {
     let query = ["--user-from", "query:user", "--region-from", "query:region"];
     let quick = [("OTEL_METRIC_EXPORT_INTERVAL", "100"), ("OTEL_BSP_SCHEDULE_DELAY", "100")];
-    Served::with(&[&query[..], &["--otlp-endpoint", collector.endpoint()]].concat(), &quick)
+    let export = ["--otlp-endpoint", collector.endpoint()];
+    Served::with(&[&query[..], &export, more].concat(), &quick)
 }
 
 /// A client that says who it is.
@@ -79,6 +84,28 @@ fn a_connection_is_a_trace_with_the_seeds_fields() {
     assert!(collector.received.lock().unwrap().resources.iter().all(|name| name == "ws-guard"));
 }
 
+/// From a sample of the metrics port to the trace of the connection behind it.
+#[test]
+fn exemplars_lead_to_traces() {
+    let collector = Collector::start();
+    let port = free_port();
+    let served = served_with(&collector, &["--metrics-listen", &format!("127.0.0.1:{port}")]);
+    let _client = known(&served);
+    let open = wait_for(PATIENCE, || collector.spans("onopen").pop()).expect("its span");
+    let trace: String = open.trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = text(&open.attributes, "connection_id").unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                   accept: application/openmetrics-text\r\n\r\n";
+    let answer = refused(connect(([127, 0, 0, 1], port).into()), request.as_bytes());
+    let behind: Vec<&str> = answer
+        .lines()
+        .filter(|line| line.starts_with("wsguard_server_handshake_seconds_bucket"))
+        .filter_map(|line| line.split_once(" # ").map(|(_, exemplar)| exemplar))
+        .collect();
+    let wanted = format!("{{connection_id=\"{id}\",trace_id=\"{trace}\"}} ");
+    assert!(behind.len() == 1 && behind[0].starts_with(&wanted), "{behind:?}, not {wanted}");
+}
+
 #[test]
 fn metrics_are_those_of_the_metrics_port_without_identities() {
     let collector = Collector::start();
@@ -121,7 +148,7 @@ fn what_waits_is_exported_at_the_end() {
     let mut served = Served::with(&["--otlp-endpoint", collector.endpoint()], &[]);
     let mut client = Client::connect(served.address);
     served.process.signal(Signal::SIGTERM).unwrap();
-    assert_eq!(client.close_code(), Some(1001));
+    assert_eq!(client.close_code(), Some(1012));
     drop(client);
     wait_for(PATIENCE, || served.process.ended().unwrap()).expect("it ends");
     let whole = collector.spans("connection");
@@ -244,7 +271,7 @@ fn over_tls_with_a_certificate_and_an_authorization() {
     assert!(all, "{:?}", received.authorized);
 }
 
-/// Who it is has to be proven: to a collector whose certificate nobody vouches for, nothing goes.
+/// Nothing is sent to a collector with an untrusted certificate.
 #[test]
 fn nothing_goes_to_a_collector_that_is_not_trusted() {
     let folder = tempfile::tempdir().unwrap();

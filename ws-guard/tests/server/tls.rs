@@ -196,7 +196,7 @@ fn pings_inside_tls_are_noted_but_not_those_of_proxies() {
 }
 
 #[test]
-fn without_tls_nobody_gets_in() {
+fn without_tls_no_connection_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path());
     let stage = Stage::start(|config| config.tls = Some(load(folder.path())));
@@ -208,7 +208,7 @@ fn without_tls_nobody_gets_in() {
 }
 
 #[test]
-fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_nobody() {
+fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     let folder = tempfile::tempdir().unwrap();
     let old = certify(folder.path());
     let tls = load(folder.path());

@@ -12,7 +12,7 @@ use ws_guard_server::{
     HandlerKind,
     topics::{
         TopicLimits,
-        bus::{Bus, BusError, Publication},
+        bus::{Bus, BusError, Promise, Publication, Stored},
         exchange::Exchange,
         mailbox::{Bounds, WhenFull},
     },
@@ -25,10 +25,11 @@ use super::{
 };
 
 fn limits(messages: usize, when_full: WhenFull) -> HandlerKind {
-    HandlerKind::Topic(TopicLimits {
+    HandlerKind::Topic(Box::new(TopicLimits {
         mailbox: Bounds { messages, bytes: 1 << 20, when_full },
         topics: 2,
-    })
+        ..TopicLimits::default()
+    }))
 }
 
 fn start(messages: usize, when_full: WhenFull) -> Stage {
@@ -225,12 +226,13 @@ struct Joined {
 struct Line(Arc<Joined>);
 
 impl Bus for Line {
-    fn publish(&self, publication: Publication) -> Result<usize, BusError> {
+    fn publish(&self, publication: Publication, promise: Promise<Stored>) {
         if &*publication.topic == "down" {
-            return Err(BusError::Unavailable("on purpose".into()));
+            return promise(Err(BusError::Unavailable("on purpose".into())));
         }
         let exchanges = self.0.exchanges.lock().unwrap();
-        Ok(exchanges.iter().map(|exchange| exchange.deliver(&publication)).sum())
+        let reached = exchanges.iter().map(|exchange| exchange.deliver(&publication)).sum();
+        promise(Ok(Stored { reached: Some(reached), ..Stored::default() }));
     }
 
     fn joined(&self, topic: &Arc<str>) {
@@ -269,7 +271,7 @@ fn another_bus_joins_servers() {
     assert!(left.is_some(), "{:?}", told());
 }
 
-/// It is not even parsed: nobody would get it.
+/// It is not even parsed, as it has no subscriber.
 #[test]
 fn a_request_with_more_data_than_may_wait_is_refused() {
     let stage = start(8, WhenFull::DropOldest);

@@ -65,7 +65,7 @@ enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Traffic {
-    /// An upload in frames of so many bytes of payload.
+    /// An upload in frames of this length of payload.
     Upload(usize),
     /// A message each 50 ms, which comes back.
     Messages,

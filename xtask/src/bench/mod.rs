@@ -5,12 +5,16 @@ mod inspect;
 pub mod kernel;
 mod latency;
 mod loss;
+mod messaging;
+mod observe;
 #[path = "../../../ws-guard-ebpf/src/bin/ws-guard-bench/patch.rs"]
 mod patch;
+mod prealloc;
 mod rows;
 mod run;
 mod server;
 mod table;
+mod tables;
 mod worst;
 
 use std::fs;
@@ -31,14 +35,20 @@ enum What {
     Flood(flood::Args),
     /// Read captures with `ws-guard inspect` and with tshark, and an endless one through a pipe
     Inspect(inspect::Args),
-    /// Time a packet in the kernel programs, beside programs that do less
+    /// Time a packet in the kernel programs, compared with programs that do less
     Kernel(kernel::Args),
     /// Time echoes between two namespaces, without the guard and with it at each hook
     Latency(latency::Args),
     /// Measure what the guard costs clients on paths that lose and reorder packets
     Loss(loss::Args),
+    /// Share topics over Redis, compared with socket.io, and let ten thousand clients come back
+    Messaging(messaging::Args),
+    /// Scrape and list a guard with full tables, and watch it at rest
+    Observe(observe::Args),
     /// Let the companion server and servers on other libraries echo, and hold idle connections
     Server(server::Args),
+    /// Time packets with tables that grow with their use, and with tables allocated at the start
+    Tables(tables::Args),
     /// Search for the packets that cost the kernel programs most
     Worst(worst::Args),
 }
@@ -50,7 +60,10 @@ pub fn main(args: Args) -> Result<()> {
         What::Kernel(args) => kernel::main(args),
         What::Latency(args) => latency::main(args),
         What::Loss(args) => loss::main(args),
+        What::Messaging(args) => messaging::main(args),
+        What::Observe(args) => observe::main(args),
         What::Server(args) => server::main(args),
+        What::Tables(args) => tables::main(args),
         What::Worst(args) => worst::main(args),
     }
 }

@@ -33,7 +33,7 @@ pub enum Limit {
     Shown,
     /// Factor over the time of the reference.
     Times(f64),
-    /// Each frame but the first so many times the time of the reference. The first frame's time is
+    /// Each frame but the first this multiple of the time of the reference. The first frame's time is
     /// that of the named row of the same hook.
     EachFurther { first: &'static str, frames: u32, times: f64 },
 }
@@ -98,6 +98,8 @@ pub struct Row {
     pub again: bool,
     /// What is known of the request is forgotten before each run.
     pub forgotten: bool,
+    /// The packet is the pong to a ping of the other side, which was sent before each run.
+    pub answers: bool,
     /// There are thousands of rules, none of which covers the client.
     pub rules: bool,
     /// Every class of frames has a limit.
@@ -120,6 +122,9 @@ const XDP_PASS: u32 = 2;
 const TC_SHOT: u32 = 2;
 /// What the issue of the first version asks for: 8 ns where one look-up takes 53.
 const FURTHER: f64 = 8.0 / 53.0;
+
+/// A pong that is matched with a ping that waits, and timed.
+const ANSWERS: &str = "1 pong, to a ping";
 
 /// What any packet may cost: 20 µs where one look-up takes 95 ns.
 pub const COSTLIEST: f64 = 20_000.0 / 95.0;
@@ -164,6 +169,7 @@ impl Row {
             acknowledged: false,
             again: false,
             forgotten: false,
+            answers: false,
             rules: false,
             classes: false,
             fragment: false,
@@ -273,6 +279,11 @@ fn client(hook: Hook, program: &'static str) -> Vec<Row> {
         row("1 ping").times(2.2).pings(1).acknowledged(),
         defused.acknowledged(),
     ];
+    let mut pong = row("1 pong").payload(encode(&[Frame::new(opcode::PONG, [])]));
+    pong = pong.work(&[(Counter::Frames, 1), (Counter::Pongs, 1)]).acknowledged();
+    rows.push(pong.clone());
+    (pong.name, pong.answers) = (ANSWERS, true);
+    rows.push(pong);
     for (name, count) in [("8 pings", 8), ("32 pings", 32), ("240 pings", 240)] {
         rows.push(row(name).pings(count).each_further("1 ping", count).acknowledged());
     }
@@ -328,6 +339,10 @@ fn requests(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
         spoofed("request without a handshake, the shortest lines", slow(210)),
         spoofed("request without a handshake, the shortest hops", costly(25)),
         first("request, 1,448 bytes, lines of nine bytes", words.clone()),
+        first(
+            "requests of six bytes, 1,448 bytes",
+            [b"GET /\r\n\r\n", &b"G \r\n\r\n".repeat(239)[..]].concat(),
+        ),
         spoofed("request without a handshake, lines of nine bytes", words),
     ]
 }
@@ -360,6 +375,11 @@ fn server() -> Vec<Row> {
         encode(&[frame])
     };
     let frame = [(Counter::EgressTracked, 1), (Counter::FramesOut, 1)];
+    let pong = row("1 pong").payload(unmasked(opcode::PONG, 0)).work(&[
+        (Counter::EgressTracked, 1),
+        (Counter::FramesOut, 1),
+        (Counter::PongsOut, 1),
+    ]);
     let mut ack = row("pure ACK").payload(Vec::new());
     (ack.acknowledges, ack.before) = (100, endless());
     let mut paced = row("pure ACK, paced").payload(Vec::new());
@@ -372,10 +392,7 @@ fn server() -> Vec<Row> {
         ack.work(&[(Counter::EgressTracked, 1), (Counter::FramesOut, 0)]),
         paced.work(&[(Counter::EgressTracked, 1), (Counter::WindowsHeld, 1)]),
         row("data, 1 frame").payload(unmasked(opcode::TEXT, 100)).work(&frame),
-        row("1 pong").payload(unmasked(opcode::PONG, 0)).work(&[
-            (Counter::EgressTracked, 1),
-            (Counter::FramesOut, 1),
-            (Counter::PongsOut, 1),
-        ]),
+        pong.clone(),
+        Row { name: ANSWERS, answers: true, ..pong },
     ]
 }

@@ -3,6 +3,7 @@ use anyhow::{Context, Result, ensure};
 use ws_guard_common::{
     checkpoint::CHECKPOINTS,
     flood::CLASSES,
+    heartbeat::{WORDS, digest},
     maps::{Address, Counter, FlowKey, LIMITS_CLASSES, Policy, Rule, Tunnels, action, program},
     window::Rate,
 };
@@ -40,6 +41,9 @@ const PROTECTED: u16 = 80;
 const UNPROTECTED: u16 = 443;
 /// Bytes a second that a paced connection is granted: its burst is used up in the warm-up.
 const PACE: u32 = 1 << 10;
+
+/// A server's ping.
+const PING: [u8; 2] = [0x89, 0];
 
 /// UDP port of the tunnel that is looked into.
 const VXLAN: u16 = 4789;
@@ -101,6 +105,65 @@ impl Loaded {
         self.plain.set(PATCH, 0, patch)?;
         let (_, time) = self.plain.repeat(row.program, &bytes, repeat)?;
         u64::try_from(time.as_nanos()).context("a time of centuries")
+    }
+}
+
+/// A packet of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Accepted,
+    Request,
+    /// It opens the flow.
+    Answer,
+    /// It opens the source.
+    Ping,
+    Data,
+}
+
+impl Loaded {
+    /// Open a connection of each client, and send a ping and a message on it. Each packet goes through
+    /// for all connections before the next: mean nanoseconds.
+    pub fn openings(&mut self, clients: &[std::net::Ipv4Addr]) -> Result<Vec<(Phase, f64)>> {
+        let programs = &mut self.plain;
+        let row = Row::new(Hook::Xdp, "openings", "bench_xdp");
+        programs.forget()?;
+        programs.set_policy(policy(&row, action::DEFUSE)?)?;
+        let before = programs.counters()?;
+        let mut times = Vec::new();
+        for phase in [Phase::Accepted, Phase::Request, Phase::Answer, Phase::Ping, Phase::Data] {
+            let mut sum = 0;
+            for &client in clients {
+                let client = std::net::SocketAddr::new(client.into(), 4711);
+                let (program, packet) = phase.packet(&Connection { client, ..connection()? });
+                let (bytes, patch) = fixed(&packet)?;
+                programs.set(PATCH, 0, patch)?;
+                sum += programs.repeat(program, &bytes, 1)?.1.as_nanos();
+            }
+            times.push((phase, sum as f64 / clients.len() as f64));
+        }
+        let counted = programs.counters()?.since(&before);
+        for (counter, each) in [(Counter::Pings, 1), (Counter::Frames, 2), (Counter::Defused, 0)] {
+            let (found, wanted) = (counted.get(counter), each * clients.len() as u64);
+            ensure!(found == wanted, "{counter:?} grew by {found}, not {wanted}");
+        }
+        programs.forget()?;
+        Ok(times)
+    }
+}
+
+impl Phase {
+    fn packet(self, connection: &Connection) -> (&'static str, Packet) {
+        let ping = pings(1);
+        match self {
+            Phase::Accepted => ("bench_out", connection.accepted()),
+            Phase::Request => ("bench_xdp", connection.request()),
+            Phase::Answer => ("bench_out", connection.answer(SWITCHING)),
+            Phase::Ping => ("bench_xdp", connection.from_client(0, ping)),
+            Phase::Data => {
+                let text = encode(&[Frame::new(opcode::TEXT, [b'x'; 100])]);
+                ("bench_xdp", connection.from_client(ping.len() as u32, text))
+            }
+        }
     }
 }
 
@@ -219,6 +282,16 @@ fn scene(programs: &mut Programs, row: &Row) -> Result<(Vec<u8>, Patch)> {
     patch.seq_step = if row.again { 0 } else { row.payload.len() as u32 };
     patch.ack_step = row.acknowledges;
     patch.forget = row.forgotten.into();
+    if row.answers {
+        let server_asks = row.hook != Hook::TcEgress;
+        patch.asks = server_asks.into();
+        patch.digest = digest(&[0; WORDS], 0, 0);
+        // The bench asks in the entry that a ping makes.
+        match server_asks {
+            true => once(programs, "bench_out", &connection.from_server(0, 0, PING))?,
+            false => once(programs, "bench_xdp", &connection.from_client(sent, pings(1)))?,
+        }
+    }
     if row.fragment {
         bytes[IP_FLAGS] |= MORE_FRAGMENTS;
     }
@@ -264,6 +337,13 @@ fn prove(
         ensure!(found == wanted, "{counter:?} grew by {found}, not {wanted}");
     }
     let runs = warm_up + repeat;
+    if row.answers {
+        let connection = connection()?;
+        let server = programs.server(FlowKey::new(connection.client, connection.server))?;
+        let side = usize::from(row.hook != Hook::TcEgress);
+        let timed = server.map_or(0, |server| server.heartbeats[side].count());
+        ensure!(timed >= runs.into(), "{timed} of {runs} pongs were timed");
+    }
     let end: Patch = programs.get(PATCH, 0)?;
     let advanced = (end.seq.wrapping_sub(start.seq), end.ack.wrapping_sub(start.ack));
     let wanted = (runs.wrapping_mul(start.seq_step), runs.wrapping_mul(start.ack_step));
@@ -274,7 +354,7 @@ fn prove(
     let connection = connection()?;
     let key = FlowKey::new(connection.client, connection.server);
     let flow = programs.flow(key)?.context("the flow is gone")?;
-    // Where the flow stands when each of the runs was new to it.
+    // The flow's state when each of the runs was new to it.
     let counts = |counter| row.work.iter().any(|(c, each)| *c == counter && *each > 0);
     if counts(Counter::Frames) || counts(Counter::Pings) {
         ensure!(flow.client.next == end.seq, "the flow's cursor did not follow");

@@ -24,7 +24,7 @@ const MAX_GROWTH: u64 = 1_500_000_000;
 /// Growth of a guarded server that is still nothing, in bytes: buffers of its libraries.
 const HARMLESS: u64 = 32 << 20;
 
-/// How far a figure may be from that without a flood, and count as brought back: so many times, and so
+/// How far a figure may be from that without a flood, and count as brought back: a multiple, and so
 /// much more. The goals are stricter, and `bench flood` is where they are measured, over many rounds.
 /// Here one round has to do, on a machine that may be busy and where flooder, clients and server share
 /// the CPUs. The factor is for figures that are large already; what is added is for small ones.

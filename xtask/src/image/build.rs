@@ -10,25 +10,67 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use ws_guard_testkit::tools;
 
+use super::binary::Architecture;
 use crate::{setup, step};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What `ws-guard` in a manifest stands for.
+/// Image that `ws-guard` in a manifest means.
 pub const NAME: &str = "docker.io/library/ws-guard";
-/// Who runs it: nobody in particular, as in the manifests.
+/// User in the image, unprivileged as in the manifests.
 const USER: &str = "65532:65532";
 /// Permitted, not effective: with the effective bit the kernel refuses to start the file where it may
 /// not have all of them (capabilities(7)), and the companion server has none.
 const CAPABILITIES: &str = "cap_bpf,cap_net_admin,cap_perfmon+p";
 
-/// Make the image; `output` becomes an OCI archive.
-pub fn image(binary: &Path, output: &Path) -> Result<()> {
-    let store = Store::new()?;
-    let container = store.ask(&["from", "scratch"])?;
-    let made = store.fill(&container, binary, output);
-    // Also when it failed; and what failed matters more.
-    let removed = store.ask(&["rm", &container]);
-    made.and(removed.map(drop))
+/// An image of one file.
+pub struct Image<'a> {
+    /// Without a tag, which is the version.
+    pub name: &'a str,
+    pub file: &'a Path,
+    /// Its name in the image's root folder.
+    pub inside: &'a str,
+    pub architecture: Architecture,
+    /// Whether it is run, as [`USER`] with [`CAPABILITIES`].
+    pub runs: bool,
+    /// Labels besides those of every image.
+    pub labels: Vec<(&'static str, String)>,
+}
+
+impl Image<'_> {
+    /// The image of the program.
+    pub fn of_program(binary: &Path, architecture: Architecture) -> Image<'_> {
+        let (name, inside) = (NAME, "ws-guard");
+        Image { name, file: binary, inside, architecture, runs: true, labels: Vec::new() }
+    }
+
+    /// Make it; `output` becomes an OCI archive. Returns the digest of its manifest.
+    pub fn make(&self, output: &Path) -> Result<String> {
+        let store = Store::new()?;
+        let container = store.ask(&["from", "--arch", self.architecture.oci(), "scratch"])?;
+        let made = store.fill(&container, self, output);
+        // Also when it failed; and what failed matters more.
+        let removed = store.ask(&["rm", &container]);
+        made.and_then(|digest| removed.map(|_| digest))
+    }
+
+    fn configuration(&self) -> Vec<String> {
+        let own = [
+            ("org.opencontainers.image.title", self.inside.to_owned()),
+            ("org.opencontainers.image.version", VERSION.to_owned()),
+            ("org.opencontainers.image.source", env!("CARGO_PKG_REPOSITORY").to_owned()),
+            ("org.opencontainers.image.licenses", env!("CARGO_PKG_LICENSE").to_owned()),
+        ];
+        let labels = own.iter().chain(&self.labels);
+        let mut args: Vec<String> =
+            labels.map(|(name, value)| format!("--label={name}={value}")).collect();
+        args.push(format!("--arch={}", self.architecture.oci()));
+        if self.runs {
+            args.push(format!("--user={USER}"));
+            args.push(format!("--entrypoint=[\"/{}\"]", self.inside));
+            args.push("--workingdir=/".to_owned());
+        }
+        args
+    }
 }
 
 /// Buildah with a store of its own.
@@ -60,40 +102,29 @@ impl Store {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    fn fill(&self, container: &str, binary: &Path, output: &Path) -> Result<()> {
+    fn fill(&self, container: &str, image: &Image, output: &Path) -> Result<String> {
         let root = PathBuf::from(self.ask(&["mount", container])?);
-        let inside = root.join("ws-guard");
+        let inside = root.join(image.inside);
+        let mode = if image.runs { "--mode=0755" } else { "--mode=0644" };
         let mut install = Command::new("install");
-        install.args(["--mode=0755", "--owner=0", "--group=0"]).arg(binary).arg(&inside);
-        step::run("copying the binary", install)?;
-        let mut setcap = Command::new(setup::program("setcap").context("there is no setcap")?);
-        setcap.arg(CAPABILITIES).arg(&inside);
-        step::run("giving it its capabilities", setcap)?;
-        for license in ["LICENSE-APACHE", "LICENSE-MIT"] {
-            let from = tools::workspace().join(license);
-            fs::copy(&from, root.join(license)).with_context(|| from.display().to_string())?;
+        install.args([mode, "--owner=0", "--group=0"]).arg(image.file).arg(&inside);
+        step::run(&format!("copying {}", image.inside), install)?;
+        if image.runs {
+            let mut setcap = Command::new(setup::program("setcap").context("there is no setcap")?);
+            setcap.arg(CAPABILITIES).arg(&inside);
+            step::run("giving it its capabilities", setcap)?;
+            copy_licences(&root)?;
         }
         self.ask(&["umount", container])?;
-        self.configure(container)?;
-        self.commit(container, output)
+        let mut args = vec!["config".to_owned()];
+        args.extend(image.configuration());
+        args.push(container.to_owned());
+        self.ask(&args.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.commit(container, image.name, output)
     }
 
-    fn configure(&self, container: &str) -> Result<()> {
-        let version = format!("--label=org.opencontainers.image.version={VERSION}");
-        let source =
-            concat!("--label=org.opencontainers.image.source=", env!("CARGO_PKG_REPOSITORY"));
-        let license =
-            concat!("--label=org.opencontainers.image.licenses=", env!("CARGO_PKG_LICENSE"));
-        let title = "--label=org.opencontainers.image.title=ws-guard";
-        let user = format!("--user={USER}");
-        let labels = [title, &version, source, license];
-        let mut args = vec!["config", &user, "--entrypoint=[\"/ws-guard\"]", "--workingdir=/"];
-        args.extend(labels);
-        args.push(container);
-        self.ask(&args).map(drop)
-    }
-
-    fn commit(&self, container: &str, output: &Path) -> Result<()> {
+    /// Returns the digest of the manifest.
+    fn commit(&self, container: &str, name: &str, output: &Path) -> Result<String> {
         if let Some(folder) = output.parent() {
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
@@ -101,7 +132,7 @@ impl Store {
         if layout.exists() {
             fs::remove_dir_all(&layout).with_context(|| layout.display().to_string())?;
         }
-        let name = format!("oci:{}:{VERSION}", layout.display());
+        let place = format!("oci:{}:{VERSION}", layout.display());
         // The same binary is the same image, whenever it is made.
         let commit = self.command(&[
             "commit",
@@ -109,23 +140,35 @@ impl Store {
             "--timestamp=0",
             "--disable-compression=false",
             container,
-            &name,
+            &place,
         ]);
         step::run("writing the image", commit)?;
-        name_image(&layout.join("index.json"))?;
-        step::run("packing the image", pack(&layout, output))
+        let digest = name_image(&layout.join("index.json"), name)?;
+        step::run("packing the image", pack(&layout, output))?;
+        Ok(digest)
     }
 }
 
 /// Give the image in an index its full name. What imports the archive takes the name from there; one
-/// that is not qualified is not the name that the kubelet asks for.
-fn name_image(index: &Path) -> Result<()> {
+/// that is not qualified is not the name that the kubelet asks for. Returns the digest of its
+/// manifest.
+fn name_image(index: &Path, name: &str) -> Result<String> {
     let text = fs::read(index).with_context(|| index.display().to_string())?;
     let mut json: Value = serde_json::from_slice(&text)?;
     let annotations = &mut json["manifests"][0]["annotations"];
-    annotations["io.containerd.image.name"] = format!("{NAME}:{VERSION}").into();
+    annotations["io.containerd.image.name"] = format!("{name}:{VERSION}").into();
     annotations["org.opencontainers.image.ref.name"] = VERSION.into();
-    fs::write(index, serde_json::to_vec(&json)?).with_context(|| index.display().to_string())
+    fs::write(index, serde_json::to_vec(&json)?).with_context(|| index.display().to_string())?;
+    let digest = json["manifests"][0]["digest"].as_str();
+    Ok(digest.context("the image has no digest")?.to_owned())
+}
+
+fn copy_licences(root: &Path) -> Result<()> {
+    for license in ["LICENSE-APACHE", "LICENSE-MIT"] {
+        let from = tools::workspace().join(license);
+        fs::copy(&from, root.join(license)).with_context(|| from.display().to_string())?;
+    }
+    Ok(())
 }
 
 /// A layout as an archive, the same bytes whenever it is made.

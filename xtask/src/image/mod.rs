@@ -8,7 +8,8 @@ use anyhow::{Result, ensure};
 use ws_guard_testkit::tools;
 
 use crate::setup;
-use binary::Profile;
+pub use binary::{Architecture, Build, Profile};
+pub use build::{Image, NAME, VERSION};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -22,9 +23,9 @@ pub struct Args {
 
 pub fn main(args: Args) -> Result<()> {
     let output = args.output.unwrap_or_else(|| archive(args.profile));
-    make(args.profile, &output)?;
+    make(&Build::new(args.profile, Architecture::HOST), &output)?;
     let shown = output.display();
-    println!("{shown}: {}:{}", build::NAME, build::VERSION);
+    println!("{shown}: {}:{}", NAME, VERSION);
     println!("into a node's containerd: ctr --namespace k8s.io images import {shown}");
     println!("to a registry: skopeo copy oci-archive:{shown} docker://REGISTRY/ws-guard");
     Ok(())
@@ -41,20 +42,24 @@ fn archive(profile: Profile) -> PathBuf {
 
 /// The image that tests run: compiled quickly.
 pub fn for_tests() -> Result<PathBuf> {
-    let output = archive(Profile::Dev);
-    make(Profile::Dev, &output)?;
+    let output = last_for_tests();
+    make(&Build::new(Profile::Dev, Architecture::HOST), &output)?;
     Ok(output)
 }
 
-/// Compile, and put the binary into an image at `output`.
-fn make(profile: Profile, output: &Path) -> Result<()> {
+/// Where the last one is.
+pub fn last_for_tests() -> PathBuf {
+    archive(Profile::Dev)
+}
+
+/// Compile, and put the binary into an image at `output`. Returns the image's digest.
+pub fn make(build: &Build, output: &Path) -> Result<String> {
     let root = nix::unistd::geteuid().is_root();
     ensure!(
         root,
-        "an image is made as root: nobody else can give a file capabilities that count on another \
+        "an image is made as root: no other user can give a file capabilities that count on another \
          machine"
     );
     setup::image()?;
-    let binary = binary::compile(profile)?;
-    build::image(&binary, output)
+    Image::of_program(&build.guard()?, build.architecture).make(output)
 }

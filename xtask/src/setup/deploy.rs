@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use ws_guard_testkit::tools;
 
 use super::system;
-use crate::step;
+use crate::{image::Architecture, step};
 
 /// How the image's binary is linked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,20 +72,102 @@ impl super::Component for Static {
     }
 }
 
-/// Prometheus and promtool, unpacked and not installed: Debian's package starts a service.
-pub struct Prometheus;
+/// Rust's libraries for the other architecture that images are made for.
+pub struct Arm64;
 
-impl super::Component for Prometheus {
+impl super::Component for Arm64 {
     fn name(&self) -> &'static str {
-        "Prometheus"
+        "Rust for arm64"
     }
 
     fn present(&self) -> Option<String> {
-        let version = step::output(tools::promtool().to_str()?, &["--version"])?;
-        tools::prometheus().exists().then(|| version.lines().next().unwrap_or("?").to_owned())
+        let sysroot = PathBuf::from(step::output("rustc", &["--print", "sysroot"])?);
+        let target = Architecture::Arm64.target();
+        sysroot.join("lib/rustlib").join(&target).join("lib").exists().then_some(target)
     }
 
     fn install(&self) -> Result<()> {
-        system::apt_unpack("prometheus", &tools::root().join("prometheus"))
+        let mut add = Command::new("rustup");
+        add.args(["target", "add", &Architecture::Arm64.target()]);
+        step::run("fetching the musl target for arm64", add)
+    }
+}
+
+/// A program of its own in a Python package, which the examples for OpenTelemetry are started with.
+pub struct Rotel;
+
+impl Rotel {
+    const VERSION: &str = "0.0.1a15";
+
+    fn folder() -> PathBuf {
+        tools::root().join("rotel")
+    }
+}
+
+impl super::Component for Rotel {
+    fn name(&self) -> &'static str {
+        "Rotel"
+    }
+
+    fn present(&self) -> Option<String> {
+        // It says the version of the program, and not that of the package.
+        let said = step::output(tools::rotel().to_str()?, &["--version"])?;
+        let described = Rotel::folder().join(format!("rotel-{}.dist-info", Rotel::VERSION));
+        described.exists().then(|| format!("{said}, from the package's {}", Rotel::VERSION))
+    }
+
+    fn install(&self) -> Result<()> {
+        let python = tools::python();
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]);
+        pip.args(["--no-deps", &format!("rotel=={}", Rotel::VERSION), "--target"]);
+        pip.arg(Rotel::folder());
+        step::run("fetching Rotel", pip)?;
+        // Its package says nothing of the library that it is linked with.
+        let library = "import sys; print('libpython%d.%d' % sys.version_info[:2])";
+        let library = step::output(python.to_str().context("a path")?, &["-c", library]);
+        system::apt_install(&[&library.context("running Python")?])
+    }
+}
+
+/// A package of Debian with a server and its tool, unpacked and not installed: it starts a service.
+pub struct Unpacked {
+    name: &'static str,
+    package: &'static str,
+    folder: &'static str,
+    server: fn() -> PathBuf,
+    tool: fn() -> PathBuf,
+}
+
+/// Prometheus and promtool.
+pub const PROMETHEUS: Unpacked = Unpacked {
+    name: "Prometheus",
+    package: "prometheus",
+    folder: "prometheus",
+    server: tools::prometheus,
+    tool: tools::promtool,
+};
+
+/// Alertmanager and amtool.
+pub const ALERTMANAGER: Unpacked = Unpacked {
+    name: "Alertmanager",
+    package: "prometheus-alertmanager",
+    folder: "alertmanager",
+    server: tools::alertmanager,
+    tool: tools::amtool,
+};
+
+impl super::Component for Unpacked {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn present(&self) -> Option<String> {
+        let version = step::output((self.tool)().to_str()?, &["--version"])?;
+        (self.server)().exists().then(|| version.lines().next().unwrap_or("?").to_owned())
+    }
+
+    fn install(&self) -> Result<()> {
+        system::apt_unpack(self.package, &tools::root().join(self.folder))
     }
 }

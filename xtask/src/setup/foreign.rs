@@ -1,6 +1,6 @@
 //! Other people's WebSocket servers, pinned, below `target/tools`.
 //!
-//! Beside each stands a copy of what it was installed from: when that is still the same, nothing has
+//! Next to each is a copy of what it was installed from: when that is still the same, nothing has
 //! to be done.
 use std::{
     fs,
@@ -40,7 +40,8 @@ impl Pinned {
     }
 }
 
-/// Python's `websockets`, and what checks manifests, in an environment of their own.
+/// Python's `websockets`, and what checks dependencies and manifests and makes dashboards, in an
+/// environment of their own.
 pub struct Python;
 
 impl Python {
@@ -76,11 +77,11 @@ impl super::Component for Python {
 
 /// A Python that can make environments and is not too old for the pinned release.
 fn python() -> Result<&'static str> {
-    const TEST: &str = "import ensurepip, sys; sys.exit(sys.version_info < (3, 10))";
+    const TEST: &str = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))";
     let found = ["python3", "/usr/bin/python3"]
         .into_iter()
         .find(|python| step::output(python, &["-c", TEST]).is_some());
-    found.context("no Python of at least 3.10 with venv was found: install python3-venv")
+    found.context("no Python of at least 3.11 with venv was found: install python3-venv")
 }
 
 /// npm's `ws`.

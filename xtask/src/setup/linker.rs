@@ -1,5 +1,5 @@
 //! bpf-linker, pinned, in a root of its own.
-use std::{path::PathBuf, process::Command};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ws_guard_testkit::tools;
@@ -29,17 +29,7 @@ impl super::Component for Component {
 
     fn install(&self) -> Result<()> {
         let prefix = system::llvm_prefix().context("LLVM is not installed")?;
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo.args([
-            "install",
-            "bpf-linker",
-            "--version",
-            VERSION,
-            "--locked",
-            "--force",
-            "--root",
-        ]);
-        cargo.arg(tools::root().join("bpf-linker"));
+        let mut cargo = super::crates::install("bpf-linker", VERSION);
         cargo.args(["--no-default-features", "--features", &format!("llvm-{LLVM}")]);
         cargo.env("LLVM_PREFIX", prefix);
         step::run(&format!("building bpf-linker {VERSION}"), cargo)

@@ -2,8 +2,10 @@
 //!
 //! Each [`Component`] can tell quickly whether it is there, so that a second run does nothing. The
 //! other commands call [`ebpf`] and [`all`] themselves. What is not a system package goes below
-//! `target/tools`, so nobody's own tools are replaced.
+//! `target/tools`, so no installed tools are replaced.
 mod autobahn;
+mod client;
+mod crates;
 mod deploy;
 mod foreign;
 pub mod linker;
@@ -71,10 +73,15 @@ fn for_tests() -> Vec<Box<dyn Component>> {
     }
     components.push(Box::new(autobahn::Component));
     components.extend([Box::new(system::CAPTURES) as _, Box::new(system::BROWSER) as _]);
+    components.push(Box::new(client::Component));
+    components.push(Box::new(system::TERMINAL));
+    components.push(Box::new(system::REDIS));
     components.extend([Box::new(system::PROXY_LIBRARIES) as _, Box::new(proxies::NGINX) as _]);
+    components.extend(proxies::NGINX_LUA.map(|package| Box::new(package) as _));
     components.push(Box::new(proxies::HAPROXY));
     components.extend(for_image());
-    components.extend([Box::new(system::CONTAINERS) as _, Box::new(deploy::Prometheus) as _]);
+    components.extend([Box::new(system::CONTAINERS) as _, Box::new(deploy::PROMETHEUS) as _]);
+    components.extend([Box::new(deploy::ALERTMANAGER) as _, Box::new(deploy::Rotel) as _]);
     components
 }
 
@@ -123,6 +130,12 @@ pub fn demo(library: Library) -> Result<()> {
     install(for_demo(library)).map(drop)
 }
 
+/// Make sure that what is written in Python can run.
+pub fn python() -> Result<()> {
+    let components: [Box<dyn Component>; 2] = [Box::new(system::PYTHON), Box::new(foreign::Python)];
+    install(components).map(drop)
+}
+
 /// Make sure that Autobahn|Testsuite can run.
 pub fn autobahn() -> Result<()> {
     install([Box::new(autobahn::Component) as Box<dyn Component>]).map(drop)
@@ -131,6 +144,38 @@ pub fn autobahn() -> Result<()> {
 /// Make sure that the container image can be made.
 pub fn image() -> Result<()> {
     install(for_image()).map(drop)
+}
+
+/// Make sure that the Debian package can be made.
+pub fn package() -> Result<()> {
+    install(for_image().into_iter().chain([Box::new(crates::CARGO_DEB) as _])).map(drop)
+}
+
+/// Make sure that Debian's judges of a package can run.
+pub fn package_checks() -> Result<()> {
+    install([Box::new(system::PACKAGE_CHECKS) as Box<dyn Component>]).map(drop)
+}
+
+/// Make sure that everything of a release can be made.
+pub fn release() -> Result<()> {
+    package()?;
+    let components: [Box<dyn Component>; 3] =
+        [Box::new(crates::CARGO_CYCLONEDX), Box::new(system::ARM64), Box::new(deploy::Arm64)];
+    install(components).map(drop)
+}
+
+/// Make sure that a cluster can be made.
+pub fn cluster() -> Result<()> {
+    let components: [Box<dyn Component>; 7] = [
+        Box::new(system::NETWORK),
+        Box::new(system::PYTHON),
+        Box::new(foreign::Python),
+        Box::new(system::GO),
+        Box::new(foreign::Gorilla),
+        Box::new(system::PROXY_LIBRARIES),
+        Box::new(proxies::NGINX),
+    ];
+    install(components).map(drop)
 }
 
 /// Make sure that everything can be built and tested.

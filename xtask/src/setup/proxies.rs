@@ -18,6 +18,37 @@ pub struct Unpacked {
 pub const NGINX: Unpacked = Unpacked { package: "nginx", program: tools::nginx };
 pub const HAPROXY: Unpacked = Unpacked { package: "haproxy", program: tools::haproxy };
 
+/// A Debian package with one file of interest below `usr`.
+pub struct UnpackedFile {
+    package: &'static str,
+    file: &'static str,
+}
+
+/// What runs Lua in nginx.
+pub const NGINX_LUA: [UnpackedFile; 4] = [
+    UnpackedFile { package: "libnginx-mod-http-ndk", file: "lib/nginx/modules/ndk_http_module.so" },
+    UnpackedFile {
+        package: "libnginx-mod-http-lua",
+        file: "lib/nginx/modules/ngx_http_lua_module.so",
+    },
+    UnpackedFile { package: "lua-resty-core", file: "share/lua/5.1/resty/core.lua" },
+    UnpackedFile { package: "lua-resty-lrucache", file: "share/lua/5.1/resty/lrucache.lua" },
+];
+
+impl super::Component for UnpackedFile {
+    fn name(&self) -> &'static str {
+        self.package
+    }
+
+    fn present(&self) -> Option<String> {
+        tools::nginx_lua(self.package, self.file).exists().then(|| self.package.to_owned())
+    }
+
+    fn install(&self) -> Result<()> {
+        system::apt_unpack(self.package, &tools::root().join(self.package))
+    }
+}
+
 impl super::Component for Unpacked {
     fn name(&self) -> &'static str {
         self.package

@@ -82,6 +82,15 @@ pub const CAPTURES: Packages = Packages {
 pub const BROWSER: Packages =
     Packages { name: "browser", needed: &[(Probe::Program("chromium"), "chromium")] };
 
+/// What servers share topics over. Not `redis-server`, which starts a service: this package has the
+/// program, under another name.
+pub const REDIS: Packages =
+    Packages { name: "Redis", needed: &[(Probe::Program("redis-check-rdb"), "redis-tools")] };
+
+/// What tests use `ws-guard top` in, as a person does.
+pub const TERMINAL: Packages =
+    Packages { name: "terminal", needed: &[(Probe::Program("tmux"), "tmux")] };
+
 /// What other kernels are booted with.
 pub const MACHINES: Packages = Packages {
     name: "virtual machines",
@@ -103,6 +112,27 @@ pub const IMAGE: Packages = Packages {
     ],
 };
 
+/// What judges a Debian package.
+pub const PACKAGE_CHECKS: Packages = Packages {
+    name: "checks of packages",
+    needed: &[
+        (Probe::Program("lintian"), "lintian"),
+        (Probe::Program("piuparts"), "piuparts"),
+        (Probe::Program("debootstrap"), "debootstrap"),
+        (Probe::Program("systemd-nspawn"), "systemd-container"),
+    ],
+};
+
+/// What is compiled for arm64 with, and tried out.
+pub const ARM64: Packages = Packages {
+    name: "arm64",
+    needed: &[
+        (Probe::Program("aarch64-linux-gnu-gcc"), "gcc-aarch64-linux-gnu"),
+        (Probe::File("/usr/aarch64-linux-gnu/include/stdio.h"), "libc6-dev-arm64-cross"),
+        (Probe::Program("qemu-aarch64-static"), "qemu-user-static"),
+    ],
+};
+
 /// What manifests are rendered and their containers run with. Any `kubectl` does, Debian's also.
 pub const CONTAINERS: Packages = Packages {
     name: "containers",
@@ -115,6 +145,7 @@ pub const PROXY_LIBRARIES: Packages = Packages {
     needed: &[
         (Probe::File("/usr/share/doc/liblua5.3-0"), "liblua5.3-0"),
         (Probe::File("/usr/share/doc/libopentracing-c-wrapper0"), "libopentracing-c-wrapper0"),
+        (Probe::File("/usr/share/doc/libluajit2-5.1-2"), "libluajit2-5.1-2"),
     ],
 };
 

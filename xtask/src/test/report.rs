@@ -6,6 +6,8 @@ use comfy_table::{CellAlignment, Table, presets};
 
 /// Lines of a failed step that are shown where no test says what failed.
 const LAST_LINES: usize = 60;
+/// Tests that are named as the slowest.
+const SLOWEST: usize = 10;
 /// Lines of a failed test's reason that are repeated at the end.
 const REASON: usize = 8;
 
@@ -62,6 +64,8 @@ pub struct Report {
     rows: Vec<Row>,
     /// What failed and why, in short.
     failures: Vec<String>,
+    /// Time of each test, with its step's name before its own.
+    times: Vec<(Duration, String)>,
 }
 
 impl Report {
@@ -94,6 +98,19 @@ impl Report {
 
     pub fn add(&mut self, name: &str, time: Duration, tally: Tally) {
         self.rows.push(Row { name: name.to_owned(), time, tally, note: String::new() });
+    }
+
+    /// Keep the times of a step's tests.
+    pub fn timed(&mut self, step: &str, times: Vec<(String, Duration)>) {
+        self.times.extend(times.into_iter().map(|(test, time)| (time, format!("{step}: {test}"))));
+    }
+
+    /// The slowest tests, the slowest of them first.
+    fn slowest(&self) -> Vec<&(Duration, String)> {
+        let mut times: Vec<_> = self.times.iter().collect();
+        times.sort_by(|a, b| b.cmp(a));
+        times.truncate(SLOWEST);
+        times
     }
 
     pub fn skip(&mut self, name: &str, reason: &str) {
@@ -129,7 +146,14 @@ impl Report {
         for column in table.column_iter_mut().skip(2).take(4) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        println!("\n{table}\n\n{} steps in {:.0} s", self.rows.len(), time.as_secs_f64());
+        println!("\n{table}");
+        if !self.times.is_empty() {
+            println!("\nSlowest tests:");
+        }
+        for (time, test) in self.slowest() {
+            println!("  {:>7.1} s  {test}", time.as_secs_f64());
+        }
+        println!("\n{} steps in {:.0} s", self.rows.len(), time.as_secs_f64());
         println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
         for failure in &self.failures {
             println!("  FAILED: {failure}");
@@ -161,7 +185,22 @@ fn reasons(lines: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tally, reasons};
+    use std::time::Duration;
+
+    use super::{Report, SLOWEST, Tally, reasons};
+
+    #[test]
+    fn the_slowest_tests_come_first() {
+        let mut report = Report::default();
+        for step in ["one", "two"] {
+            let times = (1..=8).map(|n| (format!("test{n}"), Duration::from_secs(n)));
+            report.timed(step, times.collect());
+        }
+        let slowest: Vec<&str> = report.slowest().iter().map(|(_, test)| test.as_str()).collect();
+        assert_eq!(slowest.len(), SLOWEST);
+        assert_eq!(slowest[..3], ["two: test8", "one: test8", "two: test7"]);
+        assert_eq!(slowest[9], "one: test4");
+    }
 
     #[test]
     fn adds_up_what_cargo_prints() {

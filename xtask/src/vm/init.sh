@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # The first process of a test machine. Jobs follow; what they print goes to the second serial port,
-# beside the kernel's own messages on the first.
+# next to the kernel's own messages on the first.
 /bin/busybox mkdir -p /dev /proc /sys /run /tmp /sbin /usr/sbin /usr/bin /var/run
 /bin/busybox --install -s /bin
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp

@@ -113,7 +113,7 @@ impl Initramfs {
 }
 
 /// The libraries that a program is linked with, the dynamic linker among them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let text = program.to_str().context("not text")?;
     // It fails for a program that is linked statically.
     let Some(listed) = step::output("ldd", &[text]) else { return Ok(Vec::new()) };

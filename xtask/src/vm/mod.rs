@@ -7,10 +7,10 @@ mod initramfs;
 pub mod kernel;
 mod machine;
 
-pub use initramfs::Initramfs;
+pub use initramfs::{Initramfs, libraries};
 pub use kernel::{Kernel, Release};
 pub use machine::{Job, Outcome, run};
 
-/// The kernels that every ordinary test run includes: the oldest that is supported, and a later one
-/// with long-term support.
+/// The oldest kernel that is supported, which every test run includes, and a later one with long-term
+/// support: its verifier refused nothing that the oldest and the running one took.
 pub const TESTED: [Release; 2] = [Release { major: 6, minor: 1 }, Release { major: 6, minor: 12 }];

@@ -25,8 +25,17 @@ pub async fn tcp(port: u16, number: usize) -> Result<TcpStream> {
 
 /// Ask for WebSocket, with more header lines, and read the answer.
 pub async fn upgrade(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), more: &str) -> Result<()> {
+    upgrade_at(stream, "/", more).await
+}
+
+/// The same for a path.
+pub async fn upgrade_at(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    path: &str,
+    more: &str,
+) -> Result<()> {
     let request = format!(
-        "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
     );
     stream.write_all(request.as_bytes()).await?;

@@ -22,7 +22,10 @@ use tokio_rustls::{
     },
 };
 
-use super::connect::{frame, tcp, upgrade};
+use super::{
+    connect::{frame, tcp, upgrade},
+    talk::Protocol,
+};
 
 const TEXT: u8 = 1;
 const PING: u8 = 9;
@@ -39,6 +42,9 @@ pub struct Args {
     /// Offer permessage-deflate
     #[arg(long)]
     deflate: bool,
+    /// Subscribe each to one of so many topics
+    #[arg(long, default_value_t = 0)]
+    topics: usize,
     /// TLS, with this certificate as the root
     #[arg(long)]
     ca: Option<PathBuf>,
@@ -54,10 +60,10 @@ pub async fn run(args: Args) -> Result<()> {
         for number in 0..args.connections {
             let stream = tcp(args.port, number).await?;
             match &tls {
-                None => begin(stream, &args, &pings).await?,
+                None => begin(stream, number, &args, &pings).await?,
                 Some(tls) => {
                     let name = ServerName::try_from("localhost")?;
-                    begin(tls.connect(name, stream).await?, &args, &pings).await?;
+                    begin(tls.connect(name, stream).await?, number, &args, &pings).await?;
                 }
             }
         }
@@ -77,7 +83,7 @@ fn connector(ca: &Path) -> Result<TlsConnector> {
 }
 
 /// Do what comes first, and leave the rest to a task.
-async fn begin<S>(mut stream: S, args: &Args, pings: &Rc<Cell<u64>>) -> Result<()>
+async fn begin<S>(mut stream: S, number: usize, args: &Args, pings: &Rc<Cell<u64>>) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -88,17 +94,14 @@ where
         )
         .await?;
     }
+    if args.topics > 0 {
+        let topic = format!("chat{}", number % args.topics);
+        let answer = ask(&mut stream, Protocol::WsGuard.subscribe(&topic).as_bytes()).await?;
+        ensure!(Protocol::WsGuard.is_done(&answer), "{}", String::from_utf8_lossy(&answer));
+    }
     if args.used > 0 {
-        stream.write_all(&frame(TEXT, &vec![b'x'; args.used])).await?;
-        stream.flush().await?;
-        let mut header = [0; 2];
-        stream.read_exact(&mut header).await?;
-        let len = match header[1] {
-            126 => usize::from(stream.read_u16().await?),
-            len => usize::from(len),
-        };
-        ensure!(len <= args.used, "an echo of {len} bytes");
-        stream.read_exact(&mut vec![0; len]).await?;
+        let echo = ask(&mut stream, &vec![b'x'; args.used]).await?;
+        ensure!(echo.len() <= args.used, "an echo of {} bytes", echo.len());
     }
     let pings = pings.clone();
     tokio::task::spawn_local(async move {
@@ -107,6 +110,21 @@ where
         }
     });
     Ok(())
+}
+
+/// Say something, and read what is answered.
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &[u8]) -> Result<Vec<u8>> {
+    stream.write_all(&frame(TEXT, text)).await?;
+    stream.flush().await?;
+    let mut header = [0; 2];
+    stream.read_exact(&mut header).await?;
+    let len = match header[1] {
+        126 => usize::from(stream.read_u16().await?),
+        len => usize::from(len),
+    };
+    let mut answer = vec![0; len];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
 }
 
 /// Control frames of a server are at most 127 bytes long (RFC 6455, 5.5).

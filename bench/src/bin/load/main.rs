@@ -1,11 +1,15 @@
-//! The load generator: echoes at a fixed window, and idle connections.
+//! The load generator: echoes at a fixed window, idle connections, and publications.
 //!
 //! Frames are made once and answers are counted by their length, so that it takes less CPU time than
 //! any server.
 
 mod connect;
 mod echo;
+mod fan_out;
 mod idle;
+mod replay;
+mod resume;
+mod talk;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -22,6 +26,12 @@ enum What {
     Echo(echo::Args),
     /// Hold idle connections until SIGTERM; prints `ready`, and `{"pings"}` at the end
     Idle(idle::Args),
+    /// Publish on many topics; prints `started`, `ended` and what was delivered
+    FanOut(fan_out::Args),
+    /// Follow a history from its beginning, as many clients; prints how long that took
+    Replay(replay::Args),
+    /// Come back once the server has ended; prints `ready`, and how long that took
+    Resume(resume::Args),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -29,5 +39,8 @@ async fn main() -> Result<()> {
     match Args::parse().what {
         What::Echo(args) => echo::run(args).await,
         What::Idle(args) => idle::run(args).await,
+        What::FanOut(args) => fan_out::run(args).await,
+        What::Replay(args) => replay::run(args).await,
+        What::Resume(args) => resume::run(args).await,
     }
 }

@@ -18,7 +18,7 @@ use patch::Patch;
 use ws_guard_common::flow::{Flow, state};
 use ws_guard_ebpf::{
     control, egress, ingress,
-    maps::FLOWS,
+    maps::{FLOWS, HEARTBEATS},
     opening::pending_upgrades,
     packet::{self, Parsed, skb, xdp},
     report::Side,
@@ -68,6 +68,9 @@ fn prepare(data: usize, end: usize) -> bool {
         if patch.forget > 0 {
             pending_upgrades::forget();
         }
+        if patch.digest > 0 {
+            ask(patch.asks, patch.digest);
+        }
     }
     true
 }
@@ -77,10 +80,22 @@ fn prepare(data: usize, end: usize) -> bool {
 #[inline(never)]
 fn acknowledge() {
     if let Some(flow) = look_up() {
-        // SAFETY: map values stay mapped while a program runs, and nobody else uses this one.
+        // SAFETY: map values stay mapped while a program runs, and this one has no other user.
         let flow = unsafe { &mut *flow };
         flow.acknowledge(flow.client.next);
     }
+}
+
+/// A ping of `side` waits on the connection whose segment was parsed last.
+#[cold]
+#[inline(never)]
+fn ask(side: u32, digest: u32) {
+    let Some(heartbeats) = packet::key().and_then(|key| HEARTBEATS.get_ptr_mut(key)) else {
+        return;
+    };
+    // SAFETY: map values stay mapped while a program runs, and this one has no other user.
+    let heartbeats = unsafe { &mut *heartbeats };
+    heartbeats.waiting[(side & 1) as usize].ask(0, digest);
 }
 
 /// The flow of the segment that was parsed.

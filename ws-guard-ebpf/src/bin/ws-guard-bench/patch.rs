@@ -25,4 +25,7 @@ pub struct Patch {
     pub left: u32,
     /// Not 0: what is known of the connection's request is forgotten before each run.
     pub forget: u32,
+    /// Side that asks before each run with a ping of this digest, which the packet is to answer; 0: none.
+    pub digest: u32,
+    pub asks: u32,
 }

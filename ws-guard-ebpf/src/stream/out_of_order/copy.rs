@@ -1,7 +1,7 @@
 //! Copy of out-of-order segments: copying, comparing, walking.
 //!
 //! All of it is about the copy that this CPU has [entered](crate::stream::out_of_order::enter).
-//! Positions of loops are in [`crate::stream::walk::State`], as everywhere.
+//! Positions of loops are in [`crate::cpu::State`], as everywhere.
 
 use core::{
     ffi::{c_long, c_void},
@@ -16,13 +16,10 @@ use ws_guard_common::{
 };
 
 use crate::{
+    cpu,
     packet::Packet,
     report::{self, Side},
-    stream::{
-        out_of_order::entered,
-        trail,
-        walk::{self, MAX_STEPS},
-    },
+    stream::{out_of_order::entered, trail, walk::MAX_STEPS},
 };
 
 /// [`step`]: count nothing.
@@ -80,12 +77,12 @@ fn run<P: Packet>(
     let Some((state, _)) = entered() else {
         return false;
     };
-    (state.held_from, state.held_to, state.held_left) = (from, to, len);
+    (state.gap.from, state.gap.to, state.gap.bytes) = (from, to, len);
     // SAFETY: the callback gets `packet` back, which outlives the loop.
     unsafe {
         bpf_loop(turns, turn as *mut c_void, core::ptr::from_ref(packet).cast_mut().cast(), 0);
     }
-    state.held_left == 0
+    state.gap.bytes == 0
 }
 
 /// Compare the next bytes; 1 ends the loop.
@@ -95,7 +92,7 @@ unsafe extern "C" fn same_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
     let Some((state, slot)) = entered() else {
         return 1;
     };
-    let (from, to, left) = (state.held_from, state.held_to, state.held_left);
+    let (from, to, left) = (state.gap.from, state.gap.to, state.gap.bytes);
     let size = if left >= WORD { WORD } else { 1 };
     let same = if left >= WORD {
         packet.u64_at(from) == Some(u64::from_be_bytes(read(slot, to)))
@@ -105,9 +102,9 @@ unsafe extern "C" fn same_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
     if left == 0 || !same {
         return 1;
     }
-    state.held_from = from.wrapping_add(size);
-    state.held_to = to.wrapping_add(size);
-    state.held_left = left - size;
+    state.gap.from = from.wrapping_add(size);
+    state.gap.to = to.wrapping_add(size);
+    state.gap.bytes = left - size;
     0
 }
 
@@ -118,7 +115,7 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
     let Some((state, slot)) = entered() else {
         return 1;
     };
-    let (from, to, left) = (state.held_from, state.held_to, state.held_left);
+    let (from, to, left) = (state.gap.from, state.gap.to, state.gap.bytes);
     // As in `payload::cover`: the verifier has to see both bounds.
     let last = black_box(if left < PIECE { left } else { PIECE }.wrapping_sub(1));
     if last >= PIECE {
@@ -129,13 +126,13 @@ unsafe extern "C" fn copy_turn<P: Packet>(_index: u32, packet: *const P) -> c_lo
     if !unsafe { packet.load(from, slot.bytes.as_mut_ptr().add(inside(to)), size) } {
         return 1;
     }
-    state.held_from = from.wrapping_add(size);
-    state.held_to = to.wrapping_add(size);
-    state.held_left = left.wrapping_sub(size);
+    state.gap.from = from.wrapping_add(size);
+    state.gap.to = to.wrapping_add(size);
+    state.gap.bytes = left.wrapping_sub(size);
     0
 }
 
-/// Run [`crate::stream::walk::State::held_walk`] to its end without counting.
+/// Run [`crate::cpu::Gap::walk`] to its end without counting.
 /// `false` when that fails.
 #[inline(always)]
 pub fn look() -> bool {
@@ -146,7 +143,7 @@ pub fn look() -> bool {
         bpf_loop(MAX_STEPS, turn as *mut c_void, core::ptr::null_mut(), 0);
     }
     trail::looks(false);
-    matches!(walk::resume(), Some(state) if state.held_step == DONE)
+    matches!(cpu::resume(), Some(state) if state.gap.step == DONE)
 }
 
 /// One step; 1 ends the loop.
@@ -168,14 +165,14 @@ extern "C" fn ws_guard_held_step(what: u32) -> u32 {
         return Step::Unreadable as u32;
     };
     // The server has it already, so it passes.
-    state.held_walk.budget = Walk::UNLIMITED;
-    let at = state.held_walk.base().wrapping_sub(slot.region.begin);
-    let mut bytes = Kept { slot, at, len: state.held_walk.len(), counts: what };
-    state.held_step = state.held_walk.step(&mut bytes) as u32;
-    if state.held_walk.seen.count != 0 {
+    state.gap.walk.budget = Walk::UNLIMITED;
+    let at = state.gap.walk.base().wrapping_sub(slot.region.begin);
+    let mut bytes = Kept { slot, at, len: state.gap.walk.len(), counts: what };
+    state.gap.step = state.gap.walk.step(&mut bytes) as u32;
+    if state.gap.walk.seen.count != 0 {
         trail::trace_seen(true);
     }
-    state.held_step
+    state.gap.step
 }
 
 /// A segment in the copy.

@@ -23,24 +23,22 @@ use ws_guard_common::{
 
 use crate::{
     context::Context,
+    cpu::{self, State},
     limits::sources,
     maps::{FLOWS, HELD, locked},
     packet::{Packet, Segment},
     report,
-    stream::{
-        commit::count,
-        walk::{self, State},
-    },
+    stream::commit::count,
 };
 
 /// This CPU's state and the copy that it has entered, if any.
 #[inline(always)]
 pub fn entered() -> Option<(&'static mut State, &'static mut Held)> {
-    let state = walk::resume()?;
-    if state.held == 0 {
+    let state = cpu::resume()?;
+    if state.gap.copy == 0 {
         return None;
     }
-    let slot = HELD.get_ptr_mut(state.held.wrapping_sub(1))?;
+    let slot = HELD.get_ptr_mut(state.gap.copy.wrapping_sub(1))?;
     // SAFETY: map values stay mapped while a program runs, and the CPU that has entered is alone
     // there.
     Some((state, unsafe { &mut *slot }))
@@ -59,7 +57,7 @@ fn release(slot: &mut Held) {
 pub fn enter(context: &Context, flow: &Flow) -> bool {
     let owner = held::owner(context.key(), flow.generation);
     let index = held::slot(owner) & (SLOTS - 1);
-    let (Some(state), Some(slot)) = (walk::resume(), HELD.get_ptr_mut(index)) else {
+    let (Some(state), Some(slot)) = (cpu::resume(), HELD.get_ptr_mut(index)) else {
         return false;
     };
     // SAFETY: an aligned word of a map value, which stays mapped while a program runs.
@@ -84,7 +82,7 @@ pub fn enter(context: &Context, flow: &Flow) -> bool {
         release(slot);
         return false;
     }
-    state.held = index + 1;
+    state.gap.copy = index + 1;
     true
 }
 
@@ -106,7 +104,7 @@ pub fn leave(flow: &Flow) {
         if flow.held == 0 {
             slot.owner = 0;
         }
-        state.held = 0;
+        state.gap.copy = 0;
         release(slot);
     }
 }
@@ -176,7 +174,7 @@ pub fn judge<P: Packet>(
 #[cold]
 #[inline(never)]
 pub fn uncount() {
-    if let (Some(state), Some(counters)) = (walk::resume(), report::counters()) {
+    if let (Some(state), Some(counters)) = (cpu::resume(), report::counters()) {
         counters.violations_in = state.violations;
     }
 }
@@ -203,12 +201,12 @@ fn compare<P: Packet>(context: &Context, flow: &Flow, payload: &impl Fn(&Segment
     if overlap > 0 && !copy::is_same(&payload(context.segment), at, 0, overlap) {
         return REFUSED;
     }
-    if !flow.may_fill(&state.walk, region, state.traces) {
+    if !flow.may_fill(&state.walk, region, state.traces.left) {
         return REFUSED;
     }
-    (state.reached, state.whole) = (1, (overlap > 0) as u32);
-    state.held_start = state.walk.tracker;
-    state.held_walk = Walk::new(state.held_start, &state.held_start, region.begin, region.len);
+    (state.gap.reached, state.gap.whole) = (1, (overlap > 0) as u32);
+    state.gap.start = state.walk.tracker;
+    state.gap.walk = Walk::new(state.gap.start, &state.gap.start, region.begin, region.len);
     REACHED
 }
 
@@ -225,10 +223,10 @@ fn recall() -> u32 {
     let Some((state, slot)) = entered() else {
         return FAILS;
     };
-    match slot.region.recall(&state.held_start) {
+    match slot.region.recall(&state.gap.start) {
         Some(Look::FAILED) => FAILS,
         Some(pings) => {
-            state.held_walk.pings = pings;
+            state.gap.walk.pings = pings;
             WHOLE
         }
         None => UNKNOWN,
@@ -247,21 +245,21 @@ fn look() -> bool {
 #[inline(never)]
 fn remember(done: bool) {
     if let Some((state, slot)) = entered() {
-        let pings = if done { state.held_walk.pings } else { Look::FAILED };
-        slot.region.looked(&state.held_start, pings);
+        let pings = if done { state.gap.walk.pings } else { Look::FAILED };
+        slot.region.looked(&state.gap.start, pings);
     }
 }
 
 /// Charge the pings in the copy together with the filler's: all pass or none.
 #[inline(never)]
 fn pay(context: &Context, flow: &Flow) -> bool {
-    let Some(state) = walk::resume() else {
+    let Some(state) = cpu::resume() else {
         return false;
     };
-    let kept = state.held_walk.pings;
-    state.whole |= (kept > 0) as u32;
+    let kept = state.gap.walk.pings;
+    state.gap.whole |= (kept > 0) as u32;
     let pings = kept.wrapping_add(state.walk.pings);
-    if state.whole == 0 || pings == 0 {
+    if state.gap.whole == 0 || pings == 0 {
         return true;
     }
     if state.walk.pings > state.walk.budget {
@@ -278,7 +276,7 @@ fn pay(context: &Context, flow: &Flow) -> bool {
 /// Commit the copy after the filler, if the committed walk was that.
 #[inline(never)]
 pub fn follow(context: &Context, flow: &mut Flow) {
-    if walk::resume().is_none_or(|state| state.held == 0 || state.reached == 0) {
+    if cpu::resume().is_none_or(|state| state.gap.copy == 0 || state.gap.reached == 0) {
         return;
     }
     fill(flow);
@@ -297,7 +295,7 @@ pub fn follow(context: &Context, flow: &mut Flow) {
 #[inline(never)]
 fn fill(flow: &mut Flow) {
     if let Some((state, slot)) = entered() {
-        state.cut = 0;
+        state.gap.cut = 0;
         let overlaps = slot.region.overlap(&state.walk) > 0;
         locked(flow, |flow| flow.filled(overlaps));
     }
@@ -327,14 +325,15 @@ fn begin_cut(flow: &Flow) -> bool {
     let Some((state, slot)) = entered() else {
         return false;
     };
-    if state.cut >= slot.region.cuts {
+    if state.gap.cut >= slot.region.cuts {
         return false;
     }
-    let (begin, len) = slot.region.cut(state.cut);
-    state.cut += 1;
-    state.held_start = flow.client;
-    state.held_walk = Walk::new(state.held_start, &state.held_start, begin, len).unbounded();
-    (state.next_trace, state.room, state.traces) = (flow.next_trace, flow.trail_room(), 0);
+    let (begin, len) = slot.region.cut(state.gap.cut);
+    state.gap.cut += 1;
+    state.gap.start = flow.client;
+    state.gap.walk = Walk::new(state.gap.start, &state.gap.start, begin, len).unbounded();
+    (state.traces.next, state.traces.room, state.traces.left) =
+        (flow.next_trace, flow.trail_room(), 0);
     true
 }
 
@@ -349,10 +348,10 @@ fn end_cut(context: &Context, flow: &mut Flow) -> bool {
         flow,
         #[inline(always)]
         |flow| {
-            let follows = (flow.held != 0) & (flow.client == state.held_start);
+            let follows = (flow.held != 0) & (flow.client == state.gap.start);
             if follows {
-                flow.commit_cut(&state.held_walk, ragged);
-                flow.take_traces(state.traces);
+                flow.commit_cut(&state.gap.walk, ragged);
+                flow.take_traces(state.traces.left);
             }
             follows
         },
@@ -360,8 +359,8 @@ fn end_cut(context: &Context, flow: &mut Flow) -> bool {
     if !follows {
         return false;
     }
-    if state.held_walk.tracker.resume() != state.held_start.resume() {
-        count(context, &state.held_walk, &state.held_start);
+    if state.gap.walk.tracker.resume() != state.gap.start.resume() {
+        count(context, &state.gap.walk, &state.gap.start);
     }
     true
 }

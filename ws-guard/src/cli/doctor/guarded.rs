@@ -1,25 +1,21 @@
 //! The guard itself: daemon, pins, attachments, whether it sees traffic, what it costs in memory.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
-use ws_guard_common::{
-    flow::Flow,
-    maps::{Counter, Counters, FlowKey, PROVEN, Pending, SCHEMA_VERSION, SourceKey},
-    source::Source,
-};
+use ws_guard_common::maps::{Counter, Counters, SCHEMA_VERSION};
 
 use super::Check;
 use crate::{
+    api::client::{Client, ClientError},
     cli::Global,
-    control::client::{Client, ClientError},
     domain::status::counter,
-    guard::{self, Attachment, GuardError, Maps, TableSizes},
+    guard::{self, Attachment, GuardError, MapMemory, Maps, Memory},
 };
 
 /// How long to watch the counters.
 const WATCH: Duration = Duration::from_secs(1);
-/// What the kernel's hash tables add to each key and value, about.
-const ENTRY_OVERHEAD: u64 = 48;
+/// Maps that can take no more than this have one figure together.
+const WORTH_A_FIGURE: u64 = 256 << 10;
 
 /// What was found.
 pub struct Guarded {
@@ -42,7 +38,7 @@ pub async fn look(global: &Global) -> Guarded {
         Ok(maps) => {
             let schema = format!("schema {SCHEMA_VERSION} in {}", global.pin_dir.display());
             checks.push(Check::ok("pins", schema));
-            checks.push(memory(maps.table_sizes()));
+            checks.extend(memory(&maps));
             checks.push(traffic(&maps).await);
             checks.push(super::proxies::check(&maps));
         }
@@ -78,6 +74,9 @@ fn not_loaded(check: &str, error: &GuardError) -> Check {
             format!("no guard is loaded under {}", dir.display()),
             "start with `ws-guard run`, or name another --pin-dir",
         ),
+        GuardError::Earlier(..) => {
+            Check::warn(check, error.to_string(), "start `ws-guard run` of this version")
+        }
         other => Check::fail(check, other.to_string(), "see the message"),
     }
 }
@@ -112,21 +111,31 @@ fn precedence(global: &Global) -> Check {
     }
 }
 
-fn memory(sizes: TableSizes) -> Check {
-    let table = |entries: u32, key: usize, value: usize| {
-        u64::from(entries) * (key as u64 + value as u64 + ENTRY_OVERHEAD)
+/// What the tables take: all together, and each that is worth a figure.
+fn memory(maps: &Maps) -> Vec<Check> {
+    let check = "tables";
+    let sizes = maps.table_sizes();
+    let by_map = match maps.memory_by_map() {
+        Ok(by_map) => by_map,
+        Err(error) => return vec![Check::fail(check, error.to_string(), "see the message")],
     };
-    let bytes = table(sizes.flows, size_of::<FlowKey>(), size_of::<Flow>())
-        + table(sizes.sources, size_of::<SourceKey>(), size_of::<Source>())
-        + table(sizes.pending + PROVEN, size_of::<FlowKey>(), size_of::<Pending>());
-    let finding = format!(
-        "about {} MiB when full: {} flows, {} sources, {} handshakes",
-        bytes >> 20,
-        sizes.flows,
-        sizes.sources,
-        sizes.pending
-    );
-    Check::ok("tables", finding)
+    let memory: Memory = by_map.iter().map(|map| map.memory).sum();
+    let (flows, sources, handshakes) = (sizes.flows, sizes.sources, sizes.pending + sizes.opening);
+    let all = format!("{memory}: {flows} flows, {sources} sources, {handshakes} handshakes");
+    vec![Check::ok(check, all), Check::ok("memory", largest_first(by_map))]
+}
+
+/// Figures in MiB, those of the smallest maps in one.
+fn largest_first(mut maps: Vec<MapMemory>) -> String {
+    maps.sort_by_key(|map| Reverse((map.memory.full, map.memory.now)));
+    let small = maps.iter().position(|map| map.memory.full < WORTH_A_FIGURE);
+    let rest = maps.split_off(small.unwrap_or(maps.len()));
+    let mut parts: Vec<String> = maps.iter().map(MapMemory::to_string).collect();
+    if !rest.is_empty() {
+        let now = rest.iter().map(|map| map.memory.now).sum::<u64>();
+        parts.push(format!("{} more {:.1}", rest.len(), now as f64 / f64::from(1 << 20)));
+    }
+    format!("MiB: {}", parts.join(", "))
 }
 
 /// Whether the counters move while we look.
@@ -153,5 +162,22 @@ async fn traffic(maps: &Maps) -> Check {
             format!("{finding}: one direction only"),
             "both directions of a connection have to pass a guarded interface",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_tables_come_first() {
+        let map = |map, now, full| MapMemory { map, memory: Memory { now, full } };
+        let maps = vec![
+            map("SMALL", 100 << 10, 100 << 10),
+            map("STEADY", 8 << 20, 8 << 20),
+            map("GROWS", 1 << 19, 34 << 20),
+            map("TINY", 3 << 10, 3 << 10),
+        ];
+        assert_eq!(largest_first(maps), "MiB: GROWS 0.5 of 34.0, STEADY 8.0, 2 more 0.1");
     }
 }

@@ -2,12 +2,12 @@
 
 use super::Check;
 use crate::{
-    control::reader::Reader,
     domain::{
         source::{SourceState, SourceView},
         suspects::SuspectedProxy,
     },
     guard::{GuardError, Maps},
+    state::reader::Reader,
 };
 
 /// A source with fewer open connections may well be one client.

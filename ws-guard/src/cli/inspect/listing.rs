@@ -16,12 +16,13 @@ use ws_guard_inspect::{
 use super::{
     Format,
     hexdump::{Dump, render},
-    tables::{findings_table, flows_table, sentences},
+    tables::{Found, findings_table, flows_table, sentences},
 };
 use crate::cli::output::print;
 
-/// Findings in a table or in one JSON document; jsonl has no limit.
+/// Findings in a table or in one JSON document, and connections; jsonl has no limit.
 const MOST_FINDINGS: usize = 100_000;
+const MOST_FLOWS: usize = 100_000;
 /// Connections of which a frame is shown.
 const MOST_DUMPS: usize = 100;
 
@@ -30,6 +31,15 @@ const MOST_DUMPS: usize = 100;
 pub enum Limit {
     First(usize),
     Last(usize),
+}
+
+/// What is kept until it can be sorted: no less than `most` entries.
+fn room(limit: Option<Limit>, most: usize) -> Limit {
+    match limit {
+        Some(Limit::First(wanted)) => Limit::First(wanted.max(most)),
+        Some(Limit::Last(wanted)) => Limit::Last(wanted.max(most)),
+        None => Limit::First(most),
+    }
 }
 
 /// A list that keeps its first or its last entries, and counts the others.
@@ -57,7 +67,7 @@ impl<T> Limited<T> {
     }
 
     /// Sort, and keep what is wanted.
-    fn sort_by_key(&mut self, key: impl Fn(&T) -> u64) {
+    fn sort_by_key<K: Ord>(&mut self, key: impl Fn(&T) -> K) {
         self.entries.make_contiguous().sort_by_key(key);
         let (Limit::First(most) | Limit::Last(most)) = self.limit;
         let surplus = self.entries.len().saturating_sub(most);
@@ -67,15 +77,6 @@ impl<T> Limited<T> {
             Limit::Last(_) => drop(self.entries.drain(..surplus)),
         }
     }
-}
-
-/// A finding and whose it is.
-#[derive(Serialize)]
-pub struct Found {
-    #[serde(flatten)]
-    pub ends: Ends,
-    #[serde(flatten)]
-    pub finding: Finding,
 }
 
 /// A line that is no finding.
@@ -92,7 +93,7 @@ pub struct Listing<'a> {
     format: Format,
     /// Lines of JSON are printed as soon as there is one.
     out: BufWriter<io::StdoutLock<'a>>,
-    /// The first so many of them; the last ones are kept until the end.
+    /// Number of first ones; the last ones are kept until the end.
     lines_left: Option<u64>,
     last_lines: Option<Limited<String>>,
     /// Why no more lines are printed.
@@ -130,9 +131,10 @@ impl Listing<'_> {
             lines_left,
             last_lines,
             failed: None,
-            findings: Limited::new(limit.unwrap_or(Limit::First(MOST_FINDINGS))),
-            // They end in another order than that in which they are listed.
-            flows: Limited::new(Limit::First(usize::MAX)),
+            // They are found and end in another order than that in which they are listed: of a ping
+            // without an answer that is known at the end.
+            findings: Limited::new(room(limit, MOST_FINDINGS)),
+            flows: Limited::new(room(limit, MOST_FLOWS)),
             limit,
             hexdump,
             dumps: Vec::new(),
@@ -195,6 +197,11 @@ impl Listing<'_> {
     /// Sort what was collected.
     pub fn finish(&mut self) {
         self.flows.sort_by_key(|flow| flow.first);
+        self.findings.limit = self.limit.unwrap_or(self.findings.limit);
+        self.findings.sort_by_key(|found| {
+            let at = found.finding.at;
+            (at.file, at.packet, at.offset)
+        });
     }
 
     /// Print what is wanted.
@@ -211,11 +218,12 @@ impl Listing<'_> {
             Format::Json => print(&(self.document(files, totals)? + "\n")),
             Format::Table | Format::Wide if self.lists_findings() => {
                 let Limited { entries, left_out, .. } = &self.findings;
-                print(&findings_table(entries, *left_out).render(self.format == Format::Wide))
+                let table = findings_table(entries, *left_out, files);
+                print(&table.render(self.format == Format::Wide))
             }
             Format::Table | Format::Wide => {
                 let Limited { entries, left_out, .. } = &self.flows;
-                let table = flows_table(entries, *left_out, totals);
+                let table = flows_table(entries, *left_out, totals, files);
                 print(&(sentences(entries) + &table.render(self.format == Format::Wide)))
             }
         }

@@ -83,9 +83,9 @@ pub struct Inspect {
     /// that of kind message
     #[arg(long, value_name = "BYTES", num_args = 0..=1, require_equals = true, default_missing_value = "1024")]
     payload: Option<usize>,
-    /// List findings of these kinds instead of connections: frame, message (see --payload), unit, split_point, split_header,
-    /// split_frame, violation, ping, unasked_pong, close, retransmission, out_of_order, gap, snapped,
-    /// zero_window, held_window, unsynced, picked_up
+    /// List findings of these kinds instead of connections: frame, message (see --payload), unit,
+    /// split_point, split_header, split_frame, unfinished, violation, ping, unasked_pong, close,
+    /// retransmission, out_of_order, gap, snapped, zero_window, held_window, unsynced, picked_up
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     kind: Vec<Kind>,
     /// List the first N entries only
@@ -123,7 +123,7 @@ pub struct Inspect {
 struct Read {
     names: Vec<String>,
     totals: Totals,
-    error: Option<ReadError>,
+    errors: Vec<ReadError>,
 }
 
 impl Inspect {
@@ -147,30 +147,50 @@ impl Inspect {
         alone.cloned().for_each(|known| inspector.know(known));
         let nested = layouts.nested.iter().chain(&self.nested);
         nested.cloned().for_each(|known| inspector.know_nested(known));
-        let (mut listing, Read { names, totals, error }) = self.read(inspector)?;
+        let (listing, Read { names, totals, mut errors }) = self.read(inspector)?;
+        let shown = self.show(listing, &names, &totals);
+        // The last one ends the program, unless something else does.
+        let last = if shown.is_ok() { errors.pop() } else { None };
+        for error in errors {
+            // Standard error may be closed.
+            let _ = writeln!(io::stderr(), "ws-guard: {error}");
+        }
+        shown?;
+        last.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
+    }
+
+    /// Write and print what is wanted.
+    fn show(
+        &self,
+        mut listing: Listing<'_>,
+        names: &[String],
+        totals: &Totals,
+    ) -> anyhow::Result<()> {
         listing.finish();
         if let Some(path) = &self.write {
             write(&mut listing, path)?;
         }
         if let (Some(path), Some(page)) = (&self.html, listing.page.take()) {
-            draw(page, &names, path)?;
+            draw(page, names, path)?;
         }
-        listing.print(&names, &totals)?;
-        error.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
+        listing.print(names, totals)
     }
 
     /// Read the files, or from the interface.
     fn read<'a>(&self, inspector: Inspector<Listing<'a>>) -> anyhow::Result<(Listing<'a>, Read)> {
         if let Some(interface) = &self.interface {
             let (listing, totals) = live::inspect(interface, self.seconds, inspector)?;
-            return Ok((listing, Read { names: vec![interface.clone()], totals, error: None }));
+            return Ok((
+                listing,
+                Read { names: vec![interface.clone()], totals, errors: Vec::new() },
+            ));
         }
         let mut captures = Captures::open(&self.files)?;
         let mut bar = Bar::new(captures.progress());
-        let (listing, totals, error) =
+        let (listing, totals, errors) =
             ws_guard_inspect::inspect(&mut captures, inspector, || bar.tick());
         bar.clear();
-        Ok((listing, Read { names: captures.names().to_vec(), totals, error }))
+        Ok((listing, Read { names: captures.names().to_vec(), totals, errors }))
     }
 
     /// Bytes of each message that are shown, if they are.

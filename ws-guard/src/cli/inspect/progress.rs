@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ws_guard_inspect::input::Progress;
 
 /// Reading that takes longer than this shows how far it is.
@@ -14,32 +14,32 @@ const UNKNOWN: &str = "{spinner} {bytes}, {bytes_per_sec}";
 pub struct Bar {
     progress: Progress,
     start: Instant,
-    bar: Option<ProgressBar>,
+    /// Hidden at first: its rate is that from the beginning on.
+    bar: ProgressBar,
+    is_shown: bool,
 }
 
 impl Bar {
     pub fn new(progress: Progress) -> Bar {
-        Bar { progress, start: Instant::now(), bar: None }
+        let bar = bar(progress.total.filter(|total| *total > 0));
+        Bar { progress, start: Instant::now(), bar, is_shown: false }
     }
 
     pub fn tick(&mut self) {
-        if self.bar.is_none() && self.start.elapsed() < PATIENCE {
-            return;
+        if !self.is_shown && self.start.elapsed() >= PATIENCE {
+            self.is_shown = true;
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        let total = self.progress.total.filter(|total| *total > 0);
-        let bar = self.bar.get_or_insert_with(|| bar(total));
-        bar.set_position(self.progress.read());
+        self.bar.set_position(self.progress.read());
     }
 
     pub fn clear(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.bar.finish_and_clear();
     }
 }
 
 fn bar(total: Option<u64>) -> ProgressBar {
-    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
     match ProgressStyle::with_template(if total.is_some() { KNOWN } else { UNKNOWN }) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

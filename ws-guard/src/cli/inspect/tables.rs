@@ -2,10 +2,19 @@
 
 use std::collections::VecDeque;
 
-use ws_guard_inspect::{Finding, FlowReport, Totals, finding};
+use serde::Serialize;
+use ws_guard_inspect::{Ends, Finding, FlowReport, Totals, finding};
 
-use super::listing::Found;
 use crate::cli::output::{Column, Table, plural, printable};
+
+/// A finding and whose it is.
+#[derive(Serialize)]
+pub struct Found {
+    #[serde(flatten)]
+    pub ends: Ends,
+    #[serde(flatten)]
+    pub finding: Finding,
+}
 
 /// What each connection looks like.
 pub fn sentences(flows: &VecDeque<FlowReport>) -> String {
@@ -20,7 +29,12 @@ pub fn sentences(flows: &VecDeque<FlowReport>) -> String {
     text
 }
 
-pub fn flows_table(flows: &VecDeque<FlowReport>, left_out: u64, totals: &Totals) -> Table {
+pub fn flows_table(
+    flows: &VecDeque<FlowReport>,
+    left_out: u64,
+    totals: &Totals,
+    files: &[String],
+) -> Table {
     let mut count = format!(
         "{}, {}, {}",
         match flows.iter().all(|flow| flow.protocol == "websocket") {
@@ -36,12 +50,14 @@ pub fn flows_table(flows: &VecDeque<FlowReport>, left_out: u64, totals: &Totals)
         (totals.fragments, "IP fragments not put together"),
         (totals.unreadable, "unreadable"),
         (totals.unknown_link, "of a link type that is not read"),
+        (totals.too_fast, "too fast to be read"),
         (totals.evicted, "connections dropped to make room"),
     ] {
         if number > 0 {
             count += &format!(", {number} {what}");
         }
     }
+    count += &numbered(files);
     Table {
         columns: vec![
             Column::text("CLIENT"),
@@ -110,15 +126,26 @@ fn row(flow: &FlowReport) -> Vec<String> {
     ]
 }
 
-pub fn findings_table(findings: &VecDeque<Found>, left_out: u64) -> Table {
+/// Which file is which, where there are several: packets are counted in each.
+fn numbered(files: &[String]) -> String {
+    let is_one = files.len() < 2;
+    let line =
+        |(number, name): (usize, &String)| format!("\nfile {}: {}", number + 1, printable(name));
+    files.iter().enumerate().filter(|_| !is_one).map(line).collect()
+}
+
+pub fn findings_table(findings: &VecDeque<Found>, left_out: u64, files: &[String]) -> Table {
     let mut count = plural(findings.len(), "finding", "findings");
     if left_out > 0 {
         count += &format!(" of {}", findings.len() as u64 + left_out);
     }
+    count += &numbered(files);
+    let file = Column::number("FILE");
     let row = |found: &Found| {
         let Finding { direction, nested, at, what } = &found.finding;
         let inside = if *nested { "inside messages: " } else { "" };
         vec![
+            at.file.to_string(),
             at.packet.to_string(),
             finding::time(at.time_ns),
             found.ends.client.to_string(),
@@ -128,11 +155,11 @@ pub fn findings_table(findings: &VecDeque<Found>, left_out: u64) -> Table {
             at.offset.to_string(),
             what.kind().name().into(),
             format!("{inside}{what}"),
-            at.file.to_string(),
         ]
     };
     Table {
         columns: vec![
+            if files.len() > 1 { file } else { file.wide() },
             Column::number("PACKET"),
             Column::text("TIME"),
             Column::text("CLIENT"),
@@ -142,7 +169,6 @@ pub fn findings_table(findings: &VecDeque<Found>, left_out: u64) -> Table {
             Column::number("OFFSET"),
             Column::text("KIND"),
             Column::text("WHAT"),
-            Column::number("FILE").wide(),
         ],
         rows: findings.iter().map(row).collect(),
         count,

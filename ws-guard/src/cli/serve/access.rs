@@ -62,7 +62,7 @@ impl AccessFlags {
     }
 
     /// # Errors
-    /// With the PROXY protocol and nobody to begin with it.
+    /// The PROXY protocol without a trusted proxy.
     pub fn proxies(&self, trusted: &TrustedProxies) -> Result<Proxies, clap::Error> {
         let networks: Vec<_> = trusted.networks().copied().collect();
         if self.proxy_protocol && networks.is_empty() {

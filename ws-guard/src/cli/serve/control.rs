@@ -6,7 +6,7 @@ use super::super::{Global, SERVE_SOCKET};
 use ws_guard_server::service::Service;
 
 use crate::{
-    control::{routes, socket::Socket},
+    api::{routes, socket::Socket},
     listener::http::{self, Limits},
 };
 

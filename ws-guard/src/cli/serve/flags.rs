@@ -8,10 +8,11 @@ use clap::{Args, ValueEnum};
 use super::{access::AccessFlags, handler::HandlerFlags};
 use ws_guard_server::{
     Config,
-    coding::noise::NoiseKey,
     heartbeat::Times,
     negotiation::Negotiation,
+    noise_key::NoiseKey,
     output_limit::{self, OutputLimit},
+    routing::Share,
     stall::Thresholds,
     tls::{Clients, Tls},
 };
@@ -56,6 +57,18 @@ pub struct ServerFlags {
     #[arg(long, value_name = "TIME", env = "WS_GUARD_SHUTDOWN_DELAY", default_value = "0s",
         value_parser = delay)]
     shutdown_delay: Duration,
+    /// Time over which connections are closed at the end, with 1012 and a time to come back after, so
+    /// that not all clients come back at once
+    #[arg(long, value_name = "TIME", env = "WS_GUARD_SHUTDOWN_SPREAD", default_value = "0s",
+        value_parser = delay)]
+    shutdown_spread: Duration,
+    /// New connections a second, and as many at once; above that a handshake is answered with 503. 0 is
+    /// no such limit
+    #[arg(long, value_name = "N", env = "WS_GUARD_ADMISSION_RATE", default_value_t = 0)]
+    admission_rate: u32,
+    /// The cluster of this server, as 3/16: users of others are answered with 421. See `ws-guard route`
+    #[arg(long, value_name = "N/OF", env = "WS_GUARD_USER_CLUSTER")]
+    user_cluster: Option<Share>,
     /// Time for all connections to close in at the end
     #[arg(long, value_name = "TIME", env = "WS_GUARD_DRAIN_TIMEOUT", default_value = "10s",
         value_parser = time)]
@@ -128,7 +141,7 @@ fn output_bytes() -> RangeInclusive<i64> {
 }
 
 /// A duration that no sum of instants can overflow.
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     match delay(text)? {
         Duration::ZERO => Err("must be above 0".into()),
         time => Ok(time),
@@ -162,7 +175,8 @@ impl ServerFlags {
         config.max_connections = self.max_connections;
         config.max_connections_per_source = self.max_connections_per_source;
         config.max_connections_per_user = self.max_connections_per_user;
-        config.handler = self.handler.handler();
+        config.handler = self.handler.handler(section, config.listen.port())?;
+        config.demo_page = self.handler.demo_page()?;
         config.access = self.access.access()?;
         config.proxies = self.access.proxies(trusted)?;
         config.tls = self.tls()?.map(Arc::new);
@@ -171,6 +185,9 @@ impl ServerFlags {
         config.memory_budget = self.memory_budget;
         config.limits.message = self.max_message_size;
         config.shutdown_delay = self.shutdown_delay;
+        config.shutdown_spread = self.shutdown_spread;
+        config.admission_rate = self.admission_rate;
+        config.user_cluster = self.user_cluster;
         config.drain_timeout = self.drain_timeout;
         config.heartbeat = Times {
             ping_interval: self.ping_interval,
@@ -211,7 +228,7 @@ impl ServerFlags {
         let demanded = section.protocols.rows.iter().find(|row| row.features.client_certificate);
         if let (Some(row), Some(_), None) = (demanded, &self.tls_certificate, &self.tls_client_ca) {
             tracing::warn!(
-                "nobody gets {}, which wants a client certificate: there is no --tls-client-ca",
+                "{} is offered to no client, because it needs a client certificate: give --tls-client-ca",
                 row.answer
             );
         }

@@ -52,12 +52,17 @@ impl Follow {
     fn reload_table(&self) {
         let Some(file) = &self.file else { return };
         let section = ServerSection::load(file).map_err(|error| error.lines().join("; "));
-        let rows = section.as_ref().map_or(0, |section| section.protocols.rows.len());
+        let (rows, topics) = section
+            .as_ref()
+            .map_or((0, 0), |section| (section.protocols.rows.len(), section.topics.0.len()));
         let set =
             section.and_then(|section| self.server.set(section).map_err(|error| error.to_string()));
         match set {
-            Ok(()) => tracing::info!("took over {rows} subprotocols from {}", file.display()),
-            Err(error) => tracing::warn!("the old subprotocols stay in force: {error}"),
+            Ok(()) => tracing::info!(
+                "took over {rows} subprotocols and {topics} rules of topics from {}",
+                file.display()
+            ),
+            Err(error) => tracing::warn!("the old subprotocols and topics stay in force: {error}"),
         }
     }
 }

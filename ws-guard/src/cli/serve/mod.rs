@@ -20,10 +20,7 @@ mod follow;
 mod handler;
 
 pub use self::flags::ServerFlags;
-use super::{
-    Global,
-    run::{log_to_stderr, variables},
-};
+use super::{Global, blame::variables};
 use ws_guard_server::{
     Config, PingPolicy, PingRates, Pings, Server,
     access_log::AccessLog,
@@ -32,15 +29,16 @@ use ws_guard_server::{
 };
 
 use crate::{
+    api::socket::Socket,
     config::{
         LogFormat, listen_address, reloadable::Reloadable, server::ServerSection, unknown_variables,
     },
-    control::socket::Socket,
     domain::proxies::TrustedProxies,
     listener::{
         self, descriptors,
         http::{self, Limits},
     },
+    log::log_to_stderr,
     metrics::router_alone,
 };
 
@@ -57,18 +55,18 @@ Examples:
     --tls-client-ca clients.pem --user-from certificate
   ws-guard serve --listen :8080 --user-from query:user --config rollout.toml
 
-The file says which subprotocol who gets, a share of the users or all of them:
+The file assigns subprotocols to all users or a share of them:
   [[server.protocol]]
   offer = \"v2+compression\"
   features = [\"compression\"]           # and encryption, client-certificate, streaming
   percent = 15                         # or user-id-below = 2; all users without
-The same section may have `max-output = 65536`. The file is read again when it changes and on SIGHUP;
+The same section may have `max-output = 65536`, and rows `[[server.topic]]` for --handler topic. The file is read again when it changes and on SIGHUP;
 one with an error leaves the old settings in force.
 
 `ws-guard connections` lists its connections, over --control-socket, which is
 /run/ws-guard/serve.sock unless it is named. Without the right to make that one it does without.
 On the metrics port: /metrics, /healthz, /readyz, /health.
-SIGTERM and SIGINT close all connections with 1001, after --shutdown-delay, and end it when they are
+SIGTERM and SIGINT close all connections with 1012, after --shutdown-delay, and end it when they are
 gone.
 Exit codes: 0 ended by a signal, 1 failed, 2 usage, 64 bad configuration.";
 
@@ -116,8 +114,8 @@ pub struct Serve {
     /// File to append the access log to; -: standard output
     #[arg(long, value_name = "PATH", env = "WS_GUARD_ACCESS_LOG", default_value = "-")]
     access_log: PathBuf,
-    /// TOML file whose section `server` assigns subprotocols to users; watched for changes. It may
-    /// be that of `ws-guard run`
+    /// TOML file whose section `server` assigns subprotocols to users and says what topics are; watched
+    /// for changes. It may be that of `ws-guard run`
     #[arg(long, value_name = "FILE", env = "WS_GUARD_CONFIG")]
     config: Option<PathBuf>,
     /// Collector to send traces and metrics to, over OTLP: http://collector:4318, or https. Without
@@ -272,7 +270,7 @@ impl Work {
                 None => pending().await,
             }
         };
-        let mut beside = pin!(async {
+        let mut background = pin!(async {
             tokio::select! {
                 () = self.following.run(hangup) => Ok(()),
                 () = service.access_log.reopen_on_hangup() => Ok(()),
@@ -281,12 +279,12 @@ impl Work {
             }
         });
         tokio::select! {
-            ended = &mut beside => return ended,
+            ended = &mut background => return ended,
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tokio::select! {
-            ended = &mut beside => return ended,
+            ended = &mut background => return ended,
             () = service.leave() => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -295,7 +293,7 @@ impl Work {
         // Threads are joined, which blocks.
         let stopped = tokio::task::spawn_blocking(|| server.stop());
         tokio::select! {
-            ended = beside => ended,
+            ended = background => ended,
             stopped = stopped => stopped.context("stopping the server"),
         }
     }

@@ -25,10 +25,10 @@ const FLOOD_TIME: Duration = Duration::from_secs(24 * 3600);
 const CLOSED: Duration = Duration::from_secs(20);
 const SPOOF_EVERY: Duration = Duration::from_secs(5);
 const SPOOFED: u32 = 10_000;
-/// An attacker has so many ports, and other ones at each of so many turns of all addresses.
+/// Ports of an attacker, and turns of all addresses with other ones each.
 const PORTS: u16 = 200;
 const TURNS: u64 = 100;
-/// Of a hundred rows so many may fail to take place: their attacks have deadlines of their own, and the
+/// Number of a hundred rows that may fail to take place: their attacks have deadlines of their own, and the
 /// machine is busy.
 const UNPLAYED_PERCENT: u64 = 10;
 
@@ -83,7 +83,7 @@ pub fn spoof(stage: &Stage, clock: &Clock) -> Result<u64> {
     Ok(sent)
 }
 
-/// All rows that are not known to fail, over and over. None leaks, and no honest client beside one is
+/// All rows that are not known to fail, over and over. None leaks, and no honest client next to one is
 /// hurt.
 pub fn rows(stage: &Stage, clock: &Clock) -> Result<u64> {
     let rows = [&EVERYWHERE.concat(), packet::AT_XDP].concat();

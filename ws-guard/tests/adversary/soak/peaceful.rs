@@ -15,7 +15,7 @@ use crate::stage::{LAST_PORT, PORT, Stage, ports};
 const WAIT: Duration = Duration::from_secs(10);
 /// Between two messages of each client that stays.
 const PACE: Duration = Duration::from_millis(100);
-/// A ping with every so many of them: one in 10 s, a third of the limit at the most.
+/// Messages between two pings: one in 10 s, a third of the limit at the most.
 const PING_EVERY: u64 = 100;
 const VISIT_EVERY: Duration = Duration::from_millis(50);
 const JOIN_EVERY: Duration = Duration::from_secs(10);
@@ -90,7 +90,7 @@ pub fn join(stage: &Stage, clock: &Clock) -> Result<u64> {
     while clock.sleep(JOIN_EVERY) {
         protect(LAST_PORT - 1)?;
         let mut client = connect(stage, at, Family::V4, address::JOINERS + (joined % 5) as u8)?;
-        client.send_one(Frame::text("nobody sees this"))?;
+        client.send_one(Frame::text("unseen"))?;
         ensure!(client.wait(WAIT, |r| r.messages == 1), "no echo before");
         protect(LAST_PORT)?;
         for n in 1..=ADOPTION {

@@ -102,7 +102,7 @@ pub fn main(args: Args) -> Result<()> {
     }
     let cases = args.cases();
     if cases.is_empty() {
-        bail!("none of these servers takes one of these floods over so many connections");
+        bail!("none of these servers takes one of these floods over this number of connections");
     }
     if !args.no_build {
         build(&cases)?;

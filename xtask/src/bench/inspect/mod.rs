@@ -1,4 +1,4 @@
-//! `cargo xtask bench inspect`: how fast `ws-guard inspect` reads captures, beside tshark on the same
+//! `cargo xtask bench inspect`: how fast `ws-guard inspect` reads captures, compared with tshark on the same
 //! file in the same round, and how much memory an endless one takes.
 
 mod traffic;

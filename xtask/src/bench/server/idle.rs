@@ -27,6 +27,8 @@ pub enum Kind {
     /// After the same, with permessage-deflate agreed.
     Deflate,
     Tls,
+    /// With one subscription.
+    Subscribed,
 }
 
 impl Kind {
@@ -36,6 +38,7 @@ impl Kind {
             Kind::Used => "after use",
             Kind::Deflate => "deflate, after use",
             Kind::Tls => "TLS",
+            Kind::Subscribed => "subscribed",
         }
     }
 
@@ -44,14 +47,20 @@ impl Kind {
             Kind::Plain | Kind::Tls => &[],
             Kind::Used => &["--used", "1024"],
             Kind::Deflate => &["--used", "1024", "--deflate"],
+            Kind::Subscribed => &["--topics", "300"],
         }
+    }
+
+    /// What the server needs for it.
+    fn server(self) -> &'static [&'static str] {
+        if self == Kind::Subscribed { &["--handler", "topic"] } else { &[] }
     }
 
     /// KiB a connection; for TLS on top of what rustls takes.
     fn limit(self) -> f64 {
         match self {
             Kind::Plain => 2.0,
-            Kind::Used | Kind::Tls => 3.0,
+            Kind::Used | Kind::Tls | Kind::Subscribed => 3.0,
             Kind::Deflate => 4.0,
         }
     }
@@ -90,6 +99,15 @@ pub fn memory(programs: &Programs) -> Result<Vec<Figures>> {
     Ok(all)
 }
 
+/// The same of connections with a subscription.
+pub fn subscribed(programs: &Programs) -> Result<Vec<Figures>> {
+    let of = |count| {
+        let kind = Kind::Subscribed;
+        one(programs, Who::WsGuard, kind, count, Some(kind.limit()))
+    };
+    COUNTS.into_iter().map(of).collect()
+}
+
 fn one(
     programs: &Programs,
     who: Who,
@@ -97,7 +115,7 @@ fn one(
     connections: usize,
     limit: Option<f64>,
 ) -> Result<Figures> {
-    let server = programs.serve(who, kind == Kind::Tls, &[])?;
+    let server = programs.serve(who, kind == Kind::Tls, kind.server())?;
     let before = {
         let _first = hold(programs, &server, who, kind, FIRST)?;
         thread::sleep(Duration::from_millis(300));

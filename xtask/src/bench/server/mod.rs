@@ -1,9 +1,9 @@
 //! `cargo xtask bench server`: the companion server compared with servers on other libraries.
 
 mod echo;
-mod idle;
-mod peers;
-mod table;
+pub mod idle;
+pub mod peers;
+pub mod table;
 
 use anyhow::Result;
 use serde::Serialize;

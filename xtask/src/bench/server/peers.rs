@@ -135,7 +135,18 @@ pub struct Serving {
 impl Programs {
     /// Start a server on one thread. `tls` matters only for ws-guard: rustls always uses TLS.
     pub fn serve(&self, who: Who, tls: bool, more: &[&str]) -> Result<Serving> {
+        self.serve_with(who.name(), |port| self.command(who, port, tls, more))
+    }
+
+    /// Start a program that listens at the port which it is given.
+    pub fn serve_with(&self, name: &str, command: impl FnOnce(u16) -> Command) -> Result<Serving> {
         let port = free_port()?;
+        let process = cpus::start_on(self.cpus[0], || Process::spawn(name, command(port)))?;
+        process.wait_for(START, is_there)?;
+        Ok(Serving { process, port })
+    }
+
+    fn command(&self, who: Who, port: u16, tls: bool, more: &[&str]) -> Command {
         let mut command = match who {
             Who::WsGuard => self.ws_guard(port),
             _ => {
@@ -154,9 +165,7 @@ impl Programs {
             command.arg(flags[1]).arg(&self.certificate.key);
         }
         command.args(more);
-        let process = cpus::start_on(self.cpus[0], || Process::spawn(who.name(), command))?;
-        process.wait_for(START, is_there)?;
-        Ok(Serving { process, port })
+        command
     }
 
     fn ws_guard(&self, port: u16) -> Command {

@@ -49,8 +49,8 @@ pub fn run() -> Result<()> {
     let path = keep(&sniffer.stop()?)?;
     let mut captures = Captures::open(std::slice::from_ref(&path))?;
     let inspector = Inspector::new(Told::default());
-    let (told, _, error) = ws_guard_inspect::inspect(&mut captures, inspector, || ());
-    error.map_or(Ok(()), Err)?;
+    let (told, _, mut errors) = ws_guard_inspect::inspect(&mut captures, inspector, || ());
+    errors.pop().map_or(Ok(()), Err)?;
     let mut text = String::new();
     for (number, (scene, client)) in SCENES.iter().zip(&clients).enumerate() {
         text += &format!("{}. {}\n   {}\n", number + 1, scene.title, scene.explanation);

@@ -19,7 +19,7 @@ use nix::{
 };
 use ws_guard_inspect::{Inspector, ReadError, Totals};
 
-use self::ring::{RETIRE_MS, Ring};
+use self::ring::{BLOCKS, RETIRE_MS, Ring};
 use super::listing::Listing;
 
 /// When to end.
@@ -71,8 +71,21 @@ pub fn inspect<'a>(
     let mut ring = Ring::open(interface).map_err(|error| unopened(interface, error))?;
     // Standard error may be closed.
     let _ = writeln!(io::stderr(), "listening on {interface}, until Ctrl-C or --seconds");
+    let mut loses = false;
     while end.wait(&ring).context("waiting for packets")? {
-        while ring.read(|packet| inspector.packet(packet)) {}
+        // No more than there is at once: where packets come faster than they are read, it is to end too.
+        for _ in 0..BLOCKS {
+            if !ring.read(|packet| inspector.packet(packet)) {
+                break;
+            }
+        }
+        if !loses && dropped(&mut ring)? > 0 {
+            loses = true;
+            let _ = writeln!(
+                io::stderr(),
+                "{interface}: packets come too fast to be read: what is missing counts as gaps"
+            );
+        }
         inspector.visitor().flush();
         if inspector.visitor().has_failed() {
             break;
@@ -85,14 +98,17 @@ pub fn inspect<'a>(
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-    let dropped = ring.dropped().context("reading what was dropped")?;
-    if dropped > 0 {
-        let _ = writeln!(
-            io::stderr(),
-            "{interface}: {dropped} packets came too fast to be read; they count as gaps"
-        );
+    let too_fast = dropped(&mut ring)?;
+    if too_fast > 0 {
+        let _ = writeln!(io::stderr(), "{interface}: {too_fast} packets came too fast to be read");
     }
-    Ok(inspector.end())
+    let (listing, mut totals) = inspector.end();
+    totals.too_fast = too_fast;
+    Ok((listing, totals))
+}
+
+fn dropped(ring: &mut Ring) -> Result<u64> {
+    ring.dropped().context("reading what was dropped")
 }
 
 fn unopened(interface: &str, error: io::Error) -> anyhow::Error {

@@ -13,15 +13,12 @@ use ws_guard_inspect::{finding::Place, input::Packet};
 
 /// Bytes of a block, and blocks: 16 MiB, of which a packet takes no more than it is long.
 const BLOCK: usize = 1 << 20;
-const BLOCKS: usize = 16;
-/// A block that is not full is handed over after so long, in milliseconds.
+pub const BLOCKS: usize = 16;
+/// Time after which an incomplete block is handed over, milliseconds.
 pub const RETIRE_MS: u32 = 50;
 /// LINKTYPE values, <https://www.tcpdump.org/linktypes.html>.
 const LINK_ETHERNET: i32 = 1;
 const LINK_RAW: i32 = 101;
-const LINK_UNKNOWN: i32 = -1;
-/// `linux/if_arp.h`: packets without a header of their link.
-const ARPHRD_RAWIP: u16 = 519;
 
 /// The ring of one interface.
 pub struct Ring {
@@ -30,6 +27,7 @@ pub struct Ring {
     /// The block that is filled next.
     block: usize,
     packets: u64,
+    dropped: u64,
 }
 
 impl Ring {
@@ -53,7 +51,7 @@ impl Ring {
         request.tp_retire_blk_tov = RETIRE_MS;
         set(&socket, libc::PACKET_RX_RING, &request)?;
         let memory = map(&socket)?;
-        let ring = Ring { socket, memory, block: 0, packets: 0 };
+        let ring = Ring { socket, memory, block: 0, packets: 0, dropped: 0 };
         ring.socket.bind(&address(index))?;
         Ok(ring)
     }
@@ -92,8 +90,12 @@ impl Ring {
             let Some(header) = structure::<libc::tpacket3_hdr>(block, at) else { return };
             let behind = size_of::<libc::tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
             let Some(link) = structure::<libc::sockaddr_ll>(block, at + behind) else { return };
-            let begin = at + usize::from(header.tp_mac);
-            let data = block.get(begin..begin + header.tp_snaplen as usize);
+            let is_ethernet = matches!(link.sll_hatype, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK);
+            // Of other links the kernel knows where IP begins: tunnels, PPP, InfiniBand.
+            let from = usize::from(if is_ethernet { header.tp_mac } else { header.tp_net });
+            let left_out = from.saturating_sub(header.tp_mac.into());
+            let length = (header.tp_snaplen as usize).saturating_sub(left_out);
+            let data = block.get(at + from..at + from + length);
             at += header.tp_next_offset as usize;
             // Loopback has each packet twice.
             let is_copy = link.sll_hatype == libc::ARPHRD_LOOPBACK
@@ -102,13 +104,14 @@ impl Ring {
             self.packets += 1;
             let time_ns = u64::from(header.tp_sec) * 1_000_000_000 + u64::from(header.tp_nsec);
             let place = Place { file: 1, packet: self.packets, time_ns };
-            let link = link_type(link.sll_hatype);
-            take(&Packet { place, link, data, original: header.tp_len });
+            let original = header.tp_len.saturating_sub(left_out as u32);
+            let link = if is_ethernet { LINK_ETHERNET } else { LINK_RAW };
+            take(&Packet { place, link, data, original });
         }
     }
 
-    /// Packets that there was no room for.
-    pub fn dropped(&self) -> io::Result<u32> {
+    /// Packets that there was no room for, so far.
+    pub fn dropped(&mut self) -> io::Result<u64> {
         // SAFETY: zeros are valid counters.
         let mut counters: libc::tpacket_stats_v3 = unsafe { std::mem::zeroed() };
         let mut length = size_of_val(&counters) as libc::socklen_t;
@@ -122,7 +125,12 @@ impl Ring {
                 &raw mut length,
             )
         };
-        if got == 0 { Ok(counters.tp_drops) } else { Err(io::Error::last_os_error()) }
+        if got != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The kernel begins again at zero.
+        self.dropped += u64::from(counters.tp_drops);
+        Ok(self.dropped)
     }
 }
 
@@ -144,14 +152,6 @@ fn structure<T>(block: &[u8], at: usize) -> Option<T> {
     let bytes = block.get(at..at + size_of::<T>())?;
     // SAFETY: there are as many bytes as it has, it is read unaligned, and any bytes are valid integers.
     Some(unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) })
-}
-
-fn link_type(hardware: u16) -> i32 {
-    match hardware {
-        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => LINK_ETHERNET,
-        libc::ARPHRD_NONE | libc::ARPHRD_PPP | ARPHRD_RAWIP => LINK_RAW,
-        _ => LINK_UNKNOWN,
-    }
 }
 
 fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {

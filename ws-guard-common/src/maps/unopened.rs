@@ -1,0 +1,670 @@
+//! Connections without a flow, from their SYN-ACK on: what of a client's bytes has passed, and whether a
+//! request for an upgrade may be among them.
+
+use crate::{
+    chunks::Chunks,
+    offer::{self, Shut, unread},
+    seq::{after, before, later},
+};
+
+/// Beginning of a connection, by the server's SYN-ACK.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Beginning {
+    /// Sequence number of the client's first byte.
+    pub client_next: u32,
+    /// Sequence number of the server's first byte.
+    pub server_next: u32,
+    /// Scale of the server's windows, encoded as in [`crate::pace::scale`].
+    pub scale: u8,
+    /// The same of the client's.
+    pub client_scale: u8,
+    pub _pad: [u8; 2],
+}
+
+/// Number of slots for what SYNs say until their SYN-ACK leaves, a power of two.
+pub const SYNS: u32 = 4096;
+
+/// Slot of a connection's SYN. Two at a time may have the same one, see [`syn_tag`].
+#[inline(always)]
+pub const fn syn_slot(key: &super::FlowKey) -> u32 {
+    let [a, b, c, d] = key.client.0;
+    let ports = (key.client_port as u32) << 16 | key.server_port as u32;
+    let mixed = (a ^ b.rotate_left(11) ^ c.rotate_left(22) ^ d).wrapping_add(ports);
+    mixed.wrapping_mul(0x9E37_79B1) >> (32 - SYNS.trailing_zeros())
+}
+
+/// Tag of a SYN in its slot, in front of the scale in the low byte. Other SYNs of a connection may be
+/// discarded by the server: of those with the same number the smallest scale counts, and none of another.
+#[inline(always)]
+pub const fn syn_tag(key: &super::FlowKey, seq: u32) -> u32 {
+    let [a, b, c, d] = key.client.0;
+    let ports = (key.client_port as u32) << 16 | key.server_port as u32;
+    let mixed = (a ^ b.rotate_left(7) ^ c.rotate_left(19) ^ d ^ seq).wrapping_add(ports);
+    mixed.wrapping_mul(0x85EB_CA6B) & !0xFF
+}
+
+/// Stage of a connection without a flow.
+pub mod stage {
+    /// The server has sent no data.
+    pub const SILENT: u8 = 0;
+    /// It has.
+    pub const SPOKEN: u8 = 1;
+    /// Its 101 was dropped: the client has no answer yet, and nothing to say.
+    pub const REFUSED: u8 = 2;
+}
+
+/// Connection without a flow, since its beginning: value of [`super::name::BEGINNINGS`].
+///
+/// The client's bytes are followed far enough to know that nothing has passed ahead of a request.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Unopened {
+    pub began: Beginning,
+    /// End of the client's bytes that the server has acknowledged.
+    pub acked: u32,
+    /// The same when the server last sent data: the next request begins there or later.
+    pub answered: u32,
+    /// End of the client's bytes that passed.
+    pub high: u32,
+    /// End of the server's bytes that were sent.
+    pub server_high: u32,
+    /// Generation of the policy under which the connection was followed last.
+    pub generation: u32,
+    /// One of [`stage`].
+    pub stage: u8,
+    /// Not 0: bytes of the client have passed unread, and a request may be hidden among them. For good.
+    pub unread: u8,
+    /// Bytes of [`crate::handshake::SWITCHING`] that the server's bytes end with, once the client's are unread.
+    pub begun: u8,
+    /// Not 0: a request is not complete, or asks for an upgrade.
+    pub asks: u8,
+    /// End of those unread bytes.
+    pub unread_high: u32,
+    /// The latest request's body: its first byte, or a later one that the server has, and its end. Of a
+    /// chunked one, the end of what is known of it.
+    pub body: u32,
+    pub body_end: u32,
+    /// End of the latest byte of a chunked body's framing that was read.
+    pub framed: u32,
+    /// Reader of the framing from `body_end` on, while a chunked body is open.
+    pub chunks: Chunks,
+    /// The client's latest shut window, without [`ANSWER_ROOM`].
+    pub shut: Shut,
+    /// Time of the server's latest new data, milliseconds modulo 2^32.
+    pub spoke_ms: u32,
+    /// One of [`talks`], of a chunked body.
+    pub talks: u8,
+    pub _pad: [u8; 3],
+    /// Bytes passed unread since the server had nothing to say: [`Unopened::pass_unread`].
+    pub unheard: u32,
+}
+
+/// [`Unopened::talks`].
+mod talks {
+    /// The server has not taken any of the body.
+    pub const NOT_YET: u8 = 0;
+    /// It has, and was silent.
+    pub const SILENT: u8 = 1;
+    /// It has, and has said something since.
+    pub const TALKS: u8 = 2;
+}
+
+/// Unread bytes of a connection that pass before the server is silent, while the client offers it room. More
+/// of them are shared by all connections of the source.
+const UNHEARD: u32 = 4 * 1024;
+/// Silence after which a server with room has nothing to say, milliseconds.
+const SILENT_MS: u32 = 2;
+
+/// Distance within which what comes past the known part of a chunked body has to come again, in order.
+const GAP: u32 = 256 * 1024;
+
+/// Window with room for the next segment of an answer, on links with jumbo frames, too: into a smaller one
+/// than a segment a TCP sends nothing for a while (RFC 9293, 3.8.6.2.1).
+pub const ANSWER_ROOM: u32 = 9000;
+
+/// Distance in bytes that honest segments and acknowledgements keep within.
+pub const FAR: u32 = 1 << 24;
+
+/// Answers of [`Unopened::judge`].
+pub mod judged {
+    /// The segment must not pass.
+    pub const REFUSED: u32 = 0;
+    /// It passes.
+    pub const PASSES: u32 = 1;
+    /// It passes, and a request may begin with it.
+    pub const BEGINS: u32 = 2;
+    /// It passes unless a request begins in it, where the server's or the passed bytes end.
+    pub const REACHES: u32 = 3;
+    /// It passes: it is within a request's body.
+    pub const BODY: u32 = 4;
+    /// It passes, and the framing of a chunked body goes on in it.
+    pub const CHUNKS: u32 = 5;
+}
+
+impl Unopened {
+    #[inline(always)]
+    pub const fn new(began: Beginning, generation: u32) -> Unopened {
+        let (first, server_high) = (began.client_next, began.server_next);
+        let (acked, answered, high) = (first, first, first);
+        let stage = stage::SILENT;
+        let (unread, begun, asks, unread_high) = (0, 0, 0, first);
+        let (body, body_end, framed, chunks) = (first, first, first, Chunks::NONE);
+        let (shut, spoke_ms, talks, unheard) = (Shut::NONE, 0, talks::NOT_YET, 0);
+        Unopened {
+            began,
+            acked,
+            answered,
+            high,
+            server_high,
+            generation,
+            stage,
+            unread,
+            begun,
+            asks,
+            unread_high,
+            body,
+            body_end,
+            framed,
+            chunks,
+            shut,
+            spoke_ms,
+            talks,
+            _pad: [0; 3],
+            unheard,
+        }
+    }
+
+    /// Judge a client's segment: one of [`judged`].
+    ///
+    /// It has to acknowledge what the server sent not long ago, and to end not far past what the server
+    /// has. The first bytes after the server's data come in order: past a gap, the server would get
+    /// frames ahead of the request that fills it. And a request begins at the first byte that the
+    /// server does not have, or that has not passed: a segment that begins before that and reaches
+    /// further could hide one. So could an honest client's, merged because an acknowledgement was lost.
+    #[inline(always)]
+    pub const fn judge(&self, seq: u32, len: u32, ack: u32) -> u32 {
+        let sent = self.server_high.wrapping_sub(self.began.server_next);
+        let back = if sent < FAR { sent } else { FAR };
+        // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
+        // Its framing may go on in what is missing. A silent server has answered no request in it.
+        let talks = self.talks == talks::TALKS && self.unread == 0;
+        let past = talks && self.chunks.is_open() && after(seq, self.body_end);
+        let gap = past && seq.wrapping_sub(self.body_end) < GAP;
+        let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
+        let far = seq.wrapping_add(len).wrapping_sub(self.acked) as i32 > FAR as i32;
+        let end = seq.wrapping_add(len);
+        let first = !after(self.high, self.answered);
+        let ahead = first && after(seq, self.acked);
+        let reaches = before(seq, self.acked) && after(end, self.acked);
+        if forged || far || ahead || gap || self.stage == stage::REFUSED {
+            judged::REFUSED
+        } else if self.in_body(seq) {
+            self.judge_body(seq, end)
+        } else if seq == self.acked || seq == self.high {
+            judged::BEGINS
+        } else if reaches || before(seq, self.high) && after(end, self.high) {
+            judged::REACHES
+        } else {
+            judged::PASSES
+        }
+    }
+
+    /// Check whether the byte at `seq` is within the latest request's body. None is where another request may
+    /// be hidden in front of it.
+    #[inline(always)]
+    const fn in_body(&self, seq: u32) -> bool {
+        let known = self.unread == 0 && !before(seq, self.body);
+        let next = self.chunks.is_open() && seq == self.body_end;
+        known && (before(seq, self.body_end) || next)
+    }
+
+    /// Judge a segment that begins in the latest request's body.
+    ///
+    /// One with bytes of a chunked body's framing that was read, and that the server may not have taken, may
+    /// have others in their place: then what follows is not read. The same behind the body's end.
+    #[inline(always)]
+    const fn judge_body(&self, seq: u32, end: u32) -> u32 {
+        let unproven = after(self.framed, self.acked);
+        if unproven && before(seq, self.framed) && after(end, self.acked) {
+            judged::PASSES
+        } else if !after(end, self.body_end) {
+            judged::BODY
+        } else if self.chunks.is_open() {
+            judged::CHUNKS
+        } else {
+            judged::PASSES
+        }
+    }
+
+    /// Note that a segment passes; `read` where no request may be hidden in it. In one that the server
+    /// has, none is.
+    #[inline(always)]
+    pub const fn pass(&mut self, seq: u32, len: u32, read: bool) {
+        let end = seq.wrapping_add(len);
+        self.high = later(self.high, end);
+        if !read && after(end, self.acked) {
+            self.unread = 1;
+            self.unread_high = later(self.unread_high, end);
+        }
+    }
+
+    /// Note that a request begins at `seq`: what has passed behind that belonged to another one, of which
+    /// the server may have any part. The same behind a request that has no answer yet: of two answers the
+    /// first one may be all that is looked at.
+    #[inline(always)]
+    pub const fn begin(&mut self, seq: u32) {
+        let pipelined = after(self.body_end, self.answered);
+        if pipelined || after(self.high, seq) {
+            self.unread = 1;
+        }
+    }
+
+    /// Note that a request that asks for no upgrade ends at `from`, with a body of `length` bytes behind
+    /// it, which is not known where that is `None`.
+    #[inline(always)]
+    pub const fn complete(&mut self, from: u32, length: Option<u32>) {
+        self.asks = 0;
+        let Some(length) = length else {
+            self.unread = 1;
+            return;
+        };
+        let end = from.wrapping_add(length);
+        if self.body != from || self.body_end != end {
+            self.begin_body(from, end);
+            (self.framed, self.chunks) = (from, Chunks::NONE);
+        }
+    }
+
+    /// The same of one whose body is chunked.
+    #[inline(always)]
+    pub const fn complete_chunked(&mut self, from: u32) {
+        self.asks = 0;
+        self.begin_body(from, from);
+        (self.framed, self.chunks, self.talks) = (from, Chunks::BEGIN, talks::NOT_YET);
+    }
+
+    #[inline(always)]
+    const fn begin_body(&mut self, from: u32, end: u32) {
+        // What has passed behind another head in its place may hide a request.
+        let unknown = after(self.high, from);
+        self.unread = if unknown { 1 } else { self.unread };
+        (self.body, self.body_end) = (from, end);
+    }
+
+    /// Note that the framing of the chunked body was read up to `framed`, with the reader then in the state
+    /// `chunks`, and that it goes on, or the body ends, at `end`.
+    #[inline(always)]
+    pub const fn read_chunks(&mut self, chunks: Chunks, framed: u32, end: u32) {
+        if self.talks == talks::NOT_YET && after(self.acked, self.body) {
+            self.talks = talks::SILENT;
+        }
+        self.body = later(self.body, self.acked);
+        (self.chunks, self.framed, self.body_end) = (chunks, framed, end);
+    }
+
+    /// Check whether the server, which has the client's bytes up to `ack`, can have no request for an
+    /// upgrade. `generation` is the policy's.
+    #[inline(always)]
+    pub const fn asks_nothing(&self, ack: u32, generation: u32) -> bool {
+        let known = self.unread == 0 && !after(ack, self.high);
+        known && self.asks == 0 && self.generation == generation
+    }
+
+    /// Check whether the server, which has the client's bytes up to `ack`, has not got all of the latest
+    /// request's body. What it says meanwhile may answer another request, which is in that.
+    #[inline(always)]
+    pub const fn awaits_body(&self, ack: u32) -> bool {
+        before(ack, self.body_end) || self.chunks.is_open()
+    }
+
+    /// Take over the `window` of a client's segment, as in a TCP header. Not of one that [`Unopened::judge`]
+    /// refuses. `true` when the server may answer under it.
+    #[inline(always)]
+    pub const fn offers(&mut self, seq: u32, window: u32) -> bool {
+        let room = offer::has_room(window, self.began.client_scale, ANSWER_ROOM);
+        self.shut.offers(seq, room)
+    }
+
+    /// Decide whether an unread segment of `len` bytes passes: one of [`unread`].
+    ///
+    /// A request for an upgrade may be hidden in it, and frames behind that one. The server's 101 shows
+    /// them, unless the client lets nothing out: it offers no window, or acknowledges little of what is
+    /// in front of the 101. A server with room that is silent has nothing to say. `now` is in milliseconds
+    /// of a precise clock.
+    #[inline(always)]
+    pub const fn pass_unread(
+        &mut self,
+        seq: u32,
+        ack: u32,
+        window: u32,
+        len: u32,
+        now: u32,
+    ) -> u32 {
+        let room = self.offers(seq, window);
+        let silent = ack == self.server_high && now.wrapping_sub(self.spoke_ms) >= SILENT_MS;
+        if room && silent {
+            self.unheard = 0;
+        }
+        let decided = unread::decide(room, self.unheard, UNHEARD);
+        self.unheard = self.unheard.saturating_add(len);
+        if decided == unread::REFUSED { unread::SHARED } else { decided }
+    }
+
+    /// Check whether bytes have passed beyond a request that ends at `end`, perhaps frames, before any
+    /// answer: unread ones, or any where a request for an upgrade is `whole` there. What seemed to be
+    /// the body of another one then passed as such.
+    #[inline(always)]
+    pub const fn passed_beyond(&self, end: u32, whole: bool) -> bool {
+        after(if whole { self.high } else { self.unread_high }, end)
+    }
+
+    /// Check whether the server, which has the client's bytes up to `ack`, may begin an answer: it has new ones
+    /// since it last sent data, or none behind a body, which a server that reads no bodies takes for requests.
+    #[inline(always)]
+    pub const fn may_answer(&self, ack: u32) -> bool {
+        let body = self.body != self.body_end && ack == self.body_end;
+        body || after(ack, self.answered)
+    }
+
+    /// Check whether the server has taken more than a request's bytes that were read up to `next`: the
+    /// rest passed before they came again.
+    #[inline(always)]
+    pub const fn took_more(&self, next: u32) -> bool {
+        after(self.acked, next)
+    }
+
+    /// Take over a server's segment that ends at `end`; it `speaks` where it has data or a FIN, which says
+    /// nothing if it says it again. `true` where it says something.
+    /// What passed under another policy was not followed: the connection is followed anew from here.
+    #[inline(always)]
+    pub const fn acknowledge(&mut self, ack: u32, end: u32, speaks: bool, generation: u32) -> bool {
+        let anew = self.generation != generation;
+        if anew {
+            self.generation = generation;
+            // Where nothing was followed in between, the numbers are anywhere.
+            let followed = self.high.wrapping_sub(ack) < FAR;
+            if !followed {
+                (self.unread, self.unread_high, self.high) = (1, ack, ack);
+            }
+            let sent = self.server_high.wrapping_sub(end) < FAR;
+            self.server_high = if sent { self.server_high } else { end };
+            self.acked = ack;
+        }
+        let new = anew || after(end, self.server_high);
+        if after(ack, self.high) {
+            // It has taken bytes that were not seen.
+            (self.unread, self.high) = (1, ack);
+        }
+        self.acked = later(self.acked, ack);
+        self.server_high = later(self.server_high, end);
+        self.unread_high = not_before(self.unread_high, self.acked);
+        self.answered = not_before(self.answered, self.acked);
+        if !(speaks && new) {
+            return false;
+        }
+        self.answered = self.acked;
+        if self.stage == stage::SILENT {
+            self.stage = stage::SPOKEN;
+        }
+        if self.talks == talks::SILENT {
+            self.talks = talks::TALKS;
+        }
+        true
+    }
+}
+
+/// `mark`, or what is 1 GiB before `end` where that is later: half the sequence space behind, it would
+/// seem to be ahead.
+#[inline(always)]
+const fn not_before(mark: u32, end: u32) -> u32 {
+    const BACK: u32 = 1 << 30;
+    let behind = end.wrapping_sub(mark);
+    if behind as i32 > BACK as i32 { end.wrapping_sub(BACK) } else { mark }
+}
+
+/// Maximum of [`Unopened`]s.
+pub const BEGINNINGS: u32 = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: u32 = u32::MAX - 50;
+
+    fn began() -> Unopened {
+        let began = Beginning { client_next: FIRST, server_next: 7, ..Beginning::default() };
+        Unopened::new(began, 1)
+    }
+
+    fn at(offset: u32) -> u32 {
+        FIRST.wrapping_add(offset)
+    }
+
+    impl Unopened {
+        fn refuses(&self, seq: u32, ack: u32) -> bool {
+            self.judge(seq, 10, ack) == judged::REFUSED
+        }
+    }
+
+    #[test]
+    fn before_the_server_speaks_the_first_bytes_come_first() {
+        let mut began = began();
+        assert!(began.refuses(at(138), 7), "a gap in front");
+        assert!(began.refuses(FIRST, 6) && began.refuses(FIRST, 9), "another acknowledgement");
+        assert!(!began.refuses(FIRST, 7));
+        began.pass(FIRST, 100, true);
+        assert!(!began.refuses(at(200), 7), "an upload may come out of order");
+        began.acknowledge(at(100), 7, false, 1);
+        assert!(!began.refuses(at(200), 7), "also after a pure acknowledgement");
+    }
+
+    #[test]
+    fn after_the_server_has_spoken_the_next_bytes_come_first_again() {
+        let mut began = began();
+        began.pass(FIRST, 100, true);
+        began.acknowledge(at(100), 9, true, 1);
+        assert!(began.refuses(at(101), 9), "a gap in front of the next request");
+        assert!(
+            began.refuses(at(100), 11) && began.refuses(at(100), 6),
+            "never sent by the server"
+        );
+        assert!(!began.refuses(at(100), 7) && !began.refuses(at(50), 9));
+        began.acknowledge(at(120), 9, false, 1);
+        assert!(!began.refuses(at(120), 9), "the server has what is missing here");
+        began.pass(at(100), 20, true);
+        began.pass(at(120), 80, true);
+        began.acknowledge(at(120), 11, true, 1);
+        assert!(!began.refuses(at(200), 11), "under way while the server spoke");
+        assert!(began.refuses(at(1 << 30), 11) && began.refuses(at(120 + FAR), 11), "too far");
+    }
+
+    #[test]
+    fn a_request_begins_where_the_stream_goes_on() {
+        let mut began = began();
+        assert_eq!(began.judge(FIRST, 10, 7), judged::BEGINS);
+        began.pass(FIRST, 100, true);
+        assert_eq!(began.judge(at(100), 10, 7), judged::BEGINS);
+        assert_eq!(began.judge(at(90), 10, 7), judged::PASSES);
+        assert_eq!(began.judge(at(0u32.wrapping_sub(1 << 20)), 10, 7), judged::PASSES);
+    }
+
+    #[test]
+    fn an_answer_that_comes_again_says_nothing_about_an_upload() {
+        let mut began = began();
+        began.pass(FIRST, 100, true);
+        began.acknowledge(at(100), 9, true, 1);
+        began.pass(at(100), 50, false);
+        began.acknowledge(at(150), 9, true, 1);
+        assert_eq!(began.judge(at(100), 80, 9), judged::REACHES, "merged with what comes again");
+        assert!(!began.refuses(at(180), 9), "its order is anything");
+        // Nor is a new one: the acknowledgement of the first bytes may be lost.
+        began.acknowledge(at(150), 11, true, 1);
+        assert_eq!(began.judge(at(100), 80, 11), judged::REACHES);
+    }
+
+    #[test]
+    fn under_a_new_policy_a_connection_is_followed_anew() {
+        let mut began = began();
+        began.pass(FIRST, 100, true);
+        began.acknowledge(at(100), 9, true, 1);
+        began.acknowledge(at(5000), 800, true, 2);
+        assert!(!began.refuses(at(5000), 800) && began.refuses(at(5001), 800));
+    }
+
+    #[test]
+    fn a_request_is_late_behind_what_passed_unread_beyond_it() {
+        let mut began = began();
+        began.pass(FIRST, 138, true);
+        assert!(!began.passed_beyond(at(0), false), "its rest was read");
+        began.pass(at(100), 38, false);
+        assert!(began.passed_beyond(at(137), false), "others came in its place");
+        began.pass(at(138), 10, false);
+        assert!(!began.passed_beyond(at(148), false));
+        assert!(began.passed_beyond(at(147), false));
+        began.pass(at(10), 5, false);
+        assert_eq!((began.high, began.unread_high), (at(148), at(148)));
+        began.acknowledge(at(138), 9, true, 1);
+        began.pass(at(138), 1 << 20, false);
+        assert!(began.passed_beyond(at(1 << 20), false));
+    }
+
+    #[test]
+    fn a_body_passes_in_any_order() {
+        let mut began = began();
+        began.complete(at(60), Some(1000));
+        began.pass(FIRST, 100, true);
+        assert!(began.asks_nothing(FIRST, 1) && !began.asks_nothing(FIRST, 2));
+        for (seq, len) in [(500, 560), (100, 400), (60, 1000)] {
+            assert_eq!(began.judge(at(seq), len, 7), judged::BODY);
+            began.pass(at(seq), len, true);
+        }
+        assert_ne!(began.judge(at(1000), 61, 7), judged::BODY, "past its end");
+        assert_ne!(began.judge(at(59), 61, 7), judged::BODY, "in front of it");
+        assert!(!began.passed_beyond(at(60), false));
+        assert!(began.asks_nothing(at(1060), 1));
+        assert!(!began.asks_nothing(at(1061), 1), "the server has more than has passed");
+        assert_eq!(began.judge(at(1060), 10, 7), judged::BEGINS);
+    }
+
+    #[test]
+    fn a_chunked_body_goes_on_where_its_framing_does() {
+        let mut began = began();
+        began.pass(FIRST, 50, true);
+        began.complete_chunked(at(60));
+        assert_eq!(began.judge(at(60), 10, 7), judged::CHUNKS);
+        let mut chunks = Chunks::BEGIN;
+        assert_eq!((chunks.push(b'9'), chunks.push(b'\r'), chunks.push(b'\n')), (0, 0, 9));
+        // Ten bytes of which the last seven are data, two more are to come.
+        began.read_chunks(chunks, at(63), at(72));
+        began.pass(at(50), 20, true);
+        assert!(began.awaits_body(at(70)) && began.asks_nothing(at(70), 1));
+        assert_eq!(began.judge(at(63), 9, 7), judged::BODY, "data again");
+        assert_eq!(began.judge(at(62), 9, 7), judged::PASSES, "the framing again");
+        assert_eq!(began.judge(at(70), 3, 7), judged::CHUNKS);
+        assert_eq!(began.judge(at(72), 3, 7), judged::CHUNKS);
+        assert_eq!(began.judge(at(73), 3, 7), judged::PASSES, "behind a gap");
+        began.acknowledge(at(63), 7, false, 1);
+        began.read_chunks(chunks, at(63), at(72));
+        began.acknowledge(at(63), 8, true, 1);
+        assert!(began.refuses(at(73), 8), "behind a gap, of a server that talks");
+        assert_eq!(began.judge(at(72 + GAP), 3, 8), judged::PASSES, "far behind it");
+        assert_eq!(began.judge(at(63), 9, 8), judged::BODY, "the server has its framing");
+        for byte in b"\r\n0\r\n\r\n" {
+            chunks.push(*byte);
+        }
+        assert!(!chunks.is_open());
+        began.read_chunks(chunks, at(79), at(79));
+        began.pass(at(70), 9, true);
+        assert!(began.awaits_body(at(78)) && !began.awaits_body(at(79)));
+        assert!(began.may_answer(at(79)));
+        assert_eq!(began.judge(at(79), 10, 7), judged::BEGINS, "the next request");
+        assert_eq!(began.judge(at(70), 30, 7), judged::PASSES, "what follows is not read");
+        assert_eq!(began.unread, 0);
+        began.complete_chunked(at(75));
+        assert_eq!(began.unread, 1, "another head, behind which bytes passed");
+    }
+
+    #[test]
+    fn another_head_in_front_of_a_body_makes_it_unread() {
+        let followed = || {
+            let mut began = began();
+            began.complete(at(60), Some(1000));
+            began.pass(FIRST, 100, true);
+            began.pass(at(100), 900, true);
+            began
+        };
+        for (from, length, known) in [
+            (60, Some(1000), true),
+            (60, Some(900), false),
+            (61, Some(999), false),
+            (60, None, false),
+        ] {
+            let mut began = followed();
+            began.complete(at(from), length);
+            assert_eq!(began.unread == 0, known, "{from} {length:?}");
+        }
+        let mut began = followed();
+        began.complete(at(1000), Some(5));
+        assert_eq!(began.unread, 0, "the next request");
+    }
+
+    #[test]
+    fn what_was_not_read_may_ask_for_an_upgrade() {
+        let mut began = began();
+        began.pass(FIRST, 100, true);
+        assert!(began.asks_nothing(FIRST, 1));
+        began.asks = 1;
+        assert!(!began.asks_nothing(FIRST, 1));
+        began.complete(at(100), Some(0));
+        assert!(began.asks_nothing(FIRST, 1));
+        began.acknowledge(at(101), 7, false, 1);
+        assert!(!began.asks_nothing(at(101), 1), "it passed elsewhere");
+    }
+
+    #[test]
+    fn an_upload_of_gigabytes_to_a_silent_server_goes_on() {
+        let mut began = began();
+        let mut end = FIRST;
+        for _ in 0..5000 {
+            // Two segments are in flight.
+            for _ in 0..2 {
+                assert_ne!(
+                    began.judge(end, 1 << 20, 7),
+                    judged::REFUSED,
+                    "{}",
+                    end.wrapping_sub(FIRST)
+                );
+                began.pass(end, 1 << 20, false);
+                end = end.wrapping_add(1 << 20);
+            }
+            began.acknowledge(end.wrapping_sub(1 << 20), 7, false, 1);
+        }
+        began.acknowledge(end, 9, true, 1);
+        assert!(!began.passed_beyond(end.wrapping_add(500), false));
+    }
+
+    #[test]
+    fn a_keep_alive_probe_under_another_policy_forges_nothing() {
+        let mut unopened = began();
+        unopened.pass(FIRST, 100, true);
+        unopened.acknowledge(at(100), 507, true, 1);
+        // A probe repeats the number before the next one.
+        unopened.acknowledge(at(100), 506, false, 2);
+        assert_eq!(unopened.judge(at(100), 50, 507), judged::BEGINS);
+        assert_eq!(unopened.unread, 0);
+        // Nothing was followed between two policies: what passed may be anything.
+        unopened.acknowledge(at(90_000), 900, true, 3);
+        assert_eq!((unopened.unread, unopened.high), (1, at(90_000)));
+        unopened.acknowledge(at(90_000), 899, false, 4);
+        assert_eq!(unopened.judge(at(90_000), 50, 900), judged::BEGINS);
+    }
+
+    #[test]
+    fn a_refused_connection_passes_nothing() {
+        let mut began = began();
+        began.stage = stage::REFUSED;
+        began.acknowledge(at(10), 9, true, 1);
+        assert!(began.refuses(at(10), 9));
+    }
+}

@@ -1,0 +1,600 @@
+//! What the bus does while it is connected, and what it knows when it is not.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use redis::{Cmd, RedisError, RedisResult};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::spawn_local,
+    time::{sleep, timeout, timeout_at},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Order, Settings, away,
+    keys::Keys,
+    link::{BLOCK, Link, Notices, call, is_of_the_command},
+    metrics::BusMetrics,
+    queue::Queue,
+};
+use crate::topics::{
+    bus::{BusError, Promise, Publication, Stored},
+    exchange::{Arrival, Exchange},
+    log::Position,
+    rules::{History, Kind},
+};
+
+/// Most entries of a topic in one answer.
+pub const BATCH: usize = 256;
+/// A stream that is neither published to nor loaded for as long is gone.
+const FORGOTTEN: Duration = Duration::from_secs(86_400);
+/// How long a key is known where there is no history to go by.
+const KEY_KNOWN: Duration = Duration::from_secs(300);
+/// Entries of a topic without a history: those that servers may be behind.
+const TRANSPORT: usize = 1000;
+/// Before all ids.
+const BEGINNING: &str = "0-0";
+/// How often positions are saved, and a topic is tried again that could not be read.
+const SAVE: Duration = Duration::from_secs(1);
+/// What queues get to give back what they have in at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the thread works with.
+pub struct Work {
+    pub exchange: Arc<Exchange>,
+    pub settings: Settings,
+    pub metrics: BusMetrics,
+    pub connected: Arc<AtomicBool>,
+}
+
+/// A topic that is read.
+struct Reading {
+    name: Arc<str>,
+    keys: Keys,
+    /// The id of the last entry that was read.
+    last: String,
+    /// That which was saved.
+    saved: String,
+}
+
+/// What all tasks of a session share.
+pub struct Shared {
+    pub work: Work,
+    pub link: Link,
+    /// By the key of the stream.
+    reading: RefCell<HashMap<String, Reading>>,
+    /// Topics that are being loaded, and whether again when that is done.
+    loading: RefCell<HashMap<Arc<str>, bool>>,
+    /// Topics that are to be read, in this order of changes, and as of which change they are.
+    changes: Cell<u64>,
+    taken: Cell<u64>,
+    changed: Notify,
+    /// Something happened that the connections do not survive.
+    broken: Notify,
+    /// Redis's clock, less this one's.
+    ahead_ms: Cell<i64>,
+    queues: RefCell<HashMap<Arc<str>, Rc<Queue>>>,
+    /// Streams of a cluster that are being read, and whether again when that is done.
+    pub fetching: RefCell<HashMap<String, bool>>,
+    /// Those of queues, which give back what they have.
+    tasks: TaskTracker,
+}
+
+/// The bus's thread, over all its connections.
+pub struct Session {
+    work: Option<Work>,
+    wanted: HashSet<Arc<str>>,
+    /// Since when it is connected.
+    served: Option<Instant>,
+    shared: Option<Rc<Shared>>,
+}
+
+impl Session {
+    pub fn new(work: Work) -> Session {
+        Session { work: Some(work), wanted: HashSet::new(), served: None, shared: None }
+    }
+
+    /// How long it was connected, if it was since this was last asked.
+    pub fn take_served(&mut self) -> Option<Duration> {
+        self.served.take().map(|since| since.elapsed())
+    }
+
+    /// Connect and serve; `Ok` when there is nothing more to do, ever.
+    pub async fn serve(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> RedisResult<()> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        let (link, notices) = match Link::open(&work.settings.place).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.work = Some(work);
+                return Err(error);
+            }
+        };
+        work.metrics.connects.inc();
+        work.metrics.connected.set(1);
+        work.connected.store(true, Ordering::Relaxed);
+        tracing::info!("the bus is connected to Redis");
+        self.served = Some(Instant::now());
+        let shared = Rc::new(Shared {
+            work,
+            link,
+            reading: RefCell::default(),
+            loading: RefCell::default(),
+            changes: Cell::new(0),
+            taken: Cell::new(0),
+            changed: Notify::new(),
+            broken: Notify::new(),
+            ahead_ms: Cell::new(0),
+            queues: RefCell::default(),
+            fetching: RefCell::default(),
+            tasks: TaskTracker::new(),
+        });
+        self.shared = Some(shared.clone());
+        for topic in &self.wanted {
+            spawn_local(shared.clone().begin(topic.clone()));
+        }
+        tokio::select! {
+            () = shared.broken.notified() => Err((redis::ErrorKind::Io, "a command failed").into()),
+            error = shared.read(notices) => Err(error),
+            error = shared.save() => Err(error),
+            () = shared.nudge() => Ok(()),
+            () = shared.obey(&mut self.wanted, orders) => {
+                shared.queues.borrow_mut().drain().for_each(|(_, queue)| queue.end());
+                shared.tasks.close();
+                let _ = timeout(LAST_WORDS, shared.tasks.wait()).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// The connections are gone; what is under way fails by itself.
+    pub fn disconnected(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.work.connected.store(false, Ordering::Relaxed);
+            shared.work.metrics.connected.set(0);
+            shared.queues.borrow_mut().drain().for_each(|(_, queue)| queue.end());
+            let Work { exchange, settings, metrics, connected } = &shared.work;
+            self.work = Some(Work {
+                exchange: exchange.clone(),
+                settings: settings.clone(),
+                metrics: metrics.clone(),
+                connected: connected.clone(),
+            });
+        }
+    }
+
+    /// Refuse what comes meanwhile; an error where nothing more will come.
+    pub async fn wait(
+        &mut self,
+        time: Duration,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+    ) -> Result<(), ()> {
+        let until = tokio::time::Instant::now() + time;
+        while let Ok(order) = timeout_at(until, orders.recv()).await {
+            match order.ok_or(())? {
+                Order::Publish(_, promise, _) => promise(Err(away())),
+                Order::Acknowledge(_, promise) => promise(Err(away())),
+                Order::Joined(topic) => drop(self.wanted.insert(topic)),
+                Order::Left(topic) => drop(self.wanted.remove(&topic)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+}
+
+/// The position that an id is.
+pub fn position(id: &str) -> Option<Position> {
+    let (epoch, offset) = id.split_once('-')?;
+    Some(Position { epoch: epoch.parse().ok()?, offset: offset.parse().ok()? })
+}
+
+/// The id of a position.
+pub fn id(position: Position) -> String {
+    format!("{}-{}", position.epoch, position.offset)
+}
+
+/// Entries as Redis has them: ids, and names and values by turns.
+pub type Entries = Vec<(String, Vec<Vec<u8>>)>;
+
+impl Shared {
+    /// Do what connections ask for, until there are none and never will be.
+    async fn obey(
+        self: &Rc<Self>,
+        wanted: &mut HashSet<Arc<str>>,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+    ) {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Publish(publication, promise, under_way) => {
+                    let shared = self.clone();
+                    spawn_local(async move {
+                        shared.publish(publication, promise).await;
+                        drop(under_way);
+                    });
+                }
+                Order::Acknowledge(handed, promise) => {
+                    let queue = self.queues.borrow().get(&handed.topic).cloned();
+                    match queue {
+                        Some(queue) => drop(spawn_local(queue.acknowledge(handed, promise))),
+                        None => promise(Ok(false)),
+                    }
+                }
+                Order::Joined(topic) => {
+                    wanted.insert(topic.clone());
+                    spawn_local(self.clone().begin(topic));
+                }
+                Order::Left(topic) => {
+                    wanted.remove(&topic);
+                    self.end(&topic);
+                }
+            }
+        }
+    }
+
+    pub fn keys(&self, topic: &str) -> Keys {
+        Keys::of(&self.work.settings.cluster, topic)
+    }
+
+    /// A command failed; whether that ends the session.
+    pub fn failed(&self, error: &RedisError) {
+        if !is_of_the_command(error) {
+            self.broken.notify_one();
+        }
+    }
+
+    fn kind(&self, topic: &str) -> Kind {
+        self.work.exchange.rule(topic).map_or(Kind::Live, |rule| rule.kind)
+    }
+
+    async fn publish(&self, publication: Publication, promise: Promise<Stored>) {
+        let keys = self.keys(&publication.topic);
+        let key = publication.key.as_ref().map(|key| keys.key(key));
+        let both: Vec<&str> = [Some(&*keys.stream), key.as_deref()].into_iter().flatten().collect();
+        let kind = self.kind(&publication.topic);
+        let command = match &kind {
+            Kind::Queue(queueing) => {
+                let mut command = call(&self.link.scripts.enqueue, &both);
+                let known = KEY_KNOWN.as_millis() as u64;
+                command.arg(&publication.data[..]).arg(queueing.entries).arg(known);
+                command.arg(u8::from(self.link.is_cluster()));
+                command
+            }
+            Kind::History(history) => self.store(&both, &publication, history),
+            Kind::Live => {
+                let bounds = History { messages: TRANSPORT, bytes: 0, age: KEY_KNOWN };
+                self.store(&both, &publication, &bounds)
+            }
+        };
+        let stored = self.link.ask::<(String, u8)>(&keys.stream, &command).await;
+        let stored = match stored {
+            Ok((id, _)) if id.is_empty() => Err(BusError::Full),
+            Ok((id, repeated)) => self.replicated(&keys.stream).await.map(|()| Stored {
+                position: position(&id).filter(|_| matches!(kind, Kind::History(_))),
+                reached: None,
+                repeated: repeated == 1,
+            }),
+            Err(error) => {
+                self.failed(&error);
+                Err(BusError::Unavailable(error.to_string()))
+            }
+        };
+        self.work.metrics.failed.inc_by(u64::from(stored.is_err()));
+        promise(stored);
+    }
+
+    fn store(&self, keys: &[&str], publication: &Publication, bounds: &History) -> Cmd {
+        let age = bounds.age.as_millis() as u64;
+        let forgotten = bounds.age.max(FORGOTTEN).as_millis() as u64;
+        let mut command = call(&self.link.scripts.publish, keys);
+        // One more, so that the position before the first is known.
+        command
+            .arg(&self.link.node(keys[0]).run)
+            .arg(&publication.data[..])
+            .arg(bounds.messages + 1);
+        command.arg(age).arg(forgotten).arg(u8::from(self.link.is_cluster()));
+        command
+    }
+
+    /// Wait until as many replicas have it as have to.
+    async fn replicated(&self, stream: &str) -> Result<(), BusError> {
+        let wanted = self.work.settings.wait_replicas;
+        if wanted == 0 {
+            return Ok(());
+        }
+        let mut command = redis::cmd("WAIT");
+        command.arg(wanted).arg(1000);
+        match self.link.ask::<usize>(stream, &command).await {
+            Ok(have) if have >= wanted => Ok(()),
+            Ok(have) => {
+                let error = format!("{have} of {wanted} replicas have the publication");
+                Err(BusError::Unavailable(error))
+            }
+            Err(error) => {
+                self.failed(&error);
+                Err(BusError::Unavailable(error.to_string()))
+            }
+        }
+    }
+
+    /// Read a topic from now on. Nothing of it is read while it is loaded.
+    async fn begin(self: Rc<Self>, topic: Arc<str>) {
+        self.reading.borrow_mut().remove(&self.keys(&topic).stream);
+        if let Some(again) = self.loading.borrow_mut().get_mut(&topic) {
+            *again = true;
+            return;
+        }
+        self.loading.borrow_mut().insert(topic.clone(), true);
+        while self.loading.borrow_mut().get_mut(&topic).is_some_and(std::mem::take) {
+            self.begin_once(&topic).await;
+        }
+        self.loading.borrow_mut().remove(&topic);
+    }
+
+    async fn begin_once(self: &Rc<Self>, topic: &Arc<str>) {
+        if let Kind::Queue(queueing) = self.kind(topic) {
+            let queue = Queue::new(self.clone(), topic.clone(), queueing);
+            let before = self.queues.borrow_mut().insert(topic.clone(), queue.clone());
+            before.iter().for_each(|queue| queue.end());
+            self.tasks.spawn_local(queue.run());
+        }
+        let Err(error) = self.load(topic).await else { return };
+        if !is_of_the_command(&error) {
+            return self.broken.notify_one();
+        }
+        tracing::warn!("a topic cannot be read from Redis: {error}");
+        sleep(SAVE).await;
+        let wanted = !self.work.exchange.subscribers(topic).is_empty();
+        if let Some(again) = self.loading.borrow_mut().get_mut(topic) {
+            *again |= wanted;
+        }
+    }
+
+    /// Have the exchange know what Redis has of a topic, and read on from there.
+    async fn load(self: &Rc<Self>, topic: &Arc<str>) -> RedisResult<()> {
+        let keys = self.keys(topic);
+        let (mut last, mut saved) = (BEGINNING.to_owned(), String::new());
+        let kind = self.kind(topic);
+        self.follow(&keys.stream).await?;
+        if matches!(kind, Kind::Queue(_)) {
+            let mut command = redis::cmd("XREVRANGE");
+            command.arg(&keys.stream).arg("+").arg("-").arg("COUNT").arg(1);
+            let entries: Entries = self.link.ask(&keys.stream, &command).await?;
+            entries.into_iter().for_each(|(id, _)| last = id);
+        } else {
+            let history = match &kind {
+                Kind::History(history) => history.messages + 1,
+                _ => 1,
+            };
+            let age = match &kind {
+                Kind::History(history) => history.age.max(FORGOTTEN),
+                _ => FORGOTTEN,
+            };
+            let mut command = call(&self.link.scripts.open, &[&keys.stream, &keys.delivered]);
+            command.arg(&self.link.node(&keys.stream).run).arg(history);
+            command.arg(age.as_millis() as u64).arg(&self.work.settings.server);
+            let (now, mut entries, delivered): (i64, Entries, String) =
+                self.link.ask(&keys.stream, &command).await?;
+            self.ahead_ms.set(now - now_ms());
+            self.work.metrics.reloads.inc();
+            last = entries.first().map(|(id, _)| id.clone()).unwrap_or_default();
+            saved.clone_from(&delivered);
+            if matches!(kind, Kind::History(_)) {
+                let ids: Vec<Position> =
+                    entries.iter().filter_map(|(id, _)| position(id)).collect();
+                self.continues(topic, position(&delivered), &ids);
+            }
+            let oldest = entries.pop().and_then(|(id, _)| position(&id)).unwrap_or_default();
+            let arrivals = entries.into_iter().rev().filter_map(|entry| arrival(entry, now));
+            self.work.exchange.load(topic, oldest, arrivals.collect());
+        }
+        let reading = Reading { name: topic.clone(), keys: keys.clone(), saved, last };
+        if self.work.exchange.subscribers(topic).is_empty() {
+            // They left meanwhile, and the order to end may have come before this.
+            return Ok(());
+        }
+        self.reading.borrow_mut().insert(keys.stream.clone(), reading);
+        if self.link.is_cluster() {
+            // What was published since it was loaded.
+            spawn_local(self.clone().fetch(keys.stream));
+        }
+        self.change();
+        Ok(())
+    }
+
+    /// Say how much was stored while this server did not read, as the position tells that it saved.
+    fn continues(&self, topic: &str, delivered: Option<Position>, there: &[Position]) {
+        let (Some(delivered), Some(oldest)) = (delivered, there.last()) else { return };
+        let later = there.iter().filter(|at| **at > delivered).count() as u64;
+        let missed = match *oldest > delivered {
+            true => oldest.offset.saturating_sub(delivered.offset),
+            false => 0,
+        };
+        // The oldest is there for its position only.
+        let caught_up = later.saturating_sub(u64::from(missed > 0));
+        if later > 0 {
+            tracing::info!(topic, caught_up, missed, "a topic went on while it was not read here");
+        }
+        self.work.metrics.caught_up.inc_by(caught_up);
+        self.work.metrics.missed.inc_by(missed);
+    }
+
+    fn end(self: &Rc<Self>, topic: &Arc<str>) {
+        let queue = self.queues.borrow_mut().remove(topic);
+        queue.iter().for_each(|queue| queue.end());
+        let keys = self.keys(topic);
+        self.reading.borrow_mut().remove(&keys.stream);
+        self.unfollow(keys.stream.clone());
+        // Nobody waits for it here: what comes now is not missed.
+        let shared = self.clone();
+        let mut command = redis::cmd("HDEL");
+        command.arg(keys.delivered).arg(&self.work.settings.server);
+        spawn_local(async move { shared.link.ask::<u64>(&keys.stream, &command).await });
+    }
+
+    /// Whether entries of a stream are delivered here.
+    pub fn is_read(&self, stream: &str) -> bool {
+        self.reading.borrow().contains_key(stream)
+    }
+
+    /// The last entry of a stream that was read.
+    pub fn last_read(&self, stream: &str) -> Option<String> {
+        self.reading.borrow().get(stream).map(|reading| reading.last.clone())
+    }
+
+    /// What is read has changed.
+    fn change(&self) {
+        self.changes.set(self.changes.get() + 1);
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    /// Wake the reader for topics that it does not wait for yet, for ever.
+    async fn nudge(&self) {
+        if self.link.is_cluster() {
+            return std::future::pending().await;
+        }
+        let node = &self.link.nodes[0];
+        loop {
+            self.changed.notified().await;
+            while self.taken.get() < self.changes.get() {
+                let mut command = redis::cmd("CLIENT");
+                command.arg("UNBLOCK").arg(node.reader);
+                if command.query_async::<i64>(&mut node.commands.clone()).await.is_err() {
+                    self.broken.notify_one();
+                    return std::future::pending().await;
+                }
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+
+    /// Read entries of all topics, until that fails.
+    async fn read(self: &Rc<Self>, notices: Notices) -> RedisError {
+        if self.link.is_cluster() {
+            return self.heed(notices).await;
+        }
+        loop {
+            match self.read_once().await {
+                Ok(()) => {}
+                Err(error) => return error,
+            }
+        }
+    }
+
+    async fn read_once(self: &Rc<Self>) -> RedisResult<()> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("STREAMS");
+        let empty = {
+            let reading = self.reading.borrow();
+            for key in reading.keys() {
+                command.arg(key);
+            }
+            for reading in reading.values() {
+                command.arg(&reading.last);
+            }
+            reading.is_empty()
+        };
+        self.taken.set(self.changes.get());
+        if empty {
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = sleep(BLOCK) => {
+                    redis::cmd("PING").query_async::<()>(&mut self.link.nodes[0].reads.clone()).await?;
+                }
+            }
+            return Ok(());
+        }
+        let read: Option<Vec<(String, Entries)>> =
+            command.query_async(&mut self.link.nodes[0].reads.clone()).await?;
+        for (key, entries) in read.unwrap_or_default() {
+            self.arrived(&key, entries);
+        }
+        // A reader that always finds something lets others have their turn.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    pub fn arrived(self: &Rc<Self>, key: &str, entries: Entries) {
+        let Some(topic) = self.reading.borrow().get(key).map(|reading| reading.name.clone()) else {
+            return;
+        };
+        if let Some(queue) = self.queues.borrow().get(&topic) {
+            queue.wake();
+            if let (Some((last, _)), Some(reading)) =
+                (entries.last(), self.reading.borrow_mut().get_mut(key))
+            {
+                reading.last.clone_from(last);
+            }
+            return;
+        }
+        let now = now_ms() + self.ahead_ms.get();
+        for (id, fields) in entries {
+            let Some(arrival) = arrival((id.clone(), fields), now) else { continue };
+            self.work.metrics.lag.observe(arrival.age.as_secs_f64());
+            if !self.work.exchange.arrive(&topic, &arrival) {
+                // Something is missing, or the stream is another one: see what there is.
+                self.reading.borrow_mut().remove(key);
+                spawn_local(self.clone().begin(topic));
+                return;
+            }
+            if let Some(reading) = self.reading.borrow_mut().get_mut(key) {
+                reading.last = id;
+            }
+        }
+    }
+
+    /// Save how far this server has read, until that fails.
+    async fn save(&self) -> RedisError {
+        loop {
+            sleep(SAVE).await;
+            let mut pipelines = vec![redis::pipe(); self.link.nodes.len()];
+            for reading in self.reading.borrow_mut().values_mut() {
+                if reading.last == reading.saved || self.queues.borrow().contains_key(&reading.name)
+                {
+                    continue;
+                }
+                reading.saved.clone_from(&reading.last);
+                let server = &self.work.settings.server;
+                let key = &reading.keys.delivered;
+                let pipeline = &mut pipelines[self.link.index(key)];
+                pipeline.cmd("HSET").arg(key).arg(server).arg(&reading.last).ignore();
+                pipeline.cmd("PEXPIRE").arg(key).arg(FORGOTTEN.as_millis() as u64).ignore();
+            }
+            for (node, pipeline) in self.link.nodes.iter().zip(pipelines) {
+                if pipeline.is_empty() {
+                    continue;
+                }
+                let saved = pipeline.query_async::<()>(&mut node.commands.clone()).await;
+                if let Err(error) = saved
+                    && !is_of_the_command(&error)
+                {
+                    return error;
+                }
+            }
+        }
+    }
+}
+
+/// An entry with its age, unless it is only a topic's beginning.
+fn arrival((id, fields): (String, Vec<Vec<u8>>), now_ms: i64) -> Option<Arrival> {
+    let mut fields = fields.into_iter();
+    let data = fields.nth(1)?;
+    let at = std::str::from_utf8(&fields.nth(1)?).ok()?.parse::<i64>().ok()?;
+    if data.is_empty() {
+        return None;
+    }
+    let age = Duration::from_millis(u64::try_from(now_ms - at).unwrap_or_default());
+    Some(Arrival { position: position(&id)?, data: data.into(), age })
+}

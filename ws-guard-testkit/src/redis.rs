@@ -1,0 +1,119 @@
+//! Processes of Redis: a server, a node of a cluster, or a Sentinel.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::{tools, wait::wait_for};
+
+/// How long one may take to start.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A process of Redis that ends when it is dropped.
+pub struct Redis {
+    child: Option<Child>,
+    pub port: u16,
+    dir: TempDir,
+    arguments: Vec<String>,
+}
+
+/// A port that is free for now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Redis {
+    /// One that keeps nothing on disk, unless the options say so.
+    pub fn start(options: &[&str]) -> Redis {
+        let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
+        let place = dir.path().display().to_string();
+        let port_text = port.to_string();
+        let first = ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--dir", &place];
+        let arguments = first.iter().chain(options).map(|word| word.to_string()).collect();
+        Redis::run(port, dir, arguments)
+    }
+
+    /// A node of a cluster that is to be made.
+    pub fn node() -> Redis {
+        let bus = free_port().to_string();
+        let timeout = ["--cluster-node-timeout", "1000"];
+        Redis::start(
+            &[&["--cluster-enabled", "yes", "--cluster-port", &bus], &timeout[..]].concat(),
+        )
+    }
+
+    /// A Sentinel that decides alone, and soon, about the primary at this port.
+    pub fn sentinel(name: &str, primary: u16) -> Redis {
+        let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
+        let file = dir.path().join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {name} 127.0.0.1 {primary} 1\n\
+             sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 3000\n",
+            dir.path().display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let arguments = vec![file.display().to_string(), "--sentinel".into()];
+        Redis::run(port, dir, arguments)
+    }
+
+    fn run(port: u16, dir: TempDir, arguments: Vec<String>) -> Redis {
+        let mut redis = Redis { child: None, port, dir, arguments };
+        redis.again();
+        redis
+    }
+
+    /// Start it again, with what it has on disk.
+    pub fn again(&mut self) {
+        let child = tools::redis_server()
+            .args(&self.arguments)
+            .current_dir(self.dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is there: `cargo xtask setup` installs it");
+        self.child = Some(child);
+        let there = wait_for(PATIENCE, || self.answers());
+        assert!(there.is_some(), "redis-server does not start");
+    }
+
+    fn answers(&self) -> Option<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+        stream.write_all(b"PING\r\n").ok()?;
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).ok()?;
+        (&answer == b"+PONG").then_some(())
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Of a process that runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// SIGSTOP, or SIGCONT.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

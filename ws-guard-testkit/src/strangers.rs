@@ -1,0 +1,76 @@
+//! Clients that other people wrote: each says some things, waits for their echoes, and closes with 4001.
+use std::{io::ErrorKind, net::SocketAddr, path::Path, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{netns::Namespace, process::Process, tools};
+
+/// Debian's.
+const CHROMIUM: &str = "chromium";
+/// No window, nothing but the page, and nothing that asks for more of the network.
+const ALONE: [&str; 8] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+];
+
+/// What a client is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stranger {
+    /// Python `websockets`.
+    Python,
+    /// npm `ws`.
+    Ws,
+    /// A browser, which always offers permessage-deflate.
+    Chromium,
+}
+
+impl Stranger {
+    pub fn name(self) -> &'static str {
+        match self {
+            Stranger::Python => "Python client",
+            Stranger::Ws => "ws client",
+            Stranger::Chromium => CHROMIUM,
+        }
+    }
+
+    /// Start it; the browser goes on when its connection has ended. `folder` is for what it keeps.
+    ///
+    /// # Errors
+    /// Where it cannot be started; `None` where there is no browser.
+    pub fn start(
+        self,
+        namespace: &Namespace,
+        server: SocketAddr,
+        deflate: bool,
+        folder: &Path,
+    ) -> Result<Option<Process>> {
+        let url = format!("ws://{server}/");
+        let (program, script) = match self {
+            Stranger::Python => (tools::python(), tools::foreign().join("client.py")),
+            Stranger::Ws => ("node".into(), tools::foreign().join("client.cjs")),
+            Stranger::Chromium => return browser(namespace, server, folder),
+        };
+        let mut command = namespace.command(program);
+        command.env("NODE_PATH", tools::node_modules()).arg(script).arg(url);
+        command.args(deflate.then_some("deflate"));
+        Process::spawn(self.name(), command).map(Some)
+    }
+}
+
+fn browser(namespace: &Namespace, server: SocketAddr, folder: &Path) -> Result<Option<Process>> {
+    match Command::new(CHROMIUM).arg("--version").output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        version => drop(version.context("asking for chromium's version")?),
+    }
+    let page = tools::foreign().join("client.html");
+    let mut command = namespace.command(CHROMIUM);
+    command.args(ALONE).arg(format!("--user-data-dir={}", folder.join("profile").display()));
+    command.arg(format!("file://{}#{server}", page.display()));
+    Process::spawn(CHROMIUM, command).map(Some)
+}

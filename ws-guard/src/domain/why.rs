@@ -1,0 +1,95 @@
+//! Why a source is throttled, as the event says it.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
+use ws_guard_common::{
+    flow::Flow,
+    maps::{SourceKey, action},
+    source::{BANNED, MANUAL, Source, millis},
+};
+
+use super::{open::Open, source::SourceViews};
+
+/// The reason of a throttle in JSON, as it was when the daemon read of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// `pings`, or `operator` when it was throttled by hand.
+    pub by: Cow<'static, str>,
+    /// Pings that the source may send in any window.
+    pub limit: u32,
+    pub window_seconds: u32,
+    /// Pings that every connection may send, whatever its source has used.
+    pub connection_share: u32,
+    /// Pings that one connection may send; null where it has no limit of its own.
+    pub connection_limit: Option<u32>,
+    /// Pings of the source in the window, as far as its log goes.
+    pub pings_in_window: u32,
+    /// Those of the connection that went over the limit; null where none did.
+    pub connection_pings_in_window: Option<u32>,
+    pub pings_total: u64,
+    /// What happens to connections over the limit.
+    pub action: Cow<'static, str>,
+    /// Their windows are held.
+    pub paced: bool,
+    /// Open connections that share the source...
+    pub connections: u32,
+    /// ...and those of them over the limit.
+    pub over_limit: u32,
+}
+
+impl Why {
+    /// `flow` went over the limit; `open` is what is known of all connections of the source.
+    pub fn new(
+        views: &SourceViews,
+        key: &SourceKey,
+        source: &Source,
+        flow: Option<&Flow>,
+        open: Open,
+    ) -> Why {
+        let now = millis(views.clock.now_ns);
+        let policy = views.policies.scopes.get(key.scope() as usize).copied().unwrap_or_default();
+        // Its own copy may be older than the policy, and is empty before its first ping.
+        let current = Source { limits: views.limits(key), ..*source };
+        let banned = source.flags & BANNED != 0;
+        let doing = if banned { action::BAN } else { current.action() };
+        let counted = |flow: &Flow| flow.window.count(now, policy.connection_rate);
+        let own = policy.connection_rate;
+        Why {
+            by: if source.flags & MANUAL != 0 { "operator" } else { "pings" }.into(),
+            limit: current.limits.rate.limit,
+            window_seconds: current.limits.rate.window_ms / 1000,
+            connection_share: policy.share,
+            connection_limit: (own.limit > 0).then_some(own.limit),
+            pings_in_window: source.window.count(now, current.limits.rate),
+            connection_pings_in_window: flow.map(counted),
+            pings_total: source.pings_total,
+            action: action::name(doing).into(),
+            paced: !banned && current.paces(),
+            // The connection that did it may be younger than the count.
+            connections: open.connections.max(flow.is_some().into()),
+            over_limit: open.over_limit.max(flow.is_some().into()),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.by == "operator" {
+            f.write_str("by an operator")?;
+        } else {
+            write!(f, "limit {} in {} s", self.limit, self.window_seconds)?;
+            write!(f, ", {} counted", self.pings_in_window)?;
+            if let Some(own) = self.connection_pings_in_window {
+                write!(f, ", {own} on this connection")?;
+            }
+            if let Some(limit) = self.connection_limit {
+                write!(f, " (limit {limit})")?;
+            }
+        }
+        let paced = if self.paced { " and pace" } else { "" };
+        write!(f, " · {}{paced}", self.action)?;
+        let many = if self.connections == 1 { "connection" } else { "connections" };
+        write!(f, " · {} of {} {many} over the limit", self.over_limit, self.connections)
+    }
+}

@@ -1,0 +1,249 @@
+//! Takeover of pins that an earlier schema made.
+//!
+//! Maps whose layout did not change are shared, as in any takeover: their entries stay, and old and
+//! new programs use them together until the last link has the new program. Each of the others gets a
+//! successor, pinned as `NAME-next`; [`CHANGES`] says whether the old entries are read into it. Once
+//! all successors are complete, they are renamed over their predecessors: between the two schema
+//! notes [`finish`] can repeat that, so that a daemon may die at any moment.
+//!
+//! A change of a layout raises [`SCHEMA_VERSION`], and sets `since` in [`CHANGES`]. A new [`OLDEST`]
+//! lets rows and readers go.
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use ws_guard_common::maps::{Counters, SCHEMA_VERSION, name};
+
+use super::{
+    error::GuardError,
+    layout::LAYOUTS,
+    pins::{self, NEXT, Pins},
+    plain::{Plain, Raw},
+};
+
+/// Oldest schema whose pins are taken over.
+const OLDEST: u32 = 9;
+
+/// A map whose layout, or the meaning of it, has changed since [`OLDEST`].
+struct Change {
+    map: &'static str,
+    /// First schema whose entries have the present layout and meaning.
+    since: u32,
+    entries: Entries,
+}
+
+/// Treatment of the old map's entries.
+#[derive(Clone, Copy)]
+enum Entries {
+    /// They last for a handshake: the successor starts empty, and requests in progress count as
+    /// unseen.
+    Dropped,
+    Read(Reader),
+}
+
+/// Writes the old map's entries, in the present layout, to its successor.
+type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
+
+/// Schema 12 has further maps, which start empty, and shares all earlier ones. In [`name::FLOWS`] a ping's
+/// time has given way to [`ws_guard_common::flow::Flow::ended`], which no such time equals, and to
+/// `server_ms`, which the server's next segment sets; in [`name::COUNTERS`] the heartbeats of all servers
+/// together stay unread.
+const CHANGES: [Change; 4] = [
+    Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
+    Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
+    Change { map: name::BEGINNINGS, since: 12, entries: Entries::Dropped },
+    Change { map: name::COUNTERS, since: 10, entries: Entries::Read(counters_of_9) },
+];
+
+/// A takeover of an earlier schema's pins.
+pub struct Migration {
+    from: u32,
+    replaced: Vec<Replaced>,
+}
+
+struct Replaced {
+    name: &'static str,
+    entries: Entries,
+    /// Open, because the successor takes its pin.
+    old: Map,
+}
+
+impl Migration {
+    /// The takeover that the pins need; `None` if they are of this schema, or there are none.
+    ///
+    /// # Errors
+    /// [`GuardError::Incompatible`] for schemas and maps that cannot be taken over.
+    pub fn plan(pins: &Pins) -> Result<Option<Migration>, GuardError> {
+        let Some(from) = earlier_schema(pins)? else {
+            pins.check()?;
+            return Ok(None);
+        };
+        let mut replaced = Vec::new();
+        for layout in &LAYOUTS {
+            let Some(found) = pins.found(layout)? else { continue };
+            let fits = layout.check(&found);
+            let change = CHANGES.iter().find(|change| change.map == layout.name);
+            match change {
+                Some(change) if from < change.since || fits.is_err() => {
+                    let old = open(pins, &pins.map(layout.name))?;
+                    replaced.push(Replaced { name: layout.name, entries: change.entries, old });
+                }
+                _ => fits.map_err(|why| GuardError::Incompatible(pins.dir().into(), why))?,
+            }
+        }
+        discard(pins)?;
+        Ok(Some(Migration { from, replaced }))
+    }
+
+    /// Whether a map gets a successor.
+    pub fn replaces(&self, map: &str) -> bool {
+        self.replaced.iter().any(|replaced| replaced.name == map)
+    }
+
+    /// Read the old entries into the successors; again what changed since the last time.
+    /// Only while no program uses the successors yet: what they write would be overwritten.
+    pub fn read(&self, pins: &Pins) -> Result<(), GuardError> {
+        for replaced in &self.replaced {
+            let Entries::Read(reader) = replaced.entries else { continue };
+            let (next, path) = (next(pins, replaced.name), pins.map(replaced.name));
+            let mut new = open(pins, if next.exists() { &next } else { &path })?;
+            reader(&replaced.old, &mut new).map_err(|error| GuardError::Map {
+                map: replaced.name,
+                operation: "reading an earlier schema's entries",
+                source: std::io::Error::other(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Put the successors in the places of the old maps, which the attached programs still use.
+    pub fn commit(&self, pins: &Pins) -> Result<(), GuardError> {
+        self.read(pins)?;
+        pins.write_schema()?;
+        finish(pins)?;
+        let names = |read: bool| {
+            let these = self.replaced.iter();
+            let these = these.filter(|map| matches!(map.entries, Entries::Read(_)) == read);
+            these.map(|map| map.name).collect::<Vec<_>>().join(", ")
+        };
+        tracing::info!(
+            from = self.from,
+            to = SCHEMA_VERSION,
+            copied = names(true),
+            emptied = names(false),
+            "took over the maps of an earlier schema; all others are shared"
+        );
+        Ok(())
+    }
+}
+
+/// End what a daemon that died within [`Migration::commit`] began.
+pub fn finish(pins: &Pins) -> Result<(), GuardError> {
+    let (Some(earlier), true) = (earlier_schema(pins)?, pins.has_schema(SCHEMA_VERSION)?) else {
+        return Ok(());
+    };
+    for layout in &LAYOUTS {
+        let (next, path) = (next(pins, layout.name), pins.map(layout.name));
+        if next.exists() {
+            std::fs::rename(&next, &path).map_err(GuardError::pin("replacing", &path))?;
+        }
+    }
+    pins.remove_schema(earlier)
+}
+
+/// Remove the successors of a takeover that was not committed.
+pub fn discard(pins: &Pins) -> Result<(), GuardError> {
+    if pins.has_schema(SCHEMA_VERSION)? {
+        return Ok(());
+    }
+    LAYOUTS.iter().try_for_each(|layout| pins::remove(&next(pins, layout.name)).map(drop))
+}
+
+/// The pin of a map's successor.
+pub fn next(pins: &Pins, map: &str) -> PathBuf {
+    pins.map(&format!("{map}{NEXT}"))
+}
+
+/// The schema of the pins, where it is an earlier one that can be taken over.
+pub fn earlier_schema(pins: &Pins) -> Result<Option<u32>, GuardError> {
+    for schema in OLDEST..SCHEMA_VERSION {
+        if pins.has_schema(schema)? {
+            return Ok(Some(schema));
+        }
+    }
+    Ok(None)
+}
+
+fn open(pins: &Pins, path: &Path) -> Result<Map, GuardError> {
+    MapData::from_pin(path).and_then(Map::from_map_data).map_err(|error| {
+        GuardError::Incompatible(pins.dir().into(), format!("{}: {error}", path.display()))
+    })
+}
+
+/// [`Counters`] of schema 9, without room for more of them.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Counters9 {
+    events: [u64; 57],
+    violations_in: [u64; 11],
+    violations_out: [u64; 11],
+    heartbeat: [u64; 20],
+    heartbeat_sum_ns: u64,
+    event_second: u64,
+    event_budget: [u64; 11],
+}
+
+// SAFETY: `repr(C)`, made of integers.
+unsafe impl Plain for Counters9 {}
+
+impl From<Counters9> for Counters {
+    fn from(old: Counters9) -> Counters {
+        let mut new = Counters {
+            violations_in: old.violations_in,
+            violations_out: old.violations_out,
+            event_second: old.event_second,
+            ..Counters::ZERO
+        };
+        new.events[..old.events.len()].copy_from_slice(&old.events);
+        new.event_budget[..old.event_budget.len()].copy_from_slice(&old.event_budget);
+        new
+    }
+}
+
+fn counters_of_9(old: &Map, new: &mut Map) -> Result<(), MapError> {
+    let old = PerCpuArray::<_, Raw<Counters9>>::try_from(old)?;
+    let mut new = PerCpuArray::<_, Raw<Counters>>::try_from(new)?;
+    let values = old.get(&0, 0)?;
+    let values: Vec<_> = values.iter().map(|Raw(old)| Raw(Counters::from(*old))).collect();
+    new.set(0, PerCpuValues::try_from(values)?, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_those_of_takeovers() {
+        for change in &CHANGES {
+            assert!(LAYOUTS.iter().any(|layout| layout.name == change.map));
+            assert!((OLDEST..=SCHEMA_VERSION).contains(&change.since), "{}", change.map);
+        }
+    }
+
+    #[test]
+    fn counters_keep_their_numbers() {
+        let mut old = Counters9 {
+            events: std::array::from_fn(|number| number as u64 + 1),
+            violations_in: [0; 11],
+            violations_out: [0; 11],
+            heartbeat: [0; 20],
+            heartbeat_sum_ns: 0,
+            event_second: 0,
+            event_budget: [0; 11],
+        };
+        (old.violations_out[10], old.event_budget[10]) = (8, 9);
+        let new = Counters::from(old);
+        assert!(new.events[..57].iter().zip(1..).all(|(counted, number)| *counted == number));
+        assert!(new.events[57..].iter().all(|counted| *counted == 0));
+        assert_eq!((new.violations_out[10], new.event_budget[10]), (8, 9));
+    }
+}

@@ -1,0 +1,36 @@
+//! The throttled sources with the most pings, by name: the one metric with addresses of clients.
+
+use prometheus::proto::MetricFamily;
+use ws_guard_server::source::Prefixes;
+
+use super::families::{Labels, gauges};
+use crate::{domain::address::source_text, state::survey::Survey};
+
+/// The first of them, as a survey has them; none where there are none.
+pub fn family(survey: &Survey, prefixes: &Prefixes, most: u32) -> Option<MetricFamily> {
+    let worst = survey.worst.iter().take(most as usize);
+    let named: Vec<(String, u64)> =
+        worst.map(|(key, pings)| (source_text(prefixes, key), *pings)).collect();
+    shown(&named)
+}
+
+fn shown(named: &[(String, u64)]) -> Option<MetricFamily> {
+    let labels: Vec<_> =
+        named.iter().map(|(source, pings)| ([("source", source.as_str())], *pings)).collect();
+    let samples: Vec<(Labels<'_>, f64)> =
+        labels.iter().map(|(labels, pings)| (labels.as_slice(), *pings as f64)).collect();
+    // The text format has no family without samples.
+    (!samples.is_empty()).then(|| {
+        gauges(
+            "top_source_pings",
+            "Pings of the throttled sources with the most, at most --top-sources of them (by default none); the only label with addresses of clients.",
+            &samples,
+        )
+    })
+}
+
+/// For the catalogue.
+#[cfg(test)]
+pub fn specimen() -> Option<MetricFamily> {
+    shown(&[("192.0.2.1".into(), 1)])
+}

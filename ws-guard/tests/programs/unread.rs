@@ -1,0 +1,225 @@
+//! Bytes that may hide frames, of clients that let nothing out that would show them.
+//!
+//! Without a pace 16 KiB of them pass.
+use std::time::Duration;
+
+use ws_guard_common::{flow::state, maps::Counter::*};
+
+use ws_guard_testkit::packets::{Packet, SWITCHING, flag::SYN};
+
+use crate::{
+    case::{Case, case, pings},
+    forged::{HTTP, syn_ack},
+};
+
+const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\n\r\n";
+/// Bytes of each segment behind it.
+const SEGMENT: usize = 1000;
+/// Number of those that pass.
+const PASS: i64 = 17;
+
+impl Case {
+    /// The latest packet says that its sender has no room.
+    pub fn shut(self) -> Case {
+        self.with(|packet| packet.window = 0)
+    }
+}
+
+/// Smallest window with room.
+const ANSWER_ROOM: u16 = 9000;
+/// Number of segments that pass in front of an answer that is not taken: 4 KiB of the connection, 512 KiB of
+/// its source, and one at a pace of next to nothing.
+const SHARED: i64 = 5 + 525 + 1;
+
+/// The latest packet has a window into which no segment of jumbo frames fits.
+fn narrow(case: Case) -> Case {
+    case.with(|packet| packet.window = ANSWER_ROOM - 1)
+}
+
+/// Place of the upload: its end is in front of the request that is answered.
+const FIRST: i64 = -2_000_000;
+
+/// Place of the segment with this number.
+fn place(number: i64) -> i64 {
+    FIRST + UPLOAD.len() as i64 + number * SEGMENT as i64
+}
+
+/// A connection since its SYN-ACK with the head of an upload.
+fn upload(name: &'static str) -> Case {
+    syn_ack(case(name), FIRST).client_at(FIRST, UPLOAD)
+}
+
+/// The same behind SYNs with these window scales, each at its place in front of the first byte; the SYN-ACK has
+/// one as well.
+fn scaled(name: &'static str, syns: &[(i64, u8)]) -> Case {
+    let syn = |case: Case, &(place, shift): &(i64, u8)| {
+        case.client_at(place, [])
+            .with(move |packet| (packet.flags, packet.tcp_options) = (SYN, vec![3, 3, shift, 1]))
+    };
+    let case = syns.iter().fold(case(name), syn);
+    syn_ack(case, FIRST)
+        .with(|packet| packet.tcp_options = vec![3, 3, 7, 1])
+        .client_at(FIRST, UPLOAD)
+}
+
+/// The latest packet has the window of 64 KiB that Linux offers with a scale of 7.
+fn linux(case: Case) -> Case {
+    case.with(|packet| packet.window = 502)
+}
+
+/// The first segments of the upload, each with `edit`.
+fn segments(case: Case, count: i64, edit: fn(Case) -> Case) -> Case {
+    (0..count).fold(case, |case, number| edit(case.client_at(place(number), [b'x'; SEGMENT])))
+}
+
+/// The next one is dropped, and opens no flow.
+fn is_last(case: Case, count: i64, edit: fn(Case) -> Case) -> Case {
+    edit(case.client_at(place(count), [b'x'; SEGMENT]))
+        .dropped()
+        .leaves_no_flow()
+        .counts(&[(DroppedUnsynced, 1)])
+}
+
+fn open(case: Case) -> Case {
+    case
+}
+
+/// Uploads, in which a request for an upgrade may be hidden.
+fn uploads() -> Vec<Case> {
+    let ahead = |case: Case, window: u16| {
+        case.client_at(place(60), []).with(move |packet| packet.window = window)
+    };
+    vec![
+        segments(upload("an upload whose client lets the server answer"), 40, open)
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 0)]),
+        is_last(
+            segments(upload("an upload whose client lets nothing out"), PASS, Case::shut),
+            PASS,
+            Case::shut,
+        ),
+        is_last(
+            segments(
+                upload("the same, with a pace").policy(|policy| policy.pace = 1024),
+                2,
+                Case::shut,
+            ),
+            2,
+            Case::shut,
+        ),
+        segments(upload("its window opens"), PASS, Case::shut)
+            .client_at(place(PASS), [b'x'; SEGMENT])
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 0)]),
+        is_last(
+            segments(ahead(upload("windows older than one that is shut"), 0), PASS, open),
+            PASS,
+            open,
+        ),
+        segments(ahead(upload("the same, where that one has room"), ANSWER_ROOM), 40, open)
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 0)]),
+        is_last(
+            segments(upload("a window that no segment of the server fits into"), PASS, narrow),
+            PASS,
+            narrow,
+        ),
+        segments(scaled("a window with a scale", &[(FIRST - 1, 7)]), 40, linux)
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 0)]),
+        is_last(
+            segments(scaled("a window without one", &[(FIRST - 1, 0)]), PASS, linux),
+            PASS,
+            linux,
+        ),
+        is_last(
+            segments(
+                scaled("a decoy's larger scale", &[(FIRST - 1, 0), (FIRST - 1, 14)]),
+                PASS,
+                linux,
+            ),
+            PASS,
+            linux,
+        ),
+        is_last(
+            segments(
+                scaled("the same in the place of another", &[(FIRST - 1, 0), (FIRST, 14)]),
+                PASS,
+                linux,
+            ),
+            PASS,
+            linux,
+        ),
+        unheard("an answer that the client does not take", SHARED)
+            .dropped()
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 1)]),
+        unheard("an answer that the client takes late", SHARED - 1)
+            .with(takes_answer)
+            .wait(Duration::from_millis(40))
+            .client_at(place(SHARED), [b'x'; SEGMENT])
+            .with(takes_answer)
+            .client_at(place(SHARED + 1), [b'x'; SEGMENT])
+            .with(takes_answer)
+            .leaves_no_flow()
+            .counts(&[(DroppedUnsynced, 0)]),
+    ]
+}
+
+fn takes_answer(packet: &mut Packet) {
+    packet.ack = packet.ack.wrapping_add((HTTP.len() + SWITCHING.len()) as u32);
+}
+
+/// An upload of this number of segments and one more, whose client does not acknowledge the server's
+/// answer.
+fn unheard(name: &'static str, count: i64) -> Case {
+    let case = upload(name).policy(|policy| policy.pace = 1).server(place(0), HTTP);
+    segments(case, count, open).client_at(place(count), [b'x'; SEGMENT])
+}
+
+/// Streams out of sync.
+fn out_of_sync() -> Vec<Case> {
+    let payload = || vec![0; SEGMENT];
+    let unsynced = |name| case(name).open().server(1000, []);
+    let later = |case: Case| case.wait(Duration::from_millis(40));
+    let behind = |case: Case| (0..PASS).fold(case, |case, _| later(case).client(payload()));
+    vec![
+        behind(
+            unsynced("out of sync, and windows older than one that is shut")
+                .client_at(60_000, [])
+                .shut(),
+        )
+        .client(payload())
+        .dropped()
+        .leaves(state::UNSYNCED)
+        .counts(&[(DroppedUnsynced, 1)]),
+        unsynced("the same, where a window that opens is discarded")
+            .policy(|policy| policy.pace = 1)
+            .client_at(60_000, [])
+            .shut()
+            .client(payload())
+            .client_at(60_000, [0])
+            .client(payload())
+            .dropped()
+            .leaves(state::UNSYNCED)
+            .counts(&[(DroppedUnsynced, 1)]),
+        behind(behind(unsynced("and where none is shut")))
+            .client(payload())
+            .leaves(state::UNSYNCED)
+            .counts(&[(DroppedUnsynced, 0)]),
+        case("frames that are followed need no window")
+            .open()
+            .client_at(60_000, [])
+            .shut()
+            .client(pings(3))
+            .shut()
+            .leaves(state::OPEN)
+            .counts(&[(DroppedUnsynced, 0), (Pings, 3)]),
+    ]
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = uploads();
+    cases.extend(out_of_sync());
+    cases
+}

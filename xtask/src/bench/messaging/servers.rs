@@ -1,0 +1,104 @@
+//! Redis, and servers that share topics over it.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use ws_guard_testkit::{redis::Redis, tools};
+
+use super::super::server::peers::{Programs, Serving, Who, text};
+use crate::{cpus, step};
+
+/// Who shares topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    WsGuard,
+    SocketIo,
+}
+
+impl Sharing {
+    pub const ALL: [Sharing; 2] = [Sharing::WsGuard, Sharing::SocketIo];
+
+    /// What the load generator calls it too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sharing::WsGuard => "ws-guard",
+            Sharing::SocketIo => "socket-io",
+        }
+    }
+}
+
+/// What is needed to start them.
+pub struct Servers<'a> {
+    pub programs: &'a Programs,
+    folder: tempfile::TempDir,
+    socket_io: PathBuf,
+}
+
+/// Servers on a Redis of their own.
+pub struct Fleet {
+    pub servers: Vec<Serving>,
+    pub redis: Redis,
+}
+
+impl Fleet {
+    pub fn ports(&self) -> Vec<String> {
+        self.servers.iter().map(|server| server.port.to_string()).collect()
+    }
+}
+
+impl<'a> Servers<'a> {
+    pub fn new(programs: &'a Programs) -> Result<Servers<'a>> {
+        let folder = tempfile::tempdir()?;
+        let rules = "[[server.topic]]\nmatch = \"chat*\"\nhistory = 1000\n";
+        fs::write(folder.path().join("topics.toml"), rules)?;
+        fs::write(folder.path().join("secret"), "x".repeat(32))?;
+        Ok(Servers { programs, folder, socket_io: socket_io()? })
+    }
+
+    /// So many, on one CPU together; Redis is on that of the load generator.
+    pub fn fleet(&self, who: Sharing, count: usize) -> Result<Fleet> {
+        let redis = cpus::start_on(cpus::ends()?[1], || Ok(Redis::start(&[])))?;
+        let url = format!("redis://127.0.0.1:{}", redis.port);
+        let servers = (0..count).map(|number| match who {
+            Sharing::WsGuard => {
+                let name = format!("server-{number}");
+                self.ws_guard(&["--bus", &url, "--bus-server", &name])
+            }
+            Sharing::SocketIo => self.programs.serve_with(who.name(), |port| {
+                let mut node = Command::new("node");
+                node.arg(self.socket_io.join("server.cjs")).args([&port.to_string(), &url]);
+                node
+            }),
+        });
+        Ok(Fleet { servers: servers.collect::<Result<_>>()?, redis })
+    }
+
+    /// One with topics.
+    pub fn ws_guard(&self, more: &[&str]) -> Result<Serving> {
+        let [rules, secret] = ["topics.toml", "secret"].map(|name| self.folder.path().join(name));
+        let flags = ["--handler", "topic", "--config", text(&rules)];
+        let secret = ["--resume-secret", text(&secret)];
+        let most = ["--max-connections", "15500", "--max-connections-per-source", "15500"];
+        let queue = ["--queue-messages", "2000", "--queue-bytes", "4194304"];
+        let all = [&flags[..], &secret, &most, &queue, more].concat();
+        self.programs.serve(Who::WsGuard, false, &all)
+    }
+}
+
+/// The folder of the program on socket.io, with its packages.
+fn socket_io() -> Result<PathBuf> {
+    let (source, folder) =
+        (tools::workspace().join("bench/socket-io"), tools::target().join("bench-messaging"));
+    fs::create_dir_all(&folder)?;
+    for file in ["package.json", "server.cjs"] {
+        fs::copy(source.join(file), folder.join(file))
+            .with_context(|| format!("copying {file}"))?;
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]);
+    npm.current_dir(&folder);
+    step::run("fetching socket.io", npm)?;
+    Ok(folder)
+}
