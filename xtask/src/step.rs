@@ -23,14 +23,14 @@ pub struct Outcome {
 }
 
 /// Run `command` as the step `what`, with progress; its output is shown when it fails.
-pub fn run(what: &str, command: Command) -> Result<()> {
+pub fn run(what: &str, mut command: Command) -> Result<()> {
     let start = Instant::now();
     let progress = Progress::new(what);
     // Without its environment, which Debug would print too.
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     let described = words.join(" ");
-    let outcome = stream(command, |line| progress.line(line))?;
+    let outcome = stream(&mut command, |line| progress.line(line))?;
     if outcome.status.success() {
         progress.done(start.elapsed());
         return Ok(());
@@ -45,7 +45,7 @@ pub fn run(what: &str, command: Command) -> Result<()> {
 }
 
 /// Run `command`, give each line of its output to `each` as it comes, and keep all of them.
-pub fn stream(mut command: Command, mut each: impl FnMut(&str)) -> Result<Outcome> {
+pub fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Result<Outcome> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
     let (sender, lines) = mpsc::channel();

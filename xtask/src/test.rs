@@ -219,7 +219,8 @@ fn kernel_test(report: &mut Report, args: &Args, target: &str, (build, object): 
     tests(report, &name, command, args);
 }
 
-/// Run a `cargo test` command; its failures are printed, and its results added up.
+/// Run a `cargo test` command, and add up its results. Its failures are printed; a few failed tests run
+/// once more, alone.
 fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
     // rustdoc runs its tests itself, without cargo's runner.
     if command.get_args().any(|argument| argument == "--doc") {
@@ -232,6 +233,40 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
     }
     eprintln!("  {name} ...");
     let start = Instant::now();
+    let mut attempt = attempt(&mut command);
+    if attempt.tally.failed > 0 {
+        let told = report.failed(name, &attempt.told);
+        if !args.nightly && report.may_repeat(&attempt.tally, &attempt.events.failed) {
+            repeat(report, told, &mut command, &mut attempt);
+        }
+    }
+    report.timed(name, attempt.events.times);
+    report.add(name, start.elapsed(), attempt.tally);
+}
+
+/// Run the tests that failed once more, without others at the same time.
+///
+/// Many tests drive real servers over real networks, and a machine with two processors that does
+/// something else for a second fails one of hundreds. What passes then is told apart from the rest.
+fn repeat(report: &mut Report, told: usize, command: &mut Command, first: &mut Attempt) {
+    let failed = &first.events.failed;
+    eprintln!("  once more, alone: {}", failed.join(", "));
+    command.arg("--exact").args(failed).env("RUST_TEST_THREADS", "1");
+    let second = attempt(command);
+    if second.tally.failed == 0 && second.tally.passed >= first.tally.failed {
+        first.tally.repair();
+        report.passed_again(told);
+    }
+}
+
+/// What one run of a `cargo test` command said.
+struct Attempt {
+    tally: Tally,
+    told: Vec<String>,
+    events: Events,
+}
+
+fn attempt(command: &mut Command) -> Attempt {
     let (mut events, mut told) = (Events::default(), Vec::new());
     let each = |line: &str| {
         let lines = events.tell(line);
@@ -246,15 +281,13 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
         Ok(outcome) => {
             let mut tally = Tally::of(&told);
             if !outcome.status.success() {
-                report.failed(name, &told);
                 // It may have failed before any test did, while compiling for example.
                 tally.failed = tally.failed.max(1);
             }
             tally
         }
     };
-    report.timed(name, events.times);
-    report.add(name, start.elapsed(), tally);
+    Attempt { tally, told, events }
 }
 
 fn show(line: &str) {

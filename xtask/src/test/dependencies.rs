@@ -30,7 +30,7 @@ fn deny(checks: &[&str]) -> Result<Outcome> {
     let mut command = Command::new(tools::cargo_deny());
     command.args(["--workspace", "--color", "never", "check"]).args(checks);
     command.current_dir(tools::workspace());
-    step::stream(command, |_| {})
+    step::stream(&mut command, |_| {})
 }
 
 fn judge(outcome: &Outcome) -> Result<()> {

@@ -17,8 +17,10 @@ pub const ARGUMENTS: [&str; 3] = ["-Zunstable-options", "--format=json", "--repo
 pub struct Events {
     /// The tests that ran, and their times.
     pub times: Vec<(String, Duration)>,
+    /// The tests that failed.
+    pub failed: Vec<String>,
     /// What each failed test of the suite that runs has printed.
-    failed: Vec<(String, String)>,
+    failures: Vec<(String, String)>,
 }
 
 impl Events {
@@ -48,7 +50,8 @@ impl Events {
                 let lines = vec![format!("test {name} ... FAILED, {exec_time:.1} s")];
                 self.times.push((name.clone(), Duration::from_secs_f32(exec_time)));
                 let said = [stdout, reason, message].into_iter().flatten();
-                self.failed.push((name, said.collect::<Vec<_>>().join("\n")));
+                self.failed.push(name.clone());
+                self.failures.push((name, said.collect::<Vec<_>>().join("\n")));
                 lines
             }
         }
@@ -63,7 +66,7 @@ impl Events {
             }
         };
         let mut lines = Vec::new();
-        let failures = std::mem::take(&mut self.failed);
+        let failures = std::mem::take(&mut self.failures);
         if !failures.is_empty() {
             lines.push("failures:".to_owned());
             for (name, said) in &failures {
@@ -118,5 +121,6 @@ mod tests {
             ("c".to_owned(), Duration::from_millis(1500)),
         ];
         assert_eq!(events.times, times);
+        assert_eq!(events.failed, ["c"]);
     }
 }

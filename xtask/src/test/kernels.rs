@@ -197,7 +197,7 @@ impl Built {
             build.args(["--test", target.name]);
         }
         eprintln!("  building the tests ...");
-        let outcome = step::stream(build, |_| {})?;
+        let outcome = step::stream(&mut build, |_| {})?;
         ensure!(outcome.status.success(), "building the tests:\n{}", outcome.lines.join("\n"));
         if suite == Suite::Whole {
             step::run("building the server in Rust", tools::build_tungstenite_echo())?;

@@ -8,6 +8,8 @@ use comfy_table::{CellAlignment, Table, presets};
 const LAST_LINES: usize = 60;
 /// Tests that are named as the slowest.
 const SLOWEST: usize = 10;
+/// Failed tests of a whole run that may run a second time. More have a reason of their own.
+const REPEATED: u64 = 3;
 /// Lines of a failed test's reason that are repeated at the end.
 const REASON: usize = 8;
 
@@ -17,6 +19,8 @@ pub struct Tally {
     pub passed: u64,
     pub failed: u64,
     pub skipped: u64,
+    /// Those of `passed` that failed at first.
+    pub repeated: u64,
 }
 
 impl Tally {
@@ -36,9 +40,17 @@ impl Tally {
         Tally { passed: tally.passed - not_run, skipped: tally.skipped + not_run, ..tally }
     }
 
+    /// What failed has passed at its second run.
+    pub fn repair(&mut self) {
+        self.passed += self.failed;
+        self.repeated += self.failed;
+        self.failed = 0;
+    }
+
     fn state(self) -> &'static str {
         match self {
             Tally { failed: 1.., .. } => "FAILED",
+            Tally { repeated: 1.., .. } => "flaky",
             Tally { passed: 0, .. } => "skipped",
             _ => "ok",
         }
@@ -64,6 +76,8 @@ pub struct Report {
     rows: Vec<Row>,
     /// What failed and why, in short.
     failures: Vec<String>,
+    /// The same of tests that passed at their second run.
+    flaky: Vec<String>,
     /// Time of each test, with its step's name before its own.
     times: Vec<(Duration, String)>,
 }
@@ -82,8 +96,9 @@ impl Report {
     }
 
     /// Print what the failing tests of a step have to say, or the end of it all where none does; and
-    /// keep the short of it for the end, where it is found without searching.
-    pub fn failed(&mut self, name: &str, lines: &[String]) {
+    /// keep the short of it for the end, where it is found without searching. Returns the number of
+    /// entries that it keeps.
+    pub fn failed(&mut self, name: &str, lines: &[String]) -> usize {
         let from = lines.iter().position(|line| line == "failures:");
         let from = from.unwrap_or(lines.len().saturating_sub(LAST_LINES));
         for line in &lines[from..] {
@@ -93,7 +108,21 @@ impl Report {
         if reasons.is_empty() {
             self.failures.push(format!("{name}: see above"));
         }
+        let kept = reasons.len().max(1);
         self.failures.extend(reasons.into_iter().map(|reason| format!("{name}: {reason}")));
+        kept
+    }
+
+    /// Whether the tests that failed, and nothing else, may run once more.
+    pub fn may_repeat(&self, tally: &Tally, failed: &[String]) -> bool {
+        let before: u64 = self.rows.iter().map(|row| row.tally.repeated).sum();
+        tally.failed == failed.len() as u64 && before + tally.failed <= REPEATED
+    }
+
+    /// The last `entries` that [`Report::failed`] kept are of tests that passed at their second run.
+    pub fn passed_again(&mut self, entries: usize) {
+        let from = self.failures.len().saturating_sub(entries);
+        self.flaky.extend(self.failures.drain(from..));
     }
 
     pub fn add(&mut self, name: &str, time: Duration, tally: Tally) {
@@ -155,6 +184,9 @@ impl Report {
         }
         println!("\n{} steps in {:.0} s", self.rows.len(), time.as_secs_f64());
         println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
+        for flaky in &self.flaky {
+            println!("  FLAKY, passed at its second run: {flaky}");
+        }
         for failure in &self.failures {
             println!("  FAILED: {failure}");
         }
@@ -203,6 +235,28 @@ mod tests {
     }
 
     #[test]
+    fn few_tests_run_a_second_time() {
+        let mut report = Report::default();
+        let failed = |failed| Tally { failed, ..Tally::default() };
+        let names = |count| vec![String::from("a"); count];
+        assert!(report.may_repeat(&failed(2), &names(2)));
+        assert!(!report.may_repeat(&failed(1), &[]), "it did not compile");
+        assert!(!report.may_repeat(&failed(4), &names(4)));
+        let mut repaired = failed(2);
+        repaired.repair();
+        assert_eq!((repaired.passed, repaired.failed, repaired.state()), (2, 0, "flaky"));
+        report.add("step", Duration::ZERO, repaired);
+        assert!(report.may_repeat(&failed(1), &names(1)));
+        assert!(!report.may_repeat(&failed(2), &names(2)));
+
+        let kept = report.failed("other", &[String::from("ended")]);
+        report.failures.insert(0, String::from("an earlier step's"));
+        report.passed_again(kept);
+        assert_eq!(report.failures, ["an earlier step's"]);
+        assert_eq!(report.flaky, ["other: see above"]);
+    }
+
+    #[test]
     fn adds_up_what_cargo_prints() {
         let lines = [
             "skipped: needs root",
@@ -211,7 +265,7 @@ mod tests {
             "test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
         ];
         let tally = Tally::of(&lines.map(String::from));
-        assert_eq!(tally, Tally { passed: 12, failed: 2, skipped: 2 });
+        assert_eq!(tally, Tally { passed: 12, failed: 2, skipped: 2, repeated: 0 });
     }
 
     #[test]

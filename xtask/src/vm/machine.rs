@@ -69,7 +69,7 @@ pub fn run(
     let mut running: Option<(usize, Instant)> = None;
     let mut of_no_job = Vec::new();
     let limit = jobs.iter().map(|job| job.limit).sum::<Duration>() + BOOT_LIMIT;
-    let machine = step::stream(qemu(kernel, &archive, &console, limit), |line| {
+    let machine = step::stream(&mut qemu(kernel, &archive, &console, limit), |line| {
         let line = line.trim_end();
         match (parse(line), running) {
             (Some(Event::Job(name)), _) => {
