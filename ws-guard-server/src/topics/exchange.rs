@@ -133,6 +133,7 @@ impl Exchange {
         held: Held,
     ) -> Exchange {
         let now = Instant::now();
+        metrics.history_limit.set(i64::try_from(bounds.bytes).unwrap_or(i64::MAX));
         Exchange {
             topics: RwLock::default(),
             rules,
