@@ -98,6 +98,8 @@ pub struct Unopened {
     pub _pad: [u8; 3],
     /// Bytes passed unread since the server had nothing to say: [`Unopened::pass_unread`].
     pub unheard: u32,
+    /// End of the bytes that passed as read, for which nothing was paid: [`Unopened::behind`].
+    pub free_high: u32,
 }
 
 /// [`Unopened::talks`].
@@ -151,6 +153,7 @@ impl Unopened {
         let (unread, begun, asks, unread_high) = (0, 0, 0, first);
         let (body, body_end, framed, chunks) = (first, first, first, Chunks::NONE);
         let (shut, spoke_ms, talks, unheard) = (Shut::NONE, 0, talks::NOT_YET, 0);
+        let free_high = first;
         Unopened {
             began,
             acked,
@@ -172,6 +175,7 @@ impl Unopened {
             talks,
             _pad: [0; 3],
             unheard,
+            free_high,
         }
     }
 
@@ -243,6 +247,9 @@ impl Unopened {
     pub const fn pass(&mut self, seq: u32, len: u32, read: bool) {
         let end = seq.wrapping_add(len);
         self.high = later(self.high, end);
+        if read {
+            self.free_high = later(self.free_high, end);
+        }
         if !read && after(end, self.acked) {
             self.unread = 1;
             self.unread_high = later(self.unread_high, end);
@@ -326,6 +333,23 @@ impl Unopened {
         self.shut.offers(seq, room)
     }
 
+    /// Number of bytes that have passed as read behind a segment that ends at `end`, unless the server has
+    /// that segment.
+    ///
+    /// They passed as what the bytes in front of them said. A sender that puts others there may have them
+    /// read as frames.
+    #[inline(always)]
+    pub const fn behind(&self, end: u32) -> u32 {
+        let taken = !after(end, self.acked) || !after(self.free_high, end);
+        if taken { 0 } else { self.free_high.wrapping_sub(end) }
+    }
+
+    /// Note that the bytes behind a segment that ends at `end` were paid.
+    #[inline(always)]
+    pub const fn pay_behind(&mut self, end: u32) {
+        self.free_high = if self.behind(end) > 0 { end } else { self.free_high };
+    }
+
     /// Decide whether an unread segment of `len` bytes passes: one of [`unread`].
     ///
     /// A request for an upgrade may be hidden in it, and frames behind that one. The server's 101 shows
@@ -348,7 +372,14 @@ impl Unopened {
         }
         let decided = unread::decide(room, self.unheard, UNHEARD);
         self.unheard = self.unheard.saturating_add(len);
-        if decided == unread::REFUSED { unread::SHARED } else { decided }
+        match decided {
+            unread::PASSES | unread::REFUSED if self.behind(seq.wrapping_add(len)) > 0 => {
+                unread::FEW
+            }
+            unread::PASSES => unread::UNHEARD,
+            unread::REFUSED => unread::SHARED,
+            other => other,
+        }
     }
 
     /// Check whether bytes have passed beyond a request that ends at `end`, perhaps frames, before any
@@ -399,6 +430,7 @@ impl Unopened {
         self.acked = later(self.acked, ack);
         self.server_high = later(self.server_high, end);
         self.unread_high = not_before(self.unread_high, self.acked);
+        self.free_high = not_before(self.free_high, self.acked);
         self.answered = not_before(self.answered, self.acked);
         if !(speaks && new) {
             return false;
@@ -583,6 +615,25 @@ mod tests {
         assert_eq!(began.unread, 0);
         began.complete_chunked(at(75));
         assert_eq!(began.unread, 1, "another head, behind which bytes passed");
+    }
+
+    #[test]
+    fn what_passed_behind_replaced_bytes_is_paid_once() {
+        let mut began = began();
+        began.complete(at(60), Some(1_000_000));
+        began.pass(FIRST, 60, true);
+        began.pass(at(60), 50_000, true);
+        assert_eq!(began.behind(at(60)), 50_000, "another head");
+        assert_eq!(began.behind(at(50_060)), 0, "the next bytes");
+        began.pass(at(50_060), 100, false);
+        assert_eq!(began.pass_unread(at(0), 7, u32::MAX >> 16, 60, 9), unread::FEW);
+        began.pay_behind(at(60));
+        assert_eq!(began.behind(at(60)), 0);
+        assert_eq!(began.pass_unread(at(0), 7, u32::MAX >> 16, 60, 9), unread::UNHEARD);
+        began.pass(at(50_160), 100, true);
+        began.acknowledge(at(100), 7, false, 1);
+        assert_eq!(began.behind(at(100)), 0, "the server has it");
+        assert_eq!(began.behind(at(101)), 50_159);
     }
 
     #[test]
