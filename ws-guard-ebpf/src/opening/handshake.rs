@@ -432,7 +432,8 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
         return Request::Head;
     };
     let done = came_to == identify::END;
-    let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
+    // Behind a body, servers answer, or go on with HTTP; or the body is none to them, nor to be followed.
+    let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0 && !pending.head.has_body();
     if pending.length > MAX_HEAD || came_to == identify::TOO_COSTLY {
         pending.flags |= LOST;
         pending_upgrades::keep();
@@ -469,8 +470,8 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
     if done && context.policy.flags & MAY_BAN != 0 && is_banned(context) {
         return Request::Banned;
     }
-    let restarted = pending.flags & RESTARTED != 0 && context.enforces();
-    if restarted && !unread::admits(context.now, FEW) {
+    let replaces = pending.flags & RESTARTED != 0 || pending_upgrades::behind() > 0;
+    if replaces && context.enforces() && !unread::admits_first(context, FEW) {
         return Request::Early;
     }
     pending.next = segment.seq.wrapping_add(segment.len);
