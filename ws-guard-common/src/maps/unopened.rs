@@ -191,10 +191,10 @@ impl Unopened {
         let sent = self.server_high.wrapping_sub(self.began.server_next);
         let back = if sent < FAR { sent } else { FAR };
         // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
-        // Its framing may go on in what is missing. A silent server has answered no request in it.
+        // What fills a hole in a chunked body may be framing, or other bytes in its place. A silent server has
+        // answered no request in it.
         let talks = self.talks == talks::TALKS && self.unread == 0;
-        let past = talks && self.chunks.is_open() && after(seq, self.body_end);
-        let gap = past && !after(self.acked, self.body_end);
+        let gap = talks && self.chunks.is_open() && after(seq, self.high);
         let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
         let far = seq.wrapping_add(len).wrapping_sub(self.acked) as i32 > FAR as i32;
         let end = seq.wrapping_add(len);

@@ -136,6 +136,8 @@ fn a_chunked_body_goes_on_where_its_framing_does() {
     began.acknowledge(at(63), 8, true, 1);
     assert!(began.refuses(at(73), 8), "behind a gap, of a server that talks");
     assert!(began.refuses(at(72 + FAR / 2), 8), "far behind it");
+    assert!(began.refuses(at(71), 8), "behind one in the data");
+    assert_eq!(began.judge(at(70), 3, 8), judged::CHUNKS);
     assert_eq!(began.judge(at(63), 9, 8), judged::BODY, "the server has its framing");
     for byte in b"\r\n0\r\n\r\n" {
         chunks.push(*byte);
