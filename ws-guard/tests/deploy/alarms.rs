@@ -292,6 +292,9 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     pause_the_server(&stage)?;
     fires(&prometheus, &["WsGuardHeartbeatSlow"], &mut silent)?;
 
+    stage.detach()?;
+    fires(&prometheus, &["WsGuardNeighbour"], &mut silent)?;
+
     stage.pair.client.ip("link del veth0")?;
     fires(&prometheus, &["WsGuardNotAttached"], &mut silent)?;
 
