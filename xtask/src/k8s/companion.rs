@@ -175,7 +175,10 @@ impl Talk<'_> {
                 Err(error) if start.elapsed() > PATIENCE => {
                     return Err(error).context("not served again");
                 }
-                Err(_) => self.count.refused += 1,
+                Err(error) => {
+                    eprintln!("  client {}, again: {error:#}", self.n);
+                    self.count.refused += 1;
+                }
             }
             thread::sleep(Duration::from_millis(250));
         }

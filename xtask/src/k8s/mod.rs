@@ -114,7 +114,7 @@ fn hold((node, time): (Node, Duration)) -> Result<()> {
     println!(
         "nsenter --net={} env KUBECONFIG={} sh",
         node.outside().path().display(),
-        node.kubeconfig().display()
+        node.kubeconfig_outside().display()
     );
     while !interrupt::stopped() {
         thread::sleep(Duration::from_millis(250));
