@@ -54,9 +54,10 @@ pub fn roll(stage: &mut Stage) -> Result<()> {
     let sum = |of: fn(&Count) -> usize| talks.iter().map(of).sum::<usize>();
     let codes: Vec<u16> = talks.iter().flat_map(|talk| talk.codes.iter().copied()).collect();
     stage.say(&format!(
-        "{CLIENTS} clients talking, rolled: {} closed with {SERVICE_RESTART}, all came back, {} attempts more; {} messages, all acknowledged, {} of them when repeated",
+        "{CLIENTS} clients talking, {} attempts more; rolled: {} closed with {SERVICE_RESTART}, all came back, {} attempts more; {} messages, all acknowledged, {} of them when repeated",
+        sum(|talk| talk.refused[0]),
         codes.len(),
-        sum(|talk| talk.refused),
+        sum(|talk| talk.refused[1]),
         sum(|talk| talk.acknowledged),
         sum(|talk| talk.repeated),
     ));
@@ -116,8 +117,8 @@ struct Count {
     acknowledged: usize,
     /// Of these, after a connection that ended before the echo.
     repeated: usize,
-    /// Attempts to connect in vain.
-    refused: usize,
+    /// Attempts to connect in vain: at first, until the nodes know the new port, and after the roll.
+    refused: [usize; 2],
 }
 
 impl Talk<'_> {
@@ -177,7 +178,8 @@ impl Talk<'_> {
                 }
                 Err(error) => {
                     eprintln!("  client {}, again: {error:#}", self.n);
-                    self.count.refused += 1;
+                    let rolled = !self.count.codes.is_empty();
+                    self.count.refused[usize::from(rolled)] += 1;
                 }
             }
             thread::sleep(Duration::from_millis(250));

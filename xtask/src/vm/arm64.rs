@@ -1,8 +1,12 @@
 //! The program for arm64 on a kernel of that architecture: what was compiled for another machine is
 //! tried out before it is shipped. The kernel programs are the same object for both.
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use ws_guard_testkit::tools;
 
@@ -24,9 +28,17 @@ const PINGS: u64 = 40;
 const LIMIT: u64 = 30;
 
 /// `cargo xtask test arm64`.
-pub fn main() -> Result<()> {
+#[derive(clap::Args)]
+pub struct Args {
+    /// A static program for arm64, in the place of one that is compiled quickly
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+}
+
+pub fn main(args: Args) -> Result<()> {
     setup::arm64()?;
-    try_out(&Build::new(Profile::Dev, Architecture::Arm64).guard()?)
+    let compiled = || Build::new(Profile::Dev, Architecture::Arm64).guard();
+    try_out(&args.program.map_or_else(compiled, Ok)?)
 }
 
 /// `doctor`, then `serve` with the guard before it and a client.
@@ -35,7 +47,7 @@ pub fn try_out(program: &Path) -> Result<()> {
     eprintln!("  booting Linux {} for arm64 ...", kernel.version);
     let jobs = [job("doctor", PROGRAM, &["doctor"]), job("serve", SCRIPT, &[])];
     let outcomes = machine::run(&kernel, files(&kernel, program)?, &jobs, |_| {})?;
-    let [doctor, serve] = &outcomes[..] else { unreachable!("two jobs have two outcomes") };
+    let [doctor, serve] = &outcomes[..] else { bail!("two jobs, and other outcomes") };
     healthy(doctor)?;
     let (pings, defused) = counted(serve)?;
     println!(
@@ -71,7 +83,7 @@ fn files(kernel: &Kernel, program: &Path) -> Result<Initramfs> {
 }
 
 /// The shell of the machine, fetched once.
-fn busybox() -> Result<std::path::PathBuf> {
+fn busybox() -> Result<PathBuf> {
     let folder = tools::target().join("vm/busybox-arm64");
     let program = folder.join("root/bin/busybox");
     if !program.exists() {
