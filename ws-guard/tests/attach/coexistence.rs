@@ -140,9 +140,6 @@ fn programs_before_the_guard_are_named() -> Result<()> {
             ensure!(is_guarded(&flow), "{words}, {hook:?}: {flow}");
             drop(passes);
             let (accepts, attached) = (on(TC_ACT_OK)?, Instant::now());
-            let (flow, _) = try_pings(&node, &guard, 1, Duration::from_secs(1))?;
-            ensure!(!is_guarded(&flow), "{words}, {hook:?}: then the warning is wrong: {flow}");
-            // Since the program was attached: a flood of a second lies between.
             eventually("it is named", || {
                 Ok(guard.log().contains(&format!("of {interface}: what it accepts by itself")))
             })?;
@@ -152,6 +149,8 @@ fn programs_before_the_guard_are_named() -> Result<()> {
             let doctor = guard.ask("doctor")?;
             let precedence = check(&doctor, "precedence")?;
             ensure!(precedence["verdict"] == "warn", "{words}, {hook:?}: {precedence}");
+            let (flow, _) = try_pings(&node, &guard, 1, Duration::from_secs(1))?;
+            ensure!(!is_guarded(&flow), "{words}, {hook:?}: then the warning is wrong: {flow}");
             drop(accepts);
             eventually("it is gone", || Ok(before(&node)? == 0))?;
             guard.finish()?;

@@ -105,7 +105,7 @@ fn healthy(doctor: &Outcome) -> Result<()> {
 fn counted(serve: &Outcome) -> Result<(u64, u64)> {
     let said = serve.lines.join("\n");
     ensure!(serve.status == Some(0), "serve on arm64, status {:?}:\n{said}", serve.status);
-    let found = serve.lines.iter().find_map(|line| line.strip_prefix("sources "));
+    let found = serve.lines.iter().find_map(|line| line.strip_prefix("counted "));
     let found = found.with_context(|| format!("no sources:\n{said}"))?;
     let sources: Value = serde_json::from_str(found).context(found.to_owned())?;
     let of = |name: &str| sources[0][name].as_u64().with_context(|| format!("no {name}: {found}"));
