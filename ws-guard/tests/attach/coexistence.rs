@@ -139,10 +139,14 @@ fn programs_before_the_guard_are_named() -> Result<()> {
             let flow = pings(&node, &guard, 0)?;
             ensure!(is_guarded(&flow), "{words}, {hook:?}: {flow}");
             drop(passes);
+            eventually("it is gone", || Ok(before(&node)? == 0))?;
+            // That one may have been named too.
+            let named = || {
+                guard.log().matches(&format!("of {interface}: what it accepts by itself")).count()
+            };
+            let earlier = named();
             let (accepts, attached) = (on(TC_ACT_OK)?, Instant::now());
-            eventually("it is named", || {
-                Ok(guard.log().contains(&format!("of {interface}: what it accepts by itself")))
-            })?;
+            eventually("it is named", || Ok(named() > earlier))?;
             let noticed = attached.elapsed();
             ensure!(noticed < NOTICE, "{words}, {hook:?}: named after {noticed:?}");
             ensure!(before(&node)? == 1, "{words}, {hook:?}: no metric of it");
