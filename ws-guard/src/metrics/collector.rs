@@ -293,8 +293,8 @@ fn attached(status: &Status, overtaken: &[Overtaken]) -> Vec<MetricFamily> {
             if let Some(mode) = mode {
                 let [direction, interface, role] = labels;
                 info.push([direction, interface, ("mode", mode.name()), role]);
+                before.push((labels, overtaken.iter().filter(theirs).count() as f64));
             }
-            before.push((labels, overtaken.iter().filter(theirs).count() as f64));
             missing.push((labels, mode.is_some()));
         }
     }
