@@ -27,7 +27,7 @@ pub fn validate(text: &str, version: &str) -> Result<String> {
 
 #[test]
 fn they_pass_a_strict_schema() -> Result<()> {
-    let texts = FOLDERS.map(|folder| rendered(folder)).into_iter().collect::<Result<Vec<_>>>()?;
+    let texts = FOLDERS.map(rendered).into_iter().collect::<Result<Vec<_>>>()?;
     let text = texts.join("\n---\n");
     VERSIONS.iter().try_for_each(|version| validate(&text, version).map(drop))
 }

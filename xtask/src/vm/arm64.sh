@@ -34,4 +34,4 @@ printf '\201\205\000\000\000\000after' >&3
 # The echo: the flood has not broken the connection.
 eventually grep after /tmp/heard
 ws-guard status
-echo "counted $(ws-guard sources -o json)"
+echo "counted $(ws-guard sources -o json | tr -d "\n")"
