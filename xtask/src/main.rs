@@ -1,4 +1,5 @@
 //! `cargo xtask`: set-up, build, image, demonstration, tests and benchmarks of ws-guard.
+mod apt;
 mod autobahn;
 mod bench;
 mod build_ebpf;

@@ -59,6 +59,9 @@ pub struct Args {
 enum Only {
     /// Run all cases of Autobahn|Testsuite, compression included, against the companion server
     Autobahn(autobahn::Args),
+    /// Run the program for arm64, and the kernel programs in it, on a kernel of that architecture in an
+    /// emulated machine
+    Arm64(vm::arm64::Args),
     /// Run the image, the chart and the kubectl plug-in on a real cluster: that of KUBECONFIG, or one of
     /// one node that the test brings up
     K8s(k8s::Args),
@@ -67,6 +70,7 @@ enum Only {
 pub fn main(mut args: Args) -> Result<()> {
     match args.only.take() {
         Some(Only::Autobahn(args)) => return autobahn::main(&args),
+        Some(Only::Arm64(args)) => return vm::arm64::main(args),
         Some(Only::K8s(args)) => return k8s::main(args),
         None => {}
     }

@@ -184,6 +184,17 @@ BOARD = Board(
                     [("wsguard_attach_info", "")],
                     ["WsGuardGenericAttach"],
                 ),
+                Lines(
+                    24,
+                    "Neighbours",
+                    "Attachments that others removed, and programs of others that run before the guard's, by interface and direction. The log names them.",
+                    "none",
+                    [
+                        ("increase(wsguard_attachments_lost_total[$__rate_interval])", "removed"),
+                        ("wsguard_programs_before", "before: {{interface}} {{direction}}"),
+                    ],
+                    ["WsGuardNeighbour"],
+                ),
             ],
         ),
         (

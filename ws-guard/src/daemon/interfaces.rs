@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use crate::{
     domain::{event::EventView, status::PatternStatus},
     guard::{
-        self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Lost, Mode, Overtaken,
-        Role, Selection,
+        self, AttachMode, Attachment, Guard, GuardError, InterfaceWatcher, Lost, Mode, Role,
+        Selection,
     },
     state::State,
 };
@@ -22,9 +22,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait after an attach that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Interval of checks for programs before the guard's.
-const PRECEDENCE: Duration = Duration::from_secs(5);
-/// How often to see whether what is attached still is.
+/// How often to see whether what is attached still is, and whether other programs run before it.
 const INSPECTION: Duration = Duration::from_secs(2);
 
 /// One wanted interface.
@@ -60,8 +58,8 @@ pub struct Supervisor {
     /// By name: those that exist and are selected, and those selected by name that do not.
     wanted: BTreeMap<String, Wanted>,
     watcher: InterfaceWatcher,
-    /// What was last said about programs that come before ours, and when to look again.
-    overtaken: (Vec<Overtaken>, Instant),
+    /// When to look whether other programs come before ours.
+    precedence: Instant,
     /// When to look whether what is attached still is.
     inspection: Instant,
 }
@@ -79,10 +77,10 @@ impl Supervisor {
         // Older than the first look, so that nothing falls between the two.
         let watcher = InterfaceWatcher::new()?;
         let wanted = BTreeMap::new();
-        let overtaken = (Vec::new(), Instant::now());
+        let precedence = Instant::now();
         let inspection = Instant::now() + INSPECTION;
         let mut supervisor =
-            Supervisor { guard, state, mode, selection, wanted, watcher, overtaken, inspection };
+            Supervisor { guard, state, mode, selection, wanted, watcher, precedence, inspection };
         if supervisor.selection.wants(Role::Pod) {
             supervisor.guard.load_for_pods()?;
         }
@@ -164,15 +162,15 @@ impl Supervisor {
 
     /// Report once that another program runs before the guard's.
     fn look_ahead(&mut self) {
-        if self.overtaken.1 > Instant::now() {
+        if self.precedence > Instant::now() {
             return;
         }
+        self.precedence = Instant::now() + INSPECTION;
         let found = guard::overtaken(self.state.pin_dir()).unwrap_or_default();
-        for new in found.iter().filter(|new| !self.overtaken.0.contains(new)) {
+        for new in self.state.set_overtaken(found) {
             tracing::warn!("{new}");
             self.state.events.record(EventView::message("interface", new.to_string()));
         }
-        self.overtaken = (found, Instant::now() + PRECEDENCE);
     }
 
     /// Other privileged processes can remove programs, filters, links and pins: report it, and

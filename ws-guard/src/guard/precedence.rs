@@ -19,7 +19,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Overtaken {
     pub interface: String,
-    hook: &'static str,
+    pub hook: &'static str,
     /// The kernel's id of the program.
     pub program: u32,
 }

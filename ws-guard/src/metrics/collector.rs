@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::status::{Status, counter},
-    guard::GuardError,
+    guard::{GuardError, Overtaken},
     state::State,
 };
 
@@ -63,6 +63,7 @@ pub struct Daemon {
     reloads: (u64, u64),
     config_valid: bool,
     attachments_lost: u64,
+    overtaken: Vec<Overtaken>,
     /// Events that the daemon, and that followers of the API, did not see.
     missed: (u64, u64),
     start_time_seconds: f64,
@@ -76,6 +77,7 @@ impl Daemon {
             reloads: state.reloads(),
             config_valid: state.config().errors.is_none(),
             attachments_lost: state.attachments_lost(),
+            overtaken: state.overtaken(),
             missed: (state.events_dropped(), state.events.missed()),
             start_time_seconds: started.as_secs_f64(),
         }
@@ -156,7 +158,7 @@ pub fn families(
     families.extend(servers::families(servers));
     families.extend(tables(status));
     families.extend(policy(status));
-    families.extend(attached(status));
+    families.extend(attached(status, &daemon.overtaken));
     families.extend(daemon.families());
     families
 }
@@ -279,16 +281,19 @@ fn policy(status: &Status) -> Vec<MetricFamily> {
     ]
 }
 
-fn attached(status: &Status) -> Vec<MetricFamily> {
+fn attached(status: &Status, overtaken: &[Overtaken]) -> Vec<MetricFamily> {
     let mut info = Vec::new();
     let mut missing = Vec::new();
+    let mut before = Vec::new();
     for attachment in &status.interfaces {
         for (direction, mode) in [("ingress", attachment.ingress), ("egress", attachment.egress)] {
             let (name, role) = (attachment.name.as_str(), attachment.role.name());
             let labels = [("direction", direction), ("interface", name), ("role", role)];
+            let theirs = |one: &&Overtaken| one.interface == name && one.hook == direction;
             if let Some(mode) = mode {
                 let [direction, interface, role] = labels;
                 info.push([direction, interface, ("mode", mode.name()), role]);
+                before.push((labels, overtaken.iter().filter(theirs).count() as f64));
             }
             missing.push((labels, mode.is_some()));
         }
@@ -296,12 +301,19 @@ fn attached(status: &Status) -> Vec<MetricFamily> {
     let info: Vec<(Labels<'_>, f64)> = info.iter().map(|labels| (labels.as_slice(), 1.0)).collect();
     let up: Vec<(Labels<'_>, f64)> =
         missing.iter().map(|(labels, up)| (labels.as_slice(), f64::from(*up))).collect();
+    let before: Vec<(Labels<'_>, f64)> =
+        before.iter().map(|(labels, count)| (labels.as_slice(), *count)).collect();
     let families = [
         gauges("attach_info", "How each direction is attached; always 1.", &info),
         gauges(
             "interface_attached",
             "1 where a wanted interface is attached, 0 while it is waited for.",
             &up,
+        ),
+        gauges(
+            "programs_before",
+            "1 where a program of others runs before the guard's: what it accepts by itself is not seen.",
+            &before,
         ),
     ];
     // The text format has no family without samples.

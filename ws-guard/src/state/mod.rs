@@ -28,7 +28,7 @@ use crate::{
         clock::Timestamp,
         status::{ConfigStatus, PatternStatus, Status},
     },
-    guard::{Attachment, GuardError, Maps, Role},
+    guard::{Attachment, GuardError, Maps, Overtaken, Role},
     operator::{policy::Operator, state_file::StateFile},
 };
 
@@ -61,6 +61,8 @@ struct Inner {
     attachments_lost: AtomicU64,
     /// What others removed of the pins, while it is not there.
     pins_lost: Mutex<Option<String>>,
+    /// Programs of others that run before the guard's.
+    overtaken: Mutex<Vec<Overtaken>>,
 }
 
 /// The configuration in force, and how its latest reload went.
@@ -96,6 +98,7 @@ impl State {
                 throttled_by_hand: AtomicBool::new(false),
                 attachments_lost: AtomicU64::new(0),
                 pins_lost: Mutex::default(),
+                overtaken: Mutex::default(),
             }),
         }
     }
@@ -203,6 +206,18 @@ impl State {
 
     pub fn pins_lost(&self) -> Option<String> {
         self.inner.pins_lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Programs of others that run before the guard's, as last found; returns those that are news.
+    pub fn set_overtaken(&self, found: Vec<Overtaken>) -> Vec<Overtaken> {
+        let mut known = self.inner.overtaken.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = found.iter().filter(|one| !known.contains(one)).cloned().collect();
+        *known = found;
+        new
+    }
+
+    pub fn overtaken(&self) -> Vec<Overtaken> {
+        self.inner.overtaken.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn started_at(&self) -> SystemTime {

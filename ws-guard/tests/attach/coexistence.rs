@@ -1,7 +1,10 @@
 //! Beside other people's programs, on every hook that we share with them.
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{LinkOrder, TcAttachType};
 use aya_obj::generated::bpf_prog_type;
 use serde_json::Value;
@@ -16,7 +19,11 @@ use ws_guard_testkit::{
 use crate::{
     foreign::{OnTcx, Small},
     guard::{Guard, PORT, eventually},
+    inspection::NOTICE,
 };
+
+/// Where the guard's metrics are, in the node's namespace.
+const METRICS: &str = "127.0.0.1:9464";
 
 const TC_ACT_OK: i32 = 0;
 const TC_ACT_SHOT: i32 = 2;
@@ -122,25 +129,57 @@ fn programs_before_the_guard_are_named() -> Result<()> {
     let (node, server) = node()?;
     for (interface, words) in PLACES {
         for hook in HOOKS {
+            let words = &format!("{words} --metrics-listen {METRICS}");
             let guard = Guard::start(node.namespace(), words)?;
             let on = |verdict| {
                 OnTcx::attach(node.namespace(), interface, hook, LinkOrder::first(), verdict)
             };
+            ensure!(before(&node)? == 0, "{words}, {hook:?}: a program before the guard");
             let passes = on(TCX_NEXT)?;
             let flow = pings(&node, &guard, 0)?;
             ensure!(is_guarded(&flow), "{words}, {hook:?}: {flow}");
             drop(passes);
-            let accepts = on(TC_ACT_OK)?;
+            eventually("it is gone", || Ok(before(&node)? == 0))?;
+            // That one may have been named too.
+            let named = || {
+                guard.log().matches(&format!("of {interface}: what it accepts by itself")).count()
+            };
+            let earlier = named();
+            let (accepts, attached) = (on(TC_ACT_OK)?, Instant::now());
+            eventually("it is named", || Ok(named() > earlier))?;
+            let noticed = attached.elapsed();
+            ensure!(noticed < NOTICE, "{words}, {hook:?}: named after {noticed:?}");
+            ensure!(before(&node)? == 1, "{words}, {hook:?}: no metric of it");
+            let doctor = guard.ask("doctor")?;
+            let precedence = check(&doctor, "precedence")?;
+            ensure!(precedence["verdict"] == "warn", "{words}, {hook:?}: {precedence}");
             let (flow, _) = try_pings(&node, &guard, 1, Duration::from_secs(1))?;
             ensure!(!is_guarded(&flow), "{words}, {hook:?}: then the warning is wrong: {flow}");
-            eventually("it is named", || {
-                Ok(guard.log().contains(&format!("of {interface}: what it accepts by itself")))
-            })?;
             drop(accepts);
+            eventually("it is gone", || Ok(before(&node)? == 0))?;
             guard.finish()?;
         }
     }
     server.stop().map(drop)
+}
+
+/// Hooks on which a program runs before the guard's, as the metrics have it.
+fn before(node: &Node) -> Result<usize> {
+    let url = format!("http://{METRICS}/metrics");
+    let output = node.namespace().command("curl").args(["-s", &url]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let of = |line: &&str| line.starts_with("wsguard_programs_before{");
+    ensure!(text.lines().any(|line| of(&line)), "no such metric:\n{text}");
+    Ok(text.lines().filter(of).filter(|line| line.ends_with(" 1")).count())
+}
+
+/// What `doctor` says of one thing.
+fn check<'a>(doctor: &'a Value, name: &str) -> Result<&'a Value> {
+    let checks = doctor.as_array().context("no checks")?;
+    checks
+        .iter()
+        .find(|check| check["check"] == name)
+        .with_context(|| format!("no {name}: {doctor}"))
 }
 
 /// XDP programs of others stay; on a pod's interface we do not want the place anyway.

@@ -8,7 +8,7 @@ use crate::guard::{Guard, eventually};
 
 const INTERFACE: &str = "--interface cali0";
 /// How long it may take to notice, and to say it.
-const NOTICE: std::time::Duration = std::time::Duration::from_secs(5);
+pub const NOTICE: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn node() -> Result<Namespace> {
     let node = Namespace::new("inspection")?;

@@ -332,6 +332,14 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     pause_the_server(&stage)?;
     watch.fires(&["WsGuardHeartbeatSlow"])?;
 
+    stage.detach()?;
+    // For a moment it is not attached, which is not the trouble meant here.
+    eventually("it is attached again", || {
+        let firing = firing(&prometheus)?;
+        Ok(firing.contains("WsGuardNeighbour") && !firing.contains("WsGuardNotAttached"))
+    })?;
+    fires(&prometheus, &["WsGuardNeighbour"], &mut silent)?;
+
     stage.pair.client.ip("link del veth0")?;
     watch.fires(&["WsGuardNotAttached"])?;
 

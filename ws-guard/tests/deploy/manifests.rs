@@ -9,8 +9,9 @@ use ws_guard_testkit::tools;
 
 use crate::files::{self, find, objects, rendered};
 
-/// The oldest and the newest schema they have to pass.
-pub const VERSIONS: [&str; 2] = ["1.27", "1.37"];
+/// The schemas they have to pass, to the newest there is.
+pub const VERSIONS: [&str; 11] =
+    ["1.27", "1.28", "1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37"];
 /// Everything that is meant to be applied.
 const FOLDERS: [&str; 5] =
     ["base", "overlays/observe-only", "overlays/enforce", "overlays/companion", "unload"];
@@ -26,13 +27,9 @@ pub fn validate(text: &str, version: &str) -> Result<String> {
 
 #[test]
 fn they_pass_a_strict_schema() -> Result<()> {
-    for folder in FOLDERS {
-        let text = rendered(folder)?;
-        for version in VERSIONS {
-            validate(&text, version)?;
-        }
-    }
-    Ok(())
+    let texts = FOLDERS.map(rendered).into_iter().collect::<Result<Vec<_>>>()?;
+    let text = texts.join("\n---\n");
+    VERSIONS.iter().try_for_each(|version| validate(&text, version).map(drop))
 }
 
 #[test]
@@ -40,7 +37,7 @@ fn the_schema_is_strict() -> Result<()> {
     let text = rendered("base")?;
     let typo = text.replacen("readOnlyRootFilesystem", "readOnlyRootFileSystem", 1);
     ensure!(typo != text, "there is no readOnlyRootFilesystem");
-    ensure!(validate(&typo, VERSIONS[1]).is_err(), "a field that does not exist passes");
+    ensure!(validate(&typo, VERSIONS[10]).is_err(), "a field that does not exist passes");
     Ok(())
 }
 

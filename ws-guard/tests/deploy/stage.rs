@@ -1,6 +1,7 @@
 //! A guard and a companion server as users start them, side by side in a namespace.
 use std::{
     fs,
+    path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread,
@@ -149,6 +150,14 @@ impl Stage {
         let server = |_| pod("server", "server-x", "node-2", SERVER_METRICS);
         pods.extend(self.server.as_ref().map(server));
         pods
+    }
+
+    /// Take the guard off one direction, as somebody else's tool would.
+    pub fn detach(&self) -> Result<()> {
+        let links = fs::read_dir(Path::new(&self.place[1]).join("links"))?.flatten();
+        let egress = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains("-out-");
+        let link = links.into_iter().find(egress).context("no link of egress is pinned")?;
+        fs::remove_file(link.path()).with_context(|| link.path().display().to_string())
     }
 
     /// Kill the server's process under the guard.

@@ -1,15 +1,11 @@
 //! Kubernetes from Debian's source package, and what it runs on; made once and kept in `target/k8s`.
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 use walkdir::WalkDir;
 use ws_guard_testkit::tools;
 
-use crate::step;
+use crate::{apt::Lists, step};
 
 /// Debian's version, without the tags that its packaging adds.
 const VERSION: &str = "1.20.2";
@@ -79,59 +75,21 @@ fn source() -> PathBuf {
     gopath().join("src/k8s.io/kubernetes")
 }
 
-fn apt(words: &[&str], folder: &Path) -> Command {
-    let mut apt = Command::new("apt-get");
-    apt.arg("-q").arg("-o").arg(format!("APT::Sandbox::User={}", "root"));
-    apt.args(words).current_dir(folder);
-    apt
-}
-
-/// Lists with the sources too, beside the machine's own, which may not have them.
-fn lists() -> Result<PathBuf> {
-    let folder = home().join("apt");
-    for sub in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(folder.join(sub))?;
-    }
-    let sources = fs::read_to_string("/etc/apt/sources.list.d/debian.sources")
-        .context("reading Debian's entry in the sources of apt")?;
-    fs::write(
-        folder.join("debian.sources"),
-        sources.replace("Types: deb\n", "Types: deb deb-src\n"),
-    )?;
-    let shown = folder.display();
-    let config = folder.join("apt.conf");
-    let text = format!(
-        "Dir::State::lists \"{shown}/lists\";\nDir::Etc::sourcelist \"{shown}/debian.sources\";\n\
-         Dir::Etc::sourceparts \"/dev/null\";\nDir::Cache \"{shown}/cache\";\n"
-    );
-    fs::write(&config, text)?;
-    Ok(config)
-}
-
 fn fetch() -> Result<()> {
     if source().exists() && unpacked("usr/bin/containerd").exists() {
         return Ok(());
     }
-    let config = lists()?;
-    let (sources, packages) = (home().join("src"), home().join("debs"));
-    for folder in [&sources, &packages, &home().join("root"), &source()] {
+    let lists = Lists::with_sources()?;
+    let sources = home().join("src");
+    for folder in [&sources, &source()] {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    let run = |what: &str, mut apt: Command| {
-        apt.env("APT_CONFIG", &config);
-        step::run(what, apt)
-    };
-    run("fetching the package lists", apt(&["update"], &sources))?;
-    run(
+    lists.update()?;
+    step::run(
         "fetching Kubernetes' source",
-        apt(&["source", "--download-only", "kubernetes"], &sources),
+        lists.command("apt-get", &["source", "--download-only", "kubernetes"], &sources),
     )?;
-    run("fetching packages", apt(&[&["download"][..], &PACKAGES].concat(), &packages))?;
-    for entry in fs::read_dir(&packages)? {
-        let mut unpack = Command::new("dpkg-deb");
-        unpack.arg("--extract").arg(entry?.path()).arg(home().join("root"));
-        step::run("unpacking a package", unpack)?;
-    }
+    lists.unpack(&PACKAGES, &home().join("debs"), &home().join("root"))?;
     let entries = fs::read_dir(&sources)?.flatten().map(|entry| entry.path());
     let archive = entries.into_iter().find(|path| path.to_string_lossy().ends_with(".orig.tar.gz"));
     let mut unpack = Command::new("tar");

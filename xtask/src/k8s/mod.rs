@@ -5,6 +5,7 @@
 //! would do it.
 mod binaries;
 mod cluster;
+mod companion;
 mod given;
 mod images;
 mod node;
@@ -40,6 +41,9 @@ pub struct Args {
     /// Only the scenarios whose names have this part, and the installation; repeatable
     #[arg(long, value_name = "PART", conflicts_with = "document")]
     only: Vec<String>,
+    /// Only bring a cluster up, say how it is reached, and keep it until interrupted
+    #[arg(long, conflicts_with_all = ["document", "only"])]
+    hold: bool,
     #[command(flatten)]
     given: given::Options,
 }
@@ -47,6 +51,10 @@ pub struct Args {
 pub fn main(args: Args) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "a cluster needs root");
     interrupt::watch()?;
+    if args.hold {
+        ensure!(given::kubeconfig().is_none(), "KUBECONFIG names a cluster; unset it for another");
+        return hold(own(args.keep_image)?);
+    }
     let mut stage = match given::kubeconfig() {
         Some(kubeconfig) => {
             ensure!(!args.document, "only a cluster of the test's own is documented");
@@ -54,7 +62,10 @@ pub fn main(args: Args) -> Result<()> {
             let given = Given::new(kubeconfig, args.given)?;
             Stage::new(Cluster::Given(given), None)?
         }
-        None => own(args.keep_image)?,
+        None => {
+            let (node, time) = own(args.keep_image)?;
+            Stage::new(Cluster::Own(node), Some(time))?
+        }
     };
     let result = scenarios::run(&mut stage, &args.only);
     if let Err(error) = &result {
@@ -86,7 +97,7 @@ fn archives(keep_image: bool) -> Result<Vec<PathBuf>> {
 }
 
 /// A cluster of the test's own.
-fn own(keep_image: bool) -> Result<Stage> {
+fn own(keep_image: bool) -> Result<(Node, Duration)> {
     for name in netns::remove_stale()? {
         eprintln!("removed the namespace {name}, which an earlier run left behind");
     }
@@ -94,7 +105,21 @@ fn own(keep_image: bool) -> Result<Stage> {
     binaries::make()?;
     let start = Instant::now();
     let node = Node::up(&archives)?;
-    Stage::new(Cluster::Own(node), Some(start.elapsed()))
+    Ok((node, start.elapsed()))
+}
+
+/// Keep the cluster for what is done to it from elsewhere.
+fn hold((node, time): (Node, Duration)) -> Result<()> {
+    println!("cluster up in {:.0} s; Ctrl-C ends it. Its clients' end:", time.as_secs_f64());
+    println!(
+        "nsenter --net={} env KUBECONFIG={} sh",
+        node.outside().path().display(),
+        node.kubeconfig_outside().display()
+    );
+    while !interrupt::stopped() {
+        thread::sleep(Duration::from_millis(250));
+    }
+    Ok(())
 }
 
 /// Put the transcript where the documentation has it.

@@ -30,13 +30,16 @@ pub const POD_INTERFACES: &str = "veth????????";
 pub const CLIENTS: u8 = 150;
 /// Where pods and services are, seen from outside.
 const ROUTED: [&str; 2] = ["10.244.0.0/24", "10.96.0.0/16"];
-const API: &str = "https://127.0.0.1:16443";
+const API_PORT: u16 = 16443;
 /// Folders of the node that the guard uses, as the chart names them and as this node has them: it shares
 /// the file systems with this machine, where those of the first names may belong to another guard.
 pub const FOLDERS: [(&str, &str); 2] =
     [("/sys/fs/bpf/ws-guard", PINS), ("/var/lib/ws-guard", STATE)];
 const PINS: &str = "/sys/fs/bpf/ws-guard-test-node";
 const STATE: &str = "/var/lib/ws-guard-test-node";
+/// Files that name the API server: on the node, and outside.
+const INSIDE: &str = "kubeconfig";
+const OUTSIDE: &str = "outside.kubeconfig";
 const CONTROLLERS: &str = "/sys/fs/cgroup";
 
 /// Its processes, namespaces and files; all of them are gone when it is dropped.
@@ -98,7 +101,12 @@ impl Node {
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
-        self.run.join("kubeconfig")
+        self.run.join(INSIDE)
+    }
+
+    /// The same for the outside.
+    pub fn kubeconfig_outside(&self) -> PathBuf {
+        self.run.join(OUTSIDE)
     }
 
     pub fn kubectl(&self) -> Command {
@@ -140,15 +148,10 @@ impl Node {
         write("kubelet.yaml", include_str!("kubelet.yaml"))?;
         write("cni/bridge.conflist", include_str!("bridge.conflist"))?;
         write("tokens.csv", "admin-of-a-test,admin,admin,\"system:masters\"\n")?;
-        write(
-            "kubeconfig",
-            &format!(
-                "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
-                 clusters: [{{name: test, cluster: {{server: \"{API}\", insecure-skip-tls-verify: true}}}}]\n\
-                 users: [{{name: admin, user: {{token: admin-of-a-test}}}}]\n\
-                 contexts: [{{name: test, context: {{cluster: test, user: admin}}}}]\n"
-            ),
-        )?;
+        let loopback = [127, 0, 0, 1].into();
+        for (name, address) in [(INSIDE, loopback), (OUTSIDE, Family::V4.server())] {
+            write(name, &kubeconfig(address))?;
+        }
         let mut key = Command::new("openssl");
         key.args(["genrsa", "-out"]).arg(self.run.join("sa.key")).arg("2048");
         step::run("making the key of service accounts", key)
@@ -278,6 +281,16 @@ impl Drop for Node {
     }
 }
 
+/// What names the API server at this address.
+fn kubeconfig(api: IpAddr) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+         clusters: [{{name: test, cluster: {{server: \"https://{api}:{API_PORT}\", insecure-skip-tls-verify: true}}}}]\n\
+         users: [{{name: admin, user: {{token: admin-of-a-test}}}}]\n\
+         contexts: [{{name: test, context: {{cluster: test, user: admin}}}}]\n"
+    )
+}
+
 /// A part of the cluster: its program and arguments.
 fn part(name: &str, run: &Path) -> Result<(PathBuf, Vec<String>)> {
     let at = |path: &str| run.join(path).display().to_string();
@@ -301,7 +314,7 @@ fn part(name: &str, run: &Path) -> Result<(PathBuf, Vec<String>)> {
         "apiserver" => (
             built("kube-apiserver"),
             format!(
-                "--etcd-servers=http://127.0.0.1:23790 --secure-port=16443 --bind-address=0.0.0.0 \
+                "--etcd-servers=http://127.0.0.1:23790 --secure-port={API_PORT} --bind-address=0.0.0.0 \
                  --advertise-address={address} --cert-dir={certs} --token-auth-file={tokens} \
                  --authorization-mode=Node,RBAC \
                  --service-account-issuer=https://kubernetes.default.svc \

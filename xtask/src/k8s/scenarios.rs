@@ -1,24 +1,21 @@
 //! What is done to the cluster, and what has to be true then.
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use ws_guard_testkit::{client::Client, frame::Frame, proxies::nginx};
+use ws_guard_testkit::proxies::nginx;
 
 use super::{
     cluster::Cluster,
+    companion,
     stage::{FIGURES, Place, Stage},
-    traffic::{Clients, connect, flood_clients, flood_during, mixed, pod_clients},
+    traffic::{Clients, flood_clients, flood_during, mixed, pod_clients},
     undo, wait,
 };
 
 const INGRESS: u16 = 30080;
 pub const LOCAL: u16 = 30081;
 const CLUSTER: u16 = 30082;
-const COMPANION: u16 = 30083;
 /// The shipped limit.
 pub const LIMIT: u64 = 30;
 /// A flood that is longer than the window, so that a second window would show.
@@ -37,7 +34,7 @@ const SCENARIOS: [(&str, Scenario); 12] = [
     ("threshold, by ConfigMap and by command", threshold),
     ("restarts under a flood", restarts),
     ("metrics", metrics),
-    ("companion server, rolled under load", companion),
+    ("companion server, rolled under load", companion::roll),
     ("rollback", undo::rollback),
     ("removal", removal),
     ("kustomize, from installation to removal", undo::kustomize),
@@ -280,67 +277,6 @@ fn metrics(stage: &mut Stage) -> Result<()> {
     }
     let names = text.lines().filter(|line| line.starts_with("# TYPE wsguard_")).count();
     stage.say(&format!("{names} metrics scraped; wsguard_ready 1, wsguard_config_valid 1"));
-    Ok(())
-}
-
-/// A message and its echo; the server's own pings may come between.
-fn echoed(client: &mut Client) -> Result<()> {
-    client.send_one(Frame::text("still there?"))?;
-    let came = client.wait(Duration::from_secs(10), |received| received.messages == 1);
-    ensure!(came, "no echo");
-    Ok(())
-}
-
-/// A client with its echo. It does as clients do: again, if it met a pod that is leaving, or one that
-/// refuses newcomers because its node is busy. Also how often it had to.
-fn served(cluster: &Cluster, to: SocketAddr, n: u8) -> Result<(Client, usize)> {
-    let mut served = None;
-    let mut refused = 0;
-    wait("a client is served", Duration::from_secs(60), || {
-        let client = connect(cluster.outside(), to, cluster.client(n));
-        match client.and_then(|mut client| echoed(&mut client).map(|()| client)) {
-            Ok(client) => served = Some(client),
-            Err(error) => {
-                eprintln!("  again: {error:#}");
-                refused += 1;
-            }
-        }
-        Ok(served.is_some())
-    })?;
-    Ok((served.context("no client")?, refused))
-}
-
-/// Twenty clients, and how often they had to try again.
-fn all_served(cluster: &Cluster, to: SocketAddr) -> Result<(Vec<Client>, usize)> {
-    let all = (0..20).map(|n| served(cluster, to, n)).collect::<Result<Vec<_>>>()?;
-    let (clients, refused): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-    Ok((clients, refused.iter().sum()))
-}
-
-fn companion(stage: &mut Stage) -> Result<()> {
-    let outside = serde_json::json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "companion-outside", "namespace": "ws-guard"},
-        "spec": {
-            "type": "NodePort",
-            "selector": {"app.kubernetes.io/component": "server"},
-            "ports": [{"port": 8080, "nodePort": COMPANION}],
-        },
-    });
-    stage.apply(&outside.to_string())?;
-    let to = stage.cluster.port(COMPANION);
-    let (clients, before) = all_served(&stage.cluster, to)?;
-    stage.kubectl(&["-n", "ws-guard", "rollout", "restart", "deployment/ws-guard-server"])?;
-    let closed =
-        |client: &Client| client.wait(Duration::from_secs(60), |received| received.close.is_some());
-    let ended = clients.iter().filter(|client| closed(client)).count();
-    let codes: Vec<Option<u16>> = clients.iter().map(|client| client.received().close).collect();
-    stage.rolled_out("ws-guard", "deployment/ws-guard-server")?;
-    ensure!(codes.iter().all(|code| *code == Some(1012)), "they were closed with {codes:?}");
-    let (_, after) = all_served(&stage.cluster, to)?;
-    stage.say(&format!(
-        "20 clients with their echo, {before} attempts more; rolled: {ended} closed with 1012; all served again, {after} attempts more"
-    ));
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use ws_guard_testkit::tools;
 
 use crate::{
     image::{self, Architecture, Build, NAME, Profile, VERSION},
-    package, setup, step,
+    package, setup, step, vm,
 };
 
 /// Most bytes of the image.
@@ -82,6 +82,9 @@ fn images(folder: &Path, chosen: &[Architecture], once: bool) -> Result<Vec<Stri
             let other = image::make(&other.of(architecture), &again)?;
             ensure!(digest == other, "built twice, the image is {digest} and {other}");
             same(&archive, &again)?;
+        }
+        if architecture == Architecture::Arm64 {
+            vm::arm64::try_out(&build.of(architecture).guard()?)?;
         }
         digests.push(format!("{NAME}@{digest}"));
     }

@@ -129,7 +129,7 @@ pub const ARM64: Packages = Packages {
     needed: &[
         (Probe::Program("aarch64-linux-gnu-gcc"), "gcc-aarch64-linux-gnu"),
         (Probe::File("/usr/aarch64-linux-gnu/include/stdio.h"), "libc6-dev-arm64-cross"),
-        (Probe::Program("qemu-aarch64-static"), "qemu-user-static"),
+        (Probe::Program("qemu-system-aarch64"), "qemu-system-arm"),
     ],
 };
 

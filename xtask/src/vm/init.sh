@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first process of a test machine. Jobs follow; what they print goes to the second serial port,
-# next to the kernel's own messages on the first.
+# The first process of a test machine. Jobs follow; what they print goes to the serial port that the
+# kernel's command line names, the second where there are two: its own messages are on the first.
 /bin/busybox mkdir -p /dev /proc /sys /run /tmp /sbin /usr/sbin /usr/bin /var/run
 /bin/busybox --install -s /bin
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
@@ -11,7 +11,7 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs tmpfs /run
 rm -r /var/run && ln -s /run /var/run
-exec </dev/null >/dev/ttyS1 2>&1
+exec </dev/null >"/dev/$jobs" 2>&1
 ip link set lo up
 # Nothing asks for this one by itself: it makes the device that others open.
 modprobe -q tun

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use ws_guard_testkit::tools;
 
-use crate::{setup, step};
+use crate::{apt::Lists, image::Architecture, setup, step};
 
 /// A series of kernels, such as 6.12; which patch release it is, Debian decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +47,36 @@ pub struct Kernel {
     pub root: PathBuf,
     /// As `uname -r` says: the folder in `lib/modules`.
     pub name: String,
+    pub architecture: Architecture,
+}
+
+/// Debian's package of a kernel for machines of one architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct Package {
+    release: Release,
+    architecture: Architecture,
 }
 
 impl Release {
+    /// For machines like this one.
+    pub fn here(self) -> Package {
+        self.of(Architecture::HOST)
+    }
+
+    pub fn of(self, architecture: Architecture) -> Package {
+        Package { release: self, architecture }
+    }
+}
+
+impl Package {
     /// Where its newest known patch release is unpacked.
     fn folder(self) -> PathBuf {
-        tools::target().join("vm").join(format!("linux-{self}"))
+        let release = self.release;
+        let name = match self.is_native() {
+            true => format!("linux-{release}"),
+            false => format!("linux-{release}-{}", self.architecture.oci()),
+        };
+        tools::target().join("vm").join(name)
     }
 
     /// The kernel that was fetched last, if there is one.
@@ -67,7 +91,17 @@ impl Release {
             image,
             root,
             name: name.into(),
+            architecture: self.architecture,
         })
+    }
+
+    fn is_native(self) -> bool {
+        self.architecture == Architecture::HOST
+    }
+
+    /// Lists other than the machine's own, where those have no such package.
+    fn lists(self) -> Result<Option<Lists>> {
+        if self.is_native() { Ok(None) } else { Lists::of(self.architecture).map(Some) }
     }
 
     /// The newest patch release that apt knows, fetched unless it is here already.
@@ -75,41 +109,49 @@ impl Release {
     /// # Errors
     /// When no package source has it, and none was fetched before.
     pub fn fetch(self) -> Result<Kernel> {
-        let cached = self.cached();
-        let mut newest = self.newest_package();
+        let (cached, lists) = (self.cached(), self.lists()?);
+        let mut newest = self.newest(lists.as_ref());
         if newest.is_none() && cached.is_none() {
-            setup::apt_update()?;
-            newest = self.newest_package();
+            match &lists {
+                Some(lists) => lists.update()?,
+                None => setup::apt_update()?,
+            }
+            newest = self.newest(lists.as_ref());
         }
         match (newest, cached) {
             (Some(package), Some(kernel)) if package == package_name(&kernel.name) => Ok(kernel),
             (None, Some(kernel)) => Ok(kernel),
-            (Some(package), _) => self.unpack(&package),
+            (Some(package), _) => self.unpack(&package, lists.as_ref()),
             (None, None) => bail!(
-                "no package source of this system has linux-image-{self}.*-cloud-amd64: Debian 12 has \
-                 6.1, its security suite and Debian 13 have 6.12"
+                "no package source of this system has linux-image-{}.*-cloud-{}: Debian 12 has 6.1, \
+                 its security suite and Debian 13 have 6.12",
+                self.release,
+                self.architecture.oci()
             ),
         }
     }
 
-    fn newest_package(self) -> Option<String> {
-        let pattern = format!("^linux-image-{}[.]{}[.]", self.major, self.minor);
-        let found = step::output("apt-cache", &["search", "--names-only", &pattern])?;
+    fn newest(self, lists: Option<&Lists>) -> Option<String> {
+        let Release { major, minor } = self.release;
+        let pattern = format!("^linux-image-{major}[.]{minor}[.]");
+        let words = ["search", "--names-only", &pattern];
+        let output = apt(lists, "apt-cache", &words, Path::new("/")).output().ok()?;
+        let found = String::from_utf8(output.stdout).ok()?;
         let names = found.lines().filter_map(|line| line.split_whitespace().next());
-        let images = names.filter(|name| name.ends_with("-cloud-amd64"));
+        let suffix = format!("-cloud-{}", self.architecture.oci());
+        let images = names.filter(|name| name.ends_with(&suffix));
         images.max_by_key(|name| numbers(name)).map(str::to_owned)
     }
 
     /// Download a package and unpack it in place of what was there.
-    fn unpack(self, package: &str) -> Result<Kernel> {
+    fn unpack(self, package: &str, lists: Option<&Lists>) -> Result<Kernel> {
         let folder = self.folder();
         let new = folder.with_extension("new");
         if new.exists() {
             fs::remove_dir_all(&new).with_context(|| new.display().to_string())?;
         }
         fs::create_dir_all(&new).with_context(|| new.display().to_string())?;
-        let mut download = Command::new("apt-get");
-        download.args(["download", "-q", package]).current_dir(&new);
+        let download = apt(lists, "apt-get", &["download", package], &new);
         step::run(&format!("fetching {package}"), download)?;
         let archive = find(&new, "deb")?;
         let mut unpack = Command::new("dpkg-deb");
@@ -129,6 +171,18 @@ impl Release {
         }
         fs::rename(&new, &folder)?;
         self.cached().with_context(|| format!("{package} has no kernel {name}, or no modules"))
+    }
+}
+
+/// One of apt's programs, asked about these lists or about the machine's own.
+fn apt(lists: Option<&Lists>, program: &str, words: &[&str], folder: &Path) -> Command {
+    match lists {
+        Some(lists) => lists.command(program, words, folder),
+        None => {
+            let mut apt = Command::new(program);
+            apt.arg("-q").args(words).current_dir(folder);
+            apt
+        }
     }
 }
 
@@ -177,7 +231,7 @@ impl Kernel {
 }
 
 /// A kernel as something that `cargo xtask setup` installs.
-pub struct Component(pub Release, pub &'static str);
+pub struct Component(pub Package, pub &'static str);
 
 impl setup::Component for Component {
     fn name(&self) -> &'static str {

@@ -3,6 +3,7 @@
 //! A [`Kernel`] is one of Debian's, fetched by [`kernel`]; [`initramfs`] packs the tests and what they
 //! need into a file system in memory; [`machine`] boots the two in QEMU and reads what the tests print.
 //! Nothing of the host is visible in a machine, and it has no network to the outside.
+pub mod arm64;
 mod initramfs;
 pub mod kernel;
 mod machine;
