@@ -32,7 +32,14 @@ fn blocked(runs: &[Run]) -> Option<String> {
     let mut text = format!("the release is blocked: the last {ROW} chaos runs have failed\n");
     for run in runs {
         // A String takes all that is written to it.
-        let _ = writeln!(text, "- {} (seed {}, {}): {}", run.name, run.seed, run.version, run.failures.join("; "));
+        let _ = writeln!(
+            text,
+            "- {} (seed {}, {}): {}",
+            run.name,
+            run.seed,
+            run.version,
+            run.failures.join("; ")
+        );
     }
     let last = runs.last()?;
     let _ = write!(
@@ -62,7 +69,8 @@ mod tests {
 
     #[test]
     fn three_failures_in_a_row_block() {
-        let runs = |passed: &[bool]| passed.iter().map(|passed| stored(*passed)).collect::<Vec<_>>();
+        let runs =
+            |passed: &[bool]| passed.iter().map(|passed| stored(*passed)).collect::<Vec<_>>();
         assert_eq!(blocked(&runs(&[false, false])), None);
         assert_eq!(blocked(&runs(&[true, false, false])), None);
         let why = blocked(&runs(&[false, false, false])).unwrap();

@@ -28,28 +28,65 @@ pub struct Line {
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The client is there, and will follow this topic.
-    Began { topic: String },
+    Began {
+        topic: String,
+    },
     /// The topic is followed from after this offset: the first subscription.
-    Subscribed { topic: String, offset: u64 },
+    Subscribed {
+        topic: String,
+        offset: u64,
+    },
     /// The connection has ended, and the client begins to come back.
-    Closed { why: String },
+    Closed {
+        why: String,
+    },
     /// An attempt to connect, or to go on where the client was, has failed.
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
     /// The server asked to wait before the next attempt.
-    Wait { ms: u64 },
+    Wait {
+        ms: u64,
+    },
     /// The session is back: connected, and following all it followed before.
-    Open { recovered: bool },
-    Publish { topic: String, id: String },
+    Open {
+        recovered: bool,
+    },
+    Publish {
+        topic: String,
+        id: String,
+    },
     /// Acknowledged.
-    Published { topic: String, id: String, offset: u64, repeated: bool },
+    Published {
+        topic: String,
+        id: String,
+        offset: u64,
+        repeated: bool,
+    },
     /// Not acknowledged; it will be sent again if `again`.
-    Refused { id: String, status: u64, again: bool },
+    Refused {
+        id: String,
+        status: u64,
+        again: bool,
+    },
     /// Delivered to the application.
-    Message { topic: String, offset: u64, id: String },
+    Message {
+        topic: String,
+        offset: u64,
+        id: String,
+    },
     /// The application was told that messages after `from`, up to `to`, may be missing.
-    Gap { topic: String, from: u64, to: u64 },
+    Gap {
+        topic: String,
+        from: u64,
+        to: u64,
+    },
     /// One connection of a client that floods with pings.
-    Flooded { ms: u64, sent: u64, answered: u64 },
+    Flooded {
+        ms: u64,
+        sent: u64,
+        answered: u64,
+    },
     /// The client ends by itself.
     Done,
 }

@@ -100,8 +100,16 @@ impl Verdict {
     ) -> Verdict {
         let targets = targets.clone();
         let failures = Vec::new();
-        let mut verdict =
-            Verdict { seconds, targets, deliveries, reconnects, floods, counts, findings, failures };
+        let mut verdict = Verdict {
+            seconds,
+            targets,
+            deliveries,
+            reconnects,
+            floods,
+            counts,
+            findings,
+            failures,
+        };
         verdict.failures = verdict.failing();
         verdict
     }
@@ -130,10 +138,14 @@ impl Verdict {
             failures.push(format!("{:.4} % of messages lost, target {loss} %", self.loss()));
         }
         if self.reconnects.p99_ms > p99 {
-            failures.push(format!("back after {:.0} ms (P99), target {p99} ms", self.reconnects.p99_ms));
+            failures.push(format!(
+                "back after {:.0} ms (P99), target {p99} ms",
+                self.reconnects.p99_ms
+            ));
         }
         // Late ones are what the first target is about.
-        let counted = self.counts.iter().filter(|(kind, _)| *kind != "late" && *kind != "never back");
+        let counted =
+            self.counts.iter().filter(|(kind, _)| *kind != "late" && *kind != "never back");
         failures.extend(counted.map(|(kind, count)| format!("{kind}: {count}")));
         failures
     }
@@ -164,7 +176,14 @@ impl fmt::Display for Verdict {
             f,
             "messages: {} published, {} acknowledged, {} refusals; {} deliveries expected, {} lost \
              ({:.4} %), of which {} told; gaps told: {}",
-            d.published, d.acknowledged, d.refused, d.expected, d.lost, self.loss(), d.told, d.gaps
+            d.published,
+            d.acknowledged,
+            d.refused,
+            d.expected,
+            d.lost,
+            self.loss(),
+            d.told,
+            d.gaps
         )?;
         writeln!(
             f,

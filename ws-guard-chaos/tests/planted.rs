@@ -151,7 +151,8 @@ fn remember(message: &Message, seen: &Seen) -> Option<()> {
 fn run(forgets: bool, folder: &Path) -> (bool, String) {
     let redis = Redis::start(&[]);
     let servers = ["one", "two"].map(|name| server(name, &redis));
-    let seen = Arc::new(Seen { forgets, publications: AtomicU64::new(0), positions: Mutex::default() });
+    let seen =
+        Arc::new(Seen { forgets, publications: AtomicU64::new(0), positions: Mutex::default() });
     let relays: Vec<String> =
         servers.iter().map(|server| relay(server.address(), &seen).to_string()).collect();
     let mut command = Command::new(PROGRAM);

@@ -25,9 +25,16 @@ struct Subscriber {
 }
 
 enum Got {
-    Message { offset: u64, id: String, at: u64 },
+    Message {
+        offset: u64,
+        id: String,
+        at: u64,
+    },
     /// What it was told is missing.
-    Gap { from: u64, to: u64 },
+    Gap {
+        from: u64,
+        to: u64,
+    },
 }
 
 #[derive(Default)]
@@ -204,14 +211,23 @@ impl Judged<'_> {
     /// One that was acknowledged at an offset that another one has.
     fn one(&mut self, subscriber: &Subscriber, offset: u64, id: &str, at: u64, acknowledged: bool) {
         self.sums.expected += 1;
-        let came = subscriber.got.iter().any(|got| matches!(got, Got::Message { id: it, .. } if it == id));
+        let came =
+            subscriber.got.iter().any(|got| matches!(got, Got::Message { id: it, .. } if it == id));
         if !came {
             self.lost(subscriber, offset, id, at, acknowledged);
         }
     }
 
-    fn lost(&mut self, subscriber: &Subscriber, offset: u64, id: &str, at: u64, acknowledged: bool) {
-        let covers = |got: &Got| matches!(got, Got::Gap { from, to } if *from < offset && offset <= *to);
+    fn lost(
+        &mut self,
+        subscriber: &Subscriber,
+        offset: u64,
+        id: &str,
+        at: u64,
+        acknowledged: bool,
+    ) {
+        let covers =
+            |got: &Got| matches!(got, Got::Gap { from, to } if *from < offset && offset <= *to);
         let told = subscriber.got.iter().any(covers);
         self.sums.lost += u64::from(acknowledged);
         self.sums.told += u64::from(acknowledged && told);

@@ -95,8 +95,7 @@ pub fn check(folder: &Path, targets: &Targets) -> Result<Verdict> {
 }
 
 fn logs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut logs = Vec::new();
     for entry in entries {
         let path = entry?.path();
@@ -116,7 +115,8 @@ mod tests {
     fn found(lines: &str) -> (Vec<String>, Verdict) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(format!("x{LOGS}"));
-        fs::write(file, format!("{lines}{{\"at\":99,\"who\":\"x\",\"event\":\"done\"}}\n")).unwrap();
+        fs::write(file, format!("{lines}{{\"at\":99,\"who\":\"x\",\"event\":\"done\"}}\n"))
+            .unwrap();
         let verdict = check(folder.path(), &Targets::default()).unwrap();
         (verdict.counts.keys().cloned().collect(), verdict)
     }
@@ -181,7 +181,11 @@ mod tests {
             text += &line(1, &who, r#""event":"open","recovered":true"#);
             text += &line(1_000_000, &who, r#""event":"closed","why":"1012""#);
             text += &line(1_000_000, &who, r#""event":"wait","ms":500"#);
-            text += &line(1_000_000 + 500_000 + client * 1000, &who, r#""event":"open","recovered":true"#);
+            text += &line(
+                1_000_000 + 500_000 + client * 1000,
+                &who,
+                r#""event":"open","recovered":true"#,
+            );
         }
         let (_, verdict) = found(&text);
         let back = &verdict.reconnects;
@@ -195,7 +199,11 @@ mod tests {
     #[test]
     fn pings_over_the_limit_are_not_to_be_answered() {
         let flood = |ms, answered| {
-            line(1, "flooder", &format!(r#""event":"flooded","ms":{ms},"sent":5000,"answered":{answered}"#))
+            line(
+                1,
+                "flooder",
+                &format!(r#""event":"flooded","ms":{ms},"sent":5000,"answered":{answered}"#),
+            )
         };
         assert_eq!(found(&flood(25_000, 90)).1.floods.over, 0);
         let (kinds, verdict) = found(&flood(25_000, 91));

@@ -31,11 +31,14 @@ pub fn tell(logs: &[PathBuf], found: &[Found]) -> Result<Vec<Vec<String>>> {
             }
         })?;
     }
-    Ok(stories.into_iter().map(|story| {
-        let mut story: Vec<(u64, String)> = story.into();
-        story.sort();
-        story.into_iter().map(|(_, text)| text).collect()
-    }).collect())
+    Ok(stories
+        .into_iter()
+        .map(|story| {
+            let mut story: Vec<(u64, String)> = story.into();
+            story.sort();
+            story.into_iter().map(|(_, text)| text).collect()
+        })
+        .collect())
 }
 
 /// Whether it is the client's, or of the publication that is spoken of.

@@ -208,8 +208,8 @@ impl Client {
                     self.hear(session, said).await?;
                 }
                 Message::Close(frame) => {
-                    let (code, reason) =
-                        frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
+                    let (code, reason) = frame
+                        .map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
                     let wait = hinted(code, &reason);
                     return Err(Failure { why: format!("{code} {reason}"), wait }.into());
                 }
@@ -226,8 +226,8 @@ impl Client {
             None => session.next_beat,
         };
         let back = (!session.following).then(|| session.opened + CONNECT);
-        let publication = (session.following && self.shared.publishing.get())
-            .then_some(self.next_publication);
+        let publication =
+            (session.following && self.shared.publishing.get()).then_some(self.next_publication);
         let again = self.outbox.due(Instant::now().into_std()).map(Instant::from_std);
         let again = again.filter(|_| session.following);
         [back, publication, again, session.ask_at].into_iter().flatten().fold(beat, Instant::min)
@@ -280,7 +280,8 @@ impl Client {
             self.shared.waiting.set(self.shared.waiting.get() + 1);
         }
         while let Some(next) = self.outbox.send(session.last_id + 1, now.into_std()) {
-            let request = json!({"type": "publish", "topic": next.topic, "key": next.id, "data": next.id});
+            let request =
+                json!({"type": "publish", "topic": next.topic, "key": next.id, "data": next.id});
             session.say(request).await?;
         }
         Ok(())

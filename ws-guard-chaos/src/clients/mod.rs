@@ -148,7 +148,10 @@ async fn lead(args: Args) -> Result<()> {
         }
     }
     let (following, waiting) = (shared.following.get(), shared.waiting.get());
-    println!("at the end, {following} of {} clients follow, {waiting} publications wait", args.clients);
+    println!(
+        "at the end, {following} of {} clients follow, {waiting} publications wait",
+        args.clients
+    );
     shared.log.write("clients", Event::Done)?;
     shared.log.flush()
 }

@@ -30,9 +30,7 @@ pub struct Chart {
 impl Chart {
     pub fn draw(&self) -> String {
         let (low, high) = self.range();
-        let y = |value: f64| {
-            HEIGHT - EDGE - (value - low) / (high - low) * (HEIGHT - 2.0 * EDGE)
-        };
+        let y = |value: f64| HEIGHT - EDGE - (value - low) / (high - low) * (HEIGHT - 2.0 * EDGE);
         let steps = self.points.len().saturating_sub(1).max(1) as f64;
         let x = |number: usize| LEFT + number as f64 / steps * (WIDTH - LEFT - EDGE);
         let mut svg = format!(
@@ -86,9 +84,8 @@ impl Chart {
     /// From the lowest to the highest value, the target among them, and some more.
     fn range(&self) -> (f64, f64) {
         let values = self.points.iter().map(|point| point.value).chain([self.target]);
-        let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| {
-            (low.min(value), high.max(value))
-        });
+        let (low, high) = values
+            .fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
         let more = (high - low).max(high.abs() * 1e-4) * 0.15;
         // No percentage is above 100, and nothing is below 0.
         let high = if self.at_least { 100.0 } else { high + more };
@@ -116,7 +113,8 @@ mod tests {
         let circles: Vec<f64> = circles.map(|y| y.parse().unwrap()).collect();
         assert!((circles[0] - 2.0 * circles[1] + circles[2]).abs() < 0.2, "{circles:?}");
         assert!(circles[0] > circles[2]);
-        let target = format!("y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"var(--bad)\"", circles[2], circles[2]);
+        let target =
+            format!("y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"var(--bad)\"", circles[2], circles[2]);
         assert!(svg.contains(&target), "{svg}");
     }
 }

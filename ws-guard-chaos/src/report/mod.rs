@@ -123,10 +123,16 @@ fn table(runs: &[Run]) -> String {
                 format!("<br><small>{:+.decimals$}</small>", of(run) - of(before))
             })
         };
-        let faults: Vec<String> =
-            run.faults.iter().map(|(fault, count)| format!("{}&nbsp;×{count}", escape(fault))).collect();
-        let failures: String =
-            run.failures.iter().map(|why| format!("<br><span class=\"failed\">{}</span>", escape(why))).collect();
+        let faults: Vec<String> = run
+            .faults
+            .iter()
+            .map(|(fault, count)| format!("{}&nbsp;×{count}", escape(fault)))
+            .collect();
+        let failures: String = run
+            .failures
+            .iter()
+            .map(|why| format!("<br><span class=\"failed\">{}</span>", escape(why)))
+            .collect();
         let _ = writeln!(
             text,
             "<tr><td>{}<br><small>seed {}, {} min, {}</small></td><td class=\"{result}\">{result}</td>\
@@ -171,7 +177,9 @@ mod tests {
         let page = page(&[stored(true), stored(false)], &Targets::default());
         assert_eq!(page.matches("<svg").count(), 3);
         assert_eq!(page.matches("class=\"target\"").count(), 3);
-        for part in ["kill&nbsp;×6", "+110</small>", "target 800 ms", "&lt;v1&gt;", "back after 900"] {
+        for part in
+            ["kill&nbsp;×6", "+110</small>", "target 800 ms", "&lt;v1&gt;", "back after 900"]
+        {
             assert!(page.contains(part), "{part} in {page}");
         }
         // Nothing is fetched from anywhere.

@@ -102,7 +102,12 @@ impl Store {
         Ok(())
     }
 
-    async fn add(&mut self, args: &Args, verdict: &Verdict, faults: &[faults::Fault]) -> Result<()> {
+    async fn add(
+        &mut self,
+        args: &Args,
+        verdict: &Verdict,
+        faults: &[faults::Fault],
+    ) -> Result<()> {
         let lasted = Duration::try_from_secs_f64(verdict.seconds).unwrap_or_default();
         let began = args.began.unwrap_or_else(|| SystemTime::now() - lasted);
         let name = humantime::format_rfc3339_seconds(began).to_string();
@@ -192,8 +197,8 @@ pub async fn run(args: Args) -> Result<()> {
     let path = args.folder.join("verdict.json");
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("reading {}: `check --verdict` writes it", path.display()))?;
-    let verdict: Verdict = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no verdict", path.display()))?;
+    let verdict: Verdict =
+        serde_json::from_str(&text).with_context(|| format!("{} is no verdict", path.display()))?;
     let faults = faults::read(&args.folder.join("faults.jsonl"))?;
     let mut store = Store::open(&args.database).await?;
     store.add(&args, &verdict, &faults).await?;

@@ -105,7 +105,8 @@ pub struct Wanted<'a> {
 pub fn plan(wanted: &Wanted) -> Vec<Planned> {
     let mut random = fastrand::Rng::with_seed(wanted.seed);
     let only: BTreeSet<Fault> = wanted.only.iter().copied().collect();
-    let kinds = Fault::value_variants().iter().filter(|fault| only.is_empty() || only.contains(fault));
+    let kinds =
+        Fault::value_variants().iter().filter(|fault| only.is_empty() || only.contains(fault));
     let round: Vec<Fault> =
         kinds.flat_map(|fault| std::iter::repeat_n(*fault, fault.shape().0)).collect();
     let end = wanted.minutes * 60.0;

@@ -1,12 +1,16 @@
 //! How each fault is inflicted on the fleet, and undone.
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use ws_guard_testkit::{netns::INTERFACE, path::Impairment};
+use ws_guard_testkit::{
+    netns::INTERFACE,
+    path::{FAR, Impairment, NEAR},
+};
 
 use super::{
     faults::{Fault, Planned},
@@ -20,28 +24,59 @@ const JUMP: i64 = 3600;
 const SLOW: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(150));
 
 /// What the path does to packets: each fault adds to it.
-#[derive(Default)]
-pub struct Weather(Impairment);
+pub struct Weather {
+    all: Impairment,
+    /// Whether the kernel delays and loses them, and the path's program only makes some late.
+    netem: bool,
+}
 
 impl Weather {
-    fn set(&mut self, fleet: &Fleet, planned: &Planned, on: bool) {
+    pub fn new(fleet: &Fleet) -> Weather {
+        let netem = netem(fleet, NEAR, "delay 0ms").is_ok();
+        eprintln!("  packets are delayed by {}", if netem { "netem" } else { "a program" });
+        Weather { all: Impairment::default(), netem }
+    }
+
+    fn set(&mut self, fleet: &Fleet, planned: &Planned, on: bool) -> Result<()> {
         let ms = |ms: u64| Duration::from_millis(if on { ms } else { 0 });
         let thousandths = |n: u32| if on { n } else { 0 };
-        let all = &mut self.0;
+        let all = &mut self.all;
         match planned.fault {
             Fault::Delay => (all.delay, all.jitter) = (ms(100), ms(20)),
             Fault::Loss => all.lost = thousandths(20),
             Fault::Reorder => (all.late, all.lateness) = (thousandths(100), ms(50)),
-            _ => return,
+            _ => return Ok(()),
         }
         (all.both, all.seed) = (true, planned.seed & 0xffff_ffff);
-        fleet.path.set(*all);
+        let mut program = *all;
+        if self.netem {
+            let (delay, jitter) = (all.delay.as_millis(), all.jitter.as_millis());
+            let lost = f64::from(all.lost) / 10.0;
+            let words = format!("delay {delay}ms {jitter}ms loss {lost}% limit 100000");
+            for end in [NEAR, FAR] {
+                netem(fleet, end, &words)?;
+            }
+            (program.delay, program.jitter) = (Duration::ZERO, Duration::ZERO);
+            program.lost = 0;
+        }
+        fleet.path.set(program);
+        Ok(())
     }
 
     /// The delay holds from the beginning to the end.
-    pub fn begin(&mut self, fleet: &Fleet, planned: &Planned) {
-        self.set(fleet, planned, true);
+    pub fn begin(&mut self, fleet: &Fleet, planned: &Planned) -> Result<()> {
+        self.set(fleet, planned, true)
     }
+}
+
+/// Let the kernel treat what leaves the path at this end.
+fn netem(fleet: &Fleet, end: &str, words: &str) -> Result<()> {
+    let mut tc = Command::new("tc");
+    tc.args(["-netns", fleet.path.middle.name(), "qdisc", "replace", "dev", end, "root", "netem"]);
+    let output = tc.args(words.split_whitespace()).output().context("running tc")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tc ended with {}: {}", output.status, said.trim());
+    Ok(())
 }
 
 fn node<'a>(fleet: &'a mut Fleet, planned: &Planned) -> Result<&'a mut Node> {
@@ -55,9 +90,9 @@ pub fn inflict(fleet: &mut Fleet, weather: &mut Weather, planned: &Planned) -> R
     match planned.fault {
         Fault::Delay => {}
         Fault::Loss | Fault::Reorder => {
-            weather.set(fleet, planned, true);
+            weather.set(fleet, planned, true)?;
             pause();
-            weather.set(fleet, planned, false);
+            weather.set(fleet, planned, false)?;
         }
         Fault::Kill => ended(fleet, planned, Signal::SIGKILL, pause)?,
         Fault::Drain => ended(fleet, planned, Signal::SIGTERM, pause)?,

@@ -149,9 +149,7 @@ fn run(args: &Run) -> Result<()> {
     let servers = usize::from(args.servers);
     let plan = match &args.replay {
         Some(path) => faults::read(path, servers)?,
-        None => {
-            faults::plan(&Wanted { seed, minutes: args.minutes, servers, only: &args.only })
-        }
+        None => faults::plan(&Wanted { seed, minutes: args.minutes, servers, only: &args.only }),
     };
     let began = SystemTime::now();
     let name = humantime::format_rfc3339_seconds(began).to_string().replace(':', "-");
@@ -186,18 +184,12 @@ fn length(plan: &[Planned]) -> f64 {
 }
 
 /// The fleet, its clients, and what is done to it.
-fn carry_out(
-    args: &Run,
-    folder: &Path,
-    plan: &[Planned],
-    seed: u64,
-    minutes: f64,
-) -> Result<()> {
+fn carry_out(args: &Run, folder: &Path, plan: &[Planned], seed: u64, minutes: f64) -> Result<()> {
     eprintln!("  starting {} servers ...", args.servers);
     let mut fleet = Fleet::start(folder, args.servers.into())?;
-    let mut weather = Weather::default();
+    let mut weather = Weather::new(&fleet);
     for planned in plan.iter().filter(|planned| planned.fault == Fault::Delay) {
-        weather.begin(&fleet, planned);
+        weather.begin(&fleet, planned)?;
     }
     eprintln!("  starting the clients ...");
     let mut clients = Clients::start(&fleet, folder, &args.load, seed)?;

@@ -151,12 +151,7 @@ impl Drop for Fleet {
 }
 
 impl Node {
-    fn start(
-        folder: &Folder,
-        faketime: &Folder,
-        edge: &Namespace,
-        number: usize,
-    ) -> Result<Node> {
+    fn start(folder: &Folder, faketime: &Folder, edge: &Namespace, number: usize) -> Result<Node> {
         let at = address(number);
         let namespace = joined(edge, &format!("server{number}"), &format!("{}/24", at.ip()))?;
         let guard = format!(

@@ -21,7 +21,7 @@ use comfy_table::{Table, presets};
 use ws_guard_testkit::servers::Library;
 
 pub use deploy::{Linkage, linkage};
-pub use postgres::programs as postgres;
+pub use postgres::postgres;
 pub use system::{apt_update, faketime, program};
 pub use toolchain::Toolchain;
 
@@ -81,7 +81,8 @@ fn for_tests() -> Vec<Box<dyn Component>> {
     components.extend([Box::new(system::PROXY_LIBRARIES) as _, Box::new(proxies::NGINX) as _]);
     components.extend(proxies::NGINX_LUA.map(|package| Box::new(package) as _));
     components.push(Box::new(proxies::HAPROXY));
-    components.extend([Box::new(system::POSTGRES_LIBRARIES) as _, Box::new(postgres::Component) as _]);
+    components
+        .extend([Box::new(system::POSTGRES_LIBRARIES) as _, Box::new(postgres::Component) as _]);
     components.extend(for_image());
     components.extend([Box::new(system::CONTAINERS) as _, Box::new(deploy::PROMETHEUS) as _]);
     components.extend([Box::new(deploy::ALERTMANAGER) as _, Box::new(deploy::Rotel) as _]);

@@ -1,8 +1,6 @@
 //! Debian's PostgreSQL, for what chaos runs store.
 //!
 //! Unpacked where it is not installed: Debian's package makes a database and starts a service.
-use std::path::PathBuf;
-
 use anyhow::Result;
 use ws_guard_testkit::tools;
 
@@ -40,10 +38,9 @@ impl super::Component for Component {
     }
 }
 
-/// Make sure that it is there; the folder of its programs.
-pub fn programs() -> Result<PathBuf> {
+/// Make sure that it is there.
+pub fn postgres() -> Result<()> {
     let components: [Box<dyn super::Component>; 2] =
         [Box::new(system::POSTGRES_LIBRARIES), Box::new(Component)];
-    install(components)?;
-    Ok(tools::postgres())
+    install(components).map(drop)
 }
