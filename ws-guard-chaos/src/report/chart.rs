@@ -9,6 +9,11 @@ const HEIGHT: f64 = 200.0;
 /// Room for the numbers at the left, and around.
 const LEFT: f64 = 70.0;
 const EDGE: f64 = 16.0;
+/// Room for the first and the last run's names.
+const BOTTOM: f64 = 34.0;
+/// The scale reaches so many times as far as the target, from what is perfect; a run that failed altogether
+/// would hide all others.
+const FAR: f64 = 5.0;
 
 /// The figure of one run.
 pub struct Point {
@@ -30,7 +35,11 @@ pub struct Chart {
 impl Chart {
     pub fn draw(&self) -> String {
         let (low, high) = self.range();
-        let y = |value: f64| HEIGHT - EDGE - (value - low) / (high - low) * (HEIGHT - 2.0 * EDGE);
+        // What is off the scale is at its edge.
+        let y = |value: f64| {
+            let part = (value.clamp(low, high) - low) / (high - low);
+            HEIGHT - BOTTOM - part * (HEIGHT - BOTTOM - EDGE)
+        };
         let steps = self.points.len().saturating_sub(1).max(1) as f64;
         let x = |number: usize| LEFT + number as f64 / steps * (WIDTH - LEFT - EDGE);
         let mut svg = format!(
@@ -78,7 +87,24 @@ impl Chart {
                 point.value
             );
         }
+        self.name_ends(&mut svg);
         svg + "</svg>\n"
+    }
+
+    /// The first and the last run.
+    fn name_ends(&self, svg: &mut String) {
+        let (first, last) =
+            (self.points.first(), self.points.last().filter(|_| self.points.len() > 1));
+        for (point, x, anchor) in [(first, LEFT, "start"), (last, WIDTH - EDGE, "end")] {
+            let Some(point) = point else { continue };
+            // A String takes all that is written to it.
+            let _ = writeln!(
+                svg,
+                "<text x=\"{x}\" y=\"{:.0}\" text-anchor=\"{anchor}\">{}</text>",
+                HEIGHT - 8.0,
+                escape(&point.label)
+            );
+        }
     }
 
     /// From the lowest to the highest value, the target among them, and some more.
@@ -86,10 +112,13 @@ impl Chart {
         let values = self.points.iter().map(|point| point.value).chain([self.target]);
         let (low, high) = values
             .fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
-        let more = (high - low).max(high.abs() * 1e-4) * 0.15;
-        // No percentage is above 100, and nothing is below 0.
-        let high = if self.at_least { 100.0 } else { high + more };
-        ((low - more).max(0.0), high)
+        if self.at_least {
+            // No percentage is above 100.
+            let allowed = 100.0 - self.target;
+            return ((low - allowed / 2.0).max(100.0 - FAR * allowed), 100.0);
+        }
+        let more = (high - low).max(self.target * 0.05) * 0.15;
+        ((low - more).max(0.0), (high + more).min(FAR * self.target))
     }
 }
 
@@ -116,5 +145,10 @@ mod tests {
         let target =
             format!("y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"var(--bad)\"", circles[2], circles[2]);
         assert!(svg.contains(&target), "{svg}");
+        // One that failed altogether does not hide the others.
+        let off = Chart { points: vec![point(500.0), point(90_000.0)], ..chart };
+        assert_eq!(off.range().1, 4000.0);
+        let (first, last) = (off.draw(), "cy=\"16.0\"");
+        assert!(first.contains(last), "{first}");
     }
 }

@@ -72,6 +72,11 @@ impl Fault {
         matches!(self, Kill | Stop | Drain | GuardKill | GuardUpgrade | Clock | DiskFull)
     }
 
+    /// Whether the server loses its clients.
+    fn empties(self) -> bool {
+        matches!(self, Fault::Kill | Fault::Stop | Fault::Drain)
+    }
+
     pub fn name(self) -> String {
         self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
     }
@@ -115,7 +120,7 @@ pub fn plan(wanted: &Wanted) -> Vec<Planned> {
         let seed = random.u64(..);
         faults.push(Planned { fault: Fault::Delay, server: None, at: 0.0, lasts: end, seed });
     }
-    // Servers in turn, so that each has clients when its turn comes.
+    // Servers lose their clients in turn, so that each has some when its turn comes.
     let (mut at, mut turn, mut left) = (BEFORE, random.usize(..wanted.servers), Vec::new());
     while !round.is_empty() {
         if left.is_empty() {
@@ -130,8 +135,9 @@ pub fn plan(wanted: &Wanted) -> Vec<Planned> {
         if at + lasts + AFTER > end {
             break;
         }
-        let server = fault.has_target().then_some(turn);
-        if server.is_some() {
+        let server = fault.has_target().then(|| random.usize(..wanted.servers));
+        let server = if fault.empties() { Some(turn) } else { server };
+        if fault.empties() {
             turn = (turn + 1) % wanted.servers;
         }
         faults.push(Planned { fault, server, at: tenths(at), lasts, seed: random.u64(..) });
