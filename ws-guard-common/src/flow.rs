@@ -22,6 +22,8 @@
 //! might acknowledge unseen frames. If that happens all the same, the flow is [`state::UNSYNCED`]
 //! until its stream has proved where frames start.
 
+mod limits;
+
 pub use crate::checkpoint::{
     CHECKPOINTS, Checkpoint, FLUSHED_NS, KNOWN, MERGED, REPLACES, Rewalk, Rewindable, SETTLED,
     SETTLED_NS, UNPROVEN,
@@ -35,8 +37,7 @@ use crate::{
     seq::{after, before, later},
     source::millis,
     tracker::{FROM_CLIENT, IN_MESSAGE, MESSAGE_UNKNOWN, RECORDS, RSV1_AGREED, Tracker, Walk},
-    verifier::forget,
-    window::{Rate, RateWindow},
+    window::RateWindow,
 };
 
 /// States of a flow.
@@ -660,34 +661,6 @@ impl Flow {
         goes_on
     }
 
-    /// Mark the connection as over the limit until `until`. `true` when it was not before.
-    #[inline(always)]
-    pub fn exceeds(&mut self, now: u64, until: u64) -> bool {
-        let new = self.over_until <= now;
-        self.over_until = if until > self.over_until { until } else { self.over_until };
-        new
-    }
-
-    /// Set the treatment of that, by the policy of `generation`. `true` when pacing begins.
-    #[inline(always)]
-    pub fn treat(&mut self, drops: bool, paces: bool, generation: u32, now_ms: u32) -> bool {
-        self.drops = drops as u16;
-        self.over_generation = generation;
-        let begins = paces && self.paced == paced::NO;
-        if begins {
-            self.hold.begin(now_ms, self.high, self.frames_in as u32);
-        }
-        let otherwise = if self.paced == paced::NO { paced::NO } else { paced::ENDING };
-        self.paced = if paces { paced::YES } else { otherwise };
-        begins
-    }
-
-    /// Check whether its window is to be held now.
-    #[inline(always)]
-    pub const fn is_paced(&self, now: u64) -> bool {
-        self.paced == paced::YES && self.is_over_limit(now)
-    }
-
     /// Time since the latest payload in either direction, ns.
     #[inline(always)]
     pub const fn silent_ns(&self, now: u64) -> u64 {
@@ -696,28 +669,5 @@ impl Flow {
         let server = millis(now).wrapping_sub(self.server_ms) as i32;
         let server = if server < 0 { 0 } else { server as u64 * 1_000_000 };
         if client < server { client } else { server }
-    }
-
-    /// Check whether the connection is over the limit now.
-    #[inline(always)]
-    pub const fn is_over_limit(&self, now: u64) -> bool {
-        self.over_until > now
-    }
-
-    /// Number of the next `pings` within the connection's share.
-    #[inline(always)]
-    pub fn share_room(&self, now_ms: u32, share: u32, window_ms: u32, pings: u32) -> u32 {
-        if share == 0 {
-            return 0;
-        }
-        let rate = Rate { limit: share, window_ms, shift: 0 };
-        forget(self.window.room(now_ms, rate, pings), now_ms)
-    }
-
-    /// Log the pings of a segment against this connection's own limit, and return how many are
-    /// within it.
-    #[inline(always)]
-    pub fn charge(&mut self, now_ms: u32, rate: Rate, pings: u32) -> u32 {
-        forget(self.window.charge(now_ms, rate, pings), now_ms)
     }
 }

@@ -28,6 +28,9 @@ pub mod unread {
     /// It passes for one of the first bytes of its source's connections, or else at the source's pace: the
     /// server may answer, but the client takes little of that.
     pub const SHARED: u32 = 4;
+    /// It passes unless its source is over a limit, then as [`SHARED`]: the server may answer, but what it
+    /// reads meanwhile is read.
+    pub const UNHEARD: u32 = 5;
 
     /// Decide, after `bytes` that passed unread, of which at most `most` do while the server `may_answer`.
     #[inline(always)]

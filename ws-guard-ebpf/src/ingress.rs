@@ -207,7 +207,7 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
         Request::Stranger => {
             let passes = context.is_tls() || {
                 let decided = pending_upgrades::pass_unread(context.policy.generation);
-                unread::admits(context.now, decided)
+                unread::admits_first(context, decided)
             };
             if !passes && context.drop(Counter::DroppedUnsynced) == Verdict::Drop {
                 return Stray::Drop;

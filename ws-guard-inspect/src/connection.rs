@@ -13,8 +13,11 @@ use crate::{
     pickup::Pickup,
     protocol::Protocol,
     reassembly::{Chunk, Ready, Stream, Taken},
-    window::Window,
 };
+
+mod wire;
+
+pub use wire::Wire;
 
 /// Segments that are searched for frames before a connection is taken for something else.
 const MOST_SEARCHED: u32 = 2_000;
@@ -44,32 +47,6 @@ pub enum State {
     Frames,
     /// Something else.
     Other,
-}
-
-/// What TCP did in one direction.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Wire {
-    pub packets: u64,
-    /// Segments with payload, and their bytes.
-    pub segments: u64,
-    pub bytes: u64,
-    pub retransmissions: u64,
-    pub out_of_order: u64,
-    pub gaps: u64,
-    pub missing_bytes: u64,
-    pub snapped_bytes: u64,
-    /// How often its receive window closed, and how long in all.
-    pub zero_windows: u64,
-    pub zero_window_ns: u64,
-    closed_since: Option<At>,
-    /// Whether it is held.
-    pub held: Window,
-    pub latest_ns: Option<u64>,
-    /// When it sent data last, and its longest time without.
-    pub latest_data_ns: Option<u64>,
-    pub longest_silence_ns: u64,
-    pub has_fin: bool,
-    pub has_rst: bool,
 }
 
 /// One direction, named by the address that sends.
@@ -654,52 +631,5 @@ impl Connection {
         if let (1.., Some(seq)) = (len, next) {
             self.missing(direction, self.latest, seq, len, said);
         }
-    }
-}
-
-impl Wire {
-    /// The window that a segment advertises.
-    fn window(&mut self, at: At, window: u16, said: &mut Vec<(At, What)>) {
-        match (window, self.closed_since) {
-            (0, None) => {
-                self.zero_windows += 1;
-                self.closed_since = Some(at);
-            }
-            (1.., Some(since)) => {
-                let closed_ns = at.time_ns.saturating_sub(since.time_ns);
-                self.zero_window_ns += closed_ns;
-                self.closed_since = None;
-                let closed_us = Some(closed_ns / 1000);
-                said.push((since, What::ZeroWindow { closed_us }));
-            }
-            _ => {}
-        }
-    }
-
-    /// A segment with payload.
-    fn count(&mut self, at: At, len: u32, taken: &Taken<'_>, said: &mut Vec<(At, What)>) {
-        match taken {
-            Taken::Ignored => return,
-            Taken::Again => {
-                self.retransmissions += 1;
-                said.push((at, What::Retransmission { len }));
-            }
-            Taken::Next { again: 0, .. } => {}
-            Taken::Next { again, .. } => {
-                self.retransmissions += 1;
-                said.push((at, What::Retransmission { len: *again }));
-            }
-            Taken::Waits => {
-                self.out_of_order += 1;
-                said.push((at, What::OutOfOrder { len }));
-            }
-        }
-        self.segments += 1;
-        self.bytes += u64::from(len);
-        if let Some(latest) = self.latest_data_ns {
-            let silence = at.time_ns.saturating_sub(latest);
-            self.longest_silence_ns = self.longest_silence_ns.max(silence);
-        }
-        self.latest_data_ns = Some(at.time_ns);
     }
 }

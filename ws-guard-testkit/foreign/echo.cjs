@@ -27,6 +27,8 @@ server.on("headers", (headers, request) => {
 
 server.on("connection", (socket, request) => {
   const { remoteAddress, remotePort } = request.socket;
+  // Of a client that has gone meanwhile.
+  if (remoteAddress === undefined) return;
   // A socket of both families shows IPv4 addresses mapped.
   const host = remoteAddress.replace(/^::ffff:(?=\d+\.)/, "");
   const peer = host.includes(":") ? `[${host}]:${remotePort}` : `${host}:${remotePort}`;

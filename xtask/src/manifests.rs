@@ -1,4 +1,5 @@
-//! `cargo xtask manifests`: the folders of `deploy/kubernetes`, from the chart in `deploy/helm`.
+//! `cargo xtask manifests`: the folders of `deploy/kubernetes`, from the chart in `deploy/helm`; and the
+//! chart's copies of rules and dashboards.
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
@@ -33,14 +34,38 @@ const RENDERINGS: [Rendering; 3] = [
     Rendering { values: &["unload=true"], files: &[("unload.yaml", "unload/unload.yaml")] },
 ];
 
+/// Folders below `deploy`, and their files that the chart has copies of: Helm reads none outside of a chart.
+const COPIED: [(&str, &[&str]); 2] = [
+    ("prometheus", &["alerts.yaml", "recording.yaml"]),
+    (
+        "grafana",
+        &["floods.json", "framing.json", "heartbeats.json", "overview.json", "server.json"],
+    ),
+];
+
 pub fn main() -> Result<()> {
     setup::python()?;
+    copy()?;
     for rendering in &RENDERINGS {
         let templates = render(rendering.values)?;
         for (template, file) in rendering.files {
             let text = templates.get(*template).context("the chart has no such template")?;
             let path = tools::workspace().join("deploy/kubernetes").join(file);
             write(&path, text).with_context(|| format!("{template} to {file}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Renew the chart's copies.
+pub fn copy() -> Result<()> {
+    let deploy = tools::workspace().join("deploy");
+    for (folder, files) in COPIED {
+        let to = deploy.join("helm/ws-guard/files").join(folder);
+        fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
+        for file in files {
+            let from = deploy.join(folder).join(file);
+            fs::copy(&from, to.join(file)).with_context(|| from.display().to_string())?;
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use ws_guard_common::{
 
 use crate::{
     context::Context,
-    limits::sources,
+    limits::{budgets, sources},
     maps::locked,
     opening::role,
     packet::{self, RST, Segment},
@@ -66,7 +66,7 @@ pub fn window(now: u64) -> Option<u16> {
         },
     );
     let asks = wanted != 0 || more != 0;
-    let granted = if asks { sources::grant(flow, now_ms, wanted, least, more) } else { 0 };
+    let granted = if asks { budgets::grant(flow, now_ms, wanted, least, more) } else { 0 };
     let window = locked(
         flow,
         #[inline(always)]
@@ -95,7 +95,7 @@ fn first(flow: &mut Flow, server: &Advertised, now_ms: u32) -> u32 {
         let frames = (flow.frames_in as u32).saturating_mul(FRAME);
         Hold::cost(rest, bytes, frames.saturating_sub(bytes))
     };
-    paid + sources::grant_first(flow, now_ms, rest, cost, more)
+    paid + budgets::grant_first(flow, now_ms, rest, cost, more)
 }
 
 /// Cost of the frames since the last call, beyond their bytes.
@@ -187,7 +187,7 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
         let cut = flow.hold.is_cut();
         let due = cut && is_due(flow, segment, now_ms);
         if due {
-            sources::police(flow, now_ms, len, true, 0);
+            budgets::police(flow, now_ms, len, true, 0);
         }
         let probes = reach == Reach::Probe as u32 || due;
         report::count(if probes { Counter::Probes } else { Counter::DroppedBeyond });
@@ -203,14 +203,14 @@ extern "C" fn ws_guard_refuses(now: u64) -> u32 {
     let len = segment.len;
     let mut more = count(flow);
     if known && !unheard {
-        if sources::grant_first(flow, now_ms, len, len, more) == len {
+        if budgets::grant_first(flow, now_ms, len, len, more) == len {
             flow.hold.granted = flow.hold.granted.saturating_add(len);
             return 0;
         }
         more = 0;
     }
-    let passes = sources::police(flow, now_ms, len, false, more)
-        || is_due(flow, segment, now_ms) && sources::police(flow, now_ms, len, true, 0);
+    let passes = budgets::police(flow, now_ms, len, false, more)
+        || is_due(flow, segment, now_ms) && budgets::police(flow, now_ms, len, true, 0);
     if !passes {
         report::count(Counter::DroppedPoliced);
     }
@@ -235,7 +235,7 @@ extern "C" fn ws_guard_refuses_first(now: u64) -> u32 {
         return 0;
     }
     let len = segment.len;
-    if sources::grant_first(flow, millis(now), len, len, 0) == len {
+    if budgets::grant_first(flow, millis(now), len, len, 0) == len {
         flow.hold.granted = flow.hold.granted.saturating_add(len);
         return 0;
     }
@@ -251,7 +251,7 @@ fn is_due(flow: &mut Flow, segment: &Segment, now_ms: u32) -> bool {
     if segment.seq != flow.acked {
         return false;
     }
-    let (len, patience) = (segment.len, sources::patience(flow, now_ms));
+    let (len, patience) = (segment.len, budgets::patience(flow, now_ms));
     locked(
         flow,
         #[inline(always)]

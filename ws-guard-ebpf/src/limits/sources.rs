@@ -12,7 +12,6 @@ use ws_guard_common::{
         Account, BAN_FORCED, COARSE_LEVELS, Client, Counter, EventKind, Limits, Network, Policy,
         Rule, SOURCES_FAIL_CLOSED, SourceKey, action, identity, own,
     },
-    pace::STALL_MS,
     source::{ALLOWED, BANNED, Pings, Source, millis},
     tracker::Walk,
     verifier::forget,
@@ -58,7 +57,7 @@ pub fn find(source: &SourceKey) -> Option<Entry> {
 
 /// Find the entry that a source is charged to: its own, or that of a coarser prefix.
 #[inline(never)]
-fn charged(source: &SourceKey) -> *mut Source {
+pub(super) fn charged(source: &SourceKey) -> *mut Source {
     if let Some(source) = SOURCES.get_ptr_mut(source) {
         return source;
     }
@@ -706,85 +705,4 @@ unsafe fn raise_word(lock: *mut u32, word: *mut u64, until: u64) {
         }
         bpf_spin_unlock(lock.cast());
     }
-}
-
-/// Grant a paced connection up to `wanted` bytes, and `least` if it has waited for long.
-/// Returns the number granted. `more`: what its frames cost beyond their bytes.
-#[inline(always)]
-pub fn grant(flow: &Flow, now_ms: u32, wanted: u32, least: u32, more: u32) -> u32 {
-    let waited = now_ms.wrapping_sub(flow.hold.moved_ms);
-    let source = charged(&flow.account.source);
-    if source.is_null() {
-        return least;
-    }
-    Entry(source).locked(
-        #[inline(always)]
-        |source| {
-            let rate = source.limits.pace;
-            source.budget.owe_frames(now_ms, rate, more);
-            let granted = source.budget.take(now_ms, rate, wanted);
-            let waits = waited < STALL_MS + source.firsts.patience(now_ms, rate);
-            let rest = if waits { 0 } else { least.saturating_sub(granted) };
-            source.budget.owe(rate, rest);
-            source.firsts.owe_first(rate, rest);
-            granted + rest
-        },
-    )
-}
-
-/// Bytes of `wanted` granted to a paced connection before or up to its first edge; all of them
-/// where no table has room for its source. They cost `cost`, and its frames cost `more` than their bytes.
-#[inline(never)]
-pub fn grant_first(flow: &Flow, now_ms: u32, wanted: u32, cost: u32, more: u32) -> u32 {
-    let source = charged(&flow.account.source);
-    if source.is_null() {
-        return wanted;
-    }
-    Entry(source).locked(
-        #[inline(always)]
-        |source| {
-            let rate = source.limits.pace;
-            source.budget.owe_frames(now_ms, rate, more);
-            source.firsts.take_first(now_ms, rate, wanted, cost, more)
-        },
-    )
-}
-
-/// Time that a connection waits longer for bytes that pass in any case, see
-/// [`ws_guard_common::pace::Budget::patience`].
-#[inline(never)]
-pub fn patience(flow: &Flow, now_ms: u32) -> u32 {
-    let source = charged(&flow.account.source);
-    if source.is_null() {
-        return 0;
-    }
-    Entry(source).locked(
-        #[inline(always)]
-        |source| {
-            let rate = source.limits.pace;
-            source.firsts.patience(now_ms, rate)
-        },
-    )
-}
-
-/// Decide whether a segment of `len` bytes passes on a connection paced without its window; a `due`
-/// one always does. `more`: what its frames cost beyond their bytes.
-#[inline(never)]
-pub fn police(flow: &Flow, now_ms: u32, len: u32, due: bool, more: u32) -> bool {
-    let source = charged(&flow.account.source);
-    if source.is_null() {
-        return due;
-    }
-    Entry(source).locked(
-        #[inline(always)]
-        |source| {
-            let rate = source.limits.pace;
-            source.budget.owe_frames(now_ms, rate, more);
-            let admits = source.budget.admits(now_ms, rate, len);
-            let owed = if due && !admits { len } else { 0 };
-            source.budget.owe(rate, owed);
-            source.firsts.owe_first(rate, owed);
-            admits || due
-        },
-    )
 }

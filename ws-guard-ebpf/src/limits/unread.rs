@@ -3,8 +3,10 @@
 use ws_guard_common::{offer::unread, source::millis, verifier::forget};
 
 use crate::{
+    context::{Context, throttled},
     limits::sources::{self, Entry},
     maps::{self, FLOWS},
+    opening::pending_upgrades,
     packet,
 };
 
@@ -20,6 +22,22 @@ pub fn admits(now: u64, decided: u32) -> bool {
         unread::REFUSED => false,
         _ => ws_guard_admits_unread(now, decided) != 0,
     }
+}
+
+/// [`admits`], of a connection without a flow: with what passed as read behind the segment, see
+/// [`Unopened::behind`](ws_guard_common::maps::Unopened::behind).
+#[inline(always)]
+pub fn admits_first(context: &Context, decided: u32) -> bool {
+    let decided = match decided {
+        unread::UNHEARD if throttled(context) => unread::SHARED,
+        unread::UNHEARD => unread::PASSES,
+        other => other,
+    };
+    let admits = admits(context.now, decided);
+    if admits && decided == unread::FEW {
+        pending_upgrades::pay_behind();
+    }
+    admits
 }
 
 /// [`admits`], as a global function.
@@ -41,7 +59,7 @@ extern "C" fn ws_guard_admits_unread(now: u64, decided: u32) -> u32 {
     if source.is_null() {
         return few;
     }
-    let (now_ms, len) = (millis(now), segment.len);
+    let (now_ms, len) = (millis(now), segment.len.saturating_add(pending_upgrades::behind()));
     let shared = decided == unread::SHARED;
     let admits = Entry(source).locked(
         #[inline(always)]

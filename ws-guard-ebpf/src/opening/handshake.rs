@@ -469,8 +469,8 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
     if done && context.policy.flags & MAY_BAN != 0 && is_banned(context) {
         return Request::Banned;
     }
-    let restarted = pending.flags & RESTARTED != 0 && context.enforces();
-    if restarted && !unread::admits(context.now, FEW) {
+    let replaces = pending.flags & RESTARTED != 0 || pending_upgrades::behind() > 0;
+    if replaces && context.enforces() && !unread::admits_first(context, FEW) {
         return Request::Early;
     }
     pending.next = segment.seq.wrapping_add(segment.len);

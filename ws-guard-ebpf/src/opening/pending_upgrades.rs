@@ -260,6 +260,29 @@ extern "C" fn ws_guard_pass_unread(generation: u32) -> u32 {
     unopened.pass_unread(segment.seq, segment.ack, segment.window, segment.len, now_ms)
 }
 
+/// Number of bytes that have passed as read behind the client's segment, see [`Unopened::behind`].
+#[inline(always)]
+pub fn behind() -> u32 {
+    unopened()
+        .map_or(0, |(segment, unopened)| unopened.behind(segment.seq.wrapping_add(segment.len)))
+}
+
+/// Note that they were paid.
+#[inline(always)]
+pub fn pay_behind() {
+    ws_guard_pay_behind();
+}
+
+/// [`pay_behind`], as a global function.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn ws_guard_pay_behind() -> u32 {
+    if let Some((segment, unopened)) = unopened() {
+        unopened.pay_behind(segment.seq.wrapping_add(segment.len));
+    }
+    0
+}
+
 /// Take over the window of the client's segment without data, where it may be too small for an answer.
 #[inline(always)]
 pub fn hear() {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use ws_guard_testkit::{
-    packets::{Checksum, Packet, REQUEST, SWITCHING},
+    packets::{Checksum, Packet, REQUEST, SWITCHING, flag},
     raw::{Flags, Segment, Sender},
     raw_tcp::{self, Opening, RawTcp},
     servers::Library,
@@ -15,13 +15,22 @@ use ws_guard_testkit::{
 
 use crate::{
     attacker::{Attacker, header, persist_all, pings, try_all},
-    row::{Peers, Reached, Row, one},
+    row::{Peer, Peers, Reached, Row, one},
     stage::{LIMIT, SHARE},
 };
 
 const PINGS: usize = 100;
 /// Pings that no pong tells of.
 const UNHEARD: usize = 9_000;
+/// Connections of a source with its request hidden.
+const HIDDEN: u16 = 20;
+/// Bytes that pass unread on the first connections of a source.
+const FIRSTS: usize = 512 << 10;
+/// A request whose body is in chunks with an extension.
+const VAGUE_POST: &[u8] = b"POST / HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n\
+    5;a=b\r\nhello\r\n0\r\n\r\n";
+/// Connections with a decoy at once.
+const DECOYS: usize = 6;
 const ALL: Reached = Reached::All(PINGS as u64);
 const SOME: Reached = Reached::AtMost(PINGS as u64);
 const NONE: Reached = Reached::Exactly(0);
@@ -265,6 +274,88 @@ fn upgrade_behind_a_body_and_nothing_comes_out(attacker: &Attacker) -> Result<Pe
     one(tcp)
 }
 
+/// The server discards the head of a request whose body passes, and gets another one in its place, which
+/// goes on in that body and has pings behind it. On several connections at once.
+fn request_in_the_body_of_a_decoy(attacker: &Attacker) -> Result<Peers> {
+    let request = long_request(200);
+    let length = DECOYS * UNHEARD * 6;
+    let decoy =
+        format!("POST / HTTP/1.1\r\nHost: server\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+    let (begin, rest) = request.split_at(decoy.len());
+    let mut peers = Vec::new();
+    for n in 0..DECOYS {
+        let mut tcp = attacker.tcp(n as u16, &Opening::default())?;
+        let bait = Packet { checksum: Checksum::Wrong, ..tcp.segment(0, &*decoy) };
+        tcp.send(&bait)?;
+        tcp.advance(decoy.len());
+        let body = [rest, &pings(UNHEARD)].concat();
+        for part in body.chunks(raw_tcp::SEGMENT) {
+            tcp.send(&tcp.segment(0, part))?;
+            tcp.advance(part.len());
+        }
+        let behind = (decoy.len() + body.len()) as i64;
+        peers.push((tcp.segment(-behind, begin), tcp));
+    }
+    let end = Instant::now() + ANSWER;
+    while Instant::now() < end {
+        for (missing, tcp) in &mut peers {
+            tcp.send(&tcp.again(missing))?;
+            tcp.settle(Duration::from_millis(20))?;
+        }
+    }
+    let (through, waiting): (Vec<_>, Vec<_>) =
+        peers.into_iter().map(|(_, tcp)| tcp).partition(|tcp| tcp.unacknowledged() <= 0);
+    for tcp in waiting {
+        let back = i64::from(tcp.unacknowledged());
+        tcp.send(&tcp.segment(-back, []).flags(flag::RST))?;
+    }
+    Ok(through.into_iter().map(|tcp| Box::new(tcp) as Box<dyn Peer>).collect())
+}
+
+/// A source over its limit opens connections on which the request is hidden behind chunks that are not
+/// followed, with pings in the same flight.
+fn hidden_requests_of_a_throttled_source(attacker: &Attacker) -> Result<Peers> {
+    let mut first = attacker.connect()?;
+    try_all(&mut first, &pings(PINGS))?;
+    let flight = [VAGUE_POST, REQUEST, &pings(UNHEARD)].concat();
+    let mut peers: Peers = vec![Box::new(first)];
+    for n in 1..=HIDDEN {
+        let mut tcp = attacker.tcp(n, &Opening::default())?;
+        for part in flight.chunks(raw_tcp::SEGMENT) {
+            tcp.send(&tcp.segment(0, part))?;
+            tcp.advance(part.len());
+        }
+        tcp.settle(Duration::from_millis(300))?;
+        let left = tcp.unacknowledged();
+        tcp.send(&tcp.segment(i64::from(-left), []).flags(flag::RST | flag::ACK))?;
+        if (left as usize) < flight.len() - VAGUE_POST.len() - REQUEST.len() {
+            peers.push(Box::new(Ended(tcp)));
+        }
+    }
+    Ok(peers)
+}
+
+/// A connection that its client has reset.
+struct Ended(RawTcp);
+
+impl Peer for Ended {
+    fn address(&self) -> SocketAddr {
+        self.0.client
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn pongs(&self) -> u64 {
+        self.0.pongs
+    }
+
+    fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Make room when the server has more to say than one write.
 fn answer_waits(tcp: &mut RawTcp) -> Result<()> {
     tcp.settle(Duration::from_millis(100))?;
@@ -464,6 +555,21 @@ pub const ROWS: &[Row] = &[
     )
     .allowed(16 * 1024 * 5 / 4 / 6)
     .on(Library::Gorilla),
+    // One passes on the source's credit, another one may when that is paid back.
+    Row::new(
+        "request_in_the_body_of_a_decoy",
+        Reached::AtMost((DECOYS * UNHEARD) as u64),
+        request_in_the_body_of_a_decoy,
+    )
+    .allowed(2 * UNHEARD as u64),
+    // The first bytes of a source, and a second or two of its pace.
+    Row::new(
+        "hidden_requests_of_a_throttled_source",
+        Reached::AtMost((PINGS + HIDDEN as usize * UNHEARD) as u64),
+        hidden_requests_of_a_throttled_source,
+    )
+    .allowed(((FIRSTS + 2 * 16 * 1024) / 6) as u64)
+    .on(Library::Ws),
     Row::new("huge_head_of_the_answer", ALL, huge_head_of_the_answer).on(Library::Ws),
     Row::new("answer_in_small_segments", ALL, answer_in_small_segments).on(Library::Ws),
     Row::new("text_of_an_answer_in_a_body", SOME, text_of_an_answer_in_a_body).on(Library::Ws),

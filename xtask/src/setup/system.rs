@@ -160,13 +160,14 @@ pub const CONTAINERS: Packages = Packages {
     needed: &[(Probe::Program("kubectl"), "kubernetes-client"), (Probe::Program("runc"), "runc")],
 };
 
-/// The libraries that the unpacked HAProxy is linked with and that few systems have.
+/// The libraries that the unpacked HAProxy, and nginx's Lua, are linked with and that few systems have.
 pub const PROXY_LIBRARIES: Packages = Packages {
     name: "libraries of proxies",
     needed: &[
         (Probe::File("/usr/share/doc/liblua5.3-0"), "liblua5.3-0"),
         (Probe::File("/usr/share/doc/libopentracing-c-wrapper0"), "libopentracing-c-wrapper0"),
         (Probe::File("/usr/share/doc/libluajit2-5.1-2"), "libluajit2-5.1-2"),
+        (Probe::File("/usr/share/doc/libpcre3"), "libpcre3"),
     ],
 };
 

@@ -1,0 +1,252 @@
+use super::*;
+
+const FIRST: u32 = u32::MAX - 50;
+
+fn began() -> Unopened {
+    let began = Beginning { client_next: FIRST, server_next: 7, ..Beginning::default() };
+    Unopened::new(began, 1)
+}
+
+fn at(offset: u32) -> u32 {
+    FIRST.wrapping_add(offset)
+}
+
+impl Unopened {
+    fn refuses(&self, seq: u32, ack: u32) -> bool {
+        self.judge(seq, 10, ack) == judged::REFUSED
+    }
+}
+
+#[test]
+fn before_the_server_speaks_the_first_bytes_come_first() {
+    let mut began = began();
+    assert!(began.refuses(at(138), 7), "a gap in front");
+    assert!(began.refuses(FIRST, 6) && began.refuses(FIRST, 9), "another acknowledgement");
+    assert!(!began.refuses(FIRST, 7));
+    began.pass(FIRST, 100, true);
+    assert!(!began.refuses(at(200), 7), "an upload may come out of order");
+    began.acknowledge(at(100), 7, false, 1);
+    assert!(!began.refuses(at(200), 7), "also after a pure acknowledgement");
+}
+
+#[test]
+fn after_the_server_has_spoken_the_next_bytes_come_first_again() {
+    let mut began = began();
+    began.pass(FIRST, 100, true);
+    began.acknowledge(at(100), 9, true, 1);
+    assert!(began.refuses(at(101), 9), "a gap in front of the next request");
+    assert!(began.refuses(at(100), 11) && began.refuses(at(100), 6), "never sent by the server");
+    assert!(!began.refuses(at(100), 7) && !began.refuses(at(50), 9));
+    began.acknowledge(at(120), 9, false, 1);
+    assert!(!began.refuses(at(120), 9), "the server has what is missing here");
+    began.pass(at(100), 20, true);
+    began.pass(at(120), 80, true);
+    began.acknowledge(at(120), 11, true, 1);
+    assert!(!began.refuses(at(200), 11), "under way while the server spoke");
+    assert!(began.refuses(at(1 << 30), 11) && began.refuses(at(120 + FAR), 11), "too far");
+}
+
+#[test]
+fn a_request_begins_where_the_stream_goes_on() {
+    let mut began = began();
+    assert_eq!(began.judge(FIRST, 10, 7), judged::BEGINS);
+    began.pass(FIRST, 100, true);
+    assert_eq!(began.judge(at(100), 10, 7), judged::BEGINS);
+    assert_eq!(began.judge(at(90), 10, 7), judged::PASSES);
+    assert_eq!(began.judge(at(0u32.wrapping_sub(1 << 20)), 10, 7), judged::PASSES);
+}
+
+#[test]
+fn an_answer_that_comes_again_says_nothing_about_an_upload() {
+    let mut began = began();
+    began.pass(FIRST, 100, true);
+    began.acknowledge(at(100), 9, true, 1);
+    began.pass(at(100), 50, false);
+    began.acknowledge(at(150), 9, true, 1);
+    assert_eq!(began.judge(at(100), 80, 9), judged::REACHES, "merged with what comes again");
+    assert!(!began.refuses(at(180), 9), "its order is anything");
+    // Nor is a new one: the acknowledgement of the first bytes may be lost.
+    began.acknowledge(at(150), 11, true, 1);
+    assert_eq!(began.judge(at(100), 80, 11), judged::REACHES);
+}
+
+#[test]
+fn under_a_new_policy_a_connection_is_followed_anew() {
+    let mut began = began();
+    began.pass(FIRST, 100, true);
+    began.acknowledge(at(100), 9, true, 1);
+    began.acknowledge(at(5000), 800, true, 2);
+    assert!(!began.refuses(at(5000), 800) && began.refuses(at(5001), 800));
+}
+
+#[test]
+fn a_request_is_late_behind_what_passed_unread_beyond_it() {
+    let mut began = began();
+    began.pass(FIRST, 138, true);
+    assert!(!began.passed_beyond(at(0), false), "its rest was read");
+    began.pass(at(100), 38, false);
+    assert!(began.passed_beyond(at(137), false), "others came in its place");
+    began.pass(at(138), 10, false);
+    assert!(!began.passed_beyond(at(148), false));
+    assert!(began.passed_beyond(at(147), false));
+    began.pass(at(10), 5, false);
+    assert_eq!((began.high, began.unread_high), (at(148), at(148)));
+    began.acknowledge(at(138), 9, true, 1);
+    began.pass(at(138), 1 << 20, false);
+    assert!(began.passed_beyond(at(1 << 20), false));
+}
+
+#[test]
+fn a_body_passes_in_any_order() {
+    let mut began = began();
+    began.complete(at(60), Some(1000));
+    began.pass(FIRST, 100, true);
+    assert!(began.asks_nothing(FIRST, 1) && !began.asks_nothing(FIRST, 2));
+    for (seq, len) in [(500, 560), (100, 400), (60, 1000)] {
+        assert_eq!(began.judge(at(seq), len, 7), judged::BODY);
+        began.pass(at(seq), len, true);
+    }
+    assert_ne!(began.judge(at(1000), 61, 7), judged::BODY, "past its end");
+    assert_ne!(began.judge(at(59), 61, 7), judged::BODY, "in front of it");
+    assert!(!began.passed_beyond(at(60), false));
+    assert!(began.asks_nothing(at(1060), 1));
+    assert!(!began.asks_nothing(at(1061), 1), "the server has more than has passed");
+    assert_eq!(began.judge(at(1060), 10, 7), judged::BEGINS);
+}
+
+#[test]
+fn a_chunked_body_goes_on_where_its_framing_does() {
+    let mut began = began();
+    began.pass(FIRST, 50, true);
+    began.complete_chunked(at(60));
+    assert_eq!(began.judge(at(60), 10, 7), judged::CHUNKS);
+    let mut chunks = Chunks::BEGIN;
+    assert_eq!((chunks.push(b'9'), chunks.push(b'\r'), chunks.push(b'\n')), (0, 0, 9));
+    // Ten bytes of which the last seven are data, two more are to come.
+    began.read_chunks(chunks, at(63), at(72));
+    began.pass(at(50), 20, true);
+    assert!(began.awaits_body(at(70)) && began.asks_nothing(at(70), 1));
+    assert_eq!(began.judge(at(63), 9, 7), judged::BODY, "data again");
+    assert_eq!(began.judge(at(62), 9, 7), judged::PASSES, "the framing again");
+    assert_eq!(began.judge(at(70), 3, 7), judged::CHUNKS);
+    assert_eq!(began.judge(at(72), 3, 7), judged::CHUNKS);
+    assert_eq!(began.judge(at(73), 3, 7), judged::PASSES, "behind a gap");
+    began.acknowledge(at(63), 7, false, 1);
+    began.read_chunks(chunks, at(63), at(72));
+    began.acknowledge(at(63), 8, true, 1);
+    assert!(began.refuses(at(73), 8), "behind a gap, of a server that talks");
+    assert_eq!(began.judge(at(72 + GAP), 3, 8), judged::PASSES, "far behind it");
+    assert_eq!(began.judge(at(63), 9, 8), judged::BODY, "the server has its framing");
+    for byte in b"\r\n0\r\n\r\n" {
+        chunks.push(*byte);
+    }
+    assert!(!chunks.is_open());
+    began.read_chunks(chunks, at(79), at(79));
+    began.pass(at(70), 9, true);
+    assert!(began.awaits_body(at(78)) && !began.awaits_body(at(79)));
+    assert!(began.may_answer(at(79)));
+    assert_eq!(began.judge(at(79), 10, 7), judged::BEGINS, "the next request");
+    assert_eq!(began.judge(at(70), 30, 7), judged::PASSES, "what follows is not read");
+    assert_eq!(began.unread, 0);
+    began.complete_chunked(at(75));
+    assert_eq!(began.unread, 1, "another head, behind which bytes passed");
+}
+
+#[test]
+fn what_passed_behind_replaced_bytes_is_paid_once() {
+    let mut began = began();
+    began.complete(at(60), Some(1_000_000));
+    began.pass(FIRST, 60, true);
+    began.pass(at(60), 50_000, true);
+    assert_eq!(began.behind(at(60)), 50_000, "another head");
+    assert_eq!(began.behind(at(50_060)), 0, "the next bytes");
+    began.pass(at(50_060), 100, false);
+    assert_eq!(began.pass_unread(at(0), 7, u32::MAX >> 16, 60, 9), unread::FEW);
+    began.pay_behind(at(60));
+    assert_eq!(began.behind(at(60)), 0);
+    assert_eq!(began.pass_unread(at(0), 7, u32::MAX >> 16, 60, 9), unread::UNHEARD);
+    began.pass(at(50_160), 100, true);
+    began.acknowledge(at(100), 7, false, 1);
+    assert_eq!(began.behind(at(100)), 0, "the server has it");
+    assert_eq!(began.behind(at(101)), 50_159);
+}
+
+#[test]
+fn another_head_in_front_of_a_body_makes_it_unread() {
+    let followed = || {
+        let mut began = began();
+        began.complete(at(60), Some(1000));
+        began.pass(FIRST, 100, true);
+        began.pass(at(100), 900, true);
+        began
+    };
+    for (from, length, known) in
+        [(60, Some(1000), true), (60, Some(900), false), (61, Some(999), false), (60, None, false)]
+    {
+        let mut began = followed();
+        began.complete(at(from), length);
+        assert_eq!(began.unread == 0, known, "{from} {length:?}");
+    }
+    let mut began = followed();
+    began.complete(at(1000), Some(5));
+    assert_eq!(began.unread, 0, "the next request");
+}
+
+#[test]
+fn what_was_not_read_may_ask_for_an_upgrade() {
+    let mut began = began();
+    began.pass(FIRST, 100, true);
+    assert!(began.asks_nothing(FIRST, 1));
+    began.asks = 1;
+    assert!(!began.asks_nothing(FIRST, 1));
+    began.complete(at(100), Some(0));
+    assert!(began.asks_nothing(FIRST, 1));
+    began.acknowledge(at(101), 7, false, 1);
+    assert!(!began.asks_nothing(at(101), 1), "it passed elsewhere");
+}
+
+#[test]
+fn an_upload_of_gigabytes_to_a_silent_server_goes_on() {
+    let mut began = began();
+    let mut end = FIRST;
+    for _ in 0..5000 {
+        // Two segments are in flight.
+        for _ in 0..2 {
+            assert_ne!(
+                began.judge(end, 1 << 20, 7),
+                judged::REFUSED,
+                "{}",
+                end.wrapping_sub(FIRST)
+            );
+            began.pass(end, 1 << 20, false);
+            end = end.wrapping_add(1 << 20);
+        }
+        began.acknowledge(end.wrapping_sub(1 << 20), 7, false, 1);
+    }
+    began.acknowledge(end, 9, true, 1);
+    assert!(!began.passed_beyond(end.wrapping_add(500), false));
+}
+
+#[test]
+fn a_keep_alive_probe_under_another_policy_forges_nothing() {
+    let mut unopened = began();
+    unopened.pass(FIRST, 100, true);
+    unopened.acknowledge(at(100), 507, true, 1);
+    // A probe repeats the number before the next one.
+    unopened.acknowledge(at(100), 506, false, 2);
+    assert_eq!(unopened.judge(at(100), 50, 507), judged::BEGINS);
+    assert_eq!(unopened.unread, 0);
+    // Nothing was followed between two policies: what passed may be anything.
+    unopened.acknowledge(at(90_000), 900, true, 3);
+    assert_eq!((unopened.unread, unopened.high), (1, at(90_000)));
+    unopened.acknowledge(at(90_000), 899, false, 4);
+    assert_eq!(unopened.judge(at(90_000), 50, 900), judged::BEGINS);
+}
+
+#[test]
+fn a_refused_connection_passes_nothing() {
+    let mut began = began();
+    began.stage = stage::REFUSED;
+    began.acknowledge(at(10), 9, true, 1);
+    assert!(began.refuses(at(10), 9));
+}
