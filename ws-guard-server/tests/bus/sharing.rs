@@ -1,13 +1,6 @@
 //! Topics of several servers.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -192,48 +185,4 @@ fn rules_change_while_topics_are_shared() {
         assert_eq!(worker.ack(&job)["type"], "acked");
     }
     worker.expect(json!(5));
-}
-
-/// Clients that come and go while a topic is loaded have it loaded again, and what arrives between is not
-/// taken back.
-#[test]
-fn a_topic_that_is_left_and_joined_at_once_goes_on() {
-    let redis = Redis::start(&[]);
-    let (stage, other) = (Stage::start(redis.port), Stage::start(redis.port));
-    let mut writer = other.client();
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let numbers = 0..u64::MAX;
-            let go_on = |_: &u64| !done.load(Ordering::Relaxed);
-            numbers
-                .take_while(go_on)
-                .for_each(|number| drop(writer.publish("chat", json!(number))));
-        });
-        let _done = Done(&done);
-        for round in 0..200 {
-            for _ in 0..2 {
-                let mut passing = stage.client();
-                passing.send(&json!({"type": "subscribe", "topic": "chat"}));
-                passing.send(&json!({"type": "unsubscribe", "topic": "chat"}));
-                passing.send(&json!({"type": "subscribe", "topic": "chat"}));
-            }
-            let mut stays = stage.client();
-            let begun = stays.subscribe("chat")["offset"].as_u64().unwrap();
-            for offset in begun + 1..begun + 6 {
-                let message = stays.next();
-                let both = (&message["type"], &message["offset"]);
-                assert_eq!(both, (&"message".into(), &offset.into()), "round {round}: {message}");
-            }
-        }
-    });
-}
-
-/// Ends the writer, also when the test fails.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
