@@ -110,6 +110,9 @@ pub const IDLE_NS: u64 = 300_000_000_000;
 pub const UNREAD: u32 = 16 * 1024;
 /// The same of a [hidden](Flow::hidden) client: its frames are followed, unless they begin elsewhere.
 pub const HIDDEN: u32 = 1 << 20;
+/// Longest frame of a server that is believed where the flow may have been opened by text in an answer: in a
+/// longer one many pongs would be hidden.
+pub const LONGEST_UNSEEN: u32 = 64 * 1024;
 /// Pongs without a ping of such a client that are taken for a server's own (RFC 6455, 5.5.3).
 const SPARE_PONGS: u64 = 8;
 /// Silence of a server with room to send after which it has nothing to send, ms.

@@ -130,6 +130,14 @@ const TRANSFER: u64 = eight(b"transfer");
 const UPGRADE: u64 = eight(b"\0upgrade");
 const CONTENT: u64 = eight(b"\0content");
 
+/// [`HeadScanner::framing`].
+mod framing {
+    /// The one `Transfer-Encoding` is `chunked`.
+    pub const CHUNKED: u8 = 1;
+    /// There are others, or lengths that are not followed.
+    pub const OTHER: u8 = 2;
+}
+
 /// Scanner for the head of a request or a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -150,8 +158,8 @@ pub struct HeadScanner {
     part: u8,
     /// Value of `Content-Length`.
     length: u32,
-    /// Not 0: the one `Transfer-Encoding` is `chunked`.
-    chunked: u8,
+    /// One of [`framing`].
+    framing: u8,
     _pad: [u8; 3],
 }
 
@@ -168,7 +176,7 @@ impl HeadScanner {
     #[inline(always)]
     pub const fn body(&self) -> Option<u32> {
         let ignored = self.found & BODILESS != 0 && self.length > 0;
-        let other = self.found & VAGUE != 0 || self.chunked != 0;
+        let other = self.found & VAGUE != 0 || self.framing != 0;
         if ignored || other { None } else { Some(self.length) }
     }
 
@@ -176,7 +184,13 @@ impl HeadScanner {
     /// another reason, nor with a length as well.
     #[inline(always)]
     pub const fn is_chunked(&self) -> bool {
-        self.chunked != 0 && self.found & (VAGUE | BODILESS | BODY) == 0
+        self.framing == framing::CHUNKED && self.found & (VAGUE | BODILESS | BODY) == 0
+    }
+
+    /// Check whether fields announce a body, which servers may read or not behind a request for an upgrade.
+    #[inline(always)]
+    pub const fn has_body(&self) -> bool {
+        self.length > 0 || self.framing != 0
     }
 
     /// Check whether a request may go on with this byte, which [`HeadScanner::push`] is to take: it
@@ -290,7 +304,9 @@ impl HeadScanner {
             if self.tail == eight(b"-length:") {
                 self.header = IN_LENGTH;
                 // Two lengths may be read differently.
-                self.found |= if self.found & BODY != 0 { VAGUE } else { BODY };
+                let again = self.found & BODY != 0;
+                self.framing = if again { framing::OTHER } else { self.framing };
+                self.found |= if again { VAGUE } else { BODY };
             } else if self.tail >> 8 == eight(b"\0-length") {
                 self.found |= VAGUE;
             }
@@ -302,7 +318,7 @@ impl HeadScanner {
         {
             self.header = IN_CODING;
             // Two may be read differently.
-            self.found |= if self.chunked != 0 { VAGUE } else { 0 };
+            self.found |= if self.framing != 0 { VAGUE } else { 0 };
         } else if self.line == 16 && self.name == 1 && self.tail == eight(b"ocket-ke") {
             self.name = IN_KEY;
         } else if self.line == 18 && self.name == IN_KEY {
@@ -352,7 +368,7 @@ impl HeadScanner {
     fn coding_byte(&mut self, byte: u8) {
         if byte == b'\r' {
             let chunked = self.part == 7 && self.tail == eight(b"chunked\r");
-            self.chunked = chunked as u8;
+            self.framing = if chunked { framing::CHUNKED } else { framing::OTHER };
             self.found |= if chunked { 0 } else { VAGUE };
         } else if self.part > 0 || !matches!(byte, b' ' | b'\t') {
             self.part = self.part.saturating_add(1);
@@ -367,8 +383,8 @@ impl HeadScanner {
             self.part = DIGITS;
             let length = self.length as u64 * 10 + digit as u64;
             let long = length > LONGEST_BODY as u64;
-            (self.length, self.found) =
-                if long { (0, self.found | VAGUE) } else { (length as u32, self.found) };
+            self.length = if long { LONGEST_BODY } else { length as u32 };
+            self.found |= if long { VAGUE } else { 0 };
         } else if matches!(byte, b' ' | b'\t' | b'\r') {
             self.part = if self.part == DIGITS { BEHIND } else { self.part };
         } else {
@@ -532,6 +548,31 @@ mod tests {
     /// Length of its body.
     fn body(request: &str) -> Option<u32> {
         framing(request).0
+    }
+
+    #[test]
+    fn an_upgrade_may_announce_a_body() {
+        let has_body = |fields: &str| {
+            let mut scanner = HeadScanner::default();
+            let text = format!("GET / HTTP/1.1\r\nUpgrade: websocket\r\n{fields}\r\n");
+            scanner.push_all(text.as_bytes());
+            assert_ne!(scanner.found & UPGRADE_WEBSOCKET, 0);
+            scanner.has_body()
+        };
+        for none in ["", "Content-Length: 0\r\n", "Content-Type: text/plain\r\n"] {
+            assert!(!has_body(none), "{none}");
+        }
+        for body in [
+            "Content-Length: 14\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Content-Length: 0\r\nContent-Length: 5\r\n",
+            "Content-Length: 5\r\nContent-Length: 0\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            assert!(has_body(body), "{body}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ws_guard_common::{
-    flow::{Acknowledged, Flow, SERVER_DONE, paced, state},
+    flow::{Acknowledged, Flow, LONGEST_UNSEEN, SERVER_DONE, paced, state},
     maps::{Beginning, Counter, End, EventKind, FlowKey, Unopened},
     search::LONGEST,
     seq::{after, later},
@@ -311,8 +311,10 @@ fn answered(context: &Context, flow: &mut Flow) {
         return;
     };
     let walk = &state.walk;
-    // A server followed from its first frame may send long ones.
-    let most = if walk.tracker.flags & GUESSED != 0 { LONGEST } else { u32::MAX >> 2 };
+    // A server followed from its first frame may send long ones, but the client may have made it send what
+    // looks like that.
+    let followed = if walk.tracker.flags & GUESSED != 0 { LONGEST } else { u32::MAX >> 2 };
+    let most = if flow.may_be_http() { LONGEST_UNSEEN } else { followed };
     if flow.is_uncertain() && (walk.violations > 0 || walk.claims_more_than(most)) {
         // The guess where its frames begin was wrong.
         let next = Tracker::new(walk.end(), walk.tracker.flags & RSV1_AGREED | GUESSED);

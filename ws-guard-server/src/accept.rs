@@ -102,7 +102,12 @@ impl Shard {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut failures = Seldom::default();
+        let (admission, config) = (&self.service.admission, &self.service.config);
+        let mut room = true;
         loop {
+            // Where none of the others gets on, newcomers do not wait for them a second time.
+            let patience = if room { config.handshake_wait } else { Duration::ZERO };
+            room = admission.room(patience, config).await;
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 // A closed channel means the same.

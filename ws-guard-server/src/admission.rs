@@ -11,6 +11,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use tokio::{sync::Notify, time::timeout};
 use ws_guard_common::window::{Rate, RateWindow};
 
 use super::{bucket::Bucket, config::Config, proxies::Caller};
@@ -91,6 +92,8 @@ impl Sources {
 pub struct Admission {
     started: Instant,
     handshakes: AtomicUsize,
+    /// One of them has ended.
+    ended: Notify,
     open: AtomicUsize,
     sources: Mutex<Sources>,
     /// New connections.
@@ -103,6 +106,7 @@ impl Default for Admission {
         Admission {
             started: now,
             handshakes: AtomicUsize::new(0),
+            ended: Notify::new(),
             open: AtomicUsize::new(0),
             sources: Mutex::new(Sources {
                 by_source: HashMap::new(),
@@ -115,6 +119,16 @@ impl Default for Admission {
 }
 
 impl Admission {
+    /// Wait until there is room for one more handshake, in `patience`; whether there is.
+    ///
+    /// Clients that all come back at once connect sooner than they ask. Those that would be turned away
+    /// only come again, and again cost what an answer costs.
+    pub async fn room(&self, patience: Duration, config: &Config) -> bool {
+        let ended = self.ended.notified();
+        let is_room = || self.handshaking() < config.max_handshakes;
+        is_room() || (!patience.is_zero() && timeout(patience, ended).await.is_ok())
+    }
+
     /// Begin a handshake, unless there are too many. Half of the places are for others than this
     /// source, so that silent clients cannot use up all places; a trusted proxy speaks for many.
     pub fn handshake(
@@ -217,6 +231,7 @@ impl Drop for Handshaking {
     fn drop(&mut self) {
         self.admission.handshakes.fetch_sub(1, Ordering::Relaxed);
         self.admission.sources().leave(self.source, |source| &mut source.handshakes);
+        self.admission.ended.notify_waiters();
     }
 }
 

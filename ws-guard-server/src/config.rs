@@ -58,6 +58,8 @@ pub struct Config {
     /// Connections whose handshake is not done; above that a new one is dropped unanswered. Half of
     /// them at most are of one source, trusted proxies left out.
     pub max_handshakes: usize,
+    /// How long a new one waits in the kernel's queue before that, for one of them to end.
+    pub handshake_wait: Duration,
     /// From the TCP connection to the end of the handshake.
     pub handshake_timeout: Duration,
     /// Size of a request in bytes, all headers included.
@@ -114,6 +116,7 @@ impl Config {
             seen: None,
             proxies: Proxies::default(),
             max_handshakes: 1024,
+            handshake_wait: Duration::from_millis(250),
             handshake_timeout: Duration::from_secs(10),
             max_request: 16 * 1024,
             limits: Limits::default(),

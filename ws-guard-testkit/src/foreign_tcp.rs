@@ -31,7 +31,7 @@ const FRAME: usize = 1514;
 /// Bytes of each of the socket's buffers: the window is offered without a shift.
 const BUFFER: usize = 0xFFFF;
 /// For what the server must do.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The client's interface, as smoltcp sees it. Packets larger than the MTU are none of its: no offload.
 struct Link {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// For what the server must do.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Largest payload of a segment that [`RawTcp::push`] sends.
 pub const SEGMENT: usize = 1400;
 /// Segments in flight at most: no queue on the way shall be too short.

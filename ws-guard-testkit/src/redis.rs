@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Stdio},
     time::Duration,
 };
@@ -26,6 +27,37 @@ pub struct Redis {
     arguments: Vec<String>,
 }
 
+/// What a Redis needs for TLS: a certificate, which it trusts others with too, and its key.
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// Settings of a Redis that takes TLS at this port too, and speaks it with others of its kind.
+    fn settings(&self, port: u16) -> [(&'static str, String); 7] {
+        let [certificate, key] =
+            [&self.certificate, &self.key].map(|file| file.display().to_string());
+        [
+            ("tls-port", port.to_string()),
+            ("tls-cert-file", certificate.clone()),
+            ("tls-key-file", key),
+            ("tls-ca-cert-file", certificate),
+            ("tls-auth-clients", "no".into()),
+            ("tls-replication", "yes".into()),
+            ("tls-cluster", "yes".into()),
+        ]
+    }
+
+    /// These settings as options.
+    pub fn options(&self, port: u16) -> Vec<String> {
+        self.settings(port)
+            .into_iter()
+            .flat_map(|(name, value)| [format!("--{name}"), value])
+            .collect()
+    }
+}
+
 /// A port that is free for now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -43,16 +75,15 @@ impl Redis {
     }
 
     /// A node of a cluster that is to be made.
-    pub fn node() -> Redis {
+    pub fn node(options: &[&str]) -> Redis {
         let bus = free_port().to_string();
-        let timeout = ["--cluster-node-timeout", "1000"];
-        Redis::start(
-            &[&["--cluster-enabled", "yes", "--cluster-port", &bus], &timeout[..]].concat(),
-        )
+        let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+        Redis::start(&[&cluster[..], &["--cluster-node-timeout", "1000"], options].concat())
     }
 
-    /// A Sentinel that decides alone, and soon, about the primary at this port.
-    pub fn sentinel(name: &str, primary: u16) -> Redis {
+    /// A Sentinel that decides alone, and soon, about the primary at this port; with TLS, at the port
+    /// given with it.
+    pub fn sentinel(name: &str, primary: u16, tls: Option<(&Tls, u16)>) -> Redis {
         let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
         let file = dir.path().join("sentinel.conf");
         let text = format!(
@@ -60,7 +91,10 @@ impl Redis {
              sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 3000\n",
             dir.path().display()
         );
-        std::fs::write(&file, text).unwrap();
+        let settings = tls.into_iter().flat_map(|(tls, port)| tls.settings(port));
+        let settings = settings.filter(|(name, _)| *name != "tls-cluster");
+        let lines: String = settings.map(|(name, value)| format!("{name} {value}\n")).collect();
+        std::fs::write(&file, lines + &text).unwrap();
         let arguments = vec![file.display().to_string(), "--sentinel".into()];
         Redis::run(port, dir, arguments)
     }

@@ -237,7 +237,7 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
     if attempt.tally.failed > 0 {
         let told = report.failed(name, &attempt.told);
         if !args.nightly && report.may_repeat(&attempt.tally, &attempt.events.failed) {
-            repeat(report, told, &mut command, &mut attempt);
+            repeat(report, name, told, &mut command, &mut attempt);
         }
     }
     report.timed(name, attempt.events.times);
@@ -248,7 +248,13 @@ fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
 ///
 /// Many tests drive real servers over real networks, and a machine with two processors that does
 /// something else for a second fails one of hundreds. What passes then is told apart from the rest.
-fn repeat(report: &mut Report, told: usize, command: &mut Command, first: &mut Attempt) {
+fn repeat(
+    report: &mut Report,
+    name: &str,
+    told: usize,
+    command: &mut Command,
+    first: &mut Attempt,
+) {
     let failed = &first.events.failed;
     eprintln!("  once more, alone: {}", failed.join(", "));
     command.arg("--exact").args(failed).env("RUST_TEST_THREADS", "1");
@@ -256,6 +262,8 @@ fn repeat(report: &mut Report, told: usize, command: &mut Command, first: &mut A
     if second.tally.failed == 0 && second.tally.passed >= first.tally.failed {
         first.tally.repair();
         report.passed_again(told);
+    } else {
+        report.failed(name, &second.told);
     }
 }
 

@@ -16,6 +16,11 @@ export interface Options {
   WebSocket?: new (url: string, protocols?: string[]) => Socket;
   /** Subprotocols to offer. */
   protocols?: string[];
+  /**
+   * Where the token goes that resumes the session: with the subprotocols, which access logs do not have, or
+   * in the URL, for what is on the way that passes on no subprotocols.
+   */
+  resume?: "protocol" | "query";
   /** Milliseconds. */
   timing?: Partial<Timing>;
   /** Bounds of the time before the next attempt: of the first, and of all. Milliseconds. */
@@ -69,6 +74,8 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
+/** The subprotocol that resumes; with a token behind a dot, that token. */
+const RESUME = "ws-guard.resume";
 /** A connection that lived for this long makes up for the failures before it. */
 const STABLE = 5000;
 /** After an attempt this recent, a waking waits too. */
@@ -198,10 +205,13 @@ export class Client<Topics extends object = Record<string, any>> extends Emitter
     url.protocol = url.protocol.replace("http", "ws");
     // Without it every other time: what is on the way may refuse so long a line.
     const token = this.#tries++ % 2 ? undefined : this.#session.token();
-    if (token) url.searchParams.set("resume", token);
-    const { WebSocket = globalThis.WebSocket, protocols } = this.#options;
+    const { WebSocket = globalThis.WebSocket, resume } = this.#options;
+    let { protocols = [] } = this.#options;
+    if (token && resume === "query") url.searchParams.set("resume", token);
+    // The server answers with the first, unless it takes another that is offered.
+    else if (token) protocols = [...protocols, RESUME, `${RESUME}.${token}`];
     const Constructor = WebSocket as new (url: string, protocols?: string[]) => Socket;
-    const socket = new Constructor(url.href, protocols ?? []);
+    const socket = new Constructor(url.href, protocols);
     const listener: Listener = {
       opened: () => this.#established(token !== undefined),
       said: (message) => this.#said(message),

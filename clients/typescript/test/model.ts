@@ -58,10 +58,13 @@ export class Model {
   /** How long a token is valid, in seconds. */
   validity = 300;
 
-  connect(url: string, tell: (text: string) => void, hangUp: (code: number, reason: string) => void): Peer {
+  connect(
+    token: string | undefined,
+    tell: (text: string) => void,
+    hangUp: (code: number, reason: string) => void,
+  ): Peer {
     const peer = new Peer(this, tell, hangUp);
     this.peers.add(peer);
-    const token = new URL(url, "ws://server").searchParams.get("resume");
     if (token && this.tokens) this.#resume(peer, token);
     for (const topic of this.auto) {
       if (!peer.topics.has(topic)) this.#subscribe(peer, topic, undefined, undefined);

@@ -4,7 +4,6 @@ import { pass, sleep, start, useClock } from "./stage.js";
 
 useClock();
 
-const token = (url: string) => new URL(url).searchParams.get("resume");
 const asked = (network: Network, type = "subscribe") =>
   network.last.requests.filter((request) => request["type"] === type);
 
@@ -57,12 +56,27 @@ test("a token resumes in the upgrade request, without another round trip", async
   network.last.cut();
   model.publish("chat", 2);
   await pass(75 + 2 * DELAY);
-  expect(token(network.last.url)).toBeTruthy();
+  expect(network.last.token).toBeTruthy();
   // Nothing was asked for, and what was missed is here.
   expect(heard.messages).toEqual([1, 2]);
   expect(asked(network)).toHaveLength(0);
   await pass(20_000);
   expect(heard.gaps).toEqual([]);
+});
+
+test("a token is among the subprotocols, which are not in access logs, unless it is wanted in the URL", async () => {
+  const before = await settled({ protocols: ["own"] });
+  expect(before.network.last.protocols).toEqual(["own"]);
+  before.network.last.cut();
+  await pass(500);
+  const { url, protocols, token } = before.network.last;
+  expect(url).toBe("ws://server/ws");
+  expect(protocols).toEqual(["own", "ws-guard.resume", `ws-guard.resume.${token!.text}`]);
+  const other = await settled({ resume: "query" });
+  other.network.last.cut();
+  await pass(500);
+  expect(other.network.last.token).toMatchObject({ in: "query" });
+  expect(other.network.last.protocols).toEqual([]);
 });
 
 test("what a token repeats is not delivered again", async () => {
@@ -90,7 +104,7 @@ test("without tokens, positions do", async () => {
   network.last.cut();
   model.publish("chat", 2);
   await pass(500);
-  expect(token(network.last.url)).toBeNull();
+  expect(network.last.token).toBeUndefined();
   expect(asked(network)).toMatchObject([{ since: { epoch: "e1", offset: 1 } }]);
   expect(own).toEqual([1, 2]);
   expect(heard.gaps).toEqual([]);
@@ -102,7 +116,7 @@ test("a token that is refused is replaced by subscribing, at once", async () => 
   network.last.cut();
   model.publish("chat", 2);
   await pass(75 + 4 * DELAY);
-  expect(token(network.last.url)).toBeTruthy();
+  expect(network.last.token).toBeTruthy();
   expect(heard.messages).toEqual([1, 2]);
   expect(heard.gaps).toEqual([]);
 });
@@ -113,7 +127,7 @@ test("a token that has expired is not presented", async () => {
   sleep(301_000);
   model.publish("chat", 2);
   await pass(3000);
-  expect(token(network.last.url)).toBeNull();
+  expect(network.last.token).toBeUndefined();
   expect(heard.messages).toEqual([1, 2]);
 });
 
@@ -122,7 +136,7 @@ test("a token is renewed before it expires, although nothing happens", async () 
   await pass(30 * 60_000);
   network.last.cut();
   await pass(100);
-  expect(token(network.last.url)).toBeTruthy();
+  expect(network.last.token).toBeTruthy();
 });
 
 test("a token that would repeat much is not presented", async () => {
@@ -133,7 +147,7 @@ test("a token that would repeat much is not presented", async () => {
   network.last.cut();
   model.publish("chat", 300);
   await pass(200);
-  expect(token(network.last.url)).toBeNull();
+  expect(network.last.token).toBeUndefined();
   expect(heard.messages).toHaveLength(302);
 });
 
@@ -202,7 +216,7 @@ test("every second attempt goes without a token, lest something on the way refus
   network.mode = "refuse";
   network.last.cut();
   await pass(3000);
-  const tokens = network.sockets.slice(1).map(({ url }) => token(url) !== null);
+  const tokens = network.sockets.slice(1).map(({ token }) => token !== undefined);
   expect(tokens.slice(0, 4)).toEqual([true, false, true, false]);
 });
 

@@ -16,8 +16,8 @@ export class Network {
   get WebSocket() {
     const network = this;
     return class extends FakeSocket {
-      constructor(url: string) {
-        super(url, network);
+      constructor(url: string, protocols: string[] = []) {
+        super(url, protocols, network);
       }
     };
   }
@@ -42,11 +42,20 @@ export class FakeSocket implements Socket {
 
   constructor(
     readonly url: string,
+    readonly protocols: string[],
     readonly network: Network,
   ) {
     network.sockets.push(this);
     if (network.mode === "silent") this.silent = true;
     setTimeout(() => this.#arrive(), DELAY);
+  }
+
+  /** The resume token that the upgrade request had, and where. */
+  get token(): { text: string; in: "protocols" | "query" } | undefined {
+    const query = new URL(this.url).searchParams.get("resume");
+    if (query) return { text: query, in: "query" };
+    const [, text] = /^ws-guard\.resume\.(.*)$/m.exec(this.protocols.join("\n")) ?? [];
+    return text ? { text, in: "protocols" } : undefined;
   }
 
   get requests(): Answering[] {
@@ -80,7 +89,7 @@ export class FakeSocket implements Socket {
     this.#later(open);
     const tell = (data: string) => this.#later(() => this.onmessage?.({ data } as never));
     const hangUp = (code: number, reason: string) => this.#later(() => this.cut(code, reason));
-    this.peer = this.network.model.connect(this.url, tell, hangUp);
+    this.peer = this.network.model.connect(this.token?.text, tell, hangUp);
   }
 
   #later(run: () => void): void {

@@ -96,7 +96,7 @@ pub struct Unopened {
     /// One of [`talks`], of a chunked body.
     pub talks: u8,
     pub _pad: [u8; 3],
-    /// Bytes passed unread since the server had nothing to say: [`Unopened::pass_unread`].
+    /// Bytes passed unread: [`Unopened::pass_unread`].
     pub unheard: u32,
     /// End of the bytes that passed as read, for which nothing was paid: [`Unopened::behind`].
     pub free_high: u32,
@@ -115,11 +115,11 @@ mod talks {
 /// Unread bytes of a connection that pass before the server is silent, while the client offers it room. More
 /// of them are shared by all connections of the source.
 const UNHEARD: u32 = 4 * 1024;
+/// Unread bytes of a connection behind which a silent server has read some of them, and had nothing to say:
+/// more than its receive buffer and a library's hold at first.
+const HEARD: u32 = 192 * 1024;
 /// Silence after which a server with room has nothing to say, milliseconds.
 const SILENT_MS: u32 = 2;
-
-/// Distance within which what comes past the known part of a chunked body has to come again, in order.
-const GAP: u32 = 256 * 1024;
 
 /// Window with room for the next segment of an answer, on links with jumbo frames, too: into a smaller one
 /// than a segment a TCP sends nothing for a while (RFC 9293, 3.8.6.2.1).
@@ -191,10 +191,10 @@ impl Unopened {
         let sent = self.server_high.wrapping_sub(self.began.server_next);
         let back = if sent < FAR { sent } else { FAR };
         // A keep-alive probe ends a byte before what was sent (RFC 9293, 3.8.4).
-        // Its framing may go on in what is missing. A silent server has answered no request in it.
+        // What fills a hole in a chunked body may be framing, or other bytes in its place. A silent server has
+        // answered no request in it.
         let talks = self.talks == talks::TALKS && self.unread == 0;
-        let past = talks && self.chunks.is_open() && after(seq, self.body_end);
-        let gap = past && seq.wrapping_sub(self.body_end) < GAP;
+        let gap = talks && self.chunks.is_open() && after(seq, self.high);
         let forged = self.server_high.wrapping_add(1).wrapping_sub(ack) > back + 1;
         let far = seq.wrapping_add(len).wrapping_sub(self.acked) as i32 > FAR as i32;
         let end = seq.wrapping_add(len);
@@ -354,8 +354,8 @@ impl Unopened {
     ///
     /// A request for an upgrade may be hidden in it, and frames behind that one. The server's 101 shows
     /// them, unless the client lets nothing out: it offers no window, or acknowledges little of what is
-    /// in front of the 101. A server with room that is silent has nothing to say. `now` is in milliseconds
-    /// of a precise clock.
+    /// in front of the 101. A server with room that is silent has nothing to say, once it has taken so much
+    /// that it must have read some: it may be slow to answer. `now` is in milliseconds of a precise clock.
     #[inline(always)]
     pub const fn pass_unread(
         &mut self,
@@ -367,10 +367,8 @@ impl Unopened {
     ) -> u32 {
         let room = self.offers(seq, window);
         let silent = ack == self.server_high && now.wrapping_sub(self.spoke_ms) >= SILENT_MS;
-        if room && silent {
-            self.unheard = 0;
-        }
-        let decided = unread::decide(room, self.unheard, UNHEARD);
+        let heard = room && silent && self.unheard >= HEARD;
+        let decided = unread::decide(room, if heard { 0 } else { self.unheard }, UNHEARD);
         self.unheard = self.unheard.saturating_add(len);
         match decided {
             unread::PASSES | unread::REFUSED if self.behind(seq.wrapping_add(len)) > 0 => {

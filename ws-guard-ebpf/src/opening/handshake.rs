@@ -432,7 +432,8 @@ fn end(context: &Context, read: u32, came_to: u32) -> Request {
         return Request::Head;
     };
     let done = came_to == identify::END;
-    let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0;
+    // Behind a body, servers answer, or go on with HTTP; or the body is none to them, nor to be followed.
+    let upgrade = pending.head.found & UPGRADE_WEBSOCKET != 0 && !pending.head.has_body();
     if pending.length > MAX_HEAD || came_to == identify::TOO_COSTLY {
         pending.flags |= LOST;
         pending_upgrades::keep();

@@ -133,6 +133,7 @@ impl Exchange {
         held: Held,
     ) -> Exchange {
         let now = Instant::now();
+        metrics.history_limit.set(i64::try_from(bounds.bytes).unwrap_or(i64::MAX));
         Exchange {
             topics: RwLock::default(),
             rules,
@@ -524,6 +525,8 @@ impl Exchange {
     fn answer_waiting(&self, state: &mut State, name: &Arc<str>) {
         for Waiting { connection, wish } in std::mem::take(&mut state.waiting) {
             let Some(mailbox) = state.subscribers.get(&connection) else { continue };
+            // Its connection is another thread's.
+            let _pause = mailbox.pause();
             let placed = self.place(state, name, mailbox, wish.since, false);
             let text = match placed {
                 Some(placed) => protocol::subscribed(name, Some(placed), wish.id),

@@ -91,6 +91,18 @@ struct Queue {
     /// Lost before the first of `entries`.
     missed: u64,
     overflow: bool,
+    /// Nothing is taken yet.
+    paused: bool,
+}
+
+/// A mailbox from which nothing is taken until this is dropped.
+pub struct Pause<'a>(&'a Mailbox);
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.queue().paused = false;
+        self.0.waker.wake();
+    }
 }
 
 /// The mailbox of one connection.
@@ -151,6 +163,13 @@ impl Mailbox {
         true
     }
 
+    /// Let the connection take nothing until all of an answer is here: what is replayed before the word
+    /// that it will be would be of no subscription.
+    pub fn pause(&self) -> Pause<'_> {
+        self.queue().paused = true;
+        Pause(self)
+    }
+
     /// Drop what waits of a topic.
     pub fn discard(&self, topic: &str) {
         self.queue().discard(topic);
@@ -185,6 +204,9 @@ impl Mailbox {
     /// What comes next.
     pub fn next(&self) -> Option<Next> {
         let mut queue = self.queue();
+        if queue.paused {
+            return None;
+        }
         if queue.overflow {
             return Some(Next::Overflow);
         }
@@ -339,6 +361,20 @@ mod tests {
         mailbox.answer(answer.clone());
         assert_eq!(mailbox.next(), Some(Next::Answer(answer)));
         assert!(mailbox.expect() && !mailbox.expect());
+        assert_eq!(mailbox.next(), Some(Next::Text(text(b'a', 2))));
+    }
+
+    #[test]
+    fn nothing_is_taken_during_a_pause() {
+        let mailbox = mailbox(WhenFull::DropOldest);
+        let pause = mailbox.pause();
+        assert!(mailbox.replay("t", [entry(b'a', 2)].iter(), false));
+        assert_eq!(mailbox.next(), None);
+        let answer = Answer::unasked(text(b'b', 1));
+        mailbox.answer(answer.clone());
+        assert_eq!(mailbox.next(), None);
+        drop(pause);
+        assert_eq!(mailbox.next(), Some(Next::Answer(answer)));
         assert_eq!(mailbox.next(), Some(Next::Text(text(b'a', 2))));
     }
 

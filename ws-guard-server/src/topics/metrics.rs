@@ -12,6 +12,7 @@ pub struct TopicMetrics {
     pub subscriptions: IntGauge,
     pub published: IntCounter,
     pub history_bytes: IntGauge,
+    pub history_limit: IntGauge,
     pub resumed: IntCounter,
     pub not_resumed: IntCounter,
     queued: IntCounter,
@@ -52,6 +53,10 @@ impl TopicMetrics {
             history_bytes: register.gauge(
                 "wsguard_server_history_bytes",
                 "Memory of the histories of all topics, in bytes.",
+            )?,
+            history_limit: register.gauge(
+                "wsguard_server_history_limit_bytes",
+                "What they may take together: `--history-bytes`.",
             )?,
             resumed: resumptions.with_label_values(&["yes"]),
             not_resumed: resumptions.with_label_values(&["no"]),

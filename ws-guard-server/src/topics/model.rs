@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::{
-    bus::{Bus, Publication},
-    exchange::{Exchange, HistoryBounds, Joined, Wish},
+    bus::{Bus, Promise, Publication, Stored},
+    exchange::{Arrival, Exchange, HistoryBounds, Joined, Wish},
     local_bus::LocalBus,
     log::Position,
     mailbox::{Bounds, Mailbox, Next, WhenFull},
@@ -57,15 +57,24 @@ struct World {
     published: u64,
 }
 
+/// Topics that all have a history.
+fn exchange() -> Arc<Exchange> {
+    let history = History { messages: HISTORY, bytes: 1 << 20, age: Duration::from_secs(3600) };
+    let pattern = Pattern::new("*").unwrap();
+    let rule = Rule { pattern, kind: Kind::History(history), restricted: false };
+    let metrics = TopicMetrics::new(&Registry::new()).unwrap();
+    let held = Held::new(IntGauge::new("held", "Bytes.").unwrap());
+    let rules = InForce::new(Rules(vec![Arc::new(rule)]));
+    Arc::new(Exchange::new(rules, HistoryBounds::DEFAULT, metrics, held))
+}
+
+fn bounds() -> Bounds {
+    Bounds { messages: MAILBOX, bytes: 1 << 20, when_full: WhenFull::DropOldest }
+}
+
 impl World {
     fn new() -> World {
-        let history = History { messages: HISTORY, bytes: 1 << 20, age: Duration::from_secs(3600) };
-        let pattern = Pattern::new("*").unwrap();
-        let rule = Rule { pattern, kind: Kind::History(history), restricted: false };
-        let metrics = TopicMetrics::new(&Registry::new()).unwrap();
-        let held = Held::new(IntGauge::new("held", "Bytes.").unwrap());
-        let rules = InForce::new(Rules(vec![Arc::new(rule)]));
-        let exchange = Arc::new(Exchange::new(rules, HistoryBounds::DEFAULT, metrics, held));
+        let exchange = exchange();
         let bus = LocalBus::connect(exchange.clone());
         World { exchange, bus, topic: "t".into(), clients: Default::default(), published: 0 }
     }
@@ -116,8 +125,7 @@ impl World {
 
     fn subscribe(&mut self, id: usize) {
         let client = &mut self.clients[id];
-        let bounds = Bounds { messages: MAILBOX, bytes: 1 << 20, when_full: WhenFull::DropOldest };
-        let mailbox = client.mailbox.get_or_insert_with(|| Arc::new(Mailbox::new(bounds)));
+        let mailbox = client.mailbox.get_or_insert_with(|| Arc::new(Mailbox::new(bounds())));
         let wish = Wish { since: client.position, ..Wish::default() };
         let joined = self.exchange.join(&self.topic, id as u64, mailbox, wish, &*self.bus);
         let Joined::At(placed) = joined else { panic!("{joined:?}") };
@@ -154,5 +162,49 @@ proptest! {
                 prop_assert!(there.told || position.offset == world.published);
             }
         }
+    }
+}
+
+/// A bus whose topics a test loads.
+struct Elsewhere;
+
+impl Bus for Elsewhere {
+    fn publish(&self, _publication: Publication, promise: Promise<Stored>) {
+        promise(Ok(Stored::default()));
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+}
+
+/// The bus's thread loads the topic while the connection's takes what is there.
+#[test]
+fn what_was_missed_comes_after_the_word_that_it_will() {
+    let topic: Arc<str> = "t".into();
+    let since = Position { epoch: 1, offset: 0 };
+    for round in 0..2000 {
+        let (exchange, mailbox) = (exchange(), Arc::new(Mailbox::new(bounds())));
+        let wish = Wish { since: Some(since), ..Wish::default() };
+        let joined = exchange.join(&topic, round, &mailbox, wish, &Elsewhere);
+        assert!(matches!(joined, Joined::Later));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                loop {
+                    match mailbox.next() {
+                        None => std::hint::spin_loop(),
+                        Some(first) => return first,
+                    }
+                }
+            });
+            let arrival = |offset| Arrival {
+                position: Position { offset, ..since },
+                data: "1".into(),
+                age: Duration::ZERO,
+            };
+            exchange.load(&topic, since, (1..=3).map(arrival).collect());
+            let first = first.join().unwrap();
+            assert!(matches!(first, Next::Answer(_)), "round {round}: {first:?}");
+        });
     }
 }

@@ -40,7 +40,7 @@ fn sentinels_name_another_primary_and_clients_go_on_there() {
     let port = primary.port.to_string();
     let replica = Redis::start(&["--replicaof", "127.0.0.1", &port]);
     linked(&replica);
-    let sentinel = Redis::sentinel("main", primary.port);
+    let sentinel = Redis::sentinel("main", primary.port, None);
     let knows = || {
         let replicas: Vec<redis::Value> = sentinel.ask(&["SENTINEL", "REPLICAS", "main"]);
         (!replicas.is_empty()).then_some(())
@@ -73,8 +73,8 @@ fn sentinels_name_another_primary_and_clients_go_on_there() {
 }
 
 /// Nodes without replicas, of which each has its share of the slots.
-fn cluster(size: usize) -> Vec<Redis> {
-    let nodes: Vec<Redis> = (0..size).map(|_| Redis::node()).collect();
+pub fn cluster(size: usize) -> Vec<Redis> {
+    let nodes: Vec<Redis> = (0..size).map(|_| Redis::node(&[])).collect();
     for (index, node) in nodes.iter().enumerate() {
         let [first, next] = [index, index + 1].map(|index| index * 16_384 / size);
         let [first, last] = [first, next - 1].map(|slot| slot.to_string());
@@ -85,13 +85,13 @@ fn cluster(size: usize) -> Vec<Redis> {
     nodes
 }
 
-fn meet(node: &Redis, other: &Redis) {
+pub fn meet(node: &Redis, other: &Redis) {
     let bus: Vec<String> = other.ask(&["CONFIG", "GET", "cluster-port"]);
     node.ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string(), &bus[1]]);
 }
 
 /// Wait until a node knows of a node for each slot.
-fn is_whole(node: &Redis) {
+pub fn is_whole(node: &Redis) {
     let whole = || {
         let info: String = node.ask(&["CLUSTER", "INFO"]);
         info.contains("cluster_state:ok").then_some(())
@@ -106,7 +106,7 @@ fn topics_are_spread_over_a_cluster_and_survive_one_of_its_nodes() {
     let slot: u16 = nodes[0].ask(&["CLUSTER", "KEYSLOT", "{chat0}"]);
     let victim = usize::from(slot) * 3 / 16_384;
     let id: String = nodes[victim].ask(&["CLUSTER", "MYID"]);
-    let replica = Redis::node();
+    let replica = Redis::node(&[]);
     meet(&replica, &nodes[victim]);
     is_whole(&replica);
     replica.ask::<()>(&["CLUSTER", "REPLICATE", &id]);

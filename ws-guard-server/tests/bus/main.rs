@@ -5,4 +5,5 @@ mod faults;
 mod queues;
 mod redis;
 mod sharing;
+mod slots;
 mod stage;

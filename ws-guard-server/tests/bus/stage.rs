@@ -40,8 +40,17 @@ pub struct Stage {
 }
 
 pub fn rules() -> Rules {
+    with_history(100)
+}
+
+/// For topics whose readers may be far behind.
+pub fn long_history() -> Rules {
+    with_history(10_000)
+}
+
+fn with_history(messages: usize) -> Rules {
     let age = Duration::from_secs(60);
-    let history = Kind::History(History { messages: 100, bytes: 1 << 20, age });
+    let history = Kind::History(History { messages, bytes: 16 << 20, age });
     let ack_timeout = Duration::from_millis(1500);
     let queue = Kind::Queue(Queueing { entries: 20, prefetch: 2, ack_timeout, max_deliveries: 2 });
     let rule = |pattern, kind| {

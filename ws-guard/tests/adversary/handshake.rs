@@ -312,24 +312,32 @@ fn request_in_the_body_of_a_decoy(attacker: &Attacker) -> Result<Peers> {
     Ok(through.into_iter().map(|tcp| Box::new(tcp) as Box<dyn Peer>).collect())
 }
 
-/// A source over its limit opens connections on which the request is hidden behind chunks that are not
-/// followed, with pings in the same flight.
+/// A source over its limit opens connections with hidden requests.
 fn hidden_requests_of_a_throttled_source(attacker: &Attacker) -> Result<Peers> {
     let mut first = attacker.connect()?;
     try_all(&mut first, &pings(PINGS))?;
+    let mut peers = hidden_requests(attacker)?;
+    peers.push(Box::new(first));
+    Ok(peers)
+}
+
+/// Connections on which the request is hidden behind chunks that are not followed, with pings in the same
+/// flight; then nothing comes out that would tell.
+fn hidden_requests(attacker: &Attacker) -> Result<Peers> {
     let flight = [VAGUE_POST, REQUEST, &pings(UNHEARD)].concat();
-    let mut peers: Peers = vec![Box::new(first)];
+    let mut peers = Vec::new();
     for n in 1..=HIDDEN {
         let mut tcp = attacker.tcp(n, &Opening::default())?;
         for part in flight.chunks(raw_tcp::SEGMENT) {
             tcp.send(&tcp.segment(0, part))?;
             tcp.advance(part.len());
         }
-        tcp.settle(Duration::from_millis(300))?;
+        tcp.window = 0;
+        tcp.settle(Duration::from_millis(100))?;
         let left = tcp.unacknowledged();
         tcp.send(&tcp.segment(i64::from(-left), []).flags(flag::RST | flag::ACK))?;
         if (left as usize) < flight.len() - VAGUE_POST.len() - REQUEST.len() {
-            peers.push(Box::new(Ended(tcp)));
+            peers.push(Box::new(Ended(tcp)) as Box<dyn Peer>);
         }
     }
     Ok(peers)
@@ -562,7 +570,10 @@ pub const ROWS: &[Row] = &[
         request_in_the_body_of_a_decoy,
     )
     .allowed(2 * UNHEARD as u64),
-    // The first bytes of a source, and a second or two of its pace.
+    // The first bytes of a source and of each connection, and some seconds of its pace.
+    Row::new("hidden_requests", Reached::AtMost(HIDDEN as u64 * UNHEARD as u64), hidden_requests)
+        .allowed(((FIRSTS + 8 * 16 * 1024 + HIDDEN as usize * 4 * 1024) / 6) as u64)
+        .on(Library::Ws),
     Row::new(
         "hidden_requests_of_a_throttled_source",
         Reached::AtMost((PINGS + HIDDEN as usize * UNHEARD) as u64),

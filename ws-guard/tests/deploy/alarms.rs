@@ -34,7 +34,7 @@ const FLOOD: Bounds =
 ///
 /// It takes an hour, a driver without native XDP, a full table of 32,768, a second node, a server that
 /// is late with all or silent on purpose, three restarts, or ten clients that fall silent.
-const NOT_MADE: [&str; 10] = [
+const NOT_MADE: [&str; 9] = [
     "WsGuardAbsent",
     "WsGuardGenericAttach",
     "WsGuardSourcesCoarse",
@@ -44,17 +44,26 @@ const NOT_MADE: [&str; 10] = [
     "WsGuardRestarting",
     "WsGuardHeartbeatsUnanswered",
     "WsGuardServerPongSlow",
-    BUS_DOWN,
 ];
 
 /// The alert on the server's process, which is the daemon's own only with `--listen`.
 const RESTARTED: &str = "WsGuardServerRestarted";
 
-/// The alert on the bus, which only a server with topics has.
-const BUS_DOWN: &str = "WsGuardBusDown";
+/// The alerts on topics and their bus, which only a server that has them can raise.
+pub const TOPICS: [&str; 9] = [
+    "WsGuardBusDown",
+    "WsGuardBusLag",
+    "WsGuardBusMissed",
+    "WsGuardNotRecovered",
+    "WsGuardHistoryFull",
+    "WsGuardQueueRedelivered",
+    "WsGuardQueueClaimed",
+    "WsGuardDeadLetters",
+    "WsGuardQueueLost",
+];
 
 /// Panels that have data only where the guard has the server, with topics, a bus and export.
-const TOGETHER: [(&str, &str); 10] = [
+const TOGETHER: [(&str, &str); 12] = [
     ("ws-guard-server", "Restarts"),
     ("ws-guard-server", "Pings inside TLS"),
     ("ws-guard-server", "Topics"),
@@ -63,13 +72,16 @@ const TOGETHER: [(&str, &str); 10] = [
     ("ws-guard-server", "History"),
     ("ws-guard-server", "Bus"),
     ("ws-guard-server", "Bus lag"),
+    ("ws-guard-server", "Reading again"),
     ("ws-guard-server", "Queues"),
+    ("ws-guard-server", "Entries given up"),
     ("ws-guard-server", "OTLP requests"),
 ];
 
 /// The alerts that the tests make trouble for, with guard and server apart.
 fn made() -> Result<Vec<Alert>> {
-    let made = |alert: &Alert| alert.alert != RESTARTED && !NOT_MADE.contains(&&*alert.alert);
+    let elsewhere = |name: &str| name == RESTARTED || TOPICS.contains(&name);
+    let made = |alert: &Alert| !elsewhere(&alert.alert) && !NOT_MADE.contains(&&*alert.alert);
     Ok(alerts()?.into_iter().filter(made).collect())
 }
 
@@ -94,8 +106,8 @@ fn asked(together: bool) -> Result<BTreeSet<String>> {
         .filter(|((uid, title), _)| TOGETHER.contains(&(uid, title)) == together)
         .map(|(_, expr)| expr)
         .collect();
-    let is_of_both = |alert: &&Alert| [RESTARTED, BUS_DOWN].contains(&&*alert.alert);
-    for alert in alerts()?.iter().filter(|alert| is_of_both(alert) == together) {
+    let is_of_both = |alert: &str| alert == RESTARTED || TOPICS.contains(&alert);
+    for alert in alerts()?.iter().filter(|alert| is_of_both(&alert.alert) == together) {
         asked.extend(compared(alert).into_iter().map(str::to_owned));
     }
     if !together {
@@ -212,27 +224,56 @@ fn exemplars_lead_to_connections(stage: &Stage, prometheus: &Prometheus<'_>) -> 
     Ok(())
 }
 
-/// The alerts that would fire now, if it stayed so.
-fn firing(prometheus: &Prometheus<'_>) -> Result<BTreeSet<String>> {
-    let mut firing = BTreeSet::new();
-    for alert in made()? {
-        if !prometheus.ask(&alert.expr)?.is_empty() {
-            firing.insert(alert.alert);
-        }
-    }
-    Ok(firing)
+/// Alerts, each of which a test makes trouble for.
+pub struct Watch<'a> {
+    prometheus: &'a Prometheus<'a>,
+    alerts: Vec<Alert>,
+    /// Those that have not fired yet.
+    silent: BTreeSet<String>,
 }
 
-/// Wait for the alerts of one trouble, take them out of `silent`, and see that no other came with them.
-fn fires(prometheus: &Prometheus<'_>, names: &[&str], silent: &mut BTreeSet<String>) -> Result<()> {
-    for name in names {
-        ensure!(silent.contains(*name), "{name} came before its trouble");
-        eventually(name, || Ok(firing(prometheus)?.contains(*name)))?;
-        silent.remove(*name);
+impl<'a> Watch<'a> {
+    /// Before any trouble, when all are silent.
+    pub fn begin(prometheus: &'a Prometheus<'a>, alerts: Vec<Alert>) -> Result<Watch<'a>> {
+        let silent = alerts.iter().map(|alert| alert.alert.clone()).collect();
+        let watch = Watch { prometheus, alerts, silent };
+        let firing = watch.firing()?;
+        ensure!(firing.is_empty(), "while all is well: {firing:?}");
+        Ok(watch)
     }
-    let early: Vec<String> = firing(prometheus)?.intersection(silent).cloned().collect();
-    ensure!(early.is_empty(), "with {names:?} came {early:?}");
-    Ok(())
+
+    /// Those that would fire now, if it stayed so.
+    fn firing(&self) -> Result<BTreeSet<String>> {
+        let mut firing = BTreeSet::new();
+        for alert in &self.alerts {
+            if !self.prometheus.ask(&alert.expr)?.is_empty() {
+                firing.insert(alert.alert.clone());
+            }
+        }
+        Ok(firing)
+    }
+
+    pub fn is_firing(&self, name: &str) -> Result<bool> {
+        Ok(self.firing()?.contains(name))
+    }
+
+    /// Wait for the alerts of one trouble, and see that no other came with them for the first time.
+    pub fn fires(&mut self, names: &[&str]) -> Result<()> {
+        for name in names {
+            ensure!(self.silent.contains(*name), "{name} came before its trouble");
+            eventually(name, || self.is_firing(name))?;
+            self.silent.remove(*name);
+        }
+        let early: Vec<String> = self.firing()?.intersection(&self.silent).cloned().collect();
+        ensure!(early.is_empty(), "with {names:?} came {early:?}");
+        Ok(())
+    }
+
+    /// All have fired.
+    pub fn end(self) -> Result<()> {
+        ensure!(self.silent.is_empty(), "no trouble was made for {:?}", self.silent);
+        Ok(())
+    }
 }
 
 /// A request that says it comes from client number `n`.
@@ -253,13 +294,12 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     needs_root!();
     let stage = Stage::start()?;
     let prometheus = Prometheus::start(&stage.pair.server, &stage.pods())?;
-    ensure!(firing(&prometheus)?.is_empty(), "a healthy guard: {:?}", firing(&prometheus)?);
-    let mut silent: BTreeSet<String> = made()?.into_iter().map(|alert| alert.alert).collect();
+    let mut watch = Watch::begin(&prometheus, made()?)?;
 
     let mut flooder = stage.client(0, false)?;
     let few = Bounds { pings: 500, pause: Duration::ZERO, ..FLOOD };
     flood::flood(&mut flooder, few, || true)?;
-    fires(&prometheus, &["WsGuardThrottling", "WsGuardConnectionsPaced"], &mut silent)?;
+    watch.fires(&["WsGuardThrottling", "WsGuardConnectionsPaced"])?;
 
     let changes = annotation("Policy changes")?;
     ensure!(prometheus.ask(&changes)?.is_empty(), "the policy changed before anything was done");
@@ -267,41 +307,40 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     stage.configure("action = \"defuse\"\ntrusted-proxy = \"none\"\n")?;
     eventually("many clients of one peer", || {
         (1..=16).try_for_each(|n| forward(&stage, n))?;
-        Ok(firing(&prometheus)?.contains("WsGuardProxySuspected"))
+        watch.is_firing("WsGuardProxySuspected")
     })?;
-    fires(&prometheus, &["WsGuardProxySuspected"], &mut silent)?;
+    watch.fires(&["WsGuardProxySuspected"])?;
 
     stage.configure("max-ping-rate = 31\n")?;
     eventually("the change of the policy shows", || Ok(!prometheus.ask(&changes)?.is_empty()))?;
 
     stage.configure("action = \"destroy\"\n")?;
-    fires(&prometheus, &["WsGuardReloadFailed"], &mut silent)?;
+    watch.fires(&["WsGuardReloadFailed"])?;
     stage.configure("action = \"defuse\"\n")?;
-    let mended = || Ok(!firing(&prometheus)?.contains("WsGuardReloadFailed"));
+    let mended = || Ok(!watch.is_firing("WsGuardReloadFailed")?);
     eventually("the configuration is taken over", mended)?;
 
     lose_events(&stage)?;
-    fires(&prometheus, &["WsGuardEventsLost", "WsGuardViolations"], &mut silent)?;
+    watch.fires(&["WsGuardEventsLost", "WsGuardViolations"])?;
 
     // There is room for 4,096 rules.
     let networks: Vec<String> =
         (0..3_700).map(|n| format!("\"192.{}.{}.1\"", n / 250, n % 250)).collect();
     stage.configure(&format!("allow = [{}]\n", networks.join(", ")))?;
-    fires(&prometheus, &["WsGuardTableNearlyFull"], &mut silent)?;
+    watch.fires(&["WsGuardTableNearlyFull"])?;
 
     pause_the_server(&stage)?;
-    fires(&prometheus, &["WsGuardHeartbeatSlow"], &mut silent)?;
+    watch.fires(&["WsGuardHeartbeatSlow"])?;
 
     stage.pair.client.ip("link del veth0")?;
-    fires(&prometheus, &["WsGuardNotAttached"], &mut silent)?;
+    watch.fires(&["WsGuardNotAttached"])?;
 
     stage.guard.signal(Signal::SIGTERM)?;
-    fires(&prometheus, &["WsGuardDown"], &mut silent)?;
+    watch.fires(&["WsGuardDown"])?;
 
     stage.server.as_ref().context("no server")?.signal(Signal::SIGTERM)?;
-    fires(&prometheus, &["WsGuardServerDown"], &mut silent)?;
-    ensure!(silent.is_empty(), "no trouble was made for {silent:?}");
-    Ok(())
+    watch.fires(&["WsGuardServerDown"])?;
+    watch.end()
 }
 
 /// Stop the server while a ping waits for its pong, for as long as the alert calls slow.

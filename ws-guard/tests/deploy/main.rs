@@ -6,7 +6,8 @@
 //! - [`catalogue`]: what `docs/metrics.md` says, and what a guard with a server exports;
 //! - [`image`]: the containers of the rendered manifests, run from the image with runc;
 //! - [`alarms`]: every expression of panels and alerts asked of a Prometheus that scrapes a guard
-//!   under attack, and in trouble; [`pictures`] of the dashboards then.
+//!   under attack, and in trouble; [`pictures`] of the dashboards then;
+//! - [`bus`]: the alerts on topics and their bus, with a real Redis in trouble.
 //! - [`systemd`]: the units of hosts without Kubernetes;
 //! - [`observability`]: Prometheus, Alertmanager and a collector of OpenTelemetry as in the examples,
 //!   the mail that comes, and what the collector hands on.
@@ -23,6 +24,7 @@ macro_rules! needs_root {
 }
 
 mod alarms;
+mod bus;
 mod catalogue;
 mod chart;
 #[allow(dead_code, reason = "no test here looks at all of it")]

@@ -286,8 +286,43 @@ fn replaced() -> Vec<Case> {
     ]
 }
 
+/// Requests for an upgrade that announce a body: some servers read it, others take it for frames.
+fn bodied() -> Vec<Case> {
+    let upgrade = |method: &str, length: usize| {
+        let text = String::from_utf8_lossy(REQUEST).replacen("GET", method, 1);
+        text.replace("\r\n\r\n", &format!("\r\nContent-Length: {length}\r\n\r\n")).into_bytes()
+    };
+    let with = |name, method, length| {
+        let request = upgrade(method, length);
+        let before = request.len() - REQUEST.len();
+        begun(name, before, 0).client_at(-(request.len() as i64), request)
+    };
+    let unseen =
+        |case: Case| case.answer(SWITCHING).counts(&[(FlowsOpened, 1), (RequestsUnseen, 1)]);
+    let post = [upgrade("POST", 5), b"hello".to_vec()].concat();
+    let from = request() - post.len() as i64;
+    vec![
+        unseen(with("an upgrade with a body", "GET", 14)),
+        unseen(with("an upgrade with another method and a body", "POST", 14)),
+        with("an upgrade with an empty body", "GET", 0)
+            .answer(SWITCHING)
+            .counts(&[(FlowsOpened, 1), (RequestsUnseen, 0)]),
+        opens_nothing(answered(
+            begun("a body behind a request that would upgrade", post.len(), HTTP.len())
+                .client_at(from, post),
+            request(),
+            HTTP,
+        )),
+        unseen(with("pongs behind the header of an endless frame", "GET", 14))
+            .server(0, [0x82, 0x7F, 0, 0, 0, 0, 0x20, 0, 0, 0])
+            .server(0, [0x8A, 0].repeat(41))
+            .counts(&[(Witnessed, 41)]),
+    ]
+}
+
 pub fn cases() -> Vec<Case> {
     let mut cases = read();
+    cases.extend(bodied());
     cases.extend(again());
     cases.extend(replaced());
     cases

@@ -128,6 +128,20 @@ fn handshakes_at_a_time_are_limited() {
 }
 
 #[test]
+fn in_a_crowd_newcomers_wait_for_a_place() {
+    let stage = Stage::start(|config| {
+        config.max_handshakes = 2;
+        config.handshake_wait = PATIENCE;
+    });
+    let from = |last| connect_from([127, 0, 0, last].into(), stage.address, None);
+    // All are connected before any asks; the later ones are in the kernel's queue.
+    let crowd: Vec<_> = (1..60).map(from).collect();
+    let asks = crowd.into_iter().map(|stream| Client::request(stream, "", &[]));
+    assert!(asks.map(|client| client.answer).all(|answer| answer.starts_with("HTTP/1.1 101")));
+    assert_eq!(stage.metric("wsguard_server_refused_total{reason=\"handshakes_full\"}"), 0.0);
+}
+
+#[test]
 fn who_it_is_shows_in_log_and_metrics() {
     let stage = Stage::start(|config| {
         config.access.user = Some("query:user".parse().unwrap());

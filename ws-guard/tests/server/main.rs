@@ -2,6 +2,7 @@
 //! here needs privileges.
 
 mod autobahn;
+mod bus_tls;
 mod client_certificates;
 mod closing;
 mod collector;

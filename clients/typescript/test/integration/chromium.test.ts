@@ -14,6 +14,8 @@ interface Told {
   gaps: unknown[];
   states: { state: string; at: number; reason?: string }[];
   events: [string, number][];
+  /** Of each connection, the query of its URL and its subprotocol. */
+  agreed: [string, string][];
 }
 
 describe.skipIf(!hasServer || !isRoot || !hasChromium())("in Chromium, behind a NAT", () => {
@@ -89,6 +91,10 @@ describe.skipIf(!hasServer || !isRoot || !hasChromium())("in Chromium, behind a 
     const since = Date.now();
     await publish(3);
     await expectAll(first, since, "mapping dropped, heartbeat 2 s, answer 1 s");
+    // At the first attempt, with the token where access logs do not have it.
+    const { states, agreed } = await told();
+    expect(states.filter(({ state }) => state === "waiting")).toHaveLength(1);
+    expect(agreed).toEqual([["", ""], ["", "ws-guard.resume"]]);
   });
 
   test("a cable that is pulled and put back", async () => {

@@ -8,12 +8,18 @@ const bundle = await readFile(new URL("../../dist/ws-guard-client.js", import.me
 
 const page = `<!doctype html><title>Client</title><script type="module">
 import { Client } from "/client.js";
-const told = window.told = { data: [], gaps: [], states: [], events: [] };
+const told = window.told = { data: [], gaps: [], states: [], events: [], agreed: [] };
 addEventListener("pageshow", ({ persisted }) => persisted && told.events.push(["restored", Date.now()]));
 for (const name of ["online", "offline"]) addEventListener(name, () => told.events.push([name, Date.now()]));
 for (const name of ["freeze", "resume", "visibilitychange"]) document.addEventListener(name, () => told.events.push([name, Date.now()]));
 const timing = JSON.parse(decodeURIComponent(location.hash.slice(1)) || "{}");
-const client = window.client = new Client(${JSON.stringify(server)}, { timing });
+class Seen extends WebSocket {
+  constructor(url, protocols) {
+    super(url, protocols);
+    this.addEventListener("open", () => told.agreed.push([new URL(url).search, this.protocol]));
+  }
+}
+const client = window.client = new Client(${JSON.stringify(server)}, { timing, WebSocket: Seen });
 client.on("state", ({ state, end }) => told.states.push({ state, at: Date.now(), reason: end?.reason }));
 client.on("gap", (gap) => told.gaps.push(gap));
 client.subscribe("chat", ({ data }) => told.data.push({ data, at: Date.now() }));

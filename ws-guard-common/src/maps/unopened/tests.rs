@@ -135,7 +135,9 @@ fn a_chunked_body_goes_on_where_its_framing_does() {
     began.read_chunks(chunks, at(63), at(72));
     began.acknowledge(at(63), 8, true, 1);
     assert!(began.refuses(at(73), 8), "behind a gap, of a server that talks");
-    assert_eq!(began.judge(at(72 + GAP), 3, 8), judged::PASSES, "far behind it");
+    assert!(began.refuses(at(72 + FAR / 2), 8), "far behind it");
+    assert!(began.refuses(at(71), 8), "behind one in the data");
+    assert_eq!(began.judge(at(70), 3, 8), judged::CHUNKS);
     assert_eq!(began.judge(at(63), 9, 8), judged::BODY, "the server has its framing");
     for byte in b"\r\n0\r\n\r\n" {
         chunks.push(*byte);
@@ -249,4 +251,19 @@ fn a_refused_connection_passes_nothing() {
     began.stage = stage::REFUSED;
     began.acknowledge(at(10), 9, true, 1);
     assert!(began.refuses(at(10), 9));
+}
+
+#[test]
+fn a_slow_server_is_not_silent_before_it_has_read() {
+    let mut began = began();
+    let mut decided = Vec::new();
+    for segment in 0..400u32 {
+        decided.push(began.pass_unread(at(1000 * segment), 7, 0xFFFF, 1000, 5000 + segment));
+    }
+    let first = |wanted| decided.iter().position(|one| *one == wanted).unwrap() as u32;
+    assert_eq!(decided[0], unread::UNHEARD);
+    assert_eq!(first(unread::SHARED), UNHEARD.div_ceil(1000));
+    assert!(decided[HEARD.div_ceil(1000) as usize..].iter().all(|one| *one == unread::UNHEARD));
+    began.spoke_ms = 5400;
+    assert_eq!(began.pass_unread(at(400_000), 7, 0xFFFF, 1000, 5401), unread::SHARED, "it talks");
 }

@@ -1,12 +1,19 @@
 //! Connections to Redis, and the scripts that run there.
+//!
+//! Slots of a cluster move from node to node while it works. A node that has one no more says where it is
+//! (MOVED), and while a slot is on its way, where a key is that has gone ahead (ASK); a command is then
+//! sent on. Only a node that there was no connection to takes new connections to all.
 
-use std::time::Duration;
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, RedisError, RedisResult,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, PushInfo, RedisError,
+    RedisResult, aio::MultiplexedConnection,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     place::{Place, Primaries},
@@ -17,6 +24,8 @@ use super::{
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a read waits for entries.
 pub const BLOCK: Duration = Duration::from_secs(1);
+/// How soon a command is tried again whose keys are on their way from one node to another.
+const ON_THE_WAY: Duration = Duration::from_millis(20);
 
 /// The scripts, by the digests that Redis knows them by.
 #[derive(Clone, Debug)]
@@ -41,13 +50,15 @@ pub struct Node {
     pub reader: i64,
     /// The run of Redis that both are connected to: a restart ends them.
     pub run: String,
+    /// What it is called by other nodes.
+    address: (String, u16),
 }
 
 /// Connections that live and die together.
 pub struct Link {
     /// One, or all that a cluster has.
     pub nodes: Vec<Node>,
-    slots: Option<Slots>,
+    slots: Option<RefCell<Slots>>,
     pub scripts: Scripts,
 }
 
@@ -82,7 +93,26 @@ impl Node {
         if field(&replication, "role")? != "master" {
             return Err(problem("it is a replica"));
         }
-        Ok(Node { commands, reads, reader, run })
+        let address = address(client.get_connection_info().addr());
+        Ok(Node { commands, reads, reader, run, address })
+    }
+
+    /// Run a command here; `asking` for a key that has come before its slot.
+    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd, asking: bool) -> RedisResult<T> {
+        let mut commands = self.commands.clone();
+        if !asking {
+            return command.query_async(&mut commands).await;
+        }
+        let mut both = redis::pipe();
+        both.cmd("ASKING").ignore().add_command(command.clone());
+        let (answer,) = both.query_async(&mut commands).await?;
+        Ok(answer)
+    }
+
+    /// How many replicas have what was written last, once that is as many as wanted or a second is over.
+    pub async fn replicated(&self, wanted: usize) -> RedisResult<usize> {
+        let mut command = redis::cmd("WAIT");
+        command.arg(wanted).arg(1000).query_async(&mut self.commands.clone()).await
     }
 
     /// Load the scripts, whose names are the same everywhere.
@@ -115,7 +145,7 @@ impl Link {
             nodes.push(node);
         }
         let scripts = scripts.ok_or_else(|| problem("there is no node"))?;
-        Ok((Link { nodes, slots, scripts }, notices))
+        Ok((Link { nodes, slots: slots.map(RefCell::new), scripts }, notices))
     }
 
     /// Whether topics are spread over the nodes of a cluster, which say where something is new.
@@ -125,7 +155,7 @@ impl Link {
 
     /// The number of the node that has a key.
     pub fn index(&self, key: &str) -> usize {
-        self.slots.as_ref().map_or(0, |slots| slots.node(key))
+        self.slots.as_ref().map_or(0, |slots| slots.borrow().node(key))
     }
 
     /// The node that has a key.
@@ -135,7 +165,59 @@ impl Link {
 
     /// Run a command where this key is.
     pub async fn ask<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> RedisResult<T> {
-        command.query_async(&mut self.node(key).commands.clone()).await
+        self.route(key, async |node, asking| node.ask(command, asking).await).await
+    }
+
+    /// Do something at the node where this key is, also while its slot moves; `send` gets the node, and
+    /// whether the key has come there before its slot.
+    pub async fn route<T>(
+        &self,
+        key: &str,
+        send: impl AsyncFn(&Node, bool) -> RedisResult<T>,
+    ) -> RedisResult<T> {
+        let begun = Instant::now();
+        let (mut node, mut asking) = (self.node(key), false);
+        loop {
+            let error = match send(node, asking).await {
+                Err(error) if begun.elapsed() < PATIENCE => error,
+                done => return done,
+            };
+            (node, asking) = match (error.code(), self.named(node, &error)) {
+                (Some("MOVED"), Some((slot, index))) => {
+                    if let Some(slots) = &self.slots {
+                        slots.borrow_mut().set(slot..=slot, index);
+                    }
+                    (&self.nodes[index], false)
+                }
+                (Some("ASK"), Some((_, index))) => (&self.nodes[index], true),
+                // Some keys of the command are here, and some there; or there is no connection to there.
+                (Some("TRYAGAIN" | "ASK"), _) => {
+                    sleep(ON_THE_WAY).await;
+                    (self.node(key), false)
+                }
+                _ => return Err(error),
+            };
+        }
+    }
+
+    /// The slot, and the number of the node, that a node sends a command on to.
+    fn named(&self, by: &Node, error: &RedisError) -> Option<(u16, usize)> {
+        let (address, slot) = error.redirect_node()?;
+        let (host, port) = address.rsplit_once(':')?;
+        let port = port.parse::<u16>().ok()?;
+        // Unknown to itself: the address by which it was asked.
+        let host = if host.is_empty() || host == "?" { &*by.address.0 } else { host };
+        let is_it = |node: &Node| node.address.0 == host && node.address.1 == port;
+        Some((slot, self.nodes.iter().position(is_it)?))
+    }
+}
+
+fn address(addr: &ConnectionAddr) -> (String, u16) {
+    match addr {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            (host.clone(), *port)
+        }
+        _ => Default::default(),
     }
 }
 
@@ -157,6 +239,11 @@ pub fn problem(what: &'static str) -> RedisError {
 fn field(info: &str, name: &str) -> RedisResult<String> {
     let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     value.map(|value| value.trim().to_owned()).ok_or_else(|| problem("INFO says too little"))
+}
+
+/// Whether a node says that a slot has moved, or does.
+pub fn is_redirection(error: &RedisError) -> bool {
+    error.code().is_some_and(|code| ["MOVED", "ASK", "TRYAGAIN"].contains(&code))
 }
 
 /// Whether an error is of the command alone, and the connection can go on.

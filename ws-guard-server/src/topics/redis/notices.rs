@@ -9,7 +9,7 @@ use redis::{PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::{task::spawn_local, time::interval};
 
 use super::{
-    link::{BLOCK, Notices, problem},
+    link::{BLOCK, Node, Notices, problem},
     session::{BATCH, Entries, Shared},
 };
 
@@ -48,14 +48,27 @@ impl Shared {
         };
         match notice.kind {
             PushKind::SMessage => drop(spawn_local(self.clone().fetch(channel()?))),
-            // Its slot has another node now.
-            PushKind::SUnsubscribe if self.is_read(&channel()?) => {
-                return Err(problem("a topic has moved to another node"));
-            }
+            PushKind::SUnsubscribe => self.moved(channel()?),
             PushKind::Disconnection => return Err(problem("a node is gone")),
             _ => {}
         }
         Ok(())
+    }
+
+    /// A node has no more notices of a stream: its slot has another one now.
+    fn moved(self: &Rc<Self>, stream: String) {
+        let Some(topic) = self.name(&stream) else { return };
+        let shared = self.clone();
+        spawn_local(async move {
+            if !shared.has_queue(&topic) {
+                // What was published there before there are notices is read with the rest.
+                return shared.begin(topic).await;
+            }
+            match shared.follow(&stream).await {
+                Ok(()) => shared.fetch(stream).await,
+                Err(error) => shared.failed(&error),
+            }
+        });
     }
 
     /// Have notices of a stream from now on.
@@ -64,7 +77,10 @@ impl Shared {
             return Ok(());
         }
         let command = redis::cmd("SSUBSCRIBE").arg(stream).to_owned();
-        command.query_async::<Value>(&mut self.link.node(stream).reads.clone()).await.map(drop)
+        let send = async |node: &Node, _| {
+            command.query_async::<Value>(&mut node.reads.clone()).await.map(drop)
+        };
+        self.link.route(stream, send).await
     }
 
     /// Have none any more.

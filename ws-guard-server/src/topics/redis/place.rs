@@ -131,7 +131,7 @@ async fn members(seed: &ConnectionInfo) -> RedisResult<Primaries> {
         });
         let [first, last] =
             [redis::from_redis_value_ref(first)?, redis::from_redis_value_ref(last)?];
-        slots.add(first, last, index);
+        slots.set(first..=last, index);
     }
     if !slots.are_all_there() {
         return Err(problem("the cluster has slots without a node"));

@@ -1,7 +1,7 @@
 -- Store a publication as its topic's next, and let go of those that are over its bounds.
 -- KEYS: the stream; the publication's key, if it has one
--- ARGV: this run of Redis, data, most entries, milliseconds of history, of the stream,
--- whether servers wait for notices
+-- ARGV: data, most entries, milliseconds of history, of the stream, whether servers wait for notices,
+-- this run of Redis
 if KEYS[2] then
     local known = redis.call('GET', KEYS[2])
     if known then
@@ -18,26 +18,26 @@ if last then
     epoch = tonumber(string.sub(last[1], 1, dash - 1))
     offset = tonumber(string.sub(last[1], dash + 1))
     -- Another run may have lost the latest entries: what is stored from now on differs from them.
-    if last[2][6] ~= ARGV[1] then
+    if last[2][6] ~= ARGV[6] then
         epoch = math.max(us, epoch + 1)
     end
 else
     redis.call('DEL', KEYS[1])
 end
 local id = string.format('%.0f-%.0f', epoch, offset + 1)
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[3], id, 'd', ARGV[2], 't', ms, 'r', ARGV[1])
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], id, 'd', ARGV[1], 't', ms, 'r', ARGV[6])
 for _ = 1, 16 do
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 2)
-    if #oldest < 2 or tonumber(oldest[1][2][4]) >= ms - ARGV[4] then
+    if #oldest < 2 or tonumber(oldest[1][2][4]) >= ms - ARGV[3] then
         break
     end
     redis.call('XTRIM', KEYS[1], 'MINID', oldest[2][1])
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if KEYS[2] then
-    redis.call('SET', KEYS[2], id, 'PX', ARGV[4])
+    redis.call('SET', KEYS[2], id, 'PX', ARGV[3])
 end
-if ARGV[6] == '1' then
+if ARGV[5] == '1' then
     redis.call('SPUBLISH', KEYS[1], '')
 end
 return { id, 0 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use redis::{Cmd, RedisError, RedisResult};
+use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::{
     sync::{Notify, mpsc},
     task::spawn_local,
@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     Order, Settings, away,
     keys::Keys,
-    link::{BLOCK, Link, Notices, call, is_of_the_command},
+    link::{BLOCK, Link, Node, Notices, call, is_of_the_command, is_redirection},
     metrics::BusMetrics,
     queue::Queue,
 };
@@ -277,10 +277,21 @@ impl Shared {
                 self.store(&both, &publication, &bounds)
             }
         };
-        let stored = self.link.ask::<(String, u8)>(&keys.stream, &command).await;
-        let stored = match stored {
-            Ok((id, _)) if id.is_empty() => Err(BusError::Full),
-            Ok((id, repeated)) => self.replicated(&keys.stream).await.map(|()| Stored {
+        let wanted = self.work.settings.wait_replicas;
+        // Those of the node that has stored it.
+        let send = async |node: &Node, asking| {
+            let mut command = command.clone();
+            command.arg(&node.run);
+            let stored = node.ask::<(String, u8)>(&command, asking).await?;
+            Ok((stored, if wanted > 0 { node.replicated(wanted).await? } else { 0 }))
+        };
+        let stored = match self.link.route(&keys.stream, send).await {
+            Ok(((id, _), _)) if id.is_empty() => Err(BusError::Full),
+            Ok((_, have)) if have < wanted => {
+                let error = format!("{have} of {wanted} replicas have the publication");
+                Err(BusError::Unavailable(error))
+            }
+            Ok(((id, repeated), _)) => Ok(Stored {
                 position: position(&id).filter(|_| matches!(kind, Kind::History(_))),
                 reached: None,
                 repeated: repeated == 1,
@@ -299,37 +310,13 @@ impl Shared {
         let forgotten = bounds.age.max(FORGOTTEN).as_millis() as u64;
         let mut command = call(&self.link.scripts.publish, keys);
         // One more, so that the position before the first is known.
-        command
-            .arg(&self.link.node(keys[0]).run)
-            .arg(&publication.data[..])
-            .arg(bounds.messages + 1);
+        command.arg(&publication.data[..]).arg(bounds.messages + 1);
         command.arg(age).arg(forgotten).arg(u8::from(self.link.is_cluster()));
         command
     }
 
-    /// Wait until as many replicas have it as have to.
-    async fn replicated(&self, stream: &str) -> Result<(), BusError> {
-        let wanted = self.work.settings.wait_replicas;
-        if wanted == 0 {
-            return Ok(());
-        }
-        let mut command = redis::cmd("WAIT");
-        command.arg(wanted).arg(1000);
-        match self.link.ask::<usize>(stream, &command).await {
-            Ok(have) if have >= wanted => Ok(()),
-            Ok(have) => {
-                let error = format!("{have} of {wanted} replicas have the publication");
-                Err(BusError::Unavailable(error))
-            }
-            Err(error) => {
-                self.failed(&error);
-                Err(BusError::Unavailable(error.to_string()))
-            }
-        }
-    }
-
     /// Read a topic from now on. Nothing of it is read while it is loaded.
-    async fn begin(self: Rc<Self>, topic: Arc<str>) {
+    pub async fn begin(self: Rc<Self>, topic: Arc<str>) {
         let stream = self.keys(&topic).stream;
         self.reading.borrow_mut().remove(&stream);
         if let Some(again) = self.loading.borrow_mut().get_mut(&topic) {
@@ -385,10 +372,14 @@ impl Shared {
                 _ => FORGOTTEN,
             };
             let mut command = call(&self.link.scripts.open, &[&keys.stream, &keys.delivered]);
-            command.arg(&self.link.node(&keys.stream).run).arg(history);
-            command.arg(age.as_millis() as u64).arg(&self.work.settings.server);
+            command.arg(history).arg(age.as_millis() as u64).arg(&self.work.settings.server);
+            let send = async |node: &Node, asking| {
+                let mut command = command.clone();
+                command.arg(&node.run);
+                node.ask(&command, asking).await
+            };
             let (now, mut entries, delivered): (i64, Entries, String) =
-                self.link.ask(&keys.stream, &command).await?;
+                self.link.route(&keys.stream, send).await?;
             self.ahead_ms.set(now - now_ms());
             self.work.metrics.reloads.inc();
             last = entries.first().map(|(id, _)| id.clone()).unwrap_or_default();
@@ -449,6 +440,16 @@ impl Shared {
     /// Whether entries of a stream are delivered here.
     pub fn is_read(&self, stream: &str) -> bool {
         self.reading.borrow().contains_key(stream)
+    }
+
+    /// The topic of a stream that is read.
+    pub fn name(&self, stream: &str) -> Option<Arc<str>> {
+        self.reading.borrow().get(stream).map(|reading| reading.name.clone())
+    }
+
+    /// Whether a topic's entries are handed out one by one.
+    pub fn has_queue(&self, topic: &str) -> bool {
+        self.queues.borrow().contains_key(topic)
     }
 
     /// The last entry of a stream that was read.
@@ -530,9 +531,7 @@ impl Shared {
     }
 
     pub fn arrived(self: &Rc<Self>, key: &str, entries: Entries) {
-        let Some(topic) = self.reading.borrow().get(key).map(|reading| reading.name.clone()) else {
-            return;
-        };
+        let Some(topic) = self.name(key) else { return };
         if let Some(queue) = self.queues.borrow().get(&topic) {
             queue.wake();
             if let (Some((last, _)), Some(reading)) =
@@ -562,31 +561,50 @@ impl Shared {
     async fn save(&self) -> RedisError {
         loop {
             sleep(SAVE).await;
-            let mut pipelines = vec![redis::pipe(); self.link.nodes.len()];
+            let mut saves = vec![Vec::new(); self.link.nodes.len()];
             for reading in self.reading.borrow_mut().values_mut() {
-                if reading.last == reading.saved || self.queues.borrow().contains_key(&reading.name)
-                {
+                if reading.last == reading.saved || self.has_queue(&reading.name) {
                     continue;
                 }
                 reading.saved.clone_from(&reading.last);
-                let server = &self.work.settings.server;
                 let key = &reading.keys.delivered;
-                let pipeline = &mut pipelines[self.link.index(key)];
-                pipeline.cmd("HSET").arg(key).arg(server).arg(&reading.last).ignore();
-                pipeline.cmd("PEXPIRE").arg(key).arg(FORGOTTEN.as_millis() as u64).ignore();
+                saves[self.link.index(key)].push((key.clone(), reading.last.clone()));
             }
-            for (node, pipeline) in self.link.nodes.iter().zip(pipelines) {
-                if pipeline.is_empty() {
-                    continue;
-                }
-                let saved = pipeline.query_async::<()>(&mut node.commands.clone()).await;
-                if let Err(error) = saved
+            for (node, saves) in self.link.nodes.iter().zip(saves) {
+                if let Err(error) = self.save_at(node, &saves).await
                     && !is_of_the_command(&error)
                 {
                     return error;
                 }
             }
         }
+    }
+
+    async fn save_at(&self, node: &Node, saves: &[(String, String)]) -> RedisResult<()> {
+        let save = |(key, last): &(String, String)| {
+            let mut save = redis::cmd("HSET");
+            save.arg(key).arg(&self.work.settings.server).arg(last);
+            let mut keep = redis::cmd("PEXPIRE");
+            keep.arg(key).arg(FORGOTTEN.as_millis() as u64);
+            [save, keep]
+        };
+        let mut all = redis::pipe();
+        for command in saves.iter().flat_map(save) {
+            all.add_command(command).ignore();
+        }
+        if saves.is_empty() {
+            return Ok(());
+        }
+        match all.query_async(&mut node.commands.clone()).await {
+            Err(error) if is_redirection(&error) => {}
+            done => return done,
+        }
+        for one in saves {
+            for command in save(one) {
+                self.link.ask::<Value>(&one.0, &command).await?;
+            }
+        }
+        Ok(())
     }
 }
 

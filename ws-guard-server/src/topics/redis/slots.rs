@@ -1,32 +1,47 @@
 //! Which node of a Redis Cluster has which key.
 
+use std::ops::RangeInclusive;
+
 use crc::{CRC_16_XMODEM, Crc};
 
 /// Slots of a cluster, of which each has one node.
 const SLOTS: u16 = 16_384;
 const DIGEST: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
-/// Ranges of slots, and the number of the node that has each.
-#[derive(Clone, Debug, Default)]
-pub struct Slots(Vec<(u16, u16, usize)>);
+/// A slot that no node has.
+const NOWHERE: u16 = u16::MAX;
+
+/// The number of the node that has each slot.
+#[derive(Clone, Debug)]
+pub struct Slots(Vec<u16>);
+
+impl Default for Slots {
+    fn default() -> Slots {
+        Slots(vec![NOWHERE; usize::from(SLOTS)])
+    }
+}
 
 impl Slots {
     /// These slots are of this node.
-    pub fn add(&mut self, first: u16, last: u16, node: usize) {
-        self.0.push((first, last, node));
+    pub fn set(&mut self, slots: RangeInclusive<u16>, node: usize) {
+        let node = u16::try_from(node).unwrap_or(NOWHERE);
+        let slots = usize::from(*slots.start())..=usize::from(*slots.end());
+        if let Some(slots) = self.0.get_mut(slots) {
+            slots.fill(node);
+        }
     }
 
     /// Whether each slot has a node.
     pub fn are_all_there(&self) -> bool {
-        let slots = self.0.iter().map(|(first, last, _)| usize::from(last - first) + 1);
-        slots.sum::<usize>() == usize::from(SLOTS)
+        !self.0.contains(&NOWHERE)
     }
 
     /// The node that has a key.
     pub fn node(&self, key: &str) -> usize {
-        let slot = slot(key);
-        let range = self.0.iter().find(|(first, last, _)| (*first..=*last).contains(&slot));
-        range.map_or(0, |(_, _, node)| *node)
+        match self.0.get(usize::from(slot(key))) {
+            Some(&node) if node != NOWHERE => node.into(),
+            _ => 0,
+        }
     }
 }
 
@@ -49,10 +64,14 @@ mod tests {
         assert_eq!(slot("cluster:test:ws:topic:{foo}"), slot("foo"));
         assert_eq!(slot("foo{}"), DIGEST.checksum(b"foo{}") % SLOTS);
         let mut slots = Slots::default();
-        slots.add(0, 9999, 1);
+        slots.set(0..=9999, 1);
         assert!(!slots.are_all_there());
-        slots.add(10_000, 16_383, 0);
+        slots.set(10_000..=16_383, 0);
         assert!(slots.are_all_there());
         assert_eq!([slots.node("foo"), slots.node("{b}")], [0, 1]);
+        // One moves; a cluster that names others is not believed.
+        slots.set(slot("foo")..=slot("foo"), 2);
+        slots.set(16_384..=16_384, 2);
+        assert_eq!([slots.node("foo"), slots.node("{b}")], [2, 1]);
     }
 }
