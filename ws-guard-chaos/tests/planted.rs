@@ -129,7 +129,7 @@ fn json(message: &Message, kind: &str) -> Option<Value> {
 fn forget(message: &Message, seen: &Seen) -> Option<Message> {
     let request = json(message, "publish")?;
     let number = seen.publications.fetch_add(1, Ordering::Relaxed) + 1;
-    if !seen.forgets || number % FORGETS != 0 {
+    if !seen.forgets || !number.is_multiple_of(FORGETS) {
         return None;
     }
     let topic = request["topic"].as_str()?;

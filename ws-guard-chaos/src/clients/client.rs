@@ -151,7 +151,7 @@ impl Client {
 
     async fn connect(&mut self) -> Result<Session, Failure> {
         // Without it every other time: what is on the way may refuse so long a line.
-        let usable = self.tries % 2 == 0 && self.stale <= FRESH;
+        let usable = self.tries.is_multiple_of(2) && self.stale <= FRESH;
         self.tries += 1;
         let token = self.token.as_ref().filter(|(_, until)| usable && *until > Instant::now());
         let query = token.map_or(String::new(), |(token, _)| format!("?resume={token}"));

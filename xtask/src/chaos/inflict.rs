@@ -129,7 +129,7 @@ pub fn inflict(fleet: &mut Fleet, weather: &mut Weather, planned: &Planned) -> R
         Fault::NginxReload => fleet.nginx.signal(Signal::SIGHUP)?,
         Fault::Clock => {
             // Ahead or behind, as drawn.
-            let jump = if planned.seed % 2 == 0 { JUMP } else { -JUMP };
+            let jump = if planned.seed.is_multiple_of(2) { JUMP } else { -JUMP };
             node(fleet, planned)?.set_clock(jump)?;
             pause();
             node(fleet, planned)?.set_clock(0)?;
