@@ -28,6 +28,7 @@
 //! - [`leftovers`]: what a guard has in the kernel, and that it is gone;
 //! - [`filled`]: pinned tables with as many entries as are wanted;
 //! - [`browser`]: a browser without a screen, in a namespace;
+//! - [`redis`] and [`postgres`]: servers of theirs;
 //! - [`tools`]: where `cargo xtask setup` puts what is not Rust.
 pub mod autobahn;
 pub mod beyond;
@@ -51,6 +52,7 @@ pub mod others;
 pub mod packets;
 pub mod path;
 pub mod pool;
+pub mod postgres;
 pub mod probing;
 pub mod process;
 pub mod programs;

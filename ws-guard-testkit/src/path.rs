@@ -5,8 +5,8 @@
 //!   client namespace              middle                     server namespace
 //!   veth0  10.77.0.1 ..   ───   veth0 ─▶ losses ─▶ far  ───   veth0  10.77.255.1
 //! ```
-//! Only the client's segments with payload are lost or come late, are cut or put together; everything
-//! is delayed. Each packet is one of a wire: offloads are off. With [`Path::merged`], the client's
+//! Only the client's segments with payload are lost or come late, are cut or put together, or those of
+//! both with [`Impairment::both`]; everything is delayed. Each packet is one of a wire: offloads are off. With [`Path::merged`], the client's
 //! segments come to the middle as super-packets, and are cut there, as behind a node that puts together
 //! what it receives.
 use std::{
@@ -53,8 +53,12 @@ pub struct Impairment {
     /// Number of a thousand that are delayed, and by how much.
     pub late: u32,
     pub lateness: Duration,
-    /// For everything, either way.
+    /// For everything, either way: so long, and up to so much more or less for each packet, as netem
+    /// does it, which lets them overtake each other.
     pub delay: Duration,
+    pub jitter: Duration,
+    /// Whether the server's segments are treated like the client's.
+    pub both: bool,
     /// Number of a thousand that are cut in two, and put together with the one before.
     pub cut: u32,
     pub merged: u32,
@@ -265,13 +269,13 @@ impl Forwarder {
 
     fn take(&mut self, frame: &[u8]) -> Result<()> {
         let impairment = self.impairment();
-        let Some(layout) = Layout::of(frame).filter(|_| self.upstream) else {
-            self.push(impairment.delay, frame.to_vec());
+        let Some(layout) = Layout::of(frame).filter(|_| self.upstream || impairment.both) else {
+            self.push(self.delay(impairment), frame.to_vec());
             return Ok(());
         };
         if layout.is_empty() {
             // With offloads its checksum was left to the interface.
-            self.push(impairment.delay, recut::sealed(frame, layout));
+            self.push(self.delay(impairment), recut::sealed(frame, layout));
             return Ok(());
         }
         if impairment.mtu > 0 && layout.packet() > impairment.mtu.into() {
@@ -306,7 +310,7 @@ impl Forwarder {
             Fate::Arrives => Duration::ZERO,
         };
         if impairment.merged == 0 {
-            self.push(impairment.delay + extra, piece);
+            self.push(self.delay(impairment) + extra, piece);
             return;
         }
         let merged = match &self.held {
@@ -322,9 +326,19 @@ impl Forwarder {
     /// What may be put together with the next one goes on without it.
     fn let_go(&mut self) {
         if let Some((_, frame)) = self.held.take() {
-            let delay = self.impairment().delay;
+            let delay = self.delay(self.impairment());
             self.push(delay, frame);
         }
+    }
+
+    /// For the next packet.
+    fn delay(&self, impairment: Impairment) -> Duration {
+        if impairment.jitter.is_zero() {
+            return impairment.delay;
+        }
+        let seed = impairment.seed << 32 | self.taken << 1 | u64::from(self.upstream);
+        let part = fastrand::Rng::with_seed(seed).f64() * 2.0;
+        (impairment.delay + impairment.jitter.mul_f64(part)).saturating_sub(impairment.jitter)
     }
 
     fn push(&mut self, after: Duration, frame: Vec<u8>) {

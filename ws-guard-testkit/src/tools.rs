@@ -135,6 +135,16 @@ pub fn redis_server() -> Command {
     server
 }
 
+/// The folder with the programs of Debian's PostgreSQL: an installed one, or the unpacked one.
+pub fn postgres() -> PathBuf {
+    let programs = Path::new("usr/lib/postgresql/15/bin");
+    let installed = Path::new("/").join(programs);
+    if installed.join("postgres").exists() {
+        return installed;
+    }
+    root().join("postgresql-15").join(programs)
+}
+
 /// Debian's HAProxy.
 pub fn haproxy() -> PathBuf {
     root().join("haproxy/usr/sbin/haproxy")

@@ -1,6 +1,6 @@
 //! `ws-guard run` in a namespace, and what it says.
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     thread,
@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use ws_guard_testkit::{netns::Namespace, process::Process, tools};
 
@@ -45,6 +46,9 @@ impl Profile {
 pub struct Guard {
     program: PathBuf,
     process: Process,
+    /// How the daemon was started.
+    start: Vec<String>,
+    namespace: String,
     /// The arguments by which the CLI finds it.
     place: [String; 4],
     socket: PathBuf,
@@ -64,14 +68,29 @@ impl Guard {
             socket.display().to_string(),
         ];
         let program = profile.program();
-        let mut command = namespace.command(&program);
-        command.args(&place).arg("run").args(words.split_whitespace());
+        let mut start: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         // What an earlier one was told is not to hold for this one.
-        command.arg("--state-file").arg(socket.with_extension("state.json"));
-        let process = Process::spawn("ws-guard run", command)?;
-        let mut guard = Guard { program, process, place, socket, unloaded: false };
+        let state = socket.with_extension("state.json").display().to_string();
+        start.extend(["--state-file".to_owned(), state]);
+        let process = daemon(&program, namespace, &place, &start)?;
+        let namespace = namespace.name().to_owned();
+        let mut guard =
+            Guard { program, process, start, namespace, place, socket, unloaded: false };
         guard.wait_attached()?;
         Ok(guard)
+    }
+
+    /// End the daemon, with SIGKILL or in order; the kernel programs stay.
+    pub fn end(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)?;
+        self.process.terminate().map(drop)
+    }
+
+    /// Start the daemon again, which takes over what is in the kernel.
+    pub fn again(&mut self) -> Result<()> {
+        let namespace = Namespace::borrow(&self.namespace);
+        self.process = daemon(&self.program, &namespace, &self.place, &self.start)?;
+        self.wait_attached()
     }
 
     /// The command line that reaches this guard, for a person to type.
@@ -84,8 +103,8 @@ impl Guard {
     }
 
     /// Where its tables are.
-    pub fn pin_dir(&self) -> &std::path::Path {
-        std::path::Path::new(&self.place[1])
+    pub fn pin_dir(&self) -> &Path {
+        Path::new(&self.place[1])
     }
 
     /// The command line that reaches it, without a subcommand.
@@ -157,6 +176,18 @@ impl Guard {
         );
         Ok(())
     }
+}
+
+/// `ws-guard run` in this namespace.
+fn daemon(
+    program: &Path,
+    namespace: &Namespace,
+    place: &[String; 4],
+    words: &[String],
+) -> Result<Process> {
+    let mut command = namespace.command(program);
+    command.args(place).arg("run").args(words);
+    Process::spawn("ws-guard run", command)
 }
 
 impl Drop for Guard {

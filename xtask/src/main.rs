@@ -3,6 +3,7 @@ mod apt;
 mod autobahn;
 mod bench;
 mod build_ebpf;
+mod chaos;
 mod cpus;
 mod dashboards;
 mod demo;
@@ -36,6 +37,8 @@ struct Cli {
 enum Command {
     /// Measure what ws-guard costs
     Bench(bench::Args),
+    /// Inflict faults on a fleet of servers, and judge by what their clients saw
+    Chaos(chaos::Args),
     /// Install what building and testing need: the eBPF toolchain and other people's WebSocket servers
     Setup(setup::Args),
     /// Build the kernel programs and renew the committed object
@@ -61,6 +64,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::main(args),
+        Command::Chaos(args) => chaos::main(args),
         Command::Setup(args) => setup::main(args),
         Command::BuildEbpf(args) => build_ebpf::main(args),
         Command::Dashboards => dashboards::main(),

@@ -150,8 +150,8 @@ fn host_tests(report: &mut Report, args: &Args) {
     server.args(each);
     tests(report, "tests, companion server", server, args);
     let mut others = cargo(&["test", "--package", "xtask", "--package", "ws-guard-testkit"]);
-    others.args(["--package", "kubectl-ws-guard"]).args(each);
-    tests(report, "tests, xtask, test kit, kubectl plug-in", others, args);
+    others.args(["--package", "kubectl-ws-guard", "--package", "ws-guard-chaos"]).args(each);
+    tests(report, "tests, xtask, test kit, kubectl plug-in, chaos runs", others, args);
     let daemon = cargo(&["test", "--package", "ws-guard", "--lib", "--bins"]);
     tests(report, "tests, daemon", daemon, args);
     let mut docs = cargo(&["test", "--doc", "--no-fail-fast"]);

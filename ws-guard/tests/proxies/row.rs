@@ -89,18 +89,18 @@ impl Row {
         }
         stage.start_proxy(front)?;
         let plan = self.plan(&stage);
-        let (outcome, (throttled, flows)) = pool::run(&stage.edge.clients, &plan, |outcome| {
-            Ok((stage.throttled()?, self.flows(&stage, outcome)?))
+        let (outcome, (limited, flows)) = pool::run(&stage.edge.clients, &plan, |outcome| {
+            Ok((stage.limited()?, self.flows(&stage, outcome)?))
         })?;
         println!(
-            "{self:?}: {} of {} honest pings unanswered, {} connections lost, throttled {}, {:.1?}",
+            "{self:?}: {} of {} honest pings unanswered, {} connections lost, limited {}, {:.1?}",
             outcome.unanswered(),
             outcome.honest_pings(),
             outcome.lost().len(),
-            throttled.len(),
+            limited.len(),
             begun.elapsed()
         );
-        self.judge(&plan, &outcome, &throttled, &flows)?;
+        self.judge(&plan, &outcome, &limited, &flows)?;
         stage.finish()
     }
 
@@ -126,7 +126,7 @@ impl Row {
         &self,
         plan: &Plan,
         outcome: &Outcome,
-        throttled: &[String],
+        limited: &[String],
         flows: &BTreeMap<String, Flow>,
     ) -> Result<()> {
         ensure!(outcome.unanswered() == 0, "{} honest pings unanswered", outcome.unanswered());
@@ -134,7 +134,7 @@ impl Row {
         let mut flooders: Vec<String> =
             plan.flooders.iter().map(|(address, _)| source_name(*address)).collect();
         flooders.sort();
-        ensure!(throttled == flooders, "throttled are {throttled:?}, not {flooders:?}");
+        ensure!(limited == flooders, "limited are {limited:?}, not {flooders:?}");
         let clients = outcome.honest.len() + outcome.flooders.len();
         ensure!(flows.len() == clients, "{} flows of {clients} clients", flows.len());
         for seen in &outcome.honest {

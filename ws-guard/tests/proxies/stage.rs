@@ -128,6 +128,8 @@ pub struct Source {
     pub source: String,
     pub state: String,
     pub connections: u64,
+    pub defused: u64,
+    pub dropped: u64,
 }
 
 /// All that runs.
@@ -192,6 +194,17 @@ impl Stage {
         let sources: Vec<Source> = self.guard.ask("throttled")?;
         ensure!(sources.iter().all(|source| source.state == "throttled"), "{sources:?}");
         let mut names: Vec<String> = sources.into_iter().map(|source| source.source).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The sources that have been limited, whether they still are or not, in alphabetical order.
+    pub fn limited(&self) -> Result<Vec<String>> {
+        let sources: Vec<Source> = self.guard.ask("sources")?;
+        let limited = sources
+            .into_iter()
+            .filter(|source| source.state == "throttled" || source.defused + source.dropped > 0);
+        let mut names: Vec<String> = limited.map(|source| source.source).collect();
         names.sort();
         Ok(names)
     }

@@ -16,6 +16,8 @@ use crate::{setup, step};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Image that `ws-guard` in a manifest means.
 pub const NAME: &str = "docker.io/library/ws-guard";
+/// Image that `ws-guard-chaos` in a manifest means.
+pub const CHAOS: &str = "docker.io/library/ws-guard-chaos";
 /// User in the image, unprivileged as in the manifests.
 const USER: &str = "65532:65532";
 /// Permitted, not effective: with the effective bit the kernel refuses to start the file where it may
@@ -30,8 +32,10 @@ pub struct Image<'a> {
     /// Its name in the image's root folder.
     pub inside: &'a str,
     pub architecture: Architecture,
-    /// Whether it is run, as [`USER`] with [`CAPABILITIES`].
+    /// Whether it is run, as [`USER`].
     pub runs: bool,
+    /// Whether it may have [`CAPABILITIES`].
+    pub capable: bool,
     /// Labels besides those of every image.
     pub labels: Vec<(&'static str, String)>,
 }
@@ -40,7 +44,14 @@ impl Image<'_> {
     /// The image of the program.
     pub fn of_program(binary: &Path, architecture: Architecture) -> Image<'_> {
         let (name, inside) = (NAME, "ws-guard");
-        Image { name, file: binary, inside, architecture, runs: true, labels: Vec::new() }
+        let labels = Vec::new();
+        Image { name, file: binary, inside, architecture, runs: true, capable: true, labels }
+    }
+
+    /// The image of the clients and the checker of chaos runs.
+    pub fn of_chaos(binary: &Path, architecture: Architecture) -> Image<'_> {
+        let (name, inside) = (CHAOS, "ws-guard-chaos");
+        Image { name, inside, capable: false, ..Image::of_program(binary, architecture) }
     }
 
     /// Make it; `output` becomes an OCI archive. Returns the digest of its manifest.
@@ -109,10 +120,12 @@ impl Store {
         let mut install = Command::new("install");
         install.args([mode, "--owner=0", "--group=0"]).arg(image.file).arg(&inside);
         step::run(&format!("copying {}", image.inside), install)?;
-        if image.runs {
+        if image.capable {
             let mut setcap = Command::new(setup::program("setcap").context("there is no setcap")?);
             setcap.arg(CAPABILITIES).arg(&inside);
             step::run("giving it its capabilities", setcap)?;
+        }
+        if image.runs {
             copy_licences(&root)?;
         }
         self.ask(&["umount", container])?;

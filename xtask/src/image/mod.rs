@@ -9,6 +9,7 @@ use ws_guard_testkit::tools;
 
 use crate::setup;
 pub use binary::{Architecture, Build, Profile};
+use build::CHAOS;
 pub use build::{Image, NAME, VERSION};
 
 #[derive(clap::Args)]
@@ -19,15 +20,29 @@ pub struct Args {
     /// File for the image, an OCI archive [default: target/image/ws-guard.tar, for dev ws-guard-dev.tar]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// The image of the clients and the checker of chaos runs instead, target/image/ws-guard-chaos.tar
+    #[arg(long)]
+    chaos: bool,
 }
 
 pub fn main(args: Args) -> Result<()> {
-    let output = args.output.unwrap_or_else(|| archive(args.profile));
-    make(&Build::new(args.profile, Architecture::HOST), &output)?;
-    let shown = output.display();
-    println!("{shown}: {}:{}", NAME, VERSION);
+    let build = Build::new(args.profile, Architecture::HOST);
+    let (name, output) = if args.chaos {
+        let default = || tools::target().join("image/ws-guard-chaos.tar");
+        let output = args.output.unwrap_or_else(default);
+        prepare()?;
+        let program = build.program("ws-guard-chaos", "ws-guard-chaos")?;
+        Image::of_chaos(&program, build.architecture).make(&output)?;
+        (CHAOS, output)
+    } else {
+        let output = args.output.unwrap_or_else(|| archive(args.profile));
+        make(&build, &output)?;
+        (NAME, output)
+    };
+    let (shown, short) = (output.display(), name.rsplit('/').next().unwrap_or(name));
+    println!("{shown}: {name}:{VERSION}");
     println!("into a node's containerd: ctr --namespace k8s.io images import {shown}");
-    println!("to a registry: skopeo copy oci-archive:{shown} docker://REGISTRY/ws-guard");
+    println!("to a registry: skopeo copy oci-archive:{shown} docker://REGISTRY/{short}");
     Ok(())
 }
 
@@ -54,12 +69,17 @@ pub fn last_for_tests() -> PathBuf {
 
 /// Compile, and put the binary into an image at `output`. Returns the image's digest.
 pub fn make(build: &Build, output: &Path) -> Result<String> {
+    prepare()?;
+    Image::of_program(&build.guard()?, build.architecture).make(output)
+}
+
+/// What making any image needs.
+fn prepare() -> Result<()> {
     let root = nix::unistd::geteuid().is_root();
     ensure!(
         root,
         "an image is made as root: no other user can give a file capabilities that count on another \
          machine"
     );
-    setup::image()?;
-    Image::of_program(&build.guard()?, build.architecture).make(output)
+    setup::image()
 }

@@ -19,7 +19,8 @@ pub fn make(folder: &Path) -> Result<String> {
     // One object is for all little-endian machines; an image has to name one of them.
     let architecture = Architecture::Amd64;
     let inside = "ws-guard.bpf.o";
-    let image = Image { name: NAME, file: &object, inside, architecture, runs: false, labels };
+    let (runs, capable) = (false, false);
+    let image = Image { name: NAME, file: &object, inside, architecture, runs, capable, labels };
     let digest = image.make(&folder.join(format!("ws-guard-{VERSION}-bytecode.tar")))?;
     Ok(format!("{NAME}@{digest}"))
 }

@@ -9,6 +9,7 @@ mod crates;
 mod deploy;
 mod foreign;
 pub mod linker;
+mod postgres;
 mod proxies;
 mod system;
 mod toolchain;
@@ -20,7 +21,8 @@ use comfy_table::{Table, presets};
 use ws_guard_testkit::servers::Library;
 
 pub use deploy::{Linkage, linkage};
-pub use system::{apt_update, program};
+pub use postgres::postgres;
+pub use system::{apt_update, faketime, program};
 pub use toolchain::Toolchain;
 
 use crate::vm::{self, Kernel, Release};
@@ -79,6 +81,8 @@ fn for_tests() -> Vec<Box<dyn Component>> {
     components.extend([Box::new(system::PROXY_LIBRARIES) as _, Box::new(proxies::NGINX) as _]);
     components.extend(proxies::NGINX_LUA.map(|package| Box::new(package) as _));
     components.push(Box::new(proxies::HAPROXY));
+    components
+        .extend([Box::new(system::POSTGRES_LIBRARIES) as _, Box::new(postgres::Component) as _]);
     components.extend(for_image());
     components.extend([Box::new(system::CONTAINERS) as _, Box::new(deploy::PROMETHEUS) as _]);
     components.extend([Box::new(deploy::ALERTMANAGER) as _, Box::new(deploy::Rotel) as _]);
@@ -186,6 +190,25 @@ pub fn cluster() -> Result<()> {
         Box::new(proxies::NGINX),
     ];
     install(components).map(drop)
+}
+
+/// Components of chaos runs.
+fn for_chaos() -> Vec<Box<dyn Component>> {
+    vec![
+        Box::new(system::NETWORK),
+        Box::new(system::NODE),
+        Box::new(client::Component),
+        Box::new(system::REDIS),
+        Box::new(proxies::NGINX),
+        Box::new(system::FAKETIME),
+        Box::new(system::POSTGRES_LIBRARIES),
+        Box::new(postgres::Component),
+    ]
+}
+
+/// Make sure that a chaos run can be made.
+pub fn chaos() -> Result<()> {
+    install(for_chaos()).map(drop)
 }
 
 /// Make sure that everything can be built and tested.

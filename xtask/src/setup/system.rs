@@ -87,6 +87,27 @@ pub const BROWSER: Packages =
 pub const REDIS: Packages =
     Packages { name: "Redis", needed: &[(Probe::Program("redis-check-rdb"), "redis-tools")] };
 
+/// What lets a server's clock jump, and no other's.
+pub const FAKETIME: Packages =
+    Packages { name: "clocks", needed: &[(Probe::Program("faketime"), "faketime")] };
+
+/// The library that comes with it.
+pub fn faketime() -> Option<PathBuf> {
+    let libraries = fs::read_dir("/usr/lib").ok()?.flatten();
+    let places = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+    places.into_iter().find(|path| path.exists())
+}
+
+/// The libraries that the unpacked PostgreSQL is linked with and that few systems have.
+pub const POSTGRES_LIBRARIES: Packages = Packages {
+    name: "libraries of PostgreSQL",
+    needed: &[
+        (Probe::File("/usr/share/doc/libpq5"), "libpq5"),
+        (Probe::File("/usr/share/doc/libldap-2.5-0"), "libldap-2.5-0"),
+        (Probe::File("/usr/share/doc/libxslt1.1"), "libxslt1.1"),
+    ],
+};
+
 /// What tests use `ws-guard top` in, as a person does.
 pub const TERMINAL: Packages =
     Packages { name: "terminal", needed: &[(Probe::Program("tmux"), "tmux")] };

@@ -317,13 +317,16 @@ impl Shared {
 
     /// Read a topic from now on. Nothing of it is read while it is loaded.
     pub async fn begin(self: Rc<Self>, topic: Arc<str>) {
-        self.reading.borrow_mut().remove(&self.keys(&topic).stream);
+        let stream = self.keys(&topic).stream;
+        self.reading.borrow_mut().remove(&stream);
         if let Some(again) = self.loading.borrow_mut().get_mut(&topic) {
             *again = true;
             return;
         }
         self.loading.borrow_mut().insert(topic.clone(), true);
         while self.loading.borrow_mut().get_mut(&topic).is_some_and(std::mem::take) {
+            // The time before began to read it, and what is read now would be taken back by what is loaded.
+            self.reading.borrow_mut().remove(&stream);
             self.begin_once(&topic).await;
         }
         self.loading.borrow_mut().remove(&topic);
