@@ -335,10 +335,9 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() -> Result<()> {
     stage.detach()?;
     // For a moment it is not attached, which is not the trouble meant here.
     eventually("it is attached again", || {
-        let firing = firing(&prometheus)?;
-        Ok(firing.contains("WsGuardNeighbour") && !firing.contains("WsGuardNotAttached"))
+        Ok(watch.is_firing("WsGuardNeighbour")? && !watch.is_firing("WsGuardNotAttached")?)
     })?;
-    fires(&prometheus, &["WsGuardNeighbour"], &mut silent)?;
+    watch.fires(&["WsGuardNeighbour"])?;
 
     stage.pair.client.ip("link del veth0")?;
     watch.fires(&["WsGuardNotAttached"])?;
