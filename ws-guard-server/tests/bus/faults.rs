@@ -107,13 +107,16 @@ fn restored_from_an_older_state() {
 #[test]
 fn away_for_a_while() {
     let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let stage = Stage::start(redis.port);
+    let line = Line::to(redis.port);
+    let stage = Stage::start(line.address.port());
     let mut client = stage.client();
     client.subscribe("chat");
     let (mut acknowledged, mut uncertain) = (Vec::new(), 0);
+    let (mut since, mut made) = (Instant::now(), 0);
     for number in 0..60 {
         if number == 20 {
             redis.kill();
+            (since, made) = (Instant::now(), line.made());
         }
         let answer = client.publish("chat", json!(number));
         match answer["type"].as_str() {
@@ -130,7 +133,11 @@ fn away_for_a_while() {
     assert!(uncertain >= 39, "{uncertain} were refused");
     assert_eq!(client.ask(json!({"type": "heartbeat"}))["type"], "heartbeat");
     // It tries now and then, and not all the time.
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(10).saturating_sub(since.elapsed()));
+    let tries = (line.made() - made) as f64;
+    let away = since.elapsed().as_secs_f64();
+    println!("{tries} tries in {away:.1} s");
+    assert!((3.0..=10.0 + 2.0 * away).contains(&tries), "{tries} tries in {away} s");
     let start = Instant::now();
     redis.again();
     let (_, _) = insist(&mut client, "chat", json!("after"), "k");

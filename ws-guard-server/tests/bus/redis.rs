@@ -3,7 +3,10 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,8 @@ impl Ask for Redis {
 /// A TCP proxy with one target at a time.
 pub struct Line {
     pub address: SocketAddr,
+    /// Connections that were made to it.
+    made: Arc<AtomicUsize>,
     state: Arc<Mutex<State>>,
 }
 
@@ -47,10 +52,12 @@ impl Line {
         let address = listener.local_addr().unwrap();
         let target = Some(SocketAddr::from(([127, 0, 0, 1], port)));
         let state = Arc::new(Mutex::new(State { target, open: Vec::new() }));
-        let shared = state.clone();
+        let (shared, made) = (state.clone(), Arc::new(AtomicUsize::new(0)));
+        let counted = made.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
+                counted.fetch_add(1, Ordering::Relaxed);
                 let mut state = shared.lock().unwrap();
                 let Some(target) = state.target else { continue };
                 let Ok(other) = TcpStream::connect_timeout(&target, Duration::from_secs(1)) else {
@@ -63,7 +70,12 @@ impl Line {
                 state.open.extend([stream, other]);
             }
         });
-        Line { address, state }
+        Line { address, made, state }
+    }
+
+    /// How many connections were made to it.
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// Connect to this port from now on, or to none; connections of before are cut.
