@@ -128,8 +128,8 @@ pub struct Source {
     pub source: String,
     pub state: String,
     pub connections: u64,
-    pub defused: u64,
-    pub dropped: u64,
+    pub defused_total: u64,
+    pub dropped_total: u64,
 }
 
 /// All that runs.
@@ -201,9 +201,9 @@ impl Stage {
     /// The sources that have been limited, whether they still are or not, in alphabetical order.
     pub fn limited(&self) -> Result<Vec<String>> {
         let sources: Vec<Source> = self.guard.ask("sources")?;
-        let limited = sources
-            .into_iter()
-            .filter(|source| source.state == "throttled" || source.defused + source.dropped > 0);
+        let limited = sources.into_iter().filter(|source| {
+            source.state == "throttled" || source.defused_total + source.dropped_total > 0
+        });
         let mut names: Vec<String> = limited.map(|source| source.source).collect();
         names.sort();
         Ok(names)
