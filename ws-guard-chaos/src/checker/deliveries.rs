@@ -178,7 +178,11 @@ impl Judged<'_> {
             if !ids.insert(id) {
                 self.find("delivered twice", at, format!("{id} came again at {offset}"));
             } else if !self.published.contains(id) {
-                self.find("never published", at, format!("{id} at {offset} is nobody's"));
+                self.find(
+                    "never published",
+                    at,
+                    format!("no publisher has sent {id}, at {offset}"),
+                );
             } else if let Some((other, _)) = self.topic.acknowledged.get(&offset)
                 && other != id
             {

@@ -152,7 +152,7 @@ impl Stage {
         pods
     }
 
-    /// Take the guard off one direction, as somebody else's tool would.
+    /// Take the guard off one direction, as another program would.
     pub fn detach(&self) -> Result<()> {
         let links = fs::read_dir(Path::new(&self.place[1]).join("links"))?.flatten();
         let egress = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains("-out-");
