@@ -23,7 +23,7 @@ const SECONDS: &str = "WS_GUARD_SOAK_SECONDS";
 const SHORT: Duration = Duration::from_secs(30);
 /// The window is shorter than what it takes until an attacker's address is used again. There is room
 /// for all that visit: those who only reset their connection are kept for ten minutes.
-const WORDS: &str = "--window-seconds 60 --max-flows 16384 --pace 64MiB/s";
+const WORDS: &str = "--window-seconds 60 --max-flows 16384";
 /// A daemon is killed at the beginning, and so often...
 const RESTARTS: u32 = 5;
 /// ...where each can live so long: afterwards one is watched.
@@ -89,6 +89,7 @@ fn joined<T>(thread: ScopedJoinHandle<Result<T>>) -> Result<T> {
 fn soak(time: Duration) -> Result<()> {
     let options = PairOptions { clients: address::ALL, offloads: false, ..PairOptions::default() };
     let stage = Open::new(options)?.guard_with("xdp-native", WORDS)?;
+    hostile::let_floods_run(&stage)?;
     stage.pair.server.ip(&format!("route add {SPOOFED} via 10.77.0.1"))?;
     let [failed, settled] = [false; 2].map(AtomicBool::new);
     let clock = Clock { start: Instant::now(), time, failed, settled };

@@ -1,4 +1,4 @@
-//! Who does.
+//! Attacks of the soak: floods, spoofed packets and the rows.
 use std::{thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -32,12 +32,25 @@ const TURNS: u64 = 100;
 /// machine is busy.
 const UNPLAYED_PERCENT: u64 = 10;
 
+/// Victims of the flooders, from address [`address::FLOODERS`] on.
+const VICTIMS: [Library; 2] = [Library::TokioTungstenite, Library::Gorilla];
+/// More than what flooders send in [`FLOOD_PAUSE`]: all their pings arrive, and are defused.
+const FLOOD_PACE: &str = "64MiB/s";
+
+/// A pace for flooders of their own. The rows have the default: what cannot be read is held by it.
+pub fn let_floods_run(stage: &Stage) -> Result<()> {
+    for (n, _) in (address::FLOODERS..).zip(VICTIMS) {
+        let source = Family::V4.client(n);
+        stage.guard.run(&format!("policy set --cidr {source}/32 --pace {FLOOD_PACE}"))?;
+    }
+    Ok(())
+}
+
 /// A flooder of two servers each, all the time; each gets as many answers as the limit is.
 pub fn flood(stage: &Stage, clock: &Clock) -> Result<u64> {
-    let victims = [Library::TokioTungstenite, Library::Gorilla];
     let floods = thread::scope(|scope| {
         let floods: Vec<_> = (address::FLOODERS..)
-            .zip(victims)
+            .zip(VICTIMS)
             .map(|(n, library)| scope.spawn(move || flood_one(stage, clock, library, n)))
             .collect();
         let ended = floods.into_iter().map(super::joined);
