@@ -180,11 +180,11 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     }
     let begins = match context.is_tls() {
         true if tls::hello(context, payload(segment)) => Request::Head,
-        true => Request::Stranger,
+        true => Request::Other,
         // Not in there: the stack has no room.
         false => match handshake::request(context, payload(segment)) {
             Request::Chunks if chunks::follow(payload(segment)) => Request::Head,
-            Request::Chunks => Request::Stranger,
+            Request::Chunks => Request::Other,
             other => other,
         },
     };
@@ -204,7 +204,7 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
             return Stray::Pass;
         }
         Request::Banned => return Stray::Drop,
-        Request::Stranger => {
+        Request::Other => {
             let passes = context.is_tls() || {
                 let decided = pending_upgrades::pass_unread(context.policy.generation);
                 unread::admits_first(context, decided)

@@ -25,11 +25,11 @@ use ws_guard_inspect::{
 };
 use ws_guard_testkit::{
     client::{Client, ConnectOptions, Cut},
+    foreign_client::ForeignClient,
     frame::{Frame, encode, opcode},
     netns::{Family, INTERFACE, Namespace, Pair, PairOptions},
     servers::{Library, Server},
     skip_reason,
-    strangers::Stranger,
 };
 
 const PORT: u16 = 9001;
@@ -171,7 +171,7 @@ fn real_connections_are_told_as_they_were() -> Result<()> {
 /// A foreign client and a server that also deflates, where the client offers it and `deflate` says so.
 fn visit(
     pair: &Pair,
-    (client, library): (Stranger, Library),
+    (client, library): (ForeignClient, Library),
     family: Family,
     deflate: bool,
 ) -> Result<bool> {
@@ -253,12 +253,12 @@ fn foreign_clients_are_told_as_tshark_does() -> Result<()> {
     }
     let pair = Pair::new(PairOptions::default())?;
     let visits = [
-        (Stranger::Python, Library::Python, true),
-        (Stranger::Ws, Library::Ws, true),
-        (Stranger::Chromium, Library::Python, true),
-        (Stranger::Chromium, Library::Ws, false),
-        (Stranger::Python, Library::Ws, false),
-        (Stranger::Ws, Library::Python, false),
+        (ForeignClient::Python, Library::Python, true),
+        (ForeignClient::Ws, Library::Ws, true),
+        (ForeignClient::Chromium, Library::Python, true),
+        (ForeignClient::Chromium, Library::Ws, false),
+        (ForeignClient::Python, Library::Ws, false),
+        (ForeignClient::Ws, Library::Python, false),
     ];
     for ((client, library, deflate), family) in
         visits.into_iter().zip(Family::BOTH.into_iter().cycle())

@@ -24,7 +24,7 @@ const PINNED: [&str; 19] = [
     name::FLOWS,
     name::PENDING,
     name::PROVEN,
-    name::STRANGERS,
+    "STRANGERS",
     name::TRAILS,
     name::HELD,
     name::SOURCES,

@@ -19,8 +19,8 @@ use ws_guard_common::{
     heartbeat::Heartbeats,
     held::{self, Held},
     maps::{
-        Address, Counter, Counters, FlowKey, Network, Operation, Pending, Policy, Ports, Request,
-        Rule, SCOPES, Server, ServerKey, Shared, SourceKey, Stranger, Suspect, Tunnels, Unopened,
+        Address, Counter, Counters, FlowKey, Midstream, Network, Operation, Pending, Policy, Ports,
+        Request, Rule, SCOPES, Server, ServerKey, Shared, SourceKey, Suspect, Tunnels, Unopened,
         global, name, program,
     },
     source::Source,
@@ -69,7 +69,7 @@ pod!(
     Shared,
     Source,
     SourceKey,
-    Stranger,
+    Midstream,
     Suspect,
     Trail,
     Tunnels
@@ -270,7 +270,7 @@ impl Programs {
         self.empty::<Raw<FlowKey>, Raw<Flow>>(name::FLOWS)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PENDING)?;
         self.empty::<Raw<FlowKey>, Raw<Pending>>(name::PROVEN)?;
-        self.empty::<Raw<FlowKey>, Raw<Stranger>>(name::STRANGERS)?;
+        self.empty::<Raw<FlowKey>, Raw<Midstream>>(name::MIDSTREAM)?;
         self.empty::<Raw<FlowKey>, Raw<Unopened>>(name::BEGINNINGS)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::SOURCES)?;
         self.empty::<Raw<SourceKey>, Raw<Source>>(name::COARSE)?;

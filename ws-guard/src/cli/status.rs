@@ -197,7 +197,7 @@ mod tests {
                 pending: occupancy(0),
                 proven: occupancy(0),
                 rules: occupancy(0),
-                strangers: occupancy(0),
+                midstream: occupancy(0),
                 coarse: occupancy(0),
             },
             events: EventLoss { lost: 0, suppressed: 0 },

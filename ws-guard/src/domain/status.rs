@@ -86,7 +86,7 @@ pub struct Tables {
     pub proven: Occupancy,
     pub rules: Occupancy,
     /// Connections without a flow on which a server sent data; the oldest give way.
-    pub strangers: Occupancy,
+    pub midstream: Occupancy,
     /// Coarser prefixes that sources without room are charged to.
     pub coarse: Occupancy,
 }
@@ -107,7 +107,7 @@ impl Tables {
             ("pending", self.pending),
             ("proven", self.proven),
             ("rules", self.rules),
-            ("strangers", self.strangers),
+            ("midstream", self.midstream),
             ("coarse", self.coarse),
         ]
     }

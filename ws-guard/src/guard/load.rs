@@ -37,7 +37,7 @@ impl TableSizes {
             (name::PENDING, self.pending),
             (name::RULES, self.rules),
             (name::PROVEN, self.opening),
-            (name::STRANGERS, self.opening),
+            (name::MIDSTREAM, self.opening),
             (name::BEGINNINGS, self.opening),
             (name::HEARTBEATS, self.opening),
         ]

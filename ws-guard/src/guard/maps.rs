@@ -9,8 +9,8 @@ use std::{
 use ws_guard_common::{
     flow::Flow,
     maps::{
-        Address, Counters, FlowKey, MAY_BAN, Pending, Policy, Request, Rule, Server, ServerKey,
-        SourceKey, Stranger, Suspect, Unopened, name,
+        Address, Counters, FlowKey, MAY_BAN, Midstream, Pending, Policy, Request, Rule, Server,
+        ServerKey, SourceKey, Suspect, Unopened, name,
     },
     source::{BANNED, Source},
 };
@@ -55,7 +55,7 @@ struct Inner {
     flows: Table<FlowKey, Flow>,
     pending: Table<FlowKey, Pending>,
     proven: Table<FlowKey, Pending>,
-    strangers: Table<FlowKey, Stranger>,
+    midstream: Table<FlowKey, Midstream>,
     beginnings: Table<FlowKey, Unopened>,
     sources: Table<SourceKey, Source>,
     coarse: Table<SourceKey, Source>,
@@ -90,7 +90,7 @@ impl Maps {
             flows: Table::open(dir, name::FLOWS, sys::F_LOCK)?,
             pending: Table::open(dir, name::PENDING, 0)?,
             proven: Table::open(dir, name::PROVEN, 0)?,
-            strangers: Table::open(dir, name::STRANGERS, 0)?,
+            midstream: Table::open(dir, name::MIDSTREAM, 0)?,
             beginnings: Table::open(dir, name::BEGINNINGS, 0)?,
             sources: Table::open(dir, name::SOURCES, sys::F_LOCK)?,
             coarse: Table::open(dir, name::COARSE, sys::F_LOCK)?,
@@ -138,8 +138,8 @@ impl Maps {
     }
 
     /// Connections without a flow on which a server sent data. They have no lock either.
-    pub fn strangers(&self) -> Result<Vec<(FlowKey, Stranger)>, GuardError> {
-        self.0.strangers.entries()
+    pub fn midstream(&self) -> Result<Vec<(FlowKey, Midstream)>, GuardError> {
+        self.0.midstream.entries()
     }
 
     /// All sources, and the coarser prefixes that some were charged to; each read whole under its
@@ -206,8 +206,8 @@ impl Maps {
     }
 
     /// Entries in use; costs what [`Maps::flow_count`] costs.
-    pub fn stranger_count(&self) -> Result<u32, GuardError> {
-        self.0.strangers.count()
+    pub fn midstream_count(&self) -> Result<u32, GuardError> {
+        self.0.midstream.count()
     }
 
     /// Memory that the pinned maps take in the kernel.
@@ -220,9 +220,9 @@ impl Maps {
         memory::of_pins(&self.0.pins)
     }
 
-    /// Entries that the table of strangers has room for.
-    pub fn stranger_capacity(&self) -> u32 {
-        self.0.strangers.max_entries()
+    /// Entries that the table of midstream candidates has room for.
+    pub fn midstream_capacity(&self) -> u32 {
+        self.0.midstream.max_entries()
     }
 
     /// The sizes that the pinned tables have.
@@ -265,12 +265,12 @@ impl Maps {
     /// For when one of their directions was not seen for a while. The client then acknowledges
     /// bytes that no record has, as a forged segment does. What is known of proxies stays.
     pub fn forget_connections(&self) -> Result<(), GuardError> {
-        let Inner { flows, pending, proven, strangers, beginnings, .. } = &*self.0;
+        let Inner { flows, pending, proven, midstream, beginnings, .. } = &*self.0;
         flows.remove_where(|_| true)?;
         for requests in [pending, proven] {
             requests.remove_where(|key| key.client_port != 0)?;
         }
-        strangers.remove_where(|_| true)?;
+        midstream.remove_where(|_| true)?;
         beginnings.remove_where(|_| true)
     }
 

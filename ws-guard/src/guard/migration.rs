@@ -46,13 +46,16 @@ type Reader = fn(old: &Map, new: &mut Map) -> Result<(), MapError>;
 /// Schema 12 has further maps, which start empty, and shares all earlier ones. In [`name::FLOWS`] a ping's
 /// time has given way to [`ws_guard_common::flow::Flow::ended`], which no such time equals, and to
 /// `server_ms`, which the server's next segment sets; in [`name::COUNTERS`] the heartbeats of all servers
-/// together stay unread.
+/// together stay unread. [`name::MIDSTREAM`] is new, and replaces `STRANGERS`.
 const CHANGES: [Change; 4] = [
     Change { map: name::PENDING, since: 11, entries: Entries::Dropped },
     Change { map: name::PROVEN, since: 11, entries: Entries::Dropped },
     Change { map: name::BEGINNINGS, since: 12, entries: Entries::Dropped },
     Change { map: name::COUNTERS, since: 10, entries: Entries::Read(counters_of_9) },
 ];
+
+/// Maps of earlier schemas without a successor.
+const REMOVED: [&str; 1] = ["STRANGERS"];
 
 /// A takeover of an earlier schema's pins.
 pub struct Migration {
@@ -146,6 +149,9 @@ pub fn finish(pins: &Pins) -> Result<(), GuardError> {
         if next.exists() {
             std::fs::rename(&next, &path).map_err(GuardError::pin("replacing", &path))?;
         }
+    }
+    for map in REMOVED {
+        pins::remove(&pins.map(map))?;
     }
     pins.remove_schema(earlier)
 }

@@ -3,8 +3,8 @@ use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     maps::{
-        Address, Counters, Event, FlowKey, Network, Pending, Policy, Ports, Rule, Server,
-        ServerKey, SourceKey, Stranger, Suspect, Tunnels, Unopened,
+        Address, Counters, Event, FlowKey, Midstream, Network, Pending, Policy, Ports, Rule,
+        Server, ServerKey, SourceKey, Suspect, Tunnels, Unopened,
     },
     source::Source,
 };
@@ -49,7 +49,7 @@ plain!(
     ServerKey,
     Source,
     SourceKey,
-    Stranger,
+    Midstream,
     Suspect,
     Tunnels,
     Unopened

@@ -215,7 +215,7 @@ fn tables(status: &Status) -> Vec<MetricFamily> {
     vec![
         gauges(
             "table_entries",
-            "Entries in use. pending: requests without an answer; proven: those on connections on which the server has sent something; strangers: candidates for midstream pickup; coarse: coarser prefixes, charged for sources without room.",
+            "Entries in use. pending: requests without an answer; proven: those on connections on which the server has sent something; midstream: candidates for midstream pickup; coarse: coarser prefixes, charged for sources without room.",
             &samples(|table| table.entries),
         ),
         gauges("table_capacity", "Entries there is room for.", &samples(|table| table.capacity)),

@@ -38,11 +38,11 @@ impl Reader {
         let known: HashSet<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
         let pending = self.maps.handshakes()?.keys.into_iter().map(|key| (key, state::HANDSHAKE));
         // Those of which not even one header was found may speak anything.
-        let strangers = self.maps.strangers()?.into_iter();
-        let strangers = strangers.filter(|(_, stranger)| stranger.candidate.proof > 0);
-        let strangers = strangers.map(|(key, _)| (key, state::UNSYNCED));
+        let midstream = self.maps.midstream()?.into_iter();
+        let midstream = midstream.filter(|(_, midstream)| midstream.candidate.proof > 0);
+        let midstream = midstream.map(|(key, _)| (key, state::UNSYNCED));
         let mut views: Vec<FlowView> = pending
-            .chain(strangers)
+            .chain(midstream)
             // A flow may have been opened from it since.
             .filter(|(key, _)| !known.contains(key))
             .map(|(key, state)| FlowView::without_flow(&key, state))
@@ -202,7 +202,7 @@ impl Reader {
             pending: occupancy(survey.handshakes.pending, sizes.pending),
             proven: occupancy(survey.handshakes.proven, sizes.opening),
             rules: occupancy(self.maps.rules()?.len() as u32, sizes.rules),
-            strangers: occupancy(survey.strangers, self.maps.stranger_capacity()),
+            midstream: occupancy(survey.midstream, self.maps.midstream_capacity()),
             coarse: occupancy(survey.coarse, COARSE),
         })
     }

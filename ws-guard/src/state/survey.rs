@@ -58,7 +58,7 @@ pub struct Survey {
     /// Open connections by their silence.
     pub silence: Silence,
     pub handshakes: Occupied,
-    pub strangers: u32,
+    pub midstream: u32,
     /// Sources, the coarser prefixes among them.
     pub sources: u32,
     pub coarse: u32,
@@ -139,7 +139,7 @@ impl Survey {
             flow_states: FlowStates { handshake: keys.len() as u32, ..FlowStates::default() },
             silence: Silence::default(),
             handshakes: Occupied { pending, proven },
-            strangers: reader.maps.stranger_count()?,
+            midstream: reader.maps.midstream_count()?,
             sources: 0,
             coarse: reader.maps.coarse_count()?,
             throttled: 0,

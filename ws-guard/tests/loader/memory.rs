@@ -89,7 +89,7 @@ fn tables_of_openings_follow_the_flows() -> Result<()> {
     let pins = PinDir::new();
     let sizes = TableSizes::new(65_536, 1024);
     drop(Guard::load(&LoadOptions { sizes, ..pins.options() })?);
-    for map in [name::PROVEN, name::BEGINNINGS, name::STRANGERS, name::HEARTBEATS] {
+    for map in [name::PROVEN, name::BEGINNINGS, name::MIDSTREAM, name::HEARTBEATS] {
         let info = MapInfo::from_pin(pins.0.join(map)).with_context(|| map.to_owned())?;
         assert_eq!(info.max_entries(), 12_288, "{map}");
     }

@@ -284,7 +284,7 @@ fn joined() -> Vec<Case> {
             .client([vec![0xAB; 90], data(30), data(31), data(32)].concat())
             .leaves(state::OPEN)
             .counts(&[(FlowsJoined, 1), (Records, 3)]),
-        tls("a server that sends something else is no stranger", action::DEFUSE)
+        tls("a server that sends something else is not picked up midstream", action::DEFUSE)
             .server(0, b"HTTP/1.1 200 OK\r\n\r\n")
             .client([data(30), data(31), data(32)].concat())
             .leaves_no_flow(),

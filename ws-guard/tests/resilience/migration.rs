@@ -75,6 +75,8 @@ fn in_a_flood(schema: u32) -> Result<()> {
         let flooding = scope.spawn(|| flood(&mut client, bounds, || !stop.load(Relaxed)));
         thread::sleep(Duration::from_millis(300));
         let started = stage.start().and_then(|()| talk(&mut honest));
+        let left = stage.pin_dir().join("STRANGERS");
+        ensure!(!left.exists(), "{} has no successor, and is still pinned", left.display());
         thread::sleep(Duration::from_millis(200));
         stop.store(true, Relaxed);
         let flooded = flooding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -113,9 +113,9 @@ fn unopened(row: &dyn Fn(&'static str) -> Row) -> Vec<Row> {
     nothing.opening = Opening::Nothing;
     let mut request = row("request without upgrade").payload(PLAIN_REQUEST.to_vec());
     request.opening = Opening::Nothing;
-    let mut stranger = row("older than the guard, searched").payload(noise()).work(&unfollowed);
-    stranger.opening = Opening::Stranger;
-    vec![nothing, request.work(&unfollowed), stranger]
+    let mut midstream = row("older than the guard, searched").payload(noise()).work(&unfollowed);
+    midstream.opening = Opening::Midstream;
+    vec![nothing, request.work(&unfollowed), midstream]
 }
 
 /// The ordinary packets under settings that ask for more.

@@ -50,7 +50,7 @@ pub enum Opening {
     /// A request without an answer.
     Request,
     /// Data of the server alone: the connection is older than the guard.
-    Stranger,
+    Midstream,
     /// The server's SYN-ACK, which the packet answers.
     Handshake,
     Nothing,

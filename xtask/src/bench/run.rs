@@ -313,7 +313,7 @@ fn open(programs: &mut Programs, opening: Opening, connection: &Connection) -> R
             once(programs, "bench_out", &connection.answer(SWITCHING))
         }
         Opening::Request => once(programs, "bench_xdp", &connection.request()),
-        Opening::Stranger => {
+        Opening::Midstream => {
             let frame = Frame { mask: None, ..Frame::new(opcode::TEXT, *b"from before") };
             once(programs, "bench_out", &connection.from_server(0, 0, encode(&[frame])))
         }

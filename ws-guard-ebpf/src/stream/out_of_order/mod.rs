@@ -24,7 +24,7 @@ use ws_guard_common::{
 use crate::{
     context::Context,
     cpu::{self, State},
-    limits::sources,
+    limits::charge,
     maps::{FLOWS, HELD, locked},
     packet::{Packet, Segment},
     report,
@@ -265,12 +265,12 @@ fn pay(context: &Context, flow: &Flow) -> bool {
     if state.walk.pings > state.walk.budget {
         return false;
     }
-    if flow.is_over_limit(context.now) && sources::budget(context.now) < pings {
+    if flow.is_over_limit(context.now) && charge::budget(context.now) < pings {
         // It is retransmitted until there is room, and must not be charged each time.
         return false;
     }
-    let answer = forget(sources::charge(context.now, pings), context.now as u32);
-    answer & sources::OBSERVED != 0 || answer & sources::KEPT >= pings
+    let answer = forget(charge::charge(context.now, pings), context.now as u32);
+    answer & charge::OBSERVED != 0 || answer & charge::KEPT >= pings
 }
 
 /// Commit the copy after the filler, if the committed walk was that.

@@ -51,7 +51,7 @@ fn status() -> Status {
             pending: empty,
             proven: empty,
             rules: empty,
-            strangers: empty,
+            midstream: empty,
             coarse: empty,
         },
         events: EventLoss { lost: 0, suppressed: 0 },

@@ -21,7 +21,7 @@ const ALONE: [&str; 8] = [
 
 /// What a client is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stranger {
+pub enum ForeignClient {
     /// Python `websockets`.
     Python,
     /// npm `ws`.
@@ -30,12 +30,12 @@ pub enum Stranger {
     Chromium,
 }
 
-impl Stranger {
+impl ForeignClient {
     pub fn name(self) -> &'static str {
         match self {
-            Stranger::Python => "Python client",
-            Stranger::Ws => "ws client",
-            Stranger::Chromium => CHROMIUM,
+            ForeignClient::Python => "Python client",
+            ForeignClient::Ws => "ws client",
+            ForeignClient::Chromium => CHROMIUM,
         }
     }
 
@@ -52,9 +52,9 @@ impl Stranger {
     ) -> Result<Option<Process>> {
         let url = format!("ws://{server}/");
         let (program, script) = match self {
-            Stranger::Python => (tools::python(), tools::foreign().join("client.py")),
-            Stranger::Ws => ("node".into(), tools::foreign().join("client.cjs")),
-            Stranger::Chromium => return browser(namespace, server, folder),
+            ForeignClient::Python => (tools::python(), tools::foreign().join("client.py")),
+            ForeignClient::Ws => ("node".into(), tools::foreign().join("client.cjs")),
+            ForeignClient::Chromium => return browser(namespace, server, folder),
         };
         let mut command = namespace.command(program);
         command.env("NODE_PATH", tools::node_modules()).arg(script).arg(url);
