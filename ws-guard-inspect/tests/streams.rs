@@ -1,4 +1,4 @@
-//! Streams that the oracle knows, written as captures: every frame, border and violation the same.
+//! Streams known to the oracle, as captures: frames, boundaries, violations match.
 
 mod common;
 
@@ -15,12 +15,12 @@ use ws_guard_oracle::{
     streams,
 };
 
-/// Streams of an ordinary run, in each direction.
+/// Number of streams of an ordinary run, in each direction.
 const STREAMS: u64 = 120;
-/// Longest payload of a segment, and room for what overlaps.
+/// Longest payload of a segment in bytes, with room for overlaps.
 const MOST: usize = 60_000;
 
-/// One direction's stream, and where its segments end.
+/// Stream of one direction, and the ends of its segments.
 struct Sent {
     side: Side,
     first: u32,
@@ -36,7 +36,7 @@ impl Sent {
         Sent { side, first, stream, borders }
     }
 
-    /// The segments: offset and bytes.
+    /// Return the segments: offset and bytes.
     fn segments(&self) -> Vec<(usize, &[u8])> {
         let starts = std::iter::once(0).chain(self.borders.iter().copied());
         let pairs = starts.zip(&self.borders);
@@ -47,7 +47,7 @@ impl Sent {
         frames::Side { from_client: self.side == Side::Client, deflate }
     }
 
-    /// Frame by frame: place, opcode and length of each that is whole.
+    /// Check position, opcode and length of each complete frame.
     fn check_frames(&self, told: &Told, deflate: bool) {
         let wanted = frames::frames(&self.stream, self.oracle_side(deflate));
         let wanted =
@@ -67,7 +67,7 @@ impl Sent {
         assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
     }
 
-    /// The counts that do not depend on borders.
+    /// Check the counts that do not depend on segment boundaries.
     fn check_counts(&self, told: &Told, wanted: &Counts) {
         let flow = told.flow();
         let (frames, pings, pongs) = match self.side {
@@ -84,7 +84,7 @@ impl Sent {
         assert_eq!(by_kind, wanted.by_kind);
     }
 
-    /// What the borders do, and that the findings name each of them.
+    /// Check the counts that depend on boundaries, and the findings on each of these.
     fn check_borders(&self, told: &Told, wanted: &Counts) {
         let side = match self.side {
             Side::Client => &told.flow().of_client,
@@ -97,7 +97,7 @@ impl Sent {
         self.check_split_points(told);
     }
 
-    /// The suggested split points are exactly the frames that begin inside a segment.
+    /// Check that the suggested split points are the frames that start inside segments.
     fn check_split_points(&self, told: &Told) {
         let frames = frames::frames(&self.stream, self.oracle_side(false));
         let inside = frames.iter().map(|f| f.at).filter(|at| *at > 0 && !self.borders.contains(at));
@@ -118,7 +118,7 @@ fn opened(rng: &mut Rng) -> (Talk, bool) {
     (Talk::open(one_in(rng, 3), first, deflate), deflate)
 }
 
-/// Both directions, alternating at random.
+/// Generate both directions, alternating at random.
 fn both(rng: &mut Rng, talk: &Talk) -> [Sent; 2] {
     [Side::Client, Side::Server].map(|side| Sent::new(rng, side, talk.next[side as usize]))
 }
@@ -148,7 +148,7 @@ fn in_order_all_is_as_the_oracle_says() {
     });
 }
 
-/// Nearby segments change places, some come twice, some overlap: the frames stay the same.
+/// Nearby segments swapped, repeated or overlapping: the frames stay the same.
 #[test]
 fn in_any_order_the_frames_are_the_same() {
     cases(STREAMS, |rng| {
