@@ -1,13 +1,13 @@
-//! Clients that other people wrote: each says some things, waits for their echoes, and closes with 4001.
+//! Third-party clients: each sends messages, awaits their echoes, closes with 4001.
 use std::{io::ErrorKind, net::SocketAddr, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
 use crate::{netns::Namespace, process::Process, tools};
 
-/// Debian's.
+/// Program of Debian's package.
 const CHROMIUM: &str = "chromium";
-/// No window, nothing but the page, and nothing that asks for more of the network.
+/// Options: no window, only the page, and nothing else that uses the network.
 const ALONE: [&str; 8] = [
     "--headless",
     "--no-sandbox",
@@ -19,14 +19,14 @@ const ALONE: [&str; 8] = [
     "--disable-sync",
 ];
 
-/// What a client is made with.
+/// Library of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForeignClient {
     /// Python `websockets`.
     Python,
     /// npm `ws`.
     Ws,
-    /// A browser, which always offers permessage-deflate.
+    /// Browser, which always offers permessage-deflate.
     Chromium,
 }
 
@@ -39,10 +39,11 @@ impl ForeignClient {
         }
     }
 
-    /// Start it; the browser goes on when its connection has ended. `folder` is for what it keeps.
+    /// Start it in a namespace; `folder` is for its files.
+    /// The browser continues when its connection has ended.
     ///
     /// # Errors
-    /// Where it cannot be started; `None` where there is no browser.
+    /// If it cannot be started; `None` where there is no browser.
     pub fn start(
         self,
         namespace: &Namespace,
