@@ -48,7 +48,7 @@ fn export(file: &[u8], port: u16) -> (Vec<u8>, Written) {
     (out, written)
 }
 
-/// Build two interleaved connections, one of them truncated at one place.
+/// Build two interleaved connections, the second truncated by the capture once.
 fn two(v6: bool) -> (Vec<u8>, Talk) {
     let mut talks = [Talk::open(v6, [7, 9], false), Talk::open(v6, [70, 90], false)];
     talks[1].client.set_port(4712);

@@ -52,7 +52,7 @@ struct Admitted {
     resume: Option<Box<str>>,
 }
 
-/// Origin of a request.
+/// Network origin of a request.
 struct Arrival {
     peer: SocketAddr,
     /// Beginning of its connection.

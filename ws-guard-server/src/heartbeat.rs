@@ -100,7 +100,7 @@ impl Beat {
         *self = Beat { state: State::Active, misses: 0, due: None };
     }
 
-    /// Count a late pong, and return whether that was the last allowed one.
+    /// Count a late pong, and return whether the direction is dead for it.
     fn late(&mut self) -> bool {
         self.due = None;
         self.misses = self.misses.saturating_add(1);
@@ -368,7 +368,7 @@ mod tests {
         beat.pong_sent();
         assert_eq!(beat.answer_state(), State::Active);
         beat.owes_pong(now + SECOND, &TIMES);
-        // Further pings do not extend it.
+        // Further pings do not postpone it.
         beat.owes_pong(now + SECOND + SECOND / 2, &TIMES);
         assert_eq!(beat.poll(now + 2 * SECOND, &TIMES), None);
         assert_eq!(beat.answer_state(), State::Suspect);

@@ -38,7 +38,7 @@ impl Target {
         (target, sink)
     }
 
-    /// Reopen the file, whose old inode is renamed or removed by now.
+    /// Reopen the file, as the old one is renamed or removed by now.
     /// If that fails, lines still go to the old one.
     pub fn reopen(&self) -> io::Result<()> {
         if let Some(path) = &self.path {

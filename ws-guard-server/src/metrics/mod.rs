@@ -180,7 +180,7 @@ impl Metrics {
         })
     }
 
-    /// Charge a connection for a delay of its thread.
+    /// Charge a connection for a delay of its thread by this number of seconds.
     pub fn charge(&self, connection_id: u64, seconds: f64) {
         self.charged.inc_by(seconds);
         if seconds > 0.0 {
