@@ -16,7 +16,7 @@ use ws_guard_common::{
 use super::memory;
 use crate::{domain::clock::monotonic_ns, state::State};
 
-const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(20);
 /// How long a closed connection stays, for `flows` to show.
 const KEEP: Duration = Duration::from_secs(60);
 

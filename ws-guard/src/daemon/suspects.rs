@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How often the tables are looked at, but for when the kernel tells of a suspect.
-const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(30);
 /// A look waits for this many times what the last one took, so that huge tables cost little.
 const PATIENCE: u32 = 100;
 /// What is still so after this time is told again.
