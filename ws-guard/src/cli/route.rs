@@ -28,7 +28,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// A line with the number of each user's cluster.
+    /// Print one line per user, with the number of the cluster.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         let clusters = self.users.iter().map(|user| cluster_of(user, self.clusters));
         print(&clusters.map(|cluster| format!("{cluster}\n")).collect::<String>())?;
