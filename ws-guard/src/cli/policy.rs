@@ -141,7 +141,7 @@ async fn change(
     })
 }
 
-/// Parse a network's or port's settings, checked here so that errors name the flags.
+/// Parse a network's or port's settings, checked here: errors name the flags.
 fn own_fields(flags: &PolicyFlags, network: bool) -> Result<Map<String, Value>, ConfigError> {
     let mut own = Overrides::default();
     let mut problems = Vec::new();

@@ -7,7 +7,7 @@ use super::model::{Action, Model, Prompt, Request};
 /// Rows per page until the height is known.
 const PAGE: isize = 10;
 
-/// Keys, effects, and texts in the footer. No text: not shown; empty: the same words.
+/// Keys, effects, texts in the footer. No text: not shown; empty: the same words.
 pub const KEYS: [(&str, &str, Option<&str>); 11] = [
     ("↑↓", "select; also j, k, PageUp, PageDown, Home, End", None),
     ("⏎", "details of the client, and back", Some("open")),
