@@ -21,7 +21,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Claim `path`. Create its directory, replace a dead daemon's socket, refuse a live one's.
+    /// Claim `path`: create its directory, replace a dead socket, refuse a live one.
     pub fn claim(path: &Path) -> anyhow::Result<Socket> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)

@@ -58,8 +58,8 @@ fn was_given(flag: &str, arguments: &[OsString]) -> bool {
     })
 }
 
-/// Find the flag with this name and a variable, in any subcommand: a name has the same variable
-/// everywhere. Flags of `run` without one are not checked here.
+/// Find the flag with this name and a variable, in any subcommand.
+/// A name has the same variable everywhere. Flags of `run` without one are not checked here.
 fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     let own =
         command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());

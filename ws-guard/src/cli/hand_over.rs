@@ -44,7 +44,7 @@ impl HandOver {
     }
 }
 
-/// Hand over a directory before its content, through no symbolic link; return how many.
+/// Hand over a directory, then its content, through no symbolic link; count them.
 fn hand_over(directory: &Path, user: u32) -> io::Result<usize> {
     let mut count = 0;
     let mut waiting = vec![directory.to_owned()];

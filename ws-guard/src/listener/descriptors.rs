@@ -44,7 +44,7 @@ pub fn raise(needed: u64) -> u64 {
     }
 }
 
-/// Fit the numbers to the descriptors. Handshakes, being short, get at most a quarter.
+/// Fit the numbers to the descriptors. Handshakes are short: a quarter at most.
 fn fit(wanted: Places, limit: u64) -> Places {
     let free = limit.saturating_sub(RESERVED.min(limit / 2));
     let free = usize::try_from(free).unwrap_or(usize::MAX);
