@@ -126,7 +126,7 @@ async fn story(
     Ok(response)
 }
 
-/// Publish as an operator, or as the service behind the server.
+/// Publish a message as an operator, or as the service behind the server.
 async fn publish(
     Shared(companion): Shared<Companion>,
     Input(wanted): Input<Publish>,

@@ -1,4 +1,4 @@
-//! `ws-guard route`: the cluster that a user belongs to, as the edge and the servers have it.
+//! `ws-guard route`: cluster of a user, the same as on the edge and the servers.
 
 use std::{num::NonZeroU32, process::ExitCode};
 

@@ -19,7 +19,7 @@ use super::{
 /// Event in JSON. Fields that do not belong to its kind are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventView {
-    /// Counts up from 1 while the daemon lives; 0 before it is recorded.
+    /// Number in this run of the daemon, from 1; 0 before it is recorded.
     pub seq: u64,
     pub time: Timestamp,
     /// One of [`kinds`].
@@ -42,8 +42,9 @@ pub struct EventView {
     /// Full table: `flows` or `sources`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<Cow<'static, str>>,
-    /// `throttled`: pings in the decisive segment; `violation`: frames; `flow_closed`: its client
-    /// frames; `unsynced`: bytes never seen; `unpaced`: bytes granted; `missed`: events.
+    /// Number, by kind of event.
+    /// `throttled`: pings in the decisive segment; `violation`: frames; `flow_closed`: client
+    /// frames; `unsynced`: unseen bytes; `unpaced`: granted bytes; `missed`: events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -70,7 +70,7 @@ impl TrustedProxies {
     /// Add a text to the list.
     ///
     /// # Errors
-    /// An invalid text, and the valid form; then nothing has changed.
+    /// The problem of the text, and the remedy; then nothing has changed.
     pub fn add(&mut self, text: &str) -> Result<(), String> {
         let text = text.trim();
         let mut networks = self.networks.clone();

@@ -40,7 +40,7 @@ pub struct SuspectedProxy {
     pub pings_percent: u32,
     /// Setting for the file, if the peer is a proxy.
     pub setting: String,
-    /// The same as a flag of `run` and `policy set`.
+    /// Flag of `run` and `policy set` with that setting.
     pub flag: String,
 }
 

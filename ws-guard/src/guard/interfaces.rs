@@ -1,4 +1,4 @@
-//! Network interfaces: names, numbers, owner of the XDP slot, appearance and disappearance.
+//! Network interfaces: names, numbers, XDP slot's owner, appearance, disappearance.
 use std::{
     collections::{BTreeMap, VecDeque},
     io,

@@ -126,8 +126,8 @@ impl Maps {
         for (table, count) in [(&self.0.pending, pending), (&self.0.proven, proven)] {
             table.each(|key, request| {
                 *count += 1;
-                // A port of 0 stands for all connections of a proxy, see
-                // `pending_upgrades::prefaces` of the programs.
+                // A port of 0 means all connections of a proxy, see `pending_upgrades::prefaces` of
+                // the programs.
                 if key.client_port != 0 && request.is_under_way() {
                     keys.insert(*key);
                 }

@@ -1,4 +1,4 @@
-//! Loading, attaching and pinning the kernel programs, and typed access to their maps.
+//! Loading, attaching and pinning of the kernel programs, and typed maps.
 //!
 //! [`Guard::load`] loads the programs with the pinned maps, [`Guard::attach`] and
 //! [`Guard::attach_pod`] attach them to an interface in its best mode, taking over from an earlier
@@ -245,7 +245,7 @@ impl Guard {
         self.maps.clone()
     }
 
-    /// Attach to an interface, taking over its pinned links without an unguarded packet.
+    /// Attach to an interface, taking over pinned links without an unguarded packet.
     ///
     /// An attachment in a mode that `mode` allows is kept, with the new programs in it. May be
     /// called again for an interface that was recreated. The interface is looked up in this

@@ -18,7 +18,7 @@ pub enum Selector {
 
 impl Selector {
     /// # Errors
-    /// What is wrong with the text, and what would be right.
+    /// The problem of the text, and the remedy.
     pub fn parse(text: &str) -> Result<Selector, String> {
         if !text.contains(WILDCARDS) {
             check_name(text).map_err(|error| error.to_string())?;

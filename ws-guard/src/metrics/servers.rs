@@ -46,7 +46,7 @@ impl Named<'_> {
     }
 }
 
-/// Return the families of servers with anything counted, and of the others together.
+/// Return the families of servers with anything counted, and of others together.
 pub fn families(servers: &Servers) -> Vec<MetricFamily> {
     let named: Vec<Named<'_>> = servers
         .figures

@@ -203,7 +203,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Refuse to ban an address that others are known to be behind: it hits them all.
+    /// Refuse to ban an address that others are known to share: it would hit them too.
     fn refuse_ban(&self, source: &Named) -> Result<(), ApiError> {
         let Named::Prefix(network) = source else {
             return Err(ApiError::bad(

@@ -33,7 +33,7 @@ use crate::{
 /// Maximum number of viewers.
 pub const VIEWERS: usize = 16;
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Divisor of the time spent on reading tables and asking the companion server.
+/// Inverse share of time for reading tables and asking the companion server.
 const PATIENCE: u32 = 20;
 /// Pause between two requests to the companion server.
 const ASKED: Duration = Duration::from_secs(2);

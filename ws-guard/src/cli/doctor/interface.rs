@@ -1,4 +1,4 @@
-//! One interface: existence, driver, XDP, offloads that matter.
+//! Checks of one interface: existence, driver, XDP, offloads that matter.
 
 use super::{
     Check,

@@ -1,4 +1,4 @@
-//! The kernel: version, BTF, helpers, JIT, privileges, file system.
+//! Checks of the kernel: version, BTF, helpers, JIT, privileges, file system.
 
 use std::{fs, path::Path};
 

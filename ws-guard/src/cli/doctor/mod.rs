@@ -42,7 +42,7 @@ enum Verdict {
     Fail,
 }
 
-/// One check.
+/// Result of one check.
 #[derive(Clone, Debug, Serialize)]
 struct Check {
     check: String,

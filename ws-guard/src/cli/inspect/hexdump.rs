@@ -1,4 +1,4 @@
-//! One frame, its header explained byte by byte.
+//! Explanation of one frame's header, byte by byte.
 
 use std::fmt::Write;
 

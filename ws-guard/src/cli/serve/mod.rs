@@ -251,8 +251,8 @@ struct Work {
 }
 
 impl Work {
-    /// Serve metrics and the control API, and follow changes, until SIGTERM or SIGINT; then
-    /// continue until all connections are closed.
+    /// Serve metrics and the control API, and follow changes, until SIGTERM or SIGINT.
+    /// Then continue until all connections are closed.
     async fn until_ended(
         self,
         signals: Signals,

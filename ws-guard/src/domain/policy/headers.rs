@@ -30,7 +30,7 @@ impl ClientFrom {
     /// Add a header.
     ///
     /// # Errors
-    /// An invalid name, and the valid form; then nothing has changed.
+    /// The problem of the name, and the remedy; then nothing has changed.
     pub fn add(&mut self, text: &str) -> Result<(), String> {
         let refuse = |what: &str| {
             format!("{} {what}: give the name of a header, such as x-real-ip", Quoted(text))

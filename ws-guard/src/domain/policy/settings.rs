@@ -23,7 +23,7 @@ pub struct PolicySettings {
     pub window_seconds: u32,
     /// Minimum throttle duration; 0: as long as the window.
     pub min_throttle_seconds: u32,
-    /// Pings over the limit in a window after which a source gets `escalate_to`; 0: never.
+    /// Pings over the limit per window after which `escalate_to` applies; 0: never.
     pub escalate_after: u32,
     pub escalate_to: EscalateTo,
     /// Bytes a second of all connections of a source over the limit, under `defuse`.
@@ -32,9 +32,9 @@ pub struct PolicySettings {
     pub ban_forced: bool,
     /// Pings a connection may send in any window; 0: no such limit.
     pub max_ping_rate_per_connection: u32,
-    /// Pings that every connection may send in any window, whatever its source has used.
+    /// Pings that every connection may send in any window, whatever its source used.
     pub connection_share: u32,
-    /// Frames of other classes that a connection may send in any window; 0: no such limit.
+    /// Frames of other classes per connection in any window; 0: no such limit.
     pub max_pong_rate: u32,
     pub max_empty_fragment_rate: u32,
     pub max_tiny_frame_rate: u32,
