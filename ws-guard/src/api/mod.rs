@@ -19,8 +19,7 @@
 //! | `GET /v1/connections/ID` | [`ws_guard_server::view::ConnectionStory`] |
 //! | `GET /v1/connections/ID/story[?follow=true]` | one line of JSON per event |
 //! | `POST /v1/publish` | [`Publish`](message::Publish) in, [`Published`](message::Published) out |
-//! | `GET /v1/events[?since=SEQ][&follow=true]…` | [`events::EventQuery`]; one line of JSON per
-//! event |
+//! | `GET /v1/events[?since=SEQ][&follow=true]…` | [`events::EventQuery`]; one line of JSON per event |
 //!
 //! Every error is an [`ErrorBody`](crate::operator::error::ErrorBody).
 

@@ -133,7 +133,7 @@ async fn flows(Shared(state): Shared<State>) -> Answer<Vec<FlowView>> {
 /// Pieces of a listing that wait for a slow reader.
 const PIECES: usize = 4;
 
-/// Stream the sources: there may be millions. A later failure breaks it off.
+/// Stream the sources, maybe millions. A failure after the head breaks it off.
 async fn sources(
     Shared(state): Shared<State>,
     Query(query): Query<SourceQuery>,

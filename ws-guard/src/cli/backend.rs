@@ -66,7 +66,7 @@ impl Backend {
         }
     }
 
-    /// Write the same as JSON, piece by piece as it is read.
+    /// Write the sources as JSON, piece by piece as they are read.
     pub async fn write_sources(
         &self,
         state: Option<SourceState>,

@@ -66,7 +66,7 @@ pub struct EventsCommand {
 /// Start of the listing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Since {
-    /// Time before now.
+    /// Time span that ends now.
     Span(Duration),
     /// After the event with this number.
     Number(u64),

@@ -33,7 +33,7 @@ impl StatusCommand {
     }
 }
 
-/// Format one fact per line; wide adds less needed ones.
+/// Format one fact per line; `wide` adds rarely needed ones.
 fn text(status: &Status, wide: bool) -> String {
     let mut lines: Vec<(&str, String)> = vec![("version", status.version.clone())];
     lines.push(("daemon", daemon(status)));

@@ -100,7 +100,7 @@ fn gone(
     servers.iter().filter_map(goes).collect()
 }
 
-/// Keep house until dropped.
+/// Clean up until dropped.
 pub async fn run(state: State) {
     let mut closed = Closed::default();
     loop {

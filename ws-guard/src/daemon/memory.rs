@@ -5,7 +5,7 @@
 //! allocations were: the daemon would seem to grow for as long as its tables do. Other C libraries
 //! give memory back by themselves.
 
-/// Free bytes that a thread may keep; larger allocations have pages of their own.
+/// Free bytes that a thread may keep; allocations this large have their own pages.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT: libc::c_int = 1 << 20;
 

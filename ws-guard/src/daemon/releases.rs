@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use ws_guard_common::maps::SourceKey;
 
-/// Unended throttles as reported: source → start, nanoseconds of CLOCK_MONOTONIC.
+/// Throttles without a reported end: source → start, ns of CLOCK_MONOTONIC.
 #[derive(Default)]
 pub struct Releases {
     open: HashMap<SourceKey, u64>,

@@ -5,7 +5,7 @@ use aya::{
     util::KernelVersion,
 };
 
-/// Oldest supported kernel: the oldest on which every test run loads the programs.
+/// Oldest supported kernel: every test run boots it, and loads the programs on it.
 pub const OLDEST: KernelVersion = KernelVersion::new(6, 1, 0);
 /// First kernel with TCX; older ones use clsact.
 pub const TCX: KernelVersion = KernelVersion::new(6, 6, 0);

@@ -126,7 +126,7 @@ fn load_programs(
     Ok(ebpf)
 }
 
-/// Warn of other sizes of pinned tables, which keep them: entries matter more.
+/// Warn if pinned tables keep other sizes: their entries matter more.
 fn compare_sizes(
     pins: &Pins,
     path: impl Fn(&str) -> PathBuf,

@@ -378,7 +378,7 @@ pub fn pinned_attachments(pin_dir: &Path) -> Result<Vec<Attachment>, GuardError>
 /// Remove programs, links, maps and pins; return their descriptions.
 ///
 /// # Errors
-/// [`GuardError::NotLoaded`] when there is nothing; [`GuardError::Pin`] when something must not be
+/// [`GuardError::NotLoaded`] when there is nothing; [`GuardError::Pin`] when something cannot be
 /// removed.
 pub fn unload(pin_dir: &Path) -> Result<Vec<String>, GuardError> {
     unload::unload(&Pins::new(pin_dir))

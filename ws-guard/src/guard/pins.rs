@@ -103,7 +103,7 @@ impl Pins {
     }
 
     /// Return the noted network namespaces of an interface's filters.
-    /// There is one, unless a daemon died between two notes; none if a much older daemon attached.
+    /// There is one, unless a daemon died between two notes; none if an old version attached.
     pub fn namespaces(&self, interface: &str) -> Result<Vec<Namespace>, GuardError> {
         let notes = names(&self.filters())?;
         let noted = notes.iter().filter_map(|note| {

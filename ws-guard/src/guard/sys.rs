@@ -176,9 +176,8 @@ fn pinned_object(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// BPF_LINK_DETACH (Linux 5.9): the hook is free on return.
-/// That is so even if another process holds the link. Removing the pin alone frees it some time
-/// later.
+/// BPF_LINK_DETACH (Linux 5.9): frees the hook, even if a process holds the link.
+/// It is free on return; removing the pin alone frees it some time later.
 pub fn detach_link(path: &Path) -> io::Result<()> {
     let link = pinned_object(path)?;
     let mut attributes = zeroed();

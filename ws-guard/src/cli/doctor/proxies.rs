@@ -37,8 +37,8 @@ fn judge(suspects: &[SuspectedProxy], throttled: &[(String, u32)]) -> Check {
 }
 
 /// Judge throttled sources with many connections.
-/// They may be proxies whose clients ping more often than their share allows: trusted ones that
-/// name no client are not among the suspects, nor are those whose connections are over the limit.
+/// They may be proxies whose clients ping more often than their share allows. Suspects include
+/// neither trusted proxies that name no client, nor those whose connections are over the limit.
 fn judge_throttled(throttled: &[(String, u32)]) -> Check {
     let crowds = throttled.iter().filter(|(_, connections)| *connections >= CROWD);
     let found: Vec<String> = crowds

@@ -127,7 +127,7 @@ struct Read {
 }
 
 impl Inspect {
-    /// Inspect and report. What precedes damage in a capture is reported too.
+    /// Inspect and report. The part before any damage is reported too.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         if self.demo {
             return demo::run().map(|()| ExitCode::SUCCESS);

@@ -148,7 +148,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Parse the same, or zero.
+/// Parse such a duration, or zero.
 fn delay(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(86_400);
     let delay = humantime::parse_duration(text).map_err(|error| error.to_string())?;

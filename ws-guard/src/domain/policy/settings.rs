@@ -60,7 +60,7 @@ pub struct PolicySettings {
     pub cidrs: Vec<NetworkPolicy>,
     /// Proxies trusted to name a request's client.
     pub trusted_proxies: TrustedProxies,
-    /// Headers in which they do.
+    /// Headers in which trusted proxies name the client.
     pub client_from: ClientFrom,
 }
 
