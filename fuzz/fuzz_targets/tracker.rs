@@ -51,7 +51,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Check the invariant: the flow has seen a prefix of the stream. It has counted it exactly.
+/// Check the invariant: the flow has seen a prefix of the stream.
+/// It has counted it exactly.
 fn check(sent: &[u8], guard: &OnHost, receiver: &Receiver) {
     let flow = guard.flow();
     assert_eq!((flow.state, flow.unsynced_total), (state::OPEN, 0));

@@ -1,4 +1,5 @@
-//! `cargo xtask test autobahn`: Autobahn|Testsuite against the companion server. All cases are run.
+//! `cargo xtask test autobahn`: Autobahn|Testsuite against the companion server.
+//! All cases are run.
 use std::{
     collections::BTreeMap,
     fs,

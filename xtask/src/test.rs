@@ -225,8 +225,8 @@ fn kernel_test(report: &mut Report, args: &Args, target: &str, (build, object): 
     tests(report, &name, command, args);
 }
 
-/// Run a `cargo test` command, and add up its results. Its failures are printed; a few failed tests run
-/// once more, alone.
+/// Run a `cargo test` command, and add up its results.
+/// Its failures are printed; a few failed tests run once more, alone.
 fn tests(report: &mut Report, name: &str, mut command: Command, args: &Args) {
     // rustdoc runs its tests itself, without cargo's runner.
     if command.get_args().any(|argument| argument == "--doc") {

@@ -41,7 +41,8 @@ pub struct Attacker<'a> {
 }
 
 impl Attacker<'_> {
-    /// Number of a client address that the kernel has, and no honest client. Those take the lowest.
+    /// Number of a client address that the kernel has, and no honest client.
+    /// Those take the lowest.
     pub fn highest(&self) -> u8 {
         249 - self.n % 16
     }

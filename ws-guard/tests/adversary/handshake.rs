@@ -229,7 +229,8 @@ fn answer_that_begins_with_eleven_bytes(attacker: &Attacker) -> Result<Peers> {
     answer_that_begins_in_pieces(attacker, 11)
 }
 
-/// Pongs before the answer to the request, all in one segment. The client had no room before.
+/// Pongs before the answer to the request, all in one segment.
+/// The client had no room before.
 fn pongs_before_the_answer(attacker: &Attacker) -> Result<Peers> {
     let mut tcp = attacker.tcp(0, &Opening::default())?;
     tcp.window = 0;

@@ -76,7 +76,8 @@ fn stage(attach: &str) -> Result<Stage> {
     Stage::new(attach, options)
 }
 
-/// Play one of two halves, which run at the same time. A single row is in the first.
+/// Play one of two halves, which run at the same time.
+/// A single row is in the first.
 fn attacks_at_xdp(half: usize) -> Result<()> {
     let rows = [&EVERYWHERE.concat(), packet::AT_XDP].concat();
     let single = std::env::var_os(ONE_ROW).is_some();

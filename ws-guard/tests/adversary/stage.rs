@@ -123,7 +123,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Run `attack` while an honest client talks to the same server. Its counts must be exact.
+    /// Run `attack` while an honest client talks to the same server.
+    /// Its counts must be exact.
     pub fn with_honest_clients<T>(
         &self,
         library: Library,

@@ -116,7 +116,8 @@ fn a_name_decides_whether_an_interface_is_guarded() -> Result<()> {
     Ok(())
 }
 
-/// Pods removed without a daemon leave pins. The next daemon removes them and guards the others.
+/// Pods removed without a daemon leave pins.
+/// The next daemon removes them and guards the others.
 #[test]
 fn pods_come_and_go_while_the_daemon_is_down() -> Result<()> {
     needs_root!();

@@ -261,7 +261,8 @@ impl<'a> Watch<'a> {
         Ok(self.firing()?.contains(name))
     }
 
-    /// Wait for the alerts of one trouble. Check that no other fires for the first time with them.
+    /// Wait for the alerts of one trouble.
+    /// Check that no other fires for the first time with them.
     pub fn fires(&mut self, names: &[&str]) -> Result<()> {
         for name in names {
             ensure!(self.silent.contains(*name), "{name} came before its trouble");

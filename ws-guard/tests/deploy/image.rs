@@ -135,7 +135,8 @@ fn child(container: &Container) -> Result<u32> {
     children.trim().parse().with_context(|| format!("not one child: {children:?}"))
 }
 
-/// A guard's pod that also serves. Its server's process has none of the container's capabilities.
+/// A guard's pod that also serves.
+/// Its server's process has none of the container's capabilities.
 #[test]
 fn a_guards_pod_that_serves_has_a_process_without_capabilities() -> Result<()> {
     needs_root!();

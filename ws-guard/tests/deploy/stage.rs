@@ -31,7 +31,8 @@ const GUARD_METRICS: u16 = 9464;
 const SERVER_METRICS: u16 = 9465;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ws-guard");
-/// Options of the server in either place. It may be late here without refusing clients.
+/// Options of the server in either place.
+/// It may be late here without refusing clients.
 const SERVER: [&str; 4] =
     ["--listen=[::]:8080", "--access-log=/dev/null", "--stall-refuse=20s", "--stall-shed=30s"];
 

@@ -91,7 +91,8 @@ fn the_window_slides() -> Result<()> {
     stage.finish_one().map(drop)
 }
 
-/// A source that goes on pinging stays throttled. One that stops is free one window later.
+/// A source that goes on pinging stays throttled.
+/// One that stops is free one window later.
 #[test]
 fn only_a_quiet_window_ends_a_throttling() -> Result<()> {
     needs_root!();

@@ -278,7 +278,8 @@ fn can_be_used_with_keys(browser: &Browser) -> Result<()> {
     Ok(())
 }
 
-/// Check that viewers that read nothing delay nothing. One viewer too many is told so.
+/// Check that viewers that read nothing delay nothing.
+/// One viewer too many is told so.
 fn keeps_viewers_apart(scene: &Scene) -> Result<()> {
     // The browser takes one place.
     let viewers = (1..VIEWERS).map(|_| scene.ask("/page/live")).collect::<Result<Vec<_>>>()?;

@@ -119,7 +119,8 @@ fn start(pair: &Pair, folder: &Path, words: &str) -> Result<Guard> {
     )
 }
 
-/// Check that flooding client 0 is acted on within a window. Client 1, within the limit, is served.
+/// Check that flooding client 0 is acted on within a window.
+/// Client 1, within the limit, is served.
 fn flood(family: Family, words: &str, acted_on: fn(&Source) -> bool) -> Result<()> {
     let pair = Pair::new(PairOptions { clients: 2, ..PairOptions::default() })?;
     let folder = tempfile::tempdir()?;

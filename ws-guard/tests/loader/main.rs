@@ -132,7 +132,8 @@ fn counter(maps: &Maps, counter: Counter) -> Result<u64> {
     Ok(maps.counters()?.events[counter as usize])
 }
 
-/// Wait until `done` returns true. A link or program goes a moment after its last reference.
+/// Wait until `done` returns true.
+/// A link or program goes a moment after its last reference.
 fn eventually(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(5);
     while !done() {

@@ -57,7 +57,8 @@ fn tables_start_small_and_grow() -> Result<()> {
     Ok(())
 }
 
-/// Check keys and values against the documentation's table. A row may describe several maps.
+/// Check keys and values against the documentation's table.
+/// A row may describe several maps.
 fn documented(pins: &PinDir) -> Result<()> {
     let page = include_str!("../../../docs/architecture.md");
     let numbers = |cell: &str| -> Vec<u32> {

@@ -126,7 +126,8 @@ fn only_our_own_clsact_qdisc_is_removed() -> Result<()> {
     Ok(())
 }
 
-/// The program accepts multi-buffer packets. Without that, drivers refuse it at such an MTU.
+/// The program accepts multi-buffer packets.
+/// Without that, drivers refuse it at such an MTU.
 #[test]
 fn a_large_mtu_is_no_hindrance_to_native_xdp() -> Result<()> {
     needs_root!();

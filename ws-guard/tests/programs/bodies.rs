@@ -287,7 +287,8 @@ fn replaced() -> Vec<Case> {
     ]
 }
 
-/// Requests for an upgrade that announce a body. Some servers read it, others take it for frames.
+/// Requests for an upgrade that announce a body.
+/// Some servers read it, others take it for frames.
 fn bodied() -> Vec<Case> {
     let upgrade = |method: &str, length: usize| {
         let text = String::from_utf8_lossy(REQUEST).replacen("GET", method, 1);

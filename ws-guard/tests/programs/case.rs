@@ -25,7 +25,8 @@ pub enum Family {
     V6,
 }
 
-/// Return connection number `index`. Sequence numbers wrap soon after the handshake.
+/// Return connection number `index`.
+/// Sequence numbers wrap soon after the handshake.
 pub fn connection(family: Family, index: usize) -> Connection {
     let host = if index < 2 { 1 } else { index };
     let (client, server) = match family {
@@ -58,7 +59,8 @@ pub type EditFlow = Box<dyn Fn(&mut Flow)>;
 pub enum Fate {
     /// It passes unchanged.
     Passes,
-    /// It passes with PONGs for the PINGs at these payload offsets. Its checksum is as if built so.
+    /// It passes with PONGs for the PINGs at these payload offsets.
+    /// Its checksum is as if built so.
     Defused(Vec<usize>),
     /// It passes with other TCP options, and a checksum as if built so.
     Options(Vec<u8>),

@@ -12,7 +12,8 @@ use ws_guard_testkit::{
 
 use crate::case::{Case, Family, case, pings};
 
-/// Cut a packet to a fragment: bytes `from` up to `to` of its IP payload. To the end without `to`.
+/// Cut a packet to a fragment: bytes `from` up to `to` of its IP payload.
+/// To the end without `to`.
 fn cut(from: usize, to: Option<usize>) -> impl Fn(&mut Vec<u8>) {
     move |bytes| {
         let all = carried(bytes).expect("an IP packet");

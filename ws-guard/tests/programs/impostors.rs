@@ -20,7 +20,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// PROXY protocol headers with fields behind the addresses. The request begins right behind them.
+/// PROXY protocol headers with fields behind the addresses.
+/// The request begins right behind them.
 fn lengths() -> Vec<Case> {
     let with_fields = |bytes: usize, byte: u8| {
         let name = format!("PROXY protocol with {bytes} bytes {byte} of fields, and early pings");

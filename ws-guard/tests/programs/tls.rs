@@ -23,7 +23,8 @@ fn data(length: usize) -> Vec<u8> {
     record(content::APPLICATION_DATA, length)
 }
 
-/// Return bytes that begin no record. As a record they would reach far past the segment.
+/// Return bytes that begin no record.
+/// As a record they would reach far past the segment.
 fn noise() -> Vec<u8> {
     let mut bytes = vec![0x89, 0x80, 0, 0xFF, 0xFF];
     bytes.resize(240, 0x55);

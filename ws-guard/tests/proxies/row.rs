@@ -36,7 +36,8 @@ pub const SMALL: Size =
 const STEADY: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(12)];
 /// Time limit for the proxies to forward a flooder's frames.
 const HANDED_ON: Duration = Duration::from_secs(10);
-/// Networks of the proxies. Named exactly, or those in front of others would hide private clients.
+/// Networks of the proxies.
+/// Named exactly, or those in front of others would hide private clients.
 const PROXIES: &str = "--trusted-proxy 10.77.0.0/16 --trusted-proxy fd77::/32";
 
 /// One combination.

@@ -113,7 +113,8 @@ fn flood(programs: &Programs, from: u16) -> Result<u32> {
     })
 }
 
-/// Flood in a fresh state, and compare every count. `passes` is the permitted number.
+/// Flood in a fresh state, and compare every count.
+/// `passes` is the permitted number.
 ///
 /// The tables grow with use, and the kernel may have no memory for an entry just then: such a round
 /// is repeated, because its flow or its source is counted elsewhere or not at all.

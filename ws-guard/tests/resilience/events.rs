@@ -15,7 +15,8 @@ use crate::stage::{PORT, Stage, eventually, number};
 
 /// Port whose server ignores violations.
 const SINK: u16 = PORT + 1;
-/// Events of a kind that a CPU reports in a kernel second (2^30 ns). The rest is counted.
+/// Events of a kind that a CPU reports in a kernel second (2^30 ns).
+/// The rest is counted.
 const A_SECOND: u64 = 100;
 const TIME: Duration = Duration::from_secs(3);
 /// Number of events that the daemon keeps for later queries.

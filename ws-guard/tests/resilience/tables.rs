@@ -58,7 +58,8 @@ fn metric(stage: &Stage, name: &str) -> Result<u64> {
     figures.get(name).copied().with_context(|| format!("no {name} in {figures:?}"))
 }
 
-/// Wait until the metric has this value. An answer to a scrape holds for up to a second.
+/// Wait until the metric has this value.
+/// An answer to a scrape holds for up to a second.
 fn reaches(stage: &Stage, name: &str, wanted: u64) -> Result<()> {
     eventually(&format!("{name} is {wanted}"), || Ok(metric(stage, name)? == wanted))
 }

@@ -1,4 +1,5 @@
-//! The quick groups of Autobahn|Testsuite. `cargo xtask test autobahn` runs all of them.
+//! The quick groups of Autobahn|Testsuite.
+//! `cargo xtask test autobahn` runs all of them.
 
 use ws_guard_testkit::{autobahn, tools};
 

@@ -97,7 +97,8 @@ impl Collector {
     }
 }
 
-/// Read one request, and answer it. A client that does not trust the certificate sends none.
+/// Read one request, and answer it.
+/// A client that does not trust the certificate sends none.
 fn receive(stream: impl Read + Write, into: &Mutex<Received>) {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

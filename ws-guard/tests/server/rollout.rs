@@ -199,7 +199,8 @@ impl Sealed {
         Sealed::agree_with(client, protocol, key.public())
     }
 
-    /// Agree on keys. `expected` is the server's key, which a client has to know from elsewhere.
+    /// Agree on keys.
+    /// `expected` is the server's key, which a client has to know from elsewhere.
     fn agree_with(mut client: Client, protocol: &str, expected: &[u8; 32]) -> Sealed {
         let builder = Builder::new(PATTERN.parse().unwrap());
         let mut noise = builder.prologue(protocol.as_bytes()).unwrap().build_initiator().unwrap();

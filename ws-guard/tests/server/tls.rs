@@ -21,7 +21,8 @@ use super::stage::{REQUEST, Stage, connect, connect_from};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// Write a fresh certificate and key for `localhost`; return the certificate. A client trusts it.
+/// Write a fresh certificate and key for `localhost`; return the certificate.
+/// A client trusts it.
 fn certify(folder: &std::path::Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
@@ -154,7 +155,8 @@ fn messages_of_all_sizes_over_tls() {
     }
 }
 
-/// Pings that the kernel cannot see are noted for it. Once each, and for the address that it knows.
+/// Pings that the kernel cannot see are noted for it.
+/// They are noted once each, for the address that it knows.
 #[test]
 fn pings_inside_tls_are_noted_but_not_those_of_proxies() {
     let folder = tempfile::tempdir().unwrap();

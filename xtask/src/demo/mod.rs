@@ -40,7 +40,8 @@ const P50: Margin = Margin { times: 2.0, more: 2.0 };
 /// Margin in milliseconds.
 /// One in a hundred messages may each have waited for whole turns of other programs.
 const P99: Margin = Margin { times: 3.0, more: 25.0 };
-/// Margin in CPU seconds a second. CPU time depends on other processes only by colder caches.
+/// Margin in CPU seconds a second.
+/// CPU time depends on other processes only by colder caches.
 const CPU: Margin = Margin { times: 2.0, more: 0.02 };
 /// Pings a second that may reach the server:
 /// eight times the default pace, and a hundredth of a server's reads. Unlike times this does not

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: a static binary alone in a container image, made with buildah.
+//! `cargo xtask image`: a static binary alone in a container image, by buildah.
 mod binary;
 mod build;
 
@@ -67,7 +67,8 @@ pub fn last_for_tests() -> PathBuf {
     archive(Profile::Dev)
 }
 
-/// Compile, and put the binary into an image at `output`. Return the image's digest.
+/// Compile, and put the binary into an image at `output`.
+/// Return the image's digest.
 pub fn make(build: &Build, output: &Path) -> Result<String> {
     prepare()?;
     Image::of_program(&build.guard()?, build.architecture).make(output)

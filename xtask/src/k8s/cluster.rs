@@ -74,7 +74,8 @@ impl Cluster {
         }
     }
 
-    /// Return the address of client number `n`. From outside a given cluster all have the same.
+    /// Return the address of client number `n`.
+    /// From outside a given cluster all have the same.
     pub fn client(&self, n: u8) -> IpAddr {
         match self {
             Cluster::Own(_) => Family::V4.client(n),

@@ -226,7 +226,8 @@ fn restarts(stage: &mut Stage) -> Result<()> {
     held(&stage.cluster, flooded.answered, LIMIT)
 }
 
-/// Do everything that replaces or ends the daemon. After each step, the source's counter has grown.
+/// Do everything that replaces or ends the daemon.
+/// After each step, the source's counter has grown.
 fn disturb(stage: &mut Stage, source: &str) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     wait("the flood is throttled", Duration::from_secs(30), || {

@@ -1,4 +1,5 @@
-//! Life cycle of the package: installed, upgraded, removed under a flood. It runs under systemd.
+//! Life cycle of the package: installed, upgraded, removed under a flood.
+//! It runs under systemd.
 use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
@@ -13,7 +14,8 @@ use crate::{
     setup,
 };
 
-/// Port of the protected server. It is not the companion server, which limits pings itself.
+/// Port of the protected server.
+/// It is not the companion server, which limits pings itself.
 const PORT: u16 = 8090;
 const HONEST: u8 = 5;
 /// Default limit: pings in any ten seconds.

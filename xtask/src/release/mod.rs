@@ -1,4 +1,5 @@
-//! `cargo xtask release --dry-run`: all parts of a release, in one folder. Nothing is published.
+//! `cargo xtask release --dry-run`: all parts of a release, in one folder.
+//! Nothing is published.
 mod bytecode;
 mod listing;
 mod plugin;

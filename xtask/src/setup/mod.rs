@@ -94,7 +94,8 @@ fn for_image() -> Vec<Box<dyn Component>> {
     vec![Box::new(system::IMAGE), Box::new(deploy::Static)]
 }
 
-/// Components for the tests on other kernels. Where they are unavailable, those tests are skipped.
+/// Components for the tests on other kernels.
+/// Where they are unavailable, those tests are skipped.
 fn for_machines() -> Vec<Box<dyn Component>> {
     let [oldest, later] = vm::TESTED;
     vec![

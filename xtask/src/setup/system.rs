@@ -123,7 +123,8 @@ pub const MACHINES: Packages = Packages {
     ],
 };
 
-/// Tools to make the container image. `musl-tools` has the C compiler for a crate with C in it.
+/// Tools to make the container image.
+/// `musl-tools` has the C compiler for a crate with C in it.
 pub const IMAGE: Packages = Packages {
     name: "image building",
     needed: &[
@@ -155,7 +156,8 @@ pub const ARM64: Packages = Packages {
     ],
 };
 
-/// Tools to render manifests and run their containers. Any `kubectl` does, even Debian's.
+/// Tools to render manifests and run their containers.
+/// Any `kubectl` does, even Debian's.
 pub const CONTAINERS: Packages = Packages {
     name: "containers",
     needed: &[(Probe::Program("kubectl"), "kubernetes-client"), (Probe::Program("runc"), "runc")],

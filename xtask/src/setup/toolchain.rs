@@ -1,4 +1,5 @@
-//! The Rust toolchain for the kernel programs. It needs the sources of `core`, and the right LLVM.
+//! The Rust toolchain for the kernel programs.
+//! It needs the sources of `core`, and the right LLVM.
 use std::{
     fmt,
     path::{Path, PathBuf},

@@ -71,7 +71,8 @@ struct Target {
 
 /// The table of packets, and the verifier's work for the programs.
 const PACKETS: Target = Target { name: VERIFIER, minutes: 12, only: &[], skip: &[] };
-/// Without the cases that the running kernel has covered. Each hook and family takes a minute here.
+/// Without the cases that the running kernel has covered.
+/// Each hook and family takes a minute here.
 const SAMPLE: Target = Target { skip: &["packets_at_xdp_ipv6", "packets_at_tc_ipv4"], ..PACKETS };
 /// Without the tests that take over a dozen times and more.
 /// Under emulation a load takes half a minute. One is left, with the hook that old kernels fall

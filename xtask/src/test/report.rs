@@ -8,7 +8,8 @@ use comfy_table::{CellAlignment, Table, presets};
 const LAST_LINES: usize = 60;
 /// Number of tests that are named as the slowest.
 const SLOWEST: usize = 10;
-/// Maximum number of failed tests of a whole run that may run again. More have a common cause.
+/// Maximum number of failed tests of a whole run that may run again.
+/// More have a common cause.
 const REPEATED: u64 = 3;
 /// Number of lines of a failed test's reason that are repeated at the end.
 const REASON: usize = 8;

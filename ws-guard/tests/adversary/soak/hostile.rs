@@ -37,7 +37,8 @@ const VICTIMS: [Library; 2] = [Library::TokioTungstenite, Library::Gorilla];
 /// Pace above the floods' with [`FLOOD_PAUSE`]: all pings arrive, and are defused.
 const FLOOD_PACE: &str = "64MiB/s";
 
-/// Set a separate pace for flooders. The rows have the default, which holds unreadable streams.
+/// Set a separate pace for flooders.
+/// The rows have the default, which holds unreadable streams.
 pub fn let_floods_run(stage: &Stage) -> Result<()> {
     for (n, _) in (address::FLOODERS..).zip(VICTIMS) {
         let source = Family::V4.client(n);
@@ -46,7 +47,8 @@ pub fn let_floods_run(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Flood each of two servers all the time. Each flooder gets as many answers as the limit is.
+/// Flood each of two servers all the time.
+/// Each flooder gets as many answers as the limit is.
 pub fn flood(stage: &Stage, clock: &Clock) -> Result<u64> {
     let floods = thread::scope(|scope| {
         let floods: Vec<_> = (address::FLOODERS..)

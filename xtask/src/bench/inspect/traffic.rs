@@ -93,8 +93,8 @@ fn frame(length: usize) -> Vec<u8> {
     frame
 }
 
-/// Write a pcap file of at least `bytes`: the opening, then whole messages. After each the server
-/// acknowledges.
+/// Write a pcap file of at least `bytes`: the opening, then whole messages.
+/// After each the server acknowledges.
 pub fn write(shape: Shape, bytes: u64, mut out: impl Write) -> io::Result<Written> {
     let mut head = Vec::new();
     head.extend(0xA1B2_C3D4u32.to_le_bytes());

@@ -133,7 +133,8 @@ pub struct Serving {
 }
 
 impl Programs {
-    /// Start a server on one thread. `tls` matters only for ws-guard: rustls always uses TLS.
+    /// Start a server on one thread.
+    /// `tls` matters only for ws-guard: rustls always uses TLS.
     pub fn serve(&self, who: Who, tls: bool, more: &[&str]) -> Result<Serving> {
         self.serve_with(who.name(), |port| self.command(who, port, tls, more))
     }
