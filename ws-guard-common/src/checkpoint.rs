@@ -329,14 +329,14 @@ impl Flow {
         self.trace_anew();
     }
 
-    /// What [`Flow::rewind`] would set back.
+    /// State that [`Flow::rewind`] would restore.
     #[inline(always)]
     pub const fn rewindable(&self) -> Rewindable {
         Rewindable { client: self.client, kept: self.kept, doubted: self.doubted, _pad: [0; 2] }
     }
 
     /// Undo a rewind whose segment did not pass: the server may hold what it was to replace.
-    /// What the trail had of that is lost, and which of its pings were defused.
+    /// The trail of that range is lost, and with it which of its pings were defused.
     #[inline(always)]
     pub fn undo_rewind(&mut self, before: &Rewindable) {
         if self.flags & REWOUND == 0 {

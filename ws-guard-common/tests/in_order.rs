@@ -11,7 +11,7 @@ use ws_guard_oracle::{
     streams::{borders, initial, stream},
 };
 
-/// What the flow counted, in the oracle's terms.
+/// The flow's counts, in the oracle's terms.
 fn counted(replay: &Replay) -> Counts {
     let flow = &replay.flow;
     Counts {

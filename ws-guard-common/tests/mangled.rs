@@ -33,7 +33,7 @@ fn a_guarded_stream_arrives_and_counts_exactly() {
         *total.entry((path.resend, path.lost_behind > 0)).or_insert(0) += 1;
         if !arrived {
             // Known limit: what the receiver threw away behind the guard lies in a checkpoint that
-            // stands for several segments, or in pieces for which the ring has no room. A sender
+            // replaces several segments, or in pieces for which the ring has no room. A sender
             // that cuts its stream anew each time gets there without such loss, once in about
             // 100,000 streams.
             let may_be = path.lost_behind > 0 || path.resend == Resend::Any;

@@ -45,7 +45,7 @@ fn stream(rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// What a plain reader finds: each record, where, and how many begin, the last one cut perhaps.
+/// Findings of a plain reader: each record, its place, and the number that begin, the last one cut perhaps.
 fn read(stream: &[u8]) -> (Vec<(usize, Record)>, u64) {
     let (mut found, mut at) = (Vec::new(), 0);
     while let Some(rest) = stream.get(at..).filter(|rest| !rest.is_empty()) {

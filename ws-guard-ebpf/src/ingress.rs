@@ -398,7 +398,7 @@ fn stream<P: Packet>(
     Verdict::Pass
 }
 
-/// What a flow records about a segment that is not walked.
+/// Record of a segment that is not walked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Noted {
     /// It skips payload.

@@ -404,8 +404,8 @@ impl Unopened {
     }
 
     /// Take over a server's segment that ends at `end`; it `speaks` where it has data or a FIN, which says
-    /// nothing if it says it again. `true` where it says something.
-    /// What passed under another policy was not followed: the connection is followed anew from here.
+    /// nothing if it says it again. Returns `true` where it says something.
+    /// Bytes passed under another policy and were not followed: start to follow the connection from here.
     #[inline(always)]
     pub const fn acknowledge(&mut self, ack: u32, end: u32, speaks: bool, generation: u32) -> bool {
         let anew = self.generation != generation;
