@@ -57,7 +57,8 @@ fn tables_start_small_and_grow() -> Result<()> {
     Ok(())
 }
 
-/// Keys and values as the documentation's table has them. A row may be about several maps.
+/// Check keys and values against the documentation's table.
+/// A row may describe several maps.
 fn documented(pins: &PinDir) -> Result<()> {
     let page = include_str!("../../../docs/architecture.md");
     let numbers = |cell: &str| -> Vec<u32> {
@@ -82,7 +83,7 @@ fn documented(pins: &PinDir) -> Result<()> {
     Ok(())
 }
 
-/// What follows from the size that an operator chooses.
+/// Sizes that depend on the operator's.
 #[test]
 fn tables_of_openings_follow_the_flows() -> Result<()> {
     needs_root!();
