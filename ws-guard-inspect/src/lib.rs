@@ -9,13 +9,13 @@
 //! 3. [`reassembly`] puts one direction's segments in order.
 //! 4. [`opening`] finds the upgrade, [`pickup`] the frames where the upgrade was not captured.
 //! 5. [`lane`] follows one direction's frames, [`units`] those of a length-delimited
-//! [`protocol`], also [`nested`] in messages; [`message`] decodes the content of messages.
+//!    [`protocol`], also [`nested`] in messages; [`message`] decodes the content of messages.
 //! 6. [`connection`] joins both directions; [`heartbeat`] matches pongs with pings, [`window`]
-//! detects held receive windows.
+//!    detects held receive windows.
 //! 7. [`inspector`] has the table of connections; [`report`] describes each, [`summary`] in one
-//! sentence. [`selection`] filters connections and findings.
+//!    sentence. [`selection`] filters connections and findings.
 //! 8. [`explain`] explains the bytes of a header, [`export`] writes a connection with comments,
-//! [`page`] draws connections.
+//!    [`page`] draws connections.
 #![forbid(unsafe_code)]
 
 pub mod connection;

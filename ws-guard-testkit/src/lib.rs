@@ -6,28 +6,28 @@
 //! - [`netns`]: two namespaces and the veth pair between them; [`node`]: a node with pods;
 //! - [`path`]: two namespaces with a path between them that loses and reorders packets;
 //! - [`edge`]: clients with many addresses, a proxy's host and such a node; [`proxies`]: nginx and
-//! HAProxy;
+//!   HAProxy;
 //! - [`process`]: child processes with captured output, ended when dropped;
 //! - [`servers`]: echo servers on third-party WebSocket libraries;
 //! - [`others`]: servers and clients of other protocols; [`sink`]: a server that accepts anything;
 //! - [`frame`] and [`client`]: a raw client that controls each TCP segment's end, and counts what
-//! it sent and received without a line of `ws-guard-common`;
+//!   it sent and received without a line of `ws-guard-common`;
 //! - [`wire`]: the bytes of a connection, plain or inside TLS; [`flooders`]: floods of each kind of
-//! frame on one or many connections, with messages in between that have to come back;
+//!   frame on one or many connections, with messages in between that have to come back;
 //! - [`flood`], [`honest`]: the two clients of the demonstration; [`pool`]: hundreds of clients at
-//! once; [`visitors`]: a proxy's consecutive connections for thousands of clients;
+//!   once; [`visitors`]: a proxy's consecutive connections for thousands of clients;
 //! - [`raw`]: spoofed segments;
 //! - [`raw_tcp`]: a client with its own TCP, which can lie in every field of a segment; [`beyond`]:
-//! one that floods and ignores windows; [`probing`]: one that heeds them, and probes with new
-//! bytes; [`ip`] and [`tunnel`]: transformations and encapsulations of packets in networks;
+//!   one that floods and ignores windows; [`probing`]: one that heeds them, and probes with new
+//!   bytes; [`ip`] and [`tunnel`]: transformations and encapsulations of packets in networks;
 //! - [`foreign_tcp`]: a client whose TCP is smoltcp, in user space;
 //! - [`capture`]: segments as they pass an interface;
 //! - [`packets`] and [`programs`]: the kernel programs run on packets built by hand, without a
-//! network;
+//!   network;
 //! - [`variant`]: different but equivalent kernel programs, as after an upgrade; [`older`]: guards
-//! of earlier versions;
+//!   of earlier versions;
 //! - [`usage`]: memory and CPU time reported by the kernel; [`statistics`]: TCP counters of a
-//! namespace;
+//!   namespace;
 //! - [`leftovers`]: kernel objects of a guard, and a check that they are gone;
 //! - [`filled`]: pinned tables with any number of entries;
 //! - [`browser`]: a headless browser in a namespace;
