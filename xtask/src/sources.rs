@@ -14,7 +14,7 @@ use ws_guard_testkit::tools;
 
 use crate::{build_ebpf::RUSTFLAGS, setup::linker};
 
-/// The ELF section that holds a [`Stamp`].
+/// The ELF section that holds a hash.
 pub const SECTION: &str = ".ws_guard.sources";
 /// Crates whose sources go into the object.
 const CRATES: [&str; 2] = ["ws-guard-ebpf", "ws-guard-common"];

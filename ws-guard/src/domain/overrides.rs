@@ -38,7 +38,7 @@ pub const OWN: [Own; 12] = [
     Own { name: "record-bytes", bit: own::RECORD_BYTES, networks: false },
 ];
 
-/// Overridden settings, as texts for their [`Setting`]s.
+/// Overridden settings, as texts for their [`Setting`](super::setting::Setting)s.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides(pub(super) BTreeMap<&'static str, String>);
 

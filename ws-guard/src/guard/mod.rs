@@ -3,7 +3,7 @@
 //! [`Guard::load`] loads the programs with the pinned maps, [`Guard::attach`] and
 //! [`Guard::attach_pod`] attach them to an interface in its best mode, taking over from an earlier
 //! daemon, and [`Guard::maps`] gives the tables. Everything is pinned (see [`pins`]): dropping the
-//! guard, or killing the daemon, leaves protection in place. [`unload`] removes it.
+//! guard, or killing the daemon, leaves protection in place. [`unload()`] removes it.
 //!
 //! | subject | modules |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! | interfaces and their roles | [`selection`], [`role`], [`interfaces`] |
 //! | attach modes, links, filters | [`attach`], [`links`], [`clsact`], [`namespaces`], [`precedence`], [`inspection`] |
 //! | tables, policy, networks, counters | [`maps`], [`table`], [`policy`], [`networks`], [`counters`], [`servers`] |
-//! | detaching, unloading | [`detach`], [`unload`] |
+//! | detaching, unloading | [`detach`], [`unload`](mod@unload) |
 //! | requests, events, debug log | [`control`], [`events`], [`debug_log`] |
 mod attach;
 mod bpffs;
@@ -387,7 +387,7 @@ pub fn unload(pin_dir: &Path) -> Result<Vec<String>, GuardError> {
 /// Do the same if no daemon uses the pins, on any socket; none can start meanwhile.
 ///
 /// # Errors
-/// As [`unload`], and [`GuardError::InUse`].
+/// As [`unload()`], and [`GuardError::InUse`].
 pub fn unload_unused(pin_dir: &Path) -> Result<Vec<String>, GuardError> {
     let pins = Pins::new(pin_dir);
     if !pins.exist() {
