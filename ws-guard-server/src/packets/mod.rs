@@ -23,7 +23,7 @@ pub const MAX_BODY: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum PacketError {
     #[error(
-        "byte {offset} of a packet is {found:#04x} instead of {expected:#04x}: is the stream out of step?"
+        "byte {offset} of a packet is {found:#04x} instead of {expected:#04x}: is the stream out of sync?"
     )]
     Magic { offset: usize, found: u8, expected: u8 },
     #[error("packet of version {0}: only version 1 is known")]

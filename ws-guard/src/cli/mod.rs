@@ -59,8 +59,8 @@ Exit codes:
   77  privileges are missing; the message says which
   78  the pinned maps are of another version";
 
-/// eBPF guard for WebSocket services: counts pings per source in the kernel and takes the harm out
-/// of ping floods, without touching the service.
+/// eBPF guard for WebSocket services: counts pings per source in the kernel and neutralises ping
+/// floods, without touching the service.
 #[derive(Parser)]
 #[command(name = "ws-guard", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Cli {

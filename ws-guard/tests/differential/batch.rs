@@ -346,7 +346,7 @@ fn conclude(kernel: &mut Kernel, limits: &Limits, party: &Party, tally: &mut Tal
         Client::Lying(liar) => {
             let (read, passed) = (liar.pings_read(), flow.pings_in - flow.defused);
             let exact = flow.unsynced_total == 0;
-            ensure!(!enforces || exact, "out of step though nothing was let by");
+            ensure!(!enforces || exact, "out of sync though nothing was let by");
             ensure!(!enforces || read <= passed, "the server reads {read} pings of {passed}");
         }
         Client::Honest(link) => {
@@ -385,7 +385,7 @@ fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<bo
     let host = &party.connection.host;
     let flow = &host.flow;
     if flow.unsynced_total > 0 {
-        ensure!(limits.action == action::OBSERVE, "out of step though nothing was let by");
+        ensure!(limits.action == action::OBSERVE, "out of sync though nothing was let by");
         return Ok(false);
     }
     let received = &link.receiver.stream;

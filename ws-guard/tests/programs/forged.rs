@@ -71,7 +71,7 @@ fn out_of_step() -> Vec<Case> {
         |case: Case, count: u32| (0..count).fold(case, |case, _| case.client(payload()).shut());
     let unsynced = |name| segments(case(name).open().server(1000, []), 17);
     vec![
-        unsynced("what passes out of step is limited")
+        unsynced("what passes out of sync is limited")
             .client(payload())
             .shut()
             .dropped()

@@ -211,7 +211,7 @@ fn lost() -> Vec<Case> {
             .client_at(191, pings(1))
             .leaves(state::OPEN)
             .counts(&[(FlowsUnsynced, 1), (FlowsResynced, 1), (Frames, 1), (Pings, 1)]),
-        case("a flood without step is found anywhere in a segment")
+        case("a flood out of sync is found anywhere in a segment")
             .open()
             .server(100, "")
             .client_at(100, [&[0xFF; 77][..], &pings(40)].concat())

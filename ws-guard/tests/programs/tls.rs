@@ -148,7 +148,7 @@ fn records() -> Vec<Case> {
             .client(data(31))
             .client_at(0, [data(30), data(31)].concat())
             .counts(&[(Records, 2), (SmallRecords, 2), (Throttled, 0)]),
-        open(tls("a header that is none: out of step, and nothing is changed", action::DROP))
+        open(tls("a header that is none: out of sync, and nothing is changed", action::DROP))
             .client(data(30))
             .client(noise())
             .client(noise())
@@ -197,7 +197,7 @@ fn limits() -> Vec<Case> {
             .counts(&[(Throttled, 1), (DroppedThrottled, 0)]),
         // A known limit: never three application data records in a row, so never in sync again.
         open(tls(
-            "small records out of step, of a source that kept to the limit: pass",
+            "small records out of sync, of a source that kept to the limit: pass",
             action::DROP,
         ))
         .client(noise())

@@ -52,7 +52,7 @@ pub struct ServerFlags {
     #[arg(long, value_name = "TIME", env = "WS_GUARD_PONG_TIMEOUT", default_value = "8s",
         value_parser = time)]
     pong_timeout: Duration,
-    /// How long new connections are still let in after the signal to end, while /readyz says 503; a
+    /// Time for which new connections are still accepted after the signal to end, while /readyz says 503; a
     /// second signal ends the wait
     #[arg(long, value_name = "TIME", env = "WS_GUARD_SHUTDOWN_DELAY", default_value = "0s",
         value_parser = delay)]

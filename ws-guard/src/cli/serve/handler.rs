@@ -83,7 +83,7 @@ pub struct HandlerFlags {
     /// without it, a token is valid until the process ends
     #[arg(long, value_name = "FILE", env = "WS_GUARD_RESUME_SECRET")]
     resume_secret: Option<PathBuf>,
-    /// How long a resume token is valid
+    /// Validity of a resume token
     #[arg(long, value_name = "TIME", env = "WS_GUARD_RESUME_LIFETIME", default_value = "5m",
         value_parser = time)]
     resume_lifetime: Duration,
