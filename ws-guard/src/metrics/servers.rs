@@ -175,7 +175,7 @@ fn silent(silence: &[(Option<u16>, [u32; STEPS])]) -> MetricFamily {
         labels.iter().map(|(labels, count)| (labels.as_slice(), f64::from(*count))).collect();
     gauges(
         "flows_silent",
-        "Open connections without a byte of payload in either direction for at least so many seconds, by port; 0 is all of them.",
+        "Open connections without a byte of payload in either direction for at least this number of seconds, by port; 0 is all of them.",
         &samples,
     )
 }
