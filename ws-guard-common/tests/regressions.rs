@@ -20,7 +20,7 @@ fn pass(replay: &mut Replay, seq: u32, payload: &[u8]) {
 }
 
 #[test]
-fn a_border_inside_the_masking_key_splits_the_header() {
+fn a_boundary_inside_the_masking_key_splits_the_header() {
     let mut replay = guarded();
     pass(&mut replay, 0, &[0x81, 0x82, 1, 2]);
     pass(&mut replay, 4, &[3, 4, 0, 0]);

@@ -165,18 +165,18 @@ fn framing(report: &FlowReport) -> Option<String> {
     if joined + split == 0 {
         return None;
     }
-    let is_border = |finding: &&Finding| {
+    let is_boundary = |finding: &&Finding| {
         let is_split = matches!(finding.what, What::SplitHeader { .. } | What::SplitFrame { .. });
         is_split && !finding.nested
     };
-    let borders = report.findings.iter().filter(is_border);
+    let boundaries = report.findings.iter().filter(is_boundary);
     let first =
-        report.split_points.iter().chain(borders).map(|found| (found.at.file, found.at.packet));
+        report.split_points.iter().chain(boundaries).map(|found| (found.at.file, found.at.packet));
     let first =
         first.min().map_or(String::new(), |at| format!(", first in {}", packet(at.0, at.1)));
     Some(format!(
         "segments do not match frames ({joined} hold several, {split} frames and {} headers are cut \
-         by borders{first}): legal in TCP, and what breaks a reader that takes each read for a frame",
+         at boundaries{first}): legal in TCP, and what breaks a reader that takes each read for a frame",
         report.split_headers,
     ))
 }

@@ -40,7 +40,7 @@ fn a_side_that_was_not_captured_is_not_called_silent() {
 }
 
 #[test]
-fn the_first_border_is_no_other_finding() {
+fn the_first_boundary_is_no_other_finding() {
     let mut talk = open();
     talk.send(Server, &frame(Server, 0x89, b"never answered"));
     talk.send(Client, &frame(Client, 0x81, b"whole"));

@@ -75,21 +75,21 @@ fn units_and_where_to_cut_are_those_that_were_sent() {
         let mut sent = Vec::new();
         for side in [Client, Server] {
             let (bytes, begins) = stream(rng, unit);
-            let borders = streams::borders(rng, bytes.len(), 2000);
+            let boundaries = streams::boundaries(rng, bytes.len(), 2000);
             let mut from = 0;
-            for to in &borders {
+            for to in &boundaries {
                 talk.send(side, &bytes[from..*to]);
                 from = *to;
             }
-            sent.push((side, begins, borders));
+            sent.push((side, begins, boundaries));
         }
         let told = told(&talk.pcap(), layout);
-        for (side, begins, borders) in sent {
+        for (side, begins, boundaries) in sent {
             let seq = |at: usize| first[side as usize].wrapping_add(at as u32);
             let wanted: Vec<_> = begins.iter().map(|(at, length)| (seq(*at), *length)).collect();
             assert_eq!(units(&told, side), wanted, "{layout}");
             let inside = begins.iter().map(|(at, _)| *at);
-            let inside = inside.filter(|at| *at > 0 && !borders.contains(at)).map(seq);
+            let inside = inside.filter(|at| *at > 0 && !boundaries.contains(at)).map(seq);
             let mut cuts = Vec::new();
             for finding in told.of(side) {
                 if let What::SplitPoint { offsets, .. } = &finding.what {
@@ -104,7 +104,7 @@ fn units_and_where_to_cut_are_those_that_were_sent() {
 }
 
 #[test]
-fn borders_in_headers_and_bodies() {
+fn boundaries_in_headers_and_bodies() {
     let mut talk = Talk::new(false, [1, 2]);
     talk.handshake();
     let bytes = [length_magic(b"one"), length_magic(b"two"), length_magic(b"three")].concat();

@@ -104,8 +104,8 @@ fn a_lost_header_makes_tshark_invent_frames() {
             at
         });
         let (from, to) = (segment * 1000, (segment + 1) * 1000);
-        let borders: Vec<usize> = begins.collect();
-        borders.iter().any(|at| (from..to).contains(at)) && !borders.contains(&to)
+        let boundaries: Vec<usize> = begins.collect();
+        boundaries.iter().any(|at| (from..to).contains(at)) && !boundaries.contains(&to)
     });
     let mut invented = 0;
     for segment in headers_lost {

@@ -50,7 +50,7 @@ fn split_points_are_offsets_in_the_segment() {
 }
 
 #[test]
-fn headers_and_frames_that_borders_cut() {
+fn headers_and_frames_that_boundaries_cut() {
     let mut talk = open();
     let long = text(Client, 300);
     let first = talk.send(Client, &long[..3]);

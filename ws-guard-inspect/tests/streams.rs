@@ -25,21 +25,21 @@ struct Sent {
     side: Side,
     first: u32,
     stream: Vec<u8>,
-    borders: Vec<usize>,
+    boundaries: Vec<usize>,
 }
 
 impl Sent {
     fn new(rng: &mut Rng, side: Side, first: u32) -> Sent {
         let frames = rng.usize(1..40);
         let stream = streams::stream(rng, side == Side::Client, frames);
-        let borders = streams::borders(rng, stream.len(), MOST);
-        Sent { side, first, stream, borders }
+        let boundaries = streams::boundaries(rng, stream.len(), MOST);
+        Sent { side, first, stream, boundaries }
     }
 
     /// Return the segments: offset and bytes.
     fn segments(&self) -> Vec<(usize, &[u8])> {
-        let starts = std::iter::once(0).chain(self.borders.iter().copied());
-        let pairs = starts.zip(&self.borders);
+        let starts = std::iter::once(0).chain(self.boundaries.iter().copied());
+        let pairs = starts.zip(&self.boundaries);
         pairs.map(|(start, end)| (start, &self.stream[start..*end])).collect()
     }
 
@@ -85,7 +85,7 @@ impl Sent {
     }
 
     /// Check the counts that depend on boundaries, and the findings on each of these.
-    fn check_borders(&self, told: &Told, wanted: &Counts) {
+    fn check_boundaries(&self, told: &Told, wanted: &Counts) {
         let side = match self.side {
             Side::Client => &told.flow().of_client,
             Side::Server => &told.flow().of_server,
@@ -100,7 +100,8 @@ impl Sent {
     /// Check that the suggested split points are the frames that start inside segments.
     fn check_split_points(&self, told: &Told) {
         let frames = frames::frames(&self.stream, self.oracle_side(false));
-        let inside = frames.iter().map(|f| f.at).filter(|at| *at > 0 && !self.borders.contains(at));
+        let inside =
+            frames.iter().map(|f| f.at).filter(|at| *at > 0 && !self.boundaries.contains(at));
         let mut found = Vec::new();
         for finding in told.of(self.side) {
             if let What::SplitPoint { offsets, .. } = &finding.what {
@@ -140,10 +141,10 @@ fn in_order_all_is_as_the_oracle_says() {
         }
         let (told, _) = inspected(&talk.pcap());
         for sent in &sent {
-            let wanted = frames::count(&sent.stream, sent.oracle_side(deflate), &sent.borders);
+            let wanted = frames::count(&sent.stream, sent.oracle_side(deflate), &sent.boundaries);
             sent.check_frames(&told, deflate);
             sent.check_counts(&told, &wanted);
-            sent.check_borders(&told, &wanted);
+            sent.check_boundaries(&told, &wanted);
         }
     });
 }
@@ -171,7 +172,7 @@ fn in_any_order_the_frames_are_the_same() {
             talk.put(Side::Client, sent.first.wrapping_add(at as u32), bytes, "PA");
         }
         let (told, _) = inspected(&talk.pcap());
-        let wanted = frames::count(&sent.stream, sent.oracle_side(deflate), &sent.borders);
+        let wanted = frames::count(&sent.stream, sent.oracle_side(deflate), &sent.boundaries);
         sent.check_frames(&told, deflate);
         sent.check_counts(&told, &wanted);
     });

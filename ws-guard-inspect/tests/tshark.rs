@@ -51,7 +51,7 @@ fn frames_are_those_that_tshark_finds() {
         for side in [Side::Client, Side::Server] {
             let stream = spoken(rng, side, deflate);
             let mut from = 0;
-            for to in streams::borders(rng, stream.len(), 20_000) {
+            for to in streams::boundaries(rng, stream.len(), 20_000) {
                 talk.send(side, &stream[from..to]);
                 from = to;
             }

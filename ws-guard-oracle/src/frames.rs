@@ -142,8 +142,8 @@ pub struct Counts {
     pub split_frames: u64,
 }
 
-/// Count a stream whose segments end at the offsets in `borders`, ascending.
-pub fn count(stream: &[u8], side: Side, borders: &[usize]) -> Counts {
+/// Count a stream whose segments end at the offsets in `boundaries`, ascending.
+pub fn count(stream: &[u8], side: Side, boundaries: &[usize]) -> Counts {
     let all = frames(stream, side);
     let mut counts = Counts { frames: all.len() as u64, ..Counts::default() };
     for frame in &all {
@@ -155,17 +155,17 @@ pub fn count(stream: &[u8], side: Side, borders: &[usize]) -> Counts {
         }
         // A boundary at the end of the stream cuts what would have followed it.
         let cut = |from: u128, to: u128| {
-            let first = borders.partition_point(|border| *border as u128 <= from);
-            borders.get(first).is_some_and(|border| (*border as u128) < to)
+            let first = boundaries.partition_point(|boundary| *boundary as u128 <= from);
+            boundaries.get(first).is_some_and(|boundary| (*boundary as u128) < to)
         };
         let at = frame.at as u128;
         counts.split_headers += u64::from(cut(at, frame.header_end.unwrap_or(u128::MAX)));
         counts.split_frames += u64::from(cut(at, frame.end.unwrap_or(u128::MAX)));
     }
     let mut starts = all.iter().map(|frame| frame.at).peekable();
-    for border in borders {
+    for boundary in boundaries {
         let mut begun = 0;
-        while starts.next_if(|start| start < border).is_some() {
+        while starts.next_if(|start| start < boundary).is_some() {
             begun += 1;
         }
         counts.coalesced_segments += u64::from(begun > 1);

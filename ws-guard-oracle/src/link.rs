@@ -71,7 +71,7 @@ pub struct Link {
     base: u32,
     pub stream: Vec<u8>,
     /// Ends of the segments as first sent, ascending.
-    borders: Vec<usize>,
+    boundaries: Vec<usize>,
     pub path: Path,
     /// End of the bytes sent at least once.
     sent: usize,
@@ -83,14 +83,14 @@ pub struct Link {
 
 impl Link {
     /// Create a sender of `stream`, with sequence numbers from `base` on.
-    /// Its segments end at `borders`.
-    pub fn new(base: u32, stream: Vec<u8>, borders: Vec<usize>, path: Path) -> Link {
+    /// Its segments end at `boundaries`.
+    pub fn new(base: u32, stream: Vec<u8>, boundaries: Vec<usize>, path: Path) -> Link {
         Link {
             receiver: Receiver::new(base, Overlap::Linux),
             dropped: BTreeMap::new(),
             base,
             stream,
-            borders,
+            boundaries,
             path,
             sent: 0,
             known: 0,
@@ -101,7 +101,7 @@ impl Link {
     /// Return the number of steps until the path is calm.
     /// They are enough to send everything several times.
     pub fn steps(&self) -> usize {
-        self.borders.len() * 8
+        self.boundaries.len() * 8
     }
 
     /// Run until everything has arrived, and return whether it has.
@@ -156,8 +156,8 @@ impl Link {
     }
 
     fn send_next(&mut self) {
-        let next = self.borders.partition_point(|border| *border <= self.sent);
-        if let Some(end) = self.borders.get(next) {
+        let next = self.boundaries.partition_point(|boundary| *boundary <= self.sent);
+        if let Some(end) = self.boundaries.get(next) {
             self.flying.push((self.sent, *end));
             self.sent = *end;
         }
@@ -166,16 +166,16 @@ impl Link {
     /// Choose unacknowledged bytes to resend.
     /// They begin at the acknowledged byte, or where a segment began.
     fn resent(&self, rng: &mut Rng) -> (usize, usize) {
-        let first = self.borders.partition_point(|border| *border <= self.known);
-        let last = self.borders.partition_point(|border| *border < self.sent);
+        let first = self.boundaries.partition_point(|boundary| *boundary <= self.known);
+        let last = self.boundaries.partition_point(|boundary| *boundary < self.sent);
         let index = if one_in(rng, 2) { first } else { rng.usize(first..=last) };
-        let from = if index == first { self.known } else { self.borders[index - 1] };
+        let from = if index == first { self.known } else { self.boundaries[index - 1] };
         let to = match self.path.resend {
-            Resend::Same => self.borders[index],
+            Resend::Same => self.boundaries[index],
             Resend::Longer => {
-                let within = |border: &usize| *border <= from + self.path.longest;
-                let fit = self.borders.partition_point(within);
-                self.borders[rng.usize(index..=last.min(fit.max(index + 1) - 1))]
+                let within = |boundary: &usize| *boundary <= from + self.path.longest;
+                let fit = self.boundaries.partition_point(within);
+                self.boundaries[rng.usize(index..=last.min(fit.max(index + 1) - 1))]
             }
             Resend::Any => rng.usize(from + 1..=self.sent),
         };
@@ -207,11 +207,11 @@ impl Link {
         self.acknowledge(true, guard);
         let mut from = self.known;
         while from < self.stream.len() {
-            let index = self.borders.partition_point(|border| *border <= from);
+            let index = self.boundaries.partition_point(|boundary| *boundary <= from);
             let to = match self.path.resend {
-                _ if from >= self.sent => self.borders[index],
+                _ if from >= self.sent => self.boundaries[index],
                 Resend::Any => rng.usize(from + 1..=self.sent),
-                _ => self.borders[index],
+                _ => self.boundaries[index],
             };
             let to = to.min(from + self.path.longest);
             self.arrive(from, to, true, guard);

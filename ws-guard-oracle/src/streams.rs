@@ -161,7 +161,7 @@ pub fn spoken(rng: &mut Rng, frames: usize) -> Vec<u8> {
 
 /// Choose the segment ends of a stream, ascending, its own end included.
 /// No segment has more than `most` bytes.
-pub fn borders(rng: &mut Rng, length: usize, most: usize) -> Vec<usize> {
+pub fn boundaries(rng: &mut Rng, length: usize, most: usize) -> Vec<usize> {
     let longest = match rng.u8(..6) {
         0 if length < 4000 => 1,
         1 if length < 20_000 => 12,
@@ -170,13 +170,13 @@ pub fn borders(rng: &mut Rng, length: usize, most: usize) -> Vec<usize> {
         _ => rng.usize(2..3000),
     };
     let longest = longest.min(most);
-    let mut borders = Vec::new();
+    let mut boundaries = Vec::new();
     let mut at = 0;
     while at < length {
         at = length.min(at + if one_in(rng, 2) { longest } else { rng.usize(1..=longest) });
-        borders.push(at);
+        boundaries.push(at);
     }
-    borders
+    boundaries
 }
 
 /// Choose an initial sequence number: often one that wraps around soon.

@@ -105,7 +105,7 @@ pub static COUNTERS: [Family; 28] = [
     by(
         "part",
         "splits_total",
-        "Client frames cut by a segment border: in the header, or anywhere.",
+        "Client frames cut by a segment boundary: in the header, or anywhere.",
         &[(Counter::SplitHeaders, "header"), (Counter::SplitFrames, "frame")],
     ),
     by(

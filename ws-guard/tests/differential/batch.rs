@@ -20,7 +20,7 @@ use ws_guard_oracle::{
     liar::Liar,
     link::{Link, Path, Resend},
     receiver::Overlap,
-    streams::{borders, frame, initial, stream},
+    streams::{boundaries, frame, initial, stream},
 };
 use ws_guard_testkit::packets::{self, Checksum, REQUEST};
 
@@ -69,9 +69,9 @@ pub struct Tally {
     /// Streams of connections whose window was held, and their segments beyond it.
     pub paced: u64,
     pub beyond: u64,
-    /// Captures that the inspector read like the others; those with equal borders too.
+    /// Captures that the inspector read like the others; those with equal boundaries too.
     pub inspected: u64,
-    pub borders: u64,
+    pub boundaries: u64,
     /// Streams that were not compared to their end: the host was too slow, or...
     pub stalled: u64,
     /// ...XDP could not tell which kind of checksum it was.
@@ -219,9 +219,9 @@ fn party(rng: &mut Rng, kernel: &mut Kernel, limits: &Limits, index: usize) -> R
         let sent = stream(rng, true, length);
         let mut path = Path::any(rng);
         path.longest = hook.longest();
-        let mut cuts = borders(rng, sent.len(), path.longest);
+        let mut cuts = boundaries(rng, sent.len(), path.longest);
         while cuts.len() > SEGMENTS {
-            cuts = borders(rng, sent.len(), path.longest);
+            cuts = boundaries(rng, sent.len(), path.longest);
         }
         let link = Link::new(base, sent, cuts, path);
         let steps = link.steps().min(STEPS);
@@ -373,13 +373,13 @@ fn inspect(party: &Party, tally: &mut Tally) -> Result<()> {
     tally.inspected += 1;
     let Client::Honest(link) = &party.client else { return Ok(()) };
     if link.receiver.stream.len() == link.stream.len() && flow.unsynced_total == 0 {
-        tally.borders += u64::from(captured.counts_agree(&found, flow)?);
+        tally.boundaries += u64::from(captured.counts_agree(&found, flow)?);
     }
     Ok(())
 }
 
 /// Check what the server read of an honest client;
-/// `true` where the known limit showed: a retransmission from a border, in longer segments than at
+/// `true` where the known limit showed: a retransmission from a boundary, in longer segments than at
 /// first, is defused whole.
 fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<bool> {
     let host = &party.connection.host;
@@ -420,10 +420,10 @@ fn honest(limits: &Limits, party: &Party, link: &Link, whole: bool) -> Result<bo
     let found = (flow.frames_in, flow.pings_in, flow.pongs_in);
     ensure!(found == (all.frames, all.pings, all.pongs), "{found:?} counted, {all:?} sent");
     ensure!(host.by_kind == all.by_kind, "{:?} counted, {all:?} sent", host.by_kind);
-    // Bytes that the server discards and that come again at a border are defused whole: then fewer
+    // Bytes that the server discards and that come again at a boundary are defused whole: then fewer
     // arrive.
-    let at_border = link.path.lost_behind > 0 || link.path.resend == Resend::Any;
-    if !enforces || pings == passed || at_border {
+    let at_boundary = link.path.lost_behind > 0 || link.path.resend == Resend::Any;
+    if !enforces || pings == passed || at_boundary {
         return Ok(false);
     }
     // Nothing was lost, so only bytes that replace others waiting at the server can matter.

@@ -53,7 +53,7 @@ impl Captured {
         self.put_bytes(data);
     }
 
-    /// Note a segment lost in the guard or at the server: the borders differ.
+    /// Note a segment lost in the guard or at the server: the boundaries differ.
     pub fn lost(&mut self) {
         self.in_order = None;
     }
@@ -89,7 +89,7 @@ impl Captured {
     }
 
     /// Check the inspector's counts against the guard's for a whole stream.
-    /// `true` if the borders agree as well, because all came in order and once.
+    /// `true` if the boundaries agree as well, because all came in order and once.
     ///
     /// # Errors Where a figure differs.
     pub fn counts_agree(&self, found: &FlowReport, flow: &Flow) -> Result<bool> {
@@ -99,15 +99,15 @@ impl Captured {
             ([found.frames_client, controls], [flow.frames_in, flow.pings_in + flow.pongs_in]);
         ensure!(seen == wanted, "the inspector counts {seen:?}, the guard {wanted:?}");
         if self.in_order.is_some() {
-            let seen = borders(&found.of_client);
+            let seen = boundaries(&found.of_client);
             let wanted = [flow.coalesced_segments, flow.split_headers, flow.split_frames];
-            ensure!(seen == wanted, "borders: the inspector {seen:?}, the guard {wanted:?}");
+            ensure!(seen == wanted, "boundaries: the inspector {seen:?}, the guard {wanted:?}");
         }
         Ok(self.in_order.is_some())
     }
 }
 
-fn borders(side: &SideReport) -> [u64; 3] {
+fn boundaries(side: &SideReport) -> [u64; 3] {
     [side.coalesced_segments, side.split_headers, side.split_frames]
 }
 

@@ -431,13 +431,13 @@ fn key(ends: &packets::Connection) -> FlowKey {
 
 /// Cut `length` bytes into one to three pieces, the first of `least` bytes or more.
 fn pieces(rng: &mut Rng, least: usize, length: usize) -> Vec<(usize, usize)> {
-    let mut borders = vec![0, length];
+    let mut boundaries = vec![0, length];
     if one_in(rng, 3) {
-        borders.extend([rng.usize(least..length), rng.usize(least..length)]);
+        boundaries.extend([rng.usize(least..length), rng.usize(least..length)]);
     }
-    borders.sort_unstable();
-    borders.dedup();
-    borders.windows(2).map(|pair| (pair[0], pair[1])).collect()
+    boundaries.sort_unstable();
+    boundaries.dedup();
+    boundaries.windows(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
 /// Return the counts of a flow.

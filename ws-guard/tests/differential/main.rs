@@ -26,7 +26,7 @@ const STREAMS: u64 = 1_000;
 const ON_WIRE: u64 = 48;
 /// ...and at most: each takes real time, and an address of its own.
 const MOST_ON_WIRE: u64 = 240;
-/// Honest streams per permitted retransmission from a border that is defused whole.
+/// Honest streams per permitted retransmission from a boundary that is defused whole.
 /// That is the known limit.
 const DEFUSED_AGAIN: u64 = 10_000;
 /// Interval between progress reports of a long run.

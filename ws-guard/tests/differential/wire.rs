@@ -11,7 +11,7 @@ use ws_guard_oracle::{
     frames::{self, Side},
     guard::Guard,
     link::{Link, Path, Resend},
-    streams::{borders, spoken},
+    streams::{boundaries, spoken},
 };
 use ws_guard_testkit::{
     capture::{Capture, Captured},
@@ -202,9 +202,9 @@ impl Wire {
         let length = rng.usize(1..24);
         let stream = spoken(rng, length);
         let path = Path { longest: SEGMENT, ..Path::any(rng) };
-        let mut cuts = borders(rng, stream.len(), SEGMENT);
+        let mut cuts = boundaries(rng, stream.len(), SEGMENT);
         while cuts.len() > STEPS {
-            cuts = borders(rng, stream.len(), SEGMENT);
+            cuts = boundaries(rng, stream.len(), SEGMENT);
         }
         let link = Link::new(tcp.next, stream, cuts, path);
         let steps = link.steps().min(STEPS);
@@ -272,7 +272,7 @@ impl Wire {
         let data = all.iter().filter(|frame| frame.opcode < 3 && stream[frame.at] >= 0x80);
         ensure!(read.messages == data.count() as u64, "{sent:?} was sent, the server: {read:?}");
         let (pings, pongs) = (sent.pings - defused, sent.pongs + defused);
-        // A retransmission from a border is defused whole: the known limit, for bytes lost behind
+        // A retransmission from a boundary is defused whole: the known limit, for bytes lost behind
         // the guard or cut anew.
         let again = pings.saturating_sub(read.pings);
         let may_be = again == 0 || path.lost_behind > 0 || path.resend != Resend::Same;

@@ -17,7 +17,7 @@ use crate::{
 
 pub const LIMIT: u64 = 30;
 /// Number of rounds, each of which starts its pings, of 14 bytes, one byte later:
-/// every byte of a header falls on the border between two buffers once.
+/// every byte of a header falls on the boundary between two buffers once.
 const ROUNDS: u64 = 14;
 const MTU: u32 = 9000;
 /// Length of the text before the pings of a round:
