@@ -45,7 +45,7 @@ pub mod name {
     /// Array of [`crate::trail::TRAILS`] [`crate::trail::Trail`]: positions of unacknowledged
     /// frames.
     pub const TRAILS: &str = "TRAILS";
-    /// Array of [`crate::held::SLOTS`] [`crate::held::Held`]: copies of out-of-order segments.
+    /// Array of [`crate::out_of_order::SLOTS`] [`crate::out_of_order::Held`]: copies of out-of-order segments.
     pub const HELD: &str = "HELD";
     /// Hash: [`super::SourceKey`] → [`super::Source`], sources that have sent pings.
     pub const SOURCES: &str = "SOURCES";

@@ -4,12 +4,12 @@
 //! `ws-guard inspect` runs it on capture files, property tests and fuzz targets on generated
 //! streams.
 
-mod held;
+mod out_of_order;
 
 use crate::{
     flow::{self, Action, Flow, Rewalk},
     frame::{Header, PING_TO_PONG, Violation, Violations},
-    held::Held,
+    out_of_order::Held,
     record::Record,
     seq::after,
     tracker::{Segment, Step, Tracker, Walk},

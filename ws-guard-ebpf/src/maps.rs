@@ -13,7 +13,6 @@ use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     heartbeat::Heartbeats,
-    held::{Held, SLOTS as HELD_SLOTS},
     maps::{
         Address, BEGINNINGS as MAX_BEGINNINGS, COARSE as MAX_COARSE, Counters, Event, FlowKey,
         HEARTBEATS as MAX_HEARTBEATS, MIDSTREAM as MAX_MIDSTREAM, Midstream, Network,
@@ -21,6 +20,7 @@ use ws_guard_common::{
         SUSPECTS as MAX_SUSPECTS, SYNS as MAX_SYNS, Server, ServerKey, Shared, SourceKey, Suspect,
         Unopened,
     },
+    out_of_order::{Held, SLOTS as HELD_SLOTS},
     source::Source,
     trail::{TRAILS as MAX_TRAILS, Trail},
     window::SLOTS,

@@ -17,12 +17,12 @@ use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     heartbeat::Heartbeats,
-    held::{self, Held},
     maps::{
         Address, Counter, Counters, FlowKey, Midstream, Network, Operation, Pending, Policy, Ports,
         Request, Rule, SCOPES, Server, ServerKey, Shared, SourceKey, Suspect, Tunnels, Unopened,
         global, name, program,
     },
+    out_of_order::{self, Held},
     source::Source,
     trail::Trail,
 };
@@ -280,7 +280,7 @@ impl Programs {
         self.forget_servers()?;
         let gaps = self.counters()?.events[Counter::Gaps as usize];
         // Eight megabytes: not for each row.
-        for slot in 0..if gaps > self.gaps { held::SLOTS } else { 0 } {
+        for slot in 0..if gaps > self.gaps { out_of_order::SLOTS } else { 0 } {
             self.set(name::HELD, slot, Raw(Held::default()))?;
         }
         self.gaps = gaps;

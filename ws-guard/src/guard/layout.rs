@@ -7,11 +7,11 @@ use ws_guard_common::{
     flow::Flow,
     forwarded::names::HeaderNames,
     heartbeat::Heartbeats,
-    held::{self, Held},
     maps::{
         Address, COARSE, Counters, FlowKey, Midstream, Pending, Policy, Ports, Rule, SCOPES,
         SERVERS, SUSPECTS, SYNS, Server, ServerKey, Shared, SourceKey, Suspect, Unopened, name,
     },
+    out_of_order::{self, Held},
     source::Source,
     trail::{TRAILS, Trail},
 };
@@ -89,7 +89,7 @@ pub const LAYOUTS: [Layout; 23] = [
     map::<FlowKey, Pending>(name::PROVEN, MapType::LruHash, Entries::Chosen, 0),
     map::<FlowKey, Midstream>(name::MIDSTREAM, MapType::LruHash, Entries::Chosen, 0),
     map::<u32, Trail>(name::TRAILS, MapType::Array, Entries::Fixed(TRAILS), 0),
-    map::<u32, Held>(name::HELD, MapType::Array, Entries::Fixed(held::SLOTS), 0),
+    map::<u32, Held>(name::HELD, MapType::Array, Entries::Fixed(out_of_order::SLOTS), 0),
     map::<SourceKey, Source>(name::SOURCES, MapType::Hash, Entries::Chosen, NO_PREALLOC),
     map::<PrefixKey, Rule>(name::RULES, MapType::LpmTrie, Entries::Chosen, NO_PREALLOC),
     map::<u32, Policy>(name::POLICY, MapType::Array, Entries::Fixed(2 * SCOPES), 0),

@@ -8,8 +8,8 @@ use fastrand::Rng;
 use ws_guard_common::{
     flow::{self, Flow, state},
     handshake::SWITCHING,
-    held,
     maps::{FlowKey, action},
+    out_of_order,
     replay::{Mode, Reason, Replay, Verdict},
     seq::{after, later},
 };
@@ -157,7 +157,8 @@ impl Connection {
 
     /// Return its slot for a copy of bytes behind a gap.
     pub fn held_slot(&self) -> u32 {
-        held::slot(held::owner(&self.key(), self.host.flow.generation)) & (held::SLOTS - 1)
+        out_of_order::slot(out_of_order::owner(&self.key(), self.host.flow.generation))
+            & (out_of_order::SLOTS - 1)
     }
 
     fn offset(&self, seq: u32) -> i32 {
