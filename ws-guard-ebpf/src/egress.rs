@@ -115,6 +115,9 @@ fn unknown(ctx: &TcContext, context: &Context) -> Verdict {
         return verdict;
     }
     let Some(flow) = FLOWS.get_ptr_mut(context.key()) else {
+        if SkbPayload::new(ctx, context.segment, Side::Server).u64_at(0) == Some(HTTP) {
+            pending_upgrades::turn();
+        }
         pending_upgrades::prove(generation);
         midstream::remember(context, SkbPayload::new(ctx, context.segment, Side::Server));
         return Verdict::Pass;

@@ -193,6 +193,9 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     }
     match begins {
         Request::Head | Request::Chunks => {
+            if !admits(context, true) {
+                return Stray::Drop;
+            }
             pending_upgrades::passes(true);
             return Stray::Pass;
         }
@@ -205,11 +208,7 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
         }
         Request::Banned => return Stray::Drop,
         Request::Other => {
-            let passes = context.is_tls() || {
-                let decided = pending_upgrades::pass_unread(context.policy.generation);
-                unread::admits_first(context, decided)
-            };
-            if !passes && context.drop(Counter::DroppedUnsynced) == Verdict::Drop {
+            if !admits(context, false) {
                 return Stray::Drop;
             }
             pending_upgrades::passes(false);
@@ -217,6 +216,17 @@ fn without_flow<P: Packet>(context: &Context, payload: &impl Fn(&Segment) -> P) 
     }
     let joins = segment.flags & SYN == 0 && midstream::find(context, payload(segment));
     if joins && midstream::open(context) { Stray::Joined } else { Stray::Pass }
+}
+
+/// Decide whether a segment passes in which frames may be hidden: less likely where it was `read`.
+#[cold]
+#[inline(never)]
+fn admits(context: &Context, read: bool) -> bool {
+    let passes = context.is_tls() || {
+        let decided = pending_upgrades::decide(read, context.policy.generation);
+        unread::admits_first(context, decided)
+    };
+    passes || context.drop(Counter::DroppedUnsynced) != Verdict::Drop
 }
 
 /// Check whether the packet's source is banned.

@@ -173,7 +173,8 @@ fn takes_answer(packet: &mut Packet) {
 /// Send an upload of this number of segments and one more.
 /// Its client does not acknowledge the server's answer.
 fn unheard(name: &'static str, count: i64) -> Case {
-    let case = upload(name).policy(|policy| policy.pace = 1).server(place(0), HTTP);
+    let case = scaled(name, &[(FIRST - 1, 7)]).policy(|policy| policy.pace = 1);
+    let case = case.server(place(0), HTTP);
     segments(case, count, open).client_at(place(count), [b'x'; SEGMENT])
 }
 
