@@ -121,9 +121,10 @@ impl Certificate {
     }
 }
 
-/// The peers listen, ws-guard serves.
+/// The peers listen, ws-guard serves, and sockudo says it its own way.
 fn is_there(line: &str) -> Option<()> {
-    (line == "listening" || line.contains("serving WebSocket connections")).then_some(())
+    let said = ["serving WebSocket connections", "http server listening"];
+    (line == "listening" || said.iter().any(|said| line.contains(said))).then_some(())
 }
 
 /// A server that listens.
