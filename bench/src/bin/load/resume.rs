@@ -84,7 +84,8 @@ async fn measure(args: Rc<Args>) -> Result<()> {
                "timed_out": seen.timed_out.get(), "refused": seen.refused.get(),
                "not_recovered": seen.not_recovered.get()})
     );
-    Ok(())
+    // Until it is ended: what it has used is read from outside.
+    std::future::pending().await
 }
 
 async fn come_back(args: &Args, number: usize, token: &str, seen: &Seen) {
