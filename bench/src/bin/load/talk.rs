@@ -13,7 +13,7 @@ use tokio::{
     },
 };
 
-use super::connect::{frame, tcp, upgrade_at};
+use super::connect::{answer, ask, frame, tcp};
 
 const TEXT: u8 = 1;
 const CLOSE: u8 = 8;
@@ -159,9 +159,9 @@ pub struct Talk {
 impl Talk {
     /// The connection of this number; `query` begins with a question mark.
     pub async fn open(protocol: Protocol, port: u16, number: usize, query: &str) -> Result<Talk> {
-        let mut stream = tcp(port, number).await?;
-        upgrade_at(&mut stream, &protocol.path(query), "").await?;
-        let mut talk = Talk::over(stream, protocol);
+        let mut talk = Talk::over(tcp(port, number).await?, protocol);
+        ask(&mut talk.speaker.0, &protocol.path(query), "").await?;
+        answer(&mut talk.hearer.stream).await?;
         match protocol {
             Protocol::WsGuard => {}
             Protocol::SocketIo => {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use ws_guard_testkit::{redis::Redis, tools};
 
 use super::super::server::peers::{Programs, Serving, Who, text};
-use crate::{cpus, step};
+use crate::{cpus, setup, step};
 
 /// Who shares topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -126,14 +126,17 @@ impl<'a> Servers<'a> {
     }
 }
 
-/// sockudo, compiled as its lock file says, below the target directory.
+/// sockudo, compiled as its lock file says, below the target directory. Where that is interrupted, it
+/// goes on with the next call.
 fn sockudo() -> Result<PathBuf> {
+    setup::sockudo()?;
     let folder = tools::target().join("bench-sockudo");
     let program = folder.join("bin/sockudo");
     // Cargo does nothing where this release is installed.
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.args(["install", "sockudo", "--locked", "--no-default-features", "--quiet"]);
     cargo.args(["--version", SOCKUDO, "--features", SOCKUDO_FEATURES, "--root"]).arg(&folder);
+    cargo.arg("--target-dir").arg(folder.join("build"));
     step::run("compiling sockudo", cargo)?;
     Ok(program)
 }
