@@ -35,11 +35,11 @@ impl Sharing {
 const SOCKUDO: &str = "5.2.0";
 const SOCKUDO_FEATURES: &str = "local,redis";
 /// Its settings, besides the addresses: no limits, no metrics, and the application that the load
-/// generator knows.
+/// generator knows. With the Redis adapter it insists on the cache there too.
 const SOCKUDO_SETTINGS: [(&str, &str); 12] = [
     ("HOST", "127.0.0.1"),
     ("ADAPTER_DRIVER", "redis"),
-    ("CACHE_DRIVER", "memory"),
+    ("CACHE_DRIVER", "redis"),
     ("QUEUE_DRIVER", "memory"),
     ("METRICS_ENABLED", "false"),
     ("RATE_LIMITER_ENABLED", "false"),
