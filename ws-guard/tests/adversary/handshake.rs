@@ -276,19 +276,55 @@ fn upgrade_behind_a_body_and_nothing_comes_out(attacker: &Attacker) -> Result<Pe
     one(tcp)
 }
 
+/// A request's head in frames behind a hidden upgrade: each segment begins like a request with a body.
+/// The client never lets the server answer.
+fn heads_in_frames(attacker: &Attacker) -> Result<Peers> {
+    const PER_SEGMENT: usize = 200;
+    let mut tcp = attacker.tcp(0, &Opening { window: 0, ..Opening::default() })?;
+    tcp.push(&[POST, REQUEST].concat())?;
+    // The server refuses data that arrives with the request.
+    tcp.settle(Duration::from_millis(100))?;
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 99999\r\n\r\n";
+    let begin = [0x82, 0x80 | head.len() as u8, 0, 0, 0, 0];
+    tcp.push(&begin)?;
+    let segment = [&head[..], &pings(PER_SEGMENT), &begin].concat();
+    // Each once, as above.
+    for _ in 0..UNHEARD / PER_SEGMENT {
+        tcp.push(&segment)?;
+    }
+    answer_waits(&mut tcp)?;
+    one(tcp)
+}
+
 /// Decoys: the server discards the head of a request whose body passes.
 /// It gets another head in its place, whose request continues in that body with pings behind it. On
 /// several connections at once.
 fn request_in_the_body_of_a_decoy(attacker: &Attacker) -> Result<Peers> {
     let request = long_request(200);
-    let length = DECOYS * UNHEARD * 6;
-    let decoy =
-        format!("POST / HTTP/1.1\r\nHost: server\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+    let decoy = post(DECOYS * UNHEARD * 6);
     let (begin, rest) = request.split_at(decoy.len());
+    decoys(attacker, &decoy, begin, rest)
+}
+
+/// The same with a whole head in the place of the decoy's, and a short body behind it.
+fn whole_head_in_the_place_of_a_decoy(attacker: &Attacker) -> Result<Peers> {
+    decoys(attacker, &post(DECOYS * UNHEARD * 6), &post(5), &[b"hello", REQUEST].concat())
+}
+
+/// Return the head of a request with a body of this length: always of the same length.
+fn post(length: usize) -> Vec<u8> {
+    let digits = length.to_string();
+    let pad = "x".repeat(10 - digits.len());
+    let head = "POST / HTTP/1.1\r\nHost: server\r\n";
+    format!("{head}Content-Length: {digits}\r\nX: {pad}\r\n\r\n").into_bytes()
+}
+
+/// Send `decoy`, which the server discards, with `rest` and pings behind it; then `begin` in its place.
+fn decoys(attacker: &Attacker, decoy: &[u8], begin: &[u8], rest: &[u8]) -> Result<Peers> {
     let mut peers = Vec::new();
     for n in 0..DECOYS {
         let mut tcp = attacker.tcp(n as u16, &Opening::default())?;
-        let bait = Packet { checksum: Checksum::Wrong, ..tcp.segment(0, &*decoy) };
+        let bait = Packet { checksum: Checksum::Wrong, ..tcp.segment(0, decoy) };
         tcp.send(&bait)?;
         tcp.advance(decoy.len());
         let body = [rest, &pings(UNHEARD)].concat();
@@ -575,6 +611,17 @@ pub const ROWS: &[Row] = &[
         request_in_the_body_of_a_decoy,
     )
     .allowed(2 * UNHEARD as u64),
+    Row::new(
+        "whole_head_in_the_place_of_a_decoy",
+        Reached::AtMost((DECOYS * UNHEARD) as u64),
+        whole_head_in_the_place_of_a_decoy,
+    )
+    .allowed(2 * UNHEARD as u64)
+    .on(Library::Ws)
+    .only(&[Family::V4]),
+    Row::new("heads_in_frames", Reached::AtMost(UNHEARD as u64), heads_in_frames)
+        .allowed(16 * 1024 * 5 / 4 / 6)
+        .on(Library::Gorilla),
     // The first bytes of a source and of each connection, and some seconds of its pace.
     Row::new("hidden_requests", Reached::AtMost(HIDDEN as u64 * UNHEARD as u64), hidden_requests)
         .allowed(((FIRSTS + 8 * 16 * 1024 + HIDDEN as usize * 4 * 1024) / 6) as u64)
