@@ -33,8 +33,9 @@ use crate::{
 pub const ADDRESSES: u8 = 200;
 /// How long a program may take to start.
 const START: Duration = Duration::from_secs(60);
-/// Size of the disk that a server's access log is on.
+/// Size of the disk that a server's access log is on, and of the one that Redis writes to.
 const DISK: &str = "8m";
+const REDIS_DISK: &str = "2g";
 
 /// Where clients connect to.
 pub fn front() -> SocketAddr {
@@ -67,6 +68,8 @@ pub struct Fleet {
     pub nginx: Process,
     pub nodes: Vec<Node>,
     pub redis: Process,
+    /// A killed process leaves it as a disk would be left; how fast the machine's is matters no more.
+    _redis_disk: Disk,
     pub redis_namespace: Namespace,
     pub path: Path,
     folder: PathBuf,
@@ -83,6 +86,7 @@ impl Fleet {
         edge.ip("addr add 10.78.0.1/24 dev br0")?;
         edge.ip("link set br0 up")?;
         let redis_namespace = joined(edge, "redis", &format!("{REDIS}/24"))?;
+        let redis_disk = Disk::mount(folder.join("redis"), REDIS_DISK)?;
         let redis = start_redis(folder, &redis_namespace)?;
         write_settings(folder)?;
         let mut nodes = Vec::new();
@@ -91,7 +95,16 @@ impl Fleet {
         }
         let nginx = start_nginx(folder, edge, servers)?;
         let folder = folder.to_owned();
-        Ok(Fleet { nginx, nodes, redis, redis_namespace, path, folder, faketime })
+        Ok(Fleet {
+            nginx,
+            nodes,
+            redis,
+            _redis_disk: redis_disk,
+            redis_namespace,
+            path,
+            folder,
+            faketime,
+        })
     }
 
     /// The certificate that clients trust.
@@ -160,7 +173,7 @@ impl Node {
             at.port()
         );
         let guard = Guard::start(Profile::Release, &namespace, &guard)?;
-        let disk = Disk::mount(folder.join(format!("disk-{number}")))?;
+        let disk = Disk::mount(folder.join(format!("disk-{number}")), DISK)?;
         let clock = folder.join(format!("clock-{number}"));
         fs::write(&clock, "+0").context("writing the clock of a server")?;
         let server = start_server(folder, faketime, &namespace, &disk, number)?;
@@ -190,12 +203,12 @@ impl Node {
 }
 
 impl Disk {
-    fn mount(at: PathBuf) -> Result<Disk> {
+    fn mount(at: PathBuf, size: &str) -> Result<Disk> {
         fs::create_dir_all(&at).with_context(|| at.display().to_string())?;
-        let options = format!("size={DISK}");
+        let options = format!("size={size}");
         let flags = nix::mount::MsFlags::empty();
         nix::mount::mount(Some("tmpfs"), &at, Some("tmpfs"), flags, Some(options.as_str()))
-            .with_context(|| format!("mounting a small disk at {}", at.display()))?;
+            .with_context(|| format!("mounting a disk in memory at {}", at.display()))?;
         Ok(Disk(at))
     }
 }
@@ -224,7 +237,6 @@ fn joined(edge: &Namespace, label: &str, address: &str) -> Result<Namespace> {
 /// Redis that has on disk whatever it has acknowledged.
 fn start_redis(folder: &Folder, namespace: &Namespace) -> Result<Process> {
     let place = folder.join("redis");
-    fs::create_dir_all(&place)?;
     // The name that it is called by decides what the program is.
     let program = place.join("redis-server");
     if !program.exists() {
