@@ -44,6 +44,9 @@ pub fn front() -> SocketAddr {
 
 const REDIS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 
+/// Where servers answer whether they are ready.
+const METRICS: u16 = 9090;
+
 /// Of the server of this number.
 fn address(number: usize) -> SocketAddr {
     (Ipv4Addr::new(10, 78, 0, 11 + number as u8), 8080).into()
@@ -276,6 +279,7 @@ fn start_server(
     command.arg("--control-socket").arg(folder.join(format!("server-{number}.sock")));
     command.args(["serve", "--handler", "topic", "--trusted-proxy", "private", "--shards", "1"]);
     command.arg("--listen").arg(address(number).to_string());
+    command.arg("--metrics-listen").arg(format!("{}:{METRICS}", address(number).ip()));
     command.arg("--bus").arg(format!("redis://{REDIS}:6379"));
     command.arg("--bus-server").arg(format!("server-{number}"));
     command.arg("--config").arg(folder.join("topics.toml"));
@@ -310,16 +314,20 @@ fn start_nginx(folder: &Folder, edge: &Namespace, servers: usize) -> Result<Proc
     Ok(nginx)
 }
 
-/// A terminator of TLS that spreads clients over the servers in turn.
+/// A terminator of TLS that spreads clients over the servers that are ready, in turn.
 fn nginx_conf(folder: &Folder, servers: usize) -> String {
     let fleet: String = (0..servers)
-        .map(|number| format!("    server {} max_fails=0;\n", address(number)))
+        .map(|number| {
+            let at = address(number);
+            format!("    {{ \"{}\", {}, {METRICS} }},\n", at.ip(), at.port())
+        })
         .collect();
+    let [modules, path] = tools::lua_in_nginx();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("  {name}_temp_path {name};\n"))
         .concat();
     format!(
-        "daemon off;
+        "{modules}daemon off;
 pid nginx.pid;
 error_log stderr error;
 user root;
@@ -328,8 +336,13 @@ worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
   access_log off;
-{temporary}  upstream fleet {{
-{fleet}  }}
+{temporary}  {path}  init_by_lua_block {{ ready = require \"ready\" }}
+  init_worker_by_lua_block {{ ready.watch {{
+{fleet}  }} }}
+  upstream fleet {{
+    server 0.0.0.1;
+    balancer_by_lua_block {{ ready.pick() }}
+  }}
   server {{
     listen {} ssl backlog=4096;
     ssl_certificate {};
